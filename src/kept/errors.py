@@ -1,0 +1,89 @@
+"""The exceptions kept raises.
+
+Every one derives from `KeptError` and from the builtin a caller would expect, and its text names
+the value, the limit and the remedy.
+
+    KeptError
+    ├── OptionError (ValueError)                an option or argument that cannot be honoured
+    │   └── ContextLengthError                  a prompt longer than the model's context
+    ├── CheckpointError (ValueError)            something is wrong with a model's files
+    │   ├── CheckpointNotFoundError (FileNotFoundError)
+    │   ├── UnsupportedModelError               an architecture or feature kept does not run
+    │   ├── UnsupportedFormatError              weights in a format kept does not read
+    │   ├── WeightsError                        missing, extra, misshapen or truncated tensors
+    │   └── TokenizerError
+    ├── TemplateError (ValueError)              a chat template that is missing or fails
+    ├── CacheError (RuntimeError)               an operation a cache cannot carry out
+    │   └── CacheFullError                      no room for the new keys and values
+    ├── SamplingError (RuntimeError)            logits no token can be drawn from
+    ├── BackendError (RuntimeError)             kernels that were demanded but cannot be had
+    └── GenerationInterrupted (KeyboardInterrupt)   Ctrl-C, with what was generated so far
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class KeptError(Exception):
+    """The root of everything kept raises on purpose."""
+
+
+class OptionError(KeptError, ValueError):
+    """An option or argument cannot be honoured."""
+
+
+class ContextLengthError(OptionError):
+    """A prompt does not fit the model's context."""
+
+
+class CheckpointError(KeptError, ValueError):
+    """A model's files cannot be used."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """A model or one of its files is not there."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """The architecture, or a feature its config asks for, is not one kept runs."""
+
+
+class UnsupportedFormatError(CheckpointError):
+    """The weights are in a format kept does not read."""
+
+
+class WeightsError(CheckpointError):
+    """Tensors are missing, unexpected, misshapen or cut short."""
+
+
+class TokenizerError(CheckpointError):
+    """The tokenizer's files are missing or broken."""
+
+
+class TemplateError(KeptError, ValueError):
+    """A chat template is missing, or failed on the messages it was given."""
+
+
+class CacheError(KeptError, RuntimeError):
+    """A cache cannot carry out the operation."""
+
+
+class CacheFullError(CacheError):
+    """A cache of fixed length has no room for the new keys and values."""
+
+
+class SamplingError(KeptError, RuntimeError):
+    """No token can be drawn from the logits (NaN, or every token ruled out)."""
+
+
+class BackendError(KeptError, RuntimeError):
+    """A backend that was asked for is not available on this machine."""
+
+
+class GenerationInterrupted(KeptError, KeyboardInterrupt):
+    """Ctrl-C ended a generation; `completions` holds what each prompt had produced by then."""
+
+    def __init__(self, completions: Sequence[object]) -> None:
+        super().__init__("generation was interrupted; .completions holds the text so far")
+        self.completions = list(completions)
