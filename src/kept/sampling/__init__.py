@@ -1,0 +1,26 @@
+"""Sampling: a request's options, the processors they switch on, and the draw of the next token."""
+
+from kept.sampling.draw import Key, derive_seed, draw, draw_distinct, fresh_seed
+from kept.sampling.history import TokenHistory
+from kept.sampling.logprobs import TokenLogprob, TokenLogprobs, token_logprobs
+from kept.sampling.params import SamplingParams
+from kept.sampling.processors import process_scores
+from kept.sampling.resolved import ResolvedParams
+from kept.sampling.sampler import SampledTokens, sample
+
+__all__ = [
+    "Key",
+    "ResolvedParams",
+    "SampledTokens",
+    "SamplingParams",
+    "TokenHistory",
+    "TokenLogprob",
+    "TokenLogprobs",
+    "derive_seed",
+    "draw",
+    "draw_distinct",
+    "fresh_seed",
+    "process_scores",
+    "sample",
+    "token_logprobs",
+]

@@ -1,0 +1,168 @@
+"""The options a request can set: for each its name, its check and its default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+
+from kept.errors import OptionError
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+EarlyStopping = bool | Literal["never"]
+CacheImplementation = Literal["dynamic", "static", "sliding"]
+Overflow = Literal["stop", "slide"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field(Generic[T_co]):
+    """One option: `check(label, value)` returns the value in its one canonical form or raises."""
+
+    name: str
+    check: Callable[[str, object], T_co]
+    default: T_co
+
+
+def _integer(minimum: int, maximum: int | None = None) -> Callable[[str, object], int]:
+    allowed = f"{minimum} or more" if maximum is None else f"from {minimum} to {maximum}"
+
+    def check(label: str, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise OptionError(
+                f"{label}={value!r} is of type {type(value).__name__}; "
+                f"pass a whole number, {allowed}"
+            )
+        if value < minimum or (maximum is not None and value > maximum):
+            raise OptionError(f"{label}={value!r} is out of range; pass a whole number, {allowed}")
+        return int(value)
+
+    return check
+
+
+def _number(
+    low: float = -math.inf, high: float = math.inf, *, above_low: bool = False
+) -> Callable[[str, object], float]:
+    left = "(" if above_low or low == -math.inf else "["
+    right = ")" if high == math.inf else "]"
+    allowed = f"a finite number in {left}{low:g}, {high:g}{right}"
+
+    def check(label: str, value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+            raise OptionError(
+                f"{label}={value!r} is of type {type(value).__name__}; pass {allowed}"
+            )
+        try:
+            number = float(value)
+        except OverflowError:
+            raise OptionError(f"{label}={value!r} is too large; pass {allowed}") from None
+        below = number <= low if above_low else number < low
+        if not math.isfinite(number) or below or number > high:
+            raise OptionError(f"{label}={value!r} is out of range; pass {allowed}")
+        return number
+
+    return check
+
+
+def _boolean(label: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise OptionError(
+            f"{label}={value!r} is of type {type(value).__name__}; pass True or False"
+        )
+    return value
+
+
+def _choice(*choices: T) -> Callable[[str, object], T]:
+    def check(label: str, value: object) -> T:
+        for choice in choices:
+            if value == choice:
+                return choice
+        allowed = ", ".join(map(str, choices))
+        raise OptionError(f"{label}={value!r} is not known; pass one of {allowed}")
+
+    return check
+
+
+def _early_stopping(label: str, value: object) -> EarlyStopping:
+    if value == "never":
+        return "never"
+    if not isinstance(value, bool):
+        raise OptionError(f"{label}={value!r} is not known; pass True, False or 'never'")
+    return value
+
+
+def _items(label: str, value: object, wanted: str) -> tuple[object, ...]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise OptionError(f"{label}={value!r} is of type {type(value).__name__}; pass {wanted}")
+    return tuple(value)
+
+
+def _strings(label: str, value: object) -> tuple[str, ...]:
+    wanted = "a string or a list of strings"
+    strings: list[str] = []
+    for item in (value,) if isinstance(value, str) else _items(label, value, wanted):
+        if not isinstance(item, str):
+            raise OptionError(
+                f"{label} holds {item!r} of type {type(item).__name__}; pass {wanted}"
+            )
+        if not item:
+            raise OptionError(
+                f"{label} holds an empty string, which would stop every text at once; remove it"
+            )
+        if item not in strings:
+            strings.append(item)
+    return tuple(strings)
+
+
+def _token_ids(label: str, value: object) -> tuple[int, ...]:
+    single = isinstance(value, int | np.integer)
+    items = (value,) if single else _items(label, value, "a token id or a list of token ids")
+    if not items:
+        raise OptionError(
+            f"{label} is an empty list; pass a token id, or ignore_eos=True to go on past EOS"
+        )
+    check = _integer(0)
+    return tuple(sorted({check(label, item) for item in items}))
+
+
+MAX_NEW_TOKENS = Field("max_new_tokens", _integer(1), 256)
+MIN_NEW_TOKENS = Field("min_new_tokens", _integer(0), 0)
+DO_SAMPLE = Field("do_sample", _boolean, False)
+TEMPERATURE = Field("temperature", _number(0), 1.0)
+TOP_K = Field("top_k", _integer(0), 50)
+TOP_P = Field("top_p", _number(0, 1, above_low=True), 1.0)
+MIN_P = Field("min_p", _number(0, 1), 0.0)
+REPETITION_PENALTY = Field("repetition_penalty", _number(0, above_low=True), 1.0)
+NO_REPEAT_NGRAM_SIZE = Field("no_repeat_ngram_size", _integer(0), 0)
+NUM_BEAMS = Field("num_beams", _integer(1), 1)
+LENGTH_PENALTY = Field("length_penalty", _number(), 1.0)
+EARLY_STOPPING: Field[EarlyStopping] = Field("early_stopping", _early_stopping, False)
+NUM_RETURN_SEQUENCES = Field("num_return_sequences", _integer(1), 1)
+STOP_STRINGS: Field[tuple[str, ...]] = Field("stop_strings", _strings, ())
+EOS_TOKEN_ID: Field[tuple[int, ...]] = Field("eos_token_id", _token_ids, ())
+IGNORE_EOS = Field("ignore_eos", _boolean, False)
+SEED: Field[int | None] = Field("seed", _integer(0, 2**64 - 1), None)
+LOGPROBS: Field[int | None] = Field("logprobs", _integer(0), None)
+USE_CACHE = Field("use_cache", _boolean, True)
+CACHE_IMPLEMENTATION: Field[CacheImplementation] = Field(
+    "cache_implementation", _choice("dynamic", "static", "sliding"), "dynamic"
+)
+SLIDING_WINDOW: Field[int | None] = Field("sliding_window", _integer(1), None)
+NUM_SINKS = Field("num_sinks", _integer(0), 0)
+MAX_CACHE_LEN: Field[int | None] = Field("max_cache_len", _integer(1), None)
+OVERFLOW: Field[Overflow] = Field("overflow", _choice("stop", "slide"), "stop")
+SLIDE_HOP: Field[int | None] = Field("slide_hop", _integer(1), None)
+
+# Only in generation_config.json, where lengths count the prompt too.
+MAX_LENGTH: Field[int | None] = Field("max_length", _integer(1), None)
+MIN_LENGTH = Field("min_length", _integer(0), 0)
+
+FIELDS: tuple[Field[object], ...] = (
+    *(MAX_NEW_TOKENS, MIN_NEW_TOKENS, DO_SAMPLE, TEMPERATURE, TOP_K, TOP_P, MIN_P),
+    *(REPETITION_PENALTY, NO_REPEAT_NGRAM_SIZE, NUM_BEAMS, LENGTH_PENALTY, EARLY_STOPPING),
+    *(NUM_RETURN_SEQUENCES, STOP_STRINGS, EOS_TOKEN_ID, IGNORE_EOS, SEED, LOGPROBS, USE_CACHE),
+    *(CACHE_IMPLEMENTATION, SLIDING_WINDOW, NUM_SINKS, MAX_CACHE_LEN, OVERFLOW, SLIDE_HOP),
+)

@@ -1,0 +1,108 @@
+"""The options of a generation, under the names transformers gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from kept.sampling.fields import FIELDS, CacheImplementation, EarlyStopping, Overflow
+from kept.sampling.resolve import resolve
+from kept.sampling.resolved import ResolvedParams
+
+_EMPTY: Mapping[str, object] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to generate: when to stop, how to choose each token, what to report, how to cache.
+
+    `None` means the value in the checkpoint's generation_config.json, else the default. What is
+    given here always wins over the checkpoint. Ranges are checked at once (`OptionError` names
+    the value, the limit and the remedy); contradictions between options in `resolve`.
+
+    Length
+        max_new_tokens: at most this many tokens after the prompt. Default 256; a checkpoint's
+            `max_length` (prompt included) can only lower that default.
+        min_new_tokens: no end-of-sequence token before this many. Default 0.
+        stop_strings: text ends before the first of these. Default none.
+        eos_token_id: tokens that end a text. Default the checkpoint's.
+        ignore_eos: let nothing end a text but its length and stop strings.
+    Choice
+        do_sample: draw (True) or take the likeliest (False). Default: draw if `temperature` > 0,
+            `top_k`, `top_p` or `min_p` is given or the checkpoint says so. `temperature=0` never
+            draws.
+        temperature: logits are divided by this. Default 1.
+        top_k: only the k likeliest tokens, and those tied with the last; 0 is off. Default 50, as
+            in transformers.
+        top_p: only the likeliest tokens that together reach this probability (Holtzman et al.,
+            2019, arXiv:1904.09751). Default 1, off.
+        min_p: only tokens at least this fraction as likely as the likeliest (Nguyen et al., 2024,
+            arXiv:2407.01082). Default 0, off.
+        repetition_penalty: positive logits of tokens already in prompt or text are divided by this
+            and negative ones multiplied (Keskar et al., 2019, arXiv:1909.05858). Default 1, off.
+        no_repeat_ngram_size: no run of this many tokens occurs twice. Default 0, off.
+        num_beams: beams of a beam search. Default 1, none.
+        length_penalty: beam scores are divided by length to this power. Default 1.
+        early_stopping: when a beam search ends: True, False or "never". Default False.
+        num_return_sequences: texts per prompt. Default 1.
+        seed: makes the draws repeatable. Default: taken from the system once per request.
+    Report
+        logprobs: report the chosen token's log-probability under the model's own distribution,
+            and those of this many likeliest tokens. Default: not reported.
+    Cache
+        use_cache: keep keys and values between steps. Default True.
+        cache_implementation: "dynamic" (default), "static" or "sliding".
+        max_cache_len: tokens a static cache holds. Default: prompt plus new tokens.
+        sliding_window, num_sinks: tokens a sliding cache holds, and how many of the first it
+            keeps. Default: the model's window, and 0.
+        overflow: at the end of the context "stop" (default) or "slide" on over the last tokens.
+        slide_hop: re-read the window every this many tokens where it must be re-read. Default:
+            chosen from the context's length.
+    """
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    num_beams: int | None = None
+    length_penalty: float | None = None
+    early_stopping: EarlyStopping | None = None
+    num_return_sequences: int | None = None
+    stop_strings: str | Sequence[str] | None = None
+    eos_token_id: int | Sequence[int] | None = None
+    ignore_eos: bool = False
+    seed: int | None = None
+    logprobs: int | None = None
+    use_cache: bool | None = None
+    cache_implementation: CacheImplementation | None = None
+    sliding_window: int | None = None
+    num_sinks: int | None = None
+    max_cache_len: int | None = None
+    overflow: Overflow | None = None
+    slide_hop: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in FIELDS:
+            value = getattr(self, field.name)
+            if value is not None:
+                object.__setattr__(self, field.name, field.check(field.name, value))
+
+    def resolve(
+        self, generation_config: Mapping[str, object] = _EMPTY, *, vocab_size: int | None = None
+    ) -> ResolvedParams:
+        """Return these options made concrete by a checkpoint's generation_config.json and defaults.
+
+        A `seed` that is None is drawn from the system here, once, so that the result can say how to
+        repeat it. With `vocab_size`, an `eos_token_id` given here must be below it. Raises
+        `OptionError` where options contradict each other, where the checkpoint's value of an option
+        in use is out of range, or where it asks for something kept does not implement that would
+        change the output.
+        """
+        given = {field.name: getattr(self, field.name) for field in FIELDS}
+        return resolve(given, generation_config, vocab_size)

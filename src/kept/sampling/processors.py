@@ -1,0 +1,153 @@
+"""The processors: pure functions from one row of scores to another, as transformers has them.
+
+A row is (V,) fp32: logits when one token is to be drawn, log-probabilities in beam search. Each
+returns a new row (or the one it was given, where nothing changes) and mutates nothing. They equal
+the classes of `transformers.generation.logits_process` bit for bit, with two exceptions that are
+finer than transformers' own contract: of tokens tied at the edge of `top_p` the lowest ids stay
+(there, whichever an unstable sort put last), and `top_p` after another filter sums the
+probabilities of what is left, without the zeros between, which can round differently in the last
+bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kept.sampling.history import TokenHistory
+from kept.sampling.resolved import ResolvedParams
+
+Ids = npt.NDArray[np.int64]
+_NEVER = float("-inf")
+
+
+def process_scores(scores: Tensor, params: ResolvedParams, history: TokenHistory) -> Tensor:
+    """Apply every processor `params` switches on, in transformers' order.
+
+    `scores` is (V,) fp32: the logits, or in beam search their log-softmax. Returns (V,) fp32 with
+    -inf for tokens ruled out; it may be `scores` itself. All entries can be -inf.
+    """
+    if params.repetition_penalty != 1.0:
+        scores = repetition_penalty(scores, history.tokens, params.repetition_penalty)
+    if params.no_repeat_ngram_size > 0:
+        scores = no_repeat_ngrams(scores, history.tokens, params.no_repeat_ngram_size)
+    if history.num_generated < params.min_new_tokens or len(history) < params.min_length:
+        scores = suppress(scores, params.eos_token_ids)
+    if not params.do_sample:
+        return scores
+    keep = params.min_tokens_to_keep
+    if params.temperature != 1.0:
+        scores = scores / params.temperature
+    if params.top_k > 0:
+        scores = top_k(scores, max(params.top_k, keep))
+    if params.top_p < 1.0:
+        scores = top_p(scores, params.top_p, keep)
+    if params.min_p > 0.0:
+        scores = min_p(scores, params.min_p, keep)
+    return scores
+
+
+def repetition_penalty(scores: Tensor, tokens: Ids, penalty: float) -> Tensor:
+    """Make tokens that have occurred less likely (or, below 1, likelier), once each.
+
+    Positive scores are divided by `penalty` and negative ones multiplied (Keskar et al., 2019).
+    `tokens` (S,) is prompt and text; ids past the end of the row are passed over.
+    """
+    seen = _index(tokens[tokens < scores.numel()], scores)
+    score = scores[seen]
+    processed = scores.clone()
+    processed[seen] = torch.where(score < 0, score * penalty, score / penalty)
+    return processed
+
+
+def no_repeat_ngrams(scores: Tensor, tokens: Ids, size: int) -> Tensor:
+    """Rule out every token that would complete a run of `size` tokens already in `tokens` (S,)."""
+    return suppress(scores, repeated_ngram_ends(tokens, size))
+
+
+def repeated_ngram_ends(tokens: Ids, size: int) -> Ids:
+    """Return the tokens that followed earlier occurrences of the last `size - 1` of `tokens` (S,).
+
+    One vectorised comparison per position of the n-gram over the whole history, so a step costs
+    O(S) memory reads and no Python loop over S.
+    """
+    num_ngrams = tokens.size - size + 1
+    if num_ngrams <= 0:
+        return np.empty(0, dtype=np.int64)
+    matches = np.ones(num_ngrams, dtype=np.bool_)
+    for i in range(size - 1):
+        matches &= tokens[i : i + num_ngrams] == tokens[tokens.size - size + 1 + i]
+    return np.unique(tokens[size - 1 :][matches])
+
+
+def suppress(scores: Tensor, token_ids: Iterable[int]) -> Tensor:
+    """Rule out `token_ids`; ids past the end of the row are passed over."""
+    banned = np.fromiter(token_ids, dtype=np.int64)
+    banned = banned[banned < scores.numel()]
+    if banned.size == 0:
+        return scores
+    return scores.index_fill(0, _index(banned, scores), _NEVER)
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """Rule out all but the `k` highest scores and those tied with the last of them."""
+    if k >= scores.numel():
+        return scores
+    return scores.masked_fill(scores < torch.topk(scores, k).values[-1], _NEVER)
+
+
+def top_p(scores: Tensor, mass: float, min_tokens_to_keep: int = 1) -> Tensor:
+    """Rule out the least likely tokens whose probabilities together are at most `1 - mass`.
+
+    At least `min_tokens_to_keep` stay. Holtzman et al., 2019.
+    """
+    values = _sorted(scores[scores > _NEVER])
+    cumulative = values.softmax(dim=-1).cumsum(dim=-1)
+    num_removed = int((cumulative <= (1 - mass)).sum())
+    num_kept = max(values.numel() - num_removed, min_tokens_to_keep)
+    if num_kept >= values.numel():
+        return scores
+    edge = values[-num_kept]
+    kept = scores > edge
+    tied = torch.nonzero(scores == edge).squeeze(1)
+    kept[tied[: num_kept - int(kept.sum())]] = True
+    return scores.masked_fill(~kept, _NEVER)
+
+
+def min_p(scores: Tensor, fraction: float, min_tokens_to_keep: int = 1) -> Tensor:
+    """Rule out tokens less than `fraction` times as likely as the likeliest.
+
+    At least `min_tokens_to_keep` stay. Nguyen et al., 2024.
+    """
+    probabilities = scores.softmax(dim=-1)
+    remove = probabilities < fraction * probabilities.amax()
+    remove[highest(probabilities, min_tokens_to_keep)] = False
+    return scores.masked_fill(remove, _NEVER)
+
+
+def highest(values: Tensor, count: int) -> Tensor:
+    """Return the indices of the `count` highest of `values` (V,), highest first.
+
+    Among equal values the lower index comes first, which `torch.topk` does not promise. At most V.
+    """
+    count = min(count, values.numel())
+    if count == 0:
+        return torch.empty(0, dtype=torch.int64, device=values.device)
+    candidates = torch.nonzero(values >= torch.topk(values, count).values[-1]).squeeze(1)
+    order = torch.sort(values[candidates], descending=True, stable=True).indices
+    return candidates[order[:count]]
+
+
+def _sorted(values: Tensor) -> Tensor:
+    """Sort `values` (n,) ascending; numpy's sort without indices is many times torch's speed."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.detach().numpy()))
+    return torch.sort(values).values
+
+
+def _index(token_ids: Ids, scores: Tensor) -> Tensor:
+    return torch.from_numpy(token_ids).to(scores.device)

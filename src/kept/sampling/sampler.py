@@ -1,0 +1,124 @@
+"""The sampler: (logits, params, history, key) of each row to its next token; it keeps no state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kept.errors import OptionError, SamplingError
+from kept.sampling.draw import draw
+from kept.sampling.history import TokenHistory, Tokens
+from kept.sampling.logprobs import TokenLogprobs, token_logprobs
+from kept.sampling.processors import process_scores
+from kept.sampling.resolved import ResolvedParams
+
+
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """The next token of each row, and its log-probabilities where the row asked for them."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs | None, ...]
+
+
+def sample(
+    logits: Tensor,
+    params: Sequence[ResolvedParams],
+    histories: Sequence[TokenHistory | Tokens],
+    keys: Sequence[tuple[int, int]],
+) -> SampledTokens:
+    """Choose the next token of each row.
+
+    `logits` is (B, V) in any float dtype, not changed; `histories[b]` are the tokens of row b so
+    far, prompt first; `keys[b]` is (seed, position), which alone decides row b's random number. A
+    row's token depends on nothing in the other rows. `num_beams` is not looked at: beam search
+    calls `process_scores` itself. Raises `SamplingError` on NaN or +inf logits and where no token
+    is possible; `OptionError` where the arguments do not fit each other.
+    """
+    _check_shapes(logits, params, histories, keys)
+    if not params:
+        return SampledTokens((), ())
+    logits = logits.detach()
+    peaks, likeliest = logits.max(dim=-1)  # (B,), (B,): the first among equals; NaN if any is NaN
+    _check_peaks(peaks)
+    token_ids: list[int] = likeliest.tolist()
+    logprobs: list[TokenLogprobs | None] = [None] * len(params)
+    for row, options in enumerate(params):
+        if not options.is_plain_greedy:
+            history = _as_history(histories[row], options)
+            token_ids[row] = _choose(logits[row].float(), options, history, keys[row])
+        if options.logprobs is not None:
+            logprobs[row] = token_logprobs(logits[row], token_ids[row], options.logprobs)
+    return SampledTokens(tuple(token_ids), tuple(logprobs))
+
+
+def _choose(
+    logits: Tensor, options: ResolvedParams, history: TokenHistory, key: tuple[int, int]
+) -> int:
+    scores = process_scores(logits, options, history)
+    peak, likeliest = scores.max(dim=-1)
+    if not math.isfinite(float(peak)):
+        raise SamplingError(_explain_no_choice(float(peak), options))
+    return draw(scores, key) if options.do_sample else int(likeliest)
+
+
+def _explain_no_choice(peak: float, options: ResolvedParams) -> str:
+    active = {
+        "repetition_penalty": options.repetition_penalty != 1.0,
+        "no_repeat_ngram_size": options.no_repeat_ngram_size > 0,
+        "min_new_tokens": options.min_new_tokens > 0,
+        "min_length": options.min_length > 0,
+        "temperature": options.temperature != 1.0,
+    }
+    named = ", ".join(f"{name}={getattr(options, name)!r}" for name, on in active.items() if on)
+    if peak == -math.inf:
+        return f"no token is left to choose from after {named}; loosen one of them"
+    return f"the scores are no longer finite after {named}; move one of them nearer to 1"
+
+
+def _check_peaks(peaks: Tensor) -> None:
+    if bool(torch.isfinite(peaks).all()):
+        return
+    row, peak = next((i, p) for i, p in enumerate(peaks.tolist()) if not math.isfinite(p))
+    if peak == -math.inf:
+        raise SamplingError(
+            f"every logit of row {row} is -inf, so no token is possible; check the model's weights"
+        )
+    raise SamplingError(
+        f"the logits of row {row} hold {peak}, so no token can be chosen; check the model's "
+        "weights, or use a dtype of wider range (float32 or bfloat16)"
+    )
+
+
+def _as_history(history: TokenHistory | Tokens, options: ResolvedParams) -> TokenHistory:
+    if isinstance(history, TokenHistory):
+        return history
+    if options.min_new_tokens > 0 and options.eos_token_ids:
+        raise OptionError(
+            f"min_new_tokens={options.min_new_tokens} counts from the end of the prompt, which a "
+            "plain list of tokens does not tell; pass a TokenHistory"
+        )
+    return TokenHistory(history)
+
+
+def _check_shapes(
+    logits: Tensor,
+    params: Sequence[ResolvedParams],
+    histories: Sequence[TokenHistory | Tokens],
+    keys: Sequence[tuple[int, int]],
+) -> None:
+    rows = len(params)
+    if logits.dim() != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
+        raise OptionError(
+            f"logits of shape {tuple(logits.shape)} and {logits.dtype} cannot be sampled; pass "
+            "floating-point logits of shape (rows, vocabulary)"
+        )
+    if not logits.shape[0] == rows == len(histories) == len(keys):
+        raise OptionError(
+            f"logits hold {logits.shape[0]} rows, with {rows} params, {len(histories)} histories "
+            f"and {len(keys)} keys; pass one of each per row"
+        )
