@@ -1,0 +1,112 @@
+"""A forward pass's input: new tokens of several sequences, laid end to end.
+
+The key to the dimension letters used in shape comments everywhere:
+
+    N  rows: new tokens of all sequences together      G  key/value heads
+    B  sequences                                       D  head size
+    T  new tokens of one sequence                      E  model width
+    S  cached length                                   F  MLP width
+    L  layers                                          V  vocabulary
+    H  query heads                                     P  blocks of K tokens
+
+Rows are packed, never padded. A prompt chunk, a decode step, four drafts and a beam are all "some
+rows of some sequence":
+
+    sequence          0           1     2
+    rows         a0 a1 a2 a3  |  b7  |  c2 c3        N = 7, starts = (0, 4, 5, 7)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from kept.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The new tokens of one forward pass.
+
+    tokens: (N,) int64, on the model's device.
+    positions: (N,) int64, what rotary and learned position embeddings see. Which keys a token may
+        attend follows from its place in the cache instead, so a caller may number positions freely.
+    starts: (B + 1,) where each sequence's rows begin; the last entry is N.
+    slots: (B,) which slot of the cache each sequence lives in; without a cache, its number.
+    totals: (B,) how many positions each sequence spans once all of its known tokens are read.
+        Dynamic rotary scaling takes its base from this, so cutting a prompt into chunks cannot
+        change it.
+    wanted: (M,) int64 rows whose logits are wanted, or None for all of them.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    starts: tuple[int, ...]
+    slots: tuple[int, ...]
+    totals: tuple[int, ...]
+    wanted: Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return self.starts[-1]
+
+    @property
+    def num_sequences(self) -> int:
+        """B."""
+        return len(self.slots)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """(B,) T of each sequence."""
+        return tuple(b - a for a, b in zip(self.starts, self.starts[1:], strict=False))
+
+
+def pack(
+    tokens: Sequence[Sequence[int]],
+    *,
+    past: Sequence[int] | None = None,
+    slots: Sequence[int] | None = None,
+    totals: Sequence[int] | None = None,
+    last_of: Sequence[bool] | None = None,
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """Lay sequences of new tokens end to end.
+
+    tokens: B lists of token ids. past: (B,) tokens each sequence already has (default 0), from
+    which positions count on. slots: (B,) default 0, 1, 2, ... totals: (B,) default past + new.
+    last_of: (B,) want the logits of the last row of these sequences only; default all rows.
+
+    Raises OptionError if nothing is given to compute or the lists disagree in length.
+    """
+    num_sequences = len(tokens)
+    before = list(past) if past is not None else [0] * num_sequences
+    places = tuple(slots) if slots is not None else tuple(range(num_sequences))
+    if len(before) != num_sequences or len(places) != num_sequences:
+        raise OptionError(
+            f"{num_sequences} token lists came with {len(before)} past lengths and {len(places)} "
+            "slots; pass one of each per sequence"
+        )
+    if any(not row for row in tokens) or not tokens:
+        raise OptionError("a batch needs at least one new token per sequence; leave empty ones out")
+    starts = (0, *accumulate(len(row) for row in tokens))
+    flat = [token for row in tokens for token in row]
+    positions = [
+        p for start, row in zip(before, tokens, strict=True) for p in range(start, start + len(row))
+    ]
+    spans = totals or [p + len(row) for p, row in zip(before, tokens, strict=True)]
+    wanted = None
+    if last_of is not None:
+        wanted = [end - 1 for end, want in zip(starts[1:], last_of, strict=True) if want]
+    return Batch(
+        tokens=torch.tensor(flat, dtype=torch.int64, device=device),
+        positions=torch.tensor(positions, dtype=torch.int64, device=device),
+        starts=starts,
+        slots=places,
+        totals=tuple(spans),
+        wanted=None if wanted is None else torch.tensor(wanted, dtype=torch.int64, device=device),
+    )

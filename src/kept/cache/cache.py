@@ -1,0 +1,296 @@
+"""A model's cache: the keys and values of every layer, and how many tokens each slot holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from kept.batch import Batch, pack
+from kept.cache.layer import LayerCache
+from kept.cache.layout import Layout, Plan, Relayout
+from kept.cache.open_step import LayerStore, OpenStep, check_update
+from kept.cache.shape import KVShape
+from kept.errors import CacheError, OptionError
+from kept.ops import KVView, PackedView, Span
+
+
+class Cache:
+    """Keys and values of several sequences, one slot each, for all layers of a model.
+
+    Made by `make_cache`. A forward pass stores through `step`, a hand-written loop through
+    `update`. Lengths advance once a step, after every layer has stored; a step that raises leaves
+    the cache as it was, except that a ring can then be truncated by that much less.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[KVShape],
+        layouts: Sequence[Layout],
+        dtype: torch.dtype,
+        device: torch.device,
+        name: str,
+    ) -> None:
+        """layouts: one per layer; layers that lay tokens out alike pass the same object."""
+        self.name, self.dtype, self.device = name, dtype, device
+        self.shapes = tuple(shapes)
+        self._layout_of = list(layouts)
+        self._lengths = [0] * layouts[0].num_slots
+        self._layers = [
+            LayerCache(
+                layout.num_slots, shape.num_kv_heads, shape.head_dim, layout.capacity, dtype, device
+            )
+            for shape, layout in zip(shapes, layouts, strict=True)
+        ]
+        self._open: OpenStep | None = None
+
+    # What it holds
+
+    @property
+    def num_slots(self) -> int:
+        """How many sequences it has room for."""
+        return len(self._lengths)
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return len(self._layers)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """(slots,) how many tokens each slot holds (a ring: how many it has seen)."""
+        return tuple(self._lengths)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes its buffers take, unused capacity included."""
+        return sum(layer.num_bytes for layer in self._layers)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Cache {self.name}: {self.num_layers} layers, lengths {list(self._lengths)}, "
+            f"{self.num_bytes:,} bytes of {self.dtype}>"
+        )
+
+    # Storing
+
+    @contextmanager
+    def step(self, batch: Batch) -> Iterator[list[LayerStore]]:
+        """Open a step: yields a store per layer; the lengths advance when the block ends well.
+
+        Raises CacheFullError or CacheError before anything is stored, and CacheError in the end if
+        the cache was truncated, selected from or stepped by someone else meanwhile.
+        """
+        step = self._begin(batch.starts, batch.slots)
+        try:
+            yield [self._store(i, step) for i in range(self.num_layers)]
+            if self._open is not step:
+                raise CacheError(
+                    "another operation on this cache dropped the step that was being stored; "
+                    "finish a step before the next operation, or give each its own fork()"
+                )
+        except BaseException:
+            if self._open is step:
+                self.abandon()
+            raise
+        self._commit(step)
+
+    def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Append one layer's new keys and values; returns what the new tokens may attend.
+
+        k, v: (B, G, T, D), as transformers lays them out, the same T for every sequence. Returns
+        two tensors (B, G, S, D), oldest first, shorter sequences padded with zeros at their end;
+        read them before the next operation, they may be views. A cache without tokens takes on B
+        slots. Lengths advance once all layers have been updated. Raises CacheError when a layer is
+        updated twice in one step.
+        """
+        step = self._open if self._open is not None and self._open.joinable else None
+        settled = step is not None or any(self._lengths)
+        check_update(k, v, layer, self.shapes, self.num_slots if settled else None, step)
+        if step is None:
+            if k.shape[0] != self.num_slots:
+                for layout in dict.fromkeys(self._layout_of):
+                    layout.reserve([0], [k.shape[2]])  # refuses before slots change
+                self.select([0] * k.shape[0])
+            batch = pack([[0] * k.shape[2]] * k.shape[0])
+            step = self._begin(batch.starts, batch.slots, num_new=k.shape[2])
+        rows = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))  # (B * T, G, D)
+        dense = self._store(layer, step).append(*rows).dense()
+        if len(step.done) == self.num_layers:
+            self._commit(step)
+        return dense
+
+    def abandon(self) -> None:
+        """Drop a step that not every layer has taken part in, and what it stored."""
+        step, self._open = self._open, None
+        if step is not None:
+            self._erase(step.done, step.plans)
+
+    def _erase(self, layers: Iterable[int], plans: dict[Layout, Plan]) -> None:
+        for i in layers:
+            self._layers[i].erase(plans[self._layout_of[i]].writes)
+
+    def _begin(
+        self, starts: tuple[int, ...], slots: tuple[int, ...], num_new: int | None = None
+    ) -> OpenStep:
+        wrong = [s for s in slots if not 0 <= s < self.num_slots]
+        if wrong or len(set(slots)) != len(slots):
+            raise CacheError(
+                f"slots {list(slots)} are not distinct slots of this cache of {self.num_slots}; "
+                "make it with more (num_slots), or select() more"
+            )
+        lengths = [self._lengths[s] for s in slots]
+        counts = [b - a for a, b in pairwise(starts)]
+        layouts = dict.fromkeys(self._layout_of)
+        changes = {layout: layout.reserve(lengths, counts) for layout in layouts}
+        self.abandon()
+        for layout, change in changes.items():
+            if change is not None:
+                self._relayout(layout, change)
+        plans = {layout: layout.plan(starts, slots, lengths, self.device) for layout in layouts}
+        self._open = OpenStep(plans, num_new)
+        return self._open
+
+    def _store(self, index: int, step: OpenStep) -> LayerStore:
+        layer, plan = self._layers[index], step.plans[self._layout_of[index]]
+
+        def put(k: Tensor, v: Tensor) -> KVView:
+            view = layer.append(k, v, plan.writes, plan.span)
+            step.done.add(index)
+            return view
+
+        return LayerStore(plan.span, put)
+
+    def _commit(self, step: OpenStep) -> None:
+        self._open = None
+        span = next(iter(step.plans.values())).span
+        changes = {layout: layout.commit(plan) for layout, plan in step.plans.items()}
+        for slot, length in zip(span.slots, span.lengths, strict=True):
+            self._lengths[slot] = length
+        # Last, so that a ring whose shrinking fails is merely wider than it need be.
+        for layout, change in changes.items():
+            if change is not None:
+                self._relayout(layout, change)
+
+    def _relayout(self, layout: Layout, change: Relayout) -> None:
+        layers = [x for x, of in zip(self._layers, self._layout_of, strict=True) if of is layout]
+        if change.gather is None:
+            # Entries stay in place, so a failure half-way leaves nothing but some larger buffers.
+            for layer in layers:
+                layer.adopt(layer.relaid(change))
+        else:
+            for layer, buffers in zip(layers, [x.relaid(change) for x in layers], strict=True):
+                layer.adopt(buffers)
+        layout.apply(change)
+
+    # Moving
+
+    def truncate(self, length: int | Sequence[int]) -> None:
+        """Keep at most the first `length` tokens of each slot (one number, or one per slot).
+
+        Raises CacheError, changing nothing, if a ring has already dropped what it would need.
+        """
+        lengths = [length] * self.num_slots if isinstance(length, int) else list(length)
+        if len(lengths) != self.num_slots or any(n < 0 for n in lengths):
+            raise OptionError(
+                f"truncate takes one length of at least 0, or one for each of {self.num_slots} "
+                f"slots, and was given {length}"
+            )
+        cuts = [(s, n) for s, n in enumerate(lengths) if n < self._lengths[s]]
+        layouts = list(dict.fromkeys(self._layout_of))
+        for layout in layouts:
+            for slot, n in cuts:
+                layout.check_truncate(slot, n)
+        self.abandon()
+        for slot, n in cuts:
+            for layer, layout in zip(self._layers, self._layout_of, strict=True):
+                layer.clear(slot, layout.entries_from(slot, n, self._lengths[slot]))
+            for layout in layouts:
+                layout.truncate(slot, n)
+            self._lengths[slot] = n
+
+    def reset(self) -> None:
+        """Forget every token; buffers stay allocated."""
+        self.truncate(0)
+
+    def select(self, indices: Sequence[int]) -> None:
+        """Slot i becomes a copy of what slot indices[i] was; there are len(indices) slots then.
+
+        Raises OptionError for an index that is no slot, or none at all.
+        """
+        order = [int(i) for i in indices]
+        if not order or any(not 0 <= i < self.num_slots for i in order):
+            raise OptionError(
+                f"cannot select slots {order} of a cache of {self.num_slots}; "
+                f"give at least one index from 0 to {self.num_slots - 1}"
+            )
+        self.abandon()
+        for layer in self._layers:
+            layer.select(order)
+        for layout in dict.fromkeys(self._layout_of):
+            layout.select(order)
+        self._lengths = [self._lengths[i] for i in order]
+
+    def reorder(self, indices: Sequence[int]) -> None:
+        """`select` that keeps the number of slots, as beam search moves beams."""
+        if len(indices) != self.num_slots:
+            raise OptionError(
+                f"reorder takes one source for each of {self.num_slots} slots, not {len(indices)}; "
+                "use select() to change their number"
+            )
+        self.select(indices)
+
+    def repeat(self, count: int) -> None:
+        """Repeat each slot `count` times in place: 0, 0, 1, 1, ... for 2."""
+        if count < 1:
+            raise OptionError(f"cannot repeat slots {count} times; give 1 or more")
+        self.select([slot for slot in range(self.num_slots) for _ in range(count)])
+
+    def fork(self) -> Cache:
+        """An independent cache with the same content; buffers are copied on the first write."""
+        twin = Cache.__new__(Cache)
+        twin.name, twin.dtype, twin.device, twin.shapes = (
+            self.name,
+            self.dtype,
+            self.device,
+            self.shapes,
+        )
+        twins = {layout: layout.fork() for layout in dict.fromkeys(self._layout_of)}
+        twin._layout_of = [twins[layout] for layout in self._layout_of]
+        twin._layers = [layer.fork() for layer in self._layers]
+        twin._lengths = list(self._lengths)
+        twin._open = None
+        if self._open is not None:
+            plans = {twins[layout]: plan for layout, plan in self._open.plans.items()}
+            twin._erase(self._open.done, plans)
+        return twin
+
+    # Reading
+
+    def layer(self, index: int, begin: int = 0) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values (G, S - begin, D) of one layer's tokens from `begin` on, per slot.
+
+        Raises CacheError if a ring has dropped one of them.
+        """
+        layout, layer = self._layout_of[index], self._layers[index]
+        found = []
+        for slot, length in enumerate(self._lengths):
+            entries = layout.entries(slot, begin, length)
+            found.append((layer.keys[slot][:, entries], layer.values[slot][:, entries]))
+        return found
+
+
+@contextmanager
+def stores(cache: Cache | None, batch: Batch, num_layers: int) -> Iterator[list[LayerStore]]:
+    """The stores of one forward pass, with a cache or without."""
+    if cache is not None:
+        with cache.step(batch) as found:
+            yield found
+        return
+    counts = batch.counts
+    device = batch.tokens.device
+    span = Span(batch.starts, tuple(range(len(counts))), counts, max(counts), device)
+    yield [LayerStore(span, lambda k, v: PackedView(span, k, v))] * num_layers

@@ -1,0 +1,199 @@
+"""Which entry of a slot's buffer holds which token: arithmetic on lengths, no keys or values.
+
+All layers of a cache that lay their tokens out alike share one layout, so its work is done once a
+step. A step goes plan, then (once every layer has stored its keys) commit; a step that fails is
+simply never committed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+
+import torch
+from torch import Tensor
+
+from kept.errors import CacheFullError
+from kept.ops import Span
+
+GRAIN = 64  # capacities are multiples of this many tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """Where a step's new keys go.
+
+    run: (first slot, number of slots, first entry, T) where adjacent slots write the same entries
+    each, else None. slots, entries: (N,) one per packed row, needed only where there is no run.
+    """
+
+    run: tuple[int, int, int, int] | None
+    slots: Tensor | None = None
+    entries: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Relayout:
+    """A change of capacity. gather: (slots, capacity) which old entry each new one takes, or None:
+    entries stay where they are."""
+
+    capacity: int
+    gather: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step of one layout. held: (B, S) what `span.index` says, kept on the CPU."""
+
+    span: Span
+    writes: Writes
+    held: Tensor | None = None
+
+
+class Layout(ABC):
+    """The bookkeeping of one way to lay tokens out.
+
+    capacity: entries each slot has. num_slots: sequences it has room for.
+    """
+
+    def __init__(self, num_slots: int, capacity: int) -> None:
+        self.num_slots = num_slots
+        self.capacity = capacity
+
+    @abstractmethod
+    def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
+        """The change of capacity needed before sequences of `lengths` take `counts` more tokens.
+
+        Mutates nothing; `apply` does, once the layers have made the change. Raises CacheFullError
+        where a fixed capacity cannot hold them.
+        """
+
+    @abstractmethod
+    def apply(self, change: Relayout) -> None:
+        """Record a change that every layer has made."""
+
+    @abstractmethod
+    def plan(
+        self,
+        starts: tuple[int, ...],
+        slots: tuple[int, ...],
+        lengths: Sequence[int],
+        device: torch.device,
+    ) -> Plan:
+        """Place a step's rows. lengths: (B,) before the step, of the sequences in `slots`."""
+
+    @abstractmethod
+    def commit(self, plan: Plan) -> Relayout | None:
+        """Make a step's tokens part of the cache; returns a shrink to carry out, if any."""
+
+    @abstractmethod
+    def check_truncate(self, slot: int, length: int) -> None:
+        """Raise CacheError if the slot cannot go back to `length` tokens."""
+
+    @abstractmethod
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget all but the first `length` tokens of a slot."""
+
+    @abstractmethod
+    def select(self, indices: Sequence[int]) -> None:
+        """Slot i becomes a copy of what slot indices[i] was."""
+
+    @abstractmethod
+    def fork(self) -> Layout:
+        """An independent copy."""
+
+    @abstractmethod
+    def entries_from(self, slot: int, begin: int, end: int) -> slice | list[int]:
+        """The entries of those of tokens begin to end of a slot that are still there."""
+
+    @abstractmethod
+    def entries(self, slot: int, begin: int, end: int) -> list[int]:
+        """The entries that hold tokens begin to end of a slot."""
+
+
+def make_writes(
+    starts: tuple[int, ...],
+    slots: tuple[int, ...],
+    entries: Sequence[range | list[int]],
+    device: torch.device,
+) -> Writes:
+    """Writes of each sequence's rows to its `entries`, as one run where they allow it."""
+    first = entries[0]
+    together = slots == tuple(range(slots[0], slots[0] + len(slots)))
+    if together and isinstance(first, range) and all(e == first for e in entries):
+        return Writes((slots[0], len(slots), first.start, len(first)))
+    counts = torch.tensor([b - a for a, b in pairwise(starts)])
+    rows = torch.tensor(slots).repeat_interleave(counts)
+    flat = torch.tensor(list(chain.from_iterable(entries)))
+    return Writes(None, rows.to(device), flat.to(device))
+
+
+def round_up(length: int) -> int:
+    """The next multiple of GRAIN."""
+    return -(-length // GRAIN) * GRAIN
+
+
+class ContiguousLayout(Layout):
+    """Token i lies in entry i. Grows by doubling, or has a fixed capacity and refuses more."""
+
+    def __init__(self, num_slots: int, capacity: int = 0, *, fixed: bool = False) -> None:
+        super().__init__(num_slots, capacity)
+        self.fixed = fixed
+
+    def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
+        """See `Layout.reserve`."""
+        needed = max(a + b for a, b in zip(lengths, counts, strict=True))
+        if needed <= self.capacity:
+            return None
+        if self.fixed:
+            raise CacheFullError(
+                f"the static cache holds {self.capacity} tokens a sequence and {needed} would be "
+                "stored; make it longer (max_cache_len), truncate it, or use the dynamic cache"
+            )
+        return Relayout(max(round_up(needed), 2 * self.capacity))
+
+    def apply(self, change: Relayout) -> None:
+        """See `Layout.apply`."""
+        self.capacity = change.capacity
+
+    def plan(
+        self,
+        starts: tuple[int, ...],
+        slots: tuple[int, ...],
+        lengths: Sequence[int],
+        device: torch.device,
+    ) -> Plan:
+        """See `Layout.plan`."""
+        counts = [b - a for a, b in pairwise(starts)]
+        after = tuple(a + b for a, b in zip(lengths, counts, strict=True))
+        entries = [range(a, b) for a, b in zip(lengths, after, strict=True)]
+        span = Span(starts, slots, after, max(after), device)
+        return Plan(span, make_writes(starts, slots, entries, device))
+
+    def commit(self, plan: Plan) -> Relayout | None:
+        """See `Layout.commit`."""
+        return None
+
+    def check_truncate(self, slot: int, length: int) -> None:
+        """Any length can be gone back to."""
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Nothing to forget: lengths say what counts."""
+
+    def select(self, indices: Sequence[int]) -> None:
+        """See `Layout.select`."""
+        self.num_slots = len(indices)
+
+    def fork(self) -> ContiguousLayout:
+        """See `Layout.fork`."""
+        return ContiguousLayout(self.num_slots, self.capacity, fixed=self.fixed)
+
+    def entries_from(self, slot: int, begin: int, end: int) -> slice | list[int]:
+        """See `Layout.entries_from`."""
+        return slice(begin, end)
+
+    def entries(self, slot: int, begin: int, end: int) -> list[int]:
+        """See `Layout.entries`."""
+        return list(range(begin, end))

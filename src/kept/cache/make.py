@@ -1,0 +1,109 @@
+"""Making a cache: kinds by name, one layout per distinct window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from kept.cache.cache import Cache
+from kept.cache.layout import ContiguousLayout, Layout
+from kept.cache.ring import RingLayout
+from kept.cache.shape import KVShape
+from kept.errors import OptionError
+
+KINDS = ("dynamic", "static", "sliding")
+
+
+def make_cache(
+    shapes: Sequence[KVShape],
+    kind: str = "dynamic",
+    *,
+    num_slots: int = 1,
+    max_cache_len: int | None = None,
+    sliding_window: int | None = None,
+    num_sinks: int = 0,
+    slack: int = 64,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Cache:
+    """An empty cache.
+
+    shapes: (L,) what each layer stores, `model.kv_shapes`.
+    kind: "dynamic" keeps everything and grows; "static" is allocated once for `max_cache_len`
+        tokens a slot and refuses more; "sliding" keeps the last `sliding_window` tokens, and the
+        first `num_sinks`. Without `sliding_window` it takes each layer's own window, and layers
+        that have none keep everything. `slack` is how many tokens a full ring can be truncated by.
+    num_slots: sequences it holds.
+
+    Raises OptionError for an unknown kind, or an option its kind has no use for.
+    """
+    _check(shapes, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
+    place = torch.device(device)
+    if kind == "static":
+        assert max_cache_len is not None
+        layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
+        return Cache(shapes, [layout] * len(shapes), dtype, place, kind)
+    layouts: dict[int | None, Layout] = {None: ContiguousLayout(num_slots)}
+    windows = [None] * len(shapes) if kind == "dynamic" else _windows(shapes, sliding_window)
+    for window in windows:
+        if window is not None and window not in layouts:
+            layouts[window] = RingLayout(num_slots, window, num_sinks, slack)
+    return Cache(shapes, [layouts[window] for window in windows], dtype, place, kind)
+
+
+def _windows(shapes: Sequence[KVShape], window: int | None) -> list[int | None]:
+    return [
+        min((w for w in (window, shape.window) if w is not None), default=None) for shape in shapes
+    ]
+
+
+def _check(
+    shapes: Sequence[KVShape],
+    kind: str,
+    num_slots: int,
+    max_cache_len: int | None,
+    sliding_window: int | None,
+    num_sinks: int,
+    slack: int,
+) -> None:
+    if kind not in KINDS:
+        raise OptionError(f"no cache is called {kind!r}; there are {', '.join(KINDS)}")
+    if not shapes:
+        raise OptionError("a cache of 0 layers holds nothing; give at least 1, as model.kv_shapes")
+    for index, shape in enumerate(shapes):
+        if min(shape.num_kv_heads, shape.head_dim, shape.window or 1) < 1 or shape.window == 0:
+            raise OptionError(
+                f"layer {index} is {shape}; heads, head size and window need to be at least 1 "
+                "(window None: it has none)"
+            )
+    if num_slots < 1:
+        raise OptionError(f"num_slots={num_slots}: a cache needs at least 1, one per sequence")
+    if kind == "static" and (max_cache_len is None or max_cache_len < 1):
+        raise OptionError(
+            f"a static cache needs max_cache_len of at least 1, not {max_cache_len}; "
+            "give the longest sequence it is to hold"
+        )
+    if kind != "static" and max_cache_len is not None:
+        raise OptionError(
+            f"max_cache_len={max_cache_len} is for static caches, not {kind} ones; leave it out or "
+            "use kind='static'"
+        )
+    if kind != "sliding" and (sliding_window is not None or num_sinks):
+        raise OptionError(
+            f"sliding_window={sliding_window} and num_sinks={num_sinks} are for sliding caches; "
+            f"use kind='sliding' in place of {kind!r}"
+        )
+    if sliding_window is not None and sliding_window < 1:
+        raise OptionError(
+            f"sliding_window={sliding_window} keeps nothing to attend; give at least 1"
+        )
+    if num_sinks < 0 or slack < 0:
+        raise OptionError(
+            f"num_sinks={num_sinks} and slack={slack} count tokens; give at least 0 for each"
+        )
+    if kind == "sliding" and sliding_window is None and all(s.window is None for s in shapes):
+        raise OptionError(
+            "this model's layers have no window of their own, so a sliding cache needs "
+            "sliding_window=N, the number of tokens to keep"
+        )

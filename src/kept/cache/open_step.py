@@ -1,0 +1,80 @@
+"""A step in progress: what has been planned, and which layers have stored so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from kept.cache.layout import Layout, Plan
+from kept.cache.shape import KVShape
+from kept.errors import CacheError
+from kept.ops import KVView, Span
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStore:
+    """Where one layer puts its new keys and values in one step; hands back what to attend."""
+
+    span: Span
+    put: Callable[[Tensor, Tensor], KVView]
+
+    def append(self, k: Tensor, v: Tensor) -> KVView:
+        """Store k, v (N, G, D), the rows of the step's batch; returns all that may be attended."""
+        return self.put(k, v)
+
+
+@dataclass(slots=True)
+class OpenStep:
+    """plans: one per layout. done: the layers that have stored. num_new: T of a step that
+    `Cache.update` began and later calls join, else None."""
+
+    plans: dict[Layout, Plan]
+    num_new: int | None = None
+    done: set[int] = field(default_factory=set)
+
+    @property
+    def joinable(self) -> bool:
+        """Whether the next `update` belongs to this step."""
+        return self.num_new is not None and bool(self.done)
+
+
+def check_update(
+    k: Tensor,
+    v: Tensor,
+    layer: int,
+    shapes: Sequence[KVShape],
+    num_slots: int | None,
+    step: OpenStep | None,
+) -> None:
+    """Raise CacheError unless `layer` can take k, v (B, G, T, D) now.
+
+    num_slots: what B has to be, None where any will do. step: the one to join, if any.
+    """
+    if not 0 <= layer < len(shapes):
+        raise CacheError(
+            f"layer {layer} does not exist; this cache has layers 0 to {len(shapes) - 1}"
+        )
+    heads, width = shapes[layer].num_kv_heads, shapes[layer].head_dim
+    fits = k.ndim == 4 and k.shape == v.shape and k.shape[0] > 0 and k.shape[2] > 0
+    fits = fits and num_slots in (None, k.shape[0])
+    if not fits or (k.shape[1], k.shape[3]) != (heads, width):
+        raise CacheError(
+            f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit layer {layer}; pass "
+            f"(batch, heads, time, head) = ({num_slots or 'B'}, {heads}, T, {width}) for both, "
+            "with T of at least 1"
+        )
+    if step is None:
+        return
+    if layer in step.done:
+        missing = sorted(set(range(len(shapes))) - step.done)
+        raise CacheError(
+            f"layer {layer} was updated twice in one step while layers {missing} were not; "
+            "update every layer once a step, or call abandon() to start the step again"
+        )
+    if k.shape[2] != step.num_new:
+        raise CacheError(
+            f"layer {layer} brings {k.shape[2]} new tokens where the step's first layer "
+            f"brought {step.num_new}; every layer stores the same tokens"
+        )

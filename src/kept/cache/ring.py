@@ -1,0 +1,173 @@
+"""The ring: the first tokens (sinks) for good, and the last ones wrapped around.
+
+    window 4, one sink, slack 2, after 12 tokens:
+
+        entry     0 | 1  2  3  4  5  6
+        token     0 | 7  8  9 10 11  6        6 and 7 are out of the window, kept as slack
+
+`slack` is how far a full ring can be truncated: a token leaves only when `slack` newer ones have
+pushed it on. A step with more new tokens than that widens the ring for as long as it lasts. A step
+that fails has already overwritten as many of the oldest tokens as it brought; none of them is in
+the window, so only slack is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from kept.cache.layout import Layout, Plan, Relayout, make_writes, round_up
+from kept.errors import CacheError
+from kept.ops import Span
+
+
+class RingLayout(Layout):
+    """Keeps `sinks` first tokens and at least the last `window` ones of each sequence."""
+
+    def __init__(self, num_slots: int, window: int, sinks: int = 0, slack: int = 64) -> None:
+        super().__init__(num_slots, 0)
+        self.window, self.sinks, self.slack = window, sinks, slack
+        # Which token each entry holds, -1: none. Kept rather than computed, because truncating
+        # and a step that failed leave entries whose token no formula over the length knows.
+        self.held = torch.full((num_slots, 0), -1, dtype=torch.int64)  # (slots, capacity)
+
+    @property
+    def full(self) -> int:
+        """Entries a slot needs once its sequence is long."""
+        return self.sinks + self.window + self.slack
+
+    def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
+        """See `Layout.reserve`."""
+        longest = max(a + b for a, b in zip(lengths, counts, strict=True))
+        widest = max(self.full, self.sinks + self.window - 1 + max(counts))
+        needed = min(longest, widest)
+        if needed <= self.capacity:
+            return None
+        capacity = needed if needed > self.full else max(round_up(needed), 2 * self.capacity)
+        capacity = min(capacity, max(self.full, needed))
+        return Relayout(capacity, self._gather(capacity))
+
+    def _place(self, tokens: Tensor, capacity: int) -> Tensor:
+        wrapped = self.sinks + (tokens - self.sinks) % max(capacity - self.sinks, 1)
+        return torch.where(tokens < self.sinks, tokens, wrapped)
+
+    def _gather(self, capacity: int) -> Tensor | None:
+        """Which old entry each entry takes at another capacity; None: all stay in place."""
+        held = self.held
+        here = torch.arange(held.shape[1]).expand_as(held)
+        if not bool(((held >= 0) & (here != held)).any()) and capacity >= self.capacity:
+            return None
+        gather = torch.full((self.num_slots, capacity), -1, dtype=torch.int64)
+        for slot in range(self.num_slots):
+            tokens, order = held[slot].sort()
+            # Of tokens that share a place the newest stays; the sinks have places of their own.
+            oldest = tokens[-1] - max(capacity - self.sinks, 1) + 1
+            kept = (tokens >= 0) & ((tokens < self.sinks) | (tokens >= oldest))
+            gather[slot, self._place(tokens[kept], capacity)] = order[kept]
+        return gather
+
+    def apply(self, change: Relayout) -> None:
+        """See `Layout.apply`."""
+        held = torch.full((self.num_slots, change.capacity), -1, dtype=torch.int64)
+        if change.gather is None:
+            held[:, : self.capacity] = self.held
+        elif self.capacity:
+            taken = self.held.gather(1, change.gather.clamp(min=0))
+            held = torch.where(change.gather >= 0, taken, -1)
+        self.held, self.capacity = held, change.capacity
+
+    def plan(
+        self,
+        starts: tuple[int, ...],
+        slots: tuple[int, ...],
+        lengths: Sequence[int],
+        device: torch.device,
+    ) -> Plan:
+        """See `Layout.plan`."""
+        counts = [b - a for a, b in pairwise(starts)]
+        after = tuple(a + b for a, b in zip(lengths, counts, strict=True))
+        index = self.held[list(slots)].clone()  # (B, capacity)
+        entries: list[range | list[int]] = []
+        for row, (slot, begin, end) in enumerate(zip(slots, lengths, after, strict=True)):
+            tokens = torch.arange(begin, end)
+            places = self._place(tokens, self.capacity)
+            index[row, places] = tokens
+            self.held[slot, places] = -1  # about to be overwritten, whether or not the step ends
+            entries.append(_as_range(places))
+        width = min(self.capacity, max(after))
+        span = Span(
+            starts,
+            slots,
+            after,
+            width,
+            device,
+            index=index[:, :width].to(device),
+            window=self.window,
+            sinks=self.sinks,
+        )
+        return Plan(span, make_writes(starts, slots, entries, device), index[:, :width])
+
+    def commit(self, plan: Plan) -> Relayout | None:
+        """See `Layout.commit`."""
+        assert plan.held is not None
+        self.held[list(plan.span.slots), : plan.span.width] = plan.held
+        if self.capacity <= self.full:
+            return None
+        return Relayout(self.full, self._gather(self.full))
+
+    def check_truncate(self, slot: int, length: int) -> None:
+        """See `Layout.check_truncate`."""
+        oldest = max(min(self.sinks, length), length - self.window + 1)
+        held = self.held[slot]
+        found = int(((held >= oldest) & (held < length)).sum())
+        sunk = min(self.sinks, length, oldest)
+        found_sinks = int(((held >= 0) & (held < sunk)).sum())
+        if found < length - oldest or found_sinks < sunk:
+            raise CacheError(
+                f"the sliding cache cannot go back to {length} tokens: it keeps the last "
+                f"{self.window} tokens and {self.slack} more, and older ones are gone; truncate "
+                "by less, make it with more slack, or use the dynamic cache, which forgets nothing"
+            )
+
+    def truncate(self, slot: int, length: int) -> None:
+        """See `Layout.truncate`."""
+        self.held[slot][self.held[slot] >= length] = -1
+
+    def select(self, indices: Sequence[int]) -> None:
+        """See `Layout.select`."""
+        self.held = self.held[list(indices)]
+        self.num_slots = len(indices)
+
+    def fork(self) -> RingLayout:
+        """See `Layout.fork`."""
+        twin = RingLayout(self.num_slots, self.window, self.sinks, self.slack)
+        twin.held, twin.capacity = self.held.clone(), self.capacity
+        return twin
+
+    def entries_from(self, slot: int, begin: int, end: int) -> slice | list[int]:
+        """See `Layout.entries_from`."""
+        held = self.held[slot]
+        found: list[int] = ((held >= begin) & (held < end)).nonzero().flatten().tolist()
+        return found
+
+    def entries(self, slot: int, begin: int, end: int) -> list[int]:
+        """See `Layout.entries`; raises CacheError if one of the tokens is gone."""
+        held = {token: entry for entry, token in enumerate(self.held[slot].tolist())}
+        if any(token not in held for token in range(begin, end)):
+            raise CacheError(
+                f"the sliding cache no longer holds all of tokens {begin} to {end}: it keeps the "
+                f"last {self.window}; use the dynamic cache where every token is needed"
+            )
+        return [held[token] for token in range(begin, end)]
+
+
+def _as_range(places: Tensor) -> range | list[int]:
+    entries: list[int] = places.tolist()
+    if not entries:
+        return range(0)
+    first, last = entries[0], entries[-1]
+    whole = last - first + 1 == len(entries)
+    return range(first, last + 1) if whole else entries

@@ -1,0 +1,36 @@
+"""Arithmetic: one face per operation, and the views attention reads."""
+
+from kept.ops.backend import backend
+from kept.ops.reference import (
+    ACTIVATIONS,
+    activate,
+    attend,
+    attend_with_weights,
+    gated,
+    layer_norm,
+    linear,
+    rms_norm,
+    rotary,
+)
+from kept.ops.spec import AttentionSpec
+from kept.ops.views import ContiguousView, Group, KVView, PackedView, RingView, Span
+
+__all__ = [
+    "ACTIVATIONS",
+    "AttentionSpec",
+    "ContiguousView",
+    "Group",
+    "KVView",
+    "PackedView",
+    "RingView",
+    "Span",
+    "activate",
+    "attend",
+    "attend_with_weights",
+    "backend",
+    "gated",
+    "layer_norm",
+    "linear",
+    "rms_norm",
+    "rotary",
+]

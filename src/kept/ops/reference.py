@@ -1,0 +1,183 @@
+"""The operations in plain torch: the specification the kernels are held against."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kept.ops.masks import Visibility, visibility
+from kept.ops.spec import AttentionSpec
+from kept.ops.views import Group, KVView
+
+
+def attend(q: Tensor, view: KVView, spec: AttentionSpec) -> Tensor:
+    """Softmax attention of packed queries over a view.
+
+    q: (N, H, D). Returns (N, H, D) in q's dtype. Head h reads key head h // (H / G).
+    Source: Vaswani et al. 2017, equation 1; grouped heads after Ainslie et al. 2023.
+    """
+    if spec.softcap is not None:
+        return attend_with_weights(q, view, spec)[0]
+    keys, values = view.stored()
+    out: Tensor | None = None
+    for group in view.span.groups:
+        seen = visibility(view.span, spec, group)
+        k, v = (_of_group(x, group, seen).to(q.dtype) for x in (keys, values))
+        attended = _sdpa(_rows(q, group), k, v, seen, spec)  # (B', T, H, D)
+        if group.first is not None and attended.shape[0] * attended.shape[1] == q.shape[0]:
+            return attended.reshape(q.shape)
+        out = torch.empty_like(q) if out is None else out
+        _put(out, group, attended)
+    assert out is not None, "a batch has at least one row"
+    return out
+
+
+def attend_with_weights(
+    q: Tensor, view: KVView, spec: AttentionSpec
+) -> tuple[Tensor, list[Tensor]]:
+    """Attention written out, with the weights it used.
+
+    q: (N, H, D). Returns (N, H, D) and, for each group of the view's span, weights
+    (B', H, T, S) in q's dtype over the span's stored entries.
+    """
+    keys, values = view.stored()
+    out, weights = torch.empty_like(q), []
+    for group in view.span.groups:
+        seen = visibility(view.span, spec, group)
+        k, v = (_of_group(x, group, seen).to(q.dtype) for x in (keys, values))
+        queries = _rows(q, group).transpose(1, 2)  # (B', H, T, D)
+        scores = _fold(queries, k.shape[1]) @ k[:, :, None].transpose(-1, -2) * spec.scale
+        if spec.softcap is not None:
+            scores = spec.softcap * torch.tanh(scores / spec.softcap)
+        scores = scores.masked_fill(~_explicit(seen, group, q.device)[:, None, None], -math.inf)
+        probabilities = scores.softmax(-1, dtype=torch.float32).to(q.dtype)  # (B', G, H/G, T, S)
+        _put(out, group, (probabilities @ v[:, :, None]).flatten(1, 2).transpose(1, 2))
+        whole = probabilities.new_zeros(*queries.shape[:3], view.span.width)
+        whole[..., seen.begin : seen.end] = probabilities.flatten(1, 2)
+        weights.append(whole)
+    return out, weights
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, seen: Visibility, spec: AttentionSpec) -> Tensor:
+    if q.shape[1] == 1:
+        # One query a sequence: the heads that share keys become rows, so each key is read once.
+        folded = q.squeeze(1).reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B', G, H/G, D)
+        mask = None if seen.mask is None else seen.mask[:, None]
+        return F.scaled_dot_product_attention(
+            folded, k, v, attn_mask=mask, scale=spec.scale
+        ).flatten(1, 2)[:, None]
+    return F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k,
+        v,
+        attn_mask=None if seen.mask is None else seen.mask[:, None],
+        is_causal=seen.causal,
+        scale=spec.scale,
+        enable_gqa=q.shape[2] != k.shape[1],
+    ).transpose(1, 2)
+
+
+def _explicit(seen: Visibility, group: Group, device: torch.device) -> Tensor:
+    if seen.mask is not None:
+        return seen.mask
+    mask = torch.ones(1, group.num_new, seen.end - seen.begin, dtype=torch.bool, device=device)
+    return mask.tril() if seen.causal else mask
+
+
+def _fold(q: Tensor, num_kv_heads: int) -> Tensor:  # (B', H, T, D) -> (B', G, H/G, T, D)
+    batch, _, num_new, width = q.shape
+    return q.reshape(batch, num_kv_heads, -1, num_new, width)
+
+
+def _rows(x: Tensor, group: Group) -> Tensor:  # (N, H, D) -> (B', T, H, D)
+    if group.rows is not None:
+        return x[group.rows]
+    assert group.first is not None
+    count = len(group.members)
+    rows = x[group.first : group.first + count * group.num_new]
+    return rows.reshape(count, group.num_new, *x.shape[1:])
+
+
+def _put(out: Tensor, group: Group, attended: Tensor) -> None:
+    if group.rows is not None:
+        out[group.rows] = attended
+        return
+    assert group.first is not None
+    rows = out[group.first : group.first + len(group.members) * group.num_new]
+    rows.copy_(attended.reshape(rows.shape))
+
+
+def _of_group(x: Tensor, group: Group, seen: Visibility) -> Tensor:  # -> (B', G, S', D)
+    first, count = group.members[0], len(group.members)
+    if count != x.shape[0]:
+        if group.members == tuple(range(first, first + count)):
+            x = x[first : first + count]
+        else:
+            x = x[list(group.members)]
+    return x[:, :, seen.begin : seen.end]
+
+
+def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding, halves rotated against each other.
+
+    x: (N, H, D). cos, sin: (N, 1, R) with R <= D; with R < D the last D - R of each head pass
+    through. Source: Su et al. 2021; the pairing of i with i + R / 2 is GPT-NeoX's.
+    """
+    width = cos.shape[-1]
+    turned = x if width == x.shape[-1] else x[..., :width]
+    low, high = turned.chunk(2, dim=-1)
+    rotated = torch.addcmul(turned * cos, torch.cat((-high, low), dim=-1), sin)
+    return rotated if width == x.shape[-1] else torch.cat((rotated, x[..., width:]), dim=-1)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last dimension, in fp32 inside. Source: Zhang, Sennrich 2019."""
+    if x.dtype == torch.float32:
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(x - mean) / std * weight + bias over the last dimension. Source: Ba et al. 2016."""
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias. x: (N, in), weight: (out, in), bias: (out,)."""
+    return F.linear(x, weight, bias)
+
+
+def gated(x: Tensor, activation: str) -> Tensor:
+    """act(gate) * up for x = (N, 2F) with the gate first. Source: Shazeer 2020 (GLU variants)."""
+    gate, up = x.chunk(2, dim=-1)
+    return activate(gate, activation) * up
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """An activation by its config name (`hidden_act`, `activation_function`)."""
+    match activation:
+        case "silu" | "swish":
+            return F.silu(x)
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast":
+            return F.gelu(x, approximate="tanh")
+        case "relu":
+            return F.relu(x)
+    raise AssertionError(f"activation {activation!r} is checked when the config is read")
+
+
+ACTIVATIONS = (
+    "silu",
+    "swish",
+    "gelu",
+    "gelu_new",
+    "gelu_pytorch_tanh",
+    "gelu_fast",
+    "relu",
+)

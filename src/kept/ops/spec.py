@@ -1,0 +1,24 @@
+"""How a layer attends, apart from where its keys lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """A layer's attention, fixed by the model's config.
+
+    scale: what scores are multiplied by, usually D ** -0.5.
+    causal: a query sees only keys at its own place or before it.
+    window: a query at i sees keys j with i - window < j (config `sliding_window`); None: all.
+    sinks: the first tokens of the sequence that stay visible beside the window (Xiao et al. 2023,
+        "Efficient Streaming Language Models with Attention Sinks").
+    softcap: scores become softcap * tanh(score / softcap) (Gemma 2); None: untouched.
+    """
+
+    scale: float
+    causal: bool = True
+    window: int | None = None
+    sinks: int = 0
+    softcap: float | None = None

@@ -1,0 +1,185 @@
+"""What a layer's cache hands to attention: plain data, and a way to go dense.
+
+A `Span` says where one step's keys lie; all layers of one layout share it, so masks are made once
+a step. A view joins a span with a layer's stored keys and values.
+
+    starts     which packed query rows belong to which sequence
+    lengths    how many tokens each sequence has, the new ones included
+    index      (B, S) which token each stored entry holds; -1: nothing a query may see.
+               None: entry i holds token i, and entries from `lengths[b]` on are empty.
+
+      contiguous   0  1  2  3  4  .  .          ring of 5, one sink, 9 tokens    0 | 5  6  7  8
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sequences of a step that bring the same number of new tokens T, attended together.
+
+    members: which sequences, (B',). first: the packed row of the first one where the members'
+    rows lie end to end, else None. rows: (B', T) packed row numbers, needed only where not.
+    """
+
+    members: tuple[int, ...]
+    num_new: int
+    first: int | None
+    rows: Tensor | None
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where the keys of one step lie, for every layer of one layout.
+
+    starts: (B + 1,). slots: (B,). lengths: (B,) after this step. width: S, stored entries to read.
+    index: (B, S) int64 or None, see the module's drawing. window, sinks: what the cache itself
+    forgets, on top of what the layer's spec hides. memo: what layers of this step share.
+    """
+
+    starts: tuple[int, ...]
+    slots: tuple[int, ...]
+    lengths: tuple[int, ...]
+    width: int
+    device: torch.device
+    index: Tensor | None = None
+    window: int | None = None
+    sinks: int = 0
+    memo: dict[object, object] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """(B,) new tokens of each sequence."""
+        return tuple(b - a for a, b in zip(self.starts, self.starts[1:], strict=False))
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Sequences gathered by their number of new tokens; those with none are left out."""
+        members: dict[int, list[int]] = {}
+        for sequence, count in enumerate(self.counts):
+            if count:
+                members.setdefault(count, []).append(sequence)
+        return tuple(self._group(tuple(found), count) for count, found in members.items())
+
+    def _group(self, members: tuple[int, ...], count: int) -> Group:
+        first = self.starts[members[0]]
+        together = all(self.starts[m] == first + i * count for i, m in enumerate(members))
+        if together:
+            return Group(members, count, first, None)
+        begins = torch.tensor([self.starts[m] for m in members], device=self.device)
+        rows = begins[:, None] + torch.arange(count, device=self.device)  # (B', T)
+        return Group(members, count, None, rows)
+
+
+class KVView(Protocol):
+    """Stored keys and values as attention reads them."""
+
+    @property
+    def span(self) -> Span: ...
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, G, S, D) as they lie; `span.index` says which token each is."""
+        ...
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, G, S', D) in the order of the tokens, empty entries last, zero.
+
+        They are what the step's queries may see by the cache's own rule, so one new token attends
+        all that is not empty.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PackedView:
+    """The keys of this step alone, packed (N, G, D): attention without a cache."""
+
+    span: Span
+    keys: Tensor
+    values: Tensor
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """See `KVView.stored`."""
+        return self._padded(self.keys), self._padded(self.values)
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """See `KVView.dense`."""
+        return self.stored()
+
+    def _padded(self, x: Tensor) -> Tensor:  # (N, G, D) -> (B, G, S, D)
+        span = self.span
+        if len(span.groups) == 1 and len(span.groups[0].members) == len(span.lengths):
+            return x.view(len(span.lengths), span.width, *x.shape[1:]).transpose(1, 2)
+        rows = [x[a:b] for a, b in zip(span.starts, span.starts[1:], strict=False)]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class ContiguousView:
+    """Each sequence's tokens in order in its slot of one buffer (slots, G, capacity, D)."""
+
+    span: Span
+    keys: Tensor
+    values: Tensor
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """See `KVView.stored`."""
+        return take(self.keys, self.span), take(self.values, self.span)
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """See `KVView.dense`; no copy where all sequences are equally long."""
+        keys, values = self.stored()
+        if min(self.span.lengths) == self.span.width:
+            return keys, values
+        lengths = torch.tensor(self.span.lengths, device=keys.device)
+        empty = torch.arange(self.span.width, device=keys.device) >= lengths[:, None]
+        empty = empty[:, None, :, None]
+        return keys.masked_fill(empty, 0), values.masked_fill(empty, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RingView:
+    """The last tokens of each sequence, wrapped around its slot of one buffer."""
+
+    span: Span
+    keys: Tensor
+    values: Tensor
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """See `KVView.stored`."""
+        return take(self.keys, self.span), take(self.values, self.span)
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """See `KVView.dense`."""
+        span, index = self.span, self.span.index
+        assert index is not None
+        held = index >= 0
+        if span.window is not None:
+            first = [n - count for n, count in zip(span.lengths, span.counts, strict=True)]
+            query = torch.tensor(first, device=index.device)[:, None]  # (B, 1) the earliest
+            held &= (index > query - span.window) | (index < span.sinks)
+        order = torch.where(held, index, torch.iinfo(index.dtype).max).argsort(dim=1, stable=True)
+        width = int(held.sum(1).max())
+        order = order[:, :width]
+        empty = ~held.gather(1, order)[:, None, :, None]
+        keys, values = (
+            x.take_along_dim(order[:, None, :, None], dim=2).masked_fill(empty, 0)
+            for x in self.stored()
+        )
+        return keys, values
+
+
+def take(buffer: Tensor, span: Span) -> Tensor:
+    """The first S entries of the span's slots, (B, G, S, D); no copy where slots lie in order."""
+    first, count = span.slots[0], len(span.slots)
+    if span.slots == tuple(range(first, first + count)):
+        return buffer[first : first + count, :, : span.width]
+    slots = torch.tensor(span.slots, device=buffer.device)
+    return buffer[slots, :, : span.width]
