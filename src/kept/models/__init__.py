@@ -1,0 +1,28 @@
+"""Decoders: a file per family over shared layers, and how checkpoints become them."""
+
+from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig
+from kept.models.checkpoint import Checkpoint, open_checkpoint
+from kept.models.registry import (
+    DTYPES,
+    FAMILIES,
+    build_model,
+    load_model,
+    read_config,
+    resolve_device,
+    resolve_dtype,
+)
+
+__all__ = [
+    "DTYPES",
+    "FAMILIES",
+    "CausalLM",
+    "CausalLMOutput",
+    "Checkpoint",
+    "ModelConfig",
+    "build_model",
+    "load_model",
+    "open_checkpoint",
+    "read_config",
+    "resolve_device",
+    "resolve_dtype",
+]

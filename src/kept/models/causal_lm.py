@@ -1,0 +1,156 @@
+"""What every decoder shares: the pass over packed rows, and the padded face over it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kept.batch import Batch
+from kept.cache import Cache, KVShape, make_cache, stores
+from kept.errors import ContextLengthError, OptionError
+from kept.models.padded import PaddedInput, read_padded
+from kept.models.record import Record
+
+Rope = tuple[Tensor, Tensor] | None  # cos, sin (N, 1, R), or None where positions are absolute
+
+
+class ModelConfig(Protocol):
+    """What the engine and the caches need to know of a model's config."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def kv_shapes(self) -> tuple[KVShape, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CausalLMOutput:
+    """What the padded face returns.
+
+    logits: (B, T, V) fp32, zero at padding. cache: the one given, or a new one; None without.
+    hidden_states: (L + 1) of (B, T, E). attentions: (L,) of (B, H, T, past + T).
+    """
+
+    logits: Tensor
+    cache: Cache | None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class CausalLM(nn.Module, ABC):
+    """A decoder. Families say how tokens are embedded and what a block does."""
+
+    embedding: nn.Module
+    blocks: nn.ModuleList
+    norm: nn.Module
+    head: nn.Module
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def embed(self, batch: Batch) -> tuple[Tensor, Rope]:
+        """Vectors (N, E) of the batch's tokens, and its rotary tables if positions are rotary."""
+
+    @property
+    def kv_shapes(self) -> tuple[KVShape, ...]:
+        """What each layer stores per token; what `make_cache` takes."""
+        return self.config.kv_shapes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of keys and values."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def is_rotary(self) -> bool:
+        """Whether positions are relative, so that they may run past the context."""
+        return hasattr(self, "rotary")
+
+    def run(self, batch: Batch, cache: Cache | None = None, record: Record | None = None) -> Tensor:
+        """The forward pass over packed rows.
+
+        Returns logits (M, V) fp32 of the rows the batch wants. Mutates the cache, whose lengths
+        advance when every layer has run, and the record. Raises OptionError for a cache in
+        training, CacheError or CacheFullError before anything is stored.
+        """
+        if cache is not None and self.training and torch.is_grad_enabled():
+            raise OptionError(
+                "a cache cannot be used while the model is in train() mode with gradients on: "
+                "cached keys carry no gradient, so a backward pass would silently miss their part; "
+                "call model.eval(), use torch.no_grad(), or pass use_cache=False"
+            )
+        record = record or Record()
+        x, rope = self.embed(batch)
+        with stores(cache, batch, self.config.num_layers) as found:
+            for block, store in zip(self.blocks, found, strict=True):
+                record.take_hidden(x)
+                x = block(x, rope, store, record)
+        if record.want_hidden:
+            x = self.norm(x)
+            record.take_hidden(x)
+            return self._logits(x if batch.wanted is None else x[batch.wanted])
+        return self._logits(self.norm(x if batch.wanted is None else x[batch.wanted]))
+
+    def _logits(self, x: Tensor) -> Tensor:  # (M, E) -> (M, V)
+        logits: Tensor = self.head(x)
+        return logits.float()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool = True,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> CausalLMOutput:
+        """The face people know from transformers, over padded input.
+
+        input_ids: (B, T) int. attention_mask: (B, T) for the new tokens, or (B, past + T) with the
+            mask of what the cache holds in front; 0 is padding, left or right, and is never
+            computed or stored. position_ids: (B, T); by default each sequence counts its own
+            tokens. cache: continue from it (mutated); with use_cache and none, a dynamic one is
+            made and returned.
+
+        Raises OptionError for shapes, ids or masks that do not fit, ContextLengthError past the
+        context, and OptionError for a cache in training.
+        """
+        if cache is not None and not use_cache:
+            raise OptionError("a cache was passed with use_cache=False; drop one of the two")
+        padded = read_padded(input_ids, attention_mask, position_ids, cache, self.config.vocab_size)
+        self._check_positions(padded)
+        if use_cache and cache is None:
+            cache = make_cache(
+                self.kv_shapes, num_slots=input_ids.shape[0], dtype=self.dtype, device=self.device
+            )
+        record = Record(output_hidden_states, output_attentions)
+        logits = self.run(padded.batch, cache, record)
+        return CausalLMOutput(
+            logits=padded.unpack(logits),
+            cache=cache,
+            hidden_states=tuple(padded.unpack(x) for x in record.hidden) or None,
+            attentions=tuple(padded.unpack_weights(*x) for x in record.attention) or None,
+        )
+
+    def _check_positions(self, padded: PaddedInput) -> None:
+        if not self.is_rotary and int(padded.batch.positions.max()) >= self.config.context:
+            raise ContextLengthError(
+                f"position {int(padded.batch.positions.max())} is past this model's context of "
+                f"{self.config.context}; pass fewer tokens, or start a new cache"
+            )

@@ -1,0 +1,103 @@
+"""Reading config.json with checked types, so that a wrong field is named at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kept.errors import CheckpointError, UnsupportedModelError
+
+
+class Fields:
+    """The fields of a config.json.
+
+    Every getter raises CheckpointError that names the field, its value and what is allowed.
+    `null` counts as absent.
+    """
+
+    def __init__(self, config: Mapping[str, Any], where: str = "config.json") -> None:
+        self._config, self._where = config, where
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there and not null."""
+        return self._config.get(name) is not None
+
+    def integer(self, name: str, default: int | None = None, *, minimum: int = 1) -> int:
+        """An integer of at least `minimum`."""
+        value = self._value(name, default)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise self._wrong(name, value, f"an integer of at least {minimum}")
+        return value
+
+    def number(self, name: str, default: float | None = None, *, positive: bool = True) -> float:
+        """A finite number, above zero unless `positive` is off."""
+        value = self._value(name, default)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise self._wrong(name, value, "a number")
+        if value != value or abs(value) == float("inf") or (positive and value <= 0):
+            raise self._wrong(name, value, "a finite number" + (" above 0" if positive else ""))
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """true or false."""
+        value = self._value(name, default)
+        if not isinstance(value, bool):
+            raise self._wrong(name, value, "true or false")
+        return value
+
+    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        """One of `choices`; raises UnsupportedModelError for another."""
+        value = self._value(name, default)
+        if value not in choices:
+            raise UnsupportedModelError(
+                f"{self._where} has {name} = {value!r}, and kept runs {', '.join(choices)}"
+            )
+        return str(value)
+
+    def strings(self, name: str, length: int) -> tuple[str, ...] | None:
+        """A list of `length` strings, or None if absent."""
+        value = self._config.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
+            raise self._wrong(name, value, "a list of strings")
+        if len(value) != length:
+            raise self._wrong(name, value, f"a list of {length}, one per layer")
+        return tuple(value)
+
+    def nested(self, name: str) -> Fields | None:
+        """The object under `name`, or None if absent."""
+        value = self._config.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise self._wrong(name, value, "an object")
+        return Fields(value, f"{self._where}'s {name}")
+
+    def names(self) -> tuple[str, ...]:
+        """The names of the fields that are not null."""
+        return tuple(name for name, value in self._config.items() if value is not None)
+
+    def refuse(self, name: str, neutral: object, why: str) -> None:
+        """Raise UnsupportedModelError unless the field is absent or has its neutral value."""
+        value = self._config.get(name)
+        if value is not None and value != neutral:
+            raise UnsupportedModelError(
+                f"{self._where} has {name} = {value!r}, and kept runs only {neutral!r}: {why}"
+            )
+
+    def _value(self, name: str, default: object) -> object:
+        value = self._config.get(name)
+        if value is not None:
+            return value
+        if default is None:
+            raise CheckpointError(
+                f"{self._where} has no {name}, which this architecture needs; "
+                "is it the config of this model, complete?"
+            )
+        return default
+
+    def _wrong(self, name: str, value: object, allowed: str) -> CheckpointError:
+        return CheckpointError(f"{self._where} has {name} = {value!r}, which must be {allowed}")

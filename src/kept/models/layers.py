@@ -1,0 +1,78 @@
+"""Building blocks the families share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kept import ops
+from kept.cache import LayerStore
+from kept.models.record import Record
+from kept.ops import AttentionSpec
+
+
+class Linear(nn.Module):
+    """y = x W^T + b, W (out, in)."""
+
+    def __init__(self, num_in: int, num_out: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_out, num_in))
+        self.bias = nn.Parameter(torch.empty(num_out)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, in) -> (N, out)."""
+        return ops.linear(x, self.weight, self.bias)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (config `rms_norm_eps`)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., width), normalised over the last dimension."""
+        return ops.rms_norm(x, self.weight, self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with bias (config `layer_norm_epsilon`)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., width), normalised over the last dimension."""
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Embedding(nn.Module):
+    """A table of vectors (rows, E)."""
+
+    def __init__(self, num_rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_rows, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids: (N,) -> (N, E)."""
+        return nn.functional.embedding(ids, self.weight)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, store: LayerStore, spec: AttentionSpec, record: Record
+) -> Tensor:
+    """Store the new keys and values, then attend everything stored. q: (N, H, D), k, v: (N, G, D).
+
+    Returns (N, H * D).
+    """
+    view = store.append(k, v)
+    if not record.want_attention:
+        return ops.attend(q, view, spec).flatten(1)
+    out, weights = ops.attend_with_weights(q, view, spec)
+    record.attention.append((view.span, weights))
+    return out.flatten(1)

@@ -1,0 +1,243 @@
+"""The Llama family: Llama 2, 3 and 3.1+, Mistral, Qwen 2, 2.5 and 3.
+
+They differ in what their configs say: biases, query and key norms, a window, rotary scaling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kept import ops
+from kept.batch import Batch
+from kept.cache import KVShape, LayerStore
+from kept.models.causal_lm import CausalLM, Rope
+from kept.models.fields import Fields
+from kept.models.layers import Embedding, Linear, RMSNorm, attend
+from kept.models.record import Record
+from kept.models.rope import RopeConfig, Rotary, read_rope
+from kept.models.weight_map import Placement, WeightMap
+from kept.ops import ACTIVATIONS, AttentionSpec
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """What config.json says of a model of this family; windows has one entry per layer."""
+
+    vocab_size: int
+    hidden_size: int
+    mlp_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    context: int
+    rope: RopeConfig
+    norm_eps: float
+    activation: str
+    tied: bool
+    qkv_bias: bool
+    out_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    windows: tuple[int | None, ...]
+
+    @property
+    def kv_shapes(self) -> tuple[KVShape, ...]:
+        """What each layer stores per token."""
+        return tuple(KVShape(self.num_kv_heads, self.head_dim, w) for w in self.windows)
+
+
+def read_llama_config(config: dict[str, Any]) -> LlamaConfig:
+    """Read config.json of model types llama, mistral, qwen2 and qwen3."""
+    fields = Fields(config)
+    family = str(config.get("model_type"))
+    hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
+    # Qwen 3 has a default of its own; the others divide the width.
+    head_dim = fields.integer("head_dim", 128 if family == "qwen3" else max(hidden // heads, 1))
+    layers = fields.integer("num_hidden_layers")
+    kv_heads = fields.integer("num_key_value_heads", 8 if family == "mistral" else heads)
+    if heads % kv_heads:
+        fields.refuse("num_key_value_heads", None, f"it must divide num_attention_heads = {heads}")
+    fields.refuse("pretraining_tp", 1, "sliced weights give the same logits; set it to 1")
+    rope, context = read_rope(fields, head_dim, fields.integer("max_position_embeddings", 2048))
+    bias = fields.flag("attention_bias", False) if family in ("llama", "qwen3") else False
+    return LlamaConfig(
+        vocab_size=fields.integer("vocab_size"),
+        hidden_size=hidden,
+        mlp_size=fields.integer("intermediate_size"),
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        context=context,
+        rope=rope,
+        norm_eps=fields.number("rms_norm_eps", 1e-6),
+        activation=fields.choice("hidden_act", "silu", ACTIVATIONS),
+        tied=fields.flag("tie_word_embeddings", False),
+        qkv_bias=bias or family == "qwen2",
+        out_bias=bias,
+        mlp_bias=family == "llama" and fields.flag("mlp_bias", False),
+        qk_norm=family == "qwen3",
+        windows=_windows(fields, family, layers),
+    )
+
+
+def _windows(fields: Fields, family: str, layers: int) -> tuple[int | None, ...]:
+    if family == "mistral":
+        window = fields.integer("sliding_window") if fields.has("sliding_window") else None
+        return (window,) * layers
+    if family == "llama" or not fields.flag("use_sliding_window", False):
+        return (None,) * layers
+    window = fields.integer("sliding_window", 4096)
+    types = fields.strings("layer_types", layers)
+    if types is not None:
+        return tuple(window if t == "sliding_attention" else None for t in types)
+    first = fields.integer("max_window_layers", 28, minimum=0)
+    return tuple(window if i >= first else None for i in range(layers))
+
+
+class LlamaAttention(nn.Module):
+    """Grouped-query attention; one matrix makes queries, keys and values."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
+        self.head_dim = config.head_dim
+        self.spec = AttentionSpec(config.head_dim**-0.5, window=config.windows[layer])
+        num_out = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        self.qkv = Linear(config.hidden_size, num_out, config.qkv_bias)
+        self.out = Linear(self.num_heads * self.head_dim, config.hidden_size, config.out_bias)
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+
+    def forward(self, x: Tensor, rope: Rope, store: LayerStore, record: Record) -> Tensor:
+        """x: (N, E) -> (N, E)."""
+        assert rope is not None
+        heads, keys = self.num_heads, self.num_kv_heads
+        qkv = self.qkv(x).unflatten(1, (heads + 2 * keys, self.head_dim))  # (N, H + 2G, D)
+        qk, v = qkv[:, : heads + keys], qkv[:, heads + keys :]
+        if self.q_norm is not None and self.k_norm is not None:
+            qk = torch.cat((self.q_norm(qk[:, :heads]), self.k_norm(qk[:, heads:])), dim=1)
+        qk = ops.rotary(qk, *rope)
+        out: Tensor = self.out(attend(qk[:, :heads], qk[:, heads:], v, store, self.spec, record))
+        return out
+
+
+class LlamaMLP(nn.Module):
+    """down(act(gate(x)) * up(x)); one matrix makes gate and up."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.gate_up = Linear(config.hidden_size, 2 * config.mlp_size, config.mlp_bias)
+        self.down = Linear(config.mlp_size, config.hidden_size, config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, E) -> (N, E)."""
+        out: Tensor = self.down(ops.gated(self.gate_up(x), self.activation))
+        return out
+
+
+class LlamaBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.attention = LlamaAttention(config, layer)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = LlamaMLP(config)
+
+    def forward(self, x: Tensor, rope: Rope, store: LayerStore, record: Record) -> Tensor:
+        """x: (N, E) -> (N, E)."""
+        x = x + self.attention(self.attention_norm(x), rope, store, record)
+        out: Tensor = x + self.mlp(self.mlp_norm(x))
+        return out
+
+
+class Llama(CausalLM):
+    """A decoder of the Llama family."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.rotary = Rotary(config.rope)
+        self.embedding = Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(LlamaBlock(config, i) for i in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tied:
+            self.head.weight = self.embedding.weight
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Rope]:
+        """Token vectors (N, E), and the rotary tables of their positions."""
+        x = self.embedding(batch.tokens)
+        return x, self.rotary.tables(batch, x.dtype)
+
+
+def llama_weight_map(config: LlamaConfig) -> WeightMap:
+    """Where the tensors of a Llama, Mistral or Qwen checkpoint go."""
+    width = ("hidden_size",)
+    vocabulary = ("vocab_size", "hidden_size")
+    placements = {
+        "model.embed_tokens.weight": Placement("embedding.weight", config_fields=vocabulary),
+        "model.norm.weight": Placement("norm.weight", config_fields=width),
+        "lm_head.weight": Placement("head.weight", config_fields=vocabulary),
+    }
+    for layer in range(config.num_layers):
+        there, here = f"model.layers.{layer}", f"blocks.{layer}"
+        placements |= {
+            f"{there}.input_layernorm.weight": Placement(f"{here}.attention_norm.weight"),
+            f"{there}.post_attention_layernorm.weight": Placement(f"{here}.mlp_norm.weight"),
+        }
+        placements |= _attention_placements(config, f"{there}.self_attn", f"{here}.attention")
+        placements |= _mlp_placements(config, f"{there}.mlp", f"{here}.mlp")
+    return WeightMap(
+        placements,
+        optional=frozenset({"lm_head.weight", "model.embed_tokens.weight"})
+        if config.tied
+        else frozenset(),
+        ignored=(r"rotary_emb\.inv_freq$",),
+        prefixes=("model.",),
+    )
+
+
+def _attention_placements(config: LlamaConfig, there: str, here: str) -> dict[str, Placement]:
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    rows = {
+        "q_proj": (slice(0, q), ("num_attention_heads", "head_dim", "hidden_size")),
+        "k_proj": (slice(q, q + kv), ("num_key_value_heads", "head_dim", "hidden_size")),
+        "v_proj": (slice(q + kv, q + 2 * kv), ("num_key_value_heads", "head_dim", "hidden_size")),
+    }
+    kinds = ("weight", "bias") if config.qkv_bias else ("weight",)
+    found = {
+        f"{there}.{name}.{kind}": Placement(f"{here}.qkv.{kind}", part, config_fields=fields)
+        for name, (part, fields) in rows.items()
+        for kind in kinds
+    }
+    for kind in ("weight", "bias") if config.out_bias else ("weight",):
+        found[f"{there}.o_proj.{kind}"] = Placement(
+            f"{here}.out.{kind}", config_fields=("num_attention_heads", "head_dim", "hidden_size")
+        )
+    if config.qk_norm:
+        for name in ("q_norm", "k_norm"):
+            found[f"{there}.{name}.weight"] = Placement(
+                f"{here}.{name}.weight", config_fields=("head_dim",)
+            )
+    return found
+
+
+def _mlp_placements(config: LlamaConfig, there: str, here: str) -> dict[str, Placement]:
+    size, fields = config.mlp_size, ("intermediate_size", "hidden_size")
+    found = {}
+    for kind in ("weight", "bias") if config.mlp_bias else ("weight",):
+        gate, up = slice(0, size), slice(size, 2 * size)
+        for name, rows in (("gate_proj", gate), ("up_proj", up)):
+            found[f"{there}.{name}.{kind}"] = Placement(
+                f"{here}.gate_up.{kind}", rows, config_fields=fields
+            )
+        found[f"{there}.down_proj.{kind}"] = Placement(f"{here}.down.{kind}", config_fields=fields)
+    return found

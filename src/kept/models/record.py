@@ -1,0 +1,28 @@
+"""What a forward pass writes down when hidden states or attention weights are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from kept.ops import Span
+
+
+@dataclass(slots=True)
+class Record:
+    """Filled by a forward pass, layer by layer.
+
+    hidden: (L + 1) of (N, E): the embeddings, each layer's output; the last is after the final
+    norm. attention: (L,) of (span, weights of each of its groups, (B', H, T, S)).
+    """
+
+    want_hidden: bool = False
+    want_attention: bool = False
+    hidden: list[Tensor] = field(default_factory=list)
+    attention: list[tuple[Span, list[Tensor]]] = field(default_factory=list)
+
+    def take_hidden(self, x: Tensor) -> None:
+        """Keep a hidden state, if they are wanted."""
+        if self.want_hidden:
+            self.hidden.append(x)

@@ -1,0 +1,177 @@
+"""Which families kept runs, and how a checkpoint becomes a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kept.errors import OptionError, UnsupportedModelError
+from kept.models.causal_lm import CausalLM, ModelConfig
+from kept.models.checkpoint import Checkpoint
+from kept.models.gpt2 import GPT2, gpt2_weight_map, read_gpt2_config
+from kept.models.llama import Llama, llama_weight_map, read_llama_config
+from kept.models.weight_map import WeightMap
+from kept.models.weights import load_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How checkpoints of one `model_type` are read."""
+
+    architecture: str
+    read_config: Callable[[dict[str, Any]], Any]
+    build: Callable[[Any], CausalLM]
+    weight_map: Callable[[Any], WeightMap]
+
+
+def _llama(architecture: str) -> Family:
+    return Family(architecture, read_llama_config, Llama, llama_weight_map)
+
+
+FAMILIES: Mapping[str, Family] = {
+    "gpt2": Family("GPT2LMHeadModel", read_gpt2_config, GPT2, gpt2_weight_map),
+    "llama": _llama("LlamaForCausalLM"),
+    "mistral": _llama("MistralForCausalLM"),
+    "qwen2": _llama("Qwen2ForCausalLM"),
+    "qwen3": _llama("Qwen3ForCausalLM"),
+}
+
+ENCODERS = frozenset(
+    {
+        "albert",
+        "bert",
+        "big_bird",
+        "camembert",
+        "convbert",
+        "deberta",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "ernie",
+        "esm",
+        "eurobert",
+        "fnet",
+        "funnel",
+        "ibert",
+        "layoutlm",
+        "longformer",
+        "luke",
+        "megatron-bert",
+        "mobilebert",
+        "modernbert",
+        "mpnet",
+        "mra",
+        "nezha",
+        "nomic_bert",
+        "nystromformer",
+        "rembert",
+        "roberta",
+        "roberta-prelayernorm",
+        "roformer",
+        "splinter",
+        "squeezebert",
+        "tapas",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+        "yoso",
+    }
+)
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def find_family(config: Mapping[str, Any]) -> Family:
+    """The family of a config.json.
+
+    Raises UnsupportedModelError that names `model_type` or `architectures`, and lists what runs.
+    """
+    kind = config.get("model_type")
+    known = ", ".join(f"{f.architecture} ({t})" for t, f in sorted(FAMILIES.items()))
+    if kind in ENCODERS:
+        raise UnsupportedModelError(
+            f"config.json has model_type = {kind!r}, an encoder: it generates no tokens one after "
+            f"another, so there are no keys and values to cache. kept runs decoders: {known}"
+        )
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise UnsupportedModelError(
+            f"config.json has model_type = {kind!r}, which kept does not know. It runs {known}"
+        )
+    family = FAMILIES[kind]
+    named = config.get("architectures") or [family.architecture]
+    base = family.architecture.replace("ForCausalLM", "Model").replace("LMHeadModel", "Model")
+    if not isinstance(named, list) or not named or named[0] not in (family.architecture, base):
+        raise UnsupportedModelError(
+            f"config.json has architectures = {named!r}, which has no language-model head kept "
+            f"knows; for model_type {kind!r} it runs {family.architecture}"
+        )
+    return family
+
+
+def read_config(config: Mapping[str, Any]) -> ModelConfig:
+    """The family's config object for a config.json."""
+    found: ModelConfig = find_family(config).read_config(dict(config))
+    return found
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, config: Mapping[str, Any]) -> torch.dtype:
+    """The dtype to compute in: the one asked for, or the checkpoint's own for None and "auto".
+
+    Raises OptionError for one kept does not compute in.
+    """
+    stored = config.get("dtype") or config.get("torch_dtype") or "float32"
+    wanted = stored if dtype in (None, "auto") else dtype
+    if isinstance(wanted, torch.dtype) and wanted in DTYPES.values():
+        return wanted
+    name = str(wanted).removeprefix("torch.")
+    if name not in DTYPES:
+        raise OptionError(f"dtype {name!r} is not one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the CPU. Raises OptionError for one torch does not have."""
+    try:
+        found = torch.device(device or "cpu")
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(f"device {str(device)!r} cannot be used: {reason}") from error
+    return found
+
+
+def build_model(config: Mapping[str, Any]) -> CausalLM:
+    """A model of the config's shape with parameters on the meta device: shapes, no memory."""
+    family = find_family(config)
+    with torch.device("meta"):
+        return family.build(family.read_config(dict(config)))
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CausalLM:
+    """The checkpoint's model, its weights cast to `dtype` on `device`, in eval mode.
+
+    Raises UnsupportedModelError, WeightsError or UnsupportedFormatError where the files cannot be
+    used, OptionError for a dtype or device that cannot.
+    """
+    family = find_family(checkpoint.config)
+    config = family.read_config(dict(checkpoint.config))
+    place, wanted = resolve_device(device), resolve_dtype(dtype, checkpoint.config)
+    with torch.device("meta"):
+        model = family.build(config)
+    load_weights(
+        model, checkpoint, family.weight_map(config), dtype=wanted, device=place, progress=progress
+    )
+    return model.eval()

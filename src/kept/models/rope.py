@@ -1,0 +1,176 @@
+"""Rotary position embedding: its scalings, and the tables of one step.
+
+Types (config `rope_scaling` or `rope_parameters`): default, linear (Chen et al. 2023), dynamic (NTK
+scaling by the sequence's length), llama3 (Llama 3.1), yarn (Peng et al. 2023).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kept.batch import Batch
+from kept.errors import UnsupportedModelError
+from kept.models.fields import Fields
+
+TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """How positions become angles.
+
+    type: one of TYPES. theta: the base. dim: R, how much of a head is rotated. original_context:
+    positions the model was trained on before scaling. Other fields as in the config.
+    """
+
+    type: str
+    theta: float
+    dim: int
+    original_context: int
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0
+    truncate: bool = True
+
+
+def read_rope(fields: Fields, head_dim: int, context: int) -> tuple[RopeConfig, int]:
+    """The rotary config, and the context length once scaling has stretched it.
+
+    Reads `rope_parameters` (transformers 5) or `rope_scaling` with `rope_theta` (before).
+    """
+    inner = fields.nested("rope_parameters") or fields.nested("rope_scaling")
+    theta = fields.number("rope_theta", 10000.0)
+    if inner is None:
+        return RopeConfig("default", theta, head_dim, context), context
+    theta = inner.number("rope_theta", theta)
+    share = inner.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))
+    name = "rope_type" if inner.has("rope_type") else "type"
+    kind = inner.choice(name, "default", TYPES)
+    dim = int(head_dim * share)
+    if dim % 2 or dim == 0:
+        raise UnsupportedModelError(
+            f"rotary embedding turns pairs, and config.json rotates {dim} of {head_dim} elements"
+        )
+    if kind == "default":
+        return RopeConfig(kind, theta, dim, context), context
+    original = fields.integer("original_max_position_embeddings", context)
+    original = inner.integer("original_max_position_embeddings", original)
+    if kind == "dynamic":
+        original = context
+    return _scaled(inner, kind, theta, dim, original, context)
+
+
+def _scaled(
+    inner: Fields, kind: str, theta: float, dim: int, original: int, context: int
+) -> tuple[RopeConfig, int]:
+    factor = context / original if kind == "yarn" else None
+    factor = inner.number("factor", factor)
+    # Where the config's context does not say so itself, scaling is what stretches it.
+    stretched = context if kind == "llama3" else max(context, int(original * factor))
+    if kind == "linear":
+        stretched = int(context * factor)
+    config = RopeConfig(
+        type=kind,
+        theta=theta,
+        dim=dim,
+        original_context=original,
+        factor=factor,
+        low_freq_factor=inner.number("low_freq_factor", None if kind == "llama3" else 1.0),
+        high_freq_factor=inner.number("high_freq_factor", None if kind == "llama3" else 4.0),
+        beta_fast=inner.number("beta_fast", 32.0),
+        beta_slow=inner.number("beta_slow", 1.0),
+        attention_factor=_attention_factor(inner, factor) if kind == "yarn" else 1.0,
+        truncate=inner.flag("truncate", True),
+    )
+    return config, stretched
+
+
+def _attention_factor(inner: Fields, factor: float) -> float:
+    """YaRN's temperature, section 3.4 of the paper; `mscale` fields as DeepSeek's configs use."""
+    if inner.has("attention_factor"):
+        return inner.number("attention_factor")
+
+    def scale(by: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * by * math.log(factor) + 1.0
+
+    if inner.has("mscale") and inner.has("mscale_all_dim"):
+        above = inner.number("mscale", positive=False)
+        below = inner.number("mscale_all_dim", positive=False)
+        if above and below:
+            return scale(above) / scale(below)
+    return scale(1.0)
+
+
+def inverse_frequencies(config: RopeConfig, length: int = 0) -> Tensor:
+    """(R / 2,) fp32 angle per position of each pair; `length` only moves the dynamic type."""
+    theta = config.theta
+    if config.type == "dynamic":
+        context, dim = config.original_context, config.dim
+        stretch = config.factor * max(length, context) / context - (config.factor - 1)
+        theta = theta * stretch ** (dim / (dim - 2))
+    exponents = torch.arange(0, config.dim, 2, dtype=torch.float32, device="cpu") / config.dim
+    frequencies = 1.0 / theta**exponents
+    match config.type:
+        case "linear":
+            return frequencies / config.factor
+        case "llama3":
+            return _llama3(frequencies, config)
+        case "yarn":
+            return _yarn(theta**exponents, config)
+    return frequencies
+
+
+def _llama3(frequencies: Tensor, config: RopeConfig) -> Tensor:
+    wavelengths = 2 * math.pi / frequencies
+    turns = config.original_context / wavelengths
+    low, high = config.low_freq_factor, config.high_freq_factor
+    smooth = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - smooth) * frequencies / config.factor + smooth * frequencies
+
+
+def _yarn(periods: Tensor, config: RopeConfig) -> Tensor:
+    def dimension(turns: float) -> float:
+        length = config.original_context / (turns * 2 * math.pi)
+        return config.dim * math.log(length) / (2 * math.log(config.theta))
+
+    low, high = dimension(config.beta_fast), dimension(config.beta_slow)
+    if config.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, config.dim - 1)
+    high += 0.001 if low == high else 0
+    ramp = (torch.arange(config.dim // 2, dtype=torch.float32, device="cpu") - low) / (high - low)
+    keep = 1 - ramp.clamp(0, 1)
+    return (1 - keep) / (config.factor * periods) + keep / periods
+
+
+class Rotary:
+    """Makes the cosines and sines of a batch's positions."""
+
+    def __init__(self, config: RopeConfig) -> None:
+        self.config = config
+        self._frequencies = inverse_frequencies(config)
+
+    def tables(self, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin (N, 1, R) in `dtype` for the batch's positions.
+
+        The dynamic type takes each sequence's base from `batch.totals`.
+        """
+        device = batch.positions.device
+        if self._frequencies.device != device:
+            self._frequencies = self._frequencies.to(device)
+        frequencies = self._frequencies
+        if self.config.type == "dynamic" and max(batch.totals) > self.config.original_context:
+            each = [inverse_frequencies(self.config, total) for total in batch.totals]
+            counts = torch.tensor(batch.counts)
+            frequencies = torch.stack(each).repeat_interleave(counts, 0).to(device)  # (N, R / 2)
+        angles = batch.positions[:, None].float() * frequencies
+        angles = torch.cat((angles, angles), dim=-1)[:, None]  # (N, 1, R)
+        scale = self.config.attention_factor
+        return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)

@@ -1,0 +1,173 @@
+"""One safetensors file: which tensors it holds, and reading them lazily.
+
+The header is verified when the file is opened. Tensors are then memory-mapped, so nothing is read
+before it is used and no copy is made. Format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from kept.errors import CheckpointNotFoundError, UnsupportedFormatError, WeightsError
+
+_LENGTH_BYTES = 8  # the header's own length, little-endian, opens the file
+_MAX_HEADER_BYTES = 100_000_000  # the format's limit
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one stored tensor lies and what it looks like, known without reading its data."""
+
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    num_bytes: int
+
+
+class SafetensorsFile:
+    """A safetensors file whose header has been verified.
+
+    `tensors` is in the order of the data, so walking it reads the file front to back.
+
+    Raises `CheckpointNotFoundError` where there is no such file, `WeightsError` where it is
+    truncated or corrupt, and `UnsupportedFormatError` where a tensor has a dtype torch lacks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: Any = None
+        handle = self._open()
+        try:
+            tensors = {name: self._info(handle, name) for name in handle.offset_keys()}
+        except SafetensorError as error:
+            raise self._broken(error) from error
+        self.tensors: Mapping[str, TensorInfo] = tensors
+
+    def read(self, name: str) -> Tensor:
+        """Return tensor `name` in its stored dtype, memory-mapped on the CPU.
+
+        Raises `WeightsError` where the file no longer holds what its header said.
+        """
+        handle = self._open()
+        try:
+            tensor: Tensor = handle.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise self._broken(error) from error
+        return tensor
+
+    def close(self) -> None:
+        """Drop the file's mapping; a later `read` maps it again.
+
+        Tensors already read stay valid and keep the mapping alive for as long as they live.
+        """
+        self._handle = None
+
+    def _open(self) -> Any:
+        if self._handle is not None:
+            return self._handle
+        try:
+            # Mapping a folder fails too, but with an error that does not say what is wrong.
+            if self.path.is_dir():
+                raise WeightsError(f"{self.path} is a folder, not a safetensors file.")
+            self._handle = safe_open(str(self.path), framework="pt")
+        except FileNotFoundError as error:
+            raise CheckpointNotFoundError(
+                f"{self.path} is not there, or is a link to a file that is not. "
+                "Download the checkpoint again."
+            ) from error
+        except (SafetensorError, OSError) as error:
+            raise self._broken(error) from error
+        return self._handle
+
+    def _info(self, handle: Any, name: str) -> TensorInfo:
+        part = handle.get_slice(name)
+        code, shape = part.get_dtype(), tuple(int(size) for size in part.get_shape())
+        dtype = _DTYPES.get(code)
+        if dtype is None:
+            raise UnsupportedFormatError(
+                f"{self.path}: tensor {name!r} is stored as {code}, which kept cannot read. "
+                "Load a checkpoint stored as float32, float16 or bfloat16."
+            )
+        count = 1
+        for size in shape:
+            count *= size
+        return TensorInfo(self.path, dtype, shape, count * dtype.itemsize)
+
+    def _broken(self, error: Exception) -> WeightsError:
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        return WeightsError(
+            f"{self.path} cannot be read: {_diagnosis(self.path) or reason}. "
+            "Delete it and download the checkpoint again."
+        )
+
+
+def _diagnosis(path: Path) -> str | None:
+    """Say in bytes what is wrong with a file safetensors refused, or None where that is unclear."""
+    try:
+        actual = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            rest = file.read(min(length, _MAX_HEADER_BYTES, actual))
+    except OSError as error:
+        return error.strerror
+    if actual == 0:
+        return "it is empty (0 bytes)"
+    if (length.to_bytes(_LENGTH_BYTES, "little") + rest).startswith(_LFS_POINTER):
+        return "it is a Git LFS pointer, not the weights (`git lfs pull` fetches them)"
+    if actual < _LENGTH_BYTES:
+        return f"it is cut short: expected at least {_LENGTH_BYTES} bytes, found {actual}"
+    if length > _MAX_HEADER_BYTES:
+        return (
+            f"it is not a safetensors file, or its first bytes are damaged: they announce a header "
+            f"of {length} bytes, and the limit is {_MAX_HEADER_BYTES}"
+        )
+    if _LENGTH_BYTES + length > actual:
+        return (
+            f"it is cut short in the header: expected at least {_LENGTH_BYTES + length} bytes, "
+            f"found {actual}"
+        )
+    return _length_mismatch(rest, actual)
+
+
+def _length_mismatch(header: bytes, actual: int) -> str | None:
+    try:
+        entries = json.loads(header)
+        ends = [entry["data_offsets"][1] for name, entry in entries.items() if name[:2] != "__"]
+        expected = _LENGTH_BYTES + len(header) + max(ends, default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return "its header is damaged, not the JSON a safetensors file starts with"
+    if isinstance(expected, int) and expected != actual:
+        what = "cut short" if actual < expected else "too long for its header"
+        return f"it is {what}: the header describes {expected} bytes, found {actual}"
+    return None

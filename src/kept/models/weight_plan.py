@@ -1,0 +1,258 @@
+"""What loading a checkpoint will do, verified before anything is allocated."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from kept.errors import UnsupportedFormatError, WeightsError
+from kept.models.checkpoint import Checkpoint
+from kept.models.weight_map import Placement, WeightMap
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_MAX_NAMED = 8
+_COMPARED_AT_ONCE = 1 << 20  # elements
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One stored tensor and the rows of the parameter it fills."""
+
+    stored: str
+    parameter: str
+    start: int
+    stop: int
+    transpose: bool
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """The copies that fill a module.
+
+    `owners` maps every parameter name of the module to the one it shares its tensor with: itself,
+    or for tied parameters the name the copies use.
+    """
+
+    copies: tuple[Copy, ...]
+    owners: Mapping[str, str]
+
+
+def plan_weights(
+    module: nn.Module, checkpoint: Checkpoint, weight_map: WeightMap, dtype: torch.dtype
+) -> WeightPlan:
+    """Match a checkpoint's tensors with a module's parameters.
+
+    Tensors of one parameter, shared in the module under several names (tied embeddings), are
+    compared as `dtype`: equal ones are read once. Where they differ the parameters are untied with
+    a warning, as transformers 5 does.
+
+    Raises `WeightsError` for missing, unexpected or misshapen tensors and `UnsupportedFormatError`
+    for integer and 8-bit ones. A map that does not fit the module is a bug and fails an assertion.
+    """
+    shapes = {
+        name: tuple(parameter.shape)
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    }
+    owners = _shared_names(module)
+    _assert_covered(weight_map.placements, shapes, owners)
+    found = _match_names(checkpoint, weight_map, owners)
+    _refuse_integers(checkpoint, found)
+    _refuse_misshapen(checkpoint, weight_map, found, shapes)
+
+    candidates = [
+        _copy(stored, weight_map.placements[canonical], shapes)
+        for canonical, stored in found.items()
+    ]
+    return _settle_tied(checkpoint, candidates, owners, dtype)
+
+
+def _shared_names(module: nn.Module) -> dict[str, str]:
+    first: dict[int, str] = {}
+    return {
+        name: first.setdefault(id(parameter), name)
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    }
+
+
+def _bounds(placement: Placement, shape: Sequence[int]) -> tuple[int, int]:
+    if placement.rows is None:
+        return 0, shape[0] if shape else 1
+    assert placement.rows.step in (None, 1), placement
+    start, stop = placement.rows.start, placement.rows.stop
+    assert isinstance(start, int), placement
+    assert isinstance(stop, int), placement
+    return start, stop
+
+
+def _assert_covered(
+    placements: Mapping[str, Placement],
+    shapes: Mapping[str, tuple[int, ...]],
+    owners: Mapping[str, str],
+) -> None:
+    filled: dict[str, set[tuple[int, int]]] = {owner: set() for owner in owners.values()}
+    shared = [name for name, uses in Counter(owners.values()).items() if uses > 1]
+    for canonical, placement in placements.items():
+        assert placement.parameter in shapes, f"{canonical}: no parameter {placement.parameter}"
+        owner = owners[placement.parameter]
+        assert placement.rows is None or owner not in shared, f"{canonical}: tied, yet in pieces"
+        filled[owner].add(_bounds(placement, shapes[placement.parameter]))
+    for name, pieces in filled.items():
+        assert pieces, f"{name} is not filled"
+        reached = 0
+        for start, stop in sorted(pieces):
+            assert start == reached <= stop, f"{name}: rows {reached} to {start} are not filled"
+            reached = stop
+        length = shapes[name][0] if shapes[name] else 1
+        assert reached == length, f"{name}: rows {reached} to {length} are not filled"
+
+
+def _match_names(
+    checkpoint: Checkpoint, weight_map: WeightMap, owners: Mapping[str, str]
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    unexpected: list[str] = []
+    for stored in checkpoint.tensors:
+        canonical = weight_map.canonical(stored)
+        if canonical is not None and canonical in found:
+            raise WeightsError(
+                f"{checkpoint.folder} holds the same tensor under two names, {found[canonical]!r} "
+                f"and {stored!r}. Save the checkpoint again under one of them."
+            )
+        if canonical is not None:
+            found[canonical] = stored
+        elif not weight_map.ignores(stored):
+            unexpected.append(stored)
+    filled = {_place(weight_map.placements[canonical], owners) for canonical in found}
+    missing = [
+        canonical
+        for canonical, placement in weight_map.placements.items()
+        if canonical not in found
+        and not (canonical in weight_map.optional and _place(placement, owners) in filled)
+    ]
+    if missing or unexpected:
+        raise WeightsError(_name_mismatch(checkpoint, missing, unexpected))
+    return found
+
+
+def _place(placement: Placement, owners: Mapping[str, str]) -> tuple[str, int | None]:
+    return owners[placement.parameter], placement.rows.start if placement.rows else None
+
+
+def _name_mismatch(checkpoint: Checkpoint, missing: list[str], unexpected: list[str]) -> str:
+    text = f"The weights in {checkpoint.folder} do not fit its config.json."
+    if missing:
+        text += f" Missing tensors: {_listed(missing)}."
+    if unexpected:
+        text += f" Unexpected tensors: {_listed(unexpected)}."
+    return (
+        f"{text} Is the download complete, is config.json this checkpoint's own (it decides the "
+        "number of layers, biases and tied embeddings), and does it name the right architecture?"
+    )
+
+
+def _listed(items: Sequence[str]) -> str:
+    text = ", ".join(items[:_MAX_NAMED])
+    return text if len(items) <= _MAX_NAMED else f"{text} and {len(items) - _MAX_NAMED} more"
+
+
+def _refuse_integers(checkpoint: Checkpoint, found: Mapping[str, str]) -> None:
+    wrong = [
+        f"{stored} ({str(checkpoint.tensors[stored].dtype).removeprefix('torch.')})"
+        for stored in found.values()
+        if checkpoint.tensors[stored].dtype not in _FLOATS
+    ]
+    if wrong:
+        raise UnsupportedFormatError(
+            f"The weights in {checkpoint.folder} are quantized or not numbers kept computes with: "
+            f"{_listed(wrong)}. Load a checkpoint stored as float32, float16, bfloat16 or float64."
+        )
+
+
+def _refuse_misshapen(
+    checkpoint: Checkpoint,
+    weight_map: WeightMap,
+    found: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    wrong: list[str] = []
+    fields: dict[str, None] = {}
+    for canonical, stored in found.items():
+        placement = weight_map.placements[canonical]
+        wanted = _stored_shape(placement, shapes[placement.parameter])
+        shape = checkpoint.tensors[stored].shape
+        if shape != wanted:
+            wrong.append(f"{stored} is {shape} and should be {wanted}")
+            fields.update(dict.fromkeys(placement.config_fields))
+    if not wrong:
+        return
+    numbers = ", ".join(f"{name}={checkpoint.config.get(name)!r}" for name in fields)
+    raise WeightsError(
+        f"config.json{f' ({numbers})' if numbers else ''} contradicts the weights in "
+        f"{checkpoint.folder}: {_listed(wrong)}. Use the config.json the weights were saved with."
+    )
+
+
+def _stored_shape(placement: Placement, shape: tuple[int, ...]) -> tuple[int, ...]:
+    start, stop = _bounds(placement, shape)
+    wanted = (stop - start, *shape[1:]) if shape else shape
+    return wanted[::-1] if placement.transpose else wanted
+
+
+def _copy(stored: str, placement: Placement, shapes: Mapping[str, tuple[int, ...]]) -> Copy:
+    start, stop = _bounds(placement, shapes[placement.parameter])
+    return Copy(stored, placement.parameter, start, stop, placement.transpose)
+
+
+def _settle_tied(
+    checkpoint: Checkpoint,
+    candidates: Sequence[Copy],
+    owners: Mapping[str, str],
+    dtype: torch.dtype,
+) -> WeightPlan:
+    """Keep one copy per destination, and part tied parameters whose tensors differ."""
+    first: dict[tuple[str, int], Copy] = {}
+    apart: dict[str, Copy] = {}
+    uses = Counter((copy.parameter, copy.start) for copy in candidates)
+    for copy in candidates:
+        kept = first.setdefault((owners[copy.parameter], copy.start), copy)
+        if kept is copy or _equal(checkpoint, kept, copy, dtype):
+            continue
+        differ = f"{checkpoint.folder}: {kept.stored!r} and {copy.stored!r} hold different values"
+        if uses[copy.parameter, copy.start] > 1:
+            raise WeightsError(
+                f"{differ} for one parameter. Set tie_word_embeddings to false in config.json "
+                "if they are meant to differ, or save the checkpoint again with one of them."
+            )
+        warnings.warn(
+            f"{differ}, though config.json ties them; each is used where it belongs. "
+            "Set tie_word_embeddings to false in config.json to say so.",
+            stacklevel=4,
+        )
+        apart[copy.parameter] = copy
+    filled_by = {owner: copy.parameter for (owner, _), copy in first.items()}
+    settled = {name: name if name in apart else filled_by[owner] for name, owner in owners.items()}
+    together = [replace(copy, parameter=settled[copy.parameter]) for copy in first.values()]
+    order = {name: index for index, name in enumerate(checkpoint.tensors)}
+    copies = sorted([*together, *apart.values()], key=lambda copy: order[copy.stored])
+    return WeightPlan(tuple(copies), settled)
+
+
+def _equal(checkpoint: Checkpoint, one: Copy, other: Copy, dtype: torch.dtype) -> bool:
+    a, b = (_oriented(checkpoint.read(copy.stored), copy) for copy in (one, other))
+    # In pieces, so that casting takes little memory.
+    step = max(1, _COMPARED_AT_ONCE // max(1, a[:1].numel()))
+    return all(
+        torch.equal(a[row : row + step].to(dtype), b[row : row + step].to(dtype))
+        for row in range(0, a.shape[0], step)
+    )
+
+
+def _oriented(tensor: Tensor, copy: Copy) -> Tensor:
+    if not tensor.dim():
+        return tensor.reshape(1)
+    return tensor.T if copy.transpose else tensor

@@ -1,0 +1,165 @@
+"""Checkpoints from the hub, without a network: from a cache laid out by hand."""
+
+from __future__ import annotations
+
+import os
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import huggingface_hub.errors
+import pytest
+import torch
+from checkpoint_files import (
+    INDEX,
+    SHARD_1,
+    assert_holds_tensors,
+    write_folder,
+)
+from huggingface_hub import constants
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+
+from kept.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+)
+from kept.models.checkpoint import open_checkpoint
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An offline hub whose cache holds `org/tiny`: an old commit, and a new one as main."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    repo = tmp_path / "hub" / "models--org--tiny"
+    write_folder(repo / "snapshots" / ("a" * 40))
+    write_folder(repo / "snapshots" / ("b" * 40), {"old": torch.ones(2)})
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("a" * 40)
+    (repo / "refs" / "v1").write_text("b" * 40)
+    return tmp_path / "hub"
+
+
+def test_a_hub_id_from_the_cache(hub_cache: Path) -> None:
+    checkpoint = open_checkpoint("org/tiny")
+    assert_holds_tensors(checkpoint)
+    assert hub_cache in checkpoint.folder.parents
+
+
+@pytest.mark.parametrize("revision", ["v1", "b" * 40])
+def test_a_pinned_revision(revision: str, hub_cache: Path) -> None:
+    assert list(open_checkpoint("org/tiny", revision=revision).tensors) == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "revision"), [("org/other", None), ("other", None), ("org/tiny", "v2")]
+)
+def test_offline_and_not_in_the_cache(repo_id: str, revision: str | None, hub_cache: Path) -> None:
+    with pytest.raises(CheckpointNotFoundError, match="HF_HUB_OFFLINE forbids") as caught:
+        open_checkpoint(repo_id, revision=revision)
+    assert repr(repo_id) in str(caught.value)
+    assert str(hub_cache) in str(caught.value)
+
+
+@pytest.mark.parametrize("repo_id", ["no spaces", "org/na--me", "what?", "\0"])
+def test_what_cannot_be_a_hub_id(repo_id: str, hub_cache: Path) -> None:
+    with pytest.raises(CheckpointNotFoundError, match="neither a folder"):
+        open_checkpoint(repo_id)
+
+
+def test_a_snapshot_without_weights(hub_cache: Path) -> None:
+    (hub_cache / "models--org--tiny/snapshots" / ("a" * 40) / "model.safetensors").unlink()
+    with pytest.raises(CheckpointNotFoundError, match="'org/tiny' has no safetensors weights"):
+        open_checkpoint("org/tiny")
+
+
+def response_error(kind: str) -> Exception:
+    """An exception as huggingface_hub raises it for an answer of the server's."""
+    make = getattr(huggingface_hub.errors, kind)
+    error = make.__new__(make)
+    Exception.__init__(error, f"{kind} from the server\nand more lines")
+    assert isinstance(error, Exception)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        ("GatedRepoError", CheckpointNotFoundError, "gated.*HF_TOKEN"),
+        ("RepositoryNotFoundError", CheckpointNotFoundError, "does not exist, or is private"),
+        ("RevisionNotFoundError", CheckpointNotFoundError, "revision is not"),
+        ("LocalEntryNotFoundError", CheckpointNotFoundError, "cannot be reached"),
+        ("OfflineModeIsEnabled", CheckpointNotFoundError, "HF_HUB_OFFLINE forbids"),
+        ("HfHubHTTPError", CheckpointError, "could not be downloaded.*from the server"),
+        ("OSError", CheckpointError, "could not be downloaded.*OSError"),
+        ("RuntimeError", CheckpointError, "could not be downloaded.*RuntimeError"),
+    ],
+)
+def test_what_the_hub_refuses(
+    error: str, kind: type[CheckpointError], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builtin = {"OSError": OSError(28, "No space left"), "RuntimeError": RuntimeError()}
+    raised = builtin.get(error) or response_error(error)
+
+    def fail(*args: Any, **kwargs: Any) -> str:
+        raise raised
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", error == "OfflineModeIsEnabled")
+    with pytest.raises(kind, match=message) as caught:
+        open_checkpoint("org/nonesuch-model", revision="r")
+    assert "'org/nonesuch-model' at revision 'r'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def download(repo_id: str, **kwargs: Any) -> str:
+        asked.update(kwargs, repo_id=repo_id)
+        return str(write_folder(tmp_path))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    open_checkpoint("org/nonesuch-model", revision="v1")
+    assert (asked["repo_id"], asked["revision"]) == ("org/nonesuch-model", "v1")
+    offered = [
+        "config.json",
+        "model.safetensors",
+        INDEX,
+        SHARD_1,
+        "tokenizer.json",
+        "chat_template.jinja",
+        "pytorch_model.bin",
+        "model.pt",
+        "consolidated.safetensors",
+        "original/model.safetensors",
+        "onnx/model.onnx",
+    ]
+    taken = [
+        name
+        for name in offered
+        if any(fnmatch(name, pattern) for pattern in asked["allow_patterns"])
+        and not any(fnmatch(name, pattern) for pattern in asked["ignore_patterns"])
+    ]
+    assert taken == offered[:6]
+
+
+def test_the_progress_bar_is_hidden_only_while_downloading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def download(repo_id: str, **kwargs: Any) -> str:
+        seen.append(are_progress_bars_disabled())
+        return str(write_folder(tmp_path))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    if "HF_HUB_DISABLE_PROGRESS_BARS" in os.environ:
+        pytest.skip("the environment decides about the bars")
+    enable_progress_bars()
+    open_checkpoint("org/nonesuch-model", progress=False)
+    open_checkpoint("org/nonesuch-model")
+    assert seen == [True, False]
+    assert not are_progress_bars_disabled()
