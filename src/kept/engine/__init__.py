@@ -1,0 +1,25 @@
+"""Requests to tokens: groups of sequences, their schedule, and the loop that runs them."""
+
+from kept.engine.beams import BeamGroup
+from kept.engine.completion import Completion, FinishReason
+from kept.engine.continuation import Continuation
+from kept.engine.engine import Engine
+from kept.engine.group import Group, Move
+from kept.engine.samples import SampleGroup
+from kept.engine.scheduler import Scheduler, Work
+from kept.engine.window import ContextRule, default_hop
+
+__all__ = [
+    "BeamGroup",
+    "Completion",
+    "ContextRule",
+    "Continuation",
+    "Engine",
+    "FinishReason",
+    "Group",
+    "Move",
+    "SampleGroup",
+    "Scheduler",
+    "Work",
+    "default_hop",
+]

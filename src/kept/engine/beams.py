@@ -1,0 +1,175 @@
+"""Beam search over one prompt, with transformers' scoring and stopping rules."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kept.engine.continuation import Continuation
+from kept.engine.group import Group, Move
+from kept.sampling import TokenLogprobs, draw_distinct, process_scores, token_logprobs
+
+LOWEST = -1.0e9  # stands for "cannot win" in sums of log-probabilities, as in transformers
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A beam: its new tokens, score, and whether it has ended. parent: index of the beam before."""
+
+    tokens: tuple[int, ...]
+    score: float
+    parent: int
+    ended: bool
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+class BeamGroup(Group):
+    """One beam search. `results` are filled in when it ends."""
+
+    def __init__(self, results: list[Continuation], beams: list[Continuation]) -> None:
+        """results: the continuations to return; beams: `num_beams` working ones."""
+        self.results, self._beams = results, beams
+        self.params = results[0].params
+        self.live = beams[:1]
+        self._running = [Hypothesis((), LOWEST if i else 0.0, 0, False) for i in range(self.width)]
+        self._finished: list[Hypothesis] = []
+        self._improvable = True
+
+    @property
+    def width(self) -> int:
+        """See `Group.width`."""
+        return self.params.num_beams
+
+    def settle(self, logits: Tensor) -> list[Move]:
+        """See `Group.settle`."""
+        if len(self.live) == 1 and self.width > 1 and not self._running[0].tokens:
+            logits = logits.expand(self.width, -1)
+            self.live = self.live * self.width
+        candidates = self._candidates(logits)
+        going = sorted(candidates, key=lambda c: c.score + LOWEST * c.ended, reverse=True)
+        self._collect(candidates)
+        self._running = [replace(h, score=h.score + LOWEST * h.ended) for h in going[: self.width]]
+        self._improvable = self._improvable and self._can_improve()
+        full = len(self._finished) == self.width and self.params.early_stopping is True
+        if not self._improvable or full or all(c.ended for c in candidates):
+            self._end()
+            return []
+        return self._advance()
+
+    def _candidates(self, logits: Tensor) -> list[Hypothesis]:
+        """The best continuations of all beams, best first (in draw order when sampling)."""
+        params, vocab = self.params, logits.shape[1]
+        scores = logits.float().log_softmax(-1)
+        histories = [beam.history for beam in self.live]
+        rows = [process_scores(scores[i], params, h) for i, h in enumerate(histories)]
+        beam_scores = torch.tensor([h.score for h in self._running], device=logits.device)
+        flat = (torch.stack(rows) + beam_scores[:, None]).flatten()
+        count = min(max(2, 1 + len(params.eos_token_ids)) * self.width, flat.numel())
+        if params.do_sample:
+            seed, position = self.results[0].seed, len(histories[0])
+            picked = draw_distinct(flat, count, (seed, position))
+        else:
+            picked = flat.topk(count).indices.tolist()
+        values: list[float] = flat[picked].tolist()
+        return [
+            self._extend(index // vocab, index % vocab, value, logits[index // vocab])
+            for index, value in zip(picked, values, strict=True)
+        ]
+
+    def _extend(self, beam: int, token: int, score: float, logits: Tensor) -> Hypothesis:
+        before = self._running[beam]
+        tokens = (*before.tokens, token)
+        logprobs = before.logprobs
+        if self.params.logprobs is not None:
+            logprobs = (*logprobs, token_logprobs(logits, token, self.params.logprobs))
+        return Hypothesis(tokens, score, beam, self._ends(tokens), logprobs)
+
+    def _ends(self, tokens: tuple[int, ...]) -> bool:
+        first = self.results[0]
+        if tokens[-1] in self.params.eos_token_ids:
+            return True
+        if first.history.num_prompt + len(tokens) >= first.limit:
+            return True
+        if not self.params.stop_strings or first.tokenizer is None:
+            return False
+        # Every token spells at least one byte, so this tail holds any stop that ends just now.
+        tail = max(len(s.encode()) for s in self.params.stop_strings) + 8
+        text = first.tokenizer.decode(tokens[-tail:])
+        return any(stop in text for stop in self.params.stop_strings)
+
+    def _collect(self, candidates: list[Hypothesis]) -> None:
+        """Merge the best candidates that just ended into the finished ones."""
+        if not self._improvable:
+            return
+        if len(self._finished) == self.width and self.params.early_stopping is True:
+            return
+        length = len(candidates[0].tokens)
+        for found in candidates[: self.width]:
+            if found.ended:
+                score = found.score / length**self.params.length_penalty
+                ended = Hypothesis(found.tokens, score, found.parent, True, found.logprobs)
+                self._finished.append(ended)
+        self._finished = sorted(self._finished, key=lambda h: h.score, reverse=True)[: self.width]
+
+    def _can_improve(self) -> bool:
+        """Whether a running beam may beat the worst finished one, by transformers' heuristic."""
+        if len(self._finished) < self.width:
+            return True
+        first, penalty = self.results[0], self.params.length_penalty
+        length = len(self._running[0].tokens)
+        if self.params.early_stopping == "never" and penalty > 0:
+            length = first.limit - first.history.num_prompt
+        best: float = self._running[0].score / length**penalty
+        return best > self._finished[-1].score
+
+    def _advance(self) -> list[Move]:
+        """Make the running hypotheses the live beams; each goes on from its parent's keys."""
+        parents = self.live
+        histories = [beam.history for beam in parents]
+        computed, offset = parents[0].num_computed, parents[0].offset
+        fresh = [histories[h.parent].fork() for h in self._running]
+        moves = []
+        sources = [parents[h.parent] for h in self._running]
+        spare = [beam for beam in self._beams if all(beam is not p for p in parents)]
+        beams = list(dict.fromkeys(parents)) + spare
+        for hypothesis, history, parent, beam in zip(
+            self._running, fresh, sources, beams, strict=True
+        ):
+            history.append(hypothesis.tokens[-1])
+            beam.history, beam.num_computed, beam.offset = history, computed, offset
+            moves.append(Move(beam, parent))
+        self._stamp()
+        self.live = beams
+        return moves
+
+    def _stamp(self) -> None:
+        now = time.perf_counter()
+        for result in self.results:
+            result.first_token_at = result.first_token_at or now
+            result.last_token_at = now
+
+    def _end(self) -> None:
+        self._stamp()
+        ranked = self._finished or self._running
+        for result, hypothesis in zip(self.results, ranked, strict=False):
+            self._fill(result, hypothesis)
+        for result in self.results[len(ranked) :]:
+            result.finish("stop")
+        self.live = []
+
+    def _fill(self, result: Continuation, hypothesis: Hypothesis) -> None:
+        result.adopt(list(hypothesis.tokens), list(hypothesis.logprobs), hypothesis.score)
+        last = hypothesis.tokens[-1] if hypothesis.tokens else None
+        reached = len(result.history) >= result.limit and last not in self.params.eos_token_ids
+        result.finish("length" if reached else "stop")
+
+    def interrupt(self) -> None:
+        """Return the best beams as they stand."""
+        ranked = sorted([*self._finished, *self._running], key=lambda h: h.score, reverse=True)
+        for result, hypothesis in zip(self.results, ranked, strict=False):
+            if hypothesis.tokens:
+                result.adopt(list(hypothesis.tokens), list(hypothesis.logprobs), hypothesis.score)
+        super().interrupt()

@@ -1,0 +1,44 @@
+"""What a generation gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kept.sampling import TokenLogprobs
+
+FinishReason = Literal["stop", "length", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One text that continues one prompt.
+
+    text: what follows the prompt, cut before a stop string. token_ids: the tokens drawn, the
+    end-of-sequence token or those of the stop string included. finish_reason: "stop" for an
+    end-of-sequence token or a stop string, "length" for max_new_tokens or the end of the context,
+    "interrupted" for Ctrl-C. logprobs: one entry per token, or None if not asked for.
+    score: the beam's score (sum of log-probabilities over length ** length_penalty), None without
+    beams. seed: draws the same text again. prompt_index, index: which prompt, and which of its
+    `num_return_sequences`.
+
+    Counts and times: prompt_tokens; cached_tokens of them were in the cache already;
+    time_to_first_token and total_time in seconds from the request's arrival; tokens_per_second
+    after the first token (None for fewer than two); cache_bytes that its keys and values took,
+    unused room included.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprobs, ...] | None
+    score: float | None
+    seed: int
+    prompt_index: int
+    index: int
+    prompt_tokens: int
+    cached_tokens: int
+    time_to_first_token: float | None
+    total_time: float
+    tokens_per_second: float | None
+    cache_bytes: int

@@ -1,0 +1,125 @@
+"""One text in the making: its tokens, how far they are computed, and the text they spell."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from kept.engine.completion import Completion, FinishReason
+from kept.engine.window import ContextRule
+from kept.sampling import ResolvedParams, TokenHistory, TokenLogprobs
+from kept.text import IncrementalDetokenizer, StopChecker, Tokenizer
+
+
+@dataclass(slots=True, eq=False)
+class Continuation:
+    """One continuation of one prompt.
+
+    offset: the first token of `history` inside the window; num_computed: how many tokens from
+    there on have their keys in the cache. num_cached: how many of the prompt were there before.
+    """
+
+    history: TokenHistory
+    params: ResolvedParams
+    seed: int
+    limit: int
+    prompt_index: int
+    index: int
+    tokenizer: Tokenizer | None
+    offset: int = 0
+    num_computed: int = 0
+    num_cached: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    score: float | None = None
+    _pieces: list[str] = field(default_factory=list)
+    _taken: int = 0
+    _detokenizer: IncrementalDetokenizer | None = None
+    _stops: StopChecker | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokenizer is not None:
+            prompt = self.history.tokens[-64:].tolist()
+            self._detokenizer = IncrementalDetokenizer(self.tokenizer, prompt)
+            self._stops = StopChecker(self.params.stop_strings)
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens in the window that are not computed yet."""
+        return len(self.history) - self.offset - self.num_computed
+
+    def slide(self, rule: ContextRule) -> bool:
+        """Move the window if it is overfull; whatever was computed is void then."""
+        offset = rule.next_offset(self.offset, len(self.history))
+        if offset == self.offset:
+            return False
+        self.offset, self.num_computed = offset, 0
+        return True
+
+    def take(self, token: int, logprobs: TokenLogprobs | None) -> None:
+        """Add a drawn token, and finish if it, the text or the length says so."""
+        self.history.append(token)
+        self.last_token_at = time.perf_counter()
+        if self.first_token_at is None:
+            self.first_token_at = self.last_token_at
+        if logprobs is not None:
+            self.logprobs.append(logprobs)
+        self._spell([token])
+        if token in self.params.eos_token_ids or (self._stops is not None and self._stops.stopped):
+            self.finish("stop")
+        elif len(self.history) >= self.limit:
+            self.finish("length")
+
+    def _spell(self, tokens: list[int]) -> None:
+        if self._detokenizer is not None and self._stops is not None:
+            self._pieces.append(self._stops.add(self._detokenizer.add(tokens)))
+
+    def adopt(self, tokens: list[int], logprobs: list[TokenLogprobs], score: float) -> None:
+        """Become what a beam search found: its new tokens, and their text up to a stop string."""
+        for token in tokens:
+            self.history.append(token)
+        self.logprobs, self.score = logprobs, score
+        self._spell(tokens)
+
+    def finish(self, reason: FinishReason) -> None:
+        """Give out what text was withheld, and end. A stop string found only now counts."""
+        if self._detokenizer is not None and self._stops is not None:
+            self._pieces.append(self._stops.add(self._detokenizer.finish()))
+            self._pieces.append(self._stops.finish())
+            if self._stops.stopped:
+                reason = "stop"
+        self.finish_reason = reason
+
+    def take_text(self) -> str:
+        """The text since the last call."""
+        new = "".join(self._pieces[self._taken :])
+        self._taken = len(self._pieces)
+        return new
+
+    def completion(self, cache_bytes: int) -> Completion:
+        """The result so far, as "interrupted" if it has not finished."""
+        now = time.perf_counter()
+        first, last = self.first_token_at, self.last_token_at
+        num_new = self.history.num_generated
+        rate = None
+        if first is not None and last is not None and last > first and num_new > 1:
+            rate = (num_new - 1) / (last - first)
+        return Completion(
+            text="".join(self._pieces),
+            token_ids=tuple(self.history.tokens[self.history.num_prompt :].tolist()),
+            finish_reason=self.finish_reason or "interrupted",
+            logprobs=tuple(self.logprobs) if self.params.logprobs is not None else None,
+            score=self.score,
+            seed=self.seed,
+            prompt_index=self.prompt_index,
+            index=self.index,
+            prompt_tokens=self.history.num_prompt,
+            cached_tokens=self.num_cached,
+            time_to_first_token=None if first is None else first - self.started,
+            total_time=(last or now) - self.started,
+            tokens_per_second=rate,
+            cache_bytes=cache_bytes,
+        )

@@ -1,0 +1,156 @@
+"""The one loop: schedule, forward, settle, until every sequence's computed tokens catch up."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kept.batch import Batch, pack
+from kept.cache import Cache
+from kept.engine.completion import Completion
+from kept.engine.continuation import Continuation
+from kept.engine.group import Group, Move
+from kept.engine.scheduler import Scheduler, Work
+from kept.engine.window import ContextRule
+from kept.errors import OptionError
+from kept.models import CausalLM
+
+
+class Engine:
+    """Runs groups of sequences over one model and one cache.
+
+    cache: None computes every token anew at every step. Not to be shared between threads.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        cache: Cache | None,
+        rule: ContextRule,
+        *,
+        max_slots: int = 16,
+        prefill_chunk: int = 512,
+    ) -> None:
+        """max_slots: sequences side by side without a cache; with one, its number of slots."""
+        self.model, self.cache, self.rule = model, cache, rule
+        slots = max_slots if cache is None else cache.num_slots
+        self.scheduler = Scheduler(slots, None if cache is None else prefill_chunk)
+        self._slots: list[Continuation] = []  # who lives in which slot of the cache
+        self._logits: dict[Continuation, Tensor] = {}  # of those whose group is not ready yet
+
+    def add(self, group: Group) -> None:
+        """Queue a group. Raises OptionError for one that needs more slots than there are."""
+        if group.width > self.scheduler.max_slots:
+            raise OptionError(
+                f"num_beams or num_return_sequences of {group.width} needs as many slots, and this "
+                f"engine has {self.scheduler.max_slots}; make it with more"
+            )
+        self.scheduler.waiting.append(group)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any group is unfinished."""
+        return self.scheduler.has_work
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Compute one pass, draw the tokens it decides, and move the sequences on.
+
+        Raises whatever the model or the sampler raises; the cache is then as it was.
+        """
+        self._admit()
+        self._slide()
+        work = self.scheduler.next(self._slots)
+        logits = self.model.run(self._batch(work), self.cache)
+        moves = self._settle(work, logits)
+        self._place(moves)
+        self.scheduler.retire()
+
+    def interrupt(self) -> None:
+        """End every group as it stands."""
+        for group in [*self.scheduler.running, *self.scheduler.waiting]:
+            group.interrupt()
+        self.scheduler.waiting.clear()
+        self.scheduler.retire()
+        self._slots.clear()
+        self._logits.clear()
+
+    def completion(self, continuation: Continuation) -> Completion:
+        """What a continuation has come to."""
+        cache = self.cache
+        return continuation.completion(0 if cache is None else cache.num_bytes // cache.num_slots)
+
+    def _admit(self) -> None:
+        for group in self.scheduler.admit():
+            for continuation in group.live:
+                self._slots.append(continuation)
+                self._cut(len(self._slots) - 1, continuation.num_computed)
+
+    def _slide(self) -> None:
+        for slot, continuation in enumerate(self._slots):
+            if continuation.slide(self.rule):
+                self._cut(slot, 0)
+
+    def _cut(self, slot: int, length: int) -> None:
+        if self.cache is not None:
+            lengths = list(self.cache.lengths)
+            lengths[slot] = length
+            self.cache.truncate(lengths)
+
+    def _batch(self, work: list[Work]) -> Batch:
+        slot_of = {continuation: slot for slot, continuation in enumerate(self._slots)}
+        tokens, past, totals, wanted = [], [], [], []
+        for item in work:
+            c = item.continuation
+            begin = c.offset + c.num_computed
+            tokens.append(c.history.tokens[begin : begin + item.num_new].tolist())
+            past.append(c.num_computed)
+            totals.append(len(c.history) - c.offset)
+            wanted.append(item.num_new == c.num_pending)
+        return pack(
+            tokens,
+            past=past,
+            totals=totals,
+            slots=[slot_of[item.continuation] for item in work],
+            last_of=wanted,
+            device=self.model.device,
+        )
+
+    def _settle(self, work: list[Work], logits: Tensor) -> dict[Group, list[Move]]:
+        rows = iter(logits)
+        for item in work:
+            continuation = item.continuation
+            if item.num_new == continuation.num_pending:
+                self._logits[continuation] = next(rows)
+            continuation.num_computed += item.num_new
+        moves = {}
+        for group in self.scheduler.running:
+            if group.live and all(c in self._logits for c in group.live):
+                drawn = torch.stack([self._logits.pop(c) for c in group.live])
+                moves[group] = group.settle(drawn)
+        return moves
+
+    def _place(self, moves: dict[Group, list[Move]]) -> None:
+        """Give every sequence that lives on a slot, and its slot the keys it goes on from."""
+        slot_of = {continuation: slot for slot, continuation in enumerate(self._slots)}
+        parent_of = {m.continuation: m.parent for found in moves.values() for m in found}
+        for group in self.scheduler.running:
+            if group not in moves:
+                parent_of |= {c: c for c in group.live}
+        places: list[Continuation | None] = [c if c in parent_of else None for c in self._slots]
+        places += [None] * (len(parent_of) - len(places))
+        for continuation in parent_of:
+            if continuation not in slot_of:
+                places[places.index(None)] = continuation
+        while None in places:
+            last = places.pop()
+            if last is not None:
+                places[places.index(None)] = last
+        self._slots = [c for c in places if c is not None]
+        if self.cache is None:
+            for continuation in self._slots:
+                continuation.num_computed = 0
+        else:
+            sources = [slot_of[parent_of[c]] for c in self._slots]
+            rest = range(len(sources), self.cache.num_slots)
+            self.cache.reorder([*sources, *rest])

@@ -1,0 +1,50 @@
+"""What a chat keeps between its turns: a cache, and the tokens whose keys it holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kept.cache import Cache
+from kept.errors import CacheError
+from kept.llm.generation import Generation
+
+log = logging.getLogger("kept")
+
+
+@dataclass(slots=True)
+class Conversation:
+    """One slot of keys and the tokens they belong to. key: the options the cache was made by."""
+
+    cache: Cache
+    tokens: list[int]
+    key: tuple[object, ...]
+
+    def reuse(self, prompt: Sequence[int]) -> int:
+        """Cut the cache back to the longest beginning it shares with a prompt; returns its length.
+
+        At least the prompt's last token is left to compute, since its logits are needed. A ring
+        that cannot go back that far is emptied, which is logged.
+        """
+        shared = 0
+        limit = min(len(self.tokens), len(prompt) - 1)
+        while shared < limit and self.tokens[shared] == prompt[shared]:
+            shared += 1
+        try:
+            self.cache.truncate(shared)
+        except CacheError as error:
+            log.info("the conversation is read again from its start: %s", error)
+            shared = 0
+            self.cache.truncate(0)
+        del self.tokens[shared:]
+        return shared
+
+
+def remember(generation: Generation, key: tuple[object, ...]) -> Conversation | None:
+    """The conversation a finished turn leaves behind, or None if there is nothing to go on from."""
+    cache = generation.engine.cache
+    continuation = generation.continuations[0]
+    if cache is None or continuation.offset or cache.num_slots != 1:
+        return None
+    return Conversation(cache, continuation.history.tokens[: cache.lengths[0]].tolist(), key)

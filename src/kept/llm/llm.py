@@ -1,0 +1,231 @@
+"""What a user holds: a model, its tokenizer, and the ways to generate from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kept.engine import Completion
+from kept.errors import CheckpointNotFoundError, OptionError
+from kept.llm.conversation import Conversation, remember
+from kept.llm.generation import Generation
+from kept.llm.prompts import Prompt, Prompts, read_prompts
+from kept.llm.stream import Stream
+from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
+from kept.sampling import ResolvedParams, SamplingParams
+from kept.text import ChatTemplate, Tokenizer
+
+Message = Mapping[str, Any]
+Progress = Callable[[int, int], None]
+
+
+class LLM:
+    """A language model loaded from a Hugging Face checkpoint.
+
+    model: the decoder, callable on padded tensors. tokenizer: None if the folder has none.
+    Not to be shared between threads.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | None = None,
+        *,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        max_batch_size: int = 16,
+        prefill_chunk: int = 512,
+        progress: Progress | None = None,
+    ) -> None:
+        """Load a checkpoint.
+
+        source: a folder, a hub id ("org/name", fetched through huggingface_hub and kept in its
+            cache), or None for the bundled model.
+        dtype: "float32", "bfloat16", "float16", a torch dtype, or None for the checkpoint's own.
+        device: as torch names them; None is the CPU.
+        revision: branch, tag or commit of a hub id.
+        max_batch_size: sequences computed side by side. prefill_chunk: prompt tokens per pass.
+        progress: called with the weight bytes loaded and their total.
+
+        Raises CheckpointError and its kinds, or OptionError.
+        """
+        for name, value in (("max_batch_size", max_batch_size), ("prefill_chunk", prefill_chunk)):
+            if value < 1:
+                raise OptionError(f"{name}={value}: give at least 1")
+        self.checkpoint: Checkpoint = open_checkpoint(source, revision=revision)
+        self.model: CausalLM = load_model(
+            self.checkpoint, dtype=dtype, device=device, progress=progress
+        )
+        self.tokenizer = _load_tokenizer(self.checkpoint.folder)
+        self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
+        self._conversation: Conversation | None = None
+
+    def generate(
+        self,
+        prompts: Prompts,
+        params: SamplingParams | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> list[Completion]:
+        """Continue one or many prompts.
+
+        prompts: a string, a list of token ids, or a list of either, of any lengths.
+        params, options: a SamplingParams, its fields as keywords, or both (keywords win).
+        progress: called after each step with the finished and all completions.
+
+        Returns the completions, prompt after prompt, `num_return_sequences` of each. Raises
+        OptionError for options that contradict each other or the model, ContextLengthError for a
+        prompt beyond the context, and GenerationInterrupted, which holds the text so far, on
+        Ctrl-C.
+        """
+        resolved = self.resolve(params, options)
+        return self._begin(self._read(prompts), resolved).run(progress)
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, **options: Any
+    ) -> Stream:
+        """Continue one prompt, handing out text as it is written.
+
+        Returns a Stream to iterate, whose `completion` is the result. Raises as `generate`, and
+        OptionError for beams or several return sequences, whose text is known only at the end.
+        """
+        resolved = self._resolve_streaming(params, options)
+        return Stream(self._begin(self._read(prompt, single=True), resolved))
+
+    def chat(
+        self, messages: Sequence[Message], params: SamplingParams | None = None, **options: Any
+    ) -> Completion:
+        """Answer a conversation; `chat_stream` to its end."""
+        stream = self.chat_stream(messages, params, **options)
+        for _ in stream:
+            continue
+        return stream.completion
+
+    def chat_stream(
+        self, messages: Sequence[Message], params: SamplingParams | None = None, **options: Any
+    ) -> Stream:
+        """Answer a conversation, handing out text as it is written.
+
+        messages: dicts with "role" and "content", oldest first, put through the checkpoint's chat
+            template. The cache is kept: a turn computes only what the kept one does not hold, also
+            after an edit to the history. `completion.cached_tokens` says how much that was.
+
+        Raises TemplateError where there is no template or it refuses the messages; else as
+        `stream`.
+        """
+        resolved = self._resolve_streaming(params, options)
+        prompt = self.render_chat(messages)
+        assert self.tokenizer is not None
+        ids = self.tokenizer.encode(prompt, add_special_tokens=False)
+        [tokens] = self._read(ids)
+        key = _cache_key(resolved)
+        kept, self._conversation = self._conversation, None
+        if kept is None or kept.key != key or not self._fits(kept, tokens, resolved):
+            return Stream(self._begin([tokens], self._roomy(resolved)), self._keeper(key))
+        num_cached = kept.reuse(tokens)
+        generation = self._begin([tokens], resolved, kept, num_cached)
+        return Stream(generation, self._keeper(key))
+
+    def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The prompt a chat template makes of messages."""
+        if self.tokenizer is None:
+            raise CheckpointNotFoundError(
+                f"{self.checkpoint.folder} has no tokenizer.json, which a chat needs"
+            )
+        template = ChatTemplate.from_folder(self.checkpoint.folder, self.tokenizer.special_tokens)
+        return template.render(
+            [dict(message) for message in messages], add_generation_prompt=add_generation_prompt
+        )
+
+    def forget(self) -> None:
+        """Drop the cache kept for `chat`."""
+        self._conversation = None
+
+    def resolve(self, params: SamplingParams | None, options: Mapping[str, Any]) -> ResolvedParams:
+        """Options made concrete by the checkpoint's generation_config.json."""
+        known = {field.name for field in dataclasses.fields(SamplingParams)}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise OptionError(
+                f"no option is called {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+            )
+        asked = dataclasses.replace(params or SamplingParams(), **options)
+        config = dict(self.checkpoint.generation_config)
+        if config.get("eos_token_id") is None:
+            config["eos_token_id"] = self.checkpoint.config.get("eos_token_id")
+        return asked.resolve(config, vocab_size=self.model.config.vocab_size)
+
+    def _resolve_streaming(
+        self, params: SamplingParams | None, options: Mapping[str, Any]
+    ) -> ResolvedParams:
+        resolved = self.resolve(params, options)
+        if resolved.num_beams > 1 or resolved.num_return_sequences > 1:
+            raise OptionError(
+                f"num_beams={resolved.num_beams} and num_return_sequences="
+                f"{resolved.num_return_sequences}: a stream shows one text as it is written, and "
+                "this one is known only at the end; use generate()"
+            )
+        return resolved
+
+    def _read(self, prompts: Prompts, single: bool = False) -> list[list[int]]:
+        found = read_prompts(prompts, self.tokenizer, self.model.config.vocab_size)
+        if single and len(found) != 1:
+            raise OptionError(f"stream() takes one prompt, not {len(found)}; use generate()")
+        return found
+
+    def _begin(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: ResolvedParams,
+        kept: Conversation | None = None,
+        num_cached: int = 0,
+    ) -> Generation:
+        return Generation(
+            self.model,
+            self.tokenizer,
+            prompts,
+            params,
+            max_slots=self.max_batch_size,
+            prefill_chunk=self.prefill_chunk,
+            cache=None if kept is None else kept.cache,
+            num_cached=num_cached,
+        )
+
+    def _roomy(self, params: ResolvedParams) -> ResolvedParams:
+        """A chat's static cache is as long as the context, for the turns to come."""
+        if params.cache_implementation != "static" or params.max_cache_len is not None:
+            return params
+        return dataclasses.replace(params, max_cache_len=self.model.config.context)
+
+    def _fits(self, kept: Conversation, tokens: list[int], params: ResolvedParams) -> bool:
+        # Past the context the window moves, and what is kept no longer begins where it did.
+        return len(tokens) <= self.model.config.context or params.overflow == "stop"
+
+    def _keeper(self, key: tuple[object, ...]) -> Callable[[Generation], None]:
+        def keep(generation: Generation) -> None:
+            self._conversation = remember(generation, key)
+
+        return keep
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer | None:
+    names = ("tokenizer.json", "vocab.json", "tokenizer.model")
+    if not any((folder / name).exists() for name in names):
+        return None
+    return Tokenizer.from_folder(folder)
+
+
+def _cache_key(params: ResolvedParams) -> tuple[object, ...]:
+    return (
+        params.cache_implementation,
+        params.max_cache_len,
+        params.sliding_window,
+        params.num_sinks,
+        params.overflow,
+        params.slide_hop,
+    )

@@ -1,0 +1,41 @@
+"""A generation that hands out its text as it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from kept.engine import Completion
+from kept.llm.generation import Generation
+
+
+class Stream:
+    """Iterate it for pieces of text; `completion` is the result, or what there is of it so far.
+
+    Pieces never end inside a character and never show the beginning of a stop string. Ctrl-C ends
+    it cleanly and raises KeyboardInterrupt, with `completion` holding the text so far.
+    """
+
+    def __init__(
+        self, generation: Generation, on_end: Callable[[Generation], None] | None = None
+    ) -> None:
+        self._generation, self._on_end = generation, on_end
+
+    def __iter__(self) -> Iterator[str]:
+        engine = self._generation.engine
+        continuation = self._generation.continuations[0]
+        try:
+            while engine.has_work:
+                engine.step()
+                if piece := continuation.take_text():
+                    yield piece
+        finally:
+            # Also when the caller stops listening, or Ctrl-C arrives between two pieces.
+            if engine.has_work:
+                engine.interrupt()
+            if self._on_end is not None:
+                self._on_end(self._generation)
+
+    @property
+    def completion(self) -> Completion:
+        """The result; "interrupted" while unfinished."""
+        return self._generation.completions()[0]

@@ -1,0 +1,79 @@
+"""Rules of the house that a machine can keep: one namespace, imports one way, no transformers."""
+
+import ast
+from pathlib import Path
+
+import kept
+
+SOURCE = Path(kept.__file__).parent
+
+# Lower floors first; a room may import from rooms before its own line, and from itself.
+FLOORS = (
+    ("errors",),
+    ("batch", "machine", "text", "sampling"),
+    ("ops",),
+    ("cache",),
+    ("models",),
+    ("engine",),
+    ("llm",),
+    ("bench",),
+    ("cli",),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+EXEMPT = {"__init__", "__main__", "_native"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py").removesuffix(".pyi")
+
+
+def imports_of(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def test_imports_run_one_way():
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        room = room_of(path)
+        if room in EXEMPT:
+            continue
+        for name in imports_of(path):
+            parts = name.split(".")
+            if parts[0] != "kept" or len(parts) == 1 or parts[1] in (room, "_native"):
+                continue
+            target = parts[1]
+            if target in FLOOR_OF and FLOOR_OF[target] >= FLOOR_OF[room]:
+                wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
+    assert not wrong
+
+
+def test_every_room_has_a_floor():
+    rooms = {room_of(path) for path in SOURCE.rglob("*.py")} - EXEMPT - {"bundled"}
+    assert rooms <= set(FLOOR_OF)
+
+
+def test_transformers_is_never_imported():
+    users = [
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        if any(name.split(".")[0] == "transformers" for name in imports_of(path))
+    ]
+    assert not users
+
+
+def test_the_public_names_are_sorted_and_there():
+    assert list(kept.__all__) == sorted(kept.__all__, key=lambda n: (n.upper() != n, n))
+    assert all(hasattr(kept, name) for name in kept.__all__)
+
+
+def test_nothing_is_unpickled():
+    for path in SOURCE.rglob("*.py"):
+        names = imports_of(path)
+        assert not any(name.split(".")[0] == "pickle" for name in names), path
+        assert "torch.load(" not in path.read_text(encoding="utf-8"), path
