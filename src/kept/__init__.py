@@ -1,7 +1,10 @@
 """kept: text generation that never computes a key or a value twice."""
 
-from kept.cache import Cache, from_legacy, make_cache, to_legacy
-from kept.engine import Completion
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from kept.errors import (
     BackendError,
     CacheError,
@@ -19,9 +22,13 @@ from kept.errors import (
     UnsupportedModelError,
     WeightsError,
 )
-from kept.llm import LLM, Stream
-from kept.models import CausalLM, CausalLMOutput
-from kept.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from kept.cache import Cache, from_legacy, make_cache, to_legacy
+    from kept.engine import Completion
+    from kept.llm import LLM, Stream
+    from kept.models import CausalLM, CausalLMOutput
+    from kept.sampling import SamplingParams
 
 __version__ = "0.1.0"
 
@@ -52,3 +59,29 @@ __all__ = [
     "make_cache",
     "to_legacy",
 ]
+
+# What needs torch is imported when first asked for: torch takes seconds, `kept --help` should not.
+_HOMES = {
+    "LLM": "kept.llm",
+    "Cache": "kept.cache",
+    "CausalLM": "kept.models",
+    "CausalLMOutput": "kept.models",
+    "Completion": "kept.engine",
+    "SamplingParams": "kept.sampling",
+    "Stream": "kept.llm",
+    "from_legacy": "kept.cache",
+    "make_cache": "kept.cache",
+    "to_legacy": "kept.cache",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kept' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -8,7 +8,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from kept.cache.layout import Relayout, Writes
+from kept.cache.layout import Relayout, Writes, lasting
 from kept.errors import CacheError
 from kept.ops import ContiguousView, KVView, RingView, Span
 
@@ -30,7 +30,7 @@ class LayerCache:
     ) -> None:
         shape = (num_slots, num_kv_heads, capacity, head_dim)
         # Zeros: attention multiplies masked entries by zero, which must not meet a stray NaN.
-        with _lasting():
+        with lasting():
             self.keys = torch.zeros(shape, dtype=dtype, device=device)
             self.values = torch.zeros(shape, dtype=dtype, device=device)
         self._shared = WeakSet((self,))
@@ -55,7 +55,7 @@ class LayerCache:
 
     def relaid(self, change: Relayout) -> tuple[Tensor, Tensor]:
         """Keys and values at another capacity; the layer itself stays as it is."""
-        with _lasting():
+        with lasting():
             return _relaid(self.keys, change), _relaid(self.values, change)
 
     def adopt(self, buffers: tuple[Tensor, Tensor]) -> None:
@@ -75,7 +75,7 @@ class LayerCache:
                     buffer[moved] = buffer[[indices[i] for i in moved]]
                 return
         order = torch.tensor(list(indices), dtype=torch.int64, device=self.keys.device)
-        with _lasting():
+        with lasting():
             self.adopt((self.keys.index_select(0, order), self.values.index_select(0, order)))
 
     def clear(self, slot: int, entries: slice | list[int]) -> None:
@@ -109,7 +109,7 @@ class LayerCache:
 
     def _own(self) -> None:
         if len(self._shared) > 1:
-            with _lasting():
+            with lasting():
                 self.adopt((self.keys.clone(), self.values.clone()))
 
     def _leave(self) -> None:
@@ -117,14 +117,12 @@ class LayerCache:
         self._shared = WeakSet((self,))
 
 
-def _lasting() -> torch.inference_mode:
-    # A buffer born in inference mode could never be written to outside of it.
-    return torch.inference_mode(False)
-
-
 def _write(buffer: Tensor, x: Tensor, writes: Writes) -> None:
     if writes.run is not None:
         slot, count, entry, num_new = writes.run
+        if count == num_new == 1:  # decoding one sequence: a plain row copy is several times faster
+            buffer[slot, :, entry].copy_(x[0])
+            return
         place = buffer[slot : slot + count, :, entry : entry + num_new]
         place.copy_(x.view(count, num_new, *x.shape[1:]).transpose(1, 2))
         return

@@ -113,6 +113,15 @@ class Layout(ABC):
         """The entries that hold tokens begin to end of a slot."""
 
 
+def lasting() -> torch.inference_mode:
+    """Make tensors in this block that can be written to in and out of inference mode.
+
+    One born in inference mode could never be written to outside of it, and a cache outlives the
+    generation that filled it.
+    """
+    return torch.inference_mode(False)
+
+
 def make_writes(
     starts: tuple[int, ...],
     slots: tuple[int, ...],

@@ -19,7 +19,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kept.cache.layout import Layout, Plan, Relayout, make_writes, round_up
+from kept.cache.layout import Layout, Plan, Relayout, lasting, make_writes, round_up
 from kept.errors import CacheError
 from kept.ops import Span
 
@@ -32,7 +32,8 @@ class RingLayout(Layout):
         self.window, self.sinks, self.slack = window, sinks, slack
         # Which token each entry holds, -1: none. Kept rather than computed, because truncating
         # and a step that failed leave entries whose token no formula over the length knows.
-        self.held = torch.full((num_slots, 0), -1, dtype=torch.int64)  # (slots, capacity)
+        with lasting():
+            self.held = torch.full((num_slots, 0), -1, dtype=torch.int64)  # (slots, capacity)
 
     @property
     def full(self) -> int:
@@ -71,12 +72,13 @@ class RingLayout(Layout):
 
     def apply(self, change: Relayout) -> None:
         """See `Layout.apply`."""
-        held = torch.full((self.num_slots, change.capacity), -1, dtype=torch.int64)
+        with lasting():
+            held = torch.full((self.num_slots, change.capacity), -1, dtype=torch.int64)
         if change.gather is None:
             held[:, : self.capacity] = self.held
         elif self.capacity:
             taken = self.held.gather(1, change.gather.clamp(min=0))
-            held = torch.where(change.gather >= 0, taken, -1)
+            held.copy_(torch.where(change.gather >= 0, taken, -1))
         self.held, self.capacity = held, change.capacity
 
     def plan(
@@ -138,13 +140,15 @@ class RingLayout(Layout):
 
     def select(self, indices: Sequence[int]) -> None:
         """See `Layout.select`."""
-        self.held = self.held[list(indices)]
+        with lasting():
+            self.held = self.held[list(indices)]
         self.num_slots = len(indices)
 
     def fork(self) -> RingLayout:
         """See `Layout.fork`."""
         twin = RingLayout(self.num_slots, self.window, self.sinks, self.slack)
-        twin.held, twin.capacity = self.held.clone(), self.capacity
+        with lasting():
+            twin.held, twin.capacity = self.held.clone(), self.capacity
         return twin
 
     def entries_from(self, slot: int, begin: int, end: int) -> slice | list[int]:

@@ -168,8 +168,11 @@ class BeamGroup(Group):
 
     def interrupt(self) -> None:
         """Return the best beams as they stand."""
-        ranked = sorted([*self._finished, *self._running], key=lambda h: h.score, reverse=True)
+        penalty = self.params.length_penalty
+        running = [
+            replace(h, score=h.score / len(h.tokens) ** penalty) for h in self._running if h.tokens
+        ]
+        ranked = sorted([*self._finished, *running], key=lambda h: h.score, reverse=True)
         for result, hypothesis in zip(self.results, ranked, strict=False):
-            if hypothesis.tokens:
-                result.adopt(list(hypothesis.tokens), list(hypothesis.logprobs), hypothesis.score)
+            result.adopt(list(hypothesis.tokens), list(hypothesis.logprobs), hypothesis.score)
         super().interrupt()

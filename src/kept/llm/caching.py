@@ -59,6 +59,12 @@ def build_cache(
     )
 
 
+def check_static(params: ResolvedParams, rule: ContextRule, prompt_lengths: Sequence[int]) -> None:
+    """Raise CacheFullError if a static cache cannot hold the longest request."""
+    if params.cache_implementation == "static":
+        _static_length(params, rule, prompt_lengths)
+
+
 def _static_length(params: ResolvedParams, rule: ContextRule, prompt_lengths: Sequence[int]) -> int:
     longest = max(prompt_lengths)
     # The last token is drawn and not stored.

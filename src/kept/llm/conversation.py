@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from kept.cache import Cache
 from kept.errors import CacheError
-from kept.llm.generation import Generation
 
 log = logging.getLogger("kept")
 
@@ -39,12 +38,3 @@ class Conversation:
             self.cache.truncate(0)
         del self.tokens[shared:]
         return shared
-
-
-def remember(generation: Generation, key: tuple[object, ...]) -> Conversation | None:
-    """The conversation a finished turn leaves behind, or None if there is nothing to go on from."""
-    cache = generation.engine.cache
-    continuation = generation.continuations[0]
-    if cache is None or continuation.offset or cache.num_slots != 1:
-        return None
-    return Conversation(cache, continuation.history.tokens[: cache.lengths[0]].tolist(), key)

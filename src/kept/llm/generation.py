@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from kept.cache import Cache
 from kept.engine import (
     BeamGroup,
     Completion,
@@ -15,17 +15,19 @@ from kept.engine import (
     SampleGroup,
 )
 from kept.errors import GenerationInterrupted, OptionError
-from kept.llm.caching import build_cache, context_rule
+from kept.llm.caching import build_cache, check_static, context_rule
+from kept.llm.conversation import Conversation
 from kept.models import CausalLM
-from kept.sampling import ResolvedParams, TokenHistory, derive_seed
+from kept.sampling import ResolvedParams, TokenHistory, derive_seed, fresh_seed
 from kept.text import Tokenizer
 
 
 class Generation:
     """Prompts on their way to completions.
 
-    cache: continue from this one, whose slot 0 already holds the first `num_cached` tokens of the
-    only prompt; it is mutated.
+    vary: give each prompt but the first a seed of its own in place of `params.seed`. kept: go on
+    from this conversation, as far as the only prompt begins like it; mutated, once everything that
+    can be checked has been.
     """
 
     def __init__(
@@ -37,23 +39,26 @@ class Generation:
         *,
         max_slots: int,
         prefill_chunk: int,
-        cache: Cache | None = None,
-        num_cached: int = 0,
+        vary: bool = False,
+        kept: Conversation | None = None,
     ) -> None:
         if params.stop_strings and tokenizer is None:
             raise OptionError("stop_strings need a tokenizer, and this checkpoint has none")
         rule = context_rule(model, params)
-        self.groups = [
-            _make_group(tokenizer, prompt, index, params, rule)
-            for index, prompt in enumerate(prompts)
-        ]
+        self.groups = []
+        for index, prompt in enumerate(prompts):
+            own = replace(params, seed=fresh_seed()) if vary and index else params
+            self.groups.append(_make_group(tokenizer, prompt, index, own, rule))
         width = max(group.width for group in self.groups)
         slots = max(width, min(max_slots, sum(group.width for group in self.groups)))
-        if cache is None:
-            cache = build_cache(model, params, rule, [len(p) for p in prompts], slots)
+        lengths = [len(prompt) for prompt in prompts]
+        if kept is None:
+            cache = build_cache(model, params, rule, lengths, slots)
         else:
+            check_static(params, rule, lengths)
+            cache = kept.cache
             leader = self.groups[0].live[0]
-            leader.num_computed = leader.num_cached = num_cached
+            leader.num_computed = leader.num_cached = kept.reuse(prompts[0])
         self.engine = Engine(model, cache, rule, max_slots=slots, prefill_chunk=prefill_chunk)
         for group in self.groups:
             self.engine.add(group)
@@ -83,6 +88,15 @@ class Generation:
             self.engine.interrupt()
             raise GenerationInterrupted(self.completions()) from None
         return self.completions()
+
+
+def remember(generation: Generation, key: tuple[object, ...]) -> Conversation | None:
+    """The conversation a turn leaves behind, or None if there is nothing to go on from."""
+    cache = generation.engine.cache
+    continuation = generation.continuations[0]
+    if cache is None or continuation.offset or cache.num_slots != 1:
+        return None
+    return Conversation(cache, continuation.history.tokens[: cache.lengths[0]].tolist(), key)
 
 
 def _make_group(

@@ -11,8 +11,8 @@ import torch
 
 from kept.engine import Completion
 from kept.errors import CheckpointNotFoundError, OptionError
-from kept.llm.conversation import Conversation, remember
-from kept.llm.generation import Generation
+from kept.llm.conversation import Conversation
+from kept.llm.generation import Generation, remember
 from kept.llm.prompts import Prompt, Prompts, read_prompts
 from kept.llm.stream import Stream
 from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
@@ -84,7 +84,8 @@ class LLM:
         Ctrl-C.
         """
         resolved = self.resolve(params, options)
-        return self._begin(self._read(prompts), resolved).run(progress)
+        seed = options.get("seed", None if params is None else params.seed)
+        return self._begin(self._read(prompts), resolved, vary=seed is None).run(progress)
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, **options: Any
@@ -124,11 +125,12 @@ class LLM:
         ids = self.tokenizer.encode(prompt, add_special_tokens=False)
         [tokens] = self._read(ids)
         key = _cache_key(resolved)
-        kept, self._conversation = self._conversation, None
-        if kept is None or kept.key != key or not self._fits(kept, tokens, resolved):
-            return Stream(self._begin([tokens], self._roomy(resolved)), self._keeper(key))
-        num_cached = kept.reuse(tokens)
-        generation = self._begin([tokens], resolved, kept, num_cached)
+        kept = self._conversation
+        if kept is None or kept.key != key or not self._fits(tokens, resolved):
+            generation = self._begin([tokens], self._roomy(resolved))
+        else:
+            generation = self._begin([tokens], resolved, kept)
+        self._conversation = None
         return Stream(generation, self._keeper(key))
 
     def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
@@ -183,7 +185,7 @@ class LLM:
         prompts: Sequence[Sequence[int]],
         params: ResolvedParams,
         kept: Conversation | None = None,
-        num_cached: int = 0,
+        vary: bool = False,
     ) -> Generation:
         return Generation(
             self.model,
@@ -192,8 +194,8 @@ class LLM:
             params,
             max_slots=self.max_batch_size,
             prefill_chunk=self.prefill_chunk,
-            cache=None if kept is None else kept.cache,
-            num_cached=num_cached,
+            vary=vary,
+            kept=kept,
         )
 
     def _roomy(self, params: ResolvedParams) -> ResolvedParams:
@@ -202,7 +204,7 @@ class LLM:
             return params
         return dataclasses.replace(params, max_cache_len=self.model.config.context)
 
-    def _fits(self, kept: Conversation, tokens: list[int], params: ResolvedParams) -> bool:
+    def _fits(self, tokens: list[int], params: ResolvedParams) -> bool:
         # Past the context the window moves, and what is kept no longer begins where it did.
         return len(tokens) <= self.model.config.context or params.overflow == "stop"
 

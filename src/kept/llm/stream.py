@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from kept.engine import Completion
 from kept.llm.generation import Generation
@@ -20,7 +20,7 @@ class Stream:
     ) -> None:
         self._generation, self._on_end = generation, on_end
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Generator[str, None, None]:
         engine = self._generation.engine
         continuation = self._generation.continuations[0]
         try:
@@ -32,8 +32,10 @@ class Stream:
             # Also when the caller stops listening, or Ctrl-C arrives between two pieces.
             if engine.has_work:
                 engine.interrupt()
-            if self._on_end is not None:
-                self._on_end(self._generation)
+            # Once: read a second time, the cache may be another turn's already.
+            on_end, self._on_end = self._on_end, None
+            if on_end is not None:
+                on_end(self._generation)
 
     @property
     def completion(self) -> Completion:

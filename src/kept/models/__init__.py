@@ -1,7 +1,7 @@
 """Decoders: a file per family over shared layers, and how checkpoints become them."""
 
 from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig
-from kept.models.checkpoint import Checkpoint, open_checkpoint
+from kept.models.checkpoint import Checkpoint, find_folder, open_checkpoint
 from kept.models.registry import (
     DTYPES,
     FAMILIES,
@@ -20,6 +20,7 @@ __all__ = [
     "Checkpoint",
     "ModelConfig",
     "build_model",
+    "find_folder",
     "load_model",
     "open_checkpoint",
     "read_config",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class ModelConfig(Protocol):
     @property
     def num_layers(self) -> int: ...
     @property
+    def num_heads(self) -> int: ...
+    @property
     def kv_shapes(self) -> tuple[KVShape, ...]: ...
 
 
@@ -46,8 +48,12 @@ class CausalLMOutput:
 
 
 class CausalLM(nn.Module, ABC):
-    """A decoder. Families say how tokens are embedded and what a block does."""
+    """A decoder. Families say how tokens are embedded and what a block does.
 
+    is_rotary: whether positions are relative, so that they may run past the context.
+    """
+
+    is_rotary: ClassVar[bool]
     embedding: nn.Module
     blocks: nn.ModuleList
     norm: nn.Module
@@ -76,17 +82,13 @@ class CausalLM(nn.Module, ABC):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    @property
-    def is_rotary(self) -> bool:
-        """Whether positions are relative, so that they may run past the context."""
-        return hasattr(self, "rotary")
-
     def run(self, batch: Batch, cache: Cache | None = None, record: Record | None = None) -> Tensor:
         """The forward pass over packed rows.
 
         Returns logits (M, V) fp32 of the rows the batch wants. Mutates the cache, whose lengths
-        advance when every layer has run, and the record. Raises OptionError for a cache in
-        training, CacheError or CacheFullError before anything is stored.
+        advance when every layer has run, and the record. With a cache nothing that comes back has
+        a gradient. Raises OptionError for a cache in training, CacheError or CacheFullError before
+        anything is stored.
         """
         if cache is not None and self.training and torch.is_grad_enabled():
             raise OptionError(
@@ -94,7 +96,11 @@ class CausalLM(nn.Module, ABC):
                 "cached keys carry no gradient, so a backward pass would silently miss their part; "
                 "call model.eval(), use torch.no_grad(), or pass use_cache=False"
             )
-        record = record or Record()
+        # What comes back from a cache carries no gradient: better none at all than a wrong one.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
+            return self._run(batch, cache, record or Record())
+
+    def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
         x, rope = self.embed(batch)
         with stores(cache, batch, self.config.num_layers) as found:
             for block, store in zip(self.blocks, found, strict=True):

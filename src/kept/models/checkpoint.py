@@ -83,6 +83,22 @@ def open_checkpoint(
     `WeightsError` for weights that are damaged or contradict their index, `CheckpointError` for
     broken JSON, and `OptionError` for a `revision` of something that is not on the hub.
     """
+    folder, repo_id = find_folder(source, revision=revision, progress=progress)
+    return _open_folder(folder, repo_id)
+
+
+def find_folder(
+    source: str | Path | None,
+    *,
+    revision: str | None = None,
+    progress: bool = True,
+    weights: bool = True,
+) -> tuple[Path, str | None]:
+    """Return the folder of `source`, fetched if need be, and its hub id if it is one.
+
+    Without `weights` only a hub model's JSON files and their like are fetched. Raises as
+    `open_checkpoint` does for a `source` or `revision` that cannot be had.
+    """
     repo_id = None
     if source is None:
         folder = _bundled_folder()
@@ -90,12 +106,12 @@ def open_checkpoint(
         folder = existing
     else:
         repo_id = str(source)
-        folder = hub.download(repo_id, revision=revision, progress=progress)
+        folder = hub.download(repo_id, revision=revision, progress=progress, weights=weights)
     if revision is not None and repo_id is None:
         raise OptionError(
             f"revision={revision!r} is for hub ids only, and {folder} is a folder. Leave it out."
         )
-    return _open_folder(folder, repo_id)
+    return folder, repo_id
 
 
 def _bundled_folder() -> Path:

@@ -22,6 +22,10 @@ class Fields:
         """Whether the field is there and not null."""
         return self._config.get(name) is not None
 
+    def given(self, name: str) -> bool:
+        """Whether the field is there, null or not."""
+        return name in self._config
+
     def integer(self, name: str, default: int | None = None, *, minimum: int = 1) -> int:
         """An integer of at least `minimum`."""
         value = self._value(name, default)
@@ -56,8 +60,13 @@ class Fields:
             )
         return str(value)
 
-    def strings(self, name: str, length: int) -> tuple[str, ...] | None:
-        """A list of `length` strings, or None if absent."""
+    def strings(
+        self, name: str, length: int, *, choices: tuple[str, ...]
+    ) -> tuple[str, ...] | None:
+        """A list of `length` strings out of `choices`, or None if absent.
+
+        Raises UnsupportedModelError for another string.
+        """
         value = self._config.get(name)
         if value is None:
             return None
@@ -65,12 +74,17 @@ class Fields:
             raise self._wrong(name, value, "a list of strings")
         if len(value) != length:
             raise self._wrong(name, value, f"a list of {length}, one per layer")
+        unknown = sorted(set(value) - set(choices))
+        if unknown:
+            raise UnsupportedModelError(
+                f"{self._where} has {unknown[0]!r} in {name}, and kept runs {', '.join(choices)}"
+            )
         return tuple(value)
 
     def nested(self, name: str) -> Fields | None:
-        """The object under `name`, or None if absent."""
+        """The object under `name`, or None if absent or empty."""
         value = self._config.get(name)
-        if value is None:
+        if value is None or value == {}:
             return None
         if not isinstance(value, Mapping):
             raise self._wrong(name, value, "an object")

@@ -100,6 +100,8 @@ class GPT2Block(nn.Module):
 class GPT2(CausalLM):
     """A GPT-2 decoder."""
 
+    is_rotary = False
+
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
         self.embedding = Embedding(config.vocab_size, config.hidden_size)

@@ -12,15 +12,19 @@ from pathlib import Path
 from kept.errors import CheckpointError, CheckpointNotFoundError
 
 # Weights only ever as safetensors: a pickled file can run code when it is opened.
-_ALLOW = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
+_WEIGHTS = ["*.safetensors"]
+_OTHERS = ["*.json", "*.jinja", "*.txt", "tokenizer.model"]
 # Subfolders hold other formats; "consolidated" files repeat the weights under other names.
 _IGNORE = ["*/*", "consolidated*"]
 
 
-def download(repo_id: str, *, revision: str | None = None, progress: bool = True) -> Path:
+def download(
+    repo_id: str, *, revision: str | None = None, progress: bool = True, weights: bool = True
+) -> Path:
     """Return the folder of `repo_id` in the hub's cache, fetching what is not there yet.
 
-    `revision` is a branch, tag or commit; `progress` shows huggingface_hub's bar. Raises
+    `revision` is a branch, tag or commit; `progress` shows huggingface_hub's bar; without
+    `weights` only what describes the model is fetched. Raises
     `CheckpointNotFoundError` where there is no such model, revision or permission, or where it is
     not in the cache and the hub cannot be reached; `CheckpointError` for any other failure.
     """
@@ -33,7 +37,7 @@ def download(repo_id: str, *, revision: str | None = None, progress: bool = True
             folder = snapshot_download(
                 repo_id,
                 revision=revision,
-                allow_patterns=_ALLOW,
+                allow_patterns=[*_WEIGHTS, *_OTHERS] if weights else _OTHERS,
                 ignore_patterns=_IGNORE,
                 library_name="kept",
             )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kept import ops
 from kept.batch import Batch
 from kept.cache import KVShape, LayerStore
+from kept.errors import CheckpointError
 from kept.models.causal_lm import CausalLM, Rope
 from kept.models.fields import Fields
 from kept.models.layers import Embedding, Linear, RMSNorm, attend
@@ -21,6 +22,11 @@ from kept.models.record import Record
 from kept.models.rope import RopeConfig, Rotary, read_rope
 from kept.models.weight_map import Placement, WeightMap
 from kept.ops import ACTIVATIONS, AttentionSpec
+
+# What transformers' classes take for fields that config.json leaves out.
+KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
+CONTEXTS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,9 @@ def read_llama_config(config: dict[str, Any]) -> LlamaConfig:
     # Qwen 3 has a default of its own; the others divide the width.
     head_dim = fields.integer("head_dim", 128 if family == "qwen3" else max(hidden // heads, 1))
     layers = fields.integer("num_hidden_layers")
-    kv_heads = fields.integer("num_key_value_heads", 8 if family == "mistral" else heads)
-    if heads % kv_heads:
-        fields.refuse("num_key_value_heads", None, f"it must divide num_attention_heads = {heads}")
-    fields.refuse("pretraining_tp", 1, "sliced weights give the same logits; set it to 1")
-    rope, context = read_rope(fields, head_dim, fields.integer("max_position_embeddings", 2048))
+    kv_heads = _kv_heads(fields, family, heads)
+    positions = fields.integer("max_position_embeddings", CONTEXTS[family])
+    rope, context = read_rope(fields, head_dim, positions)
     bias = fields.flag("attention_bias", False) if family in ("llama", "qwen3") else False
     return LlamaConfig(
         vocab_size=fields.integer("vocab_size"),
@@ -86,14 +90,29 @@ def read_llama_config(config: dict[str, Any]) -> LlamaConfig:
     )
 
 
+def _kv_heads(fields: Fields, family: str, heads: int) -> int:
+    # null means as many as query heads; left out means what transformers' class would fill in.
+    default = heads if fields.given("num_key_value_heads") else KV_HEADS.get(family, heads)
+    kv_heads = fields.integer("num_key_value_heads", default)
+    if heads % kv_heads:
+        raise CheckpointError(
+            f"config.json has num_attention_heads = {heads}, which num_key_value_heads = "
+            f"{kv_heads} does not divide"
+        )
+    return kv_heads
+
+
 def _windows(fields: Fields, family: str, layers: int) -> tuple[int | None, ...]:
-    if family == "mistral":
-        window = fields.integer("sliding_window") if fields.has("sliding_window") else None
-        return (window,) * layers
-    if family == "llama" or not fields.flag("use_sliding_window", False):
+    if family == "llama":
         return (None,) * layers
-    window = fields.integer("sliding_window", 4096)
-    types = fields.strings("layer_types", layers)
+    if family != "mistral" and not fields.flag("use_sliding_window", False):
+        return (None,) * layers
+    # A config that leaves the window out has transformers' default; one that says null has none.
+    none = fields.given("sliding_window") and not fields.has("sliding_window")
+    window = None if none else fields.integer("sliding_window", 4096)
+    if family == "mistral":
+        return (window,) * layers
+    types = fields.strings("layer_types", layers, choices=LAYER_TYPES)
     if types is not None:
         return tuple(window if t == "sliding_attention" else None for t in types)
     first = fields.integer("max_window_layers", 28, minimum=0)
@@ -161,6 +180,8 @@ class LlamaBlock(nn.Module):
 
 class Llama(CausalLM):
     """A decoder of the Llama family."""
+
+    is_rotary = True
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)

@@ -121,12 +121,17 @@ def read_config(config: Mapping[str, Any]) -> ModelConfig:
     return found
 
 
-def resolve_dtype(dtype: str | torch.dtype | None, config: Mapping[str, Any]) -> torch.dtype:
+def resolve_dtype(
+    dtype: str | torch.dtype | None,
+    config: Mapping[str, Any],
+    unsaid: torch.dtype = torch.float32,
+) -> torch.dtype:
     """The dtype to compute in: the one asked for, or the checkpoint's own for None and "auto".
 
-    Raises OptionError for one kept does not compute in.
+    unsaid: the checkpoint's own where its config.json does not say. Raises OptionError for one
+    kept does not compute in.
     """
-    stored = config.get("dtype") or config.get("torch_dtype") or "float32"
+    stored = config.get("dtype") or config.get("torch_dtype") or unsaid
     wanted = stored if dtype in (None, "auto") else dtype
     if isinstance(wanted, torch.dtype) and wanted in DTYPES.values():
         return wanted
@@ -168,7 +173,9 @@ def load_model(
     """
     family = find_family(checkpoint.config)
     config = family.read_config(dict(checkpoint.config))
-    place, wanted = resolve_device(device), resolve_dtype(dtype, checkpoint.config)
+    stored = (tensor.dtype for tensor in checkpoint.tensors.values())
+    unsaid = next((d for d in stored if d in DTYPES.values()), torch.float32)
+    place, wanted = resolve_device(device), resolve_dtype(dtype, checkpoint.config, unsaid)
     with torch.device("meta"):
         model = family.build(config)
     load_weights(

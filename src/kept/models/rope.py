@@ -43,9 +43,9 @@ class RopeConfig:
 def read_rope(fields: Fields, head_dim: int, context: int) -> tuple[RopeConfig, int]:
     """The rotary config, and the context length once scaling has stretched it.
 
-    Reads `rope_parameters` (transformers 5) or `rope_scaling` with `rope_theta` (before).
+    Reads `rope_scaling` with `rope_theta`, or else `rope_parameters` (since transformers 5).
     """
-    inner = fields.nested("rope_parameters") or fields.nested("rope_scaling")
+    inner = fields.nested("rope_scaling") or fields.nested("rope_parameters")
     theta = fields.number("rope_theta", 10000.0)
     if inner is None:
         return RopeConfig("default", theta, head_dim, context), context

@@ -46,7 +46,7 @@ class SamplingParams:
         length_penalty: beam scores are divided by length to this power. Default 1.
         early_stopping: when a beam search ends: True, False or "never". Default False.
         num_return_sequences: texts per prompt. Default 1.
-        seed: makes the draws repeatable. Default: taken from the system once per request.
+        seed: makes the draws repeatable. Default: taken from the system once per prompt.
     Report
         logprobs: report the chosen token's log-probability under the model's own distribution,
             and those of this many likeliest tokens. Default: not reported.
