@@ -1,0 +1,142 @@
+"""The classic experiment: the same generation with and without the key/value cache, in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from kept import machine
+from kept.bench.estimate import Estimate, estimate
+from kept.bench.subject import Subject
+from kept.bench.trace import Trace, random_prompt, time_generation
+from kept.errors import BackendError, ContextLengthError, OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to measure.
+
+    new_tokens: drawn in each run. prompt_tokens: random ids in front of them. runs: of each kind.
+    without_cache: whether to measure that kind at all. threads: torch's, None for its own choice.
+    """
+
+    new_tokens: int = 1000
+    prompt_tokens: int = 8
+    runs: int = 3
+    without_cache: bool = True
+    seed: int = 0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("new_tokens", "prompt_tokens", "runs"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name}={getattr(self, name)}: give at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise OptionError(f"threads={self.threads}: give at least 1, or leave it out")
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(f"seed={self.seed}: give a whole number from 0 to 2**63 - 1")
+
+    def check(self, context: int) -> None:
+        """Raise ContextLengthError where prompt and new tokens do not fit a model's context."""
+        # The last token is drawn and never read.
+        if self.prompt_tokens + self.new_tokens - 1 <= context:
+            return
+        room = context - self.prompt_tokens + 1
+        remedy = f"ask for {room} new tokens at most" if room > 0 else "shorten the prompt"
+        raise ContextLengthError(
+            f"a prompt of {self.prompt_tokens} and {self.new_tokens} new tokens go past this "
+            f"model's context of {context}; {remedy}, or take a model with a longer context"
+        )
+
+
+class Watcher(Protocol):
+    """Who is told how an experiment goes."""
+
+    def estimated(self, found: Estimate, settings: Settings) -> None:
+        """The first steps have been timed, and nothing else has run yet."""
+
+    def token_drawn(self, trace: Trace, seconds_expected: float) -> None:
+        """The trace's last step is done, which was expected to take this long."""
+
+    def run_done(self, trace: Trace, index: int) -> None:
+        """A run is complete; index counts those of its kind from 0."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What was measured, also of an experiment cut short.
+
+    bandwidths: read bandwidth of memory before and after the runs; none on another device than
+    the CPU.
+    """
+
+    subject: Subject
+    settings: Settings
+    num_threads: int = 0
+    traces: list[Trace] = field(default_factory=list)
+    bandwidths: list[machine.Rate] = field(default_factory=list)
+    interrupted: bool = False
+
+    def of(self, use_cache: bool) -> list[Trace]:
+        """The traces of one kind that have at least one step."""
+        return [t for t in self.traces if t.use_cache == use_cache and t.step_seconds]
+
+
+def run_experiment(subject: Subject, settings: Settings, watcher: Watcher) -> Result:
+    """Warm up, then run with and without the cache in turn, `settings.runs` times each.
+
+    Ctrl-C ends it: the result then holds what was measured so far and says `interrupted`. Raises
+    ContextLengthError where the tokens do not fit the model's context.
+    """
+    settings.check(subject.model.config.context)
+    result = Result(subject, settings)
+    with torch_threads(settings.threads):
+        result.num_threads = torch.get_num_threads()
+        try:
+            _measure(result, watcher)
+        except KeyboardInterrupt:
+            result.interrupted = True
+    return result
+
+
+def _measure(result: Result, watcher: Watcher) -> None:
+    settings, model = result.settings, result.subject.model
+    expected = estimate(model, settings.prompt_tokens, settings.new_tokens, settings.seed)
+    watcher.estimated(expected, settings)
+    prompt = random_prompt(model.config.vocab_size, settings.prompt_tokens, settings.seed)
+    _measure_bandwidth(result)
+    for index in range(settings.runs):
+        for use_cache in (True, False) if settings.without_cache else (True,):
+            trace = Trace(use_cache, settings.prompt_tokens, settings.new_tokens)
+            result.traces.append(trace)
+
+            def on_token(trace: Trace = trace) -> None:
+                step = len(trace.step_seconds) - 1
+                watcher.token_drawn(trace, expected.step_seconds(trace.use_cache, step))
+
+            time_generation(model, prompt, trace, on_token)
+            watcher.run_done(trace, index)
+    # Minutes of runs are not to be lost over it: the first measurement stands alone then.
+    with suppress(BackendError):
+        _measure_bandwidth(result)
+
+
+def _measure_bandwidth(result: Result) -> None:
+    if result.subject.model.device.type == "cpu":
+        result.bandwidths.append(machine.measure_bandwidth())
+
+
+@contextmanager
+def torch_threads(num_threads: int | None) -> Iterator[None]:
+    """Run torch on this many threads for a while; None changes nothing."""
+    before = torch.get_num_threads()
+    try:
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,77 @@
+"""An experiment as JSON: every raw step time, and what it was measured on."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+import kept
+from kept.bench.experiment import Result
+from kept.bench.published import PUBLISHED
+from kept.bench.summary import Summary, Totals
+from kept.bench.trace import Trace
+from kept.machine import describe_machine
+
+FORMAT = 1
+
+
+def as_json(result: Result, summary: Summary) -> dict[str, Any]:
+    """A JSON-ready report. Times in seconds, sizes in bytes; `format` counts its layout."""
+    return {
+        "benchmark": "cache",
+        "format": FORMAT,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "interrupted": result.interrupted,
+        "versions": {
+            "kept": kept.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "machine": dataclasses.asdict(describe_machine()) | {"torch_threads": result.num_threads},
+        "model": _model(result),
+        "settings": dataclasses.asdict(result.settings),
+        "with_cache": _kind(result.of(True), summary.with_cache),
+        "without_cache": _kind(result.of(False), summary.without_cache),
+        "ratio": summary.ratio,
+        "tokens_agreeing": summary.agreeing,
+        "lengths": list(summary.lengths),
+        "cache_bytes": list(summary.cache_bytes),
+        "bandwidth": [dataclasses.asdict(rate) for rate in result.bandwidths],
+        "floor": None if summary.floor is None else dataclasses.asdict(summary.floor),
+        "published": [dataclasses.asdict(p) | {"ratio": p.ratio} for p in PUBLISHED],
+    }
+
+
+def _model(result: Result) -> dict[str, Any]:
+    subject, model = result.subject, result.subject.model
+    return {
+        "name": subject.name,
+        "random_weights": subject.random,
+        "config": dataclasses.asdict(model.config),  # type: ignore[call-overload]  # all families' are dataclasses
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "num_parameters": subject.num_parameters,
+        "weight_bytes": subject.weight_bytes,
+        "weight_bytes_per_step": subject.step_weight_bytes,
+        "cache_bytes_per_token": subject.kv_bytes(1),
+    }
+
+
+def _kind(traces: list[Trace], totals: Totals | None) -> dict[str, Any] | None:
+    if not traces:
+        return None
+    return {
+        "totals": None if totals is None else dataclasses.asdict(totals),
+        "runs": [
+            {
+                "complete": trace.complete,
+                "seconds": trace.seconds,
+                "step_seconds": [round(s, 9) for s in trace.step_seconds],
+            }
+            for trace in traces
+        ],
+    }

@@ -1,0 +1,77 @@
+"""A model of a given shape with seeded random weights, filled at the speed of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kept.errors import OptionError
+from kept.machine import describe_machine
+from kept.models import CausalLM, build_model, resolve_device
+from kept.models.layers import LayerNorm, RMSNorm
+
+STD = 0.02  # what GPT-2 and the Llama family begin their training with
+_PATTERN = 1_048_583  # prime, and larger than any vocabulary: no two rows of a matrix are alike
+
+
+def random_model(
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+    seed: int,
+    device: str | torch.device | None = None,
+) -> CausalLM:
+    """A model of a config.json's shape, in eval mode, whose weights are drawn from N(0, 0.02^2).
+
+    Norms are the identity (weights 1, biases 0) and tied parameters stay tied. About a million
+    values are drawn and laid end to end through every parameter, from an offset of its own, so a
+    model of billions is filled in seconds, and memory holds its weights once. The same seed gives
+    the same weights.
+
+    Raises OptionError where the machine has less free memory than the weights need, and what
+    `build_model` raises for a config kept does not run.
+    """
+    model = build_model(config)
+    place = resolve_device(device)
+    _check_memory(model, dtype, place)
+    generator = torch.Generator().manual_seed(seed)
+    pattern = (torch.randn(_PATTERN, generator=generator) * STD).to(place, dtype)
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for name, meta in list(model.named_parameters(remove_duplicate=False)):
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        if meta not in made:
+            offset = int(torch.randint(_PATTERN, (), generator=generator))
+            values = torch.empty(meta.shape, dtype=dtype, device=place)
+            _fill(values, owner, leaf, pattern, offset)
+            made[meta] = nn.Parameter(values, requires_grad=meta.requires_grad)
+        setattr(owner, leaf, made[meta])
+    return model.eval()
+
+
+def num_parameters(model: CausalLM) -> int:
+    """How many parameters a model has; shared ones count once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def _fill(values: Tensor, owner: nn.Module, leaf: str, pattern: Tensor, offset: int) -> None:
+    if isinstance(owner, RMSNorm | LayerNorm):
+        values.fill_(1.0 if leaf == "weight" else 0.0)
+        return
+    flat, begin = values.view(-1), 0
+    while begin < len(flat):
+        part = pattern[offset : offset + len(flat) - begin]
+        flat[begin : begin + len(part)] = part
+        begin, offset = begin + len(part), 0
+
+
+def _check_memory(model: CausalLM, dtype: torch.dtype, device: torch.device) -> None:
+    available = describe_machine().available_memory if device.type == "cpu" else None
+    needed = num_parameters(model) * dtype.itemsize
+    if available is not None and needed > available:
+        raise OptionError(
+            f"the weights take {needed / 1e9:.1f} GB as {str(dtype).removeprefix('torch.')} and "
+            f"{available / 1e9:.1f} GB of memory are free; use a smaller shape or a narrower dtype"
+        )

@@ -1,0 +1,37 @@
+"""A model small enough to generate with in milliseconds, and a machine whose limit is known."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from kept import machine
+from kept.bench.random_weights import random_model
+from kept.bench.subject import Subject
+
+TINY: Mapping[str, Any] = {
+    "model_type": "qwen2",
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 96,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture
+def tiny() -> Subject:
+    """Grouped heads of size 4, two layers, a context of 96."""
+    return Subject("tiny", random_model(TINY, torch.float32, seed=0), random=True)
+
+
+@pytest.fixture
+def bandwidth(monkeypatch: pytest.MonkeyPatch) -> machine.Rate:
+    """What the read-bandwidth probe says, without its half a gigabyte."""
+    rate = machine.Rate("a probe", 1, 2e9, 1e9)
+    monkeypatch.setattr(machine, "measure_bandwidth", lambda: rate)
+    return rate
