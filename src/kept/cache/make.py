@@ -32,7 +32,7 @@ def make_cache(
     shapes: (L,) what each layer stores, `model.kv_shapes`.
     kind: "dynamic" keeps everything and grows; "static" is allocated once for `max_cache_len`
         tokens a slot and refuses more; "sliding" keeps the last `sliding_window` tokens, and the
-        first `num_sinks`. Without `sliding_window` it takes each layer's own window, and layers
+        first `num_sinks` (not for models with a window of their own, which hides them). Without `sliding_window` it takes each layer's own window, and layers
         that have none keep everything. `slack` is how many tokens a full ring can be truncated by.
     num_slots: sequences it holds.
 
@@ -106,4 +106,10 @@ def _check(
         raise OptionError(
             "this model's layers have no window of their own, so a sliding cache needs "
             "sliding_window=N, the number of tokens to keep"
+        )
+    hidden = next((s.window for s in shapes if s.window is not None), None)
+    if num_sinks and hidden is not None:
+        raise OptionError(
+            f"num_sinks={num_sinks} would do nothing where the model's own window of {hidden} "
+            "tokens hides the first ones; leave it out"
         )

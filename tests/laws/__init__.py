@@ -1,0 +1,1 @@
+"""Laws that every cache keeps, whatever its kind."""

@@ -1,0 +1,144 @@
+"""Steps of random keys, stored in a cache and in its model, and compared on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from kept.batch import Batch, pack
+from kept.cache import Cache
+from kept.ops import KVView, attend, attend_with_weights
+from laws.kinds import Kind
+from laws.plain import PlainCache, Token
+
+TOLERANCE = 1e-5  # fp32 against float64, outputs of order one
+
+Rows = list[tuple[Tensor, Tensor]]  # per layer keys and values (N, G, D)
+
+
+def batch_of(counts: Sequence[int], slots: Sequence[int]) -> Batch:
+    """A step of so many new tokens in each of these slots."""
+    return pack([[0] * count for count in counts], slots=slots)
+
+
+def random_rows(kind: Kind, num_rows: int, generator: torch.Generator) -> Rows:
+    """Keys and values of every layer."""
+    return [
+        (
+            torch.randn(num_rows, shape.num_kv_heads, shape.head_dim, generator=generator),
+            torch.randn(num_rows, shape.num_kv_heads, shape.head_dim, generator=generator),
+        )
+        for shape in kind.shapes
+    ]
+
+
+def tokens_of(rows: Rows, counts: Sequence[int]) -> list[list[list[Token]]]:
+    """Packed rows as the model takes them: per sequence and layer a list of tokens."""
+    ends = list(accumulate(counts))
+    return [
+        [list(zip(k[a:b], v[a:b], strict=True)) for k, v in rows]
+        for a, b in zip([0, *ends], ends, strict=False)
+    ]
+
+
+def step(
+    cache: Cache,
+    plain: PlainCache,
+    counts: Sequence[int],
+    slots: Sequence[int],
+    generator: torch.Generator,
+    share: int = 1,
+    softcap: float | None = None,
+) -> None:
+    """Append random tokens to both, and hold every layer's view against the lists."""
+    rows = random_rows(plain.kind, sum(counts), generator)
+    plain.append(slots, tokens_of(rows, counts))
+    with cache.step(batch_of(counts, slots)) as stores:
+        for layer, (store, (k, v)) in enumerate(zip(stores, rows, strict=True)):
+            view = store.append(k, v)
+            num_heads = k.shape[1] * share
+            q = torch.randn(len(k), num_heads, k.shape[2], generator=generator)
+            check_attention(view, q, plain, layer, slots, counts, softcap)
+            check_dense(view.dense(), plain, layer, slots, counts)
+
+
+def check_attention(
+    view: KVView,
+    q: Tensor,
+    plain: PlainCache,
+    layer: int,
+    slots: Sequence[int],
+    counts: Sequence[int],
+    softcap: float | None = None,
+) -> None:
+    """Both ways of attending the view equal attention over the lists."""
+    spec = plain.kind.spec(layer, softcap)
+    parts = zip(slots, q.split(list(counts)), strict=True)
+    expected = torch.cat([plain.attend(slot, layer, part, spec) for slot, part in parts])
+    written_out, weights = attend_with_weights(q, view, spec)
+    for out in (attend(q, view, spec), written_out):
+        torch.testing.assert_close(out.double(), expected, rtol=0, atol=TOLERANCE)
+    for group in weights:
+        torch.testing.assert_close(group.sum(-1), torch.ones(group.shape[:-1]))
+
+
+def check_dense(
+    dense: tuple[Tensor, Tensor],
+    plain: PlainCache,
+    layer: int,
+    slots: Sequence[int],
+    counts: Sequence[int],
+) -> None:
+    """A dense view holds the readable tokens in their order, and zeros after them."""
+    rows = [plain.readable(slot, layer, count) for slot, count in zip(slots, counts, strict=True)]
+    width = max(len(tokens) for tokens in rows)
+    for which, found in enumerate(dense):
+        assert found.shape[2] == width
+        for row, tokens in zip(found, rows, strict=True):
+            expected = torch.stack([token[which] for token in tokens], dim=1)
+            assert torch.equal(row[:, : len(tokens)], expected.to(row.dtype))
+            assert not row[:, len(tokens) :].any()
+
+
+def check_content(cache: Cache, plain: PlainCache) -> None:
+    """Lengths, sizes and every token that has to be there, bit for bit."""
+    assert cache.lengths == plain.lengths
+    buffers = [x for layer in cache._layers for x in (layer.keys, layer.values)]
+    assert cache.num_bytes == sum(x.nbytes for x in buffers)
+    for layer, ring in enumerate(plain.kind.rings):
+        capacity = cache._layers[layer].keys.shape[2]
+        if ring is not None:
+            assert capacity <= max(ring.width, plain.wide[layer])
+        if plain.kind.limit is not None:
+            assert capacity == plain.kind.limit
+        starts = [slot.kept_from[layer] for slot in plain.slots]
+        if ring is not None:
+            starts = [0 if kept <= ring.sinks else kept for kept in starts]
+        kept = cache.layer(layer, max(starts))
+        for slot, (keys, values) in zip(plain.slots, kept, strict=True):
+            tokens = slot.layers[layer][max(starts) :]
+            assert keys.shape[1] == values.shape[1] == len(tokens)
+            if tokens:
+                for found, expected in zip((keys, values), zip(*tokens, strict=True), strict=True):
+                    assert torch.equal(found, torch.stack(expected, dim=1))
+
+
+def generator() -> torch.Generator:
+    """The same numbers every time."""
+    return torch.Generator().manual_seed(1)
+
+
+def filled(kind: Kind) -> tuple[Cache, PlainCache]:
+    """Two slots of 11 and 9 tokens, and their model."""
+    cache, plain = kind.make(2), PlainCache.empty(kind, 2)
+    step(cache, plain, [9, 7], [0, 1], generator())
+    step(cache, plain, [2, 2], [0, 1], generator())
+    return cache, plain
+
+
+def addresses(cache: Cache) -> list[int]:
+    """Where every buffer of keys and values begins."""
+    return [x.data_ptr() for layer in cache._layers for x in (layer.keys, layer.values)]

@@ -1,0 +1,217 @@
+"""Laws with a sequence of their own: chunking, company, growth, sharing, dtypes."""
+
+import gc
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kept.cache import Cache
+from kept.ops import attend
+from laws.kinds import KINDS, NAMES, Kind
+from laws.plain import PlainCache
+from laws.steps import (
+    Rows,
+    addresses,
+    batch_of,
+    check_content,
+    filled,
+    generator,
+    random_rows,
+    step,
+)
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+LENGTH = 22
+
+
+def queries(kind: Kind, num_rows: int) -> list[Tensor]:
+    """Two query heads to a key head, for every layer."""
+    return [
+        torch.randn(num_rows, 2 * shape.num_kv_heads, shape.head_dim, generator=generator())
+        for shape in kind.shapes
+    ]
+
+
+def outputs(
+    kind: Kind, cache: Cache, slots: list[int], parts: list[tuple[int, int]], rows: Rows
+) -> list[Tensor]:
+    """Attention of every layer in one step that brings tokens a to b of `rows` to each slot."""
+    found = []
+    counts = [b - a for a, b in parts]
+    with cache.step(batch_of(counts, slots)) as stores:
+        all_queries = queries(kind, rows[0][0].shape[0])
+        for layer, (store, (k, v), q) in enumerate(zip(stores, rows, all_queries, strict=True)):
+            picked = (torch.cat([x[a:b] for a, b in parts]) for x in (k, v, q))
+            k_new, v_new, q_new = picked
+            found.append(attend(q_new, store.append(k_new, v_new), kind.spec(layer)))
+    return found
+
+
+def in_chunks(kind: Kind, cuts: list[int], rows: Rows) -> list[Tensor]:
+    ends = [*sorted(set(cuts)), LENGTH]
+    cache, chunks = kind.make(), []
+    for a, b in zip([0, *ends], ends, strict=False):
+        chunks.append(outputs(kind, cache, [0], [(a, b)], rows))
+    return [torch.cat(of_layer) for of_layer in zip(*chunks, strict=True)]
+
+
+@every_kind
+@settings(max_examples=5)
+@given(cuts=st.lists(st.integers(1, LENGTH - 1), max_size=LENGTH))
+def test_chunking_changes_no_output(kind: Kind, cuts: list[int]) -> None:
+    rows = random_rows(kind, LENGTH, generator())
+    whole = in_chunks(kind, [], rows)
+    for found, expected in zip(in_chunks(kind, cuts, rows), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@every_kind
+@settings(max_examples=5)
+@given(data=st.data())
+def test_company_changes_no_output(kind: Kind, data: st.DataObject) -> None:
+    """Two sequences stored together, out of order and unevenly, against each alone."""
+    rows = random_rows(kind, LENGTH, generator())
+    together, alone = kind.make(3), [kind.make(), kind.make()]
+    places = data.draw(st.permutations(range(3)))[:2]
+    done = [0, 0]
+    while min(done) < LENGTH - 5:
+        parts = [(n, n + data.draw(st.integers(1, 5))) for n in done]
+        joint = outputs(kind, together, places, parts, rows)
+        single = [
+            outputs(kind, cache, [0], [p], rows) for cache, p in zip(alone, parts, strict=True)
+        ]
+        for found, *expected in zip(joint, *single, strict=True):
+            torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=1e-5)
+        done = [b for _, b in parts]
+        if max(done) >= LENGTH - 5:
+            break
+
+
+@every_kind
+def test_buffers_are_seldom_replaced(kind: Kind) -> None:
+    """A thousand single tokens move the buffers a logarithmic number of times."""
+    cache = kind.make()
+    rows = random_rows(kind, 1, generator())
+    kept: list[Tensor] = []  # holding them keeps an address from being used twice
+    for _ in range(kind.limit or 1000):
+        with cache.step(batch_of([1], [0])) as stores:
+            for store, (k, v) in zip(stores, rows, strict=True):
+                store.append(k, v)
+        for index, layer in enumerate(cache._layers):
+            if not any(layer.keys is x for x in kept):
+                kept.append(layer.keys)
+            ring = kind.rings[index]
+            assert ring is None or layer.keys.shape[2] <= ring.width
+    assert len(kept) <= 8 * cache.num_layers
+    if kind.limit is not None:
+        assert len(kept) == cache.num_layers
+
+
+@every_kind
+def test_static_or_not_a_full_step_shows_in_num_bytes(kind: Kind) -> None:
+    cache = kind.make(2)
+    before = cache.num_bytes
+    step(cache, PlainCache.empty(kind, 2), [20, 3], [1, 0], generator())
+    per_token = 2 * 4 * sum(s.num_kv_heads * s.head_dim for s in kind.shapes)
+    if kind.limit is not None:
+        assert before == cache.num_bytes == 2 * kind.limit * per_token
+    held = [min(20, ring.width) if ring else 20 for ring in kind.rings]
+    sizes = [2 * 4 * s.num_kv_heads * s.head_dim for s in kind.shapes]
+    assert cache.num_bytes >= 2 * sum(n * size for n, size in zip(held, sizes, strict=True))
+
+
+@every_kind
+@pytest.mark.parametrize("writer", ["fork", "original"])
+def test_a_fork_shares_memory_until_one_side_writes(kind: Kind, writer: str) -> None:
+    cache, plain = filled(kind)
+    twin = cache.fork()
+    assert addresses(twin) == addresses(cache)
+    first, second = (twin, cache) if writer == "fork" else (cache, twin)
+    before = addresses(second)
+    step(first, plain.copy(), [1, 3], [0, 1], generator())
+    assert addresses(second) == before
+    assert not set(addresses(first)) & set(before)
+    check_content(second, plain)
+    step(second, plain, [1, 3], [1, 0], generator())
+    if all(ring is None for ring in kind.rings):
+        assert addresses(second) == before, "the last one to share takes no copy"
+
+
+@every_kind
+@pytest.mark.parametrize("write", ["truncate", "reorder", "reset"])
+def test_moving_a_fork_leaves_the_other_side(kind: Kind, write: str) -> None:
+    cache, plain = filled(kind)
+    twin = cache.fork()
+    match write:
+        case "truncate":
+            twin.truncate([11, 9])
+            twin.truncate(0)
+        case "reorder":
+            twin.reorder([1, 0])
+        case "reset":
+            twin.reset()
+    check_content(cache, plain)
+    step(cache, plain, [2], [1], generator())
+
+
+@every_kind
+def test_a_dropped_fork_costs_no_copy(kind: Kind) -> None:
+    cache, plain = filled(kind)
+    before = addresses(cache)
+    twin = cache.fork()
+    assert addresses(twin) == before
+    del twin
+    gc.collect()
+    step(cache, plain, [1, 1], [0, 1], generator())
+    assert addresses(cache) == before
+
+
+@every_kind
+def test_a_sequence_may_bring_no_token(kind: Kind) -> None:
+    """A step may list a sequence without rows; its slot stays as it is."""
+    cache, plain = filled(kind)
+    batch = batch_of([2], [1])
+    rows = random_rows(kind, 2, generator())
+    empty_too = type(batch)(batch.tokens, batch.positions, (0, 0, 2), (0, 1), (0, 2))
+    with cache.step(empty_too) as stores:
+        for store, (k, v) in zip(stores, rows, strict=True):
+            assert attend(k, store.append(k, v), kind.spec(0)).isfinite().all()
+    plain.append([1], [[list(zip(k, v, strict=True)) for k, v in rows]])
+    check_content(cache, plain)
+
+
+@every_kind
+def test_buffers_made_in_inference_mode_can_be_written_outside(kind: Kind) -> None:
+    with torch.inference_mode():
+        cache, plain = filled(kind)
+        cache.fork().select([1, 0, 1])
+    check_content(cache, plain)
+    step(cache, plain, [3], [0], generator())
+    cache.reset()
+    assert cache.lengths == (0, 0)
+
+
+@every_kind
+def test_stored_keys_carry_no_gradient(kind: Kind) -> None:
+    cache = kind.make()
+    for _ in range(2):
+        with cache.step(batch_of([2], [0])) as stores:
+            for store, (k, v) in zip(stores, random_rows(kind, 2, generator()), strict=True):
+                store.append(k.requires_grad_(), v.requires_grad_())
+    assert not any(layer.keys.requires_grad for layer in cache._layers)
+
+
+@every_kind
+def test_a_cache_of_bfloat16_keeps_what_rounding_leaves(kind: Kind) -> None:
+    cache, full = kind.make(dtype=torch.bfloat16), kind.make()
+    assert 2 * cache.num_bytes == full.num_bytes
+    rows = [(k.bfloat16(), v.bfloat16()) for k, v in random_rows(kind, LENGTH, generator())]
+    wide = [(k.float(), v.float()) for k, v in rows]
+    for part in ((0, 9), (9, 10), (10, 13)):
+        found = outputs(kind, cache, [0], [part], wide)
+        expected = outputs(kind, full, [0], [part], wide)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)

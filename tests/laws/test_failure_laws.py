@@ -1,0 +1,172 @@
+"""What fails leaves a cache as it was, and what was taken back is never seen again."""
+
+import pytest
+import torch
+
+from kept.cache import Cache
+from kept.errors import CacheError, CacheFullError
+from laws.kinds import KINDS, NAMES, Kind
+from laws.plain import PlainCache
+from laws.steps import (
+    Rows,
+    addresses,
+    batch_of,
+    check_content,
+    filled,
+    generator,
+    random_rows,
+    step,
+)
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+rings = pytest.mark.parametrize(
+    "kind",
+    [k for k in KINDS if k.rings[1] is not None],
+    ids=[k.name for k in KINDS if k.rings[1] is not None],
+)
+
+
+@every_kind
+def test_nan_that_was_truncated_or_never_committed_is_never_seen(kind: Kind) -> None:
+    """Masked entries are multiplied by zero, and zero times NaN is NaN."""
+    for leave in ("truncate", "reset", "fail", "abandon", "fork"):
+        cache, plain = filled(kind)
+        poison = [(k * torch.nan, v * torch.nan) for k, v in random_rows(kind, 6, generator())]
+        lengths = cache.lengths
+        if leave in ("truncate", "reset"):
+            with cache.step(batch_of([1, 1], [0, 1])) as stores:
+                for store, (k, v) in zip(stores, poison, strict=True):
+                    store.append(k[:2], v[:2])
+            full = all(ring is None or ring.slack or ring.window == 1 for ring in kind.rings)
+            lengths = lengths if leave == "truncate" and full else (0, 0)
+            cache.truncate(lengths)
+            plain.append([0, 1], [[[(k[0], v[0])] for k, v in poison]] * 2)
+            plain.truncate(lengths)
+        elif leave == "fail":
+            with pytest.raises(ZeroDivisionError):
+                fail_after(cache, poison, 2, [3, 3], [0, 1])
+            plain.fail([0, 1], [3, 3])
+        else:
+            k, v = (x.view(2, 3, *x.shape[1:]).transpose(1, 2) for x in poison[0])
+            cache.update(k, v, 0)
+            plain.fail([0, 1], [3, 3])
+            if leave == "fork":
+                cache = cache.fork()
+            else:
+                cache.abandon()
+        step(cache, plain, [8], [0], generator())
+        step(cache, plain, [1, 1], [1, 0], generator())
+        for layer in cache._layers:
+            assert layer.keys.isfinite().all()
+            assert layer.values.isfinite().all()
+
+
+def fail_after(
+    cache: Cache, rows: Rows, num_layers: int, counts: list[int], slots: list[int]
+) -> None:
+    """A step that raises when so many layers have stored."""
+    with cache.step(batch_of(counts, slots)) as stores:
+        for store, (k, v) in list(zip(stores, rows, strict=True))[:num_layers]:
+            store.append(k, v)
+        raise ZeroDivisionError
+
+
+@every_kind
+def test_an_operation_inside_a_step_fails_the_step(kind: Kind) -> None:
+    cache, plain = filled(kind)
+    with pytest.raises(CacheError, match="dropped the step"):
+        store_while_truncating(cache, random_rows(kind, 2, generator()))
+    plain.fail([0, 1], [1, 1])
+    plain.truncate([11, 9])
+    check_content(cache, plain)
+    step(cache, plain, [2, 2], [0, 1], generator())
+
+
+def store_while_truncating(cache: Cache, rows: Rows) -> None:
+    with cache.step(batch_of([1, 1], [0, 1])) as stores:
+        for store, (k, v) in zip(stores, rows, strict=True):
+            store.append(k, v)
+        cache.truncate([11, 9])
+
+
+def test_a_full_static_cache_stays_as_it_was() -> None:
+    kind = next(k for k in KINDS if k.limit is not None)
+    cache, plain = filled(kind)
+    for counts, slots in (([14], [0]), ([1, 16], [0, 1])):
+        with pytest.raises(CacheFullError, match=r"24 tokens.*25 would.*max_cache_len"):
+            cache.step(batch_of(counts, slots)).__enter__()
+    check_content(cache, plain)
+    empty = kind.make()
+    shape = kind.shapes[0]
+    with pytest.raises(CacheFullError):
+        empty.update(*[torch.ones(3, shape.num_kv_heads, 25, shape.head_dim)] * 2, 0)
+    assert empty.num_slots == 1
+    step(cache, plain, [13, 15], [0, 1], generator())
+    assert cache.lengths == (24, 24)
+
+
+@rings
+def test_a_ring_goes_back_exactly_as_far_as_its_slack(kind: Kind) -> None:
+    slack = min(ring.slack for ring in kind.rings if ring)
+    window = min(ring.window for ring in kind.rings if ring)
+    for back in (slack, slack + 1, slack + 2):
+        cache, plain = kind.make(), PlainCache.empty(kind, 1)
+        for _ in range(16):
+            step(cache, plain, [6], [0], generator())
+        if back <= slack + 1 or window == 1:
+            cache.truncate(96 - back)
+            plain.truncate([96 - back])
+            step(cache, plain, [1], [0], generator())
+        else:
+            before = cache.fork()
+            with pytest.raises(CacheError, match=rf"cannot go back to {96 - back} tokens.*slack"):
+                cache.truncate(96 - back)
+            assert addresses(cache) == addresses(before)
+            check_content(cache, plain)
+
+
+@rings
+def test_a_failed_step_costs_a_ring_nothing_but_slack(kind: Kind) -> None:
+    slack = min(ring.slack for ring in kind.rings if ring)
+    for num_new, back in ((1, slack), (1, slack + 1), (4, max(slack - 3, 0)), (4, slack), (9, 0)):
+        cache, plain = kind.make(), PlainCache.empty(kind, 1)
+        for _ in range(8):
+            step(cache, plain, [12], [0], generator())
+        with pytest.raises(ZeroDivisionError):
+            fail_after(cache, random_rows(kind, num_new, generator()), 2, [num_new], [0])
+        plain.fail([0], [num_new])
+        if plain.can_truncate(0, 96 - back):
+            cache.truncate(96 - back)
+            plain.truncate([96 - back])
+        else:
+            with pytest.raises(CacheError, match="cannot go back"):
+                cache.truncate(96 - back)
+        check_content(cache, plain)
+        step(cache, plain, [1], [0], generator())
+
+
+@every_kind
+def test_odd_requests_get_their_error(kind: Kind) -> None:
+    cache, plain = filled(kind)
+    for request, message in (
+        (lambda: cache.select([]), r"\[\] of a cache of 2"),
+        (lambda: cache.select([0, 2]), "from 0 to 1"),
+        (lambda: cache.reorder([0]), "each of 2 slots, not 1"),
+        (lambda: cache.repeat(0), "0 times; give 1 or more"),
+        (lambda: cache.truncate(-1), "at least 0"),
+        (lambda: cache.truncate([1]), "each of 2 slots"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            request()
+    for slots in ([2], [0, 0], [-1]):
+        with pytest.raises(CacheError, match=r"distinct slots of this cache of 2"):
+            cache.step(batch_of([1] * len(slots), slots)).__enter__()
+    with pytest.raises(CacheError, match="kv_shapes"):
+        store_misshapen(cache)
+    plain.fail([0], [1])
+    check_content(cache, plain)
+
+
+def store_misshapen(cache: Cache) -> None:
+    with cache.step(batch_of([1], [0])) as stores:
+        stores[1].append(torch.zeros(1, 1, 4), torch.zeros(1, 1, 4))

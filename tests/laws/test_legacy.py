@@ -1,0 +1,93 @@
+"""The tuple format goes in and out of every cache bit for bit."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from kept.cache import from_legacy, to_legacy
+from kept.errors import CacheError, OptionError
+from laws.kinds import KINDS, NAMES, Kind
+from laws.plain import PlainCache
+from laws.steps import step
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+
+
+def options(kind: Kind) -> dict[str, object]:
+    """What `from_legacy` needs to make this kind; tuples know no windows of layers."""
+    found = {k: v for k, v in kind.options.items() if k != "slack"}
+    return found if kind.kind != "sliding" else {"sliding_window": 4, **found}
+
+
+def tuples(num_tokens: int, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]]:
+    shapes = [(2, 1, num_tokens, 3), (2, 2, num_tokens, 4)]
+    return [(torch.randn(s).to(dtype), torch.randn(s).to(dtype)) for s in shapes]
+
+
+def assert_same(found: object, expected: object) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_tokens", [0, 1, 4])
+def test_in_and_out_again(kind: Kind, num_tokens: int, dtype: torch.dtype) -> None:
+    layers = tuples(num_tokens, dtype)
+    cache = from_legacy(layers, kind.kind, **options(kind))
+    assert cache.lengths == (num_tokens, num_tokens)
+    assert cache.dtype == dtype
+    assert_same(to_legacy(cache), tuple(layers))
+
+
+@every_kind
+def test_out_is_a_copy_of_every_token(kind: Kind) -> None:
+    cache, plain = kind.make(2), PlainCache.empty(kind, 2)
+    generator = torch.Generator().manual_seed(2)
+    step(cache, plain, [3, 1], [0, 1], generator)
+    with pytest.raises(CacheError, match=r"one length.*\[3, 1\].*truncate"):
+        to_legacy(cache)
+    step(cache, plain, [2], [1], generator)
+    if any(plain.gone(1, layer, 0, 3) for layer in range(2)):
+        with pytest.raises(CacheError, match="no longer holds"):
+            to_legacy(cache)
+        return
+    before = to_legacy(cache)
+    kept = [(k.clone(), v.clone()) for k, v in before]
+    for layer, (keys, values) in enumerate(before):
+        for slot in range(2):
+            tokens = plain.slots[slot].layers[layer]
+            assert torch.equal(keys[slot], torch.stack([k for k, _ in tokens], dim=1))
+            assert torch.equal(values[slot], torch.stack([v for _, v in tokens], dim=1))
+    cache.reset()
+    assert_same(before, tuple(kept))
+
+
+def test_a_ring_that_dropped_tokens_says_so() -> None:
+    cache = from_legacy(tuples(99), "sliding", sliding_window=4)
+    with pytest.raises(CacheError, match=r"tokens 0 to 99.*last 4.*dynamic"):
+        to_legacy(cache)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([], "one .keys, values. pair per layer"),
+        ([(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3))], "need .batch, heads, time, head."),
+        ([(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 4, 4))], "layer 0 has keys"),
+        ([(torch.zeros(1, 2, 3, 4),) * 2, (torch.zeros(1, 2, 5, 4),) * 2], "layer 1 has keys"),
+        (
+            [(torch.zeros(1, 2, 3, 4),) * 2, (torch.zeros(1, 2, 3, 4).half(),) * 2],
+            "layer 1 is torch.float16",
+        ),
+    ],
+)
+def test_tuples_that_make_no_cache(layers: list[tuple[Tensor, Tensor]], message: str) -> None:
+    with pytest.raises(CacheError, match=message):
+        from_legacy(layers)
+
+
+def test_tuples_longer_than_a_static_cache() -> None:
+    with pytest.raises(CacheError, match="3 tokens a sequence and 4 would be stored"):
+        from_legacy(tuples(4), "static", max_cache_len=3)
+    with pytest.raises(OptionError, match="max_cache_len"):
+        from_legacy(tuples(4), "static")
