@@ -12,7 +12,6 @@ from kept.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     ContextLengthError,
-    GenerationInterrupted,
     KeptError,
     OptionError,
     SamplingError,
@@ -25,7 +24,7 @@ from kept.errors import (
 
 if TYPE_CHECKING:
     from kept.cache import Cache, from_legacy, make_cache, to_legacy
-    from kept.engine import Completion
+    from kept.engine import Completion, GenerationInterrupted
     from kept.llm import LLM, Stream
     from kept.models import CausalLM, CausalLMOutput
     from kept.sampling import SamplingParams
@@ -67,6 +66,7 @@ _HOMES = {
     "CausalLM": "kept.models",
     "CausalLMOutput": "kept.models",
     "Completion": "kept.engine",
+    "GenerationInterrupted": "kept.engine",
     "SamplingParams": "kept.sampling",
     "Stream": "kept.llm",
     "from_legacy": "kept.cache",

@@ -1,7 +1,8 @@
 """The exceptions kept raises.
 
 Every one derives from `KeptError` and from the builtin a caller would expect, and its text names
-the value, the limit and the remedy.
+the value, the limit and the remedy. Ctrl-C is no error: `kept.GenerationInterrupted` is a
+KeyboardInterrupt, and lives with `Completion`, which it carries.
 
     KeptError
     ├── OptionError (ValueError)                an option or argument that cannot be honoured
@@ -16,13 +17,10 @@ the value, the limit and the remedy.
     ├── CacheError (RuntimeError)               an operation a cache cannot carry out
     │   └── CacheFullError                      no room for the new keys and values
     ├── SamplingError (RuntimeError)            logits no token can be drawn from
-    ├── BackendError (RuntimeError)             kernels that were demanded but cannot be had
-    └── GenerationInterrupted (KeyboardInterrupt)   Ctrl-C, with what was generated so far
+    └── BackendError (RuntimeError)             kernels that were demanded but cannot be had
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 
 class KeptError(Exception):
@@ -79,11 +77,3 @@ class SamplingError(KeptError, RuntimeError):
 
 class BackendError(KeptError, RuntimeError):
     """A backend that was asked for is not available on this machine."""
-
-
-class GenerationInterrupted(KeptError, KeyboardInterrupt):
-    """Ctrl-C ended a generation; `completions` holds what each prompt had produced by then."""
-
-    def __init__(self, completions: Sequence[object]) -> None:
-        super().__init__("generation was interrupted; .completions holds the text so far")
-        self.completions = list(completions)

@@ -1,18 +1,22 @@
 """Where keys and values live: layouts, layers, and the cache that joins them."""
 
 from kept.cache.cache import Cache, stores
+from kept.cache.layout import grown
 from kept.cache.legacy import LegacyCache, from_legacy, to_legacy
 from kept.cache.make import KINDS, make_cache
 from kept.cache.open_step import LayerStore
+from kept.cache.ring import SLACK
 from kept.cache.shape import KVShape
 
 __all__ = [
     "KINDS",
+    "SLACK",
     "Cache",
     "KVShape",
     "LayerStore",
     "LegacyCache",
     "from_legacy",
+    "grown",
     "make_cache",
     "stores",
     "to_legacy",

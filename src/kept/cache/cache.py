@@ -228,6 +228,8 @@ class Cache:
                 f"give at least one index from 0 to {self.num_slots - 1}"
             )
         self.abandon()
+        if order == list(range(self.num_slots)):
+            return
         for layer in self._layers:
             layer.select(order)
         for layout in dict.fromkeys(self._layout_of):

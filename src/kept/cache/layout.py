@@ -18,7 +18,7 @@ from torch import Tensor
 from kept.errors import CacheFullError
 from kept.ops import Span
 
-GRAIN = 64  # capacities are multiples of this many tokens
+GRAIN = 64  # tokens a growing buffer begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +139,9 @@ def make_writes(
     return Writes(None, rows.to(device), flat.to(device))
 
 
-def round_up(length: int) -> int:
-    """The next multiple of GRAIN."""
-    return -(-length // GRAIN) * GRAIN
+def grown(length: int) -> int:
+    """The capacity that holds `length` tokens: GRAIN doubled as often as it takes."""
+    return GRAIN << max(0, (-(-length // GRAIN) - 1).bit_length())
 
 
 class ContiguousLayout(Layout):
@@ -161,7 +161,7 @@ class ContiguousLayout(Layout):
                 f"the static cache holds {self.capacity} tokens a sequence and {needed} would be "
                 "stored; make it longer (max_cache_len), truncate it, or use the dynamic cache"
             )
-        return Relayout(max(round_up(needed), 2 * self.capacity))
+        return Relayout(grown(needed))
 
     def apply(self, change: Relayout) -> None:
         """See `Layout.apply`."""

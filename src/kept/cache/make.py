@@ -8,7 +8,7 @@ import torch
 
 from kept.cache.cache import Cache
 from kept.cache.layout import ContiguousLayout, Layout
-from kept.cache.ring import RingLayout
+from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import OptionError
 
@@ -23,7 +23,7 @@ def make_cache(
     max_cache_len: int | None = None,
     sliding_window: int | None = None,
     num_sinks: int = 0,
-    slack: int = 64,
+    slack: int = SLACK,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Cache:
@@ -32,8 +32,9 @@ def make_cache(
     shapes: (L,) what each layer stores, `model.kv_shapes`.
     kind: "dynamic" keeps everything and grows; "static" is allocated once for `max_cache_len`
         tokens a slot and refuses more; "sliding" keeps the last `sliding_window` tokens, and the
-        first `num_sinks` (not for models with a window of their own, which hides them). Without `sliding_window` it takes each layer's own window, and layers
-        that have none keep everything. `slack` is how many tokens a full ring can be truncated by.
+        first `num_sinks`. Without `sliding_window` it takes each layer's own window, and layers
+        that have none keep everything; an own window hides sinks, so they are refused there.
+        `slack` is how many tokens a full ring can be truncated by.
     num_slots: sequences it holds.
 
     Raises OptionError for an unknown kind, or an option its kind has no use for.

@@ -19,15 +19,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kept.cache.layout import Layout, Plan, Relayout, lasting, make_writes, round_up
+from kept.cache.layout import Layout, Plan, Relayout, grown, lasting, make_writes
 from kept.errors import CacheError
 from kept.ops import Span
+
+SLACK = 64  # tokens a full ring can be truncated by, unless asked otherwise
 
 
 class RingLayout(Layout):
     """Keeps `sinks` first tokens and at least the last `window` ones of each sequence."""
 
-    def __init__(self, num_slots: int, window: int, sinks: int = 0, slack: int = 64) -> None:
+    def __init__(self, num_slots: int, window: int, sinks: int = 0, slack: int = SLACK) -> None:
         super().__init__(num_slots, 0)
         self.window, self.sinks, self.slack = window, sinks, slack
         # Which token each entry holds, -1: none. Kept rather than computed, because truncating
@@ -47,8 +49,7 @@ class RingLayout(Layout):
         needed = min(longest, widest)
         if needed <= self.capacity:
             return None
-        capacity = needed if needed > self.full else max(round_up(needed), 2 * self.capacity)
-        capacity = min(capacity, max(self.full, needed))
+        capacity = min(grown(needed), max(self.full, needed))
         return Relayout(capacity, self._gather(capacity))
 
     def _place(self, tokens: Tensor, capacity: int) -> Tensor:

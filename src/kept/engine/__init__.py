@@ -1,7 +1,7 @@
 """Requests to tokens: groups of sequences, their schedule, and the loop that runs them."""
 
 from kept.engine.beams import BeamGroup
-from kept.engine.completion import Completion, FinishReason
+from kept.engine.completion import Completion, FinishReason, GenerationInterrupted
 from kept.engine.continuation import Continuation
 from kept.engine.engine import Engine
 from kept.engine.group import Group, Move
@@ -16,6 +16,7 @@ __all__ = [
     "Continuation",
     "Engine",
     "FinishReason",
+    "GenerationInterrupted",
     "Group",
     "Move",
     "SampleGroup",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from kept.engine.continuation import Continuation
 from kept.engine.group import Group, Move
+from kept.errors import SamplingError
 from kept.sampling import TokenLogprobs, draw_distinct, process_scores, token_logprobs
 
 LOWEST = -1.0e9  # stands for "cannot win" in sums of log-probabilities, as in transformers
@@ -67,6 +69,12 @@ class BeamGroup(Group):
         rows = [process_scores(scores[i], params, h) for i, h in enumerate(histories)]
         beam_scores = torch.tensor([h.score for h in self._running], device=logits.device)
         flat = (torch.stack(rows) + beam_scores[:, None]).flatten()
+        peak = float(flat.max())
+        if not math.isfinite(peak):
+            raise SamplingError(
+                f"the best of {self.width} beams has score {peak}, so none can go on; check the "
+                "model's weights, or loosen no_repeat_ngram_size if it leaves no token to choose"
+            )
         count = min(max(2, 1 + len(params.eos_token_ids)) * self.width, flat.numel())
         if params.do_sample:
             seed, position = self.results[0].seed, len(histories[0])

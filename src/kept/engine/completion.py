@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,3 +43,14 @@ class Completion:
     total_time: float
     tokens_per_second: float | None
     cache_bytes: int
+
+
+class GenerationInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended a generation; `completions` holds what each prompt had produced by then.
+
+    A KeyboardInterrupt and no KeptError, so that `except Exception` does not swallow Ctrl-C.
+    """
+
+    def __init__(self, completions: Sequence[Completion]) -> None:
+        super().__init__("generation was interrupted; .completions holds the text so far")
+        self.completions = list(completions)

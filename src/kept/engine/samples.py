@@ -6,6 +6,7 @@ from torch import Tensor
 
 from kept.engine.continuation import Continuation
 from kept.engine.group import Group, Move
+from kept.errors import SamplingError
 from kept.sampling import sample
 
 
@@ -33,12 +34,15 @@ class SampleGroup(Group):
             for follower in self.results[1:]:
                 follower.num_computed, follower.offset = parents[0].num_computed, parents[0].offset
             self.live = list(self.results)
-        drawn = sample(
-            logits,
-            [c.params for c in self.live],
-            [c.history for c in self.live],
-            [(c.seed, len(c.history)) for c in self.live],
-        )
+        try:
+            drawn = sample(
+                logits,
+                [c.params for c in self.live],
+                [c.history for c in self.live],
+                [(c.seed, len(c.history)) for c in self.live],
+            )
+        except SamplingError as error:
+            raise SamplingError(f"prompt {self.results[0].prompt_index}: {error}") from error
         moves = []
         for continuation, parent, token, logprobs in zip(
             self.live, parents, drawn.token_ids, drawn.logprobs, strict=True

@@ -33,7 +33,7 @@ class Conversation:
         try:
             self.cache.truncate(shared)
         except CacheError as error:
-            log.info("the conversation is read again from its start: %s", error)
+            log.warning("the conversation is read again from its start: %s", error)
             shared = 0
             self.cache.truncate(0)
         del self.tokens[shared:]

@@ -11,10 +11,11 @@ from kept.engine import (
     ContextRule,
     Continuation,
     Engine,
+    GenerationInterrupted,
     Group,
     SampleGroup,
 )
-from kept.errors import GenerationInterrupted, OptionError
+from kept.errors import OptionError
 from kept.llm.caching import build_cache, check_static, context_rule
 from kept.llm.conversation import Conversation
 from kept.models import CausalLM
@@ -40,7 +41,7 @@ class Generation:
         max_slots: int,
         prefill_chunk: int,
         vary: bool = False,
-        kept: Conversation | None = None,
+        conversation: Conversation | None = None,
     ) -> None:
         if params.stop_strings and tokenizer is None:
             raise OptionError("stop_strings need a tokenizer, and this checkpoint has none")
@@ -52,13 +53,13 @@ class Generation:
         width = max(group.width for group in self.groups)
         slots = max(width, min(max_slots, sum(group.width for group in self.groups)))
         lengths = [len(prompt) for prompt in prompts]
-        if kept is None:
+        if conversation is None:
             cache = build_cache(model, params, rule, lengths, slots)
         else:
             check_static(params, rule, lengths)
-            cache = kept.cache
+            cache = conversation.cache
             leader = self.groups[0].live[0]
-            leader.num_computed = leader.num_cached = kept.reuse(prompts[0])
+            leader.num_computed = leader.num_cached = conversation.reuse(prompts[0])
         self.engine = Engine(model, cache, rule, max_slots=slots, prefill_chunk=prefill_chunk)
         for group in self.groups:
             self.engine.add(group)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kept.engine import Completion
+from kept.engine import Completion, GenerationInterrupted
 from kept.errors import CheckpointNotFoundError, OptionError
 from kept.llm.conversation import Conversation
 from kept.llm.generation import Generation, remember
@@ -18,6 +20,8 @@ from kept.llm.stream import Stream
 from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
 from kept.sampling import ResolvedParams, SamplingParams
 from kept.text import ChatTemplate, Tokenizer
+
+log = logging.getLogger("kept")
 
 Message = Mapping[str, Any]
 Progress = Callable[[int, int], None]
@@ -99,50 +103,77 @@ class LLM:
         return Stream(self._begin(self._read(prompt, single=True), resolved))
 
     def chat(
-        self, messages: Sequence[Message], params: SamplingParams | None = None, **options: Any
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        template_options: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Completion:
-        """Answer a conversation; `chat_stream` to its end."""
-        stream = self.chat_stream(messages, params, **options)
-        for _ in stream:
-            continue
+        """Answer a conversation: `chat_stream` to its end.
+
+        Raises as `chat_stream`, and GenerationInterrupted, which holds the text so far, on Ctrl-C.
+        """
+        stream = self.chat_stream(messages, params, template_options=template_options, **options)
+        try:
+            for _ in stream:
+                continue
+        except KeyboardInterrupt:
+            raise GenerationInterrupted([stream.completion]) from None
         return stream.completion
 
     def chat_stream(
-        self, messages: Sequence[Message], params: SamplingParams | None = None, **options: Any
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        template_options: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Stream:
         """Answer a conversation, handing out text as it is written.
 
         messages: dicts with "role" and "content", oldest first, put through the checkpoint's chat
             template. The cache is kept: a turn computes only what the kept one does not hold, also
-            after an edit to the history. `completion.cached_tokens` says how much that was.
+            after an edit to the history. `completion.cached_tokens` says how much that was; where
+            nothing could be reused although something was kept, the log says why.
+        template_options: what the template takes besides, such as `tools`, `documents` or
+            `enable_thinking`.
 
         Raises TemplateError where there is no template or it refuses the messages; else as
         `stream`.
         """
         resolved = self._resolve_streaming(params, options)
-        prompt = self.render_chat(messages)
+        prompt = self.render_chat(messages, template_options=template_options)
         assert self.tokenizer is not None
         ids = self.tokenizer.encode(prompt, add_special_tokens=False)
         [tokens] = self._read(ids)
         key = _cache_key(resolved)
-        kept = self._conversation
-        if kept is None or kept.key != key or not self._fits(tokens, resolved):
-            generation = self._begin([tokens], self._roomy(resolved))
-        else:
-            generation = self._begin([tokens], resolved, kept)
+        generation = self._begin([tokens], resolved, self._reusable(key, tokens, resolved))
         self._conversation = None
         return Stream(generation, self._keeper(key))
 
-    def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt a chat template makes of messages."""
         if self.tokenizer is None:
             raise CheckpointNotFoundError(
-                f"{self.checkpoint.folder} has no tokenizer.json, which a chat needs"
+                f"{self.checkpoint.folder} has no tokenizer.json, which a chat needs; add it"
             )
-        template = ChatTemplate.from_folder(self.checkpoint.folder, self.tokenizer.special_tokens)
-        return template.render(
-            [dict(message) for message in messages], add_generation_prompt=add_generation_prompt
+        return self._template.render(
+            [dict(message) for message in messages],
+            add_generation_prompt=add_generation_prompt,
+            **(template_options or {}),
         )
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        assert self.tokenizer is not None
+        return ChatTemplate.from_folder(self.checkpoint.folder, self.tokenizer.special_tokens)
 
     def forget(self) -> None:
         """Drop the cache kept for `chat`."""
@@ -184,7 +215,7 @@ class LLM:
         self,
         prompts: Sequence[Sequence[int]],
         params: ResolvedParams,
-        kept: Conversation | None = None,
+        conversation: Conversation | None = None,
         vary: bool = False,
     ) -> Generation:
         return Generation(
@@ -195,18 +226,28 @@ class LLM:
             max_slots=self.max_batch_size,
             prefill_chunk=self.prefill_chunk,
             vary=vary,
-            kept=kept,
+            conversation=conversation,
         )
 
-    def _roomy(self, params: ResolvedParams) -> ResolvedParams:
-        """A chat's static cache is as long as the context, for the turns to come."""
-        if params.cache_implementation != "static" or params.max_cache_len is not None:
-            return params
-        return dataclasses.replace(params, max_cache_len=self.model.config.context)
-
-    def _fits(self, tokens: list[int], params: ResolvedParams) -> bool:
-        # Past the context the window moves, and what is kept no longer begins where it did.
-        return len(tokens) <= self.model.config.context or params.overflow == "stop"
+    def _reusable(
+        self, key: tuple[object, ...], tokens: list[int], params: ResolvedParams
+    ) -> Conversation | None:
+        """The kept conversation, if this turn can go on from it; else the log says why not."""
+        if params.cache_implementation == "static" and params.max_cache_len is None:
+            raise OptionError(
+                "a chat with a static cache needs max_cache_len, since its turns share one cache; "
+                f"give the tokens all of them may come to, up to {self.model.config.context}"
+            )
+        kept = self._conversation
+        if kept is None:
+            return None
+        if kept.key != key:
+            log.warning("the conversation is read again: the cache options have changed")
+            return None
+        if params.overflow == "slide" and len(tokens) > self.model.config.context:
+            log.warning("the conversation is read again: it is longer than the context and slides")
+            return None
+        return kept
 
     def _keeper(self, key: tuple[object, ...]) -> Callable[[Generation], None]:
         def keep(generation: Generation) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 
 from kept.errors import OptionError, TokenizerError
@@ -16,24 +17,26 @@ Prompts = Prompt | Sequence[Prompt]
 def read_prompts(prompts: Prompts, tokenizer: Tokenizer | None, vocab_size: int) -> list[list[int]]:
     """One list of token ids per prompt.
 
-    prompts: a string, a list of token ids, or a list of either. An empty string becomes the
-    tokenizer's beginning-of-sequence token. Raises OptionError for anything else, for no prompt,
-    for an id outside the vocabulary, and for an empty prompt where there is no such token.
+    prompts: a string, a list, array or tensor of token ids, or a list of those. An empty string
+    becomes the tokenizer's beginning-of-sequence token. Raises OptionError for anything else, for
+    no prompt, for an id outside the vocabulary, and for an empty prompt where there is no such
+    token.
     """
-    listed = [prompts] if isinstance(prompts, str) or _is_ids(prompts) else list(prompts)
+    several = isinstance(prompts, Iterable) and not isinstance(prompts, str | Mapping)
+    listed = list(prompts) if several and not _is_ids(prompts) else [prompts]
     if not listed:
         raise OptionError("no prompt was given; pass a string, token ids, or a list of them")
     return [_read_prompt(prompt, tokenizer, vocab_size) for prompt in listed]
 
 
 def _is_ids(prompt: object) -> bool:
-    if isinstance(prompt, torch.Tensor):
+    if isinstance(prompt, torch.Tensor | np.ndarray):
         return prompt.ndim == 1
-    return (
-        isinstance(prompt, Sequence)
-        and len(prompt) > 0
-        and all(isinstance(token, int) and not isinstance(token, bool) for token in prompt)
-    )
+    return isinstance(prompt, Sequence) and len(prompt) > 0 and all(map(_is_id, prompt))
+
+
+def _is_id(token: object) -> bool:
+    return isinstance(token, int | np.integer) and not isinstance(token, bool)
 
 
 def _read_prompt(prompt: object, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
@@ -44,16 +47,8 @@ def _read_prompt(prompt: object, tokenizer: Tokenizer | None, vocab_size: int) -
                 "add the file, or pass token ids"
             )
         ids = tokenizer.encode(prompt)
-    elif isinstance(prompt, torch.Tensor) and prompt.ndim == 1 and not prompt.is_floating_point():
-        ids = [int(token) for token in prompt]
-    elif _is_ids(prompt) or (isinstance(prompt, Sequence) and not prompt):
-        assert isinstance(prompt, Sequence)
-        ids = list(prompt)
     else:
-        raise OptionError(
-            f"a prompt is a string or a list of token ids, and {prompt!r} is neither; "
-            "for chat messages use chat()"
-        )
+        ids = _read_ids(prompt)
     if not ids:
         return [_begin(tokenizer)]
     wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
@@ -63,6 +58,16 @@ def _read_prompt(prompt: object, tokenizer: Tokenizer | None, vocab_size: int) -
             "use the tokenizer that belongs to this model"
         )
     return ids
+
+
+def _read_ids(prompt: object) -> list[int]:
+    given = prompt.tolist() if isinstance(prompt, torch.Tensor | np.ndarray) else prompt
+    if not isinstance(given, Sequence) or not all(map(_is_id, given)):
+        raise OptionError(
+            f"a prompt is a string or a list of token ids, and {prompt!r} is neither; "
+            "for chat messages use chat()"
+        )
+    return [int(token) for token in given]
 
 
 def _begin(tokenizer: Tokenizer | None) -> int:

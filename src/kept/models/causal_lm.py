@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from kept import ops
 from kept.batch import Batch
 from kept.cache import Cache, KVShape, make_cache, stores
 from kept.errors import ContextLengthError, OptionError
@@ -61,6 +62,7 @@ class CausalLM(nn.Module, ABC):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        ops.backend()  # a KEPT_OPS that cannot be had fails here, before any weight is read
         self.config = config
 
     @abstractmethod

@@ -45,21 +45,22 @@ def read_rope(fields: Fields, head_dim: int, context: int) -> tuple[RopeConfig, 
 
     Reads `rope_scaling` with `rope_theta`, or else `rope_parameters` (since transformers 5).
     """
-    inner = fields.nested("rope_scaling") or fields.nested("rope_parameters")
-    theta = fields.number("rope_theta", 10000.0)
-    if inner is None:
-        return RopeConfig("default", theta, head_dim, context), context
-    theta = inner.number("rope_theta", theta)
+    inner = fields.nested("rope_scaling") or fields.nested("rope_parameters") or Fields({})
+    theta = inner.number("rope_theta", fields.number("rope_theta", 10000.0))
     share = inner.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))
-    name = "rope_type" if inner.has("rope_type") else "type"
-    kind = inner.choice(name, "default", TYPES)
+    kind = inner.choice("rope_type" if inner.has("rope_type") else "type", "default", TYPES)
     dim = int(head_dim * share)
-    if dim % 2 or dim == 0:
+    if dim % 2 or dim == 0 or (kind == "dynamic" and dim == 2):
         raise UnsupportedModelError(
-            f"rotary embedding turns pairs, and config.json rotates {dim} of {head_dim} elements"
+            f"config.json rotates {dim} of a head's {head_dim} elements; rotary embedding turns "
+            "them in pairs, and its dynamic scaling needs more than one"
         )
     if kind == "default":
         return RopeConfig(kind, theta, dim, context), context
+    if theta <= 1:
+        raise UnsupportedModelError(
+            f"config.json has rope_theta = {theta}; scaling a rotary embedding needs one above 1"
+        )
     original = fields.integer("original_max_position_embeddings", context)
     original = inner.integer("original_max_position_embeddings", original)
     if kind == "dynamic":
