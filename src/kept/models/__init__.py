@@ -2,14 +2,13 @@
 
 from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig
 from kept.models.checkpoint import Checkpoint, find_folder, open_checkpoint
+from kept.models.dtypes import DTYPES, resolve_dtype
 from kept.models.registry import (
-    DTYPES,
     FAMILIES,
     build_model,
     load_model,
     read_config,
     resolve_device,
-    resolve_dtype,
 )
 
 __all__ = [

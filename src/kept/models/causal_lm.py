@@ -75,6 +75,11 @@ class CausalLM(nn.Module, ABC):
         return self.config.kv_shapes
 
     @property
+    def num_parameters(self) -> int:
+        """How many numbers the weights are; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the weights, and so of keys and values."""
         return next(self.parameters()).dtype
@@ -137,7 +142,8 @@ class CausalLM(nn.Module, ABC):
             made and returned.
 
         Raises OptionError for shapes, ids or masks that do not fit, ContextLengthError past the
-        context, and OptionError for a cache in training.
+        context where positions are absolute (rotary ones run on, beyond what the model was trained
+        for), and OptionError for a cache in training.
         """
         if cache is not None and not use_cache:
             raise OptionError("a cache was passed with use_cache=False; drop one of the two")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kept.errors import (
@@ -22,8 +23,9 @@ from kept.errors import (
     UnsupportedFormatError,
     WeightsError,
 )
+from kept.json_file import read_json_object
 from kept.models import hub
-from kept.models.json_file import read_json_object
+from kept.models.dtypes import DTYPES
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
 
 _SINGLE = "model.safetensors"
@@ -48,9 +50,13 @@ class Checkpoint:
     files: Mapping[Path, SafetensorsFile] = field(repr=False)
 
     @property
-    def num_weight_bytes(self) -> int:
-        """The bytes of all tensors as stored."""
-        return sum(info.num_bytes for info in self.tensors.values())
+    def stored_dtype(self) -> torch.dtype:
+        """What the weights are loaded in where nobody says: the first tensor's dtype.
+
+        float32 where kept computes in none of the stored ones.
+        """
+        stored = (info.dtype for info in self.tensors.values())
+        return next((dtype for dtype in stored if dtype in DTYPES.values()), torch.float32)
 
     def read(self, name: str) -> Tensor:
         """Return tensor `name` in its stored dtype, memory-mapped on the CPU.
@@ -126,6 +132,11 @@ def _bundled_folder() -> Path:
 
 def _existing_folder(source: str | Path) -> Path | None:
     """Return the folder `source` names, or None where it can only be a hub id."""
+    if not isinstance(source, str | Path):
+        raise OptionError(
+            f"the model is named by {source!r}, a {type(source).__name__}; pass a folder, a hub "
+            "id, or nothing for the bundled model"
+        )
     text = os.fspath(source)
     if not text.strip():
         raise CheckpointNotFoundError(
@@ -162,11 +173,11 @@ def _open_folder(folder: Path, repo_id: str | None) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
     _refuse_other_formats(folder, names)
-    config = read_json_object(folder / "config.json")
+    config = read_json_object(folder / "config.json", CheckpointError)
     _refuse_quantized(folder, config)
     generation_config: Mapping[str, Any] = {}
     if "generation_config.json" in names:
-        generation_config = read_json_object(folder / "generation_config.json")
+        generation_config = read_json_object(folder / "generation_config.json", CheckpointError)
     files = _open_files(folder, names, repo_id)
     tensors = _all_tensors(files)
     return Checkpoint(
@@ -239,7 +250,7 @@ def _open_files(folder: Path, names: list[str], repo_id: str | None) -> list[Saf
 
 def _open_shards(folder: Path) -> list[SafetensorsFile]:
     path = folder / _INDEX
-    weight_map = read_json_object(path).get("weight_map")
+    weight_map = read_json_object(path, CheckpointError).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{path}: weight_map must say which file holds each tensor.")
     for name, shard in weight_map.items():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from kept.errors import CheckpointError, UnsupportedModelError
+
+# Far above any model, and little enough to lay out before the weights are seen.
+MAX_LAYERS, MAX_HEAD = 10_000, 2**16
 
 
 class Fields:
@@ -26,13 +29,17 @@ class Fields:
         """Whether the field is there, null or not."""
         return name in self._config
 
-    def integer(self, name: str, default: int | None = None, *, minimum: int = 1) -> int:
-        """An integer of at least `minimum`."""
+    def integer(
+        self, name: str, default: int | None = None, *, minimum: int = 1, maximum: int = 2**31 - 1
+    ) -> int:
+        """An integer from `minimum` to `maximum`."""
         value = self._value(name, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise self._wrong(name, value, f"an integer of at least {minimum}")
+        if value > maximum:
+            raise self._wrong(name, value, f"an integer of at most {maximum}")
         return value
 
     def number(self, name: str, default: float | None = None, *, positive: bool = True) -> float:
@@ -51,7 +58,7 @@ class Fields:
             raise self._wrong(name, value, "true or false")
         return value
 
-    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+    def choice(self, name: str, default: str, choices: Collection[str]) -> str:
         """One of `choices`; raises UnsupportedModelError for another."""
         value = self._value(name, default)
         if value not in choices:
@@ -89,10 +96,6 @@ class Fields:
         if not isinstance(value, Mapping):
             raise self._wrong(name, value, "an object")
         return Fields(value, f"{self._where}'s {name}")
-
-    def names(self) -> tuple[str, ...]:
-        """The names of the fields that are not null."""
-        return tuple(name for name, value in self._config.items() if value is not None)
 
     def refuse(self, name: str, neutral: object, why: str) -> None:
         """Raise UnsupportedModelError unless the field is absent or has its neutral value."""

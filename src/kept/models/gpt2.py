@@ -12,7 +12,7 @@ from kept.batch import Batch
 from kept.cache import KVShape, LayerStore
 from kept.errors import CheckpointError
 from kept.models.causal_lm import CausalLM, Rope
-from kept.models.fields import Fields
+from kept.models.fields import MAX_LAYERS, Fields
 from kept.models.layers import Embedding, LayerNorm, Linear, attend
 from kept.models.record import Record
 from kept.models.weight_map import Placement, WeightMap
@@ -54,7 +54,7 @@ def read_gpt2_config(config: dict[str, Any]) -> GPT2Config:
             f"config.json has n_embd = {hidden}, which n_head = {heads} does not divide"
         )
     fields.refuse("add_cross_attention", False, "its decoder expects an encoder kept lacks")
-    layers = fields.integer("n_layer", 12)
+    layers = fields.integer("n_layer", 12, maximum=MAX_LAYERS)
     scale = (hidden // heads) ** -0.5 if fields.flag("scale_attn_weights", True) else 1.0
     by_layer = fields.flag("scale_attn_by_inverse_layer_idx", False)
     return GPT2Config(

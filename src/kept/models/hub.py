@@ -13,7 +13,7 @@ from kept.errors import CheckpointError, CheckpointNotFoundError
 
 # Weights only ever as safetensors: a pickled file can run code when it is opened.
 _WEIGHTS = ["*.safetensors"]
-_OTHERS = ["*.json", "*.jinja", "*.txt", "tokenizer.model"]
+_OTHERS = ["*.json", "*.jinja", "*.txt", "*.model"]
 # Subfolders hold other formats; "consolidated" files repeat the weights under other names.
 _IGNORE = ["*/*", "consolidated*"]
 

@@ -16,7 +16,7 @@ from kept.batch import Batch
 from kept.cache import KVShape, LayerStore
 from kept.errors import CheckpointError
 from kept.models.causal_lm import CausalLM, Rope
-from kept.models.fields import Fields
+from kept.models.fields import MAX_HEAD, MAX_LAYERS, Fields
 from kept.models.layers import Embedding, Linear, RMSNorm, attend
 from kept.models.record import Record
 from kept.models.rope import RopeConfig, Rotary, read_rope
@@ -63,8 +63,9 @@ def read_llama_config(config: dict[str, Any]) -> LlamaConfig:
     family = str(config.get("model_type"))
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     # Qwen 3 has a default of its own; the others divide the width.
-    head_dim = fields.integer("head_dim", 128 if family == "qwen3" else max(hidden // heads, 1))
-    layers = fields.integer("num_hidden_layers")
+    default = 128 if family == "qwen3" else max(hidden // heads, 1)
+    head_dim = fields.integer("head_dim", default, maximum=MAX_HEAD)
+    layers = fields.integer("num_hidden_layers", maximum=MAX_LAYERS)
     kv_heads = _kv_heads(fields, family, heads)
     positions = fields.integer("max_position_embeddings", CONTEXTS[family])
     rope, context = read_rope(fields, head_dim, positions)

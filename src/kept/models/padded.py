@@ -18,6 +18,8 @@ from kept.cache import Cache
 from kept.errors import OptionError
 from kept.ops import Span
 
+INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
+
 
 @dataclass(frozen=True, slots=True)
 class PaddedInput:
@@ -63,6 +65,7 @@ def read_padded(
     vocab_size: int,
 ) -> PaddedInput:
     """Check a padded input against the cache it continues, and pack it."""
+    _check_types(input_ids, attention_mask, position_ids, cache)
     _check_ids(input_ids, position_ids, cache, vocab_size)
     num_sequences, num_new = input_ids.shape
     past = cache.lengths if cache is not None else (0,) * num_sequences
@@ -89,10 +92,27 @@ def _totals(positions: Tensor, counts: list[int]) -> tuple[int, ...]:
     return tuple(int(part.max()) + 1 for part in torch.split(positions, counts))
 
 
+def _check_types(
+    input_ids: object, attention_mask: object, position_ids: object, cache: object
+) -> None:
+    for name, value in (("attention_mask", attention_mask), ("position_ids", position_ids)):
+        if value is not None and not isinstance(value, Tensor):
+            raise OptionError(f"{name} is a {type(value).__name__}; pass a torch tensor")
+    for name, value in (("input_ids", input_ids), ("position_ids", position_ids)):
+        if value is not None or name == "input_ids":
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            if kind not in INTEGERS:
+                raise OptionError(f"{name} is a {kind}; pass a torch tensor of integers")
+    if cache is not None and not isinstance(cache, Cache):
+        raise OptionError(
+            f"cache is a {type(cache).__name__}; pass one of make_cache, or from_legacy(tuples)"
+        )
+
+
 def _check_ids(
     input_ids: Tensor, position_ids: Tensor | None, cache: Cache | None, vocab_size: int
 ) -> None:
-    if input_ids.ndim != 2 or input_ids.numel() == 0 or input_ids.is_floating_point():
+    if input_ids.ndim != 2 or input_ids.numel() == 0:
         raise OptionError(
             f"input_ids is {input_ids.dtype} of shape {tuple(input_ids.shape)}; pass integers of "
             "shape (batch, time), with at least one token"

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from kept.errors import OptionError, UnsupportedModelError
+from kept.errors import CheckpointError, OptionError, UnsupportedModelError
 from kept.models.causal_lm import CausalLM, ModelConfig
 from kept.models.checkpoint import Checkpoint
+from kept.models.dtypes import resolve_dtype
 from kept.models.gpt2 import GPT2, gpt2_weight_map, read_gpt2_config
 from kept.models.llama import Llama, llama_weight_map, read_llama_config
 from kept.models.weight_map import WeightMap
@@ -81,12 +82,6 @@ ENCODERS = frozenset(
     }
 )
 
-DTYPES: Mapping[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
 
 def find_family(config: Mapping[str, Any]) -> Family:
     """The family of a config.json.
@@ -95,7 +90,7 @@ def find_family(config: Mapping[str, Any]) -> Family:
     """
     kind = config.get("model_type")
     known = ", ".join(f"{f.architecture} ({t})" for t, f in sorted(FAMILIES.items()))
-    if kind in ENCODERS:
+    if isinstance(kind, str) and kind in ENCODERS:
         raise UnsupportedModelError(
             f"config.json has model_type = {kind!r}, an encoder: it generates no tokens one after "
             f"another, so there are no keys and values to cache. kept runs decoders: {known}"
@@ -121,31 +116,13 @@ def read_config(config: Mapping[str, Any]) -> ModelConfig:
     return found
 
 
-def resolve_dtype(
-    dtype: str | torch.dtype | None,
-    config: Mapping[str, Any],
-    unsaid: torch.dtype = torch.float32,
-) -> torch.dtype:
-    """The dtype to compute in: the one asked for, or the checkpoint's own for None and "auto".
-
-    unsaid: the checkpoint's own where its config.json does not say. Raises OptionError for one
-    kept does not compute in.
-    """
-    stored = config.get("dtype") or config.get("torch_dtype") or unsaid
-    wanted = stored if dtype in (None, "auto") else dtype
-    if isinstance(wanted, torch.dtype) and wanted in DTYPES.values():
-        return wanted
-    name = str(wanted).removeprefix("torch.")
-    if name not in DTYPES:
-        raise OptionError(f"dtype {name!r} is not one of auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, or the CPU. Raises OptionError for one torch does not have."""
     try:
         found = torch.device(device or "cpu")
         torch.empty(0, device=found)
+        if found.type == "meta":
+            raise RuntimeError("it holds shapes and no numbers")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"device {str(device)!r} cannot be used: {reason}") from error
@@ -155,8 +132,19 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 def build_model(config: Mapping[str, Any]) -> CausalLM:
     """A model of the config's shape with parameters on the meta device: shapes, no memory."""
     family = find_family(config)
-    with torch.device("meta"):
-        return family.build(family.read_config(dict(config)))
+    return _lay_out(family, family.read_config(dict(config)))
+
+
+def _lay_out(family: Family, config: Any) -> CausalLM:
+    try:
+        with torch.device("meta"):
+            return family.build(config)
+    except RuntimeError as error:  # sizes within bounds one by one, whose product is not
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"config.json describes matrices that no machine can hold ({reason}): {config}; "
+            "correct its sizes"
+        ) from error
 
 
 def load_model(
@@ -173,11 +161,9 @@ def load_model(
     """
     family = find_family(checkpoint.config)
     config = family.read_config(dict(checkpoint.config))
-    stored = (tensor.dtype for tensor in checkpoint.tensors.values())
-    unsaid = next((d for d in stored if d in DTYPES.values()), torch.float32)
-    place, wanted = resolve_device(device), resolve_dtype(dtype, checkpoint.config, unsaid)
-    with torch.device("meta"):
-        model = family.build(config)
+    place = resolve_device(device)
+    wanted = resolve_dtype(dtype, checkpoint.config, checkpoint.stored_dtype)
+    model = _lay_out(family, config)
     load_weights(
         model, checkpoint, family.weight_map(config), dtype=wanted, device=place, progress=progress
     )

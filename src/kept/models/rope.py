@@ -50,7 +50,7 @@ def read_rope(fields: Fields, head_dim: int, context: int) -> tuple[RopeConfig, 
     share = inner.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))
     kind = inner.choice("rope_type" if inner.has("rope_type") else "type", "default", TYPES)
     dim = int(head_dim * share)
-    if dim % 2 or dim == 0 or (kind == "dynamic" and dim == 2):
+    if dim % 2 or not 0 < dim <= head_dim or (kind == "dynamic" and dim == 2):
         raise UnsupportedModelError(
             f"config.json rotates {dim} of a head's {head_dim} elements; rotary embedding turns "
             "them in pairs, and its dynamic scaling needs more than one"

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from kept.errors import WeightsError
 from kept.models.checkpoint import Checkpoint
-from kept.models.weight_map import Placement, WeightMap
+from kept.models.weight_map import WeightMap
 from kept.models.weight_plan import Copy, plan_weights
-
-__all__ = ["Placement", "WeightMap", "load_weights"]
 
 
 def load_weights(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -97,7 +97,10 @@ def _early_stopping(label: str, value: object) -> EarlyStopping:
 def _items(label: str, value: object, wanted: str) -> tuple[object, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise OptionError(f"{label}={value!r} is of type {type(value).__name__}; pass {wanted}")
-    return tuple(value)
+    try:
+        return tuple(value)
+    except TypeError as error:  # a tensor of no dimension has __iter__ and cannot be iterated
+        raise OptionError(f"{label}={value!r} is a single value; pass {wanted}") from error
 
 
 def _strings(label: str, value: object) -> tuple[str, ...]:
@@ -128,6 +131,9 @@ def _token_ids(label: str, value: object) -> tuple[int, ...]:
     return tuple(sorted({check(label, item) for item in items}))
 
 
+MAX_WIDTH = 4096  # sequences of one prompt side by side: each has a slot of the cache
+MAX_PENALTY = 32.0  # a length of ten million to this power is still a finite number
+
 MAX_NEW_TOKENS = Field("max_new_tokens", _integer(1), 256)
 MIN_NEW_TOKENS = Field("min_new_tokens", _integer(0), 0)
 DO_SAMPLE = Field("do_sample", _boolean, False)
@@ -137,10 +143,10 @@ TOP_P = Field("top_p", _number(0, 1, above_low=True), 1.0)
 MIN_P = Field("min_p", _number(0, 1), 0.0)
 REPETITION_PENALTY = Field("repetition_penalty", _number(0, above_low=True), 1.0)
 NO_REPEAT_NGRAM_SIZE = Field("no_repeat_ngram_size", _integer(0), 0)
-NUM_BEAMS = Field("num_beams", _integer(1), 1)
-LENGTH_PENALTY = Field("length_penalty", _number(), 1.0)
+NUM_BEAMS = Field("num_beams", _integer(1, MAX_WIDTH), 1)
+LENGTH_PENALTY = Field("length_penalty", _number(-MAX_PENALTY, MAX_PENALTY), 1.0)
 EARLY_STOPPING: Field[EarlyStopping] = Field("early_stopping", _early_stopping, False)
-NUM_RETURN_SEQUENCES = Field("num_return_sequences", _integer(1), 1)
+NUM_RETURN_SEQUENCES = Field("num_return_sequences", _integer(1, MAX_WIDTH), 1)
 STOP_STRINGS: Field[tuple[str, ...]] = Field("stop_strings", _strings, ())
 EOS_TOKEN_ID: Field[tuple[int, ...]] = Field("eos_token_id", _token_ids, ())
 IGNORE_EOS = Field("ignore_eos", _boolean, False)
@@ -148,12 +154,12 @@ SEED: Field[int | None] = Field("seed", _integer(0, 2**64 - 1), None)
 LOGPROBS: Field[int | None] = Field("logprobs", _integer(0), None)
 USE_CACHE = Field("use_cache", _boolean, True)
 CACHE_IMPLEMENTATION: Field[CacheImplementation] = Field(
-    "cache_implementation", _choice("dynamic", "static", "sliding"), "dynamic"
+    "cache_implementation", _choice(*get_args(CacheImplementation)), "dynamic"
 )
 SLIDING_WINDOW: Field[int | None] = Field("sliding_window", _integer(1), None)
 NUM_SINKS = Field("num_sinks", _integer(0), 0)
 MAX_CACHE_LEN: Field[int | None] = Field("max_cache_len", _integer(1), None)
-OVERFLOW: Field[Overflow] = Field("overflow", _choice("stop", "slide"), "stop")
+OVERFLOW: Field[Overflow] = Field("overflow", _choice(*get_args(Overflow)), "stop")
 SLIDE_HOP: Field[int | None] = Field("slide_hop", _integer(1), None)
 
 # Only in generation_config.json, where lengths count the prompt too.

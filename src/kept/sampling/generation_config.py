@@ -75,10 +75,12 @@ def refuse_unsupported(config: Mapping[str, object], *, do_sample: bool, num_bea
 def without_transformers_caches(config: Mapping[str, object]) -> Mapping[str, object]:
     """Return `config` with transformers' kinds of cache named as kept's that generate the same.
 
+    "sliding", which only kept has, stays.
+
     Raises `OptionError` for a kind that would change the output ("quantized") or is not known.
     """
     kind = config.get("cache_implementation")
-    if kind is None:
+    if kind is None or kind == "sliding":
         return config
     if kind in _SAME_AS_DYNAMIC:
         return {**config, "cache_implementation": "dynamic"}

@@ -9,19 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-Tokens = Sequence[int] | torch.Tensor | npt.NDArray[np.int64]
-
 
 class TokenHistory:
     """The token ids of one sequence, prompt first, in a buffer that grows by doubling.
 
-    A sampler may be given plain lists instead, but it copies a list at every step; this it reads in
-    place. `append` and `truncate` change it; `tokens` is a read-only view that they invalidate.
+    `append` changes it; `tokens` is a read-only view that this invalidates.
     """
 
     __slots__ = ("_buffer", "_length", "num_prompt")
 
-    def __init__(self, prompt: Tokens) -> None:
+    def __init__(self, prompt: Sequence[int] | torch.Tensor | npt.NDArray[np.int64]) -> None:
         tokens = prompt.cpu().numpy() if isinstance(prompt, torch.Tensor) else prompt
         self._buffer: npt.NDArray[np.int64] = np.array(tokens, dtype=np.int64).reshape(-1)
         self._length = self.num_prompt = self._buffer.size
@@ -49,15 +46,6 @@ class TokenHistory:
             self._buffer = grown
         self._buffer[self._length] = token_id
         self._length += 1
-
-    def truncate(self, length: int) -> None:
-        """Drop generated tokens until `length` tokens are left, the prompt included."""
-        if not self.num_prompt <= length <= self._length:
-            raise ValueError(
-                f"length={length} is outside the generated part; pass a length from "
-                f"{self.num_prompt} to {self._length}"
-            )
-        self._length = length
 
     def fork(self) -> Self:
         """Return a copy that grows on its own."""

@@ -57,6 +57,8 @@ class SamplingParams:
         sliding_window, num_sinks: tokens a sliding cache holds, and how many of the first it
             keeps. Default: the model's window, and 0.
         overflow: at the end of the context "stop" (default) or "slide" on over the last tokens.
+            Keys that stay in the cache keep what they saw of tokens that have left, so from there
+            on the text can differ from use_cache=False, which reads the last tokens anew.
         slide_hop: re-read the window every this many tokens where it must be re-read. Default:
             chosen from the context's length.
     """

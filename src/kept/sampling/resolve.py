@@ -80,6 +80,7 @@ def resolve(
     refuse_unsupported(config, do_sample=do_sample, num_beams=num_beams)
     use_cache = read.get(f.USE_CACHE)
     cache_implementation = read.get(f.CACHE_IMPLEMENTATION) if use_cache else None
+    sliding = cache_implementation == "sliding"
     seed = read.get_given(f.SEED)
     return ResolvedParams(
         max_new_tokens=read.get(f.MAX_NEW_TOKENS),
@@ -104,8 +105,8 @@ def resolve(
         logprobs=read.get_given(f.LOGPROBS),
         use_cache=use_cache,
         cache_implementation=cache_implementation,
-        sliding_window=read.get_given(f.SLIDING_WINDOW),
-        num_sinks=read.get_given(f.NUM_SINKS),
+        sliding_window=read.get(f.SLIDING_WINDOW) if sliding else None,
+        num_sinks=read.get(f.NUM_SINKS) if sliding else 0,
         max_cache_len=read.get(f.MAX_CACHE_LEN) if cache_implementation == "static" else None,
         overflow=read.get_given(f.OVERFLOW),
         slide_hop=read.get_given(f.SLIDE_HOP),

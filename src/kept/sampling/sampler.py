@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kept.errors import OptionError, SamplingError
 from kept.sampling.draw import draw
-from kept.sampling.history import TokenHistory, Tokens
+from kept.sampling.history import TokenHistory
 from kept.sampling.logprobs import TokenLogprobs, token_logprobs
 from kept.sampling.processors import process_scores
 from kept.sampling.resolved import ResolvedParams
@@ -28,7 +28,7 @@ class SampledTokens:
 def sample(
     logits: Tensor,
     params: Sequence[ResolvedParams],
-    histories: Sequence[TokenHistory | Tokens],
+    histories: Sequence[TokenHistory],
     keys: Sequence[tuple[int, int]],
 ) -> SampledTokens:
     """Choose the next token of each row.
@@ -49,8 +49,7 @@ def sample(
     logprobs: list[TokenLogprobs | None] = [None] * len(params)
     for row, options in enumerate(params):
         if not options.is_plain_greedy:
-            history = _as_history(histories[row], options)
-            token_ids[row] = _choose(logits[row].float(), options, history, keys[row])
+            token_ids[row] = _choose(logits[row].float(), options, histories[row], keys[row])
         if options.logprobs is not None:
             logprobs[row] = token_logprobs(logits[row], token_ids[row], options.logprobs)
     return SampledTokens(tuple(token_ids), tuple(logprobs))
@@ -94,21 +93,10 @@ def _check_peaks(peaks: Tensor) -> None:
     )
 
 
-def _as_history(history: TokenHistory | Tokens, options: ResolvedParams) -> TokenHistory:
-    if isinstance(history, TokenHistory):
-        return history
-    if options.min_new_tokens > 0 and options.eos_token_ids:
-        raise OptionError(
-            f"min_new_tokens={options.min_new_tokens} counts from the end of the prompt, which a "
-            "plain list of tokens does not tell; pass a TokenHistory"
-        )
-    return TokenHistory(history)
-
-
 def _check_shapes(
     logits: Tensor,
     params: Sequence[ResolvedParams],
-    histories: Sequence[TokenHistory | Tokens],
+    histories: Sequence[TokenHistory],
     keys: Sequence[tuple[int, int]],
 ) -> None:
     rows = len(params)

@@ -2,14 +2,13 @@
 
 from kept.text.chat_template import ChatTemplate
 from kept.text.detokenizer import IncrementalDetokenizer
-from kept.text.stop import StopChecker, StopMatch, check_stop_strings
-from kept.text.tokenizer import Tokenizer
+from kept.text.stop import StopChecker
+from kept.text.tokenizer import Tokenizer, find_tokenizer
 
 __all__ = [
     "ChatTemplate",
     "IncrementalDetokenizer",
     "StopChecker",
-    "StopMatch",
     "Tokenizer",
-    "check_stop_strings",
+    "find_tokenizer",
 ]

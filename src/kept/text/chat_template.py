@@ -1,5 +1,7 @@
 """A checkpoint's chat template: messages to the text of a prompt."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,8 @@ from jinja2 import Template
 from jinja2.exceptions import TemplateError as JinjaTemplateError
 from jinja2.exceptions import TemplateSyntaxError
 
-from kept.errors import TemplateError
-from kept.text.files import read_json_object, read_text
+from kept.errors import TemplateError, TokenizerError
+from kept.json_file import read_json_object, read_text
 from kept.text.messages import REASONING_FIELDS, plain, prepare_messages
 from kept.text.template_environment import make_environment
 
@@ -45,7 +47,7 @@ class ChatTemplate:
     @classmethod
     def from_folder(
         cls, folder: Path, special_tokens: Mapping[str, str] | None = None
-    ) -> "ChatTemplate":
+    ) -> ChatTemplate:
         """Load the templates of a checkpoint folder.
 
         Reads chat_template.jinja and additional_chat_templates/*.jinja, and only without them
@@ -59,10 +61,11 @@ class ChatTemplate:
         for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
             files[path.name.removesuffix(".jinja")] = path
         if files:
-            templates = {name: read_text(path) for name, path in files.items()}
+            templates = {name: read_text(path, TokenizerError) for name, path in files.items()}
             return cls(templates, special_tokens, source=str(default))
         config_path = folder / "tokenizer_config.json"
-        declared = read_json_object(config_path).get("chat_template")
+        config = read_json_object(config_path, TokenizerError, optional=True)
+        declared = config.get("chat_template")
         if declared is None:
             raise TemplateError(
                 f"{folder} has no chat template: neither chat_template.jinja nor chat_template in "

@@ -1,5 +1,7 @@
 """Removal of the spaces that WordPiece-style decoding puts before punctuation."""
 
+from __future__ import annotations
+
 CLEANUP_RULES = (
     (" .", "."),
     (" ?", "?"),

@@ -8,6 +8,8 @@ later token can change and keeps the rest. What concerns one token alone is left
     fed "▁caf" gives "caf"; "<0xC3>", "<0xA9>" give "" (a third byte could spoil both); "▁!" "é !"
 """
 
+from __future__ import annotations
+
 import codecs
 import re
 from typing import Protocol

@@ -1,5 +1,7 @@
 """Token ids to text while they arrive, never half a character."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from itertools import islice

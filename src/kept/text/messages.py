@@ -1,5 +1,7 @@
 """What a chat template is given: checked messages, made of plain JSON values."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

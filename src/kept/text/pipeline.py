@@ -1,9 +1,11 @@
 """From a checkpoint folder to the library tokenizer that transformers would use for it."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
@@ -18,6 +20,12 @@ _REGISTERED = {
     "qwen3": "Qwen2Tokenizer",
 }
 _SPECIFIC = frozenset({"GPT2Tokenizer", "LlamaTokenizer", "Qwen2Tokenizer"})
+_FOREIGN: Final = (
+    *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "tiktoken.model"),
+    *("tekken.json", "vocab.txt"),
+)
+# Any of these says that a folder has a tokenizer, be it one that kept cannot read.
+TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.json", "merges.txt", *_FOREIGN)
 _CONVERT = (
     "convert it once with transformers: "
     "`AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` writes tokenizer.json"
@@ -80,7 +88,7 @@ def _backend_without_json(
                 f"{tokenizer_class} does not split text as GPT-2 does; {_CONVERT}"
             )
         return _gpt2_backend(vocab, merges, config)
-    for name in ("tokenizer.model", "spiece.model", "tiktoken.model", "tekken.json", "vocab.txt"):
+    for name in _FOREIGN:
         if (folder / name).is_file():
             raise TokenizerError(
                 f"{folder} has {name} but no tokenizer.json, which kept reads; {_CONVERT}"

@@ -5,6 +5,8 @@ They come, later ones first to lose, from `tokenizer_config.json`, the older
 order of precedence is the one transformers 5 uses, so that ids and templates agree with it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

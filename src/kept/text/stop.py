@@ -1,37 +1,6 @@
 """Stop strings: cut a growing text exactly where the first one begins."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from kept.errors import OptionError
-
-
-@dataclass(frozen=True, slots=True)
-class StopMatch:
-    """The stop string that ended a text, at characters [start, end) of everything fed."""
-
-    stop: str
-    start: int
-    end: int
-
-
-def check_stop_strings(stop_strings: str | Sequence[str]) -> tuple[str, ...]:
-    """Give one or many stop strings as a tuple.
-
-    Raises `OptionError` for an empty string and for anything that is not text.
-    """
-    stops = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
-    for stop in stops:
-        if not isinstance(stop, str):
-            raise OptionError(
-                f"stop_strings holds {stop!r} of type {type(stop).__name__}; each must be a string"
-            )
-        if not stop:
-            raise OptionError(
-                "stop_strings holds an empty string, which would stop every text at its first "
-                "character; leave it out"
-            )
-    return stops
+from __future__ import annotations
 
 
 class StopChecker:
@@ -39,54 +8,45 @@ class StopChecker:
 
     The cut is where a search through the whole text would put it: at the earliest start of any
     stop string, however the text was cut into pieces. So when "bc" is complete but the "abcd"
-    that began before it still can be, the checker waits for the next text. Of two that start
-    together the shorter is reported; the text is the same.
+    that began before it still can be, the checker waits for the next text.
 
         stops "</s>":   fed  "one <"   "/s"   "> two"
-                      shown  "one "    ""     ""         match.start 4, match.end 8
+                      shown  "one "    ""     ""        stopped
+
+    stopped: whether a stop string has been found; what is fed afterwards is dropped.
     """
 
-    def __init__(self, stop_strings: str | Sequence[str]) -> None:
-        """Take one or many stop strings; none at all passes everything on."""
-        self.stop_strings = check_stop_strings(stop_strings)
-        self.match: StopMatch | None = None
-        self.num_shown = 0
+    def __init__(self, stop_strings: tuple[str, ...]) -> None:
+        """Take stop strings, none of them empty; none at all passes everything on."""
+        self.stop_strings = stop_strings
+        self.stopped = False
         self._longest = max(map(len, self.stop_strings), default=0)
         self._first_characters = frozenset(stop[0] for stop in self.stop_strings)
         self._held = ""
 
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string has been found; what is fed afterwards is dropped."""
-        return self.match is not None
-
     def add(self, text: str) -> str:
         """Take the next piece of text, give what is now certain to come before any stop string.
 
-        Sets `match` when the first stop string is known. `num_shown` counts the characters given
-        so far; when stopped it equals `match.start`.
+        Sets `stopped` when the first stop string is known.
         """
-        if self.match is not None:
+        if self.stopped:
             return ""
         self._held += text
         found = self._find()
-        pending = self._pending_start(found[0] if found else len(self._held))
-        if found is not None and pending == found[0]:
-            return self._cut(*found)
-        return self._show(pending)
+        pending = self._pending_start(len(self._held) if found is None else found)
+        return self._cut(pending) if pending == found else self._show(pending)
 
     def finish(self) -> str:
         """Say that no more text will come, and give what was withheld and is no stop string."""
-        if self.match is not None:
+        if self.stopped:
             return ""
         found = self._find()
-        return self._cut(*found) if found else self._show(len(self._held))
+        return self._show(len(self._held)) if found is None else self._cut(found)
 
-    def _find(self) -> tuple[int, str] | None:
-        """Give start and text of the earliest complete stop string among the withheld."""
-        starts = ((self._held.find(stop), len(stop), stop) for stop in self.stop_strings)
-        start, _, stop = min((hit for hit in starts if hit[0] >= 0), default=(0, 0, ""))
-        return (start, stop) if stop else None
+    def _find(self) -> int | None:
+        """Give the start of the earliest complete stop string among the withheld."""
+        starts = (self._held.find(stop) for stop in self.stop_strings)
+        return min((start for start in starts if start >= 0), default=None)
 
     def _pending_start(self, limit: int) -> int:
         """Give the first place below `limit` where a stop string may have begun, else `limit`."""
@@ -99,11 +59,9 @@ class StopChecker:
 
     def _show(self, length: int) -> str:
         shown, self._held = self._held[:length], self._held[length:]
-        self.num_shown += length
         return shown
 
-    def _cut(self, start: int, stop: str) -> str:
-        shown = self._show(start)
-        self.match = StopMatch(stop, self.num_shown, self.num_shown + len(stop))
-        self._held = ""
+    def _cut(self, start: int) -> str:
+        shown, self._held = self._held[:start], ""
+        self.stopped = True
         return shown

@@ -1,5 +1,7 @@
 """The sandbox chat templates run in, with the names Hugging Face templates expect."""
 
+from __future__ import annotations
+
 import json
 from datetime import datetime
 from typing import Any, NoReturn

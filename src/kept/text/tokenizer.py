@@ -1,15 +1,22 @@
 """A checkpoint's tokenizer: text to token ids and back."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from kept.errors import TokenizerError
+from kept.errors import OptionError, TokenizerError
+from kept.json_file import read_json_object
 from kept.text.cleanup import clean_up
-from kept.text.files import read_json_object
-from kept.text.pipeline import add_bos_eos, load_backend, resolve_tokenizer_class
+from kept.text.pipeline import (
+    TOKENIZER_FILES,
+    add_bos_eos,
+    load_backend,
+    resolve_tokenizer_class,
+)
 from kept.text.special_tokens import resolve_special_tokens
 
 
@@ -50,7 +57,7 @@ class Tokenizer:
         self.special_ids = frozenset(token_id for token_id in ids if token_id is not None)
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "Tokenizer":
+    def from_folder(cls, folder: Path) -> Tokenizer:
         """Load the tokenizer of a checkpoint folder.
 
         Reads tokenizer.json (else vocab.json with merges.txt), tokenizer_config.json,
@@ -58,16 +65,19 @@ class Tokenizer:
         Raises `TokenizerError` naming the file and the remedy when one is missing or broken.
         """
         folder = Path(folder)
-        config = read_json_object(folder / "tokenizer_config.json")
-        model_config = read_json_object(folder / "config.json")
+
+        def read(name: str) -> dict[str, Any]:
+            return read_json_object(folder / name, TokenizerError, optional=True)
+
+        config, model_config = read("tokenizer_config.json"), read("config.json")
         tokenizer_class, backend = _load(folder, config, model_config)
         if "pad_token" not in config and backend.padding is not None:
             config["pad_token"] = backend.padding["pad_token"]
         has_json = (folder / "tokenizer.json").is_file()
         tokens = resolve_special_tokens(
             config,
-            read_json_object(folder / "special_tokens_map.json"),
-            read_json_object(folder / "added_tokens.json"),
+            read("special_tokens_map.json"),
+            read("added_tokens.json"),
             backend.get_added_tokens_decoder() if has_json else {},
             tokenizer_class,
         )
@@ -80,15 +90,17 @@ class Tokenizer:
         return cls(backend, named, clean_up_spaces=_cleans_up(backend, config))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Turn a text into token ids, with the bos and eos the tokenizer adds by itself."""
-        return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        """Turn a text into token ids, with the bos and eos the tokenizer adds by itself.
 
-    def encode_batch(
-        self, texts: Sequence[str], add_special_tokens: bool = True
-    ) -> list[list[int]]:
-        """Turn texts into token ids, one unpadded list for each."""
-        encodings = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        return [list(encoding.ids) for encoding in encodings]
+        Raises `OptionError` for a text that is not valid Unicode.
+        """
+        try:
+            return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        except TypeError as error:  # how the library says that half a surrogate pair has no UTF-8
+            raise OptionError(
+                f"a prompt has to be valid Unicode, and {text[:40]!r} is not; replace "
+                "its lone surrogates, as text.encode(errors='replace').decode() does"
+            ) from error
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Turn token ids into text.
@@ -98,10 +110,6 @@ class Tokenizer:
         """
         text: str = self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
         return clean_up(text) if self.clean_up_spaces else text
-
-    def token_to_id(self, token: str) -> int | None:
-        """Give the id of a token of the vocabulary, None for text that is not one token."""
-        return self.backend.token_to_id(token)
 
     def id_to_token(self, token_id: int) -> str | None:
         """Give the vocabulary's form of a token, None for an id outside the vocabulary."""
@@ -126,19 +134,20 @@ class Tokenizer:
         """Id of the token that ends a sequence, None when there is none."""
         return self._named_id("eos_token")
 
-    @property
-    def pad_token_id(self) -> int | None:
-        """Id of the padding token, None when there is none."""
-        return self._named_id("pad_token")
-
-    @property
-    def unk_token_id(self) -> int | None:
-        """Id of the token for unknown text, None when there is none."""
-        return self._named_id("unk_token")
-
     def _named_id(self, name: str) -> int | None:
         token = self.special_tokens.get(name)
         return None if token is None else self.backend.token_to_id(token)
+
+
+def find_tokenizer(folder: Path) -> Tokenizer | None:
+    """Load the tokenizer of a checkpoint folder; None only where it has no file of one.
+
+    Raises `TokenizerError` as `Tokenizer.from_folder` does, also for a kind of file that kept does
+    not read.
+    """
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        return None
+    return Tokenizer.from_folder(folder)
 
 
 def _load(

@@ -56,4 +56,4 @@ def assert_holds_tensors(checkpoint: Checkpoint) -> None:
         read = checkpoint.read(name)
         assert read.dtype == tensor.dtype
         assert torch.equal(read, tensor)
-    assert checkpoint.num_weight_bytes == 24 + 16
+    assert checkpoint.stored_dtype == torch.float32

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from toy_module import CPU, E, F, Toy, checkpoint_of, load, toy_map, toy_tensors
 
 from kept.errors import WeightsError
-from kept.models.weights import Placement, WeightMap, load_weights
+from kept.models.weight_map import Placement, WeightMap
+from kept.models.weights import load_weights
 
 
 def assert_filled(module: Toy, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toy_module import CPU, Toy, checkpoint_of, toy_map, toy_tensors
 
 from kept.models.checkpoint import Checkpoint
-from kept.models.weights import Placement, WeightMap, load_weights
+from kept.models.weight_map import Placement, WeightMap
+from kept.models.weights import load_weights
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -114,7 +115,7 @@ def test_progress(tmp_path: Path) -> None:
         device=CPU,
         progress=lambda done, total: calls.append((done, total)),
     )
-    total = checkpoint.num_weight_bytes
+    total = sum(info.num_bytes for info in checkpoint.tensors.values())
     assert calls[0] == (0, total)
     assert calls[-1] == (total, total)
     assert calls == sorted(calls)

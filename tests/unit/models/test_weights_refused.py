@@ -11,7 +11,8 @@ from torch import Tensor
 from toy_module import CPU, E, F, Toy, V, checkpoint_of, load, toy_map, toy_tensors
 
 from kept.errors import UnsupportedFormatError, WeightsError
-from kept.models.weights import Placement, WeightMap, load_weights
+from kept.models.weight_map import Placement, WeightMap
+from kept.models.weights import load_weights
 
 
 def refused(

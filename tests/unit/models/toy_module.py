@@ -10,7 +10,8 @@ from checkpoint_files import write_folder
 from torch import Tensor, nn
 
 from kept.models.checkpoint import Checkpoint, open_checkpoint
-from kept.models.weights import Placement, WeightMap, load_weights
+from kept.models.weight_map import Placement, WeightMap
+from kept.models.weights import load_weights
 
 E, F, V = 6, 10, 20
 CPU = torch.device("cpu")

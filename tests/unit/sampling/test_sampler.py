@@ -27,6 +27,7 @@ from kept.sampling.draw import invert, uniforms
 
 V = 61
 INF = float("inf")
+HISTORY = TokenHistory([1])
 
 
 def _params(**options: Any) -> ResolvedParams:
@@ -133,7 +134,7 @@ def test_a_row_gives_the_same_alone_and_among_others(dtype: torch.dtype) -> None
 def test_greedy_rows_are_the_argmax_and_the_first_among_equals() -> None:
     logits = _logits(5)
     logits[3] = 0.0
-    result = sample(logits, [_params()] * 5, [[1]] * 5, [Key(0, 1)] * 5)
+    result = sample(logits, [_params()] * 5, [HISTORY] * 5, [Key(0, 1)] * 5)
     assert result.token_ids == tuple(logits.argmax(-1).tolist())
     assert result.token_ids[3] == 0
     assert result.logprobs == (None,) * 5
@@ -143,7 +144,7 @@ def test_keys_decide_and_only_they() -> None:
     logits, params = _logits(1), [_params(temperature=2.0, top_k=0)]
 
     def token(seed: int, position: int) -> int:
-        return sample(logits, params, [[1]], [(seed, position)]).token_ids[0]
+        return sample(logits, params, [HISTORY], [(seed, position)]).token_ids[0]
 
     runs = [[token(9, position) for position in range(30)] for _ in range(2)]
     assert runs[0] == runs[1]
@@ -187,7 +188,7 @@ def test_a_row_without_possible_tokens_is_refused() -> None:
     logits = _logits(2)
     logits[1] = -INF
     with pytest.raises(SamplingError, match="every logit of row 1 is -inf"):
-        sample(logits, [_params()] * 2, [[1]] * 2, [Key(0, 1)] * 2)
+        sample(logits, [_params()] * 2, [HISTORY] * 2, [Key(0, 1)] * 2)
 
 
 def test_processors_that_leave_nothing_are_named() -> None:
@@ -200,25 +201,19 @@ def test_processors_that_leave_nothing_are_named() -> None:
         sample(_logits(1), [_params(temperature=1e-300)], history, [Key(0, 2)])
 
 
-def test_a_plain_list_cannot_tell_where_the_prompt_ends() -> None:
-    params = _params(min_new_tokens=2, eos_token_id=1)
-    with pytest.raises(OptionError, match="pass a TokenHistory"):
-        sample(_logits(1), [params], [[1, 2]], [Key(0, 2)])
-
-
 @pytest.mark.parametrize(
     ("shape", "count"), [((2, V), 1), ((1, V), 2), ((V,), 1), ((1, 0), 1), ((1, 1, V), 1)]
 )
 def test_arguments_that_do_not_fit_are_refused(shape: tuple[int, ...], count: int) -> None:
     with pytest.raises(OptionError, match="pass"):
-        sample(torch.zeros(shape), [_params()] * count, [[1]] * count, [Key(0, 1)] * count)
+        sample(torch.zeros(shape), [_params()] * count, [HISTORY] * count, [Key(0, 1)] * count)
 
 
 def test_logprobs_are_of_the_unprocessed_distribution() -> None:
     logits = _logits(1)
     logits[0, 10] = -INF
     params = _params(temperature=0.4, top_k=3, repetition_penalty=1.5, logprobs=4)
-    result = sample(logits, [params], [[1, 2]], [Key(3, 2)])
+    result = sample(logits, [params], [TokenHistory([1, 2])], [Key(3, 2)])
     reported = result.logprobs[0]
     assert reported is not None
     expected = logits[0].log_softmax(-1)

@@ -210,17 +210,14 @@ def test_highest_orders_equals_by_index() -> None:
     assert p.highest(values, 99).tolist() == [1, 3, 2, 4, 5, 0]
 
 
-def test_history_grows_forks_and_truncates() -> None:
+def test_history_grows_and_forks() -> None:
     history = TokenHistory(torch.tensor([5, 6]))
     for token in range(200):
         history.append(token)
     fork = history.fork()
-    history.truncate(3)
     history.append(9)
-    assert history.tokens.tolist() == [5, 6, 0, 9]
-    assert (history.num_generated, fork.num_generated, len(fork)) == (2, 200, 202)
+    assert history.tokens.tolist() == [5, 6, *range(200), 9]
+    assert (history.num_generated, fork.num_generated, len(fork)) == (201, 200, 202)
     assert fork.tokens.tolist() == [5, 6, *range(200)]
-    with pytest.raises(ValueError, match="pass a length from 2 to 4"):
-        history.truncate(1)
     with pytest.raises(ValueError, match="read-only"):
         history.tokens[0] = 1

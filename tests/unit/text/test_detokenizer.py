@@ -80,10 +80,10 @@ def test_the_first_word_after_a_prompt_keeps_its_space(
 
 def byte_ids(tokenizer: Tokenizer, raw: bytes) -> list[int]:
     """Give one token for each byte, in either way of writing bytes as tokens."""
-    ids = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in raw]
+    ids = [tokenizer.backend.token_to_id(f"<0x{byte:02X}>") for byte in raw]
     if None in ids:
         characters = _characters_of_bytes()
-        ids = [tokenizer.token_to_id(characters[byte]) for byte in raw]
+        ids = [tokenizer.backend.token_to_id(characters[byte]) for byte in raw]
     return [token_id for token_id in ids if token_id is not None]
 
 
@@ -116,7 +116,7 @@ def test_byte_level_shows_what_is_certainly_invalid(byte_level: Tokenizer) -> No
 
 
 def test_byte_fallback_shows_a_run_when_it_ends(byte_fallback: Tokenizer) -> None:
-    after = byte_fallback.token_to_id("a")
+    after = byte_fallback.backend.token_to_id("a")
     assert after is not None
     ids = [*byte_ids(byte_fallback, "🙂".encode()), after]
     pieces = stream(IncrementalDetokenizer(byte_fallback), one_by_one(ids))
