@@ -1,8 +1,8 @@
 """The exceptions kept raises.
 
-Every one derives from `KeptError` and from the builtin a caller would expect, and its text names
-the value, the limit and the remedy. Ctrl-C is no error: `kept.GenerationInterrupted` is a
-KeyboardInterrupt, and lives with `Completion`, which it carries.
+Every one derives from `KeptError` and from the builtin a caller would expect, and its text says
+what was found, what is allowed and what to do about it, as far as each applies. Ctrl-C is no error:
+`kept.GenerationInterrupted` is a KeyboardInterrupt, and lives with `Completion`, which it carries.
 
     KeptError
     ├── OptionError (ValueError)                an option or argument that cannot be honoured

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch, pack
+from kept.cache.indices import read_all_whole, read_lengths, read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
 from kept.cache.open_step import LayerStore, OpenStep, check_update
@@ -40,9 +41,7 @@ class Cache:
         self._layout_of = list(layouts)
         self._lengths = [0] * layouts[0].num_slots
         self._layers = [
-            LayerCache(
-                layout.num_slots, shape.num_kv_heads, shape.head_dim, layout.capacity, dtype, device
-            )
+            LayerCache(shape, layout.num_slots, layout.capacity, dtype, device)
             for shape, layout in zip(shapes, layouts, strict=True)
         ]
         self._open: OpenStep | None = None
@@ -193,7 +192,7 @@ class Cache:
 
         Raises CacheError, changing nothing, if a ring has already dropped what it would need.
         """
-        lengths = [length] * self.num_slots if isinstance(length, int) else list(length)
+        lengths = read_lengths(length, self.num_slots)
         if len(lengths) != self.num_slots or any(n < 0 for n in lengths):
             raise OptionError(
                 f"truncate takes one length of at least 0, or one for each of {self.num_slots} "
@@ -221,7 +220,7 @@ class Cache:
 
         Raises OptionError for an index that is no slot, or none at all.
         """
-        order = [int(i) for i in indices]
+        order = read_all_whole(indices, "a slot to select")
         if not order or any(not 0 <= i < self.num_slots for i in order):
             raise OptionError(
                 f"cannot select slots {order} of a cache of {self.num_slots}; "
@@ -238,16 +237,17 @@ class Cache:
 
     def reorder(self, indices: Sequence[int]) -> None:
         """`select` that keeps the number of slots, as beam search moves beams."""
-        if len(indices) != self.num_slots:
+        order = read_all_whole(indices, "a slot to reorder")
+        if len(order) != self.num_slots:
             raise OptionError(
-                f"reorder takes one source for each of {self.num_slots} slots, not {len(indices)}; "
+                f"reorder takes one source for each of {self.num_slots} slots, not {len(order)}; "
                 "use select() to change their number"
             )
-        self.select(indices)
+        self.select(order)
 
     def repeat(self, count: int) -> None:
         """Repeat each slot `count` times in place: 0, 0, 1, 1, ... for 2."""
-        if count < 1:
+        if read_whole(count, "the count to repeat") < 1:
             raise OptionError(f"cannot repeat slots {count} times; give 1 or more")
         self.select([slot for slot in range(self.num_slots) for _ in range(count)])
 

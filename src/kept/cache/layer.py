@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kept.cache.layout import Relayout, Writes, lasting
+from kept.cache.shape import KVShape
 from kept.errors import CacheError
 from kept.ops import ContiguousView, KVView, RingView, Span
 
@@ -21,18 +22,17 @@ class LayerCache:
 
     def __init__(
         self,
+        shape: KVShape,
         num_slots: int,
-        num_kv_heads: int,
-        head_dim: int,
         capacity: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (num_slots, num_kv_heads, capacity, head_dim)
+        size = (num_slots, shape.num_kv_heads, capacity, shape.head_dim)
         # Zeros: attention multiplies masked entries by zero, which must not meet a stray NaN.
         with lasting():
-            self.keys = torch.zeros(shape, dtype=dtype, device=device)
-            self.values = torch.zeros(shape, dtype=dtype, device=device)
+            self.keys = torch.zeros(size, dtype=dtype, device=device)
+            self.values = torch.zeros(size, dtype=dtype, device=device)
         self._shared = WeakSet((self,))
 
     def append(self, k: Tensor, v: Tensor, writes: Writes, span: Span) -> KVView:

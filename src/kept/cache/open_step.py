@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from kept.cache.indices import read_whole
 from kept.cache.layout import Layout, Plan
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
@@ -52,7 +53,11 @@ def check_update(
 
     num_slots: what B has to be, None where any will do. step: the one to join, if any.
     """
-    if not 0 <= layer < len(shapes):
+    for name, x in (("keys", k), ("values", v)):
+        if not isinstance(x, Tensor) or x.is_complex():
+            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise CacheError(f"the {name} are {given}; pass a tensor of real numbers")
+    if not 0 <= read_whole(layer, "the layer") < len(shapes):
         raise CacheError(
             f"layer {layer} does not exist; this cache has layers 0 to {len(shapes) - 1}"
         )

@@ -12,3 +12,8 @@ class KVShape:
     num_kv_heads: int
     head_dim: int
     window: int | None = None
+
+    @property
+    def numel(self) -> int:
+        """Numbers stored per token: a key and a value for each head."""
+        return 2 * self.num_kv_heads * self.head_dim

@@ -3,13 +3,14 @@
 from kept.engine.beams import BeamGroup
 from kept.engine.completion import Completion, FinishReason, GenerationInterrupted
 from kept.engine.continuation import Continuation
-from kept.engine.engine import Engine
+from kept.engine.engine import PREFILL_CHUNK, Engine
 from kept.engine.group import Group, Move
 from kept.engine.samples import SampleGroup
 from kept.engine.scheduler import Scheduler, Work
 from kept.engine.window import ContextRule, default_hop
 
 __all__ = [
+    "PREFILL_CHUNK",
     "BeamGroup",
     "Completion",
     "ContextRule",

@@ -103,6 +103,7 @@ class BeamGroup(Group):
             return True
         if not self.params.stop_strings or first.tokenizer is None:
             return False
+        # Beams change parents at every step, and a StopChecker would have to be forked with each.
         # Every token spells at least one byte, so this tail holds any stop that ends just now.
         tail = max(len(s.encode()) for s in self.params.stop_strings) + 8
         text = first.tokenizer.decode(tokens[-tail:])

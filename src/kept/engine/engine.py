@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from kept.engine.scheduler import Scheduler, Work
 from kept.engine.window import ContextRule
 from kept.errors import OptionError
 from kept.models import CausalLM
+
+PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
 
 
 class Engine:
@@ -29,7 +33,7 @@ class Engine:
         rule: ContextRule,
         *,
         max_slots: int = 16,
-        prefill_chunk: int = 512,
+        prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
         """max_slots: sequences side by side without a cache; with one, its number of slots."""
         self.model, self.cache, self.rule = model, cache, rule

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kept.engine import Completion, GenerationInterrupted
+from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted
 from kept.errors import CheckpointNotFoundError, OptionError
 from kept.llm.conversation import Conversation
 from kept.llm.generation import Generation, remember
@@ -19,7 +19,7 @@ from kept.llm.prompts import Prompt, Prompts, read_prompts
 from kept.llm.stream import Stream
 from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
 from kept.sampling import ResolvedParams, SamplingParams
-from kept.text import ChatTemplate, Tokenizer
+from kept.text import ChatTemplate, find_tokenizer
 
 log = logging.getLogger("kept")
 
@@ -42,7 +42,7 @@ class LLM:
         device: str | torch.device | None = None,
         revision: str | None = None,
         max_batch_size: int = 16,
-        prefill_chunk: int = 512,
+        prefill_chunk: int = PREFILL_CHUNK,
         progress: Progress | None = None,
     ) -> None:
         """Load a checkpoint.
@@ -58,13 +58,13 @@ class LLM:
         Raises CheckpointError and its kinds, or OptionError.
         """
         for name, value in (("max_batch_size", max_batch_size), ("prefill_chunk", prefill_chunk)):
-            if value < 1:
-                raise OptionError(f"{name}={value}: give at least 1")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise OptionError(f"{name}={value!r}: give a whole number of at least 1")
         self.checkpoint: Checkpoint = open_checkpoint(source, revision=revision)
         self.model: CausalLM = load_model(
             self.checkpoint, dtype=dtype, device=device, progress=progress
         )
-        self.tokenizer = _load_tokenizer(self.checkpoint.folder)
+        self.tokenizer = find_tokenizer(self.checkpoint.folder)
         self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
         self._conversation: Conversation | None = None
 
@@ -164,10 +164,16 @@ class LLM:
             raise CheckpointNotFoundError(
                 f"{self.checkpoint.folder} has no tokenizer.json, which a chat needs; add it"
             )
+        own = {"messages", "add_generation_prompt"}
+        options = {} if template_options is None else template_options
+        named = isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
+        if not named or own & set(options):
+            raise OptionError(
+                f"template_options={template_options!r}; pass a dict of the template's own "
+                f"variables by name, without {' and '.join(sorted(own))}"
+            )
         return self._template.render(
-            [dict(message) for message in messages],
-            add_generation_prompt=add_generation_prompt,
-            **(template_options or {}),
+            messages, add_generation_prompt=add_generation_prompt, **options
         )
 
     @cached_property
@@ -181,6 +187,11 @@ class LLM:
 
     def resolve(self, params: SamplingParams | None, options: Mapping[str, Any]) -> ResolvedParams:
         """Options made concrete by the checkpoint's generation_config.json."""
+        if params is not None and not isinstance(params, SamplingParams):
+            raise OptionError(
+                f"params is a {type(params).__name__}; pass SamplingParams(...), or its fields as "
+                "keywords, as in max_new_tokens=20"
+            )
         known = {field.name for field in dataclasses.fields(SamplingParams)}
         unknown = sorted(set(options) - known)
         if unknown:
@@ -254,13 +265,6 @@ class LLM:
             self._conversation = remember(generation, key)
 
         return keep
-
-
-def _load_tokenizer(folder: Path) -> Tokenizer | None:
-    names = ("tokenizer.json", "vocab.json", "tokenizer.model")
-    if not any((folder / name).exists() for name in names):
-        return None
-    return Tokenizer.from_folder(folder)
 
 
 def _cache_key(params: ResolvedParams) -> tuple[object, ...]:

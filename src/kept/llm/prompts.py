@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -22,11 +23,16 @@ def read_prompts(prompts: Prompts, tokenizer: Tokenizer | None, vocab_size: int)
     no prompt, for an id outside the vocabulary, and for an empty prompt where there is no such
     token.
     """
-    several = isinstance(prompts, Iterable) and not isinstance(prompts, str | Mapping)
-    listed = list(prompts) if several and not _is_ids(prompts) else [prompts]
+    listed = list(prompts) if _are_several(prompts) and not _is_ids(prompts) else [prompts]
     if not listed:
         raise OptionError("no prompt was given; pass a string, token ids, or a list of them")
     return [_read_prompt(prompt, tokenizer, vocab_size) for prompt in listed]
+
+
+def _are_several(prompts: object) -> TypeGuard[Iterable[object]]:
+    if isinstance(prompts, torch.Tensor | np.ndarray):
+        return prompts.ndim > 0
+    return isinstance(prompts, Iterable) and not isinstance(prompts, str | bytes | Mapping)
 
 
 def _is_ids(prompt: object) -> bool:
@@ -62,7 +68,7 @@ def _read_prompt(prompt: object, tokenizer: Tokenizer | None, vocab_size: int) -
 
 def _read_ids(prompt: object) -> list[int]:
     given = prompt.tolist() if isinstance(prompt, torch.Tensor | np.ndarray) else prompt
-    if not isinstance(given, Sequence) or not all(map(_is_id, given)):
+    if isinstance(given, bytes) or not isinstance(given, Sequence) or not all(map(_is_id, given)):
         raise OptionError(
             f"a prompt is a string or a list of token ids, and {prompt!r} is neither; "
             "for chat messages use chat()"

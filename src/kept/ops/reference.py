@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -160,24 +162,16 @@ def gated(x: Tensor, activation: str) -> Tensor:
 
 def activate(x: Tensor, activation: str) -> Tensor:
     """An activation by its config name (`hidden_act`, `activation_function`)."""
-    match activation:
-        case "silu" | "swish":
-            return F.silu(x)
-        case "gelu":
-            return F.gelu(x)
-        case "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast":
-            return F.gelu(x, approximate="tanh")
-        case "relu":
-            return F.relu(x)
-    raise AssertionError(f"activation {activation!r} is checked when the config is read")
+    return ACTIVATIONS[activation](x)
 
 
-ACTIVATIONS = (
-    "silu",
-    "swish",
-    "gelu",
-    "gelu_new",
-    "gelu_pytorch_tanh",
-    "gelu_fast",
-    "relu",
-)
+_gelu_tanh = partial(F.gelu, approximate="tanh")
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "swish": F.silu,
+    "gelu": F.gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "relu": F.relu,
+}

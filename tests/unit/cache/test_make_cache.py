@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from kept.cache import KVShape, make_cache
+from kept.cache import Cache, KVShape, make_cache
 from kept.errors import CacheError, OptionError
 
 SHAPES = [KVShape(2, 4), KVShape(2, 4)]
@@ -107,3 +108,51 @@ def test_update_of_one_layer_twice() -> None:
     cache.update(*kv(1, 2, 1, 4), 1)
     cache.update(*kv(1, 2, 1, 4), 0)
     assert cache.lengths == (1,)
+
+
+@pytest.mark.parametrize(
+    "length", [1.0, [1.5, 1.0], [float("nan"), 1], "11", None, True, [True, 1]]
+)
+def test_lengths_are_whole_numbers(length: Any) -> None:
+    cache = filled()
+    with pytest.raises(OptionError, match=r"length to truncate to is .*whole numbers"):
+        cache.truncate(length)
+    assert cache.lengths == (3, 3)
+
+
+@pytest.mark.parametrize("length", [np.int64(2), torch.tensor(2), np.array([2, 2]), (2, 2)])
+def test_lengths_may_come_as_numpy_or_torch_integers(length: Any) -> None:
+    cache = filled()
+    cache.truncate(length)
+    assert cache.lengths == (2, 2)
+    assert all(type(n) is int for n in cache.lengths)
+
+
+@pytest.mark.parametrize("slots", [[0.7, 1.2], "01", 1, None, torch.tensor([True, False])])
+def test_slots_are_whole_numbers(slots: Any) -> None:
+    for operation in (filled().select, filled().reorder):
+        with pytest.raises(OptionError, match=r"a slot to .*whole numbers"):
+            operation(slots)
+
+
+@pytest.mark.parametrize("count", [1.5, "2", None, True])
+def test_repeats_are_whole_numbers(count: Any) -> None:
+    with pytest.raises(OptionError, match=r"count to repeat is .*whole numbers"):
+        filled().repeat(count)
+
+
+def test_update_takes_tensors_of_real_numbers() -> None:
+    k, v = kv(1, 2, 3, 4)
+    with pytest.raises(CacheError, match="the keys are list"):
+        make_cache(SHAPES).update(k.tolist(), v, 0)  # type: ignore[arg-type]
+    with pytest.raises(CacheError, match=r"the values are torch\.complex64"):
+        make_cache(SHAPES).update(k, v.to(torch.complex64), 0)
+    with pytest.raises(OptionError, match=r"the layer is 0\.5"):
+        make_cache(SHAPES).update(k, v, 0.5)  # type: ignore[arg-type]
+
+
+def filled() -> Cache:
+    cache = make_cache(SHAPES)
+    for layer in range(len(SHAPES)):
+        cache.update(*kv(2, SHAPES[layer].num_kv_heads, 3, SHAPES[layer].head_dim), layer)
+    return cache
