@@ -1,0 +1,1 @@
+"""kept held against transformers, on tiny random checkpoints saved to disk and loaded by kept."""

@@ -1,0 +1,83 @@
+"""Arguments of the wrong type get an error that says what to pass, never a traceback of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kept import LLM, KeptError, OptionError, TemplateError
+
+from .talker import make_talker
+
+USER = [{"role": "user", "content": "hello"}]
+IDS = torch.tensor([[1, 2, 3]])
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> LLM:
+    folder = tmp_path_factory.mktemp("talker")
+    make_talker(folder, "llama")
+    return LLM(folder)
+
+
+@pytest.mark.parametrize("prompt", [b"abc", [b"a"], np.array(3), torch.tensor(3), {1, 2.5}])
+def test_prompts(llm: LLM, prompt: Any) -> None:
+    with pytest.raises(OptionError, match="a string or a list of token ids"):
+        llm.generate(prompt, max_new_tokens=1)
+
+
+def test_a_prompt_with_half_a_surrogate_pair(llm: LLM) -> None:
+    with pytest.raises(OptionError, match=r"valid Unicode.*ud800"):
+        llm.generate("a\ud800", max_new_tokens=1)
+
+
+@pytest.mark.parametrize("params", [1, "greedy", {}, {"max_new_tokens": 1}])
+def test_params(llm: LLM, params: Any) -> None:
+    with pytest.raises(OptionError, match="pass SamplingParams"):
+        llm.generate("a", params)
+
+
+@pytest.mark.parametrize("messages", [None, "hello", ["hello"], [None], 5])
+def test_messages(llm: LLM, messages: Any) -> None:
+    with pytest.raises(TemplateError, match="messages"):
+        llm.chat(messages, max_new_tokens=1)
+
+
+@pytest.mark.parametrize("options", [5, [], {1: 2}, {"messages": []}, {"add_generation_prompt": 0}])
+def test_template_options(llm: LLM, options: Any) -> None:
+    with pytest.raises(OptionError, match="template_options"):
+        llm.chat(USER, template_options=options, max_new_tokens=1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"device": "meta"}, {"max_batch_size": 1.5}, {"prefill_chunk": "8"}]
+)
+def test_loading_options(llm: LLM, options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(options))):
+        LLM(llm.checkpoint.folder, **options)
+
+
+@pytest.mark.parametrize("source", [5, b"model", []])
+def test_sources(source: Any) -> None:
+    with pytest.raises(OptionError, match="the model is named by"):
+        LLM(source)
+
+
+FORWARDS: dict[str, Callable[[Any], object]] = {
+    "input_ids is a list": lambda model: model([[1, 2]]),
+    "input_ids is a torch.bool": lambda model: model(IDS.bool()),
+    "input_ids is a torch.float32": lambda model: model(IDS.float()),
+    "attention_mask is a list": lambda model: model(IDS, attention_mask=[[1, 1, 1]]),
+    "position_ids is a torch.float32": lambda model: model(IDS, position_ids=IDS / 2),
+    "cache is a tuple": lambda model: model(IDS, cache=()),
+}
+
+
+@pytest.mark.parametrize("message", FORWARDS)
+def test_forward(llm: LLM, message: str) -> None:
+    with pytest.raises(KeptError, match=message):
+        FORWARDS[message](llm.model)

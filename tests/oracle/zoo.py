@@ -1,0 +1,171 @@
+"""The checkpoints: a name, the transformers config that makes it, and random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+import kept
+
+VOCAB = 97
+# The context of the checkpoints that tests run to the end of.
+SHORT = 20
+# Where dynamic scaling begins: prompts of the tests are longer than this.
+DYNAMIC_CONTEXT = 16
+
+_GPT2 = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+_LLAMA = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+_THREE = {**_LLAMA, "num_hidden_layers": 3}
+_MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
+    "gpt2": (GPT2LMHeadModel, GPT2Config, _GPT2),
+    "llama": (LlamaForCausalLM, LlamaConfig, _LLAMA),
+    "mistral": (MistralForCausalLM, MistralConfig, _THREE),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, _THREE),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {**_THREE, "head_dim": 16}),
+}
+
+
+def rope(kind: str, **fields: Any) -> dict[str, Any]:
+    """A config's `rope_parameters`."""
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1000.0, **fields}}
+
+
+def yarn(**fields: Any) -> dict[str, Any]:
+    """`rope_parameters` of type yarn, trained on 32 positions and stretched four times."""
+    given = {"factor": 4.0, "original_max_position_embeddings": 32, **fields}
+    return rope("yarn", **{name: value for name, value in given.items() if value != "absent"})
+
+
+ZOO: Mapping[str, Mapping[str, Any]] = {
+    "gpt2": {},
+    "gpt2 by layer": {"n_layer": 3, "scale_attn_by_inverse_layer_idx": True},
+    "gpt2 unscaled": {"scale_attn_weights": False},
+    "gpt2 unscaled by layer": {
+        "scale_attn_weights": False,
+        "scale_attn_by_inverse_layer_idx": True,
+    },
+    "gpt2 inner": {"n_inner": 50},
+    "gpt2 relu": {"activation_function": "relu", "layer_norm_epsilon": 1e-2},
+    "gpt2 gelu": {"activation_function": "gelu"},
+    "gpt2 silu": {"activation_function": "silu"},
+    "gpt2 gelu_fast": {"activation_function": "gelu_fast"},
+    "gpt2 gelu_pytorch_tanh": {"activation_function": "gelu_pytorch_tanh"},
+    "gpt2 untied": {"tie_word_embeddings": False},
+    "gpt2 short": {"n_positions": SHORT},
+    "llama": {},
+    "llama short": {"max_position_embeddings": SHORT},
+    "llama mha": {"num_key_value_heads": 6},
+    "llama mqa": {"num_key_value_heads": 1},
+    "llama wide heads": {"head_dim": 12},
+    "llama narrow heads": {"head_dim": 4, "rms_norm_eps": 1e-2},
+    "llama attention bias": {"attention_bias": True},
+    "llama mlp bias": {"mlp_bias": True, "hidden_act": "gelu"},
+    "llama tied": {"tie_word_embeddings": True},
+    "llama theta": rope("default", rope_theta=500000.0),
+    "llama linear": rope("linear", factor=2.5),
+    "llama dynamic": {
+        "max_position_embeddings": DYNAMIC_CONTEXT,
+        **rope("dynamic", factor=8.0),
+    },
+    "llama llama3": rope(
+        "llama3",
+        factor=8.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=64,
+    ),
+    "llama yarn": yarn(),
+    "llama yarn attention factor": yarn(attention_factor=0.7),
+    "llama yarn mscale": yarn(mscale=0.7, mscale_all_dim=1.3),
+    "llama yarn one mscale": yarn(mscale=0.7),
+    "llama yarn betas": yarn(beta_fast=8.0, beta_slow=0.5),
+    "llama yarn untruncated": {"head_dim": 16, **yarn(truncate=False)},
+    "llama yarn implied factor": yarn(factor=None),
+    "mistral": {"sliding_window": 7},
+    "mistral no window": {"sliding_window": None},
+    "mistral wide heads": {"sliding_window": 5, "head_dim": 12},
+    "qwen2": {},
+    "qwen2 tied": {"tie_word_embeddings": True},
+    "qwen2 window": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    "qwen2 window off": {"use_sliding_window": False, "sliding_window": 6, "max_window_layers": 0},
+    "qwen2 layer types": {
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "qwen3": {},
+    "qwen3 bias": {"attention_bias": True},
+    "qwen3 window": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2},
+}
+# One of each family, for laws in which the family's details play no part.
+REST = [name for name in ZOO if "short" not in name]
+FEW = ("gpt2", "llama", "mistral", "qwen2 window", "qwen3")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One checkpoint in both: transformers' model, and kept's LLM loaded from the folder."""
+
+    name: str
+    folder: Path
+    hf: PreTrainedModel
+    llm: kept.LLM
+
+    @property
+    def model(self) -> kept.CausalLM:
+        """kept's model."""
+        return self.llm.model
+
+
+def make_hf(name: str, **changes: Any) -> PreTrainedModel:
+    """transformers' model of a zoo name, seeded by that name, in eval mode, eager attention."""
+    model_class, config_class, base = _MODELS[name.split()[0]]
+    config = config_class(
+        **{**base, **ZOO[name], "bos_token_id": None, "eos_token_id": None, **changes}
+    )
+    config._attn_implementation = "eager"
+    hf = model_class(config)
+    randomise(hf, seed=sum(name.encode()))
+    return hf.eval()
+
+
+def randomise(hf: PreTrainedModel, seed: int) -> None:
+    """Weights so large that a lost bias, a wrong angle or a missing key moves the logits."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in hf.named_parameters():
+            is_norm = "norm" in name or ".ln_" in name
+            centre = 1.0 if is_norm and name.endswith("weight") else 0.0
+            parameter.copy_(centre + 0.25 * torch.randn(parameter.shape, generator=generator))
+
+
+def settle(hf: PreTrainedModel) -> None:
+    """Make a dynamic rotary embedding forget the longest sequence it has seen."""
+    if getattr(hf.config, "rope_parameters", None):
+        with torch.no_grad():
+            hf(torch.zeros(1, 1, dtype=torch.int64))
