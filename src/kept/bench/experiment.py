@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -70,15 +70,19 @@ class Watcher(Protocol):
 class Result:
     """What was measured, also of an experiment cut short.
 
-    bandwidths: read bandwidth of memory before and after the runs; none on another device than
-    the CPU.
+    passes: (tokens, seconds) of whole-prompt passes before the runs. bandwidths: read bandwidth of
+    memory before and after the runs. matrix_peak: of the arithmetic the model computes in. Neither
+    is measured on another device than the CPU; unmeasured says why where one could not be.
     """
 
     subject: Subject
     settings: Settings
     num_threads: int = 0
     traces: list[Trace] = field(default_factory=list)
+    passes: tuple[tuple[int, float], ...] = ()
     bandwidths: list[machine.Rate] = field(default_factory=list)
+    matrix_peak: machine.Rate | None = None
+    unmeasured: list[str] = field(default_factory=list)
     interrupted: bool = False
 
     def of(self, use_cache: bool) -> list[Trace]:
@@ -108,7 +112,9 @@ def _measure(result: Result, watcher: Watcher) -> None:
     expected = estimate(model, settings.prompt_tokens, settings.new_tokens, settings.seed)
     watcher.estimated(expected, settings)
     prompt = random_prompt(model.config.vocab_size, settings.prompt_tokens, settings.seed)
+    result.passes = expected.without_cache.points
     _measure_bandwidth(result)
+    _measure_matrix_peak(result)
     for index in range(settings.runs):
         for use_cache in (True, False) if settings.without_cache else (True,):
             trace = Trace(use_cache, settings.prompt_tokens, settings.new_tokens)
@@ -120,14 +126,31 @@ def _measure(result: Result, watcher: Watcher) -> None:
 
             time_generation(model, prompt, trace, on_token)
             watcher.run_done(trace, index)
-    # Minutes of runs are not to be lost over it: the first measurement stands alone then.
-    with suppress(BackendError):
-        _measure_bandwidth(result)
+    _measure_bandwidth(result)
+
+
+# Runs of minutes are worth having without the machine's limits beside them.
 
 
 def _measure_bandwidth(result: Result) -> None:
-    if result.subject.model.device.type == "cpu":
+    if result.subject.model.device.type != "cpu":
+        return
+    try:
         result.bandwidths.append(machine.measure_bandwidth())
+    except BackendError as error:
+        result.unmeasured.append(f"read bandwidth: {error}")
+
+
+def _measure_matrix_peak(result: Result) -> None:
+    model = result.subject.model
+    if model.device.type != "cpu":
+        return
+    # There is no probe of float16: like a type without an instruction it is bound by fp32's.
+    dtype: machine.MatrixDtype = "bf16" if model.dtype == torch.bfloat16 else "fp32"
+    try:
+        result.matrix_peak = machine.measure_matrix_peak(dtype)
+    except BackendError as error:
+        result.unmeasured.append(f"matrix peak: {error}")
 
 
 @contextmanager

@@ -42,6 +42,11 @@ def as_json(result: Result, summary: Summary) -> dict[str, Any]:
         "cache_bytes": list(summary.cache_bytes),
         "bandwidth": [dataclasses.asdict(rate) for rate in result.bandwidths],
         "floor": None if summary.floor is None else dataclasses.asdict(summary.floor),
+        "matrix_peak": None
+        if result.matrix_peak is None
+        else dataclasses.asdict(result.matrix_peak),
+        "prefill": None if summary.prefill is None else dataclasses.asdict(summary.prefill),
+        "unmeasured": result.unmeasured,
         "published": [dataclasses.asdict(p) | {"ratio": p.ratio} for p in PUBLISHED],
     }
 

@@ -13,6 +13,7 @@ import kept
 from kept.bench.experiment import Result
 from kept.bench.summary import Summary, smooth
 from kept.errors import BackendError
+from kept.format import format_bytes, format_count
 from kept.machine import describe_machine
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _title(result: Result) -> str:
     dtype = str(subject.model.dtype).removeprefix("torch.")
     cut = ", interrupted" if result.interrupted else ""
     return (
-        f"{subject.name} ({subject.num_parameters / 1e6:,.0f} M parameters, {dtype}): "
+        f"{subject.name} ({format_count(subject.num_parameters)} parameters, {dtype}): "
         f"{settings.new_tokens:,} new tokens with and without the cache{cut}"
     )
 
@@ -103,7 +104,7 @@ def _plot_bytes(axes: Axes, result: Result, summary: Summary) -> None:
     axes.step(lengths, allocated, where="post", color=_WITH, alpha=0.5, label="allocated")
     axes.fill_between(lengths, used, color=_WITH, alpha=0.15, linewidth=0)
     axes.plot(
-        lengths, used, color=_WITH, linewidth=2, label=f"in use: {each / 1024:.1f} KiB a token"
+        lengths, used, color=_WITH, linewidth=2, label=f"in use: {format_bytes(each)} a token"
     )
     axes.set_ylim(0, 1.25 * max([*allocated, *used], default=1))
 

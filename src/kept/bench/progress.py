@@ -14,6 +14,7 @@ from rich.progress import (
 from kept.bench.estimate import Estimate
 from kept.bench.experiment import Settings
 from kept.bench.trace import Trace
+from kept.format import format_duration
 
 _NAMES = {True: "with cache", False: "without cache"}
 
@@ -58,15 +59,15 @@ class BenchProgress:
         each = {kind: found.run_seconds(kind) for kind in kinds}
         self._ahead = {kind: settings.runs * seconds for kind, seconds in each.items()}
         total = sum(self._ahead.values())
-        parts = ", ".join(f"{_duration(each[kind])} {_NAMES[kind]}" for kind in kinds)
+        parts = ", ".join(f"{format_duration(each[kind])} {_NAMES[kind]}" for kind in kinds)
         runs = f"{settings.runs} runs" if settings.runs > 1 else "1 run"
         self._console.print(
-            f"This will take about {_duration(total)}: {runs} of {parts}. "
+            f"This will take about {format_duration(total)}: {runs} of {parts}. "
             "Ctrl-C ends it and reports what there is.",
             highlight=False,
         )
         self._bar.reset(
-            self._task, total=total, description="measuring", left=f"{_duration(total)} left"
+            self._task, total=total, description="measuring", left=f"{format_duration(total)} left"
         )
 
     def token_drawn(self, trace: Trace, seconds_expected: float) -> None:
@@ -76,7 +77,7 @@ class BenchProgress:
         self._done[kind] += seconds_expected
         self._spent[kind] += trace.step_seconds[-1]
         spent, left = sum(self._spent.values()), self.seconds_left()
-        note = f"{_duration(left)} left"
+        note = f"{format_duration(left)} left"
         self._bar.update(self._task, completed=spent, total=spent + left, left=note)
 
     def seconds_left(self) -> float:
@@ -92,13 +93,3 @@ class BenchProgress:
             f"{_NAMES[trace.use_cache]}, run {index + 1} of {self._runs}: {trace.seconds:.2f} s",
             highlight=False,
         )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return f"{max(seconds, 0.01):.2f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kept.errors import OptionError
+from kept.format import format_bytes
 from kept.machine import describe_machine
 from kept.models import CausalLM, build_model, resolve_device
 from kept.models.layers import LayerNorm, RMSNorm
@@ -51,11 +52,6 @@ def random_model(
     return model.eval()
 
 
-def num_parameters(model: CausalLM) -> int:
-    """How many parameters a model has; shared ones count once."""
-    return sum(p.numel() for p in model.parameters())
-
-
 def _fill(values: Tensor, owner: nn.Module, leaf: str, pattern: Tensor, offset: int) -> None:
     if isinstance(owner, RMSNorm | LayerNorm):
         values.fill_(1.0 if leaf == "weight" else 0.0)
@@ -69,9 +65,9 @@ def _fill(values: Tensor, owner: nn.Module, leaf: str, pattern: Tensor, offset: 
 
 def _check_memory(model: CausalLM, dtype: torch.dtype, device: torch.device) -> None:
     available = describe_machine().available_memory if device.type == "cpu" else None
-    needed = num_parameters(model) * dtype.itemsize
+    needed = model.num_parameters * dtype.itemsize
     if available is not None and needed > available:
         raise OptionError(
-            f"the weights take {needed / 1e9:.1f} GB as {str(dtype).removeprefix('torch.')} and "
-            f"{available / 1e9:.1f} GB of memory are free; use a smaller shape or a narrower dtype"
+            f"the weights take {format_bytes(needed)} as {str(dtype).removeprefix('torch.')} and "
+            f"{format_bytes(available)} of memory are free; use a smaller shape or a narrower dtype"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from kept.bench.random_weights import num_parameters, random_model
+from kept.bench.random_weights import random_model
 from kept.bench.shapes import shape_config
 from kept.models import CausalLM, load_model, open_checkpoint, resolve_dtype
 from kept.models.layers import Embedding
@@ -25,7 +25,7 @@ class Subject:
     @property
     def num_parameters(self) -> int:
         """Parameters; shared ones count once."""
-        return num_parameters(self.model)
+        return self.model.num_parameters
 
     @property
     def weight_bytes(self) -> int:
@@ -46,11 +46,25 @@ class Subject:
         }
         return sum(p.numel() for p in read) * self.model.dtype.itemsize
 
+    def pass_operations(self, length: int) -> int:
+        """Operations of matrix products in a pass over a prompt, for its last token's logits.
+
+        A multiplication and an addition are two. Attention counts the tokens that are attended.
+        """
+        config = self.model.config
+        blocks = sum(p.numel() for p in self.model.blocks.parameters() if p.ndim == 2)
+        head = sum(p.numel() for p in self.model.head.parameters())
+        attention = 0
+        for shape in self.model.kv_shapes:
+            window = min(length, shape.window or length)
+            pairs = window * (window + 1) // 2 + (length - window) * window
+            attention += 2 * config.num_heads * shape.head_dim * pairs
+        return 2 * (blocks * length + head + attention)
+
     def kv_bytes(self, length: int) -> int:
         """Bytes of keys and values that a token attends at this length, windows considered."""
         per_entry = (
-            2 * s.num_kv_heads * s.head_dim * min(length, s.window or length)
-            for s in self.model.kv_shapes
+            shape.numel * min(length, shape.window or length) for shape in self.model.kv_shapes
         )
         return sum(per_entry) * self.model.dtype.itemsize
 

@@ -42,6 +42,22 @@ class Floor:
 
 
 @dataclass(frozen=True, slots=True)
+class Prefill:
+    """The whole-prompt pass that came nearest to the peak of matrix arithmetic.
+
+    operations: of its matrix products. peak: operations per second, the best seen in the same run,
+    by the instructions `path`. share: of that peak, how much the pass reached; 1 is the limit.
+    """
+
+    tokens: int
+    seconds: float
+    operations: int
+    peak: float
+    path: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """An experiment in figures.
 
@@ -59,6 +75,7 @@ class Summary:
     cache_bytes: tuple[int, ...]
     agreeing: int | None
     floor: Floor | None
+    prefill: Prefill | None
 
 
 def summarise(result: Result) -> Summary:
@@ -78,6 +95,7 @@ def summarise(result: Result) -> Summary:
         else (),
         agreeing=_agreeing(cached[0], uncached[0]) if cached and uncached else None,
         floor=_floor(result, steps),
+        prefill=_prefill(result),
     )
 
 
@@ -129,4 +147,20 @@ def _floor(result: Result, steps: Sequence[float]) -> Floor | None:
         weight_share=weights * num_steps / bandwidth / measured,
         seconds=seconds,
         share=seconds / measured,
+    )
+
+
+def _prefill(result: Result) -> Prefill | None:
+    peak = result.matrix_peak
+    if peak is None or not result.passes:
+        return None
+    count = result.subject.pass_operations
+    tokens, seconds = max(result.passes, key=lambda found: count(found[0]) / found[1])
+    return Prefill(
+        tokens=tokens,
+        seconds=seconds,
+        operations=count(tokens),
+        peak=peak.best,
+        path=peak.path,
+        share=count(tokens) / seconds / peak.best,
     )

@@ -12,6 +12,7 @@ from rich.text import Text
 from kept.bench.experiment import Result
 from kept.bench.published import PUBLISHED
 from kept.bench.summary import Summary, Totals, smooth
+from kept.format import format_bytes, format_count, format_seconds
 from kept.machine import describe_machine
 
 _LENGTHS_SHOWN = 8
@@ -47,9 +48,9 @@ def _headline(result: Result) -> str:
     weights = "random weights, " if subject.random else ""
     dtype = str(subject.model.dtype).removeprefix("torch.")
     return (
-        f"{subject.name}: {weights}{_millions(subject.num_parameters)} parameters, {dtype}, "
-        f"{_bytes(subject.weight_bytes)}; {settings.new_tokens:,} new tokens after a prompt of "
-        f"{settings.prompt_tokens:,}"
+        f"{subject.name}: {weights}{format_count(subject.num_parameters)} parameters, {dtype}, "
+        f"{format_bytes(subject.weight_bytes)}; {settings.new_tokens:,} new tokens after a prompt "
+        f"of {settings.prompt_tokens:,}"
     )
 
 
@@ -100,8 +101,8 @@ def _length_table(result: Result, summary: Summary) -> Table:
             there = i < len(uncached)
             times.append(f"{1e3 * uncached[i]:.2f}" if there else _NONE)
             times.append(f"{uncached[i] / cached[i]:.1f}" if there else _NONE)
-        used = _bytes(length * result.subject.kv_bytes(1))
-        table.add_row(f"{length:,}", *times, used, _bytes(summary.cache_bytes[i + 1]))
+        used = format_bytes(length * result.subject.kv_bytes(1))
+        table.add_row(f"{length:,}", *times, used, format_bytes(summary.cache_bytes[i + 1]))
     return table
 
 
@@ -137,13 +138,22 @@ def _notes(result: Result, summary: Summary) -> Iterator[str]:
         steps = len(summary.steps_with) - 1
         yield (
             f"Read bandwidth in the same run: {floor.bandwidth / 1e9:.1f} GB/s. A decode step "
-            f"reads {_bytes(floor.weight_bytes)} of weights, and the keys and values so far: "
+            f"reads {format_bytes(floor.weight_bytes)} of weights, and the keys and values so far: "
             f"{1e3 * floor.seconds / steps:.2f} ms at the least."
         )
         yield (
             f"Cached decode reached {100 * floor.share:.0f} % of that limit "
             f"({100 * floor.weight_share:.0f} % counting the weights alone)."
         )
+    if summary.prefill is not None:
+        prefill = summary.prefill
+        yield (
+            f"Matrix peak in the same run: {prefill.peak / 1e9:,.0f} GFLOP/s ({prefill.path}). "
+            f"Reading {prefill.tokens:,} tokens in one pass took "
+            f"{format_seconds(prefill.seconds)} and reached {100 * prefill.share:.0f} % of that "
+            "limit."
+        )
+    yield from (f"Not measured: {reason}" for reason in result.unmeasured)
     if summary.agreeing is not None:
         compared = min(len(t[0].token_ids) for t in (result.of(True), result.of(False)))
         if summary.agreeing == compared:
@@ -168,13 +178,3 @@ def _spread(count: int, shown: int) -> Sequence[int]:
     if count <= shown:
         return range(count)
     return [round(i * (count - 1) / (shown - 1)) for i in range(shown)]
-
-
-def _bytes(count: int) -> str:
-    power = min(max(count.bit_length() - 1, 0) // 10, 3)
-    unit = ("B", "KiB", "MiB", "GiB")[power]
-    return f"{count} B" if power == 0 else f"{count / 1024**power:.1f} {unit}"
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.1f} M"

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from kept.engine import PREFILL_CHUNK
 from kept.llm import Generation
 from kept.models import CausalLM
 from kept.sampling import SamplingParams
-
-PREFILL_CHUNK = 512  # the library's own default
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from kept.bench.shapes import SHAPES, shape_config
 from kept.cli.errors import INTERRUPTED
 from kept.cli.loading import bar
+from kept.errors import KeptError
 
 if TYPE_CHECKING:
     from kept.bench.experiment import Result
@@ -115,10 +117,22 @@ def _report(result: Result, json_file: Path | None, png_file: Path | None) -> No
 
     summary = summarise(result)
     Console(highlight=False).print(report(result, summary))
-    if json_file is not None:
-        json_file.write_text(json.dumps(as_json(result, summary), indent=1) + "\n")
-    if png_file is not None:
-        save_plot(result, summary, png_file)
+
+    def write_json(path: Path) -> None:
+        path.write_text(json.dumps(as_json(result, summary), indent=1) + "\n", encoding="utf-8")
+
+    failed = []
+    for path, write in ((json_file, write_json), (png_file, partial(save_plot, result, summary))):
+        try:
+            if path is not None:
+                write(path)
+        except OSError as error:
+            failed.append(f"{path} ({error.strerror or error})")
+    if failed:
+        raise KeptError(
+            f"cannot write {' and '.join(failed)}; the tables were printed all the same. Free "
+            "space there or name another file, and measure again"
+        )
 
 
 def _load(

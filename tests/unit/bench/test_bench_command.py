@@ -9,12 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 import kept
+from kept import machine
 from kept.bench import plot, subject
 from kept.bench.progress import BenchProgress
 from kept.bench.shapes import SHAPES
 from kept.bench.subject import Subject
 from kept.cli.bench import bench_app
-from kept.errors import BackendError, ContextLengthError, OptionError
+from kept.cli.errors import exit_code
+from kept.errors import BackendError, ContextLengthError, KeptError, OptionError
 from kept.machine import Rate
 
 runner = CliRunner(env={"NO_COLOR": "1", "COLUMNS": "120"})
@@ -69,6 +71,7 @@ def check_text(text: str, found: dict[str, Any]) -> None:
         "61.00",
         "2.0 GB/s",
         "of that limit",
+        "4,000 GFLOP/s (fp32 units)",
         "the same 12 tokens were drawn",
     ):
         assert words in text
@@ -94,6 +97,10 @@ def check_json(found: dict[str, Any], tiny: Subject, bandwidth: Rate) -> None:
     assert len(found["cache_bytes"]) == 12
     assert found["bandwidth"][0]["best"] == bandwidth.best
     assert found["floor"]["bandwidth"] == bandwidth.best
+    assert found["matrix_peak"]["best"] == found["prefill"]["peak"] == 4e12
+    assert found["prefill"]["operations"] == tiny.pass_operations(found["prefill"]["tokens"])
+    assert 0 < found["prefill"]["share"] < 1
+    assert found["unmeasured"] == []
     assert found["tokens_agreeing"] == 12
     assert [p["ratio"] for p in found["published"]] == pytest.approx([3.38, 5.21], abs=0.01)
     sums = {}
@@ -147,6 +154,35 @@ def test_ctrl_c_reports_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert run["complete"] is False
     assert len(run["step_seconds"]) == 5
     assert png_size(tmp_path / "a.png") == (1650, 720)
+
+
+@pytest.mark.usefixtures("shaped")
+def test_files_that_cannot_be_written_cost_no_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    files = ["--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")]
+    done = runner.invoke(bench_app, ["cache", *SMALL, *files])
+    assert "mean ± std (s)" in done.stdout
+    assert isinstance(done.exception, KeptError)
+    assert exit_code(done.exception) == 1
+    assert f"{tmp_path / 'a.json'} (No space left on device)" in str(done.exception)
+    assert png_size(tmp_path / "a.png") == (1650, 720)
+
+
+@pytest.mark.usefixtures("shaped")
+def test_a_limit_that_cannot_be_measured_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Rate:
+        raise BackendError("no memory for the probe's buffer")
+
+    monkeypatch.setattr(machine, "measure_bandwidth", fail)
+    done = runner.invoke(bench_app, ["cache", *SMALL])
+    assert done.exit_code == 0, done.output
+    assert "Not measured: read bandwidth: no memory for the probe's buffer" in done.stdout
+    assert "GB/s" not in done.stdout
 
 
 @pytest.mark.usefixtures("shaped")

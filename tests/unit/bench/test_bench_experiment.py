@@ -96,6 +96,14 @@ def test_bytes_a_step_reads(tiny: Subject) -> None:
     assert tiny.kv_bytes(10) == 10 * 2 * 2 * 2 * 4 * 4
 
 
+def test_operations_of_a_pass(tiny: Subject) -> None:
+    # Two layers: q 16x16, k and v 8x16, o 16x16, and three of 16x24; the head for one token.
+    matrices = 2 * (16 * 16 + 2 * 8 * 16 + 16 * 16 + 3 * 16 * 24)
+    pairs = 1 + 2 + 3 + 4 + 5
+    attended = 2 * 2 * 4 * 4 * pairs  # layers, two products, heads, head size
+    assert tiny.pass_operations(5) == 2 * (5 * matrices + 61 * 16 + attended)
+
+
 def made_result(tiny: Subject, with_steps: list[list[float]], without: list[list[float]]) -> Result:
     result = Result(tiny, Settings(new_tokens=3, prompt_tokens=2, runs=len(with_steps)))
     for use_cache, kind in ((True, with_steps), (False, without)):
@@ -110,6 +118,7 @@ def test_figures_come_from_the_raw_times(tiny: Subject) -> None:
     raw_without = [[1.0, 2.0, 3.0], [2.0, 2.0, 5.0]]
     result = made_result(tiny, raw_with, raw_without)
     result.bandwidths = [Rate("a", 1, 1e6, 1e6), Rate("a", 1, 2e6, 1e6)]
+    result.passes, result.matrix_peak = ((2, 0.5), (4, 0.5)), Rate("b", 1, 1e7, 1e6)
     summary = summarise(result)
     totals = [sum(steps) for steps in raw_with]
     assert summary.with_cache is not None
@@ -129,6 +138,10 @@ def test_figures_come_from_the_raw_times(tiny: Subject) -> None:
     assert summary.floor.seconds == pytest.approx((weights + keys) / 2e6)
     assert summary.floor.share == pytest.approx((weights + keys) / 2e6 / 0.3)
     assert summary.floor.weight_share == pytest.approx(weights / 2e6 / 0.3)
+    # The better of the two passes.
+    assert summary.prefill is not None
+    assert summary.prefill.tokens == 4
+    assert summary.prefill.share == pytest.approx(tiny.pass_operations(4) / 0.5 / 1e7)
 
 
 def test_one_run_has_no_deviation_and_a_partial_one_no_total(tiny: Subject) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kept.bench.random_weights import num_parameters, random_model
+from kept.bench.random_weights import random_model
 from kept.bench.shapes import SHAPES, shape_config
 from kept.bench.subject import random_subject
 from kept.errors import OptionError
@@ -70,8 +70,8 @@ def test_every_shape_is_held_to_its_published_size() -> None:
 def test_shape_has_the_published_size(name: str) -> None:
     model = build_model(SHAPES[name])
     dtype = resolve_dtype(None, SHAPES[name])
-    assert num_parameters(model) == PARAMETERS[name]
-    elements = sum(2 * s.num_kv_heads * s.head_dim for s in model.kv_shapes)
+    assert model.num_parameters == PARAMETERS[name]
+    elements = sum(shape.numel for shape in model.kv_shapes)
     assert elements * dtype.itemsize == CACHE_BYTES[name]
 
 
@@ -130,5 +130,5 @@ def test_weights_beyond_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
     small = Machine("a cpu", "x86_64", "Linux", 2, None, 8 * 10**9, 2 * 10**9, ())
     monkeypatch.setattr(random_weights, "describe_machine", lambda: small)
-    with pytest.raises(OptionError, match=r"13\.5 GB as float16 and 2\.0 GB .* smaller shape"):
+    with pytest.raises(OptionError, match=r"12\.6 GiB as float16 and 1\.9 GiB .* smaller shape"):
         random_subject("llama-2-7b")

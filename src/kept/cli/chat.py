@@ -1,0 +1,153 @@
+"""`kept chat`: a conversation at a terminal, or line by line through a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from kept.cli.errors import INTERRUPTED
+from kept.cli.loading import load
+from kept.cli.options import ModelOptions, SamplingOptions, option
+from kept.cli.prompts import check_text, decode
+from kept.cli.session import Session
+from kept.cli.terminal import DIM, Writer, styled
+from kept.errors import ContextLengthError, KeptError, OptionError
+
+if TYPE_CHECKING:
+    from kept.engine import Completion
+
+_HELP: Final = """\
+/help    show this
+/stats   tokens and times of each turn: prompt tokens cached and new, tokens written
+/undo    drop the last question and its answer
+/reset   drop the conversation, keep the system message
+/quit    leave, as do Ctrl-D and Ctrl-C here
+Ctrl-C while an answer is written stops it and keeps what there is of it.
+A message that begins with / is written with //."""
+
+_NOTHING: Final = "[stopped before any text; the turn is dropped]"
+
+
+def chat(
+    *,
+    system: Annotated[
+        str | None, option("Conversation", "A system message to begin with.", metavar="TEXT")
+    ] = None,
+    model: ModelOptions,
+    sampling: SamplingOptions,
+) -> None:
+    """Talk with a model. It keeps what it has read, so a turn computes only what is new.
+
+    Ctrl-C stops an answer and keeps the conversation; at the prompt it leaves, as Ctrl-D does.
+    /help lists what else can be typed. Through a pipe every line is a turn, commands included.
+    """
+    if sampling.logprobs is not None:
+        raise OptionError("--logprobs is reported only by kept generate --json; leave it out")
+    if system is not None:
+        check_text(system, "--system")
+    params = sampling.to_params()
+    llm = load(model)
+    session = Session(llm, params, system)
+    if sys.stdin.isatty():
+        if sys.stdout.isatty():
+            name = model.model or "the bundled model"
+            print(styled(f"{name}; /help for help", DIM, sys.stdout))
+        _at_terminal(session)
+    else:
+        _through_pipe(session)
+
+
+def _at_terminal(session: Session) -> None:
+    """Ask until told to leave; an error ends a turn, not the conversation."""
+    read = _line_reader()
+    while True:
+        try:
+            line = read()
+        except EOFError:
+            _note("")
+            return
+        except KeyboardInterrupt:
+            _note("")
+            raise
+        try:
+            if not _turn(session, check_text(line, "the line")):
+                return
+        except KeyboardInterrupt:  # before the answer began
+            _note(_NOTHING)
+        except KeptError as error:
+            _note(f"kept: {error}")
+            if isinstance(error, ContextLengthError):
+                _note("/undo and /reset make room")
+
+
+def _through_pipe(session: Session) -> None:
+    """Every line a turn; the first error or Ctrl-C ends it."""
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        if not _turn(session, decode(line, f"line {number} of stdin")):
+            return
+
+
+def _turn(session: Session, line: str) -> bool:
+    """Answer a line or obey a command; returns whether to go on."""
+    line = line.strip()
+    if not line:
+        return True
+    if line.startswith("/") and not line.startswith("//"):
+        return _obey(session, line)
+    out = Writer(sys.stdout)
+    completion = session.ask(line.removeprefix("/") if line.startswith("//") else line, out.write)
+    out.end_line()
+    if completion.finish_reason == "interrupted" and not sys.stdin.isatty():
+        raise typer.Exit(INTERRUPTED)
+    _comment(completion)
+    return True
+
+
+def _comment(completion: Completion) -> None:
+    """Say why an answer is not whole."""
+    if completion.finish_reason == "interrupted":
+        _note("[stopped]" if completion.text else _NOTHING)
+    elif completion.finish_reason == "length":
+        _note(
+            f"[cut after {len(completion.token_ids):,} tokens, by --max-new-tokens or the context]"
+        )
+
+
+def _obey(session: Session, line: str) -> bool:
+    if line in ("/quit", "/exit"):
+        return False
+    if line == "/help":
+        print(_HELP, flush=True)
+    elif line == "/stats":
+        print(session.stats(), flush=True)
+    elif line == "/reset":
+        session.reset()
+        _note("[the conversation is empty]")
+    elif line == "/undo":
+        _note("[the last turn is dropped]" if session.undo() else "[there is no turn to drop]")
+    else:
+        raise OptionError(f"there is no {line.split()[0]}; /help lists what there is")
+    return True
+
+
+def _note(text: str) -> None:
+    """A remark beside the conversation, on stderr so that a file of answers holds only answers."""
+    print(styled(text, DIM, sys.stderr), file=sys.stderr, flush=True)
+
+
+def _line_reader() -> Callable[[], str]:
+    """Reads a line at a terminal, with editing and history where Python was built with them."""
+    with suppress(ImportError):
+        import readline  # noqa: F401  # its import is what gives input() editing and history
+    if not sys.stdout.isatty():
+
+        def read() -> str:
+            print("> ", end="", file=sys.stderr, flush=True)
+            return input()
+
+        return read
+    return lambda: input("> ")

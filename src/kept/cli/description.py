@@ -1,0 +1,122 @@
+"""What a model is, from its config.json alone: no weights are read, nor fetched from the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.errors import CheckpointError, TemplateError
+
+if TYPE_CHECKING:
+    import torch
+
+    from kept.cache import KVShape
+    from kept.models import CausalLM
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model on the meta device: shapes without memory.
+
+    folder: None for a named shape. stored_dtype: of its weights, None where they are not there.
+    """
+
+    name: str
+    folder: Path | None
+    config: Mapping[str, Any]
+    model: CausalLM
+    stored_dtype: torch.dtype | None = None
+
+    @property
+    def architecture(self) -> str:
+        """As config.json's `architectures` and transformers name it."""
+        named: list[str] = self.config.get("architectures") or [str(self.config["model_type"])]
+        return named[0]
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Tied weights count once."""
+        return self.model.num_parameters
+
+    def dtype(self, asked: str | None = None) -> torch.dtype:
+        """The dtype it is loaded in if this one is asked for. Raises as loading does."""
+        import torch
+
+        from kept.models import resolve_dtype
+
+        return resolve_dtype(asked, self.config, self.stored_dtype or torch.float32)
+
+    @property
+    def kv_shapes(self) -> tuple[KVShape, ...]:
+        """What each layer stores per token."""
+        return self.model.kv_shapes
+
+    def token_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of a token's keys and values over all layers; grouped heads count once."""
+        return sum(shape.numel for shape in self.kv_shapes) * dtype.itemsize
+
+    def weight_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of the weights once loaded."""
+        return self.num_parameters * dtype.itemsize
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The windows of the layers that have one."""
+        return tuple(shape.window for shape in self.kv_shapes if shape.window is not None)
+
+    def tokenizer(self) -> tuple[str, int] | None:
+        """Its kind and how many tokens it has; None without one. Raises TokenizerError."""
+        from kept.text import find_tokenizer
+
+        tokenizer = None if self.folder is None else find_tokenizer(self.folder)
+        if tokenizer is None:
+            return None
+        return type(tokenizer.backend.model).__name__, tokenizer.vocab_size
+
+    def has_chat_template(self) -> bool:
+        """Whether `kept chat` can use it."""
+        from kept.text import ChatTemplate
+
+        if self.folder is None:
+            return False
+        try:
+            ChatTemplate.from_folder(self.folder)
+        except TemplateError:
+            return False
+        return True
+
+
+def describe_model(source: str | None, revision: str | None = None) -> Description:
+    """Describe a folder, a hub id, or the bundled model (None).
+
+    A folder's files are checked as loading would check them, as far as their headers go. Raises
+    CheckpointError and its kinds, OptionError for the revision of a folder.
+    """
+    from kept.json_file import read_json_object
+    from kept.models import find_folder, open_checkpoint
+
+    folder, repo_id = find_folder(source, revision=revision, weights=False)
+    name = "the bundled model" if source is None else source
+    if repo_id is None:
+        checkpoint = open_checkpoint(folder)
+        config = checkpoint.config
+        return Description(name, folder, config, _build(config), checkpoint.stored_dtype)
+    config = read_json_object(folder / "config.json", CheckpointError)
+    return Description(name, folder, config, _build(config))
+
+
+def describe_shape(name: str) -> Description:
+    """Describe a well-known shape. Raises OptionError for one that is not known."""
+    from kept.bench.shapes import shape_config
+
+    config = shape_config(name)
+    return Description(f"shape {name}", None, config, _build(config))
+
+
+def _build(config: Mapping[str, Any]) -> CausalLM:
+    from kept.models import build_model
+
+    return build_model(config)

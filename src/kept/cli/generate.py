@@ -1,0 +1,152 @@
+"""`kept generate`: continue a prompt."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kept.cli.errors import INTERRUPTED
+from kept.cli.loading import bar, load
+from kept.cli.options import REPORT, ModelOptions, SamplingOptions
+from kept.cli.prompts import read_prompts
+from kept.cli.report import stats as format_stats
+from kept.cli.report import to_json
+from kept.cli.streaming import show
+from kept.cli.terminal import BOLD, Writer
+from kept.errors import OptionError
+
+if TYPE_CHECKING:
+    from kept.engine import Completion
+    from kept.llm import LLM
+    from kept.sampling import SamplingParams
+
+PROMPT = "Prompt"
+
+
+def generate(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            help="The text to continue; - reads it from stdin, and so does leaving it out where "
+            "stdin is a pipe. The last line's end is not part of a prompt that is read.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="Read the prompt from this UTF-8 file.",
+            rich_help_panel=PROMPT,
+            show_default=False,
+        ),
+    ] = None,
+    lines: Annotated[
+        bool,
+        typer.Option(
+            "--lines",
+            help="Every line of the file or of stdin that is not blank is a prompt of its own; "
+            "up to 16 are computed side by side.",
+            rich_help_panel=PROMPT,
+        ),
+    ] = False,
+    echo: Annotated[
+        bool,
+        typer.Option(
+            "--echo/--no-echo",
+            help="Print the prompt in front of what continues it. Default: print.",
+            rich_help_panel=REPORT,
+            show_default=False,
+        ),
+    ] = True,
+    stats: Annotated[
+        bool,
+        typer.Option("--stats", help="Counts and times, on stderr.", rich_help_panel=REPORT),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON object a line for each text: text, token ids, why it ended, "
+            "log-probabilities, counts, times in seconds, cache in bytes, seed.",
+            rich_help_panel=REPORT,
+        ),
+    ] = False,
+    model: ModelOptions,
+    sampling: SamplingOptions,
+) -> None:
+    """Continue a prompt. The text appears as it is written; Ctrl-C ends it and keeps it.
+
+    For example: kept generate "def fibonacci(n):" --max-new-tokens 64
+    """
+    if sampling.logprobs is not None and not as_json:
+        raise OptionError("--logprobs is reported only by --json; add --json, or leave it out")
+    prompts = read_prompts(prompt, file, lines)
+    params = sampling.to_params()
+    started = time.perf_counter()
+    llm = load(model)
+    loading = time.perf_counter() - started
+    texts = len(prompts) * _num_texts(llm, params)
+    if as_json:
+        completions, interrupted = _run(llm, prompts, params)
+        for completion in completions:
+            print(to_json(completion, prompts[completion.prompt_index], llm.tokenizer), flush=True)
+    elif texts == 1:
+        completions, interrupted = _stream(llm, prompts[0], params, echo)
+    else:
+        completions, interrupted = _run(llm, prompts, params)
+        _print_all(completions, prompts, echo)
+    if stats:
+        typer.echo(format_stats(completions, loading), err=True)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _num_texts(llm: LLM, params: SamplingParams) -> int:
+    """Texts a prompt, counting each beam: only one can be shown as it is written."""
+    resolved = llm.resolve(params, {})
+    return max(resolved.num_return_sequences, resolved.num_beams)
+
+
+def _stream(
+    llm: LLM, prompt: str, params: SamplingParams, echo: bool
+) -> tuple[list[Completion], bool]:
+    stream = llm.stream(prompt, params)
+    out = Writer(sys.stdout)
+    if echo:
+        out.write(prompt, BOLD)
+    completion = show(stream, out.write)
+    out.end_line()
+    return [completion], completion.finish_reason == "interrupted"
+
+
+def _run(llm: LLM, prompts: list[str], params: SamplingParams) -> tuple[list[Completion], bool]:
+    from kept.engine import GenerationInterrupted
+
+    try:
+        with bar("Generating", unit="texts") as update:
+            return llm.generate(prompts, params, progress=update), False
+    except GenerationInterrupted as error:
+        return error.completions, True
+
+
+def _print_all(completions: list[Completion], prompts: list[str], echo: bool) -> None:
+    """Every text under a line that says which it is; a single one as it is."""
+    out = Writer(sys.stdout)
+    per_prompt = len(completions) // len(prompts)
+    for completion in completions:
+        if len(completions) > 1:
+            which = [f"text {completion.index + 1} of {per_prompt}"] if per_prompt > 1 else []
+            if len(prompts) > 1:
+                which.insert(0, f"prompt {completion.prompt_index + 1} of {len(prompts)}")
+            out.write(f"--- {', '.join(which)} ---\n")
+        if echo:
+            out.write(prompts[completion.prompt_index], BOLD)
+        out.write(completion.text)
+        out.end_line()

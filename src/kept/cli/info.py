@@ -1,0 +1,143 @@
+"""`kept info`: the machine, what kept uses of it, and what a model is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from kept import __version__
+from kept.cli.description import Description, describe_model
+from kept.cli.options import MODEL, option
+from kept.cli.terminal import BOLD, styled
+from kept.format import format_bytes, format_count, pairs
+
+
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A folder or a hub id, of which only the description is fetched. Default: none, "
+            "only the machine.",
+            show_default=False,
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, option(MODEL, "Branch, tag or commit of a hub id. Default: main.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; sizes in bytes.")
+    ] = False,
+) -> None:
+    """Show this machine, the kernels kept runs on here, and a model's shape and cost in memory."""
+    from kept.errors import OptionError
+
+    if revision is not None and model is None:
+        raise OptionError("--revision is of a hub id, and no MODEL is given; leave it out")
+    found = {"kept": __version__, **_machine()}
+    description = None if model is None else describe_model(model, revision)
+    if as_json:
+        found["model"] = None if description is None else _model(description)
+        typer.echo(json.dumps(found))
+        return
+    print(_heading("Machine"))
+    print(pairs(_machine_rows(found), indent="  "))
+    if description is not None:
+        print(_heading("\nModel"))
+        print(pairs(_model_rows(_model(description)), indent="  "))
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    from kept.machine import NATIVE_AVAILABLE, describe_machine, native_error
+    from kept.ops import backend
+
+    return {
+        "machine": dataclasses.asdict(describe_machine()),
+        "native": {"available": NATIVE_AVAILABLE, "error": native_error()},
+        "ops": backend(),
+        "python": platform.python_version(),
+        "torch": {"version": torch.__version__, "threads": torch.get_num_threads()},
+    }
+
+
+def _machine_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    machine, native, torch = found["machine"], found["native"], found["torch"]
+    total, free, cache = (
+        "unknown" if machine[name] is None else format_bytes(machine[name])
+        for name in ("total_memory", "available_memory", "last_level_cache")
+    )
+    features = " ".join(machine["features"])
+    if not features:
+        features = "none of those kept looks for" if native["available"] else "unknown"
+    return [
+        ("cpu", machine["cpu"]),
+        ("features", features),
+        ("cores", str(machine["num_cores"])),
+        ("memory", f"{free} available of {total}"),
+        ("last-level cache", cache),
+        ("system", f"{machine['system']} {machine['architecture']}"),
+        ("kept", f"{found['kept']} on Python {found['python']}"),
+        ("native module", "built" if native["available"] else f"missing: {native['error']}"),
+        ("operations", f"{found['ops']} (KEPT_OPS)"),
+        ("torch", f"{torch['version']}, {torch['threads']} threads"),
+    ]
+
+
+def _model(d: Description) -> dict[str, Any]:
+    from kept.models import DTYPES
+
+    first, tokenizer, dtype = d.kv_shapes[0], d.tokenizer(), d.dtype()
+    return {
+        "name": d.name,
+        "folder": None if d.folder is None else str(d.folder),
+        "architecture": d.architecture,
+        "model_type": d.config["model_type"],
+        "num_layers": d.model.config.num_layers,
+        "num_heads": d.model.config.num_heads,
+        "num_kv_heads": first.num_kv_heads,
+        "head_dim": first.head_dim,
+        "context": d.model.config.context,
+        "windows": list(d.windows),
+        "vocab_size": d.model.config.vocab_size,
+        "num_parameters": d.num_parameters,
+        "dtype": str(dtype).removeprefix("torch."),
+        "weight_bytes": d.weight_bytes(dtype),
+        "bytes_per_token": {name: d.token_bytes(each) for name, each in DTYPES.items()},
+        "tokenizer": None if tokenizer is None else {"kind": tokenizer[0], "tokens": tokenizer[1]},
+        "chat_template": d.has_chat_template(),
+    }
+
+
+def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
+    heads, kv_heads = m["num_heads"], m["num_kv_heads"]
+    sizes = sorted(set(m["windows"]))
+    window = f"{', '.join(f'{w:,}' for w in sizes)} tokens, {len(m['windows'])} of the layers"
+    cost = ", ".join(f"{count:,} in {name}" for name, count in m["bytes_per_token"].items())
+    tokenizer = "none"
+    if m["tokenizer"] is not None:
+        tokenizer = f"{m['tokenizer']['kind']}, {m['tokenizer']['tokens']:,} tokens"
+    return [
+        ("name", m["name"]),
+        ("folder", m["folder"]),
+        ("architecture", f"{m['architecture']} ({m['model_type']})"),
+        ("layers", str(m["num_layers"])),
+        ("heads", f"{heads} query, {kv_heads} key/value, of {m['head_dim']}"),
+        ("context", f"{m['context']:,} tokens"),
+        ("sliding window", window if sizes else "none"),
+        ("vocabulary", f"{m['vocab_size']:,}"),
+        ("parameters", f"{format_count(m['num_parameters'])} ({m['num_parameters']:,})"),
+        ("weights", f"{format_bytes(m['weight_bytes'])} in {m['dtype']}"),
+        ("bytes per token", cost),
+        ("tokenizer", tokenizer),
+        ("chat template", "yes" if m["chat_template"] else "no"),
+    ]
+
+
+def _heading(text: str) -> str:
+    return styled(text, BOLD, sys.stdout)

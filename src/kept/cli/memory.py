@@ -1,0 +1,56 @@
+"""How many bytes a cache takes, without making one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from kept.cache import KVShape
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """A kind of cache. window, num_sinks: of the sliding kind; window None: the layers' own."""
+
+    shapes: tuple[KVShape, ...]
+    kind: str
+    dtype: torch.dtype
+    window: int | None = None
+    num_sinks: int = 0
+
+    def num_bytes(self, length: int) -> int:
+        """Bytes of one sequence once it has `length` tokens, unused room included."""
+        return self.dtype.itemsize * sum(
+            shape.numel * self._capacity(shape.window, length) for shape in self.shapes
+        )
+
+    def _capacity(self, own_window: int | None, length: int) -> int:
+        from kept.cache import SLACK, grown
+
+        if self.kind == "static":
+            return length
+        windows = [w for w in (own_window, self.window) if w is not None]
+        if self.kind == "dynamic" or not windows:
+            return grown(length)
+        return min(grown(length), self.num_sinks + min(windows) + SLACK)
+
+    def longest(self, room: int, batch: int, limit: int) -> int:
+        """The most tokens, at most `limit`, that `batch` sequences can have in `room` bytes."""
+        low, high = 0, limit
+        while low < high:
+            middle = (low + high + 1) // 2
+            if batch * self.num_bytes(middle) <= room:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+def kinds(shapes: Sequence[KVShape], window: int | None) -> tuple[str, ...]:
+    """The kinds of cache a model can have: sliding needs a window, its own or one that is asked."""
+    sliding = window is not None or any(shape.window is not None for shape in shapes)
+    return ("dynamic", "static", "sliding") if sliding else ("dynamic", "static")

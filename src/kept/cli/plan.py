@@ -1,0 +1,214 @@
+"""`kept plan`: what a model and its cache take, and what fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from kept.cli.description import Description, describe_model, describe_shape
+from kept.cli.memory import CachePlan, kinds
+from kept.cli.options import CACHE, MODEL, option
+from kept.errors import OptionError
+from kept.format import format_bytes, format_count, pairs, table
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One dtype and kind of cache. Bytes; None where this machine's memory is not known."""
+
+    dtype: str
+    cache: str
+    weight_bytes: int
+    cache_bytes: int
+    total_bytes: int
+    fits: bool | None
+    max_batch: int | None
+    max_context: int | None
+
+
+def plan(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A folder or a hub id, of which only the description is fetched. Default: the "
+            "bundled model.",
+            show_default=False,
+        ),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        option(MODEL, "A well-known shape instead, such as gpt2 or llama-3.2-1b.", metavar="NAME"),
+    ] = None,
+    revision: Annotated[
+        str | None, option(MODEL, "Branch, tag or commit of a hub id. Default: main.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        option(
+            MODEL, "float32, bfloat16 or float16, of weights and cache. Default: float32, bfloat16."
+        ),
+    ] = None,
+    context: Annotated[
+        int | None,
+        option(CACHE, "Tokens of each sequence, prompt included. Default: the model's context."),
+    ] = None,
+    batch: Annotated[int, option(CACHE, "Sequences side by side. Default: 1.")] = 1,
+    sliding_window: Annotated[
+        int | None, option(CACHE, "Tokens a sliding cache holds. Default: the model's window.")
+    ] = None,
+    num_sinks: Annotated[
+        int | None, option(CACHE, "First tokens a sliding cache never drops. Default: 0.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; sizes in bytes.")
+    ] = False,
+) -> None:
+    """Show what weights and cache take in each kind and dtype, and what fits in free memory.
+
+    For example: kept plan --shape llama-3.2-1b --context 8192 --batch 4
+    """
+    from kept.machine import describe_machine
+
+    if model is not None and shape is not None:
+        raise OptionError("there is a MODEL and a --shape; leave one of the two out")
+    if revision is not None and model is None:
+        raise OptionError("--revision is of a hub id, and no MODEL is given; leave it out")
+    found = describe_model(model, revision) if shape is None else describe_shape(shape)
+    length = _check(found, context, batch, sliding_window, num_sinks)
+    machine = describe_machine()
+    room = machine.total_memory if machine.available_memory is None else machine.available_memory
+    rows = [
+        _row(found, cache, length, batch, room)
+        for cache in _caches(found, dtype, sliding_window, num_sinks or 0)
+    ]
+    if as_json:
+        typer.echo(json.dumps(_to_json(found, rows, length, batch, room, machine.total_memory)))
+        return
+    print(pairs(_heading(found, length, batch, room, machine.total_memory)))
+    print(f"\n{_table(rows, found.model.config.context)}")
+    print("\nA growing (dynamic) cache counts the room it doubles into. Activations come on top.")
+
+
+def _check(
+    found: Description, context: int | None, batch: int, window: int | None, sinks: int | None
+) -> int:
+    """The context to plan for. Raises OptionError for a number that makes no sense."""
+    limit = found.model.config.context
+    for name, value, least in (
+        ("--context", context, 1),
+        ("--batch", batch, 1),
+        ("--sliding-window", window, 1),
+        ("--num-sinks", sinks, 0),
+    ):
+        if value is not None and value < least:
+            raise OptionError(f"{name} {value}: give at least {least}")
+    if context is not None and context > limit:
+        raise OptionError(
+            f"--context {context:,} is more than this model's context of {limit:,} tokens; "
+            "give at most that"
+        )
+    if sinks is not None and "sliding" not in kinds(found.kv_shapes, window):
+        raise OptionError(
+            f"--num-sinks {sinks} is for sliding caches, and this model has no window; "
+            "give --sliding-window, or leave it out"
+        )
+    return limit if context is None else context
+
+
+def _caches(
+    found: Description, dtype: str | None, window: int | None, sinks: int
+) -> list[CachePlan]:
+    names = ("float32", "bfloat16") if dtype is None else (dtype,)
+    dtypes = [found.dtype(name) for name in names]
+    shapes = found.kv_shapes
+    return [
+        CachePlan(shapes, kind, each, *((window, sinks) if kind == "sliding" else ()))
+        for each in dtypes
+        for kind in kinds(shapes, window)
+    ]
+
+
+def _row(found: Description, cache: CachePlan, length: int, batch: int, room: int | None) -> Row:
+    weights, each = found.weight_bytes(cache.dtype), cache.num_bytes(length)
+    total = weights + batch * each
+    left = None if room is None else max(room - weights, 0)
+    return Row(
+        dtype=str(cache.dtype).removeprefix("torch."),
+        cache=cache.kind,
+        weight_bytes=weights,
+        cache_bytes=batch * each,
+        total_bytes=total,
+        fits=None if room is None else total <= room,
+        max_batch=None if left is None else left // each,
+        max_context=None
+        if left is None
+        else cache.longest(left, batch, found.model.config.context),
+    )
+
+
+def _heading(
+    found: Description, length: int, batch: int, room: int | None, total: int | None
+) -> list[tuple[str, str]]:
+    config, first = found.model.config, found.kv_shapes[0]
+    memory = "unknown" if room is None else f"{format_bytes(room)} available"
+    if room is not None and total is not None:
+        memory += f" of {format_bytes(total)}"
+    return [
+        (
+            "model",
+            f"{found.name}: {found.architecture}, {format_count(found.num_parameters)} parameters",
+        ),
+        (
+            "a token",
+            f"{config.num_layers} layers x 2 x {first.num_kv_heads} key/value heads (shared by "
+            f"{config.num_heads} query heads) x {first.head_dim}",
+        ),
+        ("planned", f"{batch:,} x {length:,} tokens"),
+        ("memory", memory),
+    ]
+
+
+def _table(rows: list[Row], limit: int) -> str:
+    header = ("dtype", "cache", "weights", "keys+values", "total", "fits", "max batch")
+    words = {True: "yes", False: "no", None: "-"}
+    cells = [
+        (
+            row.dtype,
+            row.cache,
+            format_bytes(row.weight_bytes),
+            format_bytes(row.cache_bytes),
+            format_bytes(row.total_bytes),
+            words[row.fits],
+            "-" if row.max_batch is None else f"{row.max_batch:,}",
+            "-"
+            if row.max_context is None
+            else f"{row.max_context:,}{' (all)' if row.max_context == limit else ''}",
+        )
+        for row in rows
+    ]
+    return table((*header, "max context"), cells)
+
+
+def _to_json(
+    found: Description,
+    rows: list[Row],
+    length: int,
+    batch: int,
+    room: int | None,
+    total: int | None,
+) -> dict[str, Any]:
+    return {
+        "model": found.name,
+        "architecture": found.architecture,
+        "num_parameters": found.num_parameters,
+        "model_context": found.model.config.context,
+        "context": length,
+        "batch": batch,
+        "available_memory": room,
+        "total_memory": total,
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }

@@ -1,0 +1,190 @@
+"""`kept info` and `kept plan`: numbers held against models and caches that exist."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cli.running import kept
+from kept import LLM
+from kept.bench.shapes import SHAPES
+from kept.cache import KVShape, make_cache
+from kept.cli.memory import CachePlan
+from kept.machine import describe_machine
+
+
+def plan(*arguments: object) -> dict[str, Any]:
+    result = kept("plan", *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_info_of_the_machine() -> None:
+    found = json.loads(kept("info", "--json").stdout)
+    assert found["machine"]["num_cores"] == describe_machine().num_cores
+    assert found["torch"] == {"version": torch.__version__, "threads": torch.get_num_threads()}
+    assert found["ops"] in ("native", "reference")
+    assert found["native"]["available"] == (found["native"]["error"] is None)
+    assert found["model"] is None
+
+
+def test_info_of_a_model(folder: Path) -> None:
+    llm = LLM(folder)
+    found = json.loads(kept("info", folder, "--json").stdout)["model"]
+    parameters = sum(p.numel() for p in llm.model.parameters())
+    assert found["num_parameters"] == parameters
+    assert found["weight_bytes"] == 4 * parameters
+    assert (found["num_layers"], found["num_heads"], found["num_kv_heads"]) == (2, 4, 2)
+    assert (found["head_dim"], found["context"], found["dtype"]) == (8, 192, "float32")
+    cache = make_cache(llm.model.kv_shapes, "static", max_cache_len=1)
+    assert found["bytes_per_token"]["float32"] == cache.num_bytes
+    assert found["bytes_per_token"]["bfloat16"] == cache.num_bytes // 2
+    assert found["tokenizer"] == {"kind": "BPE", "tokens": found["vocab_size"]}
+    assert found["chat_template"]
+
+
+def test_the_dtype_shown_is_the_one_loaded(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("dtype", config.pop("torch_dtype", None))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: t.bfloat16() for n, t in weights.items()}, tmp_path / "model.safetensors")
+    assert LLM(tmp_path).model.dtype == torch.bfloat16
+    assert json.loads(kept("info", tmp_path, "--json").stdout)["model"]["dtype"] == "bfloat16"
+    assert {row["dtype"] for row in plan(tmp_path, "--dtype", "auto")["rows"]} == {"bfloat16"}
+
+
+def test_a_dtype_in_config_json_that_kept_lacks(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": "float64"}))
+    result = kept("info", tmp_path)
+    assert result.exit_code == 1
+    assert "config.json has dtype = 'float64'" in result.stderr
+    assert LLM(tmp_path, dtype="float32").model.dtype == torch.float32
+
+
+def test_info_for_people(folder: Path) -> None:
+    result = kept("info", folder)
+    assert result.exit_code == 0
+    for words in ("cores", "native module", "torch", "LlamaForCausalLM", "4 query, 2 key/value"):
+        assert words in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_info_reads_no_weights(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    size = int.from_bytes(weights.read_bytes()[:8], "little") + 8
+    with weights.open("r+b") as opened:  # the header, and a hole in place of the numbers
+        length = weights.stat().st_size
+        opened.truncate(size)
+        opened.truncate(length)
+    assert kept("info", tmp_path).exit_code == 0
+
+
+def test_revision_needs_a_model() -> None:
+    assert kept("info", "--revision", "main").exit_code == 2
+    assert kept("plan", "--revision", "main").exit_code == 2
+
+
+def test_plan_counts_grouped_heads_once(folder: Path) -> None:
+    found = plan(folder, "--context", 100, "--batch", 3)
+    weights = sum(p.numel() for p in LLM(folder).model.parameters())
+    by = {(row["dtype"], row["cache"]): row for row in found["rows"]}
+    assert set(by) == {(d, k) for d in ("float32", "bfloat16") for k in ("dynamic", "static")}
+    token = 2 * 2 * 2 * 8  # layers, keys and values, key/value heads, head size
+    assert by["float32", "static"]["cache_bytes"] == 3 * 100 * token * 4
+    assert by["bfloat16", "dynamic"]["cache_bytes"] == 3 * 128 * token * 2
+    for (dtype, _), row in by.items():
+        assert row["weight_bytes"] == weights * (4 if dtype == "float32" else 2)
+        assert row["total_bytes"] == row["weight_bytes"] + row["cache_bytes"]
+        assert row["fits"]
+        assert row["max_context"] == 192
+
+
+@pytest.mark.parametrize(
+    ("kind", "window", "sinks"),
+    [("dynamic", None, 0), ("static", None, 0), ("sliding", None, 0), ("sliding", 50, 3)],
+)
+@pytest.mark.parametrize("length", [1, 64, 65, 200, 300])
+def test_a_plan_is_what_a_cache_takes(
+    kind: str, window: int | None, sinks: int, length: int
+) -> None:
+    own = (None, None, None) if sinks else (None, 40, 100)
+    shapes = (KVShape(2, 8, own[0]), KVShape(2, 8, own[1]), KVShape(1, 4, own[2]))
+    options: dict[str, Any] = {"max_cache_len": length} if kind == "static" else {}
+    if kind == "sliding":
+        options = {"sliding_window": window, "num_sinks": sinks}
+    cache = make_cache(shapes, kind, **options)
+    for _ in range(length):
+        for layer, shape in enumerate(shapes):
+            new = torch.zeros(1, shape.num_kv_heads, 1, shape.head_dim)
+            cache.update(new, new, layer)
+    planned = CachePlan(shapes, kind, torch.float32, window, sinks)
+    assert planned.num_bytes(length) == cache.num_bytes
+
+
+def test_plan_of_a_model_too_large_for_any_machine() -> None:
+    found = plan("--shape", "llama-3.2-1b", "--batch", 10**9)
+    assert all(not row["fits"] for row in found["rows"])
+    for row in found["rows"]:
+        assert row["max_batch"] < 10**9
+        assert row["max_context"] == 0
+
+
+def test_what_fits_fits() -> None:
+    shapes = (KVShape(2, 64, 100),) * 2
+    for kind in ("dynamic", "static", "sliding"):
+        cache = CachePlan(shapes, kind, torch.bfloat16)
+        room = 3 * cache.num_bytes(77)
+        longest = cache.longest(room, 3, 10_000)
+        assert longest >= 77
+        assert 3 * cache.num_bytes(longest) <= room
+        assert longest == 10_000 or 3 * cache.num_bytes(longest + 1) > room
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_every_shape_can_be_planned(name: str) -> None:
+    result = kept("plan", "--shape", name)
+    assert result.exit_code == 0
+    assert "float32" in result.stdout
+    assert "bfloat16" in result.stdout
+
+
+def test_a_sliding_cache_where_there_is_a_window() -> None:
+    rows = plan("--shape", "gpt2", "--sliding-window", 128, "--num-sinks", 4)["rows"]
+    assert {row["cache"] for row in rows} == {"dynamic", "static", "sliding"}
+    sliding = next(row for row in rows if row["cache"] == "sliding")
+    assert sliding["cache_bytes"] == 2 * 12 * 768 * (4 + 128 + 64) * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--context", "2000"], "1,024"),
+        (["--context", "0"], "at least 1"),
+        (["--batch", "0"], "at least 1"),
+        (["--num-sinks", "2"], "no window"),
+        (["--dtype", "int4"], "int4"),
+        (["somewhere"], "leave one"),
+    ],
+)
+def test_numbers_that_make_no_sense(arguments: list[str], words: str) -> None:
+    result = kept("plan", "--shape", "gpt2", *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_an_unknown_shape_names_the_known() -> None:
+    result = kept("plan", "--shape", "gpt9")
+    assert result.exit_code == 2
+    assert "qwen2.5-0.5b" in result.stderr

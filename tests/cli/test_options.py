@@ -1,0 +1,111 @@
+"""Every option of the library is a flag, and every flag arrives."""
+
+import dataclasses
+from typing import Any, get_args
+
+import pytest
+import typer
+
+from cli.running import kept
+from kept import SamplingParams
+from kept.cache.make import KINDS
+from kept.cli import app
+from kept.cli import options as flags
+from kept.cli.options import ModelOptions, SamplingOptions
+from kept.sampling import fields
+
+FIELDS = [field.name for field in dataclasses.fields(SamplingParams)]
+# Two values or more where the flag may be repeated.
+VALUES: dict[str, tuple[list[str], Any]] = {
+    "max_new_tokens": (["7"], 7),
+    "min_new_tokens": (["2"], 2),
+    "do_sample": ([], True),
+    "temperature": (["0.5"], 0.5),
+    "top_k": (["3"], 3),
+    "top_p": (["0.9"], 0.9),
+    "min_p": (["0.1"], 0.1),
+    "repetition_penalty": (["1.2"], 1.2),
+    "no_repeat_ngram_size": (["2"], 2),
+    "num_beams": (["4"], 4),
+    "length_penalty": (["-0.5"], -0.5),
+    "early_stopping": (["true"], True),
+    "num_return_sequences": (["2"], 2),
+    "stop_strings": (["a b", "\n"], ("a b", "\n")),
+    "eos_token_id": (["5", "3"], (3, 5)),
+    "ignore_eos": ([], True),
+    "seed": ([str(2**64 - 1)], 2**64 - 1),
+    "logprobs": (["0"], 0),
+    "use_cache": ([], True),
+    "cache_implementation": (["static"], "static"),
+    "sliding_window": (["16"], 16),
+    "num_sinks": (["4"], 4),
+    "max_cache_len": (["64"], 64),
+    "overflow": (["slide"], "slide"),
+    "slide_hop": (["8"], 8),
+}
+
+
+def parse(*arguments: str) -> SamplingParams:
+    """What `kept generate` makes of flags."""
+    command = typer.main.get_command(app).commands["generate"]  # type: ignore[attr-defined]
+    values = command.make_context("generate", ["prompt", *arguments]).params
+    names = [field.name for field in dataclasses.fields(SamplingOptions)]
+    return SamplingOptions(**{name: values[name] for name in names}).to_params()
+
+
+def test_the_flags_are_the_librarys_fields() -> None:
+    assert {field.name for field in dataclasses.fields(SamplingOptions)} == set(FIELDS)
+    assert set(VALUES) == set(FIELDS)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_is_a_flag_in_kebab_case(name: str) -> None:
+    values, expected = VALUES[name]
+    flag = "--" + name.replace("_", "-")
+    arguments = [part for value in values for part in (flag, value)] if values else [flag]
+    assert dataclasses.asdict(parse(*arguments)) == {
+        **dataclasses.asdict(SamplingParams()),
+        name: expected,
+    }
+
+
+def test_no_flags_are_no_options() -> None:
+    assert parse() == SamplingParams()
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "expected"),
+    [
+        ("--no-cache", "use_cache", False),
+        ("--no-do-sample", "do_sample", False),
+        ("--early-stopping=false", "early_stopping", False),
+        ("--early-stopping=never", "early_stopping", "never"),
+    ],
+)
+def test_the_other_values(flag: str, name: str, expected: object) -> None:
+    assert getattr(parse(flag), name) == expected
+
+
+def test_the_choices_are_the_librarys() -> None:
+    assert set(flags.CacheImplementation) == set(get_args(fields.CacheImplementation))
+    assert set(flags.CacheImplementation) == set(KINDS)
+    assert set(flags.Overflow) == set(get_args(fields.Overflow))
+    assert set(flags.EarlyStopping) == {"true", "false", "never"}
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_the_help_tells_every_flag_and_its_default(command: str) -> None:
+    shown = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    known = {name for group in (ModelOptions, SamplingOptions) for name in group.__annotations__}
+    options = {p.name: p for p in shown.params if p.name in known}
+    assert set(options) == known
+    for option in options.values():
+        assert "Default: " in option.help
+        assert option.rich_help_panel
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "info", "plan", "bench"])
+def test_help_is_no_error(command: str) -> None:
+    result = kept(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
