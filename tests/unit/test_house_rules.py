@@ -10,7 +10,8 @@ SOURCE = Path(kept.__file__).parent
 # Lower floors first; a room may import from rooms before its own line, and from itself.
 FLOORS = (
     ("errors",),
-    ("batch", "machine", "text", "sampling"),
+    ("json_file",),
+    ("batch", "format", "machine", "text", "sampling"),
     ("ops",),
     ("cache",),
     ("models",),
