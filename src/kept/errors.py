@@ -77,3 +77,7 @@ class SamplingError(KeptError, RuntimeError):
 
 class BackendError(KeptError, RuntimeError):
     """A backend that was asked for is not available on this machine."""
+
+
+class KeptWarning(UserWarning):
+    """Something a caller should know about that is no error; the command line prints it."""

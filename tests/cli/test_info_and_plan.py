@@ -29,7 +29,7 @@ def test_info_of_the_machine() -> None:
     assert found["torch"] == {"version": torch.__version__, "threads": torch.get_num_threads()}
     assert found["ops"] in ("native", "reference")
     assert found["native"]["available"] == (found["native"]["error"] is None)
-    assert found["model"] is None
+    assert found["model"]["name"] == "the bundled model"
 
 
 def test_info_of_a_model(folder: Path) -> None:

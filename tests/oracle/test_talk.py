@@ -269,3 +269,17 @@ def test_prompts_in_every_form(talkers: dict[str, LLM]) -> None:
         llm.generate("")
     with pytest.raises(OptionError, match="token id 5000 is outside"):
         llm.generate([1, 5000])
+
+
+def test_ctrl_c_in_a_chat_keeps_what_there_is(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = llm.chat(FIRST, max_new_tokens=25)
+    llm.forget()
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.model, "run", failing(llm.model.run, 10, KeyboardInterrupt()))
+        with pytest.raises(GenerationInterrupted) as caught:
+            llm.chat(FIRST, max_new_tokens=25)
+    [found] = caught.value.completions
+    assert found.finish_reason == "interrupted"
+    assert found.token_ids == whole.token_ids[: len(found.token_ids)]
+    assert 0 < len(found.token_ids) < 25
+    assert not isinstance(caught.value, Exception)

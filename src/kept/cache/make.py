@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from kept.cache.cache import Cache
+from kept.cache.indices import read_whole
 from kept.cache.layout import ContiguousLayout, Layout
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
@@ -35,12 +36,17 @@ def make_cache(
         first `num_sinks`. Without `sliding_window` it takes each layer's own window, and layers
         that have none keep everything; an own window hides sinks, so they are refused there.
         `slack` is how many tokens a full ring can be truncated by.
-    num_slots: sequences it holds.
+    num_slots: sequences it holds. dtype: what keys and values are stored as; new ones are cast.
 
     Raises OptionError for an unknown kind, or an option its kind has no use for.
     """
+    for name, value in (("max_cache_len", max_cache_len), ("sliding_window", sliding_window)):
+        if value is not None:
+            read_whole(value, name)
+    for name, value in (("num_slots", num_slots), ("num_sinks", num_sinks), ("slack", slack)):
+        read_whole(value, name)
     _check(shapes, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
-    place = torch.device(device)
+    place = _read_place(dtype, device)
     if kind == "static":
         assert max_cache_len is not None
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
@@ -51,6 +57,16 @@ def make_cache(
         if window is not None and window not in layouts:
             layouts[window] = RingLayout(num_slots, window, num_sinks, slack)
     return Cache(shapes, [layouts[window] for window in windows], dtype, place, kind)
+
+
+def _read_place(dtype: object, device: torch.device | str) -> torch.device:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(f"device {device!r} cannot be used: {reason}") from error
 
 
 def _windows(shapes: Sequence[KVShape], window: int | None) -> list[int | None]:

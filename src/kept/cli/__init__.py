@@ -8,6 +8,7 @@ import sys
 import warnings
 
 from kept.cli.app import app
+from kept.errors import KeptWarning
 
 __all__ = ["app", "main"]
 
@@ -16,6 +17,8 @@ def main() -> None:
     """Run `kept` with the process's arguments, and exit with its code."""
     if not sys.warnoptions and not os.environ.get("KEPT_DEBUG"):
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", KeptWarning)
+        warnings.formatwarning = lambda message, *_, **__: f"kept: warning: {message}\n"
     if sys.stdout is None:  # closed by the shell (>&-): whoever did so wants no output
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end)
     if sys.stderr is None or not sys.stderr.isatty():

@@ -21,8 +21,8 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A folder or a hub id, of which only the description is fetched. Default: none, "
-            "only the machine.",
+            help="A folder or a hub id, of which only the description is fetched. Default: the "
+            "bundled model.",
             show_default=False,
         ),
     ] = None,
@@ -39,16 +39,14 @@ def info(
     if revision is not None and model is None:
         raise OptionError("--revision is of a hub id, and no MODEL is given; leave it out")
     found = {"kept": __version__, **_machine()}
-    description = None if model is None else describe_model(model, revision)
+    found["model"] = _model(describe_model(model, revision))
     if as_json:
-        found["model"] = None if description is None else _model(description)
         typer.echo(json.dumps(found))
         return
     print(_heading("Machine"))
     print(pairs(_machine_rows(found), indent="  "))
-    if description is not None:
-        print(_heading("\nModel"))
-        print(pairs(_model_rows(_model(description)), indent="  "))
+    print(_heading("\nModel"))
+    print(pairs(_model_rows(found["model"]), indent="  "))
 
 
 def _machine() -> dict[str, Any]:

@@ -116,6 +116,11 @@ def _check(
             f"--num-sinks {sinks} is for sliding caches, and this model has no window; "
             "give --sliding-window, or leave it out"
         )
+    if sinks and (own := next((w for w in found.windows if w is not None), None)) is not None:
+        raise OptionError(
+            f"--num-sinks {sinks} would do nothing where the model's own window of {own} tokens "
+            "hides the first ones; leave it out"
+        )
     return limit if context is None else context
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kept.errors import CheckpointError, OptionError, UnsupportedModelError
+from kept.errors import CheckpointError, KeptError, OptionError, UnsupportedModelError
 from kept.models.causal_lm import CausalLM, ModelConfig
 from kept.models.checkpoint import Checkpoint
 from kept.models.dtypes import resolve_dtype
@@ -139,6 +139,8 @@ def _lay_out(family: Family, config: Any) -> CausalLM:
     try:
         with torch.device("meta"):
             return family.build(config)
+    except KeptError:
+        raise
     except RuntimeError as error:  # sizes within bounds one by one, whose product is not
         reason = str(error).splitlines()[0]
         raise CheckpointError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from kept.errors import UnsupportedFormatError, WeightsError
+from kept.errors import KeptWarning, UnsupportedFormatError, WeightsError
 from kept.models.checkpoint import Checkpoint
 from kept.models.weight_map import Placement, WeightMap
 
@@ -231,6 +231,7 @@ def _settle_tied(
         warnings.warn(
             f"{differ}, though config.json ties them; each is used where it belongs. "
             "Set tie_word_embeddings to false in config.json to say so.",
+            KeptWarning,
             stacklevel=4,
         )
         apart[copy.parameter] = copy

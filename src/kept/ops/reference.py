@@ -151,6 +151,10 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias. x: (N, in), weight: (out, in), bias: (out,)."""
+    if x.shape[0] == 1 and x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        # torch's matrix-vector product reads bf16 weights a quarter faster than its matrix product.
+        row = torch.mv(weight, x[0])
+        return (row if bias is None else row + bias)[None]
     return F.linear(x, weight, bias)
 
 

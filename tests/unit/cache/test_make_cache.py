@@ -36,6 +36,14 @@ SHAPES = [KVShape(2, 4), KVShape(2, 4)]
         ({"kind": "sliding", "sliding_window": 4, "num_sinks": -1}, "num_sinks=-1.*at least 0"),
         ({"kind": "sliding", "sliding_window": 4, "slack": -2}, "slack=-2.*at least 0"),
         ({"kind": "sliding"}, "no window of their own.*sliding_window=N"),
+        (
+            {"shapes": [KVShape(1, 4, 8)], "kind": "sliding", "num_sinks": 2},
+            "num_sinks=2 would do nothing where the model's own window of 8",
+        ),
+        ({"num_slots": 1.5}, "num_slots is 1.5; pass whole numbers"),
+        ({"kind": "sliding", "sliding_window": 2.5}, "sliding_window is 2.5; pass whole numbers"),
+        ({"dtype": "float32"}, "dtype is 'float32'; pass a torch dtype"),
+        ({"device": "nope"}, "device 'nope' cannot be used"),
     ],
 )
 def test_options_that_cannot_be_honoured(options: dict[str, Any], message: str) -> None:
