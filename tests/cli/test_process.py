@@ -6,11 +6,12 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from cli.running import SOURCES, start
+from cli.running import SOURCES, heed_ctrl_c, start
 from kept import __version__
 
 TIMEOUT = 120  # seconds, against waiting for ever
@@ -64,6 +65,7 @@ def test_a_chat_at_a_terminal(folder: Path) -> None:
         stderr=follower,
         env={k: v for k, v in os.environ.items() if k != "NO_COLOR"}
         | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1", "TERM": "xterm"},
+        preexec_fn=heed_ctrl_c,
     )
     os.close(follower)
     screen = Screen(leader)
@@ -94,6 +96,7 @@ class Screen:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor, self.shown, self.position = descriptor, b"", 0
+        self.deadline = time.monotonic() + 3 * TIMEOUT
 
     def read_until(self, words: bytes) -> None:
         """Go on behind the next `words`."""
@@ -107,6 +110,7 @@ class Screen:
             self._read()
 
     def _read(self) -> None:
+        assert time.monotonic() < self.deadline, f"still waiting after {self.shown[-500:]!r}"
         ready, _, _ = select.select([self.descriptor], [], [], TIMEOUT)
         assert ready, f"nothing came for {TIMEOUT} s after {self.shown!r}"
         self.shown += os.read(self.descriptor, 4096)

@@ -84,7 +84,7 @@ def test_the_chat_template_writes_comments_and_code() -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(BUNDLED)
     messages = [
         {"role": "user", "content": "Add two numbers.\nReturn the sum."},
-        {"role": "assistant", "content": "def add(a, b):\n    return a + b\n"},
+        {"role": "assistant", "content": "def add(a, b):\n    return a + b"},
         {"role": "user", "content": "Subtract them."},
     ]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
