@@ -1,8 +1,8 @@
 """Gradients of one batch from several single-threaded processes.
 
-On a few CPU cores this beats one process with several threads: small matrices gain nothing from
-being split, and a batch's pieces are taken from a common counter, so a core that other programs
-use slows the run down by its share only. Weights live in shared memory; each process adds up
+A batch's pieces are taken from a common counter, so a core that other programs use slows the run
+down by its share only, where threads of one process would wait for the slowest at every product.
+Weights live in shared memory; each process adds up
 gradients of its own, which the first one sums.
 """
 
