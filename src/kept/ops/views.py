@@ -122,8 +122,8 @@ class PackedView:
 
 
 @dataclass(frozen=True, slots=True)
-class ContiguousView:
-    """Each sequence's tokens in order in its slot of one buffer (slots, G, capacity, D)."""
+class SlotView:
+    """Sequences in the slots of buffers (slots, G, capacity, D); how they lie there is a kind's."""
 
     span: Span
     keys: Tensor
@@ -132,6 +132,11 @@ class ContiguousView:
     def stored(self) -> tuple[Tensor, Tensor]:
         """See `KVView.stored`."""
         return take(self.keys, self.span), take(self.values, self.span)
+
+
+@dataclass(frozen=True, slots=True)
+class ContiguousView(SlotView):
+    """Each sequence's tokens in order in its slot of one buffer (slots, G, capacity, D)."""
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """See `KVView.dense`; no copy where all sequences are equally long."""
@@ -145,16 +150,8 @@ class ContiguousView:
 
 
 @dataclass(frozen=True, slots=True)
-class RingView:
+class RingView(SlotView):
     """The last tokens of each sequence, wrapped around its slot of one buffer."""
-
-    span: Span
-    keys: Tensor
-    values: Tensor
-
-    def stored(self) -> tuple[Tensor, Tensor]:
-        """See `KVView.stored`."""
-        return take(self.keys, self.span), take(self.values, self.span)
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """See `KVView.dense`."""
