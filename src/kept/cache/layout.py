@@ -139,6 +139,12 @@ def make_writes(
     return Writes(None, rows.to(device), flat.to(device))
 
 
+def lengths_after(starts: tuple[int, ...], lengths: Sequence[int]) -> tuple[int, ...]:
+    """(B,) how long sequences of `lengths` are once each has taken its rows of a step."""
+    counts = (b - a for a, b in pairwise(starts))
+    return tuple(a + b for a, b in zip(lengths, counts, strict=True))
+
+
 def grown(length: int) -> int:
     """The capacity that holds `length` tokens: GRAIN doubled as often as it takes."""
     return GRAIN << max(0, (-(-length // GRAIN) - 1).bit_length())
@@ -175,8 +181,7 @@ class ContiguousLayout(Layout):
         device: torch.device,
     ) -> Plan:
         """See `Layout.plan`."""
-        counts = [b - a for a, b in pairwise(starts)]
-        after = tuple(a + b for a, b in zip(lengths, counts, strict=True))
+        after = lengths_after(starts, lengths)
         entries = [range(a, b) for a, b in zip(lengths, after, strict=True)]
         span = Span(starts, slots, after, max(after), device)
         return Plan(span, make_writes(starts, slots, entries, device))

@@ -14,12 +14,11 @@ the window, so only slack is lost.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from kept.cache.layout import Layout, Plan, Relayout, grown, lasting, make_writes
+from kept.cache.layout import Layout, Plan, Relayout, grown, lasting, lengths_after, make_writes
 from kept.errors import CacheError
 from kept.ops import Span
 
@@ -90,8 +89,7 @@ class RingLayout(Layout):
         device: torch.device,
     ) -> Plan:
         """See `Layout.plan`."""
-        counts = [b - a for a, b in pairwise(starts)]
-        after = tuple(a + b for a, b in zip(lengths, counts, strict=True))
+        after = lengths_after(starts, lengths)
         index = self.held[list(slots)].clone()  # (B, capacity)
         entries: list[range | list[int]] = []
         for row, (slot, begin, end) in enumerate(zip(slots, lengths, after, strict=True)):
