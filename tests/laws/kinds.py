@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import torch
 
 from kept.cache import Cache, KVShape, make_cache
 from kept.ops import AttentionSpec
+from laws.rounding import head_bytes
 
 STATIC_LENGTH = 24
 
@@ -32,7 +31,8 @@ class Kind:
     """One cache of the list: how to make it, and what it is expected to do.
 
     shapes: (L,) one per layer, layers differing on purpose. options: for `make_cache`. rings: (L,)
-    what each layer may forget, None: nothing. limit: most tokens a slot takes.
+    what each layer may forget, None: nothing. limit: most tokens a slot takes. codec: what
+    numbers are stored as.
     """
 
     name: str
@@ -41,10 +41,18 @@ class Kind:
     rings: tuple[Ring | None, ...] = (None, None)
     limit: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    codec: str = "float32"
 
-    def make(self, num_slots: int = 1, dtype: torch.dtype = torch.float32) -> Cache:
+    def make(self, num_slots: int = 1) -> Cache:
         """An empty cache of this kind."""
-        return make_cache(self.shapes, self.kind, num_slots=num_slots, dtype=dtype, **self.options)
+        return make_cache(
+            self.shapes, self.kind, num_slots=num_slots, kv_dtype=self.codec, **self.options
+        )
+
+    def token_bytes(self, layer: int) -> int:
+        """Bytes of a token's key and value in one layer."""
+        shape = self.shapes[layer]
+        return 2 * shape.num_kv_heads * head_bytes(self.codec, shape.head_dim)
 
     def spec(self, layer: int, softcap: float | None = None) -> AttentionSpec:
         """How the layer of a model with these shapes attends."""
@@ -66,7 +74,14 @@ def _sliding(window: int, sinks: int = 0, slack: int = 0) -> Kind:
     )
 
 
-KINDS = (
+def _coded(kind: Kind, codec: str) -> Kind:
+    """The same with another codec; the second layer's heads are odd, and wider than a group."""
+    first, second = kind.shapes
+    shapes = (first, replace(second, head_dim=37))
+    return replace(kind, name=f"{kind.name}-{codec}", shapes=shapes, codec=codec)
+
+
+PLAIN = (
     Kind("dynamic", _shapes(), "dynamic"),
     Kind("dynamic-windowed-model", _shapes(None, 3), "dynamic"),
     Kind("static", _shapes(2, None), "static", limit=STATIC_LENGTH,
@@ -81,4 +96,15 @@ KINDS = (
     Kind("mixed-rings", _shapes(7, 3), "sliding", (Ring(4, 0, 1), Ring(3, 0, 1)),
          options={"sliding_window": 4, "slack": 1}),
 )  # fmt: skip
+BY_NAME = {kind.name: kind for kind in PLAIN}
+KINDS = (
+    *PLAIN,
+    _coded(BY_NAME["sliding-4-sinks-0-slack-0"], "bfloat16"),
+    _coded(BY_NAME["dynamic-windowed-model"], "float16"),
+    *(
+        _coded(BY_NAME[name], codec)
+        for codec in ("int8", "int4")
+        for name in ("dynamic", "static", "sliding-5-sinks-2-slack-3", "mixed")
+    ),
+)
 NAMES = [kind.name for kind in KINDS]

@@ -1,6 +1,7 @@
 """The cache that cannot be wrong: Python lists of tokens, and attention by the definition.
 
-It knows no entry, capacity or ring, only which tokens a ring has promised to keep.
+It knows no entry, capacity or ring, only which tokens a ring has promised to keep. Of a token it
+keeps what the codec leaves, worked out on its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from kept.ops import AttentionSpec
 from laws.kinds import Kind, Ring
+from laws.rounding import rounded
 
 Token = tuple[Tensor, Tensor]  # key and value, (G, D) each
 
@@ -64,7 +66,7 @@ class PlainCache:
         self._overwrite(slots, [len(layers[0]) for layers in new])
         for slot, layers in zip(slots, new, strict=True):
             for held, tokens in zip(self.slots[slot].layers, layers, strict=True):
-                held.extend(tokens)
+                held.extend(kept(tokens, self.kind.codec))
         for layer, ring in enumerate(self.kind.rings):
             if ring is not None:
                 self.wide[layer] = ring.width
@@ -128,6 +130,14 @@ class PlainCache:
             return tokens
         begin = max(ring.sinks, len(tokens) - num_new - ring.window + 1)
         return tokens[: ring.sinks] + tokens[begin:]
+
+
+def kept(tokens: Sequence[Token], codec: str) -> list[Token]:
+    """What a codec leaves of each key and value."""
+    if not tokens or codec == "float32":
+        return list(tokens)
+    keys, values = (rounded(torch.stack(x), codec) for x in zip(*tokens, strict=True))
+    return list(zip(keys, values, strict=True))
 
 
 def sees(query: int, key: int, spec: AttentionSpec, ring: Ring | None) -> bool:

@@ -106,10 +106,11 @@ def check_dense(
 def check_content(cache: Cache, plain: PlainCache) -> None:
     """Lengths, sizes and every token that has to be there, bit for bit."""
     assert cache.lengths == plain.lengths
-    buffers = [x for layer in cache._layers for x in (layer.keys, layer.values)]
-    assert cache.num_bytes == sum(x.nbytes for x in buffers)
+    assert cache.codec.name == plain.kind.codec
+    sizes = [layer.num_slots * layer.capacity for layer in cache._layers]
+    assert cache.num_bytes == sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
     for layer, ring in enumerate(plain.kind.rings):
-        capacity = cache._layers[layer].keys.shape[2]
+        capacity = cache._layers[layer].capacity
         if ring is not None:
             assert capacity <= max(ring.width, plain.wide[layer])
         if plain.kind.limit is not None:
@@ -123,7 +124,7 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
             assert keys.shape[1] == values.shape[1] == len(tokens)
             if tokens:
                 for found, expected in zip((keys, values), zip(*tokens, strict=True), strict=True):
-                    assert torch.equal(found, torch.stack(expected, dim=1))
+                    assert torch.equal(found, torch.stack(expected, dim=1).to(found.dtype))
 
 
 def generator() -> torch.Generator:
@@ -141,4 +142,4 @@ def filled(kind: Kind) -> tuple[Cache, PlainCache]:
 
 def addresses(cache: Cache) -> list[int]:
     """Where every buffer of keys and values begins."""
-    return [x.data_ptr() for layer in cache._layers for x in (layer.keys, layer.values)]
+    return [x.data_ptr() for layer in cache._layers for x in layer.buffers]

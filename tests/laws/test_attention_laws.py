@@ -24,13 +24,15 @@ COUNTS = st.lists(st.integers(1, 7), min_size=1, max_size=3)
 LAYOUTS = {"none": None, "contiguous": None, "ring": Ring(4, 1, 2)}
 
 
-def kind_of(layout: str, num_kv_heads: int, head_dim: int) -> Kind:
+def kind_of(layout: str, num_kv_heads: int, head_dim: int, codec: str = "float32") -> Kind:
     shape = (KVShape(num_kv_heads, head_dim),)
     ring = LAYOUTS[layout]
-    if ring is None:
+    if layout == "none":
         return Kind(layout, shape, "dynamic", (None,))
+    if ring is None:
+        return Kind(layout, shape, "dynamic", (None,), codec=codec)
     options = {"sliding_window": ring.window, "num_sinks": ring.sinks, "slack": ring.slack}
-    return Kind(layout, shape, "sliding", (ring,), options=options)
+    return Kind(layout, shape, "sliding", (ring,), options=options, codec=codec)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -40,7 +42,8 @@ def kind_of(layout: str, num_kv_heads: int, head_dim: int) -> Kind:
     steps=st.lists(COUNTS, min_size=1, max_size=3),
     num_kv_heads=st.sampled_from((1, 2)),
     share=st.sampled_from((1, 2, 4)),
-    head_dim=st.sampled_from((1, 3, 8)),
+    head_dim=st.sampled_from((1, 3, 8, 33)),
+    codec=st.sampled_from(("float32", "float32", "bfloat16", "int8", "int4")),
 )
 def test_any_spec_equals_the_definition(
     layout: str,
@@ -49,8 +52,9 @@ def test_any_spec_equals_the_definition(
     num_kv_heads: int,
     share: int,
     head_dim: int,
+    codec: str,
 ) -> None:
-    kind = kind_of(layout, num_kv_heads, head_dim)
+    kind = kind_of(layout, num_kv_heads, head_dim, codec)
     ring = kind.rings[0]
     if ring is not None and not spec.causal:
         return  # what is to come cannot be seen, and what was may be gone

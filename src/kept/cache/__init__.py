@@ -1,12 +1,13 @@
 """Where keys and values live: layouts, layers, and the cache that joins them."""
 
-from kept.cache.cache import Cache, stores
+from kept.cache.cache import Cache
 from kept.cache.layout import grown
 from kept.cache.legacy import LegacyCache, from_legacy, to_legacy
 from kept.cache.make import KINDS, make_cache
 from kept.cache.open_step import LayerStore
 from kept.cache.ring import SLACK
 from kept.cache.shape import KVShape
+from kept.cache.stores import stores
 
 __all__ = [
     "KINDS",

@@ -16,7 +16,7 @@ from kept.cache.layout import Layout, Plan, Relayout
 from kept.cache.open_step import LayerStore, OpenStep, check_update
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
-from kept.ops import KVView, PackedView, Span
+from kept.ops import Codec, KVView
 
 
 class Cache:
@@ -31,17 +31,17 @@ class Cache:
         self,
         shapes: Sequence[KVShape],
         layouts: Sequence[Layout],
-        dtype: torch.dtype,
+        codec: Codec,
         device: torch.device,
         name: str,
     ) -> None:
         """layouts: one per layer; layers that lay tokens out alike pass the same object."""
-        self.name, self.dtype, self.device = name, dtype, device
+        self.name, self.codec, self.device = name, codec, device
         self.shapes = tuple(shapes)
         self._layout_of = list(layouts)
         self._lengths = [0] * layouts[0].num_slots
         self._layers = [
-            LayerCache(shape, layout.num_slots, layout.capacity, dtype, device)
+            LayerCache(shape, layout.num_slots, layout.capacity, codec, device)
             for shape, layout in zip(shapes, layouts, strict=True)
         ]
         self._open: OpenStep | None = None
@@ -64,6 +64,11 @@ class Cache:
         return tuple(self._lengths)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What keys and values come back in: that of the codec, fp32 for int8 and int4."""
+        return self.codec.dtype
+
+    @property
     def num_bytes(self) -> int:
         """Bytes its buffers take, unused capacity included."""
         return sum(layer.num_bytes for layer in self._layers)
@@ -71,7 +76,7 @@ class Cache:
     def __repr__(self) -> str:
         return (
             f"<Cache {self.name}: {self.num_layers} layers, lengths {list(self._lengths)}, "
-            f"{self.num_bytes:,} bytes of {self.dtype}>"
+            f"{self.num_bytes:,} bytes of {self.codec.name}>"
         )
 
     # Storing
@@ -254,12 +259,8 @@ class Cache:
     def fork(self) -> Cache:
         """An independent cache with the same content; buffers are copied on the first write."""
         twin = Cache.__new__(Cache)
-        twin.name, twin.dtype, twin.device, twin.shapes = (
-            self.name,
-            self.dtype,
-            self.device,
-            self.shapes,
-        )
+        twin.name, twin.codec, twin.device = self.name, self.codec, self.device
+        twin.shapes = self.shapes
         twins = {layout: layout.fork() for layout in dict.fromkeys(self._layout_of)}
         twin._layout_of = [twins[layout] for layout in self._layout_of]
         twin._layers = [layer.fork() for layer in self._layers]
@@ -275,24 +276,10 @@ class Cache:
     def layer(self, index: int, begin: int = 0) -> list[tuple[Tensor, Tensor]]:
         """Keys and values (G, S - begin, D) of one layer's tokens from `begin` on, per slot.
 
-        Raises CacheError if a ring has dropped one of them.
+        Codes come decoded. Raises CacheError if a ring has dropped one of the tokens.
         """
         layout, layer = self._layout_of[index], self._layers[index]
         found = []
         for slot, length in enumerate(self._lengths):
-            entries = layout.entries(slot, begin, length)
-            found.append((layer.keys[slot][:, entries], layer.values[slot][:, entries]))
+            found.append(layer.read(slot, layout.entries(slot, begin, length)))
         return found
-
-
-@contextmanager
-def stores(cache: Cache | None, batch: Batch, num_layers: int) -> Iterator[list[LayerStore]]:
-    """The stores of one forward pass, with a cache or without."""
-    if cache is not None:
-        with cache.step(batch) as found:
-            yield found
-        return
-    counts = batch.counts
-    device = batch.tokens.device
-    span = Span(batch.starts, tuple(range(len(counts))), counts, max(counts), device)
-    yield [LayerStore(span, lambda k, v: PackedView(span, k, v))] * num_layers

@@ -1,4 +1,4 @@
-"""One layer's stored keys and values: two buffers and the operations that move their slots."""
+"""One layer's stored keys and values: their buffers, and the operations that move their slots."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from torch import Tensor
 from kept.cache.layout import Relayout, Writes, lasting
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
-from kept.ops import ContiguousView, KVView, RingView, Span
+from kept.ops import Codec, ContiguousView, KVView, RingView, Span
+
+Buffers = tuple[Tensor, ...]
 
 
 class LayerCache:
-    """Keys and values of one layer, (slots, G, capacity, D) each.
+    """Keys and values of one layer, as their codec stores them.
 
-    Forks share their buffers until one of them writes; the writer then takes its own copy.
+    keys, values: a buffer for each part of the codec, (slots, G, capacity, width) each; codes and
+    scales move alike. Forks share their buffers until one of them writes; call `own()` before
+    writing to them, and read `keys` and `values` anew after any other method that mutates.
     """
 
     def __init__(
@@ -25,14 +29,21 @@ class LayerCache:
         shape: KVShape,
         num_slots: int,
         capacity: int,
-        dtype: torch.dtype,
+        codec: Codec,
         device: torch.device,
     ) -> None:
-        size = (num_slots, shape.num_kv_heads, capacity, shape.head_dim)
+        self.codec, self.num_kv_heads, self.head_dim = codec, shape.num_kv_heads, shape.head_dim
+        size = (num_slots, shape.num_kv_heads, capacity)
+
         # Zeros: attention multiplies masked entries by zero, which must not meet a stray NaN.
+        def empty() -> Buffers:
+            return tuple(
+                torch.zeros(*size, part.width, dtype=part.dtype, device=device)
+                for part in codec.parts(shape.head_dim)
+            )
+
         with lasting():
-            self.keys = torch.zeros(size, dtype=dtype, device=device)
-            self.values = torch.zeros(size, dtype=dtype, device=device)
+            self.keys, self.values = empty(), empty()
         self._shared = WeakSet((self,))
 
     def append(self, k: Tensor, v: Tensor, writes: Writes, span: Span) -> KVView:
@@ -41,53 +52,70 @@ class LayerCache:
         Mutates the buffers, not the lengths. What is stored carries no gradient. Raises CacheError
         for another shape.
         """
-        expected = (span.starts[-1], self.keys.shape[1], self.keys.shape[3])
+        expected = (span.starts[-1], self.num_kv_heads, self.head_dim)
         if k.shape != expected or v.shape != expected:
             raise CacheError(
                 f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit this layer, which "
                 f"takes (rows, heads, head) = {expected}; make the cache from model.kv_shapes"
             )
-        self._own()
-        _write(self.keys, k.detach(), writes)
-        _write(self.values, v.detach(), writes)
+        self.own()
+        for buffers, x in ((self.keys, k), (self.values, v)):
+            for buffer, part in zip(buffers, self.codec.encode(x.detach()), strict=True):
+                _write(buffer, part, writes)
         view = ContiguousView if span.index is None else RingView
-        return view(span, self.keys, self.values)
+        return view(span, self.codec, self.head_dim, self.keys, self.values)
 
-    def relaid(self, change: Relayout) -> tuple[Tensor, Tensor]:
+    def read(self, slot: int, entries: slice | list[int]) -> tuple[Tensor, Tensor]:
+        """Keys and values (G, S, D) of a slot's entries, decoded."""
+        keys, values = (
+            self.codec.decode([x[slot][:, entries] for x in buffers], self.head_dim)
+            for buffers in (self.keys, self.values)
+        )
+        return keys, values
+
+    def relaid(self, change: Relayout) -> tuple[Buffers, Buffers]:
         """Keys and values at another capacity; the layer itself stays as it is."""
         with lasting():
-            return _relaid(self.keys, change), _relaid(self.values, change)
+            return (
+                tuple(_relaid(x, change) for x in self.keys),
+                tuple(_relaid(x, change) for x in self.values),
+            )
 
-    def adopt(self, buffers: tuple[Tensor, Tensor]) -> None:
+    def adopt(self, buffers: tuple[Buffers, Buffers]) -> None:
         """Replace the buffers by ones that nobody shares."""
         self._leave()
         self.keys, self.values = buffers
 
     def select(self, indices: Sequence[int]) -> None:
         """Slot i becomes a copy of what slot indices[i] was; copies only slots that change."""
-        if len(indices) == self.keys.shape[0]:
+        if len(indices) == self.num_slots:
             moved = [i for i, source in enumerate(indices) if source != i]
             if not moved:
                 return
             if len(moved) < len(indices):
-                self._own()
-                for buffer in (self.keys, self.values):
+                self.own()
+                for buffer in self.buffers:
                     buffer[moved] = buffer[[indices[i] for i in moved]]
                 return
-        order = torch.tensor(list(indices), dtype=torch.int64, device=self.keys.device)
+        order = torch.tensor(list(indices), dtype=torch.int64, device=self.keys[0].device)
         with lasting():
-            self.adopt((self.keys.index_select(0, order), self.values.index_select(0, order)))
+            self.adopt(
+                (
+                    tuple(x.index_select(0, order) for x in self.keys),
+                    tuple(x.index_select(0, order) for x in self.values),
+                )
+            )
 
     def clear(self, slot: int, entries: slice | list[int]) -> None:
         """Zero entries of a slot."""
-        self._own()
-        self.keys[slot, :, entries] = 0
-        self.values[slot, :, entries] = 0
+        self.own()
+        for buffer in self.buffers:
+            buffer[slot, :, entries] = 0
 
     def erase(self, writes: Writes) -> None:
         """Zero what `append` stored at `writes`."""
-        self._own()
-        for buffer in (self.keys, self.values):
+        self.own()
+        for buffer in self.buffers:
             if writes.run is not None:
                 slot, count, entry, num_new = writes.run
                 buffer[slot : slot + count, :, entry : entry + num_new] = 0
@@ -97,24 +125,45 @@ class LayerCache:
     def fork(self) -> LayerCache:
         """A copy that shares this layer's buffers until either is written to."""
         twin = LayerCache.__new__(LayerCache)
+        twin.codec, twin.num_kv_heads, twin.head_dim = self.codec, self.num_kv_heads, self.head_dim
         twin.keys, twin.values = self.keys, self.values
         twin._shared = self._shared
         twin._shared.add(twin)
         return twin
 
+    def own(self) -> None:
+        """Copy the buffers if a fork shares them, so that they can be written to."""
+        if len(self._shared) > 1:
+            with lasting():
+                self.adopt((_cloned(self.keys), _cloned(self.values)))
+
+    @property
+    def buffers(self) -> Buffers:
+        """All buffers, those of the keys first."""
+        return self.keys + self.values
+
+    @property
+    def num_slots(self) -> int:
+        """How many sequences the buffers have room for."""
+        return self.keys[0].shape[0]
+
+    @property
+    def capacity(self) -> int:
+        """Entries of each slot."""
+        return self.keys[0].shape[2]
+
     @property
     def num_bytes(self) -> int:
         """Bytes of the buffers."""
-        return self.keys.nbytes + self.values.nbytes
-
-    def _own(self) -> None:
-        if len(self._shared) > 1:
-            with lasting():
-                self.adopt((self.keys.clone(), self.values.clone()))
+        return sum(x.nbytes for x in self.buffers)
 
     def _leave(self) -> None:
         self._shared.discard(self)
         self._shared = WeakSet((self,))
+
+
+def _cloned(buffers: Buffers) -> Buffers:
+    return tuple(x.clone() for x in buffers)
 
 
 def _write(buffer: Tensor, x: Tensor, writes: Writes) -> None:

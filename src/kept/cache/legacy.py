@@ -16,7 +16,7 @@ LegacyCache = tuple[tuple[Tensor, Tensor], ...]
 
 
 def to_legacy(cache: Cache) -> LegacyCache:
-    """A copy of the cache's content as tuples, bit for bit.
+    """A copy of the cache's content as tuples, bit for bit; int8 and int4 come decoded, in fp32.
 
     Raises CacheError if slots differ in length, or a ring has dropped tokens.
     """
@@ -39,8 +39,11 @@ def from_legacy(
     max_cache_len: int | None = None,
     sliding_window: int | None = None,
     num_sinks: int = 0,
+    kv_dtype: str | None = None,
 ) -> Cache:
-    """A cache that holds the tuples' keys and values, bit for bit, in their dtype.
+    """A cache that holds the tuples' keys and values, bit for bit, in their dtype or as `kv_dtype`.
+
+    Numbers that came out of a cache of int8 or int4 need not be coded as they were before.
 
     layers: (L,) of (keys, values), (B, G, S, D) each. Other arguments as for `make_cache`.
     Raises CacheError for tensors that do not make a cache.
@@ -56,6 +59,7 @@ def from_legacy(
         sliding_window=sliding_window,
         num_sinks=num_sinks,
         dtype=keys.dtype,
+        kv_dtype=kv_dtype,
         device=keys.device,
     )
     if keys.shape[2]:

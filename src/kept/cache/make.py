@@ -12,6 +12,7 @@ from kept.cache.layout import ContiguousLayout, Layout
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import OptionError
+from kept.ops import find_codec
 
 KINDS = ("dynamic", "static", "sliding")
 
@@ -26,6 +27,7 @@ def make_cache(
     num_sinks: int = 0,
     slack: int = SLACK,
     dtype: torch.dtype = torch.float32,
+    kv_dtype: str | None = None,
     device: torch.device | str = "cpu",
 ) -> Cache:
     """An empty cache.
@@ -36,9 +38,12 @@ def make_cache(
         first `num_sinks`. Without `sliding_window` it takes each layer's own window, and layers
         that have none keep everything; an own window hides sinks, so they are refused there.
         `slack` is how many tokens a full ring can be truncated by.
-    num_slots: sequences it holds. dtype: what keys and values are stored as; new ones are cast.
+    num_slots: sequences it holds. dtype: the model's; new keys and values are cast to it.
+    kv_dtype: what they are stored as, in place of `dtype`: "float32", "bfloat16", "float16",
+        "int8" (half the bytes of bfloat16) or "int4" (a quarter); the last two round, see
+        `ops/codecs.py`.
 
-    Raises OptionError for an unknown kind, or an option its kind has no use for.
+    Raises OptionError for an unknown kind or kv_dtype, or an option its kind has no use for.
     """
     for name, value in (("max_cache_len", max_cache_len), ("sliding_window", sliding_window)):
         if value is not None:
@@ -47,16 +52,17 @@ def make_cache(
         read_whole(value, name)
     _check(shapes, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
     place = _read_place(dtype, device)
+    codec = find_codec(dtype if kv_dtype is None else kv_dtype)
     if kind == "static":
         assert max_cache_len is not None
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
-        return Cache(shapes, [layout] * len(shapes), dtype, place, kind)
+        return Cache(shapes, [layout] * len(shapes), codec, place, kind)
     layouts: dict[int | None, Layout] = {None: ContiguousLayout(num_slots)}
     windows = [None] * len(shapes) if kind == "dynamic" else _windows(shapes, sliding_window)
     for window in windows:
         if window is not None and window not in layouts:
             layouts[window] = RingLayout(num_slots, window, num_sinks, slack)
-    return Cache(shapes, [layouts[window] for window in windows], dtype, place, kind)
+    return Cache(shapes, [layouts[window] for window in windows], codec, place, kind)
 
 
 def _read_place(dtype: object, device: torch.device | str) -> torch.device:

@@ -1,7 +1,7 @@
 """What a layer's cache hands to attention: plain data, and a way to go dense.
 
 A `Span` says where one step's keys lie; all layers of one layout share it, so masks are made once
-a step. A view joins a span with a layer's stored keys and values.
+a step. A view joins a span with a layer's stored keys and values, as their codec left them.
 
     starts     which packed query rows belong to which sequence
     lengths    how many tokens each sequence has, the new ones included
@@ -19,6 +19,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from kept.ops.codecs import Codec
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,10 @@ class KVView(Protocol):
     def span(self) -> Span: ...
 
     def stored(self) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, G, S, D) as they lie; `span.index` says which token each is."""
+        """Keys and values (B, G, S, D) as they lie; `span.index` says which token each is.
+
+        In their codec's dtype: a copy in fp32 where they are stored as codes, else none.
+        """
         ...
 
     def dense(self) -> tuple[Tensor, Tensor]:
@@ -123,20 +128,28 @@ class PackedView:
 
 @dataclass(frozen=True, slots=True)
 class SlotView:
-    """Sequences in the slots of buffers (slots, G, capacity, D); how they lie there is a kind's."""
+    """Sequences in the slots of buffers (slots, G, capacity, width); how they lie is a kind's.
+
+    keys, values: one buffer for each part of the codec, as `Codec.parts` orders them. head_dim: D.
+    """
 
     span: Span
-    keys: Tensor
-    values: Tensor
+    codec: Codec
+    head_dim: int
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
 
     def stored(self) -> tuple[Tensor, Tensor]:
         """See `KVView.stored`."""
-        return take(self.keys, self.span), take(self.values, self.span)
+        return self._decoded(self.keys), self._decoded(self.values)
+
+    def _decoded(self, buffers: tuple[Tensor, ...]) -> Tensor:
+        return self.codec.decode([take(x, self.span) for x in buffers], self.head_dim)
 
 
 @dataclass(frozen=True, slots=True)
 class ContiguousView(SlotView):
-    """Each sequence's tokens in order in its slot of one buffer (slots, G, capacity, D)."""
+    """Each sequence's tokens in order in its slot."""
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """See `KVView.dense`; no copy where all sequences are equally long."""
@@ -151,7 +164,7 @@ class ContiguousView(SlotView):
 
 @dataclass(frozen=True, slots=True)
 class RingView(SlotView):
-    """The last tokens of each sequence, wrapped around its slot of one buffer."""
+    """The last tokens of each sequence, wrapped around its slot."""
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """See `KVView.dense`."""
@@ -174,7 +187,7 @@ class RingView(SlotView):
 
 
 def take(buffer: Tensor, span: Span) -> Tensor:
-    """The first S entries of the span's slots, (B, G, S, D); no copy where slots lie in order."""
+    """The first S entries of the span's slots, (B, G, S, width); no copy of slots in order."""
     first, count = span.slots[0], len(span.slots)
     if span.slots == tuple(range(first, first + count)):
         return buffer[first : first + count, :, : span.width]

@@ -43,6 +43,8 @@ SHAPES = [KVShape(2, 4), KVShape(2, 4)]
         ({"num_slots": 1.5}, "num_slots is 1.5; pass whole numbers"),
         ({"kind": "sliding", "sliding_window": 2.5}, "sliding_window is 2.5; pass whole numbers"),
         ({"dtype": "float32"}, "dtype is 'float32'; pass a torch dtype"),
+        ({"kv_dtype": "int5"}, "stored as 'int5'; there are .*float32.*int8, int4"),
+        ({"kv_dtype": torch.int8}, r"stored as torch\.int8; there are"),
         ({"device": "nope"}, "device 'nope' cannot be used"),
     ],
 )
@@ -56,12 +58,12 @@ def test_a_sliding_cache_takes_the_narrower_window() -> None:
     k = torch.zeros(1, 1, 20, 2)
     for layer in range(2):
         cache.update(k, k, layer)
-    assert [cache._layers[i].keys.shape[2] for i in range(2)] == [5, 3]
+    assert [cache._layers[i].capacity for i in range(2)] == [5, 3]
 
 
 def test_repr_says_what_it_holds() -> None:
     cache = make_cache(SHAPES, "static", num_slots=2, max_cache_len=10)
-    assert repr(cache) == ("<Cache static: 2 layers, lengths [0, 0], 2,560 bytes of torch.float32>")
+    assert repr(cache) == ("<Cache static: 2 layers, lengths [0, 0], 2,560 bytes of float32>")
 
 
 def kv(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
