@@ -13,7 +13,9 @@ from kept import LLM
 from kept.bench.shapes import SHAPES
 from kept.cache import KVShape, make_cache
 from kept.cli.memory import CachePlan
+from kept.cli.options import KVDtype
 from kept.machine import describe_machine
+from kept.ops import CODECS
 
 
 def plan(*arguments: object) -> dict[str, Any]:
@@ -40,9 +42,10 @@ def test_info_of_a_model(folder: Path) -> None:
     assert found["weight_bytes"] == 4 * parameters
     assert (found["num_layers"], found["num_heads"], found["num_kv_heads"]) == (2, 4, 2)
     assert (found["head_dim"], found["context"], found["dtype"]) == (8, 192, "float32")
-    cache = make_cache(llm.model.kv_shapes, "static", max_cache_len=1)
-    assert found["bytes_per_token"]["float32"] == cache.num_bytes
-    assert found["bytes_per_token"]["bfloat16"] == cache.num_bytes // 2
+    assert set(found["bytes_per_token"]) == set(KVDtype)
+    for name, count in found["bytes_per_token"].items():
+        cache = make_cache(llm.model.kv_shapes, "static", max_cache_len=1, kv_dtype=name)
+        assert count == cache.num_bytes
     assert found["tokenizer"] == {"kind": "BPE", "tokens": found["vocab_size"]}
     assert found["chat_template"]
 
@@ -116,21 +119,35 @@ def test_plan_counts_grouped_heads_once(folder: Path) -> None:
     [("dynamic", None, 0), ("static", None, 0), ("sliding", None, 0), ("sliding", 50, 3)],
 )
 @pytest.mark.parametrize("length", [1, 64, 65, 200, 300])
+@pytest.mark.parametrize("codec", ["float32", "int8", "int4"])
 def test_a_plan_is_what_a_cache_takes(
-    kind: str, window: int | None, sinks: int, length: int
+    kind: str, window: int | None, sinks: int, length: int, codec: str
 ) -> None:
     own = (None, None, None) if sinks else (None, 40, 100)
-    shapes = (KVShape(2, 8, own[0]), KVShape(2, 8, own[1]), KVShape(1, 4, own[2]))
+    shapes = (KVShape(2, 8, own[0]), KVShape(2, 37, own[1]), KVShape(1, 4, own[2]))
     options: dict[str, Any] = {"max_cache_len": length} if kind == "static" else {}
     if kind == "sliding":
         options = {"sliding_window": window, "num_sinks": sinks}
-    cache = make_cache(shapes, kind, **options)
+    cache = make_cache(shapes, kind, kv_dtype=codec, **options)
     for _ in range(length):
         for layer, shape in enumerate(shapes):
             new = torch.zeros(1, shape.num_kv_heads, 1, shape.head_dim)
             cache.update(new, new, layer)
-    planned = CachePlan(shapes, kind, torch.float32, window, sinks)
+    planned = CachePlan(shapes, kind, CODECS[codec], window, sinks)
     assert planned.num_bytes(length) == cache.num_bytes
+
+
+def test_plan_of_a_stored_dtype(folder: Path) -> None:
+    found = plan(folder, "--kv-dtype", "int4", "--context", 100)
+    assert {(row["dtype"], row["kv_dtype"]) for row in found["rows"]} == {
+        ("float32", "int4"),
+        ("bfloat16", "int4"),
+    }
+    token = 2 * 2 * 2 * (8 // 2 + 2)  # layers, keys and values, heads, codes and one scale
+    assert found["bytes_per_token"]["int4"] == token
+    for row in found["rows"]:
+        assert row["cache_bytes"] == (100 if row["cache"] == "static" else 128) * token
+    assert f"{token:,} in int4" in kept("plan", folder).stdout
 
 
 def test_plan_of_a_model_too_large_for_any_machine() -> None:
@@ -144,7 +161,7 @@ def test_plan_of_a_model_too_large_for_any_machine() -> None:
 def test_what_fits_fits() -> None:
     shapes = (KVShape(2, 64, 100),) * 2
     for kind in ("dynamic", "static", "sliding"):
-        cache = CachePlan(shapes, kind, torch.bfloat16)
+        cache = CachePlan(shapes, kind, CODECS["bfloat16"])
         room = 3 * cache.num_bytes(77)
         longest = cache.longest(room, 3, 10_000)
         assert longest >= 77

@@ -121,7 +121,12 @@ def shared(held: list[int], prompt: list[int]) -> int:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"cache_implementation": "static", "max_cache_len": 128}, {"temperature": 1.1, "seed": 8}],
+    [
+        {},
+        {"cache_implementation": "static", "max_cache_len": 128},
+        {"temperature": 1.1, "seed": 8},
+        {"kv_dtype": "int8"},
+    ],
     ids=str,
 )
 def test_turns_of_a_conversation(llm: LLM, options: dict[str, Any]) -> None:
@@ -165,6 +170,8 @@ def test_a_conversation_in_a_ring(talkers: dict[str, LLM]) -> None:
     assert second.text == fresh(llm, messages, **options).text
     # Other options make another cache.
     assert llm.chat(messages, max_new_tokens=6).cached_tokens == 0
+    assert llm.chat(messages, max_new_tokens=6, kv_dtype="int4").cached_tokens == 0
+    assert llm.chat(messages, max_new_tokens=6, kv_dtype="int4").cached_tokens > 0
 
 
 def test_a_stream_that_is_left(llm: LLM) -> None:

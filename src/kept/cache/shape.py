@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kept.ops import Codec
+
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
@@ -17,3 +19,7 @@ class KVShape:
     def numel(self) -> int:
         """Numbers stored per token: a key and a value for each head."""
         return 2 * self.num_kv_heads * self.head_dim
+
+    def num_bytes(self, codec: Codec) -> int:
+        """Bytes stored per token, scales included."""
+        return 2 * self.num_kv_heads * codec.num_bytes(self.head_dim)

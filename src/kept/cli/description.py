@@ -54,9 +54,16 @@ class Description:
         """What each layer stores per token."""
         return self.model.kv_shapes
 
-    def token_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes of a token's keys and values over all layers; grouped heads count once."""
-        return sum(shape.numel for shape in self.kv_shapes) * dtype.itemsize
+    def token_bytes(self) -> dict[str, int]:
+        """Bytes of a token's keys and values over all layers, for each `--kv-dtype` there is.
+
+        Grouped heads count once, and scales are counted.
+        """
+        from kept.cli.options import KVDtype
+        from kept.ops import find_codec
+
+        codecs = [find_codec(name.value) for name in KVDtype]
+        return {c.name: sum(shape.num_bytes(c) for shape in self.kv_shapes) for c in codecs}
 
     def weight_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of the weights once loaded."""
@@ -87,6 +94,11 @@ class Description:
         except TemplateError:
             return False
         return True
+
+
+def token_costs(bytes_per_token: Mapping[str, int]) -> str:
+    """`Description.token_bytes` for people."""
+    return ", ".join(f"{count:,} in {name}" for name, count in bytes_per_token.items())
 
 
 def describe_model(source: str | None, revision: str | None = None) -> Description:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from kept import __version__
-from kept.cli.description import Description, describe_model
+from kept.cli.description import Description, describe_model, token_costs
 from kept.cli.options import MODEL, option
 from kept.cli.terminal import BOLD, styled
 from kept.format import format_bytes, format_count, pairs
@@ -88,8 +88,6 @@ def _machine_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _model(d: Description) -> dict[str, Any]:
-    from kept.models import DTYPES
-
     first, tokenizer, dtype = d.kv_shapes[0], d.tokenizer(), d.dtype()
     return {
         "name": d.name,
@@ -106,7 +104,7 @@ def _model(d: Description) -> dict[str, Any]:
         "num_parameters": d.num_parameters,
         "dtype": str(dtype).removeprefix("torch."),
         "weight_bytes": d.weight_bytes(dtype),
-        "bytes_per_token": {name: d.token_bytes(each) for name, each in DTYPES.items()},
+        "bytes_per_token": d.token_bytes(),
         "tokenizer": None if tokenizer is None else {"kind": tokenizer[0], "tokens": tokenizer[1]},
         "chat_template": d.has_chat_template(),
     }
@@ -116,7 +114,6 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
     heads, kv_heads = m["num_heads"], m["num_kv_heads"]
     sizes = sorted(set(m["windows"]))
     window = f"{', '.join(f'{w:,}' for w in sizes)} tokens, {len(m['windows'])} of the layers"
-    cost = ", ".join(f"{count:,} in {name}" for name, count in m["bytes_per_token"].items())
     tokenizer = "none"
     if m["tokenizer"] is not None:
         tokenizer = f"{m['tokenizer']['kind']}, {m['tokenizer']['tokens']:,} tokens"
@@ -131,7 +128,7 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("vocabulary", f"{m['vocab_size']:,}"),
         ("parameters", f"{format_count(m['num_parameters'])} ({m['num_parameters']:,})"),
         ("weights", f"{format_bytes(m['weight_bytes'])} in {m['dtype']}"),
-        ("bytes per token", cost),
+        ("bytes per token", token_costs(m["bytes_per_token"])),
         ("tokenizer", tokenizer),
         ("chat template", "yes" if m["chat_template"] else "no"),
     ]

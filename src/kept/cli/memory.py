@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
-
     from kept.cache import KVShape
+    from kept.ops import Codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +17,15 @@ class CachePlan:
 
     shapes: tuple[KVShape, ...]
     kind: str
-    dtype: torch.dtype
+    codec: Codec
     window: int | None = None
     num_sinks: int = 0
 
     def num_bytes(self, length: int) -> int:
         """Bytes of one sequence once it has `length` tokens, unused room included."""
-        return self.dtype.itemsize * sum(
-            shape.numel * self._capacity(shape.window, length) for shape in self.shapes
+        return sum(
+            shape.num_bytes(self.codec) * self._capacity(shape.window, length)
+            for shape in self.shapes
         )
 
     def _capacity(self, own_window: int | None, length: int) -> int:

@@ -35,6 +35,16 @@ class CacheImplementation(StrEnum):
     SLIDING = "sliding"
 
 
+class KVDtype(StrEnum):
+    """What keys and values can be stored as."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 class Overflow(StrEnum):
     """What happens at the end of the context."""
 
@@ -191,6 +201,14 @@ class SamplingOptions:
             CACHE,
             "Keep all and grow (dynamic), a fixed length (static), or only the last tokens "
             "(sliding). Default: dynamic.",
+        ),
+    ] = None
+    kv_dtype: Annotated[
+        KVDtype | None,
+        option(
+            CACHE,
+            "What keys and values are stored as; int8 and int4 take half and a quarter of "
+            "bfloat16's memory, and round more. Default: the model's dtype.",
         ),
     ] = None
     max_cache_len: Annotated[

@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kept.cli.description import Description, describe_model, describe_shape
+from kept.cli.description import Description, describe_model, describe_shape, token_costs
 from kept.cli.memory import CachePlan, kinds
-from kept.cli.options import CACHE, MODEL, option
+from kept.cli.options import CACHE, MODEL, KVDtype, option
 from kept.errors import OptionError
 from kept.format import format_bytes, format_count, pairs, table
+
+if TYPE_CHECKING:
+    import torch
+
+    from kept.ops import Codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,7 @@ class Row:
     """One dtype and kind of cache. Bytes; None where this machine's memory is not known."""
 
     dtype: str
+    kv_dtype: str
     cache: str
     weight_bytes: int
     cache_bytes: int
@@ -52,6 +58,10 @@ def plan(
             MODEL, "float32, bfloat16 or float16, of weights and cache. Default: float32, bfloat16."
         ),
     ] = None,
+    kv_dtype: Annotated[
+        KVDtype | None,
+        option(CACHE, "What keys and values are stored as. Default: as the weights."),
+    ] = None,
     context: Annotated[
         int | None,
         option(CACHE, "Tokens of each sequence, prompt included. Default: the model's context."),
@@ -72,6 +82,7 @@ def plan(
     For example: kept plan --shape llama-3.2-1b --context 8192 --batch 4
     """
     from kept.machine import describe_machine
+    from kept.ops import find_codec
 
     if model is not None and shape is not None:
         raise OptionError("there is a MODEL and a --shape; leave one of the two out")
@@ -82,8 +93,11 @@ def plan(
     machine = describe_machine()
     room = machine.total_memory if machine.available_memory is None else machine.available_memory
     rows = [
-        _row(found, cache, length, batch, room)
-        for cache in _caches(found, dtype, sliding_window, num_sinks or 0)
+        _row(found, each, cache, length, batch, room)
+        for each in [
+            found.dtype(n) for n in (("float32", "bfloat16") if dtype is None else [dtype])
+        ]
+        for cache in _caches(found, find_codec(kv_dtype or each), sliding_window, num_sinks or 0)
     ]
     if as_json:
         typer.echo(json.dumps(_to_json(found, rows, length, batch, room, machine.total_memory)))
@@ -124,25 +138,28 @@ def _check(
     return limit if context is None else context
 
 
-def _caches(
-    found: Description, dtype: str | None, window: int | None, sinks: int
-) -> list[CachePlan]:
-    names = ("float32", "bfloat16") if dtype is None else (dtype,)
-    dtypes = [found.dtype(name) for name in names]
+def _caches(found: Description, codec: Codec, window: int | None, sinks: int) -> list[CachePlan]:
     shapes = found.kv_shapes
     return [
-        CachePlan(shapes, kind, each, *((window, sinks) if kind == "sliding" else ()))
-        for each in dtypes
+        CachePlan(shapes, kind, codec, *((window, sinks) if kind == "sliding" else ()))
         for kind in kinds(shapes, window)
     ]
 
 
-def _row(found: Description, cache: CachePlan, length: int, batch: int, room: int | None) -> Row:
-    weights, each = found.weight_bytes(cache.dtype), cache.num_bytes(length)
+def _row(
+    found: Description,
+    dtype: torch.dtype,
+    cache: CachePlan,
+    length: int,
+    batch: int,
+    room: int | None,
+) -> Row:
+    weights, each = found.weight_bytes(dtype), cache.num_bytes(length)
     total = weights + batch * each
     left = None if room is None else max(room - weights, 0)
     return Row(
-        dtype=str(cache.dtype).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
+        kv_dtype=cache.codec.name,
         cache=cache.kind,
         weight_bytes=weights,
         cache_bytes=batch * each,
@@ -172,17 +189,19 @@ def _heading(
             f"{config.num_layers} layers x 2 x {first.num_kv_heads} key/value heads (shared by "
             f"{config.num_heads} query heads) x {first.head_dim}",
         ),
+        ("bytes per token", token_costs(found.token_bytes())),
         ("planned", f"{batch:,} x {length:,} tokens"),
         ("memory", memory),
     ]
 
 
 def _table(rows: list[Row], limit: int) -> str:
-    header = ("dtype", "cache", "weights", "keys+values", "total", "fits", "max batch")
+    header = ("dtype", "kv dtype", "cache", "weights", "keys+values", "total", "fits")
     words = {True: "yes", False: "no", None: "-"}
     cells = [
         (
             row.dtype,
+            row.kv_dtype,
             row.cache,
             format_bytes(row.weight_bytes),
             format_bytes(row.cache_bytes),
@@ -195,7 +214,7 @@ def _table(rows: list[Row], limit: int) -> str:
         )
         for row in rows
     ]
-    return table((*header, "max context"), cells)
+    return table((*header, "max batch", "max context"), cells)
 
 
 def _to_json(
@@ -213,6 +232,7 @@ def _to_json(
         "model_context": found.model.config.context,
         "context": length,
         "batch": batch,
+        "bytes_per_token": found.token_bytes(),
         "available_memory": room,
         "total_memory": total,
         "rows": [dataclasses.asdict(row) for row in rows],

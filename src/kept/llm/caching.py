@@ -55,6 +55,7 @@ def build_cache(
         sliding_window=window,
         num_sinks=params.num_sinks if kind == "sliding" else 0,
         dtype=model.dtype,
+        kv_dtype=params.kv_dtype,
         device=model.device,
     )
 

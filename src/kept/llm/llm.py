@@ -270,6 +270,7 @@ class LLM:
 def _cache_key(params: ResolvedParams) -> tuple[object, ...]:
     return (
         params.cache_implementation,
+        params.kv_dtype,
         params.max_cache_len,
         params.sliding_window,
         params.num_sinks,

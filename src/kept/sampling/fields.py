@@ -15,6 +15,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 EarlyStopping = bool | Literal["never"]
 CacheImplementation = Literal["dynamic", "static", "sliding"]
+KVDtype = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 Overflow = Literal["stop", "slide"]
 
 
@@ -156,6 +157,7 @@ USE_CACHE = Field("use_cache", _boolean, True)
 CACHE_IMPLEMENTATION: Field[CacheImplementation] = Field(
     "cache_implementation", _choice(*get_args(CacheImplementation)), "dynamic"
 )
+KV_DTYPE: Field[KVDtype | None] = Field("kv_dtype", _choice(*get_args(KVDtype)), None)
 SLIDING_WINDOW: Field[int | None] = Field("sliding_window", _integer(1), None)
 NUM_SINKS = Field("num_sinks", _integer(0), 0)
 MAX_CACHE_LEN: Field[int | None] = Field("max_cache_len", _integer(1), None)
@@ -170,5 +172,6 @@ FIELDS: tuple[Field[object], ...] = (
     *(MAX_NEW_TOKENS, MIN_NEW_TOKENS, DO_SAMPLE, TEMPERATURE, TOP_K, TOP_P, MIN_P),
     *(REPETITION_PENALTY, NO_REPEAT_NGRAM_SIZE, NUM_BEAMS, LENGTH_PENALTY, EARLY_STOPPING),
     *(NUM_RETURN_SEQUENCES, STOP_STRINGS, EOS_TOKEN_ID, IGNORE_EOS, SEED, LOGPROBS, USE_CACHE),
-    *(CACHE_IMPLEMENTATION, SLIDING_WINDOW, NUM_SINKS, MAX_CACHE_LEN, OVERFLOW, SLIDE_HOP),
+    *(CACHE_IMPLEMENTATION, KV_DTYPE, SLIDING_WINDOW, NUM_SINKS, MAX_CACHE_LEN),
+    *(OVERFLOW, SLIDE_HOP),
 )

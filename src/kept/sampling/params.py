@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from kept.sampling.fields import FIELDS, CacheImplementation, EarlyStopping, Overflow
+from kept.sampling.fields import FIELDS, CacheImplementation, EarlyStopping, KVDtype, Overflow
 from kept.sampling.resolve import resolve
 from kept.sampling.resolved import ResolvedParams
 
@@ -53,6 +53,9 @@ class SamplingParams:
     Cache
         use_cache: keep keys and values between steps. Default True.
         cache_implementation: "dynamic" (default), "static" or "sliding".
+        kv_dtype: what keys and values are stored as: "float32", "bfloat16", "float16", "int8" or
+            "int4". The last two take half and a quarter of bfloat16's memory and round more, so
+            the text can differ. Default: the model's dtype.
         max_cache_len: tokens a static cache holds. Default: prompt plus new tokens.
         sliding_window, num_sinks: tokens a sliding cache holds, and how many of the first it
             keeps. Default: the model's window, and 0.
@@ -83,6 +86,7 @@ class SamplingParams:
     logprobs: int | None = None
     use_cache: bool | None = None
     cache_implementation: CacheImplementation | None = None
+    kv_dtype: KVDtype | None = None
     sliding_window: int | None = None
     num_sinks: int | None = None
     max_cache_len: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kept.errors import OptionError
-from kept.sampling.fields import CacheImplementation, EarlyStopping, Overflow
+from kept.sampling.fields import CacheImplementation, EarlyStopping, KVDtype, Overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +13,10 @@ class ResolvedParams:
     """Every option of a request, verified and concrete; made by `SamplingParams.resolve`.
 
     Where `do_sample` is False, `temperature`, `top_k`, `top_p` and `min_p` stand at the values
-    that change nothing (1, 0, 1, 0). `None` is left in six places: `max_length` (the checkpoint
+    that change nothing (1, 0, 1, 0). `None` is left in seven places: `max_length` (the checkpoint
     sets none, or `max_new_tokens` was given), `logprobs` (not wanted), `cache_implementation` (no
-    cache), `sliding_window` (the model's own), `max_cache_len` (prompt plus new tokens) and
-    `slide_hop` (chosen from the context's length).
+    cache), `kv_dtype` (the model's dtype), `sliding_window` (the model's own), `max_cache_len`
+    (prompt plus new tokens) and `slide_hop` (chosen from the context's length).
     """
 
     max_new_tokens: int
@@ -40,6 +40,7 @@ class ResolvedParams:
     logprobs: int | None
     use_cache: bool
     cache_implementation: CacheImplementation | None
+    kv_dtype: KVDtype | None
     sliding_window: int | None
     num_sinks: int
     max_cache_len: int | None

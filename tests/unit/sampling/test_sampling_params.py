@@ -36,6 +36,7 @@ from kept.sampling import SamplingParams
         *[("logprobs", v) for v in (-1, True)],
         *[("use_cache", v) for v in (0, "no")],
         *[("cache_implementation", v) for v in ("hybrid", 1)],
+        *[("kv_dtype", v) for v in ("int5", "float64", 8)],
         *[("sliding_window", v) for v in (0, 1.0)],
         *[("num_sinks", v) for v in (-1,)],
         *[("max_cache_len", v) for v in (0,)],
@@ -71,6 +72,7 @@ def test_a_value_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
         ({"max_cache_len": 64, "cache_implementation": "sliding"}, "max_cache_len=64"),
         ({"use_cache": False, "cache_implementation": "dynamic"}, "cache_implementation"),
         ({"use_cache": False, "max_cache_len": 64}, "max_cache_len=64"),
+        ({"use_cache": False, "kv_dtype": "int8"}, "kv_dtype='int8' describes a cache"),
         ({"ignore_eos": True, "eos_token_id": 3}, "ignore_eos=True"),
     ],
 )

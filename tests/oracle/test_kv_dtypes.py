@@ -1,0 +1,73 @@
+"""Generation from keys and values that are stored smaller than the model computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from kept import make_cache
+from kept.errors import OptionError
+from kept.ops import CODECS
+
+from .generation import prompts
+from .zoo import Pair
+
+SMALL = ("float16", "bfloat16", "int8", "int4")
+# How far logits may be from uncached ones, in parts of their spread.
+BOUNDS = {"float16": 0.003, "bfloat16": 0.02, "int8": 0.05, "int4": 0.5}
+
+pairs = pytest.mark.parametrize("pair", ["gpt2", "qwen2 window"], indirect=True)
+
+
+@pairs
+@pytest.mark.parametrize("kv_dtype", SMALL)
+def test_logits_are_near_those_without_a_cache(pair: Pair, kv_dtype: str) -> None:
+    ids = torch.tensor(prompts(17))
+    exact = pair.model(ids, use_cache=False).logits
+    cache = make_cache(pair.model.kv_shapes, kv_dtype=kv_dtype)
+    parts = [pair.model(ids[:, a:b], cache=cache).logits for a, b in ((0, 9), (9, 10), (10, 17))]
+    error = (torch.cat(parts, 1) - exact).pow(2).mean().sqrt()
+    assert 0 < error < BOUNDS[kv_dtype] * exact.std()
+
+
+@pairs
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cache_implementation": "static"},
+        {"cache_implementation": "sliding", "sliding_window": 12},
+        {"num_beams": 3},
+        {"temperature": 1.1, "seed": 4, "num_return_sequences": 2},
+    ],
+    ids=str,
+)
+def test_generation_in_a_batch_and_alone(pair: Pair, options: dict[str, Any]) -> None:
+    several = prompts(9, 3, 14)
+    for kv_dtype in ("int8", "int4"):
+        wanted = {"max_new_tokens": 20, "kv_dtype": kv_dtype, **options}
+        together = [c.token_ids for c in pair.llm.generate(several, **wanted)]
+        alone = [c.token_ids for p in several for c in pair.llm.generate([p], **wanted)]
+        assert together == alone
+        assert all(len(ids) == 20 for ids in together)
+
+
+@pairs
+def test_the_models_own_dtype_is_the_default(pair: Pair) -> None:
+    several = prompts(9, 3)
+    plain = pair.llm.generate(several, max_new_tokens=20)
+    named = pair.llm.generate(several, max_new_tokens=20, kv_dtype="float32")
+    assert [c.token_ids for c in plain] == [c.token_ids for c in named]
+    assert [c.cache_bytes for c in plain] == [c.cache_bytes for c in named]
+    sizes = [sum(s.num_bytes(CODECS[n]) for s in pair.model.kv_shapes) for n in ("float32", "int8")]
+    coded = pair.llm.generate(several, max_new_tokens=20, kv_dtype="int8")
+    for before, after in zip(plain, coded, strict=True):
+        assert after.cache_bytes * sizes[0] == before.cache_bytes * sizes[1]
+
+
+@pytest.mark.parametrize("pair", ["gpt2"], indirect=True)
+def test_a_stored_dtype_without_a_cache(pair: Pair) -> None:
+    with pytest.raises(OptionError, match=r"kv_dtype='int8' describes a cache, but use_cache=Fa"):
+        pair.llm.generate(prompts(3), use_cache=False, kv_dtype="int8")
