@@ -24,7 +24,7 @@ from kept.errors import (
 )
 
 if TYPE_CHECKING:
-    from kept.cache import Cache, from_legacy, make_cache, to_legacy
+    from kept.cache import Cache, from_legacy, load_cache, make_cache, to_legacy
     from kept.engine import Completion, GenerationInterrupted
     from kept.llm import LLM, Stream
     from kept.models import CausalLM, CausalLMOutput
@@ -57,6 +57,7 @@ __all__ = [
     "UnsupportedModelError",
     "WeightsError",
     "from_legacy",
+    "load_cache",
     "make_cache",
     "to_legacy",
 ]
@@ -72,6 +73,7 @@ _HOMES = {
     "SamplingParams": "kept.sampling",
     "Stream": "kept.llm",
     "from_legacy": "kept.cache",
+    "load_cache": "kept.cache",
     "make_cache": "kept.cache",
     "to_legacy": "kept.cache",
 }

@@ -1,6 +1,8 @@
 """Any sequence of operations leaves a cache equal to plain lists of tokens."""
 
 import gc
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from kept.batch import Batch
-from kept.cache import Cache
+from kept.cache import Cache, load_cache
 from kept.errors import CacheError, CacheFullError
 from laws.kinds import KINDS, NAMES, Kind
 from laws.plain import PlainCache
@@ -160,6 +162,16 @@ class CacheMachine(RuleBasedStateMachine):
     def fork(self, data: st.DataObject) -> None:
         cache, plain = self.pick(data)
         self.pairs.append((cache.fork(), plain.copy()))
+
+    @rule(data=st.data())
+    def save_and_load(self, data: st.DataObject) -> None:
+        """The cache from the file takes the place of the one that was saved."""
+        cache, plain = self.pick(data)
+        with TemporaryDirectory() as folder:
+            cache.save(Path(folder, "cache"), fingerprint="a model")
+            loaded = load_cache(Path(folder, "cache"), self.kind.shapes, fingerprint="a model")
+        index = next(i for i, pair in enumerate(self.pairs) if pair[0] is cache)
+        self.pairs[index] = (loaded, plain)
 
     @precondition(lambda self: len(self.pairs) > 1)
     @rule(data=st.data())

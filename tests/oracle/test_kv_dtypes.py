@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from kept import make_cache
+from kept import load_cache, make_cache
 from kept.errors import OptionError
 from kept.ops import CODECS
 
@@ -65,6 +66,24 @@ def test_the_models_own_dtype_is_the_default(pair: Pair) -> None:
     coded = pair.llm.generate(several, max_new_tokens=20, kv_dtype="int8")
     for before, after in zip(plain, coded, strict=True):
         assert after.cache_bytes * sizes[0] == before.cache_bytes * sizes[1]
+
+
+@pairs
+@pytest.mark.parametrize("kind", ["dynamic", "sliding"])
+@pytest.mark.parametrize("kv_dtype", [None, "int8", "int4"])
+def test_a_saved_prompt_goes_on_with_the_same_bits(
+    pair: Pair, kind: str, kv_dtype: str | None, tmp_path: Path
+) -> None:
+    shapes = pair.model.kv_shapes
+    window = {"sliding_window": 8} if kind == "sliding" else {}
+    cache = make_cache(shapes, kind, num_slots=2, kv_dtype=kv_dtype, **window)
+    ids = torch.tensor(prompts(14, 14))
+    pair.model(ids[:, :10], cache=cache)
+    cache.save(tmp_path / "prompt", fingerprint=pair.name)
+    loaded = load_cache(tmp_path / "prompt", shapes, fingerprint=pair.name)
+    for a, b in ((10, 11), (11, 14)):
+        expected = pair.model(ids[:, a:b], cache=cache).logits
+        assert torch.equal(pair.model(ids[:, a:b], cache=loaded).logits, expected)
 
 
 @pytest.mark.parametrize("pair", ["gpt2"], indirect=True)

@@ -1,6 +1,7 @@
 """Where keys and values live: layouts, layers, and the cache that joins them."""
 
 from kept.cache.cache import Cache
+from kept.cache.files import load_cache
 from kept.cache.layout import grown
 from kept.cache.legacy import LegacyCache, from_legacy, to_legacy
 from kept.cache.make import KINDS, make_cache
@@ -18,6 +19,7 @@ __all__ = [
     "LegacyCache",
     "from_legacy",
     "grown",
+    "load_cache",
     "make_cache",
     "stores",
     "to_legacy",

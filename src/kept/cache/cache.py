@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from os import PathLike
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from kept.batch import Batch, pack
 from kept.cache.indices import read_all_whole, read_lengths, read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
-from kept.cache.open_step import LayerStore, OpenStep, check_update
+from kept.cache.open_step import LayerStore, OpenStep, check_slots, check_update
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
 from kept.ops import Codec, KVView
@@ -34,12 +35,14 @@ class Cache:
         codec: Codec,
         device: torch.device,
         name: str,
+        lengths: Sequence[int] | None = None,
     ) -> None:
-        """layouts: one per layer; layers that lay tokens out alike pass the same object."""
+        """layouts: one per layer; layers that lay tokens out alike pass the same object. lengths:
+        (slots,) tokens that the caller is about to put into the layers, by default none."""
         self.name, self.codec, self.device = name, codec, device
         self.shapes = tuple(shapes)
         self._layout_of = list(layouts)
-        self._lengths = [0] * layouts[0].num_slots
+        self._lengths = [0] * layouts[0].num_slots if lengths is None else list(lengths)
         self._layers = [
             LayerCache(shape, layout.num_slots, layout.capacity, codec, device)
             for shape, layout in zip(shapes, layouts, strict=True)
@@ -57,6 +60,16 @@ class Cache:
     def num_layers(self) -> int:
         """L."""
         return len(self._layers)
+
+    @property
+    def layers(self) -> tuple[LayerCache, ...]:
+        """(L,) the buffers of each layer."""
+        return tuple(self._layers)
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """(L,) how each layer lays its tokens out; layers that do so alike share one."""
+        return tuple(self._layout_of)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -140,12 +153,7 @@ class Cache:
     def _begin(
         self, starts: tuple[int, ...], slots: tuple[int, ...], num_new: int | None = None
     ) -> OpenStep:
-        wrong = [s for s in slots if not 0 <= s < self.num_slots]
-        if wrong or len(set(slots)) != len(slots):
-            raise CacheError(
-                f"slots {list(slots)} are not distinct slots of this cache of {self.num_slots}; "
-                "make it with more (num_slots), or select() more"
-            )
+        check_slots(slots, self.num_slots)
         lengths = [self._lengths[s] for s in slots]
         counts = [b - a for a, b in pairwise(starts)]
         layouts = dict.fromkeys(self._layout_of)
@@ -259,8 +267,8 @@ class Cache:
     def fork(self) -> Cache:
         """An independent cache with the same content; buffers are copied on the first write."""
         twin = Cache.__new__(Cache)
-        twin.name, twin.codec, twin.device = self.name, self.codec, self.device
-        twin.shapes = self.shapes
+        twin.name, twin.codec, twin.shapes = self.name, self.codec, self.shapes
+        twin.device = self.device
         twins = {layout: layout.fork() for layout in dict.fromkeys(self._layout_of)}
         twin._layout_of = [twins[layout] for layout in self._layout_of]
         twin._layers = [layer.fork() for layer in self._layers]
@@ -279,7 +287,11 @@ class Cache:
         Codes come decoded. Raises CacheError if a ring has dropped one of the tokens.
         """
         layout, layer = self._layout_of[index], self._layers[index]
-        found = []
-        for slot, length in enumerate(self._lengths):
-            found.append(layer.read(slot, layout.entries(slot, begin, length)))
-        return found
+        ends = enumerate(self._lengths)
+        return [layer.read(slot, layout.entries(slot, begin, end)) for slot, end in ends]
+
+    def save(self, path: str | PathLike[str], *, fingerprint: str = "") -> None:
+        """Write what it holds to a file that `load_cache` reads; see `kept.cache.files`."""
+        from kept.cache.files import save_cache  # which needs this class
+
+        save_cache(self, path, fingerprint=fingerprint)

@@ -51,8 +51,9 @@ def make_cache(
     for name, value in (("num_slots", num_slots), ("num_sinks", num_sinks), ("slack", slack)):
         read_whole(value, name)
     _check(shapes, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
-    place = _read_place(dtype, device)
-    codec = find_codec(dtype if kv_dtype is None else kv_dtype)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
+    place, codec = read_device(device), find_codec(dtype if kv_dtype is None else kv_dtype)
     if kind == "static":
         assert max_cache_len is not None
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
@@ -65,9 +66,8 @@ def make_cache(
     return Cache(shapes, [layouts[window] for window in windows], codec, place, kind)
 
 
-def _read_place(dtype: object, device: torch.device | str) -> torch.device:
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
+def read_device(device: torch.device | str) -> torch.device:
+    """A torch device from its name; raises OptionError for one that there cannot be."""
     try:
         return torch.device(device)
     except RuntimeError as error:

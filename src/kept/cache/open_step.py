@@ -41,6 +41,15 @@ class OpenStep:
         return self.num_new is not None and bool(self.done)
 
 
+def check_slots(slots: Sequence[int], num_slots: int) -> None:
+    """Raise CacheError unless a step can store to these slots of a cache of `num_slots`."""
+    if any(not 0 <= slot < num_slots for slot in slots) or len(set(slots)) != len(slots):
+        raise CacheError(
+            f"slots {list(slots)} are not distinct slots of this cache of {num_slots}; make it "
+            "with more (num_slots), or select() more"
+        )
+
+
 def check_update(
     k: Tensor,
     v: Tensor,

@@ -143,6 +143,22 @@ class RingLayout(Layout):
             self.held = self.held[list(indices)]
         self.num_slots = len(indices)
 
+    def restore(self, held: Tensor, lengths: Sequence[int]) -> None:
+        """Take on the labels (slots, capacity) of a ring that sequences of `lengths` lay in.
+
+        Raises CacheError if they are not labels that such a ring can have.
+        """
+        for labels, length in zip(held.tolist(), lengths, strict=True):
+            tokens = [token for token in labels if token != -1]
+            if len(set(tokens)) < len(tokens) or any(not 0 <= t < length for t in tokens):
+                raise CacheError(
+                    f"a ring of {length} tokens cannot hold {tokens}; make the cache anew"
+                )
+        with lasting():
+            self.held, self.capacity = held.clone(), held.shape[1]
+        for slot, length in enumerate(lengths):
+            self.check_truncate(slot, length)
+
     def fork(self) -> RingLayout:
         """See `Layout.fork`."""
         twin = RingLayout(self.num_slots, self.window, self.sinks, self.slack)

@@ -1,0 +1,150 @@
+"""What a cache's file says of it besides its tensors, as JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kept.cache.cache import Cache
+from kept.cache.layout import ContiguousLayout, Layout, grown
+from kept.cache.ring import RingLayout
+from kept.cache.shape import KVShape
+from kept.errors import CacheError
+from kept.ops import CODECS, Codec
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Everything but keys, values and a ring's labels.
+
+    kind: the cache's name. shapes: (L,). lengths: (slots,) tokens of each. layouts: what
+    `write_layout` makes of each distinct one. layout_of: (L,) which of them each layer has.
+    checksums: of each tensor.
+    """
+
+    kind: str
+    codec: Codec
+    shapes: tuple[KVShape, ...]
+    lengths: tuple[int, ...]
+    layouts: tuple[Mapping[str, Any], ...]
+    layout_of: tuple[int, ...]
+    fingerprint: str
+    checksums: Mapping[str, str]
+
+    @classmethod
+    def of(cls, cache: Cache, fingerprint: str, checksums: Mapping[str, str]) -> Description:
+        """Describe a cache."""
+        layouts = list(dict.fromkeys(cache.layouts))
+        return cls(
+            cache.name,
+            cache.codec,
+            cache.shapes,
+            cache.lengths,
+            tuple(write_layout(layout) for layout in layouts),
+            tuple(layouts.index(layout) for layout in cache.layouts),
+            fingerprint,
+            checksums,
+        )
+
+    def to_json(self) -> str:
+        """One line that `read` reads."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["codec"] = self.codec.name
+        fields["shapes"] = [dataclasses.asdict(shape) for shape in self.shapes]
+        return json.dumps(fields)
+
+    @classmethod
+    def read(cls, file: Path, text: str) -> Description:
+        """What `to_json` wrote. Raises CacheError for anything else."""
+        try:
+            fields = json.loads(text)
+            codec = CODECS.get(fields["codec"])
+            if codec is None:
+                raise CacheError(
+                    f"{file} stores keys and values as {fields['codec']!r}, which this kept does "
+                    f"not know; there are {', '.join(CODECS)}"
+                )
+            found = cls(
+                fields["kind"],
+                codec,
+                tuple(KVShape(**shape) for shape in fields["shapes"]),
+                tuple(map(int, fields["lengths"])),
+                tuple(fields["layouts"]),
+                tuple(map(int, fields["layout_of"])),
+                fields["fingerprint"],
+                dict(fields["checksums"]),
+            )
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            raise _unreadable(file) from error
+        known = range(len(found.layouts))
+        if (
+            not found.lengths
+            or min(found.lengths) < 0
+            or any(i not in known for i in found.layout_of)
+        ):
+            raise _unreadable(file)
+        return found
+
+    def check(self, file: Path, shapes: Sequence[KVShape], fingerprint: str) -> None:
+        """Raise CacheError unless the cache is one of this model and has this fingerprint."""
+        if len(shapes) != len(self.shapes) or len(self.layout_of) != len(self.shapes):
+            raise CacheError(
+                f"{file} holds {len(self.shapes)} layers and this model has {len(shapes)}; load it "
+                "for the model that it was saved with"
+            )
+        for layer, (saved, wanted) in enumerate(zip(self.shapes, shapes, strict=True)):
+            if saved != wanted:
+                raise CacheError(
+                    f"{file} holds {saved} in layer {layer} and this model stores {wanted}; load "
+                    "it for the model that it was saved with"
+                )
+        if fingerprint != self.fingerprint:
+            raise CacheError(
+                f"{file} was saved with the fingerprint {self.fingerprint!r}, not {fingerprint!r}; "
+                "what it holds belongs to something else, so make the cache anew, or name the "
+                "fingerprint it was saved with"
+            )
+
+
+def write_layout(layout: Layout) -> dict[str, Any]:
+    """A layout's own numbers, as JSON takes them."""
+    if isinstance(layout, RingLayout):
+        return {
+            "layout": "ring",
+            "window": layout.window,
+            "sinks": layout.sinks,
+            "slack": layout.slack,
+        }
+    assert isinstance(layout, ContiguousLayout)
+    return {"layout": "contiguous", "max_length": layout.capacity if layout.fixed else None}
+
+
+def read_layout(file: Path, fields: Mapping[str, Any], lengths: Sequence[int]) -> Layout:
+    """The layout that `write_layout` described, for sequences of these lengths; a ring is empty.
+
+    Raises CacheError for anything else.
+    """
+    longest = max(lengths)
+    try:
+        if fields["layout"] == "ring":
+            window, sinks, slack = (int(fields[name]) for name in ("window", "sinks", "slack"))
+            if window >= 1 and sinks >= 0 and slack >= 0:
+                return RingLayout(len(lengths), window, sinks, slack)
+        elif fields["layout"] == "contiguous":
+            if fields["max_length"] is None:
+                return ContiguousLayout(len(lengths), grown(longest) if longest else 0)
+            if int(fields["max_length"]) >= longest:
+                return ContiguousLayout(len(lengths), int(fields["max_length"]), fixed=True)
+    except (ValueError, TypeError, LookupError) as error:
+        raise _unreadable(file) from error
+    raise _unreadable(file)
+
+
+def _unreadable(file: Path) -> CacheError:
+    return CacheError(
+        f"{file} describes no cache that this kept can make; delete it, and save the cache again"
+    )

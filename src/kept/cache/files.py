@@ -1,0 +1,207 @@
+"""A cache as a file: safetensors with a description, and a checksum for each part of it.
+
+    metadata    kept_cache    the version of this format
+                description   JSON: kind, codec, shapes, lengths, layouts, fingerprint, checksums
+                checksum      of the description
+    tensors     layers.0.keys.codes      (G, N, width) the tokens of all slots, one after the other,
+                layers.0.keys.scales     in the order of their entries; no spare capacity
+                ...
+                layouts.1.held           (slots, capacity) a ring's labels, see `ring.py`
+
+What is read is what was written, bit for bit, or an error. Files are written beside their place
+and moved there once they are on disk, so that a crash leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kept.cache.cache import Cache
+from kept.cache.description import Description, read_layout
+from kept.cache.layout import Layout
+from kept.cache.make import read_device
+from kept.cache.ring import RingLayout
+from kept.cache.shape import KVShape
+from kept.errors import CacheError
+
+VERSION = "1"
+
+
+def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = "") -> None:
+    """Write what a cache holds to a file; a step in progress is no part of it.
+
+    fingerprint: what `load_cache` has to name as well, such as a model's name and revision. The
+    file takes about the bytes of the tokens that are held, and as much memory while it is written.
+    Raises CacheError where it cannot be written; a file that was there before is then unchanged.
+    """
+    tensors = {name: _gathered(buffer, cache, layout) for name, layout, buffer in _buffers(cache)}
+    layouts = list(dict.fromkeys(cache.layouts))
+    for index, layout in enumerate(layouts):
+        if isinstance(layout, RingLayout):
+            tensors[_held(index)] = layout.held.clone()
+    text = Description.of(
+        cache, fingerprint, {name: _checksum(name, x) for name, x in tensors.items()}
+    ).to_json()
+    metadata = {"kept_cache": VERSION, "description": text, "checksum": _checksum_of_text(text)}
+    _write(Path(path), tensors, metadata)
+
+
+def load_cache(
+    path: str | PathLike[str],
+    shapes: Sequence[KVShape],
+    *,
+    fingerprint: str = "",
+    device: torch.device | str = "cpu",
+) -> Cache:
+    """The cache that `Cache.save` wrote; it goes on with the very same bits.
+
+    shapes: (L,) what the model's layers store, `model.kv_shapes`. fingerprint: as it was saved.
+    Raises CacheError for a file that is not there, cut short or changed, that another version of
+    kept wrote, or that belongs to another model or fingerprint.
+    """
+    file, place = Path(path), read_device(device)
+    if not file.is_file():
+        raise CacheError(f"{file} is not a file; give one that a cache was saved to")
+    try:
+        with safe_open(str(file), framework="pt") as handle:
+            return _read(file, handle, tuple(shapes), fingerprint, place)
+    except SafetensorError as error:
+        raise _damaged(file, str(error)) from error
+    except OSError as error:
+        raise CacheError(f"{file} cannot be read: {error}") from error
+
+
+def _read(
+    file: Path, handle: Any, shapes: tuple[KVShape, ...], fingerprint: str, device: torch.device
+) -> Cache:
+    metadata = handle.metadata() or {}
+    version = metadata.get("kept_cache")
+    if version is None:
+        raise CacheError(f"{file} holds no cache of kept; give a file that a cache was saved to")
+    if version != VERSION:
+        raise CacheError(
+            f"{file} is a cache file of version {version}, and this kept reads version {VERSION}; "
+            "make the cache anew and save it"
+        )
+    text = metadata.get("description", "")
+    if metadata.get("checksum") != _checksum_of_text(text):
+        raise _damaged(file, "its description does not match its checksum")
+    found = Description.read(file, text)
+    found.check(file, shapes, fingerprint)
+    if set(handle.keys()) != set(found.checksums):
+        raise _damaged(file, "it does not hold the tensors that it describes")
+
+    def tensor(name: str, dtype: torch.dtype, *shape: int | None) -> Tensor:
+        part = handle.get_slice(name)
+        sizes = tuple(part.get_shape())
+        fits = len(sizes) == len(shape)
+        if fits and all(n in (None, m) for n, m in zip(shape, sizes, strict=True)):
+            x: Tensor = handle.get_tensor(name).clone()  # what is verified must be what is used
+            if x.dtype == dtype and _checksum(name, x) == found.checksums[name]:
+                return x
+        raise _damaged(file, f"tensor {name} is not the one that was saved")
+
+    num_slots, lengths = len(found.lengths), found.lengths
+    layouts = []
+    for index, fields in enumerate(found.layouts):
+        layout = read_layout(file, fields, lengths)
+        if isinstance(layout, RingLayout):
+            layout.restore(tensor(_held(index), torch.int64, num_slots, None), lengths)
+        layouts.append(layout)
+    per_layer = [layouts[index] for index in found.layout_of]
+    cache = Cache(shapes, per_layer, found.codec, device, found.kind, lengths)
+    counts = {
+        layout: sum(_count(layout, s, n) for s, n in enumerate(lengths)) for layout in layouts
+    }
+    for name, layout, buffer in _buffers(cache):
+        _, heads, _, width = buffer.shape
+        _scatter(tensor(name, buffer.dtype, heads, counts[layout], width), buffer, cache, layout)
+    return cache
+
+
+def _buffers(cache: Cache) -> Iterator[tuple[str, Layout, Tensor]]:
+    """Every buffer of keys and values with its name in a file."""
+    for index, (layer, layout) in enumerate(zip(cache.layers, cache.layouts, strict=True)):
+        parts = [part.name for part in cache.codec.parts(layer.head_dim)]
+        for which, buffers in (("keys", layer.keys), ("values", layer.values)):
+            for part, buffer in zip(parts, buffers, strict=True):
+                yield f"layers.{index}.{which}.{part}", layout, buffer
+
+
+def _held(index: int) -> str:
+    return f"layouts.{index}.held"
+
+
+def _count(layout: Layout, slot: int, length: int) -> int:
+    entries = layout.entries_from(slot, 0, length)
+    return length if isinstance(entries, slice) else len(entries)
+
+
+def _gathered(buffer: Tensor, cache: Cache, layout: Layout) -> Tensor:  # (G, N, width)
+    parts = [
+        buffer[slot][:, layout.entries_from(slot, 0, length)]
+        for slot, length in enumerate(cache.lengths)
+    ]
+    return torch.cat(parts, dim=1).cpu()
+
+
+def _scatter(rows: Tensor, buffer: Tensor, cache: Cache, layout: Layout) -> None:
+    begin = 0
+    for slot, length in enumerate(cache.lengths):
+        end = begin + _count(layout, slot, length)
+        buffer[slot][:, layout.entries_from(slot, 0, length)] = rows[:, begin:end].to(buffer.device)
+        begin = end
+
+
+def _checksum(name: str, x: Tensor) -> str:
+    """Of a tensor's name, dtype, shape and bytes."""
+    found = hashlib.blake2b(f"{name} {x.dtype} {tuple(x.shape)} ".encode(), digest_size=32)
+    found.update(x.contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _checksum_of_text(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        save_file(tensors, temporary, metadata)
+        _flush(temporary)
+        os.replace(temporary, path)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            _flush(path.parent)
+    except (SafetensorError, OSError) as error:
+        raise CacheError(
+            f"the cache cannot be saved to {path}: {error}; give a file in a folder that exists, "
+            "can be written to and has room"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _damaged(file: Path, reason: str) -> CacheError:
+    return CacheError(f"{file} is damaged: {reason}; delete it, and save the cache again")
