@@ -59,11 +59,12 @@ class LayerCache:
                 f"takes (rows, heads, head) = {expected}; make the cache from model.kv_shapes"
             )
         self.own()
-        for buffers, x in ((self.keys, k), (self.values, v)):
-            for buffer, part in zip(buffers, self.codec.encode(x.detach()), strict=True):
-                _write(buffer, part, writes)
+        codec = self.codec
+        parts = (*codec.encode(k.detach()), *codec.encode(v.detach()))
+        for buffer, part in zip(self.keys + self.values, parts, strict=True):
+            _write(buffer, part, writes)
         view = ContiguousView if span.index is None else RingView
-        return view(span, self.codec, self.head_dim, self.keys, self.values)
+        return view(span, codec, self.head_dim, self.keys, self.values)
 
     def read(self, slot: int, entries: slice | list[int]) -> tuple[Tensor, Tensor]:
         """Keys and values (G, S, D) of a slot's entries, decoded."""
