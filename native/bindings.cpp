@@ -1,6 +1,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 
+#include "bindings_kernels.h"
 #include "cpu_features.h"
 #include "matrix_peak.h"
 #include "read_bandwidth.h"
@@ -18,9 +19,11 @@ nb::dict features_as_dict() {
     d["f16c"] = f.f16c;
     d["avx512f"] = f.avx512f;
     d["avx512bw"] = f.avx512bw;
+    d["avx512dq"] = f.avx512dq;
     d["avx512vl"] = f.avx512vl;
     d["avx512_vnni"] = f.avx512_vnni;
     d["avx512_bf16"] = f.avx512_bf16;
+    d["avx512_vbmi"] = f.avx512_vbmi;
     d["amx_tile"] = f.amx_tile;
     d["amx_bf16"] = f.amx_bf16;
     d["amx_int8"] = f.amx_int8;
@@ -35,6 +38,8 @@ nb::dict features_as_dict() {
 
 // Arguments are verified by kept.machine, which is the public face.
 NB_MODULE(_native, m) {
+    // Models that live until the interpreter ends are no leak.
+    nb::set_leak_warnings(false);
     m.doc() = "kept's native code; see kept.machine for the public face.";
 
     nb::class_<kept::Rate>(m, "Rate")
@@ -53,4 +58,5 @@ NB_MODULE(_native, m) {
           nb::call_guard<nb::gil_scoped_release>());
     m.def("matrix_peak", &kept::matrix_peak, "dtype"_a, "num_threads"_a, "num_runs"_a,
           nb::call_guard<nb::gil_scoped_release>());
+    kept::bind_kernels(m);
 }

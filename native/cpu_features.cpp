@@ -73,8 +73,10 @@ CpuFeatures detect() {
     if ((states & kZmm) == kZmm && bit(extended.ebx, 16)) {
         f.avx512f = true;
         f.avx512bw = bit(extended.ebx, 30);
+        f.avx512dq = bit(extended.ebx, 17);
         f.avx512vl = bit(extended.ebx, 31);
         f.avx512_vnni = bit(extended.ecx, 11);
+        f.avx512_vbmi = bit(extended.ecx, 1);
         f.avx512_bf16 = bit(more.eax, 5);
     }
     if ((states & kTile) == kTile && bit(extended.edx, 24) && request_tile_permission()) {

@@ -37,7 +37,7 @@ def test_info_of_the_machine() -> None:
 def test_info_of_a_model(folder: Path) -> None:
     llm = LLM(folder)
     found = json.loads(kept("info", folder, "--json").stdout)["model"]
-    parameters = sum(p.numel() for p in llm.model.parameters())
+    parameters = llm.model.num_parameters
     assert found["num_parameters"] == parameters
     assert found["weight_bytes"] == 4 * parameters
     assert (found["num_layers"], found["num_heads"], found["num_kv_heads"]) == (2, 4, 2)
@@ -101,7 +101,7 @@ def test_revision_needs_a_model() -> None:
 
 def test_plan_counts_grouped_heads_once(folder: Path) -> None:
     found = plan(folder, "--context", 100, "--batch", 3)
-    weights = sum(p.numel() for p in LLM(folder).model.parameters())
+    weights = LLM(folder).model.num_parameters
     by = {(row["dtype"], row["cache"]): row for row in found["rows"]}
     assert set(by) == {(d, k) for d in ("float32", "bfloat16") for k in ("dynamic", "static")}
     token = 2 * 2 * 2 * 8  # layers, keys and values, key/value heads, head size

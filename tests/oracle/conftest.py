@@ -4,24 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
+from transformers import PreTrainedModel
 
 import kept
+import kept.machine
 
 from .zoo import Pair, make_hf, settle
 
 
+@pytest.fixture(params=["native", "reference"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the operations run on; every test that compares a model runs on both."""
+    if request.param == "native" and not kept.machine.NATIVE_AVAILABLE:
+        pytest.skip("installed without a C++ compiler")
+    monkeypatch.setenv("KEPT_OPS", request.param)
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pair]:
     @cache
-    def make(name: str) -> Pair:
+    def checkpoint(name: str) -> tuple[Path, PreTrainedModel]:
         folder = tmp_path_factory.mktemp("checkpoint")
         hf = make_hf(name)
         hf.save_pretrained(folder)
+        return folder, hf
+
+    @cache
+    def pair(name: str, backend: str) -> Pair:
+        folder, hf = checkpoint(name)
         return Pair(name, folder, hf, kept.LLM(folder))
 
-    return make
+    return pair
+
+
+@pytest.fixture
+def made(make: Callable[[str, str], Pair], backend: str) -> Callable[[str], Pair]:
+    """Makes the checkpoint of a name, once a session for each backend."""
+    return lambda name: make(name, backend)
 
 
 @pytest.fixture

@@ -13,6 +13,13 @@ from .test_padded import pad
 from .zoo import Pair
 
 
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kernels compute no gradients."""
+    monkeypatch.setenv("KEPT_OPS", "reference")
+    return "reference"
+
+
 def gradients(loss: Tensor, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
     return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
 

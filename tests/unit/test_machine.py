@@ -55,7 +55,7 @@ def test_affinity_limits_the_cores() -> None:
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the kernel's list is on Linux")
 def test_features_agree_with_the_kernel() -> None:
     words = set(Path("/proc/cpuinfo").read_text().split())
-    kernel_names = {"neon": "asimd", "dotprod": "asimddp"}
+    kernel_names = {"neon": "asimd", "dotprod": "asimddp", "avx512_vbmi": "avx512vbmi"}
     for feature in machine.describe_machine().features:
         assert kernel_names.get(feature, feature) in words
 

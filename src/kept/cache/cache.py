@@ -14,10 +14,10 @@ from kept.batch import Batch, pack
 from kept.cache.indices import read_all_whole, read_lengths, read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
-from kept.cache.open_step import LayerStore, OpenStep, check_slots, check_update
+from kept.cache.open_step import CacheStore, OpenStep, check_slots, check_update
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
-from kept.ops import Codec, KVView
+from kept.ops import Codec, KVView, LayerBuffers
 
 
 class Cache:
@@ -95,7 +95,7 @@ class Cache:
     # Storing
 
     @contextmanager
-    def step(self, batch: Batch) -> Iterator[list[LayerStore]]:
+    def step(self, batch: Batch) -> Iterator[list[CacheStore]]:
         """Open a step: yields a store per layer; the lengths advance when the block ends well.
 
         Raises CacheFullError or CacheError before anything is stored, and CacheError in the end if
@@ -166,15 +166,21 @@ class Cache:
         self._open = OpenStep(plans, num_new)
         return self._open
 
-    def _store(self, index: int, step: OpenStep) -> LayerStore:
-        layer, plan = self._layers[index], step.plans[self._layout_of[index]]
+    def _store(self, index: int, step: OpenStep) -> CacheStore:
+        layer, layout = self._layers[index], self._layout_of[index]
+        plan = step.plans[layout]
 
         def put(k: Tensor, v: Tensor) -> KVView:
             view = layer.append(k, v, plan.writes, plan.span)
             step.done.add(index)
             return view
 
-        return LayerStore(plan.span, put)
+        def lend() -> LayerBuffers:
+            layer.own()
+            step.done.add(index)
+            return LayerBuffers(layer.codec, layer.keys, layer.values, layout.placement)
+
+        return CacheStore(plan.span, put, lend, lambda: layer.view(plan.span))
 
     def _commit(self, step: OpenStep) -> None:
         self._open = None

@@ -11,7 +11,7 @@ from torch import Tensor
 from kept.cache.layout import Relayout, Writes, lasting
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
-from kept.ops import Codec, ContiguousView, KVView, RingView, Span
+from kept.ops import Codec, ContiguousView, KVView, RingView, Span, StoredView
 
 Buffers = tuple[Tensor, ...]
 
@@ -63,8 +63,12 @@ class LayerCache:
         parts = (*codec.encode(k.detach()), *codec.encode(v.detach()))
         for buffer, part in zip(self.keys + self.values, parts, strict=True):
             _write(buffer, part, writes)
-        view = ContiguousView if span.index is None else RingView
-        return view(span, codec, self.head_dim, self.keys, self.values)
+        return self.view(span)
+
+    def view(self, span: Span) -> StoredView:
+        """What a step of this span reads."""
+        kind = ContiguousView if span.index is None else RingView
+        return kind(span, self.codec, self.head_dim, self.keys, self.values)
 
     def read(self, slot: int, entries: slice | list[int]) -> tuple[Tensor, Tensor]:
         """Keys and values (G, S, D) of a slot's entries, decoded."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kept.errors import CacheFullError
-from kept.ops import Span
+from kept.ops import Placement, Span
 
 GRAIN = 64  # tokens a growing buffer begins with
 
@@ -83,6 +83,11 @@ class Layout(ABC):
         device: torch.device,
     ) -> Plan:
         """Place a step's rows. lengths: (B,) before the step, of the sequences in `slots`."""
+
+    @property
+    @abstractmethod
+    def placement(self) -> Placement:
+        """Which entry holds which token, as native kernels work it out for themselves."""
 
     @abstractmethod
     def commit(self, plan: Plan) -> Relayout | None:
@@ -185,6 +190,11 @@ class ContiguousLayout(Layout):
         entries = [range(a, b) for a, b in zip(lengths, after, strict=True)]
         span = Span(starts, slots, after, max(after), device)
         return Plan(span, make_writes(starts, slots, entries, device))
+
+    @property
+    def placement(self) -> Placement:
+        """See `Layout.placement`."""
+        return Placement(ring=False, capacity=self.capacity)
 
     def commit(self, plan: Plan) -> Relayout | None:
         """See `Layout.commit`."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kept.cache.layout import Layout, Plan, Relayout, grown, lasting, lengths_after, make_writes
 from kept.errors import CacheError
-from kept.ops import Span
+from kept.ops import Placement, Span
 
 SLACK = 64  # tokens a full ring can be truncated by, unless asked otherwise
 
@@ -110,6 +110,12 @@ class RingLayout(Layout):
             sinks=self.sinks,
         )
         return Plan(span, make_writes(starts, slots, entries, device), index[:, :width])
+
+    @property
+    def placement(self) -> Placement:
+        """See `Layout.placement`. Labels say which tokens are gone; all that a step's queries may
+        see are there, in the entries that `_place` gives them."""
+        return Placement(ring=True, capacity=self.capacity, sinks=self.sinks, window=self.window)
 
     def commit(self, plan: Plan) -> Relayout | None:
         """See `Layout.commit`."""

@@ -13,10 +13,10 @@ from kept import ops
 from kept.batch import Batch
 from kept.cache import Cache, KVShape, make_cache, stores
 from kept.errors import ContextLengthError, OptionError
+from kept.models.native import NativeDecoder, PackWeight, Progress, pack_model
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
-
-Rope = tuple[Tensor, Tensor] | None  # cos, sin (N, 1, R), or None where positions are absolute
+from kept.ops import Rope, RopeTables
 
 
 class ModelConfig(Protocol):
@@ -64,10 +64,26 @@ class CausalLM(nn.Module, ABC):
         super().__init__()
         ops.backend()  # a KEPT_OPS that cannot be had fails here, before any weight is read
         self.config = config
+        self.native: NativeDecoder | None = None
+        self._dtype: torch.dtype | None = None
 
     @abstractmethod
     def embed(self, batch: Batch) -> tuple[Tensor, Rope]:
         """Vectors (N, E) of the batch's tokens, and its rotary tables if positions are rotary."""
+
+    def rope_tables(self, batch: Batch) -> RopeTables | None:
+        """The tables the native kernels rotate with; None where positions are absolute."""
+        return None
+
+    def pack(self, pack_weight: PackWeight, progress: Progress | None = None) -> None:
+        """Replace every matrix by what `pack_weight` makes of it, and run on the native kernels.
+
+        progress: called with the numbers packed so far and their total. A packed model has no
+        gradients and does not move to another device. Mutates the model.
+        """
+        dtype = self.dtype
+        self.native = pack_model(self, pack_weight, progress)
+        self._dtype = dtype
 
     @property
     def kv_shapes(self) -> tuple[KVShape, ...]:
@@ -77,12 +93,14 @@ class CausalLM(nn.Module, ABC):
     @property
     def num_parameters(self) -> int:
         """How many numbers the weights are; tied ones count once."""
+        if self.native is not None:
+            return self.native.num_parameters
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, and so of keys and values."""
-        return next(self.parameters()).dtype
+        """Of the weights, and so of keys and values; bfloat16 where weights are quantized."""
+        return self._dtype or next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
@@ -103,9 +121,25 @@ class CausalLM(nn.Module, ABC):
                 "cached keys carry no gradient, so a backward pass would silently miss their part; "
                 "call model.eval(), use torch.no_grad(), or pass use_cache=False"
             )
+        if self.native is not None:
+            return self._run_native(batch, cache, record or Record())
         # What comes back from a cache carries no gradient: better none at all than a wrong one.
         with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
             return self._run(batch, cache, record or Record())
+
+    def _run_native(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
+        assert self.native is not None
+        if self.training and torch.is_grad_enabled():
+            raise OptionError(
+                "this model is packed for the native kernels, which compute no gradients; load it "
+                "with KEPT_OPS=reference to train it, or call model.eval()"
+            )
+        if cache is not None and cache.device.type != "cpu":
+            raise OptionError(
+                f"the cache is on {cache.device} and this model on the CPU; make it with "
+                "device=model.device"
+            )
+        return self.native.run(batch, cache, record)
 
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
         x, rope = self.embed(batch)

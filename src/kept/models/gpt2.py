@@ -11,12 +11,12 @@ from kept import ops
 from kept.batch import Batch
 from kept.cache import KVShape, LayerStore
 from kept.errors import CheckpointError
-from kept.models.causal_lm import CausalLM, Rope
+from kept.models.causal_lm import CausalLM
 from kept.models.fields import MAX_LAYERS, Fields
 from kept.models.layers import Embedding, LayerNorm, Linear, attend
 from kept.models.record import Record
 from kept.models.weight_map import Placement, WeightMap
-from kept.ops import ACTIVATIONS, AttentionSpec
+from kept.ops import ACTIVATIONS, AttentionSpec, HeadSpec, Rope
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class GPT2Block(nn.Module):
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
-        width, self.num_heads = config.hidden_size, config.num_heads
+        width = config.hidden_size
+        self.heads = HeadSpec(config.num_heads, config.num_heads, config.head_dim)
         self.activation = config.activation
         self.spec = AttentionSpec(config.scales[layer])
         self.attention_norm = LayerNorm(width, config.norm_eps)
@@ -88,9 +89,7 @@ class GPT2Block(nn.Module):
 
     def forward(self, x: Tensor, rope: Rope, store: LayerStore, record: Record) -> Tensor:
         """x: (N, E) -> (N, E)."""
-        heads = self.num_heads
-        qkv = self.qkv(self.attention_norm(x)).unflatten(1, (3 * heads, -1))  # (N, 3H, D)
-        q, k, v = qkv[:, :heads], qkv[:, heads : 2 * heads], qkv[:, 2 * heads :]
+        q, k, v = ops.split_heads(self.qkv(self.attention_norm(x)), self.heads)
         x = x + self.out(attend(q, k, v, store, self.spec, record))
         up = ops.activate(self.up(self.mlp_norm(x)), self.activation)
         out: Tensor = x + self.down(up)

@@ -12,10 +12,11 @@ from kept.ops import AttentionSpec
 
 
 class Linear(nn.Module):
-    """y = x W^T + b, W (out, in)."""
+    """y = x W^T + b, W (out, in). gated: the first half of the outputs are gates of the second."""
 
-    def __init__(self, num_in: int, num_out: int, bias: bool) -> None:
+    def __init__(self, num_in: int, num_out: int, bias: bool, gated: bool = False) -> None:
         super().__init__()
+        self.gated = gated
         self.weight = nn.Parameter(torch.empty(num_out, num_in))
         self.bias = nn.Parameter(torch.empty(num_out)) if bias else None
 
@@ -60,7 +61,7 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids: (N,) -> (N, E)."""
-        return nn.functional.embedding(ids, self.weight)
+        return ops.embedding(ids, self.weight)
 
 
 def attend(

@@ -8,20 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kept import ops
 from kept.batch import Batch
 from kept.cache import KVShape, LayerStore
 from kept.errors import CheckpointError
-from kept.models.causal_lm import CausalLM, Rope
+from kept.models.causal_lm import CausalLM
 from kept.models.fields import MAX_HEAD, MAX_LAYERS, Fields
 from kept.models.layers import Embedding, Linear, RMSNorm, attend
 from kept.models.record import Record
 from kept.models.rope import RopeConfig, Rotary, read_rope
 from kept.models.weight_map import Placement, WeightMap
-from kept.ops import ACTIVATIONS, AttentionSpec
+from kept.ops import ACTIVATIONS, AttentionSpec, HeadSpec, Rope, RopeTables
 
 # What transformers' classes take for fields that config.json leaves out.
 KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
@@ -125,25 +124,21 @@ class LlamaAttention(nn.Module):
 
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
-        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
-        self.head_dim = config.head_dim
+        heads, keys, width = config.num_heads, config.num_kv_heads, config.head_dim
+        self.heads = HeadSpec(heads, keys, width, config.norm_eps)
         self.spec = AttentionSpec(config.head_dim**-0.5, window=config.windows[layer])
-        num_out = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-        self.qkv = Linear(config.hidden_size, num_out, config.qkv_bias)
-        self.out = Linear(self.num_heads * self.head_dim, config.hidden_size, config.out_bias)
-        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.qkv = Linear(config.hidden_size, (heads + 2 * keys) * width, config.qkv_bias)
+        self.out = Linear(heads * width, config.hidden_size, config.out_bias)
+        self.q_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
 
     def forward(self, x: Tensor, rope: Rope, store: LayerStore, record: Record) -> Tensor:
         """x: (N, E) -> (N, E)."""
-        assert rope is not None
-        heads, keys = self.num_heads, self.num_kv_heads
-        qkv = self.qkv(x).unflatten(1, (heads + 2 * keys, self.head_dim))  # (N, H + 2G, D)
-        qk, v = qkv[:, : heads + keys], qkv[:, heads + keys :]
-        if self.q_norm is not None and self.k_norm is not None:
-            qk = torch.cat((self.q_norm(qk[:, :heads]), self.k_norm(qk[:, heads:])), dim=1)
-        qk = ops.rotary(qk, *rope)
-        out: Tensor = self.out(attend(qk[:, :heads], qk[:, heads:], v, store, self.spec, record))
+        norms = (self.q_norm, self.k_norm)
+        q, k, v = ops.split_heads(
+            self.qkv(x), self.heads, rope, *(None if n is None else n.weight for n in norms)
+        )
+        out: Tensor = self.out(attend(q, k, v, store, self.spec, record))
         return out
 
 
@@ -153,7 +148,7 @@ class LlamaMLP(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.activation = config.activation
-        self.gate_up = Linear(config.hidden_size, 2 * config.mlp_size, config.mlp_bias)
+        self.gate_up = Linear(config.hidden_size, 2 * config.mlp_size, config.mlp_bias, gated=True)
         self.down = Linear(config.mlp_size, config.hidden_size, config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -197,7 +192,11 @@ class Llama(CausalLM):
     def embed(self, batch: Batch) -> tuple[Tensor, Rope]:
         """Token vectors (N, E), and the rotary tables of their positions."""
         x = self.embedding(batch.tokens)
-        return x, self.rotary.tables(batch, x.dtype)
+        return x, self.rotary.tables(batch, self.dtype)
+
+    def rope_tables(self, batch: Batch) -> RopeTables:
+        """See `CausalLM.rope_tables`."""
+        return self.rotary.halves(batch)
 
 
 def llama_weight_map(config: LlamaConfig) -> WeightMap:

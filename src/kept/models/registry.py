@@ -14,8 +14,10 @@ from kept.models.checkpoint import Checkpoint
 from kept.models.dtypes import resolve_dtype
 from kept.models.gpt2 import GPT2, gpt2_weight_map, read_gpt2_config
 from kept.models.llama import Llama, llama_weight_map, read_llama_config
+from kept.models.packing import float_packer
 from kept.models.weight_map import WeightMap
 from kept.models.weights import load_weights
+from kept.ops import runs_natively
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,4 +171,7 @@ def load_model(
     load_weights(
         model, checkpoint, family.weight_map(config), dtype=wanted, device=place, progress=progress
     )
-    return model.eval()
+    model.eval()
+    if runs_natively(wanted, place):
+        model.pack(float_packer(wanted))
+    return model

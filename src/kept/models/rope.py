@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +16,11 @@ from torch import Tensor
 from kept.batch import Batch
 from kept.errors import UnsupportedModelError
 from kept.models.fields import Fields
+from kept.ops import RopeTables
+from kept.ops.trace import TracedRope, is_traced
+
+_TABLE = 1024  # positions a table begins with
+_LARGEST_TABLE = 1 << 17  # positions a table grows to: 32 MiB at R = 64
 
 TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 
@@ -157,21 +163,49 @@ class Rotary:
     def __init__(self, config: RopeConfig) -> None:
         self.config = config
         self._frequencies = inverse_frequencies(config)
+        self._halves: tuple[Tensor, Tensor] | None = None
 
     def tables(self, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin (N, 1, R) in `dtype` for the batch's positions.
 
         The dynamic type takes each sequence's base from `batch.totals`.
         """
+        if is_traced(batch):
+            stand_in: tuple[Tensor, Tensor] = cast(Any, TracedRope(self.config.dim))
+            return stand_in
+        angles = self._angles(batch)
+        angles = torch.cat((angles, angles), dim=-1)[:, None]  # (N, 1, R)
+        scale = self.config.attention_factor
+        return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
+
+    def halves(self, batch: Batch) -> RopeTables:
+        """Tables that the native kernels read: one for all positions, kept and grown by doubling,
+        or, where the dynamic type moves the base or positions are far out, a row for each row."""
+        needed = int(batch.positions.max()) + 1
+        if needed > _LARGEST_TABLE or self._moves(batch):
+            cos, sin = self._scaled(self._angles(batch))
+            return RopeTables(cos, sin, torch.arange(batch.num_rows))
+        if self._halves is None or len(self._halves[0]) < needed:
+            with torch.inference_mode(False):
+                positions = torch.arange(_TABLE << max(0, (needed - 1) // _TABLE).bit_length())
+                self._halves = self._scaled(positions[:, None].float() * self._frequencies)
+        return RopeTables(*self._halves, batch.positions)
+
+    def _scaled(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        scale = self.config.attention_factor
+        return angles.cos() * scale, angles.sin() * scale
+
+    def _moves(self, batch: Batch) -> bool:
+        longest = max(batch.totals)
+        return self.config.type == "dynamic" and longest > self.config.original_context
+
+    def _angles(self, batch: Batch) -> Tensor:  # (N, R / 2)
         device = batch.positions.device
         if self._frequencies.device != device:
             self._frequencies = self._frequencies.to(device)
         frequencies = self._frequencies
-        if self.config.type == "dynamic" and max(batch.totals) > self.config.original_context:
+        if self._moves(batch):
             each = [inverse_frequencies(self.config, total) for total in batch.totals]
             counts = torch.tensor(batch.counts)
             frequencies = torch.stack(each).repeat_interleave(counts, 0).to(device)  # (N, R / 2)
-        angles = batch.positions[:, None].float() * frequencies
-        angles = torch.cat((angles, angles), dim=-1)[:, None]  # (N, 1, R)
-        scale = self.config.attention_factor
-        return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
+        return batch.positions[:, None].float() * frequencies

@@ -1,20 +1,23 @@
 """Arithmetic: one face per operation, and the views attention reads."""
 
-from kept.ops.backend import backend
+from kept.ops.backend import backend, runs_natively, use_threads
 from kept.ops.codecs import CODECS, Codec, Part, find_codec
-from kept.ops.reference import (
-    ACTIVATIONS,
+from kept.ops.faces import (
+    Rope,
     activate,
     attend,
-    attend_with_weights,
+    embedding,
     gated,
     layer_norm,
     linear,
     rms_norm,
-    rotary,
+    split_heads,
 )
-from kept.ops.spec import AttentionSpec
-from kept.ops.views import ContiguousView, Group, KVView, PackedView, RingView, Span
+from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
+from kept.ops.program import LayerBuffers, Placement, Program, RopeTables
+from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
+from kept.ops.spec import AttentionSpec, HeadSpec
+from kept.ops.views import ContiguousView, Group, KVView, PackedView, RingView, Span, StoredView
 
 __all__ = [
     "ACTIVATIONS",
@@ -23,19 +26,34 @@ __all__ = [
     "Codec",
     "ContiguousView",
     "Group",
+    "HeadSpec",
     "KVView",
+    "LayerBuffers",
+    "PackedMatrix",
     "PackedView",
     "Part",
+    "Placement",
+    "Program",
     "RingView",
+    "Rope",
+    "RopeTables",
     "Span",
+    "StoredView",
     "activate",
     "attend",
     "attend_with_weights",
     "backend",
+    "embedding",
     "find_codec",
     "gated",
     "layer_norm",
     "linear",
+    "pack_int4",
+    "pack_int8",
+    "pack_matrix",
     "rms_norm",
     "rotary",
+    "runs_natively",
+    "split_heads",
+    "use_threads",
 ]

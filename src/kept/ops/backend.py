@@ -1,25 +1,120 @@
-"""Which implementation the operations run on, chosen by `KEPT_OPS=auto|native|reference`."""
+"""Which implementation the operations run on, and how: read from the environment.
+
+KEPT_OPS=auto|native|reference     the native kernels, or plain torch; auto takes the kernels
+                                   wherever they can run a model and says once where they cannot
+KEPT_ISA=amx|avx512bf16|...        the kernels' instructions; by default the best this CPU has
+KEPT_NUM_THREADS=N                 the kernels' threads; by default the CPUs this process has
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+from functools import cache
 
+import torch
+
+from kept import machine
 from kept.errors import BackendError, OptionError
 
+log = logging.getLogger("kept")
+
 CHOICES = ("auto", "native", "reference")
+NATIVE_DTYPES = (torch.float32, torch.bfloat16)
+_MAX_THREADS = 1024
 
 
 def backend() -> str:
-    """The backend in use: the torch reference, the only one these operations have.
+    """The backend that models on the CPU run on: "native" or "reference".
 
-    Raises OptionError for an unknown KEPT_OPS, BackendError where `native` is demanded.
+    Raises OptionError for an unknown KEPT_OPS, BackendError where `native` cannot be had.
     """
     choice = os.environ.get("KEPT_OPS", "auto")
     if choice not in CHOICES:
         raise OptionError(f"KEPT_OPS={choice!r} is not one of {', '.join(CHOICES)}")
-    if choice == "native":
+    if choice == "native" and not machine.NATIVE_AVAILABLE:
         raise BackendError(
-            "KEPT_OPS=native asks for native kernels, and this build has none for the model "
-            "operations; use KEPT_OPS=auto or KEPT_OPS=reference"
+            f"KEPT_OPS=native, but {machine.native_error()}; or use KEPT_OPS=reference"
         )
-    return "reference"
+    if choice == "reference" or not machine.NATIVE_AVAILABLE:
+        return "reference"
+    return "native"
+
+
+def runs_natively(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a model of these weights is to run on the native kernels.
+
+    Raises BackendError where KEPT_OPS=native demands it and they cannot run it; under `auto` the
+    log says once why not.
+    """
+    if backend() == "reference":
+        return False
+    if device.type == "cpu" and dtype in NATIVE_DTYPES:
+        return True
+    why = (
+        f"the native kernels run on the CPU, and the model is on {device}"
+        if device.type != "cpu"
+        else f"the native kernels compute in float32 or bfloat16, and the model is {dtype}"
+    )
+    if os.environ.get("KEPT_OPS") == "native":
+        raise BackendError(
+            f"KEPT_OPS=native, but {why}; pass dtype='bfloat16' and no device, or use KEPT_OPS=auto"
+        )
+    _say_once(f"using the torch reference: {why}")
+    return False
+
+
+@cache
+def _say_once(text: str) -> None:
+    log.warning(text)
+
+
+def isa() -> str:
+    """The instruction set the kernels are to use: KEPT_ISA, or the best there is.
+
+    Raises OptionError for one that does not exist, or not on this CPU.
+    """
+    from kept import _native
+
+    names = _native.isa_names()
+    asked = os.environ.get("KEPT_ISA")
+    if asked is None:
+        return names[0]
+    if asked not in names:
+        raise OptionError(
+            f"KEPT_ISA={asked!r} cannot be had on this CPU; it has {', '.join(names)}"
+        )
+    return asked
+
+
+def num_threads() -> int:
+    """How many threads the kernels are to use: KEPT_NUM_THREADS, or as many as there are CPUs.
+
+    Raises OptionError for a value that is no whole number of at least 1.
+    """
+    asked = os.environ.get("KEPT_NUM_THREADS")
+    if asked is None:
+        return machine.num_cores()
+    if not asked.isdecimal() or not 1 <= int(asked) <= _MAX_THREADS:
+        raise OptionError(
+            f"KEPT_NUM_THREADS={asked!r} must be a whole number from 1 to {_MAX_THREADS}"
+        )
+    return int(asked)
+
+
+def use_threads(count: int | None = None) -> int:
+    """Give the kernels' pool `count` threads, by default `num_threads()`; returns the count.
+
+    Raises BackendError where the system grants no more threads.
+    """
+    from kept import _native
+
+    wanted = num_threads() if count is None else count
+    if _native.num_threads() != wanted:
+        try:
+            _native.set_num_threads(wanted)
+        except RuntimeError as error:
+            raise BackendError(
+                f"{wanted} threads cannot be started ({error}); set KEPT_NUM_THREADS to fewer"
+            ) from error
+    return wanted

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kept.ops.masks import Visibility, visibility
-from kept.ops.spec import AttentionSpec
+from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.views import Group, KVView
 
 
@@ -122,6 +122,26 @@ def _of_group(x: Tensor, group: Group, seen: Visibility) -> Tensor:  # -> (B', G
     return x[:, :, seen.begin : seen.end]
 
 
+def split_heads(
+    qkv: Tensor,
+    heads: HeadSpec,
+    rope: tuple[Tensor, Tensor] | None = None,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of a fused projection, normalised and rotated; see `ops`."""
+    num_heads, num_keys = heads.num_heads, heads.num_kv_heads
+    x = qkv.unflatten(1, (num_heads + 2 * num_keys, heads.head_dim))  # (N, H + 2G, D)
+    qk, v = x[:, : num_heads + num_keys], x[:, num_heads + num_keys :]
+    if q_norm is not None and k_norm is not None:
+        q = rms_norm(qk[:, :num_heads], q_norm, heads.norm_eps)
+        k = rms_norm(qk[:, num_heads:], k_norm, heads.norm_eps)
+        qk = torch.cat((q, k), dim=1)
+    if rope is not None:
+        qk = rotary(qk, *rope)
+    return qk[:, :num_heads], qk[:, num_heads:], v
+
+
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding, halves rotated against each other.
 
@@ -156,6 +176,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         row = torch.mv(weight, x[0])
         return (row if bias is None else row + bias)[None]
     return F.linear(x, weight, bias)
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """Rows of a table (V, E) by ids (N,): (N, E)."""
+    return F.embedding(ids, weight)
 
 
 def gated(x: Tensor, activation: str) -> Tensor:

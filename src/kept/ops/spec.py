@@ -22,3 +22,16 @@ class AttentionSpec:
     window: int | None = None
     sinks: int = 0
     softcap: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """How a fused projection falls into heads: H query heads, G key/value heads of D numbers.
+
+    norm_eps: of the norms over single heads, where a model has them.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float = 0.0

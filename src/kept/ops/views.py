@@ -186,6 +186,9 @@ class RingView(SlotView):
         return keys, values
 
 
+StoredView = ContiguousView | RingView  # what a layer of a cache hands out
+
+
 def take(buffer: Tensor, span: Span) -> Tensor:
     """The first S entries of the span's slots, (B, G, S, width); no copy of slots in order."""
     first, count = span.slots[0], len(span.slots)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from kept import ops
-from kept.errors import BackendError, OptionError
 
 
 def close(found: Tensor, expected: Tensor, atol: float = 1e-5) -> None:
@@ -91,15 +90,3 @@ def test_gated_takes_the_gate_first() -> None:
     x = torch.randn(3, 10)
     gate, up = x.double()[:, :5], x.double()[:, 5:]
     close(ops.gated(x, "silu"), FORMULAS["silu"](gate) * up)
-
-
-def test_backend_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for choice in ("auto", "reference"):
-        monkeypatch.setenv("KEPT_OPS", choice)
-        assert ops.backend() == "reference"
-    monkeypatch.setenv("KEPT_OPS", "fast")
-    with pytest.raises(OptionError, match="'fast' is not one of auto, native, reference"):
-        ops.backend()
-    monkeypatch.setenv("KEPT_OPS", "native")
-    with pytest.raises(BackendError, match="KEPT_OPS=auto"):
-        ops.backend()

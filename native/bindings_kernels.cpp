@@ -1,0 +1,241 @@
+// Kernels, packing and programs for Python. Addresses come as integers: the tensors they belong to
+// are checked and kept alive by kept.ops.native, which is the public face.
+#include "bindings_kernels.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdint>
+#include <tuple>
+
+#include "dispatch.h"
+#include "memory.h"
+#include "pack.h"
+#include "pool.h"
+#include "program.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace kept {
+namespace {
+
+using Address = std::uintptr_t;
+using Release = nb::call_guard<nb::gil_scoped_release>;
+
+template <class T>
+T* at(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+std::vector<std::string> isa_names() {
+    std::vector<std::string> names;
+    for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
+    return names;
+}
+
+// A byte tensor of zeroed memory on huge pages.
+nb::ndarray<nb::pytorch, std::uint8_t> zeros(std::size_t bytes) {
+    std::byte* memory = allocate_zeros(bytes);
+    nb::capsule owner(memory, [](void* p) noexcept { free_memory(p); });
+    return nb::ndarray<nb::pytorch, std::uint8_t>(memory, {bytes}, owner);
+}
+
+Weights make_weights(Format format, bool gated, std::int64_t num_out, std::int64_t num_in,
+                     Address data, Address channel_scales, Address group_scales, Address bias) {
+    Weights w;
+    w.format = format;
+    w.gated = gated;
+    w.num_out = num_out;
+    w.num_in = num_in;
+    w.data = at<const std::byte>(data);
+    w.channel_scales = at<const float>(channel_scales);
+    w.group_scales = at<const std::uint16_t>(group_scales);
+    w.bias = at<const float>(bias);
+    return w;
+}
+
+AttentionShape make_shape(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim,
+                          float scale, bool causal, std::int64_t window, std::int64_t sinks,
+                          float softcap) {
+    return {heads, kv_heads, head_dim, scale, causal, window, sinks, softcap};
+}
+
+// (ring, capacity, sinks, window) of each layout.
+using LayoutTuple = std::tuple<bool, std::int64_t, std::int64_t, std::int64_t>;
+
+Step make_step(std::int64_t rows, Address tokens, Address positions,
+               std::vector<std::int64_t> starts, std::vector<std::int64_t> slots,
+               std::vector<std::int64_t> lengths, Address wanted, std::int64_t num_wanted,
+               Address cos, Address sin, Address rope_rows, const std::vector<LayoutTuple>& layouts,
+               Codec keys, Codec values, const std::vector<Address>& buffers,
+               const std::vector<std::int64_t>& layer_layouts, Address logits,
+               std::int64_t vocabulary) {
+    Step s;
+    s.rows = rows;
+    s.tokens = at<const std::int64_t>(tokens);
+    s.positions = at<const std::int64_t>(positions);
+    s.starts = std::move(starts);
+    s.slots = std::move(slots);
+    s.lengths = std::move(lengths);
+    s.wanted = at<const std::int64_t>(wanted);
+    s.num_wanted = num_wanted;
+    s.cos = at<const float>(cos);
+    s.sin = at<const float>(sin);
+    s.rope_rows = at<const std::int64_t>(rope_rows);
+    for (const auto& [ring, capacity, sinks, window] : layouts)
+        s.layouts.push_back({ring, capacity, sinks, window});
+    // Four addresses a layer: keys and their scales, values and theirs.
+    for (std::size_t i = 0; i < layer_layouts.size(); ++i)
+        s.layers.push_back(
+            {{keys, at<std::byte>(buffers[4 * i]), at<std::uint16_t>(buffers[4 * i + 1])},
+             {values, at<std::byte>(buffers[4 * i + 2]), at<std::uint16_t>(buffers[4 * i + 3])},
+             layer_layouts[i]});
+    s.logits = at<float>(logits);
+    s.vocabulary = vocabulary;
+    return s;
+}
+
+nb::dict spent_as_dict(const Program& program) {
+    const Program::Spent& s = program.spent();
+    nb::dict d;
+    d["embed"] = s.embed;
+    d["norm"] = s.norm;
+    d["linear"] = s.linear;
+    d["place"] = s.place;
+    d["attend"] = s.attend;
+    d["head"] = s.head;
+    d["waiting"] = s.waiting;
+    d["total"] = s.total;
+    return d;
+}
+
+std::vector<std::pair<float, std::int32_t>> best_as_pairs(const Program& program) {
+    std::vector<std::pair<float, std::int32_t>> found;
+    for (const Best& best : program.best()) found.emplace_back(best.value, best.index);
+    return found;
+}
+
+void bind_packing(nb::module_& m) {
+    nb::enum_<Format>(m, "Format")
+        .value("fp32", Format::fp32)
+        .value("bf16", Format::bf16)
+        .value("int8", Format::int8)
+        .value("int4", Format::int4);
+    nb::enum_<Source>(m, "Source")
+        .value("fp32", Source::fp32)
+        .value("bf16", Source::bf16)
+        .value("fp16", Source::fp16);
+    nb::class_<Weights>(m, "Weights")
+        .def_prop_ro("num_panels", &Weights::num_panels)
+        .def_prop_ro("num_groups", &Weights::num_groups)
+        .def_prop_ro("bytes_per_panel", &Weights::bytes_per_panel);
+    m.def("weights", &make_weights, "format"_a, "gated"_a, "num_out"_a, "num_in"_a, "data"_a = 0,
+          "channel_scales"_a = 0, "group_scales"_a = 0, "bias"_a = 0);
+    m.def(
+        "pack_floats",
+        [](const Weights& shape, Address source, Source type, Address data) {
+            pack_floats(shape, at<const void>(source), type, at<std::byte>(data));
+        },
+        Release());
+    m.def(
+        "pack_codes",
+        [](const Weights& shape, Address codes, Address data) {
+            pack_codes(shape, at<const std::int8_t>(codes), at<std::byte>(data));
+        },
+        Release());
+    m.def(
+        "unpack_codes",
+        [](const Weights& w, Address codes) { unpack_codes(w, at<std::int8_t>(codes)); },
+        Release());
+    m.def(
+        "pack_group_scales",
+        [](const Weights& shape, Address scales, Address out) {
+            pack_group_scales(shape, at<const std::uint16_t>(scales), at<std::uint16_t>(out));
+        },
+        Release());
+    m.def(
+        "unpack_group_scales",
+        [](const Weights& w, Address scales) { unpack_group_scales(w, at<std::uint16_t>(scales)); },
+        Release());
+    m.def(
+        "pack_outputs",
+        [](const Weights& shape, Address values, Address out) {
+            pack_outputs(shape, at<const float>(values), at<float>(out));
+        },
+        Release());
+    m.def("unpack", [](const Weights& w, Address out) { unpack(w, at<float>(out)); }, Release());
+}
+
+void bind_program(nb::module_& m) {
+    nb::enum_<Epilogue>(m, "Epilogue")
+        .value("store", Epilogue::store)
+        .value("add", Epilogue::add)
+        .value("activate", Epilogue::activate)
+        .value("gate", Epilogue::gate)
+        .value("logits", Epilogue::logits);
+    nb::enum_<Activation>(m, "Activation")
+        .value("none", Activation::none)
+        .value("silu", Activation::silu)
+        .value("gelu", Activation::gelu)
+        .value("gelu_tanh", Activation::gelu_tanh)
+        .value("relu", Activation::relu);
+    nb::enum_<Codec>(m, "Codec")
+        .value("fp32", Codec::fp32)
+        .value("bf16", Codec::bf16)
+        .value("fp16", Codec::fp16)
+        .value("int8", Codec::int8)
+        .value("int4", Codec::int4);
+    nb::class_<AttentionShape>(m, "AttentionShape");
+    m.def("attention_shape", &make_shape, "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a,
+          "causal"_a, "window"_a, "sinks"_a, "softcap"_a);
+    nb::class_<Step>(m, "Step");
+    m.def("step", &make_step, "rows"_a, "tokens"_a, "positions"_a, "starts"_a, "slots"_a,
+          "lengths"_a, "wanted"_a, "num_wanted"_a, "cos"_a, "sin"_a, "rope_rows"_a, "layouts"_a,
+          "keys"_a, "values"_a, "buffers"_a, "layer_layouts"_a, "logits"_a, "vocabulary"_a);
+    nb::class_<Program>(m, "Program")
+        .def(nb::init<const std::string&>(), "isa"_a)
+        .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a)
+        .def("add_weights", &Program::add_weights, "weights"_a)
+        .def("embed", [](Program& p, int table, Address position_table,
+                         int out) { p.embed(table, at<const float>(position_table), out); })
+        .def("norm",
+             [](Program& p, int x, Address weight, Address bias, float eps, int out, bool wanted) {
+                 p.norm(x, at<const float>(weight), at<const float>(bias), eps, out, wanted);
+             })
+        .def("linear", &Program::linear)
+        .def("place",
+             [](Program& p, int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
+                Address q_norm, Address k_norm, float eps, std::int64_t rope_dim) {
+                 p.place(qkv, queries, layer, shape, at<const float>(q_norm),
+                         at<const float>(k_norm), eps, rope_dim);
+             })
+        .def("attend", &Program::attend)
+        .def_prop_ro("num_ops", &Program::num_ops)
+        .def("run", &Program::run, "step"_a, "first"_a, "last"_a, Release())
+        .def_prop_ro("best", &best_as_pairs)
+        .def("read_buffer", [](const Program& p, int buffer, std::int64_t rows,
+                               Address out) { p.read_buffer(buffer, rows, at<float>(out)); })
+        .def("read_queries",
+             [](const Program& p, int buffer, std::int64_t rows, const AttentionShape& shape,
+                bool floats,
+                Address out) { p.read_queries(buffer, rows, shape, floats, at<float>(out)); })
+        .def("profile", &Program::profile)
+        .def_prop_ro("spent", &spent_as_dict);
+}
+
+}  // namespace
+
+void bind_kernels(nb::module_& m) {
+    m.def("isa_names", &isa_names);
+    m.def("zeros", &zeros, "bytes"_a);
+    m.def("num_threads", [] { return Pool::shared().num_threads(); });
+    m.def("set_num_threads", [](int n) { Pool::shared().resize(n); }, Release());
+    bind_packing(m);
+    bind_program(m);
+}
+
+}  // namespace kept

@@ -1,0 +1,9 @@
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace kept {
+
+void bind_kernels(nanobind::module_& m);
+
+}  // namespace kept

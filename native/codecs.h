@@ -1,0 +1,154 @@
+// How keys and values are stored: encoding new ones, and reading stored ones as operands.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace kept::KEPT_NS {
+
+// IEEE half precision, rounding to nearest even.
+inline std::uint16_t float_to_fp16(float x) {
+    const std::uint32_t bits = float_to_bits(x), sign = bits >> 16 & 0x8000u;
+    const std::uint32_t size = bits & 0x7fffffffu;
+    if (size > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u);
+    if (size >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);
+    if (size < 0x38800000u) {  // subnormal: adding 0.5 puts the rounding where it belongs
+        const float rounded = bits_to_float(size) + 0.5f;
+        return static_cast<std::uint16_t>(sign | (float_to_bits(rounded) - 0x3f000000u));
+    }
+    const std::uint32_t rounded = size + 0xfffu + (size >> 13 & 1u) - 0x38000000u;
+    return static_cast<std::uint16_t>(sign | rounded >> 13);
+}
+
+inline float fp16_to_float(std::uint16_t x) {
+    const std::uint32_t sign = (x & 0x8000u) << 16, size = x & 0x7fffu;
+    if (size >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (size & 0x3ffu) << 13);
+    if (size < 0x400u) {
+        const float value = static_cast<float>(size) * 5.9604644775390625e-8f;  // 2^-24
+        return sign ? -value : value;
+    }
+    return bits_to_float(sign | ((size << 13) + 0x38000000u));
+}
+
+// The scale of a group of numbers with codes up to `limit`: the least bf16 not below the quotient,
+// or NaN where one of them is not finite.
+inline std::uint16_t group_scale(const float* x, std::int64_t count, float limit) {
+    float size = 0;
+    bool finite = true;
+    for (std::int64_t i = 0; i < count; ++i) {
+        size = std::max(size, std::fabs(x[i]));
+        finite = finite && std::isfinite(x[i]);
+    }
+    if (!finite) return 0x7fc0;
+    return static_cast<std::uint16_t>((float_to_bits(size / limit) + 0xffffu) >> 16);
+}
+
+// A scale of zero belongs to zeros, and to numbers so small that their scale underflowed.
+inline float code_of(float x, float scale, float limit) {
+    const float quotient = x / (scale == 0 ? 1.0f : scale);
+    if (quotient != quotient) return 0;
+    return std::min(std::max(std::nearbyintf(quotient), -limit), limit);
+}
+
+constexpr std::int64_t code_bytes(Codec codec, std::int64_t head_dim) {
+    switch (codec) {
+        case Codec::fp32:
+            return 4 * head_dim;
+        case Codec::bf16:
+        case Codec::fp16:
+            return 2 * head_dim;
+        case Codec::int8:
+            return head_dim;
+        case Codec::int4:
+            return (head_dim + 1) / 2;
+    }
+    return 0;
+}
+
+constexpr std::int64_t num_scales(Codec codec, std::int64_t head_dim) {
+    return codec == Codec::int8 ? 1 : codec == Codec::int4 ? (head_dim + 31) / 32 : 0;
+}
+
+// Stores one vector; `entry` counts over (slots, G, capacity).
+inline void encode(const Stored& to, std::int64_t entry, const float* x, std::int64_t head_dim) {
+    std::byte* codes = to.codes + entry * code_bytes(to.codec, head_dim);
+    std::uint16_t* scales = to.scales + entry * num_scales(to.codec, head_dim);
+    switch (to.codec) {
+        case Codec::fp32:
+            std::memcpy(codes, x, 4 * static_cast<std::size_t>(head_dim));
+            break;
+        case Codec::bf16:
+            for (std::int64_t i = 0; i < head_dim; ++i)
+                reinterpret_cast<std::uint16_t*>(codes)[i] = float_to_bf16(x[i]);
+            break;
+        case Codec::fp16:
+            for (std::int64_t i = 0; i < head_dim; ++i)
+                reinterpret_cast<std::uint16_t*>(codes)[i] = float_to_fp16(x[i]);
+            break;
+        case Codec::int8: {
+            scales[0] = group_scale(x, head_dim, 127.0f);
+            const float scale = bf16_to_float(scales[0]);
+            for (std::int64_t i = 0; i < head_dim; ++i)
+                reinterpret_cast<std::int8_t*>(codes)[i] =
+                    static_cast<std::int8_t>(code_of(x[i], scale, 127));
+            break;
+        }
+        case Codec::int4:
+            for (std::int64_t first = 0; first < head_dim; first += 32) {
+                const std::int64_t count = std::min<std::int64_t>(32, head_dim - first);
+                scales[first / 32] = group_scale(x + first, count, 7.0f);
+                const float scale = bf16_to_float(scales[first / 32]);
+                for (std::int64_t i = first; i < first + count; i += 2) {
+                    const int low = static_cast<int>(code_of(x[i], scale, 7)) + 8;
+                    const int high =
+                        i + 1 < head_dim ? static_cast<int>(code_of(x[i + 1], scale, 7)) + 8 : 8;
+                    codes[i / 2] = static_cast<std::byte>(low | high << 4);
+                }
+            }
+            break;
+    }
+}
+
+// Reads codes of one vector from element `first` on, unscaled, as bf16; zeros from `head_dim` on.
+inline vb read_codes(const Stored& from, const std::byte* codes, std::int64_t first,
+                     std::int64_t head_dim) {
+    const std::int64_t left = head_dim - first;
+    if (from.codec == Codec::bf16 && left >= 2 * W) return load_pairs(codes + 2 * first);
+    alignas(64) std::uint16_t out[2 * W] = {};
+    const std::int64_t count = std::min<std::int64_t>(2 * W, left);
+    if (from.codec == Codec::bf16) {
+        std::memcpy(out, codes + 2 * first, 2 * static_cast<std::size_t>(count));
+    } else if (from.codec == Codec::int8) {
+        const auto* bytes = reinterpret_cast<const std::int8_t*>(codes) + first;
+        if (left >= 2 * W) {
+            store_bf16(out, load_int8(bytes));
+            store_bf16(out + W, load_int8(bytes + W));
+        } else {
+            for (std::int64_t i = 0; i < count; ++i)
+                out[i] = float_to_bf16(static_cast<float>(bytes[i]));
+        }
+    } else {
+        const auto* bytes = reinterpret_cast<const std::uint8_t*>(codes);
+        for (std::int64_t i = 0; i < count; ++i) {
+            const std::uint8_t both = bytes[(first + i) / 2];
+            const int code = (first + i) % 2 ? both >> 4 : both & 15;
+            out[i] = float_to_bf16(static_cast<float>(code - 8));
+        }
+    }
+    return load_pairs(out);
+}
+
+// Reads one vector of an fp32 or fp16 store as floats.
+inline void read_floats(const Stored& from, const std::byte* codes, std::int64_t head_dim,
+                        float* out) {
+    if (from.codec == Codec::fp32) {
+        std::memcpy(out, codes, 4 * static_cast<std::size_t>(head_dim));
+        return;
+    }
+    const auto* halves = reinterpret_cast<const std::uint16_t*>(codes);
+    for (std::int64_t i = 0; i < head_dim; ++i) out[i] = fp16_to_float(halves[i]);
+}
+
+}  // namespace kept::KEPT_NS

@@ -1,0 +1,174 @@
+// The kernels every instruction set offers, as plain functions over plain data.
+//
+// Rows of activations are padded with zeros to a multiple of 32 numbers. A kernel works on a part
+// of its units (panels, rows, heads), so that threads can share them; which thread computes a unit
+// changes no bit of it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "layout.h"
+
+namespace kept {
+
+enum class Activation { none, silu, gelu, gelu_tanh, relu };
+
+// What becomes of a linear layer's output y.
+enum class Epilogue {
+    store,     // out = y
+    add,       // out += y
+    activate,  // act = activation(y)
+    gate,      // act = activation(gate) * up, of a gated matrix
+    logits,    // out = y, unpadded; and the largest of each row
+};
+
+// Rows of numbers that feed a linear layer: bf16, or floats for fp32 weights.
+struct ActRows {
+    void* data = nullptr;
+    std::int64_t stride = 0;
+    bool is_bf16 = true;
+};
+
+// The largest logit seen and its first index; NaN if any was NaN.
+struct Best {
+    float value;
+    std::int32_t index;
+};
+
+struct LinearArgs {
+    const Weights* weights;
+    ActRows in;
+    std::int64_t rows;
+    Epilogue epilogue;
+    Activation activation;
+    float* out;
+    std::int64_t out_stride;
+    ActRows act;
+    Best* best;  // (rows) of this thread
+};
+
+struct NormArgs {
+    const float* x;
+    std::int64_t x_stride, width;
+    const std::int64_t* rows;  // which row of x each output takes, or null: its own
+    const float* weight;
+    const float* bias;  // null: root-mean-square norm
+    float eps;
+    ActRows out;
+};
+
+struct EmbedArgs {
+    const Weights* table;
+    const float* position_table;  // (context, width), or null
+    const std::int64_t *tokens, *positions;
+    float* out;
+    std::int64_t out_stride;
+};
+
+enum class Codec { fp32, bf16, fp16, int8, int4 };
+
+// Keys or values of one layer: (slots, G, capacity, D) codes and their scales.
+struct Stored {
+    Codec codec;
+    std::byte* codes;
+    std::uint16_t* scales;  // bf16; int8: one a token, int4: one a 32 elements
+};
+
+// Which tokens a layout keeps where. Token i lies in entry i, or, with `ring`, after the sinks
+// wrapped around the rest of the capacity.
+struct LayoutArgs {
+    bool ring;
+    std::int64_t capacity, sinks;
+    std::int64_t window;  // of what the layout forgets; -1: nothing
+};
+
+// The sequences of a step.
+struct Sequences {
+    std::int64_t count;
+    const std::int64_t* starts;        // (count + 1) rows
+    const std::int64_t* slots;         // (count)
+    const std::int64_t* lengths;       // (count) with the new tokens
+    const std::int32_t* row_sequence;  // (rows) which sequence a row belongs to
+};
+
+struct AttentionShape {
+    std::int64_t heads, kv_heads, head_dim;
+    float scale;
+    bool causal;
+    std::int64_t window;  // -1: none
+    std::int64_t sinks;
+    float softcap;  // 0: none
+};
+
+// Takes a row of queries, keys and values, normalises and rotates them, and stores them.
+struct PlaceArgs {
+    const float* qkv;
+    std::int64_t qkv_stride;
+    AttentionShape shape;
+    const float *q_norm, *k_norm;  // (D) or null
+    float eps;
+    const float *cos, *sin;         // (.., rope_dim / 2); null: positions are not rotary
+    const std::int64_t* rope_rows;  // row of the tables for each row
+    std::int64_t rope_dim;
+    ActRows queries;  // (rows, H * D padded to 32)
+    Stored keys, values;
+    LayoutArgs layout;
+    Sequences sequences;
+};
+
+struct AttendArgs {
+    AttentionShape shape;
+    ActRows queries;
+    Stored keys, values;
+    LayoutArgs layout;
+    Sequences sequences;
+    ActRows out;      // (rows, H * D)
+    float* partials;  // see attention.h; used where a sequence has more than one chunk
+};
+
+// A part of one attention: key/value head `kv_head` for rows [first, last) of a sequence, over
+// chunks [chunk, chunk_end) of its tokens. `partial` is where its first partial result goes, in
+// floats, or -1: this unit covers every chunk that its rows see, and finishes them.
+struct AttendUnit {
+    std::int64_t sequence, first, last, kv_head, chunk, chunk_end, partial;
+};
+
+constexpr std::int64_t kTile = 64;     // tokens walked together, aligned to token 0
+constexpr std::int64_t kChunk = 1024;  // tokens after which sums start afresh, and threads split
+constexpr std::int64_t kMaxHeadDim = 512;
+constexpr std::int64_t kMaxQueries = 96;  // rows times heads of a group in one unit, if not one row
+
+// Rows one unit of attention takes at most.
+constexpr std::int64_t query_rows(std::int64_t heads_per_group) {
+    return heads_per_group < kMaxQueries ? kMaxQueries / heads_per_group : 1;
+}
+
+// Floats of one partial result: for each query a maximum, a sum, and its padded values.
+constexpr std::int64_t partial_floats(std::int64_t queries, std::int64_t head_dim) {
+    return queries * (2 + round_up(head_dim, 32));
+}
+
+// Floats of scratch a thread needs.
+std::int64_t linear_scratch(std::int64_t rows);
+std::int64_t attend_scratch(const AttentionShape& shape);
+
+struct Kernels {
+    const char* name;
+    void (*linear)(const LinearArgs&, std::int64_t first_panel, std::int64_t last_panel,
+                   float* scratch);
+    void (*norm)(const NormArgs&, std::int64_t first_row, std::int64_t last_row);
+    void (*embed)(const EmbedArgs&, std::int64_t first_row, std::int64_t last_row);
+    // Units are rows times (H + 2 G) heads.
+    void (*place)(const PlaceArgs&, std::int64_t first_unit, std::int64_t last_unit);
+    void (*attend)(const AttendArgs&, const AttendUnit&, float* scratch);
+    // Joins the partial results of a unit's chunks, which start at `partial`.
+    void (*merge)(const AttendArgs&, const AttendUnit&);
+    // Writes a row of packed weights as floats, without gate order or bias.
+    void (*unpack_row)(const Weights&, std::int64_t row, float* out);
+};
+
+// The kernels of a set of instructions by name, null if this build or CPU lacks them.
+const Kernels* find_kernels(const char* name);
+
+}  // namespace kept

@@ -1,0 +1,2 @@
+#define KEPT_NS avx2
+#include "kernels_table.h"

@@ -1,0 +1,2 @@
+#define KEPT_NS avx512
+#include "kernels_table.h"

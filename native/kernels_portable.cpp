@@ -1,0 +1,2 @@
+#define KEPT_NS portable
+#include "kernels_table.h"

@@ -1,0 +1,71 @@
+// How weights lie in memory. One layout serves every instruction set, so that a file of packed
+// weights can be mapped anywhere.
+//
+// A matrix (outputs, inputs) is cut into panels of 32 outputs; inputs are padded with zeros to a
+// multiple of 32, outputs to whole panels. Within a panel, for each step of inputs, 32 columns:
+//
+//   fp32   step of 1 input     column                        float
+//   bf16   step of 2           column, input                 bf16
+//   int8   step of 4           4 columns, pair, column, input: 16 bytes a block of 4 columns
+//   int4   step of 8           column, input % 2             16 bits, nibble i is input pair i
+//
+// Scales: int8 one float an output; int4 one bf16 an output and group of 32 inputs, laid out as
+// (panel, group, column). A gated matrix interleaves: a panel holds 16 gates, then their 16 ups.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace kept {
+
+constexpr int kPanel = 32;  // outputs
+constexpr int kGroup = 32;  // inputs that share an int4 scale, and what inputs are padded to
+
+enum class Format { fp32, bf16, int8, int4 };
+
+constexpr std::int64_t round_up(std::int64_t n, std::int64_t step) {
+    return (n + step - 1) / step * step;
+}
+
+constexpr int step_inputs(Format f) {
+    return f == Format::fp32 ? 1 : f == Format::bf16 ? 2 : f == Format::int8 ? 4 : 8;
+}
+
+// Bytes of one panel's step of inputs: 128 in every format.
+constexpr int kStepBytes = 128;
+
+constexpr std::int64_t panel_bytes(Format f, std::int64_t padded_inputs) {
+    return padded_inputs / step_inputs(f) * kStepBytes;
+}
+
+// A packed matrix; the memory is the caller's.
+struct Weights {
+    Format format = Format::bf16;
+    bool gated = false;
+    std::int64_t num_out = 0, num_in = 0;  // as in the model; a gated matrix counts both halves
+    const std::byte* data = nullptr;
+    const float* channel_scales = nullptr;        // int8: (panels * 32)
+    const std::uint16_t* group_scales = nullptr;  // int4: (panels, padded_in / 32, 32) bf16
+    const float* bias = nullptr;                  // (panels * 32) in packed order, or null
+
+    std::int64_t padded_in() const { return round_up(num_in, kGroup); }
+    // Outputs of the half of a gated matrix, or all.
+    std::int64_t width() const { return gated ? num_out / 2 : num_out; }
+    std::int64_t panel_width() const { return gated ? kPanel / 2 : kPanel; }
+    std::int64_t num_panels() const { return (width() + panel_width() - 1) / panel_width(); }
+    std::int64_t num_groups() const { return padded_in() / kGroup; }
+    std::int64_t bytes_per_panel() const { return panel_bytes(format, padded_in()); }
+    // Where output `row` of the model's matrix lies: 32 * panel + column.
+    std::int64_t place(std::int64_t row) const {
+        if (!gated) return row;
+        const std::int64_t half = row / width(), index = row % width();
+        return index / 16 * kPanel + half * 16 + index % 16;
+    }
+};
+
+// Sixteen levels of 4-bit codes, twice over, as bf16; and for int8 the low and the high byte of the
+// bf16 of 0 to 127. In pack.cpp.
+extern const std::uint16_t kInt4Levels[32];
+extern const std::uint8_t kInt8Tables[256];
+
+}  // namespace kept

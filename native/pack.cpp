@@ -1,0 +1,208 @@
+#include "pack.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "dispatch.h"
+#include "pool.h"
+
+namespace kept {
+
+// -8 to 7.
+alignas(64) const std::uint16_t kInt4Levels[32] = {
+    0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000,
+    0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040,
+    0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
+};
+
+alignas(64) const std::uint8_t kInt8Tables[256] = {
+    0x00, 0x80, 0x00, 0x40, 0x80, 0xa0, 0xc0, 0xe0, 0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70,
+    0x80, 0x88, 0x90, 0x98, 0xa0, 0xa8, 0xb0, 0xb8, 0xc0, 0xc8, 0xd0, 0xd8, 0xe0, 0xe8, 0xf0, 0xf8,
+    0x00, 0x04, 0x08, 0x0c, 0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, 0x28, 0x2c, 0x30, 0x34, 0x38, 0x3c,
+    0x40, 0x44, 0x48, 0x4c, 0x50, 0x54, 0x58, 0x5c, 0x60, 0x64, 0x68, 0x6c, 0x70, 0x74, 0x78, 0x7c,
+    0x80, 0x82, 0x84, 0x86, 0x88, 0x8a, 0x8c, 0x8e, 0x90, 0x92, 0x94, 0x96, 0x98, 0x9a, 0x9c, 0x9e,
+    0xa0, 0xa2, 0xa4, 0xa6, 0xa8, 0xaa, 0xac, 0xae, 0xb0, 0xb2, 0xb4, 0xb6, 0xb8, 0xba, 0xbc, 0xbe,
+    0xc0, 0xc2, 0xc4, 0xc6, 0xc8, 0xca, 0xcc, 0xce, 0xd0, 0xd2, 0xd4, 0xd6, 0xd8, 0xda, 0xdc, 0xde,
+    0xe0, 0xe2, 0xe4, 0xe6, 0xe8, 0xea, 0xec, 0xee, 0xf0, 0xf2, 0xf4, 0xf6, 0xf8, 0xfa, 0xfc, 0xfe,
+    0x00, 0x3f, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41,
+    0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+};
+
+namespace {
+
+std::uint32_t bits_of(float x) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+float float_of(std::uint32_t bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// Runs f(panel) for every panel, shared by the pool's threads.
+template <class F>
+void for_panels(const Weights& w, const F& f) {
+    struct Context {
+        const Weights& w;
+        const F& f;
+        int threads;
+    } context{w, f, Pool::shared().num_threads()};
+    Pool::shared().run(
+        [](void* p, int thread) {
+            const Context& c = *static_cast<Context*>(p);
+            const std::int64_t panels = c.w.num_panels();
+            const std::int64_t last = panels * (thread + 1) / c.threads;
+            for (std::int64_t i = panels * thread / c.threads; i < last; ++i) c.f(i);
+        },
+        &context);
+}
+
+// The model's row that lies in a column of a panel, or -1: padding.
+std::int64_t row_at(const Weights& w, std::int64_t panel, std::int64_t column) {
+    if (!w.gated) {
+        const std::int64_t row = panel * kPanel + column;
+        return row < w.num_out ? row : -1;
+    }
+    const std::int64_t index = panel * 16 + column % 16;
+    return index < w.width() ? column / 16 * w.width() + index : -1;
+}
+
+float read_number(const void* source, Source type, std::int64_t i) {
+    if (type == Source::fp32) return static_cast<const float*>(source)[i];
+    const std::uint16_t x = static_cast<const std::uint16_t*>(source)[i];
+    if (type == Source::bf16) return float_of(static_cast<std::uint32_t>(x) << 16);
+    const std::uint32_t sign = static_cast<std::uint32_t>(x & 0x8000) << 16, size = x & 0x7fffu;
+    if (size >= 0x7c00) return float_of(sign | 0x7f800000u | (size & 0x3ffu) << 13);
+    if (size >= 0x400) return float_of(sign | ((size << 13) + 0x38000000u));
+    const float small = static_cast<float>(size) * 5.9604644775390625e-8f;  // 2^-24
+    return sign ? -small : small;
+}
+
+std::uint16_t round_to_bf16(float x) {
+    const std::uint32_t bits = bits_of(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 0x40);
+    return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+}  // namespace
+
+void pack_floats(const Weights& w, const void* source, Source type, std::byte* data) {
+    for_panels(w, [&](std::int64_t panel) {
+        std::byte* out = data + panel * w.bytes_per_panel();
+        std::memset(out, 0, static_cast<std::size_t>(w.bytes_per_panel()));
+        for (std::int64_t column = 0; column < kPanel; ++column) {
+            const std::int64_t row = row_at(w, panel, column);
+            if (row < 0) continue;
+            const std::int64_t first = row * w.num_in;
+            if (w.format == Format::fp32) {
+                auto* to = reinterpret_cast<float*>(out) + column;
+                for (std::int64_t k = 0; k < w.num_in; ++k)
+                    to[k * kPanel] = read_number(source, type, first + k);
+                continue;
+            }
+            auto* to = reinterpret_cast<std::uint16_t*>(out) + 2 * column;
+            const auto* same = static_cast<const std::uint16_t*>(source) + first;
+            for (std::int64_t k = 0; k < w.num_in; ++k)
+                to[k / 2 * (2 * kPanel) + k % 2] =
+                    type == Source::bf16 ? same[k]
+                                         : round_to_bf16(read_number(source, type, first + k));
+        }
+    });
+}
+
+void pack_codes(const Weights& w, const std::int8_t* codes, std::byte* data) {
+    for_panels(w, [&](std::int64_t panel) {
+        std::byte* out = data + panel * w.bytes_per_panel();
+        // Zero is code 0 of int8, and level 8 of int4.
+        std::memset(out, w.format == Format::int4 ? 0x88 : 0,
+                    static_cast<std::size_t>(w.bytes_per_panel()));
+        for (std::int64_t column = 0; column < kPanel; ++column) {
+            const std::int64_t row = row_at(w, panel, column);
+            if (row < 0) continue;
+            const std::int8_t* from = codes + row * w.num_in;
+            if (w.format == Format::int8) {
+                std::byte* to = out + column / 4 * 16 + column % 4 * 2;
+                for (std::int64_t k = 0; k < w.num_in; ++k)
+                    to[k / 4 * kStepBytes + k % 4 / 2 * 8 + k % 2] =
+                        static_cast<std::byte>(from[k]);
+                continue;
+            }
+            auto* to = reinterpret_cast<std::uint16_t*>(out) + 2 * column;
+            for (std::int64_t k = 0; k < w.num_in; ++k) {
+                std::uint16_t& word = to[k / 8 * (2 * kPanel) + k % 2];
+                const int shift = static_cast<int>(k % 8 / 2 * 4);
+                word = static_cast<std::uint16_t>((word & ~(15u << shift)) |
+                                                  static_cast<unsigned>(from[k] & 15) << shift);
+            }
+        }
+    });
+}
+
+void unpack_codes(const Weights& w, std::int8_t* codes) {
+    for_panels(w, [&](std::int64_t panel) {
+        const std::byte* in = w.data + panel * w.bytes_per_panel();
+        for (std::int64_t column = 0; column < kPanel; ++column) {
+            const std::int64_t row = row_at(w, panel, column);
+            if (row < 0) continue;
+            for (std::int64_t k = 0; k < w.num_in; ++k) {
+                std::int8_t& to = codes[row * w.num_in + k];
+                if (w.format == Format::int8) {
+                    to = static_cast<std::int8_t>(in[k / 4 * kStepBytes + column / 4 * 16 +
+                                                     column % 4 * 2 + k % 4 / 2 * 8 + k % 2]);
+                } else {
+                    const std::uint16_t word = reinterpret_cast<const std::uint16_t*>(
+                        in)[k / 8 * (2 * kPanel) + 2 * column + k % 2];
+                    to = static_cast<std::int8_t>(word >> (k % 8 / 2 * 4) & 15);
+                }
+            }
+        }
+    });
+}
+
+void pack_group_scales(const Weights& w, const std::uint16_t* scales, std::uint16_t* out) {
+    const std::int64_t groups = w.num_groups();
+    for_panels(w, [&](std::int64_t panel) {
+        for (std::int64_t column = 0; column < kPanel; ++column) {
+            const std::int64_t row = row_at(w, panel, column);
+            for (std::int64_t g = 0; g < groups; ++g)
+                out[(panel * groups + g) * kPanel + column] =
+                    row < 0 ? std::uint16_t{0} : scales[row * groups + g];
+        }
+    });
+}
+
+void unpack_group_scales(const Weights& w, std::uint16_t* scales) {
+    const std::int64_t groups = w.num_groups();
+    for (std::int64_t row = 0; row < w.num_out; ++row)
+        for (std::int64_t g = 0; g < groups; ++g) {
+            const std::int64_t place = w.place(row);
+            scales[row * groups + g] =
+                w.group_scales[(place / kPanel * groups + g) * kPanel + place % kPanel];
+        }
+}
+
+void pack_outputs(const Weights& w, const float* values, float* out) {
+    std::fill_n(out, w.num_panels() * kPanel, 0.0f);
+    for (std::int64_t row = 0; row < w.num_out; ++row) out[w.place(row)] = values[row];
+}
+
+void unpack(const Weights& w, float* out) {
+    const Kernels* kernels = available_kernels().back();
+    for_panels(w, [&](std::int64_t panel) {
+        for (std::int64_t column = 0; column < kPanel; ++column) {
+            const std::int64_t row = row_at(w, panel, column);
+            if (row >= 0) kernels->unpack_row(w, row, out + row * w.num_in);
+        }
+    });
+}
+
+}  // namespace kept

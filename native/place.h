@@ -1,0 +1,67 @@
+// What happens to a row of queries, keys and values before attention: per-head norms, rotary
+// embedding, and storing keys and values in the cache's codec.
+#pragma once
+
+#include "codecs.h"
+#include "rows.h"
+
+namespace kept::KEPT_NS {
+
+inline std::int64_t entry_of(const LayoutArgs& layout, std::int64_t token) {
+    if (!layout.ring || token < layout.sinks) return token;
+    return layout.sinks + (token - layout.sinks) % (layout.capacity - layout.sinks);
+}
+
+inline void rotate(float* x, std::int64_t width, const float* cos, const float* sin) {
+    const std::int64_t half = width / 2;
+    std::int64_t i = 0;
+    for (; i + W <= half; i += W) {
+        const vf low = load(x + i), high = load(x + half + i);
+        const vf c = load(cos + i), s = load(sin + i);
+        store(x + i, sub(mul(low, c), mul(high, s)));
+        store(x + half + i, fma(low, s, mul(high, c)));
+    }
+    for (; i < half; ++i) {
+        const float low = x[i], high = x[half + i];
+        x[i] = low * cos[i] - high * sin[i];
+        x[half + i] = high * cos[i] + low * sin[i];
+    }
+}
+
+inline void place(const PlaceArgs& args, std::int64_t first_unit, std::int64_t last_unit) {
+    const AttentionShape& shape = args.shape;
+    const std::int64_t dim = shape.head_dim, heads = shape.heads, keys = shape.kv_heads;
+    const std::int64_t per_row = heads + 2 * keys;
+    alignas(64) float x[kMaxHeadDim];
+    for (std::int64_t unit = first_unit; unit < last_unit; ++unit) {
+        const std::int64_t row = unit / per_row, head = unit % per_row;
+        std::memcpy(x, args.qkv + row * args.qkv_stride + head * dim,
+                    4 * static_cast<std::size_t>(dim));
+        const bool is_query = head < heads, is_value = head >= heads + keys;
+        const float* weight = is_query ? args.q_norm : args.k_norm;
+        if (!is_value && weight) {
+            const float square = row_sum(dim, Squares{x, 0.0f}) / static_cast<float>(dim);
+            const float inverse = 1.0f / std::sqrt(square + args.eps);
+            for (std::int64_t i = 0; i < dim; ++i) x[i] = x[i] * inverse * weight[i];
+        }
+        if (!is_value && args.cos) {
+            const std::int64_t at = args.rope_rows[row] * (args.rope_dim / 2);
+            rotate(x, args.rope_dim, args.cos + at, args.sin + at);
+        }
+        if (is_query) {
+            const std::int64_t padded = round_up(dim, 32);
+            for (std::int64_t i = 0; i < padded; ++i)
+                put_one(args.queries, row, head * padded + i, i < dim ? x[i] : 0.0f);
+            continue;
+        }
+        const Sequences& s = args.sequences;
+        const std::int64_t sequence = s.row_sequence[row];
+        const std::int64_t token = s.lengths[sequence] - s.starts[sequence + 1] + row;
+        const std::int64_t group = (head - heads) % keys;
+        const std::int64_t entry = (s.slots[sequence] * keys + group) * args.layout.capacity +
+                                   entry_of(args.layout, token);
+        encode(is_value ? args.values : args.keys, entry, x, dim);
+    }
+}
+
+}  // namespace kept::KEPT_NS

@@ -1,0 +1,55 @@
+// A pool of threads that run one job together and meet at barriers within it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace kept {
+
+class Pool {
+  public:
+    using Job = void (*)(void* context, int thread);
+
+    // The process's pool, made at first use, and anew in a forked child.
+    static Pool& shared();
+
+    // num_threads >= 1, the calling thread included. Throws std::system_error.
+    explicit Pool(int num_threads);
+    ~Pool();
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+
+    int num_threads() const { return num_threads_; }
+    // Waits for a running job to end. Throws std::system_error, and then has one thread.
+    void resize(int num_threads);
+
+    // Runs job(context, thread) on every thread, the caller being thread 0, and returns when all
+    // are done. Callers take turns. A job must not throw, nor run another.
+    void run(Job job, void* context);
+
+    // Within a job: returns when every thread has come here.
+    void sync();
+
+  private:
+    void start(int num_threads);
+    void stop();
+    void work(int thread, std::uint32_t seen);
+    void wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t old) const;
+
+    // Each on a cache line of its own: threads spin on some and write others.
+    alignas(64) std::atomic<std::uint32_t> round_{0};
+    alignas(64) std::atomic<std::uint32_t> phase_{0};
+    alignas(64) std::atomic<int> arrived_{0};
+    alignas(64) std::mutex turn_;
+    Job job_ = nullptr;
+    void* context_ = nullptr;
+    bool stopping_ = false;
+    int num_threads_ = 1;
+    int num_spins_ = 0;
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace kept

@@ -1,0 +1,62 @@
+// Vectors of the instruction set that the including file is compiled for: W floats, or 2 W bf16 as
+// W pairs. KEPT_NS names the set and its namespace; every kernel is compiled once for each.
+//
+//   vf   W floats
+//   vb   W pairs of bf16, the element with the lower index in the low half of each 32 bits
+//
+// dp(acc, a, b) adds to each lane of acc the two products of its pair. Its rounding is the set's
+// own and the same for every caller, which is what the reproducibility of all kernels rests on.
+#pragma once
+
+#ifndef KEPT_NS
+#error "KEPT_NS must name the instruction set"
+#endif
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__AVX512F__)
+#include "simd_avx512.h"
+#elif defined(__AVX2__)
+#include "simd_avx2.h"
+#else
+#include "simd_portable.h"
+#endif
+
+#if defined(__clang__)
+#define KEPT_UNROLL_ALL _Pragma("clang loop unroll(full)")
+#else
+#define KEPT_UNROLL_ALL _Pragma("GCC unroll 64")
+#endif
+
+// Where arrays of vectors go in and out, a call would force them through memory.
+#define KEPT_INLINE inline __attribute__((always_inline))
+
+namespace kept::KEPT_NS {
+
+inline float bits_to_float(std::uint32_t bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+inline std::uint32_t float_to_bits(float x) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+inline float bf16_to_float(std::uint16_t x) {
+    return bits_to_float(static_cast<std::uint32_t>(x) << 16);
+}
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+inline std::uint16_t float_to_bf16(float x) {
+    const std::uint32_t bits = float_to_bits(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 0x40);
+    return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+}  // namespace kept::KEPT_NS

@@ -1,0 +1,179 @@
+// Plain C++ over arrays of four, which compilers turn into SSE2 or NEON.
+#pragma once
+
+#include <algorithm>
+
+namespace kept::KEPT_NS {
+
+constexpr int W = 4;
+constexpr int kMaxRows = 2;
+constexpr int kWideRows = 1;
+
+typedef float vf __attribute__((vector_size(16)));
+typedef std::uint32_t vb __attribute__((vector_size(16)));
+
+inline vf zero() {
+    return vf{};
+}
+inline vf set1(float x) {
+    return vf{x, x, x, x};
+}
+inline vf load(const float* p) {
+    vf x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+}
+inline void store(float* p, vf x) {
+    std::memcpy(p, &x, sizeof x);
+}
+inline vf fma(vf a, vf b, vf c) {
+    return a * b + c;
+}
+inline vf add(vf a, vf b) {
+    return a + b;
+}
+inline vf sub(vf a, vf b) {
+    return a - b;
+}
+inline vf mul(vf a, vf b) {
+    return a * b;
+}
+inline vf div(vf a, vf b) {
+    return a / b;
+}
+inline vf max(vf a, vf b) {
+    return a > b ? a : b;
+}
+inline vf min(vf a, vf b) {
+    return a < b ? a : b;
+}
+inline vf abs(vf a) {
+    return reinterpret_cast<vf>(reinterpret_cast<vb>(a) & 0x7fffffffu);
+}
+inline vf round_even(vf a) {
+    vf out;
+    for (int i = 0; i < W; ++i) out[i] = std::nearbyintf(a[i]);
+    return out;
+}
+inline vf where_less(vf x, vf y, vf a, vf b) {
+    return x < y ? a : b;
+}
+inline bool any_nan(vf x) {
+    bool found = false;
+    for (int i = 0; i < W; ++i) found |= x[i] != x[i];
+    return found;
+}
+inline bool any_greater(vf x, vf y) {
+    bool found = false;
+    for (int i = 0; i < W; ++i) found |= x[i] > y[i];
+    return found;
+}
+inline vf scale_by_power(vf x, vf n) {
+    vb power;
+    for (int i = 0; i < W; ++i)
+        power[i] = static_cast<std::uint32_t>(static_cast<int>(n[i]) + 127) << 23;
+    return x * reinterpret_cast<vf>(power);
+}
+inline float reduce_add(vf x) {
+    return (x[0] + x[2]) + (x[1] + x[3]);
+}
+inline float reduce_max(vf x) {
+    return std::max(std::max(x[0], x[1]), std::max(x[2], x[3]));
+}
+inline vf ramp() {
+    return vf{0, 1, 2, 3};
+}
+
+inline vb load_pairs(const void* p) {
+    vb x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+}
+inline void store_pairs(void* p, vb x) {
+    std::memcpy(p, &x, sizeof x);
+}
+inline vb set1_pair(const std::uint16_t* p) {
+    std::uint32_t pair;
+    std::memcpy(&pair, p, sizeof pair);
+    return vb{pair, pair, pair, pair};
+}
+
+inline vf dp(vf acc, vb a, vb b) {
+    acc = reinterpret_cast<vf>(a << 16) * reinterpret_cast<vf>(b << 16) + acc;
+    return reinterpret_cast<vf>(a & 0xffff0000u) * reinterpret_cast<vf>(b & 0xffff0000u) + acc;
+}
+inline vf load_bf16(const std::uint16_t* p) {
+    const vb bits{p[0], p[1], p[2], p[3]};
+    return reinterpret_cast<vf>(bits << 16);
+}
+inline void store_bf16(std::uint16_t* p, vf x) {
+    const vb bits = reinterpret_cast<vb>(x);
+    const vb rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const vb quiet = (bits >> 16) | 0x40u;
+    for (int i = 0; i < W; ++i)
+        p[i] = static_cast<std::uint16_t>(x[i] != x[i] ? quiet[i] : rounded[i]);
+}
+
+inline void prefetch_near(const void* p) {
+    __builtin_prefetch(p, 0, 3);
+}
+inline void prefetch_far(const void* p) {
+    __builtin_prefetch(p, 0, 2);
+}
+
+inline std::uint32_t small_int_to_bf16(int x) {
+    const float f = static_cast<float>(x);
+    std::uint32_t bits;
+    std::memcpy(&bits, &f, sizeof bits);
+    return bits >> 16;  // exact: eight significant bits
+}
+
+struct Int8Codes {
+    const std::int8_t* p;
+    explicit Int8Codes(const std::byte* from, const std::uint8_t*)
+        : p(reinterpret_cast<const std::int8_t*>(from)) {}
+    vb unit(int u) const {
+        vb out;
+        for (int c = 0; c < W; ++c)
+            out[c] = small_int_to_bf16(p[8 * u + 2 * c]) | small_int_to_bf16(p[8 * u + 2 * c + 1])
+                                                               << 16;
+        return out;
+    }
+};
+
+struct Int4Codes {
+    const std::uint16_t *p, *table;
+    explicit Int4Codes(const std::byte* from, const std::uint16_t* levels)
+        : p(reinterpret_cast<const std::uint16_t*>(from)), table(levels) {}
+    vb unit(int u) const {
+        vb out;
+        for (int c = 0; c < W; ++c)
+            out[c] = table[p[2 * c] >> 4 * u & 15] |
+                     static_cast<std::uint32_t>(table[p[2 * c + 1] >> 4 * u & 15]) << 16;
+        return out;
+    }
+};
+
+inline vf load_int8(const std::int8_t* p) {
+    return vf{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]),
+              static_cast<float>(p[3])};
+}
+
+inline void zip_rows(vb a, vb b, vb out[2]) {
+    for (int i = 0; i < W; ++i) {
+        const int lane = i / 2, shift = i % 2 * 16;
+        out[0][i] = (a[lane] >> shift & 0xffffu) | (b[lane] >> shift & 0xffffu) << 16;
+        out[1][i] = (a[lane + 2] >> shift & 0xffffu) | (b[lane + 2] >> shift & 0xffffu) << 16;
+    }
+}
+
+inline void transpose(vb r[W]) {
+    for (int i = 0; i < W; ++i)
+        for (int j = i + 1; j < W; ++j) {
+            const std::uint32_t x = r[i][j];
+            r[i][j] = r[j][i];
+            r[j][i] = x;
+        }
+}
+
+}  // namespace kept::KEPT_NS

@@ -1,0 +1,123 @@
+"""A decoder on the native kernels: packing its weights, and running its steps.
+
+`pack_model` replaces every matrix of a model by its packed form, one after the other, so that
+memory holds the weights once. The model's own code is then traced (ops/trace.py) into a program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kept import ops
+from kept.batch import Batch
+from kept.cache import Cache, CacheStore, make_cache
+from kept.models.layers import Embedding, Linear
+from kept.models.record import Record
+from kept.ops import PackedMatrix, Program, trace
+
+if TYPE_CHECKING:
+    from kept import _native
+    from kept.models.causal_lm import CausalLM
+
+Progress = Callable[[int, int], None]
+PackWeight = Callable[[Tensor, bool, Tensor | None], PackedMatrix]  # weight, gated, bias
+
+
+class NativeDecoder:
+    """Runs a packed model's steps. num_parameters: of its weights, tied ones once."""
+
+    def __init__(self, model: CausalLM, num_parameters: int) -> None:
+        self.num_parameters = num_parameters
+        self._model = model
+        self.program = _compile(model)
+
+    def run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
+        """See `CausalLM.run`."""
+        model = self._model
+        if cache is None:
+            # Keys go through the same codec as a cache's, so that its bits are the same.
+            cache = make_cache(model.kv_shapes, num_slots=len(batch.slots), dtype=model.dtype)
+        count = batch.num_rows if batch.wanted is None else len(batch.wanted)
+        logits = torch.empty(count, self.program.vocab_size, dtype=torch.float32)
+        rope = model.rope_tables(batch)
+        with cache.step(batch) as stores:
+            layers = [store.lend() for store in stores]
+            step = self.program.step(batch, stores[0].span.lengths, layers, rope, logits)
+            if record.want_hidden or record.want_attention:
+                self._run_recorded(step, batch, stores, record)
+            else:
+                self.program.run(step)
+        return logits
+
+    def _run_recorded(
+        self, step: _native.Step, batch: Batch, stores: list[CacheStore], record: Record
+    ) -> None:
+        """Stop at each layer for its input, and before each attention for its queries."""
+        program = self.program
+        attends = program.attends()
+        residual = program.residual
+        done = 0
+        for start, (at, line) in zip(program.starts, attends, strict=False):
+            program.run(step, done, start)
+            record.take_hidden(program.rows(residual, batch.num_rows))
+            program.run(step, start, at)
+            if record.want_attention:
+                view = stores[line.layer].view()
+                queries = program.queries(line, batch.num_rows, view.codec)
+                _, weights = ops.attend_with_weights(queries, view, line.spec)
+                record.attention.append((view.span, weights))
+            done = at
+        program.run(step, done, program.starts[-1])
+        if record.want_hidden:
+            record.take_hidden(program.final_norm(program.rows(residual, batch.num_rows)))
+        program.run(step, program.starts[-1], len(program))
+
+
+def pack_model(
+    model: CausalLM, pack_weight: PackWeight, progress: Progress | None = None
+) -> NativeDecoder:
+    """Pack every matrix of a model, and make the program that runs it; see `CausalLM.pack`."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    sharing: dict[int, list[Any]] = {}
+    for module in model.modules():
+        # A table of positions is no matrix to multiply with, and stays as it is.
+        is_table = isinstance(module, Embedding) and module is model.embedding
+        if isinstance(module, Linear) or is_table:
+            sharing.setdefault(id(module.weight), []).append(module)
+    done = 0
+    for modules in sharing.values():
+        done += modules[0].weight.numel()
+        _pack(modules, pack_weight)
+        if progress is not None:
+            progress(done, total)
+    return NativeDecoder(model, total)
+
+
+def _pack(modules: list[Any], pack_weight: PackWeight) -> None:
+    """Pack the weight that modules share; their parameter is gone when this returns."""
+    linear = next((m for m in modules if isinstance(m, Linear)), None)
+    gated, bias = (False, None) if linear is None else (linear.gated, linear.bias)
+    packed = pack_weight(modules[0].weight, gated, bias)
+    for module in modules:
+        del module.weight
+        module.weight = packed
+    if linear is not None:
+        linear.bias = None
+
+
+def _compile(model: CausalLM) -> Program:
+    written = trace.Trace()
+    ids = (trace.Ids(written, are_positions=False), trace.Ids(written, are_positions=True))
+    stand_in: Any = trace.TracedBatch(*ids)
+    embedded: Any = model.embed(stand_in)
+    x, rope = embedded
+    for layer, block in enumerate(model.blocks):
+        written.starts.append(len(written.lines))
+        x = block(x, rope, trace.TracedStore(layer), Record())
+    written.starts.append(len(written.lines))
+    model.head(model.norm(x.only_wanted())).joined("logits")
+    return Program(written)

@@ -1,0 +1,87 @@
+"""One face for each operation: plain torch for tensors, a line of a trace for its stand-ins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from kept.ops import reference, trace
+from kept.ops.spec import AttentionSpec, HeadSpec
+from kept.ops.views import KVView
+
+Rope = tuple[Tensor, Tensor] | None  # cos, sin (N, 1, R), or None where positions are absolute
+
+# The stand-ins quack like tensors for exactly what models do with them, and models are typed for
+# tensors; so the trace goes untyped here, and nowhere else.
+_trace: Any = trace
+
+
+def attend(q: Tensor, view: KVView, spec: AttentionSpec) -> Tensor:
+    """Softmax attention of packed queries over a view.
+
+    q: (N, H, D). Returns (N, H, D) in q's dtype. Head h reads key head h // (H / G).
+    Source: Vaswani et al. 2017, equation 1; grouped heads after Ainslie et al. 2023.
+    """
+    take = _trace if trace.is_traced(q) else reference
+    out: Tensor = take.attend(q, view, spec)
+    return out
+
+
+def split_heads(
+    qkv: Tensor,
+    heads: HeadSpec,
+    rope: Rope = None,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (N, H, D), keys and values (N, G, D) of a fused projection (N, (H + 2 G) D).
+
+    q_norm, k_norm: (D,) weights of a norm over each head, before the rotation. rope: cos and sin
+    (N, 1, R). Source: Qwen 3 for the norms, Su et al. 2021 for the rotation.
+    """
+    take = _trace if trace.is_traced(qkv) else reference
+    found: tuple[Tensor, Tensor, Tensor] = take.split_heads(qkv, heads, rope, q_norm, k_norm)
+    return found
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last dimension, in fp32 inside. Source: Zhang, Sennrich 2019."""
+    take = _trace if trace.is_traced(x) else reference
+    out: Tensor = take.rms_norm(x, weight, eps)
+    return out
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(x - mean) / std * weight + bias over the last dimension. Source: Ba et al. 2016."""
+    take = _trace if trace.is_traced(x) else reference
+    out: Tensor = take.layer_norm(x, weight, bias, eps)
+    return out
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias. x: (N, in), weight: (out, in), bias: (out,)."""
+    take = _trace if trace.is_traced(x) else reference
+    out: Tensor = take.linear(x, weight, bias)
+    return out
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """Rows of a table (V, E) by ids (N,): (N, E)."""
+    take = _trace if trace.is_traced(ids) else reference
+    out: Tensor = take.embedding(ids, weight)
+    return out
+
+
+def gated(x: Tensor, activation: str) -> Tensor:
+    """act(gate) * up for x = (N, 2F) with the gate first. Source: Shazeer 2020 (GLU variants)."""
+    take = _trace if trace.is_traced(x) else reference
+    out: Tensor = take.gated(x, activation)
+    return out
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """An activation by its config name (`hidden_act`, `activation_function`)."""
+    take = _trace if trace.is_traced(x) else reference
+    out: Tensor = take.activate(x, activation)
+    return out

@@ -1,0 +1,153 @@
+"""A weight matrix as the native kernels read it; native/layout.h draws the layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kept.errors import OptionError
+
+if TYPE_CHECKING:
+    from kept import _native
+
+PANEL = 32  # outputs that lie together
+GROUP = 32  # inputs that share an int4 scale
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMatrix:
+    """Weights (num_out, num_in) cut into panels, and what belongs to their outputs.
+
+    format: "fp32", "bf16", "int8" or "int4". gated: the upper half of the outputs are gates, the
+    lower half what they gate, and they lie interleaved. data: bytes. channel_scales: (outputs,)
+    fp32 of int8; group_scales: (outputs / 32, groups, 32) bf16 of int4; bias: (outputs,) fp32; all
+    in the order of the panels, padded.
+    """
+
+    format: str
+    gated: bool
+    num_out: int
+    num_in: int
+    data: Tensor
+    channel_scales: Tensor | None = None
+    group_scales: Tensor | None = None
+    bias: Tensor | None = None
+    handle: _native.Weights = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        from kept import _native
+
+        shape = _native.weights(getattr(_native.Format, self.format), self.gated, *self.shape)
+        needed = shape.num_panels * shape.bytes_per_panel
+        if self.data.dtype != torch.uint8 or self.data.numel() < needed:
+            raise OptionError(
+                f"a packed {self.format} matrix {self.shape} takes {needed} bytes, and "
+                f"{self.data.numel()} of {self.data.dtype} were given; pack it again"
+            )
+        handle = _native.weights(
+            getattr(_native.Format, self.format),
+            self.gated,
+            *self.shape,
+            *(address(x) for x in (self.data, self.channel_scales, self.group_scales, self.bias)),
+        )
+        object.__setattr__(self, "handle", handle)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(num_out, num_in)."""
+        return self.num_out, self.num_in
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that a pass over the matrix reads: codes and scales, padding included."""
+        parts = (self.data, self.channel_scales, self.group_scales)
+        return sum(x.nbytes for x in parts if x is not None)
+
+    def unpack(self) -> Tensor:
+        """The numbers (num_out, num_in), fp32: exactly what the kernels multiply with."""
+        from kept import _native
+
+        out = torch.empty(self.shape, dtype=torch.float32)
+        _native.unpack(self.handle, out.data_ptr())
+        return out
+
+
+def address(x: Tensor | None) -> int:
+    """Where a tensor's numbers lie, 0 for none. The caller keeps the tensor alive."""
+    return 0 if x is None else x.data_ptr()
+
+
+def pack_matrix(
+    weight: Tensor, format: str, *, gated: bool = False, bias: Tensor | None = None
+) -> PackedMatrix:
+    """Pack weight (num_out, num_in) of fp32, bf16 or fp16 as "fp32" or "bf16" (rounded to it).
+
+    bias: (num_out,). Raises OptionError for another dtype or format.
+    """
+    from kept import _native
+
+    sources = {
+        torch.float32: _native.Source.fp32,
+        torch.bfloat16: _native.Source.bf16,
+        torch.float16: _native.Source.fp16,
+    }
+    if weight.dtype not in sources or format not in ("fp32", "bf16"):
+        raise OptionError(
+            f"weights of {weight.dtype} cannot be packed as {format!r}; cast them to float32 or "
+            "bfloat16, and pack them as 'fp32' or 'bf16'"
+        )
+    weight = weight.detach().contiguous()
+    shape, data = _room(format, gated, weight)
+    _native.pack_floats(shape, weight.data_ptr(), sources[weight.dtype], data.data_ptr())
+    return PackedMatrix(
+        format, gated, len(weight), weight.shape[1], data, bias=_outputs(shape, bias)
+    )
+
+
+def pack_int8(
+    codes: Tensor, scales: Tensor, *, gated: bool = False, bias: Tensor | None = None
+) -> PackedMatrix:
+    """Pack int8 codes (num_out, num_in) with an fp32 scale for each output (num_out,)."""
+    from kept import _native
+
+    codes = codes.contiguous()
+    shape, data = _room("int8", gated, codes)
+    _native.pack_codes(shape, codes.data_ptr(), data.data_ptr())
+    parts = _outputs(shape, scales), None, _outputs(shape, bias)
+    return PackedMatrix("int8", gated, len(codes), codes.shape[1], data, *parts)
+
+
+def pack_int4(
+    codes: Tensor, scales: Tensor, *, gated: bool = False, bias: Tensor | None = None
+) -> PackedMatrix:
+    """Pack int4 levels, uint8 (num_out, num_in) of 0 to 15, with bf16 scales (num_out, groups)."""
+    from kept import _native
+
+    codes, scales = codes.contiguous(), scales.contiguous()
+    shape, data = _room("int4", gated, codes)
+    _native.pack_codes(shape, codes.data_ptr(), data.data_ptr())
+    room = torch.empty(shape.num_panels, shape.num_groups, PANEL, dtype=torch.bfloat16)
+    _native.pack_group_scales(shape, scales.data_ptr(), room.data_ptr())
+    parts = None, room, _outputs(shape, bias)
+    return PackedMatrix("int4", gated, len(codes), codes.shape[1], data, *parts)
+
+
+def _room(format: str, gated: bool, like: Tensor) -> tuple[_native.Weights, Tensor]:
+    from kept import _native
+
+    shape = _native.weights(getattr(_native.Format, format), gated, *like.shape)
+    return shape, _native.zeros(shape.num_panels * shape.bytes_per_panel)
+
+
+def _outputs(shape: _native.Weights, values: Tensor | None) -> Tensor | None:
+    from kept import _native
+
+    if values is None:
+        return None
+    wide = values.detach().float().contiguous()
+    out = torch.empty(shape.num_panels * PANEL, dtype=torch.float32)
+    _native.pack_outputs(shape, wide.data_ptr(), out.data_ptr())
+    return out

@@ -1,0 +1,265 @@
+"""A trace turned into one native call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kept.batch import Batch
+from kept.errors import OptionError
+from kept.ops import reference, trace
+from kept.ops.backend import isa, use_threads
+from kept.ops.codecs import Codec
+from kept.ops.packed import PackedMatrix, address
+from kept.ops.spec import AttentionSpec, HeadSpec
+
+if TYPE_CHECKING:
+    from kept import _native
+
+MAX_HEAD_DIM = 512
+_CODECS = {
+    "float32": "fp32",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "int8": "int8",
+    "int4": "int4",
+}
+_ACTIVATIONS = {
+    "none": "none",
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a layout lays its tokens out. ring: whether tokens after the sinks wrap around the
+    capacity; window: what the layout itself forgets, None: nothing."""
+
+    ring: bool
+    capacity: int
+    sinks: int = 0
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBuffers:
+    """What a layer stores: buffers of keys and values as `Codec.parts` orders them, and how."""
+
+    codec: Codec
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class RopeTables:
+    """cos, sin: (P, R / 2) fp32. rows: (N,) int64, which row each of the batch takes."""
+
+    cos: Tensor
+    sin: Tensor
+    rows: Tensor
+
+
+class Program:
+    """The operations of a trace, ready to run on all threads in one call.
+
+    Not to be shared between threads. kept: tensors that the native side reads.
+    """
+
+    def __init__(self, traced: trace.Trace) -> None:
+        """Raises OptionError for heads wider than the kernels take."""
+        from kept import _native
+
+        use_threads()
+        self.isa = isa()
+        self._native = _native.Program(self.isa)
+        self._lines = traced.lines
+        self.starts = tuple(traced.starts)
+        first = traced.lines[0]
+        assert isinstance(first, trace.Embed), "a model begins with its embedding"
+        self.residual = first.out  # the rows that every layer adds to
+        self._buffers: dict[trace.Buffer, int] = {}
+        self._weights: dict[PackedMatrix, int] = {}
+        self._kept: list[Tensor | PackedMatrix] = []
+        for line in traced.lines:
+            self._add(line)
+        last = traced.lines[-1]
+        assert isinstance(last, trace.Linear), "a model ends in its head"
+        self.vocab_size = last.weight.num_out
+
+    def __len__(self) -> int:
+        """How many operations there are."""
+        return len(self._lines)
+
+    def attends(self) -> tuple[tuple[int, trace.Attend], ...]:
+        """The operations that attend, by number."""
+        return tuple((i, x) for i, x in enumerate(self._lines) if isinstance(x, trace.Attend))
+
+    def step(
+        self,
+        batch: Batch,
+        lengths: Sequence[int],
+        layers: Sequence[LayerBuffers],
+        rope: RopeTables | None,
+        logits: Tensor,
+    ) -> _native.Step:
+        """Bind the operations to a batch, the layers' buffers and the room for logits (M, V) fp32.
+
+        lengths: (B,) of the sequences, the new tokens included. The step is good while all of
+        these live. Raises OptionError for a codec the kernels do not read.
+        """
+        from kept import _native
+
+        codec = _CODECS.get(layers[0].codec.name)
+        if codec is None:
+            raise OptionError(
+                f"the native kernels do not read keys and values of {layers[0].codec.name}; store "
+                f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
+            )
+        placements = list(dict.fromkeys(layer.placement for layer in layers))
+        buffers = []
+        for layer in layers:
+            for part in (layer.keys, layer.values):
+                buffers += [part[0].data_ptr(), part[1].data_ptr() if len(part) > 1 else 0]
+        kind = getattr(_native.Codec, codec)
+        return _native.step(
+            rows=batch.num_rows,
+            tokens=batch.tokens.data_ptr(),
+            positions=batch.positions.data_ptr(),
+            starts=batch.starts,
+            slots=batch.slots,
+            lengths=lengths,
+            wanted=address(batch.wanted),
+            num_wanted=logits.shape[0],
+            cos=address(None if rope is None else rope.cos),
+            sin=address(None if rope is None else rope.sin),
+            rope_rows=address(None if rope is None else rope.rows),
+            layouts=[(p.ring, p.capacity, p.sinks, _or_none(p.window)) for p in placements],
+            keys=kind,
+            values=kind,
+            buffers=buffers,
+            layer_layouts=[placements.index(layer.placement) for layer in layers],
+            logits=logits.data_ptr(),
+            vocabulary=self.vocab_size,
+        )
+
+    def run(self, step: _native.Step, first: int = 0, last: int | None = None) -> None:
+        """Carry out operations first to last. Mutates the layers' buffers and the logits."""
+        self._native.run(step, first, len(self._lines) if last is None else last)
+
+    def best(self) -> list[tuple[float, int]]:
+        """The largest logit of each wanted row of the last run, and the first token that has it."""
+        return self._native.best
+
+    def rows(self, buffer: trace.Buffer, count: int) -> Tensor:
+        """Rows (count, width) of an fp32 buffer as the last run left them."""
+        out = torch.empty(count, buffer.width, dtype=torch.float32)
+        self._native.read_buffer(self._buffers[buffer], count, out.data_ptr())
+        return out
+
+    def queries(self, line: trace.Attend, count: int, codec: Codec) -> Tensor:
+        """Queries (count, H, D) fp32, as the line reads them over keys of `codec`."""
+        heads = line.heads
+        out = torch.empty(count, heads.num_heads, heads.head_dim, dtype=torch.float32)
+        floats = codec.name in ("float32", "float16")
+        shape = _shape(heads, line.spec)
+        self._native.read_queries(self._buffers[line.queries], count, shape, floats, out.data_ptr())
+        return out
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        """The norm before the head, of all rows x (N, E) fp32, by the reference."""
+        line = self._lines[-2]
+        assert isinstance(line, trace.Norm)
+        if line.bias is None:
+            return reference.rms_norm(x, line.weight, line.eps)
+        return reference.layer_norm(x, line.weight, line.bias, line.eps)
+
+    def profile(self, on: bool) -> None:
+        """Begin to add up the time that operations take, or end."""
+        self._native.profile(on)
+
+    def spent(self) -> dict[str, float]:
+        """Seconds since `profile(True)`, by kind of operation; "waiting" at barriers, "total"."""
+        return self._native.spent
+
+    def _add(self, line: trace.Line) -> None:
+        from kept import _native
+
+        native = self._native
+        match line:
+            case trace.Embed(table, positions, out):
+                place = address(self._keep(positions))
+                native.embed(self._matrix(table), place, self._buffer(out))
+            case trace.Norm(x, weight, bias, eps, out, wanted):
+                parts = address(self._keep(weight)), address(self._keep(bias))
+                native.norm(self._buffer(x), *parts, eps, self._buffer(out), wanted)
+            case trace.Linear(x, weight, out, epilogue, activation, wanted):
+                native.linear(
+                    self._buffer(x),
+                    self._matrix(weight),
+                    getattr(_native.Epilogue, epilogue),
+                    getattr(_native.Activation, _ACTIVATIONS[activation]),
+                    self._buffer(out),
+                    wanted,
+                )
+            case trace.Place(qkv, queries, layer, heads, q_norm, k_norm, rope_dim):
+                if heads.head_dim > MAX_HEAD_DIM:
+                    raise OptionError(
+                        f"the native kernels take heads of up to {MAX_HEAD_DIM} numbers, and this "
+                        f"model has {heads.head_dim}; use KEPT_OPS=reference"
+                    )
+                shape = _shape(heads, AttentionSpec(1.0))
+                norms = address(self._keep(q_norm)), address(self._keep(k_norm))
+                native.place(
+                    self._buffer(qkv), self._buffer(queries), layer, shape, *norms,
+                    heads.norm_eps, rope_dim,
+                )  # fmt: skip
+            case trace.Attend(queries, layer, heads, spec, out):
+                shape = _shape(heads, spec)
+                native.attend(self._buffer(queries), layer, shape, self._buffer(out))
+
+    def _buffer(self, buffer: trace.Buffer) -> int:
+        if buffer not in self._buffers:
+            bf16 = bool(buffer.feeds) and buffer.feeds[0].format != "fp32"
+            self._buffers[buffer] = self._native.add_buffer(buffer.width, bf16)
+        return self._buffers[buffer]
+
+    def _matrix(self, matrix: PackedMatrix) -> int:
+        if matrix not in self._weights:
+            self._kept.append(matrix)
+            self._weights[matrix] = self._native.add_weights(matrix.handle)
+        return self._weights[matrix]
+
+    def _keep(self, tensor: Tensor | None) -> Tensor | None:
+        if tensor is not None:
+            self._kept.append(tensor)
+        return tensor
+
+
+def _shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape:
+    from kept import _native
+
+    return _native.attention_shape(
+        heads.num_heads,
+        heads.num_kv_heads,
+        heads.head_dim,
+        spec.scale,
+        spec.causal,
+        _or_none(spec.window),
+        spec.sinks,
+        spec.softcap or 0.0,
+    )
+
+
+def _or_none(window: int | None) -> int:
+    return -1 if window is None else window
