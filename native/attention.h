@@ -65,99 +65,134 @@ inline bool uses_floats(const AttendArgs& args) {
     return !args.queries.is_bf16;
 }
 
-// Where the codes of a token lie, and its scales.
-struct TokenAddress {
+// Zeros in place of tokens past the end.
+alignas(64) inline constexpr std::byte kNothing[4 * kMaxHeadDim] = {};
+
+// Where the codes of a tile's tokens lie, and which entries they are.
+struct TileRows {
     const Stored& stored;
-    const LayoutArgs& layout;
-    std::int64_t base, bytes, scales;
-    TokenAddress(const Stored& from, const LayoutArgs& l, std::int64_t slot_head,
-                 std::int64_t head_dim)
+    std::int64_t count, bytes, scales;
+    std::int64_t entries[kTile];
+    const std::byte* rows[kTile];
+    const std::byte* next;  // where the next tile begins, as a rule
+
+    TileRows(const Stored& from, const LayoutArgs& layout, std::int64_t slot_head,
+             std::int64_t head_dim, std::int64_t token, std::int64_t num_tokens)
         : stored(from),
-          layout(l),
-          base(slot_head * l.capacity),
+          count(num_tokens),
           bytes(code_bytes(from.codec, head_dim)),
-          scales(num_scales(from.codec, head_dim)) {}
-    std::int64_t entry(std::int64_t token) const { return base + entry_of(layout, token); }
-    const std::byte* codes(std::int64_t token) const { return stored.codes + entry(token) * bytes; }
-    const std::uint16_t* scale(std::int64_t token) const {
-        return stored.scales + entry(token) * scales;
+          scales(num_scales(from.codec, head_dim)) {
+        const std::int64_t base = slot_head * layout.capacity;
+        for (std::int64_t t = 0; t < count; ++t) {
+            entries[t] = base + entry_of(layout, token + t);
+            rows[t] = from.codes + entries[t] * bytes;
+        }
+        for (std::int64_t t = count; t < kTile; ++t) rows[t] = kNothing;
+        next = rows[count - 1] + bytes;
     }
 };
 
 // Scales (groups, 64) of a tile's tokens; 1 where the codec has none, 0 past the end. Keys and
 // values may have different codecs: whichever has fewer scales repeats its only one.
-inline void read_scales(const TokenAddress& from, std::int64_t token, std::int64_t count,
-                        std::int64_t groups, float* out) {
-    for (std::int64_t t = 0; t < kTile; ++t)
-        for (std::int64_t g = 0; g < groups; ++g) {
-            float scale = t < count ? 1.0f : 0.0f;
-            if (from.scales > 0 && t < count)
-                scale = bf16_to_float(from.scale(token + t)[from.scales == groups ? g : 0]);
+inline void read_scales(const TileRows& from, std::int64_t groups, float* out) {
+    for (std::int64_t g = 0; g < groups; ++g)
+        for (std::int64_t t = 0; t < kTile; ++t) {
+            float scale = t < from.count ? 1.0f : 0.0f;
+            if (from.scales > 0 && t < from.count)
+                scale = bf16_to_float(from.stored.scales[from.entries[t] * from.scales +
+                                                         (from.scales == groups ? g : 0)]);
             out[g * kTile + t] = scale;
         }
 }
 
 // Keys of a tile as pairs of elements down, tokens across: (halves, padded / 2, 32 tokens) pairs.
-inline void expand_keys(const TokenAddress& from, std::int64_t token, std::int64_t count,
-                        std::int64_t head_dim, std::int64_t padded, std::byte* out) {
+template <class Row, bool kWhole>
+void expand_keys(const TileRows& from, std::int64_t first, std::int64_t last, std::int64_t head_dim,
+                 std::int64_t padded, std::byte* out) {
     for (std::int64_t t = 0; t < kTile; t += W)
-        for (std::int64_t d = 0; d < padded; d += 2 * W) {
+        for (std::int64_t d = first; d < last; d += 2 * W) {
             vb rows[W];
+            KEPT_UNROLL_ALL
             for (int i = 0; i < W; ++i)
-                rows[i] = t + i < count
-                              ? read_codes(from.stored, from.codes(token + t + i), d, head_dim)
-                              : vb{};
+                rows[i] = Row::template read<kWhole>(from.rows[t + i], d, head_dim);
             transpose(rows);
             std::byte* to =
                 out + ((t / kPanel) * (padded / 2) + d / 2) * kStepBytes + t % kPanel * 4;
+            KEPT_UNROLL_ALL
             for (int i = 0; i < W; ++i) store_pairs(to + i * kStepBytes, rows[i]);
         }
 }
 
 // Values of a tile as pairs of tokens down, elements across: (padded / 32, 32, 32 elements) pairs.
-inline void expand_values(const TokenAddress& from, std::int64_t token, std::int64_t count,
-                          std::int64_t head_dim, std::int64_t padded, std::byte* out) {
-    for (std::int64_t t = 0; t < kTile; t += 2)
-        for (std::int64_t d = 0; d < padded; d += 2 * W) {
-            vb rows[2], pairs[2];
-            for (int i = 0; i < 2; ++i)
-                rows[i] = t + i < count
-                              ? read_codes(from.stored, from.codes(token + t + i), d, head_dim)
-                              : vb{};
-            zip_rows(rows[0], rows[1], pairs);
-            for (int i = 0; i < 2; ++i) {
-                const std::int64_t at = d + i * W;
-                store_pairs(
-                    out + (at / kPanel * (kTile / 2) + t / 2) * kStepBytes + at % kPanel * 4,
-                    pairs[i]);
-            }
+template <class Row, bool kWhole>
+void expand_values(const TileRows& from, std::int64_t first, std::int64_t last,
+                   std::int64_t head_dim, std::byte* out) {
+    for (std::int64_t d = first; d < last; d += 2 * W) {
+        std::byte* to[2];
+        for (int i = 0; i < 2; ++i) {
+            const std::int64_t at = d + i * W;
+            to[i] = out + at / kPanel * (kTile / 2) * kStepBytes + at % kPanel * 4;
         }
+        for (std::int64_t t = 0; t < kTile; t += 2) {
+            vb pairs[2];
+            zip_rows(Row::template read<kWhole>(from.rows[t], d, head_dim),
+                     Row::template read<kWhole>(from.rows[t + 1], d, head_dim), pairs);
+            for (int i = 0; i < 2; ++i) store_pairs(to[i] + t / 2 * kStepBytes, pairs[i]);
+        }
+    }
 }
 
-inline void expand_float_keys(const TokenAddress& from, std::int64_t token, std::int64_t count,
-                              std::int64_t head_dim, std::int64_t padded, float* out) {
+template <class Row>
+void expand_rows(const TileRows& from, bool are_keys, std::int64_t head_dim, std::int64_t padded,
+                 std::byte* out) {
+    const std::int64_t whole = head_dim / (2 * W) * (2 * W);
+    if (are_keys) {
+        expand_keys<Row, true>(from, 0, whole, head_dim, padded, out);
+        expand_keys<Row, false>(from, whole, padded, head_dim, padded, out);
+    } else {
+        expand_values<Row, true>(from, 0, whole, head_dim, out);
+        expand_values<Row, false>(from, whole, padded, head_dim, out);
+    }
+}
+
+inline void expand_codes(const TileRows& from, bool are_keys, std::int64_t head_dim,
+                         std::int64_t padded, std::byte* out) {
+    switch (from.stored.codec) {
+        case Codec::int8:
+            return expand_rows<Int8Row>(from, are_keys, head_dim, padded, out);
+        case Codec::int4:
+            return expand_rows<Int4Row>(from, are_keys, head_dim, padded, out);
+        default:
+            return expand_rows<Bf16Row>(from, are_keys, head_dim, padded, out);
+    }
+}
+
+inline void expand_float_keys(const TileRows& from, std::int64_t head_dim, std::int64_t padded,
+                              float* out) {
     alignas(64) float x[W][kMaxHeadDim];
     for (std::int64_t t = 0; t < kTile; t += W) {
         for (int i = 0; i < W; ++i) {
             std::fill_n(x[i], padded, 0.0f);
-            if (t + i < count) read_floats(from.stored, from.codes(token + t + i), head_dim, x[i]);
+            read_floats(from.stored.codec, from.rows[t + i], head_dim, x[i]);
         }
         for (std::int64_t d = 0; d < padded; d += W) {
             vb rows[W];
+            KEPT_UNROLL_ALL
             for (int i = 0; i < W; ++i) rows[i] = load_pairs(x[i] + d);
             transpose(rows);
             float* to = out + ((t / kPanel) * padded + d) * kPanel + t % kPanel;
+            KEPT_UNROLL_ALL
             for (int i = 0; i < W; ++i) store_pairs(to + i * kPanel, rows[i]);
         }
     }
 }
 
-inline void expand_float_values(const TokenAddress& from, std::int64_t token, std::int64_t count,
-                                std::int64_t head_dim, std::int64_t padded, float* out) {
+inline void expand_float_values(const TileRows& from, std::int64_t head_dim, std::int64_t padded,
+                                float* out) {
     alignas(64) float x[kMaxHeadDim];
+    std::fill_n(x, padded, 0.0f);
     for (std::int64_t t = 0; t < kTile; ++t) {
-        std::fill_n(x, padded, 0.0f);
-        if (t < count) read_floats(from.stored, from.codes(token + t), head_dim, x);
+        read_floats(from.stored.codec, from.rows[t], head_dim, x);
         for (std::int64_t d = 0; d < padded; d += kPanel)
             std::memcpy(out + (d / kPanel * kTile + t) * kPanel, x + d, 4 * kPanel);
     }
@@ -383,24 +418,20 @@ inline void attend_tile(const AttendArgs& args, const AttendUnit& unit, const At
     const std::int64_t sequence = unit.sequence, length = args.sequences.lengths[sequence];
     const std::int64_t count = std::min(kTile, length - token);
     const std::int64_t slot_head = args.sequences.slots[sequence] * shape.kv_heads + unit.kv_head;
-    const TokenAddress keys(args.keys, args.layout, slot_head, shape.head_dim);
-    const TokenAddress values(args.values, args.layout, slot_head, shape.head_dim);
-    const std::int64_t following = std::min(token + kTile, length - 1);
-    const std::byte *next_keys = keys.codes(following), *next_values = values.codes(following);
+    const TileRows keys(args.keys, args.layout, slot_head, shape.head_dim, token, count);
+    const TileRows values(args.values, args.layout, slot_head, shape.head_dim, token, count);
     if (uses_floats(args)) {
-        expand_float_keys(keys, token, count, shape.head_dim, s.padded,
-                          reinterpret_cast<float*>(s.keys));
-        expand_float_values(values, token, count, shape.head_dim, s.padded,
-                            reinterpret_cast<float*>(s.values));
-        score_tile<ReadFp32>(s, num_queries, next_keys, kTile * keys.bytes);
+        expand_float_keys(keys, shape.head_dim, s.padded, reinterpret_cast<float*>(s.keys));
+        expand_float_values(values, shape.head_dim, s.padded, reinterpret_cast<float*>(s.values));
+        score_tile<ReadFp32>(s, num_queries, keys.next, kTile * keys.bytes);
     } else {
-        expand_keys(keys, token, count, shape.head_dim, s.padded, s.keys);
-        expand_values(values, token, count, shape.head_dim, s.padded, s.values);
+        expand_codes(keys, true, shape.head_dim, s.padded, s.keys);
+        expand_codes(values, false, shape.head_dim, s.padded, s.values);
         if (s.groups > 0) {
-            read_scales(keys, token, count, s.groups, s.key_scales);
-            read_scales(values, token, count, s.groups, s.value_scales);
+            read_scales(keys, s.groups, s.key_scales);
+            read_scales(values, s.groups, s.value_scales);
         }
-        score_tile<ReadBf16>(s, num_queries, next_keys, kTile * keys.bytes);
+        score_tile<ReadBf16>(s, num_queries, keys.next, kTile * keys.bytes);
     }
     const std::int64_t share = shape.heads / shape.kv_heads;
     const std::int64_t end = args.sequences.starts[sequence + 1];
@@ -411,9 +442,9 @@ inline void attend_tile(const AttendArgs& args, const AttendUnit& unit, const At
         soften(args, s, q, num_queries, bias);
     }
     if (uses_floats(args))
-        weigh_tile<ReadFp32>(s, num_queries, next_values, kTile * values.bytes);
+        weigh_tile<ReadFp32>(s, num_queries, values.next, kTile * values.bytes);
     else
-        weigh_tile<ReadBf16>(s, num_queries, next_values, kTile * values.bytes);
+        weigh_tile<ReadBf16>(s, num_queries, values.next, kTile * values.bytes);
 }
 
 inline void attend_chunk(const AttendArgs& args, const AttendUnit& unit, const AttendScratch& s,

@@ -111,44 +111,61 @@ inline void encode(const Stored& to, std::int64_t entry, const float* x, std::in
     }
 }
 
-// Reads codes of one vector from element `first` on, unscaled, as bf16; zeros from `head_dim` on.
-inline vb read_codes(const Stored& from, const std::byte* codes, std::int64_t first,
-                     std::int64_t head_dim) {
-    const std::int64_t left = head_dim - first;
-    if (from.codec == Codec::bf16 && left >= 2 * W) return load_pairs(codes + 2 * first);
-    alignas(64) std::uint16_t out[2 * W] = {};
-    const std::int64_t count = std::min<std::int64_t>(2 * W, left);
-    if (from.codec == Codec::bf16) {
-        std::memcpy(out, codes + 2 * first, 2 * static_cast<std::size_t>(count));
-    } else if (from.codec == Codec::int8) {
-        const auto* bytes = reinterpret_cast<const std::int8_t*>(codes) + first;
-        if (left >= 2 * W) {
-            store_bf16(out, load_int8(bytes));
-            store_bf16(out + W, load_int8(bytes + W));
-        } else {
-            for (std::int64_t i = 0; i < count; ++i)
-                out[i] = float_to_bf16(static_cast<float>(bytes[i]));
-        }
-    } else {
-        const auto* bytes = reinterpret_cast<const std::uint8_t*>(codes);
-        for (std::int64_t i = 0; i < count; ++i) {
-            const std::uint8_t both = bytes[(first + i) / 2];
-            const int code = (first + i) % 2 ? both >> 4 : both & 15;
-            out[i] = float_to_bf16(static_cast<float>(code - 8));
-        }
+// A vector's stored codes as operands, 2 W bf16 from element `first` on, unscaled. `kWhole`: all of
+// them exist; else what lies beyond `head_dim` reads as zero.
+struct Bf16Row {
+    template <bool kWhole>
+    static vb read(const std::byte* row, std::int64_t first, std::int64_t head_dim) {
+        if (kWhole) return load_pairs(row + 2 * first);
+        return partial(first, head_dim, [&](std::int64_t i) {
+            std::uint16_t x;
+            std::memcpy(&x, row + 2 * i, sizeof x);
+            return x;
+        });
     }
-    return load_pairs(out);
-}
+
+    template <class F>
+    static vb partial(std::int64_t first, std::int64_t head_dim, const F& one) {
+        std::uint16_t out[2 * W] = {};
+        const std::int64_t last = std::min<std::int64_t>(first + 2 * W, head_dim);
+        for (std::int64_t i = first; i < last; ++i) out[i - first] = one(i);
+        return load_pairs(out);
+    }
+};
+
+struct Int8Row {
+    template <bool kWhole>
+    static vb read(const std::byte* row, std::int64_t first, std::int64_t head_dim) {
+        const auto* codes = reinterpret_cast<const std::int8_t*>(row);
+        if (kWhole) return widen_int8(codes + first);
+        return Bf16Row::partial(first, head_dim, [&](std::int64_t i) {
+            return float_to_bf16(static_cast<float>(codes[i]));
+        });
+    }
+};
+
+struct Int4Row {
+    template <bool kWhole>
+    static vb read(const std::byte* row, std::int64_t first, std::int64_t head_dim) {
+        const auto* codes = reinterpret_cast<const std::uint8_t*>(row);
+        if (kWhole) return widen_int4(codes + first / 2, kNibbleLevels);
+        return Bf16Row::partial(first, head_dim, [&](std::int64_t i) {
+            return kNibbleLevels[i % 2 ? codes[i / 2] >> 4 : codes[i / 2] & 15];
+        });
+    }
+};
 
 // Reads one vector of an fp32 or fp16 store as floats.
-inline void read_floats(const Stored& from, const std::byte* codes, std::int64_t head_dim,
-                        float* out) {
-    if (from.codec == Codec::fp32) {
-        std::memcpy(out, codes, 4 * static_cast<std::size_t>(head_dim));
+inline void read_floats(Codec codec, const std::byte* row, std::int64_t head_dim, float* out) {
+    if (codec == Codec::fp32) {
+        std::memcpy(out, row, 4 * static_cast<std::size_t>(head_dim));
         return;
     }
-    const auto* halves = reinterpret_cast<const std::uint16_t*>(codes);
-    for (std::int64_t i = 0; i < head_dim; ++i) out[i] = fp16_to_float(halves[i]);
+    for (std::int64_t i = 0; i < head_dim; ++i) {
+        std::uint16_t half;
+        std::memcpy(&half, row + 2 * i, sizeof half);
+        out[i] = fp16_to_float(half);
+    }
 }
 
 }  // namespace kept::KEPT_NS

@@ -66,6 +66,8 @@ struct Weights {
 // Sixteen levels of 4-bit codes, twice over, as bf16; and for int8 the low and the high byte of the
 // bf16 of 0 to 127. In pack.cpp.
 extern const std::uint16_t kInt4Levels[32];
+// The same of the nibbles of int4 keys and values: -8 to 7.
+extern const std::uint16_t kNibbleLevels[32];
 extern const std::uint8_t kInt8Tables[256];
 
 }  // namespace kept

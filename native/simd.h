@@ -17,14 +17,6 @@
 #include <cstring>
 #include <limits>
 
-#if defined(__AVX512F__)
-#include "simd_avx512.h"
-#elif defined(__AVX2__)
-#include "simd_avx2.h"
-#else
-#include "simd_portable.h"
-#endif
-
 #if defined(__clang__)
 #define KEPT_UNROLL_ALL _Pragma("clang loop unroll(full)")
 #else
@@ -33,6 +25,14 @@
 
 // Where arrays of vectors go in and out, a call would force them through memory.
 #define KEPT_INLINE inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+#include "simd_avx512.h"
+#elif defined(__AVX2__)
+#include "simd_avx2.h"
+#else
+#include "simd_portable.h"
+#endif
 
 namespace kept::KEPT_NS {
 

@@ -157,18 +157,30 @@ struct Int4Codes {
     }
 };
 
-inline vf load_int8(const std::int8_t* p) {
-    return _mm256_cvtepi32_ps(
-        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+inline vb widen_int8(const std::int8_t* p) {
+    std::uint16_t out[2 * W];
+    for (int i = 0; i < 2; ++i)
+        store_bf16(out + i * W, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(
+                                    _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + i * W)))));
+    return load_pairs(out);
 }
 
-inline void zip_rows(vb a, vb b, vb out[2]) {
+inline vb widen_int4(const std::uint8_t* p, const std::uint16_t* table) {
+    std::uint16_t out[2 * W];
+    for (int i = 0; i < W; ++i) {
+        out[2 * i] = table[p[i] & 15];
+        out[2 * i + 1] = table[p[i] >> 4];
+    }
+    return load_pairs(out);
+}
+
+KEPT_INLINE void zip_rows(vb a, vb b, vb out[2]) {
     const __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
     out[0] = _mm256_permute2x128_si256(low, high, 0x20);
     out[1] = _mm256_permute2x128_si256(low, high, 0x31);
 }
 
-inline void transpose(vb r[W]) {
+KEPT_INLINE void transpose(vb r[W]) {
     __m256i t[8], u[8];
     for (int i = 0; i < 8; i += 2) {
         t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);

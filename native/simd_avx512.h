@@ -183,14 +183,30 @@ struct Int4Codes {
     }
 };
 
-// W consecutive signed bytes as floats.
-inline vf load_int8(const std::int8_t* p) {
-    return _mm512_cvtepi32_ps(
+// 2 W signed bytes as bf16, exactly.
+inline vb widen_int8(const std::int8_t* p) {
+    const vf low = _mm512_cvtepi32_ps(
         _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    const vf high = _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16))));
+#if defined(__AVX512BF16__)
+    return reinterpret_cast<vb>(_mm512_cvtne2ps_pbh(high, low));
+#else
+    return _mm512_inserti64x4(_mm512_castsi256_si512(narrow(low)), narrow(high), 1);
+#endif
+}
+
+// W bytes of two nibbles, the lower first, by a table of 32 bf16 (16 levels, twice).
+inline vb widen_int4(const std::uint8_t* p, const std::uint16_t* table) {
+    const __m512i bytes =
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    // The lookup reads five bits of each half: a nibble, and one that the doubled table ignores.
+    const __m512i codes = _mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12));
+    return _mm512_permutexvar_epi16(codes, _mm512_load_si512(table));
 }
 
 // Rows of 2 W bf16 to pairs across two rows: (a0 b0), (a1 b1), ... in two vectors.
-inline void zip_rows(vb a, vb b, vb out[2]) {
+KEPT_INLINE void zip_rows(vb a, vb b, vb out[2]) {
     alignas(64) static constexpr std::uint16_t kLow[32] = {
         0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
@@ -201,24 +217,28 @@ inline void zip_rows(vb a, vb b, vb out[2]) {
 }
 
 // Transposes W rows of W 32-bit elements in place.
-inline void transpose(vb r[W]) {
+KEPT_INLINE void transpose(vb r[W]) {
     __m512i t[16];
+    KEPT_UNROLL_ALL
     for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
         t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
     }
+    KEPT_UNROLL_ALL
     for (int i = 0; i < 16; i += 4) {
         r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
         r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
         r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
         r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
     }
+    KEPT_UNROLL_ALL
     for (int i = 0; i < 4; ++i) {
         t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
         t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
         t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
         t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
     }
+    KEPT_UNROLL_ALL
     for (int i = 0; i < 4; ++i) {
         r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
         r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);

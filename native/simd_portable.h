@@ -154,12 +154,21 @@ struct Int4Codes {
     }
 };
 
-inline vf load_int8(const std::int8_t* p) {
-    return vf{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]),
-              static_cast<float>(p[3])};
+inline vb widen_int8(const std::int8_t* p) {
+    vb out;
+    for (int i = 0; i < W; ++i)
+        out[i] = small_int_to_bf16(p[2 * i]) | small_int_to_bf16(p[2 * i + 1]) << 16;
+    return out;
 }
 
-inline void zip_rows(vb a, vb b, vb out[2]) {
+inline vb widen_int4(const std::uint8_t* p, const std::uint16_t* table) {
+    vb out;
+    for (int i = 0; i < W; ++i)
+        out[i] = table[p[i] & 15] | static_cast<std::uint32_t>(table[p[i] >> 4]) << 16;
+    return out;
+}
+
+KEPT_INLINE void zip_rows(vb a, vb b, vb out[2]) {
     for (int i = 0; i < W; ++i) {
         const int lane = i / 2, shift = i % 2 * 16;
         out[0][i] = (a[lane] >> shift & 0xffffu) | (b[lane] >> shift & 0xffffu) << 16;
@@ -167,7 +176,7 @@ inline void zip_rows(vb a, vb b, vb out[2]) {
     }
 }
 
-inline void transpose(vb r[W]) {
+KEPT_INLINE void transpose(vb r[W]) {
     for (int i = 0; i < W; ++i)
         for (int j = i + 1; j < W; ++j) {
             const std::uint32_t x = r[i][j];

@@ -12,6 +12,7 @@ from torch import Tensor
 from kept.engine.continuation import Continuation
 from kept.engine.group import Group, Move
 from kept.errors import SamplingError
+from kept.models import NextLogits
 from kept.sampling import TokenLogprobs, draw_distinct, process_scores, token_logprobs
 
 LOWEST = -1.0e9  # stands for "cannot win" in sums of log-probabilities, as in transformers
@@ -45,8 +46,9 @@ class BeamGroup(Group):
         """See `Group.width`."""
         return self.params.num_beams
 
-    def settle(self, logits: Tensor) -> list[Move]:
+    def settle(self, found: NextLogits) -> list[Move]:
         """See `Group.settle`."""
+        logits = found.logits
         if len(self.live) == 1 and self.width > 1 and not self._running[0].tokens:
             logits = logits.expand(self.width, -1)
             self.live = self.live * self.width

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from kept.batch import Batch, pack
 from kept.cache import Cache
@@ -15,7 +14,7 @@ from kept.engine.group import Group, Move
 from kept.engine.scheduler import Scheduler, Work
 from kept.engine.window import ContextRule
 from kept.errors import OptionError
-from kept.models import CausalLM
+from kept.models import CausalLM, NextLogits
 
 PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
 
@@ -40,7 +39,9 @@ class Engine:
         slots = max_slots if cache is None else cache.num_slots
         self.scheduler = Scheduler(slots, None if cache is None else prefill_chunk)
         self._slots: list[Continuation] = []  # who lives in which slot of the cache
-        self._logits: dict[Continuation, Tensor] = {}  # of those whose group is not ready yet
+        self._logits: dict[
+            Continuation, tuple[NextLogits, int]
+        ] = {}  # of those whose group is not ready yet
 
     def add(self, group: Group) -> None:
         """Queue a group. Raises OptionError for one that needs more slots than there are."""
@@ -62,13 +63,14 @@ class Engine:
 
         Raises whatever the model or the sampler raises; the cache is then as it was.
         """
-        self._admit()
-        self._slide()
-        work = self.scheduler.next(self._slots)
-        logits = self.model.run(self._batch(work), self.cache)
-        moves = self._settle(work, logits)
-        self._place(moves)
-        self.scheduler.retire()
+        with self.model.running():
+            self._admit()
+            self._slide()
+            work = self.scheduler.next(self._slots)
+            found = self.model.next_logits(self._batch(work), self.cache)
+            moves = self._settle(work, found)
+            self._place(moves)
+            self.scheduler.retire()
 
     def interrupt(self) -> None:
         """End every group as it stands."""
@@ -120,18 +122,18 @@ class Engine:
             device=self.model.device,
         )
 
-    def _settle(self, work: list[Work], logits: Tensor) -> dict[Group, list[Move]]:
-        rows = iter(logits)
+    def _settle(self, work: list[Work], found: NextLogits) -> dict[Group, list[Move]]:
+        row = 0
         for item in work:
             continuation = item.continuation
             if item.num_new == continuation.num_pending:
-                self._logits[continuation] = next(rows)
+                self._logits[continuation] = found, row
+                row += 1
             continuation.num_computed += item.num_new
         moves = {}
         for group in self.scheduler.running:
             if group.live and all(c in self._logits for c in group.live):
-                drawn = torch.stack([self._logits.pop(c) for c in group.live])
-                moves[group] = group.settle(drawn)
+                moves[group] = group.settle(_together([self._logits.pop(c) for c in group.live]))
         return moves
 
     def _place(self, moves: dict[Group, list[Move]]) -> None:
@@ -158,3 +160,14 @@ class Engine:
             sources = [slot_of[parent_of[c]] for c in self._slots]
             rest = range(len(sources), self.cache.num_slots)
             self.cache.reorder([*sources, *rest])
+
+
+def _together(rows: list[tuple[NextLogits, int]]) -> NextLogits:
+    """The rows of a group, without a copy where they lie in order in one pass."""
+    found, first = rows[0]
+    if all(x is found and i == first + n for n, (x, i) in enumerate(rows)):
+        end = first + len(rows)
+        return NextLogits(found.logits[first:end], found.best and found.best[first:end])
+    best = [x.best[i] for x, i in rows if x.best is not None]
+    logits = torch.stack([x.logits[i] for x, i in rows])
+    return NextLogits(logits, best if len(best) == len(rows) else None)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from kept.engine.continuation import Continuation
+from kept.models import NextLogits
 from kept.sampling import ResolvedParams
 
 
@@ -35,7 +34,7 @@ class Group(ABC):
     def width(self) -> int: ...
 
     @abstractmethod
-    def settle(self, logits: Tensor) -> list[Move]:
+    def settle(self, found: NextLogits) -> list[Move]:
         """Take the logits (len(live), V) of every live sequence's next token; say who lives on.
 
         Mutates the continuations, `live` and `results`.

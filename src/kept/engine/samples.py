@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from kept.engine.continuation import Continuation
 from kept.engine.group import Group, Move
 from kept.errors import SamplingError
+from kept.models import NextLogits
 from kept.sampling import sample
 
 
@@ -24,13 +23,15 @@ class SampleGroup(Group):
         """See `Group.width`."""
         return len(self.results)
 
-    def settle(self, logits: Tensor) -> list[Move]:
+    def settle(self, found: NextLogits) -> list[Move]:
         """See `Group.settle`."""
         parents = self.live
+        logits, best = found.logits, found.best
         if not self._forked:
             self._forked = True
             parents = self.live * len(self.results)
             logits = logits.expand(len(self.results), -1)
+            best = None if best is None else best * len(self.results)
             for follower in self.results[1:]:
                 follower.num_computed, follower.offset = parents[0].num_computed, parents[0].offset
             self.live = list(self.results)
@@ -40,6 +41,7 @@ class SampleGroup(Group):
                 [c.params for c in self.live],
                 [c.history for c in self.live],
                 [(c.seed, len(c.history)) for c in self.live],
+                best,
             )
         except SamplingError as error:
             raise SamplingError(f"prompt {self.results[0].prompt_index}: {error}") from error

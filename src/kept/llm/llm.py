@@ -40,10 +40,12 @@ class LLM:
         *,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
+        quantize: str | None = None,
         revision: str | None = None,
         max_batch_size: int = 16,
         prefill_chunk: int = PREFILL_CHUNK,
         progress: Progress | None = None,
+        packing: Progress | None = None,
     ) -> None:
         """Load a checkpoint.
 
@@ -51,9 +53,11 @@ class LLM:
             cache), or None for the bundled model.
         dtype: "float32", "bfloat16", "float16", a torch dtype, or None for the checkpoint's own.
         device: as torch names them; None is the CPU.
+        quantize: "int8" or "int4" rounds the weights to a byte or half of one, with scales.
         revision: branch, tag or commit of a hub id.
         max_batch_size: sequences computed side by side. prefill_chunk: prompt tokens per pass.
-        progress: called with the weight bytes loaded and their total.
+        progress: called with the weight bytes loaded and their total. packing: called with the
+            weights packed for the native kernels, which quantizing takes long over, and their total.
 
         Raises CheckpointError and its kinds, or OptionError.
         """
@@ -62,7 +66,12 @@ class LLM:
                 raise OptionError(f"{name}={value!r}: give a whole number of at least 1")
         self.checkpoint: Checkpoint = open_checkpoint(source, revision=revision)
         self.model: CausalLM = load_model(
-            self.checkpoint, dtype=dtype, device=device, progress=progress
+            self.checkpoint,
+            dtype=dtype,
+            device=device,
+            quantize=quantize,
+            progress=progress,
+            packing=packing,
         )
         self.tokenizer = find_tokenizer(self.checkpoint.folder)
         self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk

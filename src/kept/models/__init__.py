@@ -1,6 +1,6 @@
 """Decoders: a file per family over shared layers, and how checkpoints become them."""
 
-from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig
+from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig, NextLogits
 from kept.models.checkpoint import Checkpoint, find_folder, open_checkpoint
 from kept.models.dtypes import DTYPES, resolve_dtype
 from kept.models.registry import (
@@ -18,6 +18,7 @@ __all__ = [
     "CausalLMOutput",
     "Checkpoint",
     "ModelConfig",
+    "NextLogits",
     "build_model",
     "find_folder",
     "load_model",

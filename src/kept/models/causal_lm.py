@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -48,6 +50,18 @@ class CausalLMOutput:
     attentions: tuple[Tensor, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class NextLogits:
+    """What a step of generation draws from.
+
+    logits: (M, V) fp32 of the wanted rows. best: (M,) the largest of each and the first token that
+    has it, where the pass found them on its way.
+    """
+
+    logits: Tensor
+    best: list[tuple[float, int]] | None = None
+
+
 class CausalLM(nn.Module, ABC):
     """A decoder. Families say how tokens are embedded and what a block does.
 
@@ -75,13 +89,19 @@ class CausalLM(nn.Module, ABC):
         """The tables the native kernels rotate with; None where positions are absolute."""
         return None
 
-    def pack(self, pack_weight: PackWeight, progress: Progress | None = None) -> None:
+    def pack(
+        self,
+        pack_weight: PackWeight,
+        progress: Progress | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         """Replace every matrix by what `pack_weight` makes of it, and run on the native kernels.
 
-        progress: called with the numbers packed so far and their total. A packed model has no
-        gradients and does not move to another device. Mutates the model.
+        progress: called with the numbers packed so far and their total. dtype: what keys and
+        values are stored as unless asked otherwise, by default that of the weights. A packed model
+        has no gradients and does not move to another device. Mutates the model.
         """
-        dtype = self.dtype
+        dtype = dtype or self.dtype
         self.native = pack_model(self, pack_weight, progress)
         self._dtype = dtype
 
@@ -126,6 +146,27 @@ class CausalLM(nn.Module, ABC):
         # What comes back from a cache carries no gradient: better none at all than a wrong one.
         with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
             return self._run(batch, cache, record or Record())
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Hold torch to one thread while the native kernels take turns with it.
+
+        Its threads spin for milliseconds after a parallel operation, on the CPUs of the kernels'.
+        """
+        before = torch.get_num_threads()
+        if self.native is None or before == 1:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def next_logits(self, batch: Batch, cache: Cache | None = None) -> NextLogits:
+        """`run`, and the likeliest token of each row if that costs nothing."""
+        logits = self.run(batch, cache)
+        return NextLogits(logits, None if self.native is None else self.native.program.best())
 
     def _run_native(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
         assert self.native is not None

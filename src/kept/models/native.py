@@ -82,19 +82,26 @@ def pack_model(
 ) -> NativeDecoder:
     """Pack every matrix of a model, and make the program that runs it; see `CausalLM.pack`."""
     total = sum(parameter.numel() for parameter in model.parameters())
-    sharing: dict[int, list[Any]] = {}
-    for module in model.modules():
-        # A table of positions is no matrix to multiply with, and stays as it is.
-        is_table = isinstance(module, Embedding) and module is model.embedding
-        if isinstance(module, Linear) or is_table:
-            sharing.setdefault(id(module.weight), []).append(module)
     done = 0
-    for modules in sharing.values():
+    for modules in matrices(model):
         done += modules[0].weight.numel()
         _pack(modules, pack_weight)
         if progress is not None:
             progress(done, total)
     return NativeDecoder(model, total)
+
+
+def matrices(model: CausalLM) -> list[list[Any]]:
+    """The modules that hold a matrix to multiply with, those that share one together.
+
+    A table of positions is not among them: its rows are read as they are.
+    """
+    sharing: dict[int, list[Any]] = {}
+    for module in model.modules():
+        is_table = isinstance(module, Embedding) and module is model.embedding
+        if isinstance(module, Linear) or is_table:
+            sharing.setdefault(id(module.weight), []).append(module)
+    return list(sharing.values())
 
 
 def _pack(modules: list[Any], pack_weight: PackWeight) -> None:

@@ -3,18 +3,67 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kept.models.native import PackWeight
-from kept.ops import PackedMatrix, pack_matrix
+from kept.errors import OptionError
+from kept.models.native import PackWeight, Progress, matrices
+from kept.ops import PackedMatrix, pack_int4, pack_int8, pack_matrix, runs_natively
+from kept.ops.quantize import QUANTIZED_FORMATS, dequantize, quantize
+
+if TYPE_CHECKING:
+    from kept.models.causal_lm import CausalLM
 
 
-def float_packer(dtype: torch.dtype) -> PackWeight:
-    """Packs weights as they are, in fp32 or bf16."""
-    return partial(_pack_floats, "bf16" if dtype == torch.bfloat16 else "fp32")
+def check_format(format: str | None) -> None:
+    """Raise OptionError for a `quantize=` that is neither None nor a format there is."""
+    if format is not None and format not in QUANTIZED_FORMATS:
+        raise OptionError(
+            f"quantize={format!r} is not one of {', '.join(QUANTIZED_FORMATS)}; or leave it out"
+        )
+
+
+def prepare(model: CausalLM, format: str | None = None, progress: Progress | None = None) -> None:
+    """Make a loaded model ready to run: packed for the native kernels where they can run it.
+
+    format: quantize its matrices to "int8" or "int4". Where the torch reference runs the model,
+    each is replaced by the numbers its codes stand for, which saves no memory. progress: called
+    with the numbers packed so far and their total. Mutates the model. Raises OptionError for an
+    unknown format, WeightsError for weights that cannot be quantized.
+    """
+    check_format(format)
+    if runs_natively(model.dtype, model.device):
+        if format is None:
+            name = "bf16" if model.dtype == torch.bfloat16 else "fp32"
+            pack: PackWeight = partial(_pack_floats, name)
+        else:
+            pack = partial(_pack_codes, format)
+        model.pack(pack, progress, torch.bfloat16 if format is not None else model.dtype)
+    elif format is not None:
+        _round_matrices(model, format, progress)
 
 
 def _pack_floats(format: str, weight: Tensor, gated: bool, bias: Tensor | None) -> PackedMatrix:
     return pack_matrix(weight, format, gated=gated, bias=bias)
+
+
+def _pack_codes(format: str, weight: Tensor, gated: bool, bias: Tensor | None) -> PackedMatrix:
+    found = quantize(weight, format)
+    pack = pack_int8 if format == "int8" else pack_int4
+    return pack(found.codes, found.scales, gated=gated, bias=bias)
+
+
+def _round_matrices(model: CausalLM, format: str, progress: Progress | None) -> None:
+    sharing = matrices(model)
+    total, done = sum(modules[0].weight.numel() for modules in sharing), 0
+    for modules in sharing:
+        old = modules[0].weight
+        rounded = nn.Parameter(dequantize(quantize(old, format)).to(old.dtype), old.requires_grad)
+        for module in modules:
+            holder: Any = module
+            holder.weight = rounded
+        done += old.numel()
+        if progress is not None:
+            progress(done, total)

@@ -14,10 +14,9 @@ from kept.models.checkpoint import Checkpoint
 from kept.models.dtypes import resolve_dtype
 from kept.models.gpt2 import GPT2, gpt2_weight_map, read_gpt2_config
 from kept.models.llama import Llama, llama_weight_map, read_llama_config
-from kept.models.packing import float_packer
+from kept.models.packing import check_format, prepare
 from kept.models.weight_map import WeightMap
 from kept.models.weights import load_weights
-from kept.ops import runs_natively
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +155,19 @@ def load_model(
     *,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    quantize: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    packing: Callable[[int, int], None] | None = None,
 ) -> CausalLM:
     """The checkpoint's model, its weights cast to `dtype` on `device`, in eval mode.
+
+    quantize: round its matrices to "int8" or "int4". progress: called with the stored bytes read
+    so far and their total; packing: with the weights packed for the kernels and their total.
 
     Raises UnsupportedModelError, WeightsError or UnsupportedFormatError where the files cannot be
     used, OptionError for a dtype or device that cannot.
     """
+    check_format(quantize)
     family = find_family(checkpoint.config)
     config = family.read_config(dict(checkpoint.config))
     place = resolve_device(device)
@@ -172,6 +177,5 @@ def load_model(
         model, checkpoint, family.weight_map(config), dtype=wanted, device=place, progress=progress
     )
     model.eval()
-    if runs_natively(wanted, place):
-        model.pack(float_packer(wanted))
+    prepare(model, quantize, packing)
     return model

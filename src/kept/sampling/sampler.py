@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from kept.errors import OptionError, SamplingError
@@ -30,22 +29,27 @@ def sample(
     params: Sequence[ResolvedParams],
     histories: Sequence[TokenHistory],
     keys: Sequence[tuple[int, int]],
+    best: Sequence[tuple[float, int]] | None = None,
 ) -> SampledTokens:
     """Choose the next token of each row.
 
     `logits` is (B, V) in any float dtype, not changed; `histories[b]` are the tokens of row b so
     far, prompt first; `keys[b]` is (seed, position), which alone decides row b's random number. A
     row's token depends on nothing in the other rows. `num_beams` is not looked at: beam search
-    calls `process_scores` itself. Raises `SamplingError` on NaN or +inf logits and where no token
+    calls `process_scores` itself. `best`, where it is known, holds each row's largest logit (NaN if
+    any is) and the first token that has it. Raises `SamplingError` on NaN or +inf logits and where no token
     is possible; `OptionError` where the arguments do not fit each other.
     """
     _check_shapes(logits, params, histories, keys)
     if not params:
         return SampledTokens((), ())
     logits = logits.detach()
-    peaks, likeliest = logits.max(dim=-1)  # (B,), (B,): the first among equals; NaN if any is NaN
-    _check_peaks(peaks)
-    token_ids: list[int] = likeliest.tolist()
+    if best is None:
+        # (B,), (B,): the first among equals; NaN if any is NaN
+        found, likeliest = logits.max(dim=-1)
+        best = list(zip(found.tolist(), likeliest.tolist(), strict=True))
+    _check_peaks([peak for peak, _ in best])
+    token_ids = [token for _, token in best]
     logprobs: list[TokenLogprobs | None] = [None] * len(params)
     for row, options in enumerate(params):
         if not options.is_plain_greedy:
@@ -79,10 +83,10 @@ def _explain_no_choice(peak: float, options: ResolvedParams) -> str:
     return f"the scores are no longer finite after {named}; move one of them nearer to 1"
 
 
-def _check_peaks(peaks: Tensor) -> None:
-    if bool(torch.isfinite(peaks).all()):
+def _check_peaks(peaks: Sequence[float]) -> None:
+    if all(map(math.isfinite, peaks)):
         return
-    row, peak = next((i, p) for i, p in enumerate(peaks.tolist()) if not math.isfinite(p))
+    row, peak = next((i, p) for i, p in enumerate(peaks) if not math.isfinite(p))
     if peak == -math.inf:
         raise SamplingError(
             f"every logit of row {row} is -inf, so no token is possible; check the model's weights"
