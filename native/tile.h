@@ -71,74 +71,101 @@ struct TileArgs {
     const std::uint16_t* scales;  // int4: of the first group, 32 a group
 };
 
-template <class Read, int kRows>
+// Sums over `num_inputs` inputs from `first_input` on. With kStreams > 1 over as many stretches of
+// them, one behind the other, side by side: chains of their own keep the units busy where there are
+// few rows.
+template <class Read, int kRows, int kStreams>
 KEPT_INLINE void steps(const TileArgs<typename Read::Act>& t, std::int64_t first_input,
-                       std::int64_t last_input, vf acc[kRows][NV]) {
+                       std::int64_t num_inputs, vf acc[kStreams][kRows][NV]) {
     constexpr int kInputs = Read::kUnits * Read::kUnitInputs;
-    const std::byte* b = t.b + first_input / kInputs * kStepBytes;
-    const std::byte* ahead = t.ahead + first_input / kInputs * t.ahead_stride;
+    const std::int64_t first_step = first_input / kInputs, num_steps = num_inputs / kInputs;
+    const std::byte* b = t.b + first_step * kStepBytes;
+    const std::byte* ahead = t.ahead + first_step * t.ahead_stride;
     const typename Read::Act* a = t.a + first_input;
-    const typename Read::Act* const end = t.a + last_input;
+    const typename Read::Act* const end = a + num_inputs;
     for (; a != end; a += kInputs, b += kStepBytes, ahead += t.ahead_stride) {
-        prefetch_near(ahead);
-        prefetch_near(ahead + 64);
-        [&]<std::size_t... v>(std::index_sequence<v...>) __attribute__((always_inline)) {
-            const typename Read::Codes codes[NV] = {
-                typename Read::Codes(b + static_cast<std::int64_t>(v) * W * 4)...};
-            KEPT_UNROLL_ALL
-            for (int u = 0; u < Read::kUnits; ++u) {
-                const typename Read::Operand w[NV] = {codes[v].unit(u)...};
+        KEPT_UNROLL_ALL
+        for (int s = 0; s < kStreams; ++s) {
+            prefetch_near(ahead + s * num_steps * t.ahead_stride);
+            prefetch_near(ahead + s * num_steps * t.ahead_stride + 64);
+            [&]<std::size_t... v>(std::index_sequence<v...>) __attribute__((always_inline)) {
+                const typename Read::Codes codes[NV] = {typename Read::Codes(
+                    b + s * num_steps * kStepBytes + static_cast<std::int64_t>(v) * W * 4)...};
                 KEPT_UNROLL_ALL
-                for (int r = 0; r < kRows; ++r) {
-                    const auto x = Read::broadcast(a + r * t.a_stride + u * Read::kUnitInputs);
+                for (int u = 0; u < Read::kUnits; ++u) {
+                    const typename Read::Operand w[NV] = {codes[v].unit(u)...};
                     KEPT_UNROLL_ALL
-                    for (int i = 0; i < NV; ++i) acc[r][i] = Read::mac(acc[r][i], x, w[i]);
+                    for (int r = 0; r < kRows; ++r) {
+                        const auto x = Read::broadcast(a + s * num_inputs + r * t.a_stride +
+                                                       u * Read::kUnitInputs);
+                        KEPT_UNROLL_ALL
+                        for (int i = 0; i < NV; ++i)
+                            acc[s][r][i] = Read::mac(acc[s][r][i], x, w[i]);
+                    }
                 }
-            }
-        }(std::make_index_sequence<static_cast<std::size_t>(NV)>());
+            }(std::make_index_sequence<static_cast<std::size_t>(NV)>());
+        }
     }
 }
 
 template <class Read, int kRows>
 void tile(const TileArgs<typename Read::Act>& t) {
-    vf acc[kRows][NV];
+    vf acc[1][kRows][NV];
     KEPT_UNROLL_ALL
     for (int r = 0; r < kRows; ++r) {
         KEPT_UNROLL_ALL
-        for (int v = 0; v < NV; ++v) acc[r][v] = t.resume ? load(t.c + r * kPanel + v * W) : zero();
+        for (int v = 0; v < NV; ++v)
+            acc[0][r][v] = t.resume ? load(t.c + r * kPanel + v * W) : zero();
     }
-    steps<Read, kRows>(t, 0, t.num_inputs, acc);
+    steps<Read, kRows, 1>(t, 0, t.num_inputs, acc);
     KEPT_UNROLL_ALL
     for (int r = 0; r < kRows; ++r) {
         KEPT_UNROLL_ALL
-        for (int v = 0; v < NV; ++v) store(t.c + r * kPanel + v * W, acc[r][v]);
+        for (int v = 0; v < NV; ++v) store(t.c + r * kPanel + v * W, acc[0][r][v]);
     }
 }
 
-// Scales each group of 32 inputs. num_inputs is a multiple of 32. The sums of groups stay in
-// memory, in the nearest cache: registers are for the sums within one.
-template <class Read, int kRows>
-void grouped_tile(const TileArgs<typename Read::Act>& t) {
-    const std::uint16_t* scales = t.scales;
-    for (std::int64_t k = 0; k < t.num_inputs; k += kGroup, scales += kPanel) {
-        vf acc[kRows][NV];
+// Groups [group, group + kTogether), scaled and added in this order to the sums in memory, in the
+// nearest cache: registers are for the sums within a group.
+template <class Read, int kRows, int kTogether>
+KEPT_INLINE void add_groups(const TileArgs<typename Read::Act>& t, std::int64_t group,
+                            bool resume) {
+    vf acc[kTogether][kRows][NV];
+    KEPT_UNROLL_ALL
+    for (int g = 0; g < kTogether; ++g) {
         KEPT_UNROLL_ALL
         for (int r = 0; r < kRows; ++r) {
             KEPT_UNROLL_ALL
-            for (int v = 0; v < NV; ++v) acc[r][v] = zero();
-        }
-        steps<Read, kRows>(t, k, k + kGroup, acc);
-        const bool resume = t.resume || k > 0;
-        KEPT_UNROLL_ALL
-        for (int v = 0; v < NV; ++v) {
-            const vf scale = load_bf16(scales + v * W);
-            KEPT_UNROLL_ALL
-            for (int r = 0; r < kRows; ++r) {
-                float* c = t.c + r * kPanel + v * W;
-                store(c, fma(acc[r][v], scale, resume ? load(c) : zero()));
-            }
+            for (int v = 0; v < NV; ++v) acc[g][r][v] = zero();
         }
     }
+    steps<Read, kRows, kTogether>(t, group * kGroup, kGroup, acc);
+    KEPT_UNROLL_ALL
+    for (int v = 0; v < NV; ++v) {
+        vf scales[kTogether];
+        KEPT_UNROLL_ALL
+        for (int g = 0; g < kTogether; ++g)
+            scales[g] = load_bf16(t.scales + (group + g) * kPanel + v * W);
+        KEPT_UNROLL_ALL
+        for (int r = 0; r < kRows; ++r) {
+            float* c = t.c + r * kPanel + v * W;
+            vf sum = resume ? load(c) : zero();
+            KEPT_UNROLL_ALL
+            for (int g = 0; g < kTogether; ++g) sum = fma(acc[g][r][v], scales[g], sum);
+            store(c, sum);
+        }
+    }
+}
+
+// Scales each group of 32 inputs. num_inputs is a multiple of 32.
+template <class Read, int kRows>
+void grouped_tile(const TileArgs<typename Read::Act>& t) {
+    constexpr int kTogether = 4 * kRows <= kMaxRows ? 4 : 2 * kRows <= kMaxRows ? 2 : 1;
+    const std::int64_t num_groups = t.num_inputs / kGroup;
+    std::int64_t group = 0;
+    for (; group + kTogether <= num_groups; group += kTogether)
+        add_groups<Read, kRows, kTogether>(t, group, t.resume || group > 0);
+    for (; group < num_groups; ++group) add_groups<Read, kRows, 1>(t, group, t.resume || group > 0);
 }
 
 // Calls f.run<n>() for the n in 1..kMax that equals `rows`.

@@ -5,7 +5,7 @@ from kept.cache.files import load_cache
 from kept.cache.layout import grown
 from kept.cache.legacy import LegacyCache, from_legacy, to_legacy
 from kept.cache.make import KINDS, make_cache
-from kept.cache.open_step import CacheStore, LayerStore
+from kept.cache.open_step import LayerStore
 from kept.cache.ring import SLACK
 from kept.cache.shape import KVShape
 from kept.cache.stores import stores
@@ -14,7 +14,6 @@ __all__ = [
     "KINDS",
     "SLACK",
     "Cache",
-    "CacheStore",
     "KVShape",
     "LayerStore",
     "LegacyCache",

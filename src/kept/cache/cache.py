@@ -14,10 +14,10 @@ from kept.batch import Batch, pack
 from kept.cache.indices import read_all_whole, read_lengths, read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
-from kept.cache.open_step import CacheStore, OpenStep, check_slots, check_update
+from kept.cache.open_step import LayerStore, OpenStep, check_slots, check_update
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
-from kept.ops import Codec, KVView, LayerBuffers
+from kept.ops import Codec, KVView, LentBuffers, StepBuffers, StoredView
 
 
 class Cache:
@@ -48,6 +48,7 @@ class Cache:
             for shape, layout in zip(shapes, layouts, strict=True)
         ]
         self._open: OpenStep | None = None
+        self._lent: tuple[list[int], LentBuffers] | None = None  # and the versions it was made at
 
     # What it holds
 
@@ -95,15 +96,43 @@ class Cache:
     # Storing
 
     @contextmanager
-    def step(self, batch: Batch) -> Iterator[list[CacheStore]]:
+    def step(self, batch: Batch) -> Iterator[list[LayerStore]]:
         """Open a step: yields a store per layer; the lengths advance when the block ends well.
 
         Raises CacheFullError or CacheError before anything is stored, and CacheError in the end if
         the cache was truncated, selected from or stepped by someone else meanwhile.
         """
+        with self._opened(batch) as step:
+            yield [self._store(i, step) for i in range(self.num_layers)]
+
+    @contextmanager
+    def lend(self, batch: Batch) -> Iterator[StepBuffers]:
+        """Open a step like `step`, and hand out the buffers of all layers at once, to which the
+        caller then writes the new keys and values."""
+        with self._opened(batch) as step:
+            for layer in self._layers:
+                layer.own()
+            step.done.update(range(self.num_layers))
+            versions = [layer.version for layer in self._layers]
+            if self._lent is None or self._lent[0] != versions:
+                layouts = list(step.plans)
+                order = [layouts.index(layout) for layout in self._layout_of]
+                buffers = [(layer.keys, layer.values) for layer in self._layers]
+                self._lent = versions, LentBuffers(self.codec, buffers, order)
+            plans = step.plans
+            placements = [layout.placement for layout in plans]
+            span = next(iter(plans.values())).span
+
+            def view(layer: int) -> StoredView:
+                return self._layers[layer].view(plans[self._layout_of[layer]].span)
+
+            yield StepBuffers(self._lent[1], placements, span.lengths, view)
+
+    @contextmanager
+    def _opened(self, batch: Batch) -> Iterator[OpenStep]:
         step = self._begin(batch.starts, batch.slots)
         try:
-            yield [self._store(i, step) for i in range(self.num_layers)]
+            yield step
             if self._open is not step:
                 raise CacheError(
                     "another operation on this cache dropped the step that was being stored; "
@@ -166,21 +195,15 @@ class Cache:
         self._open = OpenStep(plans, num_new)
         return self._open
 
-    def _store(self, index: int, step: OpenStep) -> CacheStore:
-        layer, layout = self._layers[index], self._layout_of[index]
-        plan = step.plans[layout]
+    def _store(self, index: int, step: OpenStep) -> LayerStore:
+        layer, plan = self._layers[index], step.plans[self._layout_of[index]]
 
         def put(k: Tensor, v: Tensor) -> KVView:
             view = layer.append(k, v, plan.writes, plan.span)
             step.done.add(index)
             return view
 
-        def lend() -> LayerBuffers:
-            layer.own()
-            step.done.add(index)
-            return LayerBuffers(layer.codec, layer.keys, layer.values, layout.placement)
-
-        return CacheStore(plan.span, put, lend, lambda: layer.view(plan.span))
+        return LayerStore(plan.span, put)
 
     def _commit(self, step: OpenStep) -> None:
         self._open = None
@@ -279,7 +302,7 @@ class Cache:
         twin._layout_of = [twins[layout] for layout in self._layout_of]
         twin._layers = [layer.fork() for layer in self._layers]
         twin._lengths = list(self._lengths)
-        twin._open = None
+        twin._open, twin._lent = None, None
         if self._open is not None:
             plans = {twins[layout]: plan for layout, plan in self._open.plans.items()}
             twin._erase(self._open.done, plans)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from weakref import WeakSet
 
 import torch
@@ -14,6 +15,7 @@ from kept.errors import CacheError
 from kept.ops import Codec, ContiguousView, KVView, RingView, Span, StoredView
 
 Buffers = tuple[Tensor, ...]
+_versions = count()
 
 
 class LayerCache:
@@ -21,7 +23,8 @@ class LayerCache:
 
     keys, values: a buffer for each part of the codec, (slots, G, capacity, width) each; codes and
     scales move alike. Forks share their buffers until one of them writes; call `own()` before
-    writing to them, and read `keys` and `values` anew after any other method that mutates.
+    writing to them, and read `keys` and `values` anew after any other method that mutates; they are
+    the same tensors while `version` is the same.
     """
 
     def __init__(
@@ -44,7 +47,8 @@ class LayerCache:
 
         with lasting():
             self.keys, self.values = empty(), empty()
-        self._shared = WeakSet((self,))
+        self._shared, self._was_forked = WeakSet((self,)), False
+        self.version = next(_versions)
 
     def append(self, k: Tensor, v: Tensor, writes: Writes, span: Span) -> KVView:
         """Store the packed keys and values (N, G, D) of a step; returns all that attention reads.
@@ -90,6 +94,7 @@ class LayerCache:
         """Replace the buffers by ones that nobody shares."""
         self._leave()
         self.keys, self.values = buffers
+        self.version = next(_versions)
 
     def select(self, indices: Sequence[int]) -> None:
         """Slot i becomes a copy of what slot indices[i] was; copies only slots that change."""
@@ -134,11 +139,13 @@ class LayerCache:
         twin.keys, twin.values = self.keys, self.values
         twin._shared = self._shared
         twin._shared.add(twin)
+        twin._was_forked = self._was_forked = True
+        twin.version = self.version
         return twin
 
     def own(self) -> None:
         """Copy the buffers if a fork shares them, so that they can be written to."""
-        if len(self._shared) > 1:
+        if self._was_forked and len(self._shared) > 1:
             with lasting():
                 self.adopt((_cloned(self.keys), _cloned(self.values)))
 
@@ -164,7 +171,7 @@ class LayerCache:
 
     def _leave(self) -> None:
         self._shared.discard(self)
-        self._shared = WeakSet((self,))
+        self._shared, self._was_forked = WeakSet((self,)), False
 
 
 def _cloned(buffers: Buffers) -> Buffers:

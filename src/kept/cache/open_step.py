@@ -11,7 +11,7 @@ from kept.cache.indices import read_whole
 from kept.cache.layout import Layout, Plan
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
-from kept.ops import KVView, LayerBuffers, Span, StoredView
+from kept.ops import KVView, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +24,6 @@ class LayerStore:
     def append(self, k: Tensor, v: Tensor) -> KVView:
         """Store k, v (N, G, D), the rows of the step's batch; returns all that may be attended."""
         return self.put(k, v)
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStore(LayerStore):
-    """A layer of a cache.
-
-    lend: takes part in the step by handing out the layer's buffers, to which the caller then writes
-    the new keys and values. view: what the layer holds, once they are written.
-    """
-
-    lend: Callable[[], LayerBuffers]
-    view: Callable[[], StoredView]
 
 
 @dataclass(slots=True)

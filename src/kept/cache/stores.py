@@ -16,7 +16,7 @@ def stores(cache: Cache | None, batch: Batch, num_layers: int) -> Iterator[list[
     """The stores of one forward pass, with a cache or without."""
     if cache is not None:
         with cache.step(batch) as found:
-            yield list(found)
+            yield found
         return
     counts = batch.counts
     device = batch.tokens.device

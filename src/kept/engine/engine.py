@@ -39,9 +39,8 @@ class Engine:
         slots = max_slots if cache is None else cache.num_slots
         self.scheduler = Scheduler(slots, None if cache is None else prefill_chunk)
         self._slots: list[Continuation] = []  # who lives in which slot of the cache
-        self._logits: dict[
-            Continuation, tuple[NextLogits, int]
-        ] = {}  # of those whose group is not ready yet
+        # Of those whose group is not ready yet: what a pass found, and their row of it.
+        self._logits: dict[Continuation, tuple[NextLogits, int]] = {}
 
     def add(self, group: Group) -> None:
         """Queue a group. Raises OptionError for one that needs more slots than there are."""
@@ -134,6 +133,9 @@ class Engine:
         for group in self.scheduler.running:
             if group.live and all(c in self._logits for c in group.live):
                 moves[group] = group.settle(_together([self._logits.pop(c) for c in group.live]))
+        for continuation, (waiting, index) in self._logits.items():
+            if waiting is found:  # the next pass may write where these lie
+                self._logits[continuation] = waiting.row(index), 0
         return moves
 
     def _place(self, moves: dict[Group, list[Move]]) -> None:
@@ -158,8 +160,8 @@ class Engine:
                 continuation.num_computed = 0
         else:
             sources = [slot_of[parent_of[c]] for c in self._slots]
-            rest = range(len(sources), self.cache.num_slots)
-            self.cache.reorder([*sources, *rest])
+            if sources != list(range(len(sources))):
+                self.cache.reorder([*sources, *range(len(sources), self.cache.num_slots)])
 
 
 def _together(rows: list[tuple[NextLogits, int]]) -> NextLogits:

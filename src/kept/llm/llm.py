@@ -57,7 +57,7 @@ class LLM:
         revision: branch, tag or commit of a hub id.
         max_batch_size: sequences computed side by side. prefill_chunk: prompt tokens per pass.
         progress: called with the weight bytes loaded and their total. packing: called with the
-            weights packed for the native kernels, which quantizing takes long over, and their total.
+            weights packed for the native kernels and their total; quantizing takes a while.
 
         Raises CheckpointError and its kinds, or OptionError.
         """

@@ -50,16 +50,24 @@ class CausalLMOutput:
     attentions: tuple[Tensor, ...] | None = None
 
 
+_CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True, slots=True)
 class NextLogits:
     """What a step of generation draws from.
 
-    logits: (M, V) fp32 of the wanted rows. best: (M,) the largest of each and the first token that
-    has it, where the pass found them on its way.
+    logits: (M, V) fp32 of the wanted rows; good until the model's next pass. best: (M,) the largest
+    of each and the first token that has it, where the pass found them on its way.
     """
 
     logits: Tensor
     best: list[tuple[float, int]] | None = None
+
+    def row(self, index: int) -> NextLogits:
+        """One row, (1, V), copied, so that it stays good."""
+        best = None if self.best is None else self.best[index : index + 1]
+        return NextLogits(self.logits[index : index + 1].clone(), best)
 
 
 class CausalLM(nn.Module, ABC):
@@ -125,7 +133,7 @@ class CausalLM(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.parameters()).device
+        return _CPU if self.native is not None else next(self.parameters()).device
 
     def run(self, batch: Batch, cache: Cache | None = None, record: Record | None = None) -> Tensor:
         """The forward pass over packed rows.
@@ -165,10 +173,12 @@ class CausalLM(nn.Module, ABC):
 
     def next_logits(self, batch: Batch, cache: Cache | None = None) -> NextLogits:
         """`run`, and the likeliest token of each row if that costs nothing."""
-        logits = self.run(batch, cache)
-        return NextLogits(logits, None if self.native is None else self.native.program.best())
+        if self.native is None:
+            return NextLogits(self.run(batch, cache))
+        logits = self._run_native(batch, cache, None)
+        return NextLogits(logits, self.native.program.best())
 
-    def _run_native(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
+    def _run_native(self, batch: Batch, cache: Cache | None, record: Record | None) -> Tensor:
         assert self.native is not None
         if self.training and torch.is_grad_enabled():
             raise OptionError(

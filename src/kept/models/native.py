@@ -14,10 +14,10 @@ from torch import Tensor
 
 from kept import ops
 from kept.batch import Batch
-from kept.cache import Cache, CacheStore, make_cache
+from kept.cache import Cache, make_cache
 from kept.models.layers import Embedding, Linear
 from kept.models.record import Record
-from kept.ops import PackedMatrix, Program, trace
+from kept.ops import PackedMatrix, Program, StepBuffers, trace, use_threads
 
 if TYPE_CHECKING:
     from kept import _native
@@ -34,27 +34,35 @@ class NativeDecoder:
         self.num_parameters = num_parameters
         self._model = model
         self.program = _compile(model)
+        self._room = torch.empty(0, self.program.vocab_size)
 
-    def run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
-        """See `CausalLM.run`."""
+    def run(self, batch: Batch, cache: Cache | None, record: Record | None) -> Tensor:
+        """See `CausalLM.run`. Without a record the logits are good until the next such run: pages
+        fresh from the system would cost more than many a kernel."""
         model = self._model
         if cache is None:
             # Keys go through the same codec as a cache's, so that its bits are the same.
             cache = make_cache(model.kv_shapes, num_slots=len(batch.slots), dtype=model.dtype)
         count = batch.num_rows if batch.wanted is None else len(batch.wanted)
-        logits = torch.empty(count, self.program.vocab_size, dtype=torch.float32)
+        logits = self._logits(count, lasting=record is not None)
         rope = model.rope_tables(batch)
-        with cache.step(batch) as stores:
-            layers = [store.lend() for store in stores]
-            step = self.program.step(batch, stores[0].span.lengths, layers, rope, logits)
-            if record.want_hidden or record.want_attention:
-                self._run_recorded(step, batch, stores, record)
+        with cache.lend(batch) as lent:
+            step = self.program.step(batch, lent, rope, logits)
+            if record is not None and (record.want_hidden or record.want_attention):
+                self._run_recorded(step, batch, lent, record)
             else:
                 self.program.run(step)
         return logits
 
+    def _logits(self, count: int, lasting: bool) -> Tensor:
+        if lasting:
+            return torch.empty(count, self.program.vocab_size)
+        if len(self._room) < count:
+            self._room = torch.empty(count, self.program.vocab_size)
+        return self._room[:count]
+
     def _run_recorded(
-        self, step: _native.Step, batch: Batch, stores: list[CacheStore], record: Record
+        self, step: _native.Step, batch: Batch, lent: StepBuffers, record: Record
     ) -> None:
         """Stop at each layer for its input, and before each attention for its queries."""
         program = self.program
@@ -66,7 +74,7 @@ class NativeDecoder:
             record.take_hidden(program.rows(residual, batch.num_rows))
             program.run(step, start, at)
             if record.want_attention:
-                view = stores[line.layer].view()
+                view = lent.view(line.layer)
                 queries = program.queries(line, batch.num_rows, view.codec)
                 _, weights = ops.attend_with_weights(queries, view, line.spec)
                 record.attention.append((view.span, weights))
@@ -81,6 +89,7 @@ def pack_model(
     model: CausalLM, pack_weight: PackWeight, progress: Progress | None = None
 ) -> NativeDecoder:
     """Pack every matrix of a model, and make the program that runs it; see `CausalLM.pack`."""
+    use_threads()
     total = sum(parameter.numel() for parameter in model.parameters())
     done = 0
     for modules in matrices(model):

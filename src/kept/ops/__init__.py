@@ -14,7 +14,7 @@ from kept.ops.faces import (
     split_heads,
 )
 from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
-from kept.ops.program import LayerBuffers, Placement, Program, RopeTables
+from kept.ops.program import LentBuffers, Placement, Program, RopeTables, StepBuffers
 from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.views import ContiguousView, Group, KVView, PackedView, RingView, Span, StoredView
@@ -28,7 +28,7 @@ __all__ = [
     "Group",
     "HeadSpec",
     "KVView",
-    "LayerBuffers",
+    "LentBuffers",
     "PackedMatrix",
     "PackedView",
     "Part",
@@ -38,6 +38,7 @@ __all__ = [
     "Rope",
     "RopeTables",
     "Span",
+    "StepBuffers",
     "StoredView",
     "activate",
     "attend",

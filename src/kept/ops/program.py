@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from kept.ops.backend import isa, use_threads
 from kept.ops.codecs import Codec
 from kept.ops.packed import PackedMatrix, address
 from kept.ops.spec import AttentionSpec, HeadSpec
+from kept.ops.views import StoredView
 
 if TYPE_CHECKING:
     from kept import _native
@@ -51,14 +52,42 @@ class Placement:
     window: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LayerBuffers:
-    """What a layer stores: buffers of keys and values as `Codec.parts` orders them, and how."""
+class LentBuffers:
+    """The buffers of a cache's layers, as their addresses; good while these stay the same.
 
-    codec: Codec
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
-    placement: Placement
+    addresses: for each layer keys, their scales, values, theirs; 0: no scales. layouts: (L,) which
+    of the cache's layouts each layer follows.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        buffers: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]],
+        layouts: Sequence[int],
+    ) -> None:
+        """buffers: (L,) of keys and values, each as `Codec.parts` orders them."""
+        self.codec, self.layouts = codec, list(layouts)
+        self._alive = buffers
+        self.addresses = [
+            place
+            for layer in buffers
+            for parts in layer
+            for place in (address(parts[0]), address(parts[1] if len(parts) > 1 else None))
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class StepBuffers:
+    """Where a step's keys and values go.
+
+    placements: one per layout, as they are in this step. lengths: (B,) of the sequences, the new
+    tokens included. view: of a layer, what it holds once the new keys are written.
+    """
+
+    buffers: LentBuffers
+    placements: Sequence[Placement]
+    lengths: Sequence[int]
+    view: Callable[[int], StoredView]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,29 +137,24 @@ class Program:
     def step(
         self,
         batch: Batch,
-        lengths: Sequence[int],
-        layers: Sequence[LayerBuffers],
+        stores: StepBuffers,
         rope: RopeTables | None,
         logits: Tensor,
     ) -> _native.Step:
         """Bind the operations to a batch, the layers' buffers and the room for logits (M, V) fp32.
 
-        lengths: (B,) of the sequences, the new tokens included. The step is good while all of
-        these live. Raises OptionError for a codec the kernels do not read.
+        The step is good while all of these live. Raises OptionError for a codec the kernels do not
+        read.
         """
         from kept import _native
 
-        codec = _CODECS.get(layers[0].codec.name)
+        lent = stores.buffers
+        codec = _CODECS.get(lent.codec.name)
         if codec is None:
             raise OptionError(
-                f"the native kernels do not read keys and values of {layers[0].codec.name}; store "
+                f"the native kernels do not read keys and values of {lent.codec.name}; store "
                 f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
             )
-        placements = list(dict.fromkeys(layer.placement for layer in layers))
-        buffers = []
-        for layer in layers:
-            for part in (layer.keys, layer.values):
-                buffers += [part[0].data_ptr(), part[1].data_ptr() if len(part) > 1 else 0]
         kind = getattr(_native.Codec, codec)
         return _native.step(
             rows=batch.num_rows,
@@ -138,17 +162,17 @@ class Program:
             positions=batch.positions.data_ptr(),
             starts=batch.starts,
             slots=batch.slots,
-            lengths=lengths,
+            lengths=stores.lengths,
             wanted=address(batch.wanted),
             num_wanted=logits.shape[0],
             cos=address(None if rope is None else rope.cos),
             sin=address(None if rope is None else rope.sin),
             rope_rows=address(None if rope is None else rope.rows),
-            layouts=[(p.ring, p.capacity, p.sinks, _or_none(p.window)) for p in placements],
+            layouts=[(p.ring, p.capacity, p.sinks, _or_none(p.window)) for p in stores.placements],
             keys=kind,
             values=kind,
-            buffers=buffers,
-            layer_layouts=[placements.index(layer.placement) for layer in layers],
+            buffers=lent.addresses,
+            layer_layouts=lent.layouts,
             logits=logits.data_ptr(),
             vocabulary=self.vocab_size,
         )
