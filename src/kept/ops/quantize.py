@@ -1,0 +1,177 @@
+"""Weight matrices as 8-bit or 4-bit codes and scales: the specification of both formats.
+
+    int8    weight[o, i] = codes[o, i] * scales[o]                        codes -127 .. 127
+    int4    weight[o, i] = INT4_LEVELS[codes[o, i]] * scales[o, i // 32]  codes 0 .. 15
+
+The levels of int4 lie closer together near zero, as weights do. They were found by Lloyd's
+iteration (1982) on normally distributed groups of 32 with the search below, zero held in place,
+and rounded to whole numbers, which bf16 holds exactly. They reach further down than up, so a
+group is stored the way round that fits it: its scale may be negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kept.errors import OptionError, WeightsError
+
+QuantizedFormat = Literal["int8", "int4"]
+QUANTIZED_FORMATS: tuple[QuantizedFormat, ...] = get_args(QuantizedFormat)
+
+INT4_GROUP = 32  # inputs that share a scale
+INT4_LEVELS = (-127, -96, -76, -60, -46, -33, -22, -11, 0, 11, 23, 36, 49, 65, 84, 110)
+INT4_ZERO = 8  # the code of level 0
+
+_INT8_MAX = 127
+_LOWEST = INT4_LEVELS[0]
+# What the first scales make of a group's largest element, as a share of the lowest level. A value
+# below 1 gives up some of the largest element for finer steps.
+_SHARES = (0.8, 0.9, 1.0)
+_NUM_REFINEMENTS = 2
+_PIECE = (
+    1 << 20
+)  # numbers worked on at a time, so that a large matrix needs little memory beside it
+
+# Levels are whole numbers, so the nearest one changes at multiples of a half and nowhere else. A
+# table over halves finds it many times faster than torch.bucketize.
+_HALVES = torch.arange(2 * _LOWEST, -2 * _LOWEST + 1)
+_LEVELS = torch.tensor(INT4_LEVELS, dtype=torch.float32)
+_CODE_AT = torch.bucketize(_HALVES / 2, (_LEVELS[1:] + _LEVELS[:-1]) / 2).to(torch.uint8)
+_LEVEL_AT = _LEVELS[_CODE_AT.int()]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedMatrix:
+    """A matrix (out, in) as codes and scales.
+
+    format: "int8" or "int4". codes: (out, in), int8 or, for int4, uint8 that holds one code each.
+    scales: of int8 (out,) fp32, of int4 (out, ceil(in / 32)) bf16, which may be negative.
+    """
+
+    format: QuantizedFormat
+    codes: Tensor
+    scales: Tensor
+
+
+def quantize(weight: Tensor, format: str) -> QuantizedMatrix:
+    """Round a matrix to "int8" or "int4", from the weights alone.
+
+    weight: (out, in) of floats, on any device; codes and scales are on the same. int8 takes each
+    row's largest magnitude / 127 as its scale, so no number moves by more than half a step. int4
+    looks for the scale of least squared error: three that reach for the largest element of the
+    group, each with either sign, then the least squares of the codes so found, twice. Scales are
+    rounded to bf16 before codes are chosen for them.
+
+    Raises OptionError for another format and for what is no matrix of floats, WeightsError for
+    numbers that are not finite.
+    """
+    if format not in QUANTIZED_FORMATS:
+        raise OptionError(f"format {format!r} is not one of {', '.join(QUANTIZED_FORMATS)}")
+    if weight.dim() != 2 or not weight.numel() or not weight.is_floating_point():
+        raise OptionError(
+            f"a tensor of shape {tuple(weight.shape)} and {weight.dtype} cannot be quantized; give "
+            "a matrix (out, in) of floating-point numbers"
+        )
+    weight = weight.detach()
+    (num_out, num_in), device = weight.shape, weight.device
+    int8 = format == "int8"
+    codes = torch.empty(num_out, num_in, dtype=torch.int8 if int8 else torch.uint8, device=device)
+    shape = (num_out,) if int8 else (num_out, -(-num_in // INT4_GROUP))
+    dtype = torch.float32 if int8 else torch.bfloat16
+    scales = torch.empty(shape, dtype=dtype, device=device)
+    for rows in _pieces(num_out, num_in):
+        piece = weight[rows].float()
+        _check_finite(piece, rows.start, format)
+        codes[rows], scales[rows] = _to_int8(piece) if int8 else _to_int4(piece)
+    return QuantizedMatrix("int8" if int8 else "int4", codes, scales)
+
+
+def dequantize(matrix: QuantizedMatrix) -> Tensor:
+    """The numbers a quantized matrix stands for, (out, in) fp32; int4 products are exact."""
+    codes, scales = matrix.codes, matrix.scales
+    out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
+    levels = _LEVELS.to(codes.device)
+    for rows in _pieces(*codes.shape):
+        if matrix.format == "int8":
+            out[rows] = codes[rows].float() * scales[rows, None]
+        else:
+            each = scales[rows].float().repeat_interleave(INT4_GROUP, 1)[:, : codes.shape[1]]
+            out[rows] = levels[codes[rows].int()] * each
+    return out
+
+
+def _pieces(num_out: int, num_in: int) -> Iterator[slice]:
+    step = max(_PIECE // num_in, 1)
+    return (slice(start, min(start + step, num_out)) for start in range(0, num_out, step))
+
+
+def _check_finite(piece: Tensor, first_row: int, format: str) -> None:
+    wrong = ~piece.isfinite()
+    if not wrong.any():
+        return
+    row, column = wrong.nonzero()[0].tolist()
+    raise WeightsError(
+        f"the weight at row {first_row + row}, column {column} is {piece[row, column].item()}, "
+        f"which {format} has no code for; repair the checkpoint, or load it unquantized"
+    )
+
+
+def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:  # (R, in) -> (R, in) int8, (R,) fp32
+    scales = weight.abs().amax(1) / _INT8_MAX
+    codes = (weight / _divisor(scales)[:, None]).round().clamp(-_INT8_MAX, _INT8_MAX)
+    return codes.to(torch.int8), scales
+
+
+def _to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:  # (R, in) -> (R, in) uint8, (R, P) bf16
+    num_rows, num_in = weight.shape
+    padded = F.pad(weight, (0, -num_in % INT4_GROUP))
+    groups = padded.view(-1, INT4_GROUP)
+    scales = _search(groups)
+    codes = _CODE_AT.to(weight.device)[_halves(groups, scales)]
+    return codes.view(num_rows, -1)[:, :num_in], scales.view(num_rows, -1).bfloat16()
+
+
+def _search(groups: Tensor) -> Tensor:  # (R, 32) -> (R, 1) fp32 that bf16 holds exactly
+    high, low = groups.amax(1, keepdim=True), groups.amin(1, keepdim=True)
+    largest = torch.where(high >= -low, high, low)
+    # Errors are compared relative to the group's size: squares of tiny weights would be zero.
+    relative = groups / _divisor(largest)
+    best, least = torch.zeros_like(largest), relative.square().sum(1, keepdim=True)
+
+    def attempt(scales: Tensor) -> None:
+        nonlocal best, least
+        scales = scales.bfloat16().float()
+        error = relative - _nearest(groups, scales) * (scales / _divisor(largest))
+        error = error.square().sum(1, keepdim=True)
+        better = error < least
+        best, least = torch.where(better, scales, best), torch.where(better, error, least)
+
+    for share in _SHARES:
+        for sign in (1, -1):
+            attempt(largest * (sign * share / _LOWEST))
+    for _ in range(_NUM_REFINEMENTS):
+        nearest = _nearest(groups, best)
+        squares = nearest.square().sum(1, keepdim=True)
+        attempt((groups * nearest).sum(1, keepdim=True) / _divisor(squares))
+    return best
+
+
+def _nearest(groups: Tensor, scales: Tensor) -> Tensor:
+    """The level nearest to each number, in units of its scale; of two as near, the lower."""
+    found = _LEVEL_AT.to(groups.device).index_select(0, _halves(groups, scales).view(-1))
+    return found.view(groups.shape)
+
+
+def _halves(groups: Tensor, scales: Tensor) -> Tensor:  # (R, 32) int32, places in the tables
+    halves = groups.mul(2).div_(_divisor(scales)).ceil_()
+    return halves.clamp_(2 * _LOWEST, -2 * _LOWEST).int() - 2 * _LOWEST
+
+
+def _divisor(x: Tensor) -> Tensor:
+    return torch.where(x == 0, 1, x)
