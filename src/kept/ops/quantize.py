@@ -130,7 +130,7 @@ def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:  # (R, in) -> (R, in) int
 
 def _to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:  # (R, in) -> (R, in) uint8, (R, P) bf16
     num_rows, num_in = weight.shape
-    padded = F.pad(weight, (0, 0))
+    padded = F.pad(weight, (0, -num_in % INT4_GROUP))
     groups = padded.view(-1, INT4_GROUP)
     scales = _search(groups)
     codes = _CODE_AT.to(weight.device)[_halves(groups, scales)]
