@@ -114,7 +114,8 @@ inline void encode(const Stored& to, std::int64_t entry, const float* x, std::in
 // Reads codes of one vector from element `first` on, unscaled, as bf16; zeros from `head_dim` on.
 inline vb read_codes(const Stored& from, const std::byte* codes, std::int64_t first,
                      std::int64_t head_dim) {
-    const std::int64_t left = head_dim - first;
+    // None, where a vector begins in the padding.
+    const std::int64_t left = std::max<std::int64_t>(head_dim - first, 0);
     if (from.codec == Codec::bf16 && left >= 2 * W) return load_pairs(codes + 2 * first);
     alignas(64) std::uint16_t out[2 * W] = {};
     const std::int64_t count = std::min<std::int64_t>(2 * W, left);
