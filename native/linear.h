@@ -19,7 +19,7 @@ inline vf activate(Activation kind, vf x) {
         case Activation::gelu_tanh:
             return gelu_tanh(x);
         case Activation::relu:
-            return max(x, zero());
+            return max(zero(), x);  // in this order NaN stays NaN
         case Activation::none:
             break;
     }
@@ -172,6 +172,7 @@ void panel_sums(const LinearArgs& args, std::int64_t panel, float* sums, std::by
 
 inline void linear(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                    float* scratch) {
+    if (args.rows == 0) return;
     auto* expanded = reinterpret_cast<std::byte*>(scratch);
     float* sums = scratch + kSliceInputs * kPanel / 2;
     for (std::int64_t panel = first_panel; panel < last_panel; ++panel) {

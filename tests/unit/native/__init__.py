@@ -1,0 +1,1 @@
+"""Single kernels, on every instruction set of this CPU, against float64."""

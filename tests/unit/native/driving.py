@@ -1,0 +1,160 @@
+"""Small programs made by hand: a few lines of a trace, run on rows of a test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kept.batch import Batch
+from kept.ops import (
+    AttentionSpec,
+    HeadSpec,
+    LayerBuffers,
+    PackedMatrix,
+    Placement,
+    Program,
+    RopeTables,
+    find_codec,
+    pack_int4,
+    pack_int8,
+    pack_matrix,
+    trace,
+    use_threads,
+)
+
+FORMATS = ("fp32", "bf16", "int8", "int4")
+EPS = 2.0**-23  # of fp32, in which every kernel adds up; a rounding errs by half of it
+HALF_STEP = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}  # most a rounding errs, in parts
+
+
+def pack_as(
+    format: str, weight: Tensor, *, gated: bool = False, bias: Tensor | None = None
+) -> PackedMatrix:
+    """A matrix near `weight`, packed; `unpack()` says which it is."""
+    if format in ("fp32", "bf16"):
+        return pack_matrix(weight, format, gated=gated, bias=bias)
+    if format == "int8":
+        scales = (weight.abs().amax(1) / 127).clamp(min=1e-30)
+        codes = (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
+        return pack_int8(codes, scales, gated=gated, bias=bias)
+    groups = torch.nn.functional.pad(weight, (0, -weight.shape[1] % 32)).unflatten(1, (-1, 32))
+    scale = (groups.abs().amax(2) / 7).clamp(min=1e-30).bfloat16()
+    levels = (groups / scale.float()[:, :, None]).round().clamp(-8, 7) + 8
+    codes = levels.flatten(1)[:, : weight.shape[1]].to(torch.uint8)
+    return pack_int4(codes, scale, gated=gated, bias=bias)
+
+
+@dataclass
+class Rig:
+    """Lines in the making. `rows` puts a tensor's rows into a buffer; the other methods add a line
+    each and return the buffer that it writes."""
+
+    traced: trace.Trace = field(default_factory=trace.Trace)
+
+    def rows(self, x: Tensor, *, bf16: bool = False) -> trace.Buffer:
+        """x: (N, K) fp32, rounded where `bf16`."""
+        out = self.embed(pack_matrix(x, "fp32"))
+        # A linear layer's input of bf16 is only ever written by an epilogue that rounds.
+        return self.linear(out, _one(x.shape[1]), "activate") if bf16 else out
+
+    def embed(self, table: PackedMatrix, positions: Tensor | None = None) -> trace.Buffer:
+        out = trace.Buffer(table.num_in)
+        self.traced.lines.append(trace.Embed(table, positions, out))
+        return out
+
+    def norm(
+        self,
+        x: trace.Buffer,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        wanted: bool = False,
+    ) -> trace.Buffer:
+        out = trace.Buffer(x.width)
+        self.traced.lines.append(trace.Norm(x, weight, bias, eps, out, wanted))
+        return out
+
+    def linear(
+        self,
+        x: trace.Buffer,
+        weight: PackedMatrix,
+        epilogue: str = "store",
+        activation: str = "none",
+        out: trace.Buffer | None = None,
+        wanted: bool = False,
+    ) -> trace.Buffer:
+        x.feeds.append(weight)
+        width = weight.num_out // 2 if epilogue == "gate" else weight.num_out
+        out = out or trace.Buffer(width)
+        self.traced.lines.append(trace.Linear(x, weight, out, epilogue, activation, wanted))
+        return out
+
+    def place(
+        self,
+        qkv: trace.Buffer,
+        heads: HeadSpec,
+        norms: tuple[Tensor, Tensor] | None = None,
+        rope_dim: int = 0,
+        layer: int = 0,
+    ) -> trace.Buffer:
+        queries = trace.Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32)
+        line = trace.Place(qkv, queries, layer, heads, *(norms or (None, None)), rope_dim)
+        self.traced.lines.append(line)
+        return queries
+
+    def attend(
+        self, queries: trace.Buffer, heads: HeadSpec, spec: AttentionSpec, layer: int = 0
+    ) -> trace.Buffer:
+        out = trace.Buffer(heads.num_heads * heads.head_dim)
+        self.traced.lines.append(trace.Attend(queries, layer, heads, spec, out))
+        return out
+
+    def run(
+        self,
+        num_rows: int,
+        *,
+        layers: Sequence[LayerBuffers] = (),
+        starts: tuple[int, ...] | None = None,
+        slots: tuple[int, ...] = (0,),
+        lengths: Sequence[int] | None = None,
+        rope: RopeTables | None = None,
+        wanted: Tensor | None = None,
+        tokens: Tensor | None = None,
+        positions: Tensor | None = None,
+        threads: int | None = None,
+    ) -> tuple[Program, Tensor]:
+        """The program after one step over these rows, and its logits, if its last line makes them.
+
+        Row i has token i unless told otherwise.
+        """
+        if not isinstance(self.traced.lines[-1], trace.Linear):
+            # A program ends in a head; this one reads nothing that matters.
+            self.linear(trace.Buffer(1), pack_matrix(torch.ones(1, 1), "fp32"), "logits")
+        program = Program(self.traced)
+        use_threads(threads)  # a new program has set them to the default
+        rows = torch.arange(num_rows)
+        batch = Batch(
+            rows if tokens is None else tokens,
+            rows if positions is None else positions,
+            starts or (0, num_rows),
+            slots,
+            (num_rows,) * len(slots),
+            wanted,
+        )
+        count = num_rows if wanted is None else len(wanted)
+        logits = torch.full((count, program.vocab_size), torch.nan)
+        step = program.step(batch, lengths or [num_rows], layers or [NOWHERE], rope, logits)
+        program.run(step)
+        return program, logits
+
+
+NOWHERE = LayerBuffers(
+    find_codec("float32"), (torch.zeros(1),), (torch.zeros(1),), Placement(False, 1)
+)
+
+
+def _one(width: int) -> PackedMatrix:
+    return pack_matrix(torch.eye(width), "fp32")

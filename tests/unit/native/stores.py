@@ -1,0 +1,66 @@
+"""What a layer stores, made by hand: buffers, and which of their entries hold which token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kept.ops import LayerBuffers, Placement, find_codec
+
+CODECS = ("float32", "float16", "bfloat16", "int8", "int4")
+FLOATS = ("float32", "float16")  # over these, queries and weights stay fp32
+
+
+def entry_of(placement: Placement, tokens: Tensor) -> Tensor:
+    """Which entry of its slot each token lies in, once newer ones have come."""
+    if not placement.ring:
+        return tokens
+    around = max(placement.capacity - placement.sinks, 1)
+    wrapped = placement.sinks + (tokens - placement.sinks) % around
+    return torch.where(tokens < placement.sinks, tokens, wrapped)
+
+
+def empty(
+    codec: str, placement: Placement, num_slots: int, num_kv_heads: int, head_dim: int
+) -> LayerBuffers:
+    """Zeroed buffers (slots, G, capacity, width)."""
+    size = num_slots, num_kv_heads, placement.capacity
+    found = find_codec(codec)
+    keys, values = (
+        tuple(torch.zeros(*size, p.width, dtype=p.dtype) for p in found.parts(head_dim))
+        for _ in range(2)
+    )
+    return LayerBuffers(found, keys, values, placement)
+
+
+def put(layer: LayerBuffers, slot: int, tokens: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Store keys and values (T, G, D) of these tokens as the reference codes them."""
+    entries = entry_of(layer.placement, tokens)
+    for buffers, x in ((layer.keys, keys), (layer.values, values)):
+        for buffer, part in zip(buffers, layer.codec.encode(x), strict=True):
+            buffer[slot][:, entries] = part.transpose(0, 1).to(buffer.dtype)
+
+
+def stored(layer: LayerBuffers, slot: int, tokens: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Keys and values (T, G, D) of these tokens, decoded, in float64."""
+    entries = entry_of(layer.placement, tokens)
+    keys, values = (
+        layer.codec.decode([x[slot][:, entries] for x in buffers], head_dim)
+        for buffers in (layer.keys, layer.values)
+    )
+    return keys.double().transpose(0, 1), values.double().transpose(0, 1)
+
+
+def same_bits(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Equal bytes; of NaNs, which torch's casts do not agree on themselves, only that they are."""
+    for a, b in zip(found, expected, strict=True):
+        if a.dtype.is_floating_point:
+            nan = b.isnan()
+            if not torch.equal(a.isnan(), nan):
+                return False
+            a, b = (x.masked_fill(nan, 0).view(torch.uint8) for x in (a, b))
+        if not torch.equal(a, b):
+            return False
+    return True

@@ -1,0 +1,132 @@
+"""Attention over every codec and layout against its definition, and against itself in pieces."""
+
+import pytest
+import torch
+
+from kept.ops import AttentionSpec, HeadSpec
+
+from .attending import Case, Held, check
+from .stores import CODECS
+
+codecs = pytest.mark.parametrize("codec", CODECS)
+
+
+def case(
+    heads: tuple[int, int, int],
+    lengths: tuple[int, ...],
+    counts: tuple[int, ...],
+    ring: tuple[int, int, int] | None = None,
+    size: float = 1.0,
+    scale: float | None = None,
+    **spec: object,
+) -> Case:
+    dim = heads[2]
+    return Case(
+        HeadSpec(*heads),
+        AttentionSpec(dim**-0.5 if scale is None else scale, **spec),  # type: ignore[arg-type]
+        lengths, counts, ring, size,
+    )  # fmt: skip
+
+
+# (H, G, D), lengths, new tokens of each.
+CASES = (
+    case((1, 1, 1), (1, 2, 9), (1, 2, 3)),
+    case((2, 2, 3), (63, 64, 65), (1, 1, 1)),
+    case((3, 1, 5), (64, 65, 66), (64, 2, 66)),
+    case((4, 2, 16), (129, 128, 127), (3, 1, 127)),
+    case((5, 1, 17), (70,), (70,)),
+    case((7, 1, 20), (130, 3), (66, 2), softcap=3.0),
+    case((8, 1, 31), (90, 64), (30, 64), window=17),
+    case((2, 1, 32), (200, 130), (140, 5), window=64, sinks=3),
+    case((3, 3, 33), (150,), (150,), window=1),
+    case((6, 2, 40), (100, 99), (1, 99), causal=False),
+    case((2, 1, 48), (300,), (40,), (100, 0, 5)),
+    case((4, 1, 63), (500, 10), (3, 10), (70, 5, 9)),
+    case((2, 2, 64), (180, 181), (64, 1), (64, 2, 0), window=90),
+    case((8, 1, 64), (190,), (25,), scale=1.0, softcap=50.0),  # more rows than one unit takes
+    case((1, 1, 65), (67,), (5,), (1, 1, 0)),
+    case((4, 4, 80), (96, 33), (96, 33)),
+    case((2, 1, 96), (128, 1), (1, 1), window=40),
+    case((2, 1, 127), (65,), (65,), softcap=20.0, window=30),
+    case((8, 2, 128), (130, 70), (2, 70)),
+    case((2, 1, 130), (64,), (64,), causal=False, softcap=1.0),
+    case((2, 1, 256), (80,), (20,), size=0.5),
+    case((2, 1, 320), (70,), (2,)),
+)
+LONG = (
+    case((2, 1, 16), (1023, 1024, 1025), (1, 1, 1)),
+    case((2, 1, 16), (2049, 1030), (3, 8), window=1100),
+    case((1, 1, 40), (2060,), (50,)),
+    case((2, 2, 8), (2200,), (70,), (1030, 4, 10)),
+    case((4, 1, 12), (3100,), (2,), window=1000, sinks=2),
+    case((1, 1, 3), (1090,), (1090,), softcap=2.0),
+)
+
+
+@codecs
+def test_any_attention_equals_the_definition(isa: str, codec: str) -> None:
+    for some in CASES:
+        check(Held.random(some), codec)
+
+
+@codecs
+def test_long_sequences_on_one_and_more_threads(isa: str, codec: str) -> None:
+    """With threads to spare the chunks of a sequence are shared, and merged to the same bits."""
+    for some in LONG:
+        held = Held.random(some)
+        expected = check(held, codec)
+        for threads in (2, 5):
+            assert torch.equal(held.attend(codec, threads)[1], expected)
+
+
+@codecs
+@pytest.mark.parametrize("size", [4.0, 12.0, 60.0])
+def test_large_scores(isa: str, codec: str, size: float) -> None:
+    """Scores of +-80 and beyond, where all but the largest weights vanish."""
+    for softcap in (None, 90.0):
+        for dim in (16, 40, 64):
+            some = case((2, 1, dim), (150, 40), (9, 40), size=size, softcap=softcap)
+            check(Held.random(some), codec)
+
+
+@codecs
+def test_scores_that_fall_and_rise(isa: str, codec: str) -> None:
+    """The peak moves at every tile, or never; and all scores are equal."""
+    for slope in (-1.0, 1.0, 0.0):
+        held = Held.random(case((2, 1, 16), (400,), (2,), scale=1.0))
+        q, k, _ = held.parts[0]
+        q[:], k[:] = 1.0, slope * torch.arange(400.0)[:, None, None] / 64
+        check(held, codec)
+
+
+@codecs
+def test_rows_in_one_go_or_a_few_at_a_time(isa: str, codec: str) -> None:
+    for some in (
+        case((2, 1, 40), (200,), (200,)),
+        case((8, 2, 33), (90,), (90,), window=20),
+        case((3, 1, 16), (140,), (140,), (50, 3, 4)),
+        case((1, 1, 5), (1060,), (60,), softcap=4.0),
+    ):
+        held = Held.random(some)
+        count = some.counts[0]
+        _, whole, _ = held.attend(codec)
+        for size in (1, 2, 7, 64):
+            layer, done = held.layer(codec), 0
+            while done < count:
+                new = min(size, count - done)
+                part = held.last((new,), drop=count - done - new)
+                _, found, layer = part.attend(codec, 1 + done % 3, layer)
+                assert torch.equal(found, whole[done : done + new])
+                done += new
+
+
+@codecs
+def test_a_sequence_is_the_same_among_any_others(isa: str, codec: str) -> None:
+    some = case((4, 2, 20), (100, 70, 1100, 3), (100, 1, 5, 2))
+    held = Held.random(some)
+    _, together, _ = held.attend(codec, 3)
+    first = 0
+    for part, length, count in zip(held.parts, some.lengths, some.counts, strict=True):
+        alone = Held(case((4, 2, 20), (length,), (count,)), [part])
+        assert torch.equal(alone.attend(codec)[1], together[first : first + count])
+        first += count

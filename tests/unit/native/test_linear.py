@@ -1,0 +1,221 @@
+"""Matrix products and what becomes of them, against float64 on the same rounded numbers.
+
+With u = EPS / 2 a chain of K fused steps errs by at most K u sum|a b|, and by about sqrt(K) u
+sum|a b| where roundings are as often up as down. The bound is twice that, since some instruction
+sets round a product and its sum one by one:
+
+    |y - exact| <= sqrt(K) EPS sum|a b| + EPS (|exact| + |bias|)
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kept.ops import PackedMatrix, Program
+
+from .driving import EPS, FORMATS, Rig, pack_as
+
+formats = pytest.mark.parametrize("format", FORMATS)
+# Rows, inputs, outputs. 512 is where many rows change to the next slice of inputs.
+SIZES = (
+    (1, 1, 1), (1, 31, 33), (2, 33, 31), (3, 32, 64), (4, 64, 1), (5, 1, 40), (7, 100, 97),
+    (11, 40, 70), (12, 65, 32), (13, 33, 33), (24, 544, 5), (25, 31, 48), (26, 1030, 34),
+    (37, 513, 17), (100, 97, 66), (300, 48, 35),
+)  # fmt: skip
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+def inputs(format: str, *shape: int) -> Tensor:
+    """Rows as a kernel for this format reads them."""
+    x = torch.randn(shape)
+    return x if format == "fp32" else x.bfloat16().float()
+
+
+def product(x: Tensor, w: PackedMatrix, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """x w^T + b in float64, and how far a kernel may be from it."""
+    wide, weight = x.double(), w.unpack().double()
+    exact, sizes = wide @ weight.T, wide.abs() @ weight.abs().T
+    added = torch.zeros(()) if bias is None else bias.double()
+    exact = exact + added
+    return exact, EPS * (math.sqrt(x.shape[1]) * sizes + exact.abs() + added.abs())
+
+
+def activated(kind: str, x: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """No activation is steeper than 1.13; each is worked out to 8 roundings of its argument."""
+    exact = ACTIVATIONS[kind](x)
+    return exact, 1.13 * error + 4 * EPS * x.abs()
+
+
+def check(found: Tensor, exact: Tensor, error: Tensor) -> None:
+    assert found.shape == exact.shape
+    worst = ((found.double() - exact).abs() / (error + 1e-37)).max()
+    assert worst <= 1, f"{worst} times the bound"
+
+
+@formats
+@pytest.mark.parametrize("biased", [False, True], ids=["", "bias"])
+def test_store_and_add(isa: str, format: str, biased: bool) -> None:
+    for rows, width, outputs in SIZES:
+        x, before = inputs(format, rows, width), torch.randn(rows, outputs)
+        bias = torch.randn(outputs) if biased else None
+        w = pack_as(format, torch.randn(outputs, width), bias=bias)
+        rig = Rig()
+        a, residual = rig.rows(x, bf16=format != "fp32"), rig.rows(before)
+        stored = rig.linear(a, w)
+        rig.linear(a, w, "add", out=residual)
+        program, _ = rig.run(rows)
+        exact, error = product(x, w, bias)
+        check(program.rows(stored, rows), exact, error)
+        total = exact + before.double()
+        check(program.rows(residual, rows), total, error + EPS * total.abs())
+
+
+@formats
+def test_activate_and_gate(isa: str, format: str) -> None:
+    for (rows, width, outputs), kind in zip(SIZES, 4 * list(ACTIVATIONS), strict=False):
+        x, bias = inputs(format, rows, width), torch.randn(2 * outputs)
+        weight = 3 * torch.randn(2 * outputs, width) / math.sqrt(width)
+        plain, gates = pack_as(format, weight, bias=bias), pack_as(format, weight, gated=True)
+        rig = Rig()
+        a = rig.rows(x, bf16=format != "fp32")
+        active = rig.linear(a, plain, "activate", kind)
+        gated = rig.linear(a, gates, "gate", kind)
+        program, _ = rig.run(rows)
+        exact, error = activated(kind, *product(x, plain, bias))
+        check(program.rows(active, rows), exact, error)
+        exact, error = product(x, gates, None)
+        up, up_error = exact[:, outputs:], error[:, outputs:]
+        gate, gate_error = activated(kind, exact[:, :outputs], error[:, :outputs])
+        error = gate_error * up.abs() + gate.abs() * up_error + gate_error * up_error
+        check(program.rows(gated, rows), gate * up, error + EPS * (gate * up).abs())
+
+
+def test_what_feeds_the_next_layer_is_rounded_once(isa: str) -> None:
+    """The same rows, written for a layer of bf16 weights and as they are."""
+    x, bias = inputs("bf16", 5, 70), torch.randn(66)
+    weight = torch.randn(66, 70)
+    for epilogue, gated in (("activate", False), ("gate", True)):
+        w = pack_as("bf16", weight, gated=gated, bias=bias)
+        rig = Rig()
+        a = rig.rows(x, bf16=True)
+        wide = rig.linear(a, w, epilogue, "silu")
+        narrow = rig.linear(a, w, epilogue, "silu")
+        back = rig.linear(narrow, pack_as("bf16", torch.eye(narrow.width)))
+        program, _ = rig.run(5)
+        expected = program.rows(wide, 5).bfloat16().float()
+        assert torch.equal(program.rows(back, 5), expected)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations_far_out(isa: str, kind: str) -> None:
+    """From where they underflow to where they are straight, infinities and NaN."""
+    x = torch.cat((torch.linspace(-200, 200, 4001), torch.linspace(-1, 1, 95)))[:, None]
+    x = torch.cat((x, torch.tensor([[0.0], [1e-40], [-1e-30], [3e4], [-3e4]])))
+    rig = Rig()
+    a = rig.rows(x)
+    out = rig.linear(a, pack_as("fp32", torch.ones(1, 1)), "activate", kind)
+    program, _ = rig.run(len(x))
+    found = program.rows(out, len(x))
+    exact, error = activated(kind, x.double(), torch.zeros(()))
+    check(found, exact, error)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_what_is_not_finite_stays_so(isa: str, kind: str) -> None:
+    bias = torch.tensor([torch.nan, torch.inf, -torch.inf, 1.0]).repeat(9)
+    rig = Rig()
+    a = rig.rows(torch.ones(2, 3))
+    w = pack_as("fp32", torch.zeros(36, 3), bias=bias)
+    active = rig.linear(a, w, "activate", kind)
+    gates = pack_as("fp32", torch.zeros(72, 3), gated=True, bias=torch.cat((bias, bias)))
+    gated = rig.linear(a, gates, "gate", kind)
+    program, _ = rig.run(2)
+    for buffer in (active, gated):
+        found = program.rows(buffer, 2).unflatten(1, (9, 4))
+        assert found[..., 0].isnan().all()
+        assert (found[..., 1] == torch.inf).all()
+        assert found[..., 3].isfinite().all()
+
+
+@formats
+def test_a_row_is_the_same_among_any_others(isa: str, format: str) -> None:
+    x = inputs(format, 60, 1030)
+    w = pack_as(format, torch.randn(70, 1030), bias=torch.randn(70))
+
+    def rows(first: int, last: int) -> Tensor:
+        rig = Rig()
+        out = rig.linear(rig.rows(x[first:last], bf16=format != "fp32"), w)
+        return rig.run(last - first)[0].rows(out, last - first)
+
+    whole = rows(0, 60)
+    for count in (1, 2, 3, 5, 7, 11, 12, 13, 17, 31, 59):
+        for first in (0, 60 - count):
+            assert torch.equal(rows(first, first + count), whole[first : first + count])
+
+
+@formats
+def test_logits_and_the_first_of_the_largest(isa: str, format: str) -> None:
+    for outputs in (1, 4, 31, 97, 300):
+        half = torch.randn(-(-outputs // 2), 40)
+        w = pack_as(format, half.repeat(2, 1)[:outputs])  # every logit comes twice
+        x = inputs(format, 30, 40)
+        rig = Rig()
+        rig.linear(rig.rows(x, bf16=format != "fp32"), w, "logits")
+        for threads in (1, 2, 3, 5):
+            program, logits = rig.run(30, threads=threads)
+            check(logits, *product(x, w, None))
+            expect_first_of_the_largest(program, logits)
+
+
+@formats
+def test_the_largest_of_strange_logits(isa: str, format: str) -> None:
+    """NaN wins, and the first one; so do equal infinities."""
+    weight = torch.randn(131, 40)
+    nan, inf = torch.nan, torch.inf
+    for strange in (
+        {130: nan}, {3: nan, 2: nan, 100: nan}, {60: inf, 7: inf}, {1: nan, 0: inf},
+        {0: nan, 1: inf}, {95: nan, 96: inf, 94: inf}, dict.fromkeys(range(131), -inf),
+        {i: -inf for i in range(131) if i != 77},
+    ):  # fmt: skip
+        bias = torch.zeros(131)
+        bias[list(strange)] = torch.tensor(list(strange.values()))
+        rig = Rig()
+        a = rig.rows(inputs(format, 3, 40), bf16=format != "fp32")
+        rig.linear(a, pack_as(format, weight, bias=bias), "logits")
+        for threads in (1, 2, 5):
+            program, logits = rig.run(3, threads=threads)
+            assert torch.equal(logits.isnan(), bias.isnan().expand(3, -1))
+            expect_first_of_the_largest(program, logits)
+
+
+def expect_first_of_the_largest(program: Program, logits: Tensor) -> None:
+    values, first = zip(*program.best(), strict=True)
+    expected = logits.amax(1)  # NaN where there is one
+    assert torch.equal(torch.tensor(values).nan_to_num(), expected.nan_to_num())
+    assert torch.equal(torch.tensor(values).isnan(), expected.isnan())
+    hits = torch.where(expected[:, None].isnan(), logits.isnan(), logits == expected[:, None])
+    assert list(first) == hits.int().argmax(1).tolist()
+
+
+@formats
+def test_only_the_wanted_rows_reach_the_head(isa: str, format: str) -> None:
+    x, weight = inputs("bf16", 7, 33), torch.ones(33)
+    w = pack_as(format, torch.randn(40, 33))
+    rig = Rig()
+    normed = rig.norm(rig.rows(x), weight, None, 1e-6, wanted=True)
+    rig.linear(normed, w, "logits", wanted=True)
+    _, whole = rig.run(7)
+    for wanted in ([6], [0, 3], [5, 1, 2], []):
+        program, logits = rig.run(7, wanted=torch.tensor(wanted, dtype=torch.int64))
+        assert torch.equal(logits, whole[wanted])
+        assert len(program.best()) == len(wanted)
