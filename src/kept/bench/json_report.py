@@ -21,6 +21,7 @@ FORMAT = 1
 
 def as_json(result: Result, summary: Summary) -> dict[str, Any]:
     """A JSON-ready report. Times in seconds, sizes in bytes; `format` counts its layout."""
+    peak = result.limits.peak
     return {
         "benchmark": "cache",
         "format": FORMAT,
@@ -40,13 +41,11 @@ def as_json(result: Result, summary: Summary) -> dict[str, Any]:
         "tokens_agreeing": summary.agreeing,
         "lengths": list(summary.lengths),
         "cache_bytes": list(summary.cache_bytes),
-        "bandwidth": [dataclasses.asdict(rate) for rate in result.bandwidths],
+        "bandwidth": [dataclasses.asdict(rate) for rate in result.limits.bandwidths],
         "floor": None if summary.floor is None else dataclasses.asdict(summary.floor),
-        "matrix_peak": None
-        if result.matrix_peak is None
-        else dataclasses.asdict(result.matrix_peak),
+        "matrix_peak": None if peak is None else dataclasses.asdict(peak),
         "prefill": None if summary.prefill is None else dataclasses.asdict(summary.prefill),
-        "unmeasured": result.unmeasured,
+        "unmeasured": result.limits.unmeasured,
         "published": [dataclasses.asdict(p) | {"ratio": p.ratio} for p in PUBLISHED],
     }
 

@@ -1,17 +1,18 @@
-"""What is measured: a model, and the bytes one decode step must read of it."""
+"""What is measured: a model, and what it costs to run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from kept.bench.random_weights import random_model
 from kept.bench.shapes import shape_config
+from kept.bench.work import Costs, stored_bytes
+from kept.machine import MatrixDtype
 from kept.models import CausalLM, load_model, open_checkpoint, resolve_dtype
-from kept.models.layers import Embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,10 @@ class Subject:
     name: str
     model: CausalLM
     random: bool
+    costs: Costs = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "costs", Costs.of(self.model))
 
     @property
     def num_parameters(self) -> int:
@@ -29,44 +34,27 @@ class Subject:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights."""
-        return self.num_parameters * self.model.dtype.itemsize
+        """Bytes of all weights, in the format they are held in."""
+        return stored_bytes(self.model)
 
     @property
     def step_weight_bytes(self) -> int:
-        """Bytes of weights that a decode step reads: of a table of vectors, one row at most.
+        """Bytes of weights that a decode step reads."""
+        return self.costs.weight_bytes
 
-        A table that is also the output head is read whole.
-        """
-        read = {
-            parameter
-            for module in self.model.modules()
-            if not isinstance(module, Embedding)
-            for parameter in module.parameters(recurse=False)
-        }
-        return sum(p.numel() for p in read) * self.model.dtype.itemsize
+    @property
+    def matrix_dtype(self) -> MatrixDtype:
+        """The type whose matrix arithmetic bounds the model's."""
+        # There is no probe of float16: like a type without an instruction it is bound by fp32's.
+        return "bf16" if self.model.dtype == torch.bfloat16 else "fp32"
 
     def pass_operations(self, length: int) -> int:
-        """Operations of matrix products in a pass over a prompt, for its last token's logits.
-
-        A multiplication and an addition are two. Attention counts the tokens that are attended.
-        """
-        config = self.model.config
-        blocks = sum(p.numel() for p in self.model.blocks.parameters() if p.ndim == 2)
-        head = sum(p.numel() for p in self.model.head.parameters())
-        attention = 0
-        for shape in self.model.kv_shapes:
-            window = min(length, shape.window or length)
-            pairs = window * (window + 1) // 2 + (length - window) * window
-            attention += 2 * config.num_heads * shape.head_dim * pairs
-        return 2 * (blocks * length + head + attention)
+        """Operations of matrix products in a pass over a prompt, for its last token's logits."""
+        return self.costs.prompt(length).operations
 
     def kv_bytes(self, length: int) -> int:
         """Bytes of keys and values that a token attends at this length, windows considered."""
-        per_entry = (
-            shape.numel * min(length, shape.window or length) for shape in self.model.kv_shapes
-        )
-        return sum(per_entry) * self.model.dtype.itemsize
+        return self.costs.kv_bytes(length)
 
 
 def random_subject(

@@ -153,7 +153,7 @@ def _notes(result: Result, summary: Summary) -> Iterator[str]:
             f"{format_seconds(prefill.seconds)} and reached {100 * prefill.share:.0f} % of that "
             "limit."
         )
-    yield from (f"Not measured: {reason}" for reason in result.unmeasured)
+    yield from (f"Not measured: {reason}" for reason in result.limits.unmeasured)
     if summary.agreeing is not None:
         compared = min(len(t[0].token_ids) for t in (result.of(True), result.of(False)))
         if summary.agreeing == compared:
