@@ -1,4 +1,4 @@
-"""An experiment as JSON: every raw step time, and what it was measured on."""
+"""Measurements as JSON: every raw step time, and what it was measured on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 import kept
 from kept.bench.experiment import Result
 from kept.bench.published import PUBLISHED
+from kept.bench.subject import Subject
 from kept.bench.summary import Summary, Totals
 from kept.bench.trace import Trace
 from kept.machine import describe_machine
@@ -24,16 +25,8 @@ def as_json(result: Result, summary: Summary) -> dict[str, Any]:
     peak = result.limits.peak
     return {
         "benchmark": "cache",
-        "format": FORMAT,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "interrupted": result.interrupted,
-        "versions": {
-            "kept": kept.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        "machine": dataclasses.asdict(describe_machine()) | {"torch_threads": result.num_threads},
-        "model": _model(result),
+        **header(result.subject, result.num_threads),
         "settings": dataclasses.asdict(result.settings),
         "with_cache": _kind(result.of(True), summary.with_cache),
         "without_cache": _kind(result.of(False), summary.without_cache),
@@ -50,13 +43,29 @@ def as_json(result: Result, summary: Summary) -> dict[str, Any]:
     }
 
 
-def _model(result: Result) -> dict[str, Any]:
-    subject, model = result.subject, result.subject.model
+def header(subject: Subject, num_threads: int) -> dict[str, Any]:
+    """What every report says of when, by what and on what it was measured."""
+    return {
+        "format": FORMAT,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "kept": kept.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "machine": dataclasses.asdict(describe_machine()) | {"torch_threads": num_threads},
+        "model": _model(subject),
+    }
+
+
+def _model(subject: Subject) -> dict[str, Any]:
+    model = subject.model
     return {
         "name": subject.name,
         "random_weights": subject.random,
         "config": dataclasses.asdict(model.config),  # type: ignore[call-overload]  # all families' are dataclasses
         "dtype": str(model.dtype).removeprefix("torch."),
+        "quantize": subject.quantize,
         "device": str(model.device),
         "num_parameters": subject.num_parameters,
         "weight_bytes": subject.weight_bytes,

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
-from kept.bench.random_weights import random_model
+from kept.bench.random_weights import random_model, save_checkpoint
 from kept.bench.shapes import shape_config
 from kept.bench.work import Costs, stored_bytes
+from kept.errors import OptionError
+from kept.llm import LLM
 from kept.machine import MatrixDtype
-from kept.models import CausalLM, load_model, open_checkpoint, resolve_dtype
+from kept.models import CausalLM, resolve_dtype
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The model under measurement. random: its weights are drawn, not trained."""
+    """The model under measurement.
+
+    random: its weights are drawn, not trained. quantize: the format they are held in, None for
+    the model's dtype.
+    """
 
     name: str
     model: CausalLM
     random: bool
+    quantize: str | None = None
     costs: Costs = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -30,7 +40,7 @@ class Subject:
     @property
     def num_parameters(self) -> int:
         """Parameters; shared ones count once."""
-        return self.model.num_parameters
+        return self.costs.num_parameters
 
     @property
     def weight_bytes(self) -> int:
@@ -43,8 +53,16 @@ class Subject:
         return self.costs.weight_bytes
 
     @property
+    def weight_format(self) -> str:
+        """What the weights are held in, in words."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return dtype if self.quantize is None else f"{self.quantize} weights over {dtype}"
+
+    @property
     def matrix_dtype(self) -> MatrixDtype:
         """The type whose matrix arithmetic bounds the model's."""
+        if self.quantize is not None:
+            return "int8"  # the narrowest there is, and so the highest limit
         # There is no probe of float16: like a type without an instruction it is bound by fp32's.
         return "bf16" if self.model.dtype == torch.bfloat16 else "fp32"
 
@@ -58,15 +76,25 @@ class Subject:
 
 
 def random_subject(
-    shape: str, dtype: str | None = None, seed: int = 0, device: str | None = None
+    shape: str,
+    dtype: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    quantize: str | None = None,
 ) -> Subject:
     """A known shape with random weights, in its published dtype unless one is given.
 
-    Raises OptionError for a shape, dtype or device that is not known, or too little memory.
+    quantize: the format to hold them in, as `kept.LLM` takes it. Raises OptionError for a shape,
+    dtype, device or format that is not known, or too little memory.
     """
     config = shape_config(shape)
     model = random_model(config, resolve_dtype(dtype, config), seed, device)
-    return Subject(shape, model, random=True)
+    if quantize is not None:
+        # Weights are quantized as they are loaded, so they pass through a folder.
+        with TemporaryDirectory(prefix="kept-bench-") as folder:
+            save_checkpoint(model, config, Path(folder))
+            model = _load(folder, None, device, None, quantize)
+    return Subject(shape, model, random=True, quantize=quantize)
 
 
 def checkpoint_subject(
@@ -74,8 +102,23 @@ def checkpoint_subject(
     dtype: str | torch.dtype | None = None,
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    quantize: str | None = None,
 ) -> Subject:
     """A checkpoint folder's or hub id's model. Raises what `kept.LLM` raises for one."""
-    checkpoint = open_checkpoint(source)
-    model = load_model(checkpoint, dtype=dtype, device=device, progress=progress)
-    return Subject(Path(source).name or str(source), model, random=False)
+    model = _load(source, dtype, device, progress, quantize)
+    return Subject(Path(source).name or str(source), model, random=False, quantize=quantize)
+
+
+def _load(
+    source: str | Path,
+    dtype: str | torch.dtype | None,
+    device: str | None,
+    progress: Callable[[int, int], None] | None,
+    quantize: str | None,
+) -> CausalLM:
+    options: dict[str, Any] = {} if quantize is None else {"quantize": quantize}
+    if set(options) - set(inspect.signature(LLM).parameters):
+        raise OptionError(
+            f"quantize={quantize!r}: this kept holds weights only in their dtype; leave it out"
+        )
+    return LLM(source, dtype=dtype, device=device, progress=progress, **options).model

@@ -48,10 +48,12 @@ class Work:
 class Costs:
     """What passes over one model cost, whatever format its weights are held in.
 
-    weight_bytes: that a pass reads. block_elements, head_elements: numbers in the matrices of all
-    blocks, and of the output head. value_bytes: what a key's or value's number takes in the cache.
+    num_parameters: shared ones count once. weight_bytes: that a pass reads. block_elements,
+    head_elements: numbers in the matrices of all blocks, and of the output head. value_bytes: what
+    a number of a key or value takes in the cache.
     """
 
+    num_parameters: int
     weight_bytes: int
     block_elements: int
     head_elements: int
@@ -66,6 +68,7 @@ class Costs:
         with torch.device("meta"):
             plain = type(model)(model.config)
         return cls(
+            num_parameters=plain.num_parameters,
             weight_bytes=weight_bytes(model),
             block_elements=_matrix_elements(plain.blocks),
             head_elements=_matrix_elements(plain.head),
