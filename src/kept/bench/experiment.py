@@ -9,11 +9,11 @@ from typing import Protocol
 
 import torch
 
-from kept import machine
 from kept.bench.estimate import Estimate, estimate
+from kept.bench.limits import Limits
 from kept.bench.subject import Subject
 from kept.bench.trace import Trace, random_prompt, time_generation
-from kept.errors import BackendError, ContextLengthError, OptionError
+from kept.errors import ContextLengthError, OptionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +33,39 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("new_tokens", "prompt_tokens", "runs"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}={getattr(self, name)}: give at least 1")
-        if self.threads is not None and self.threads < 1:
-            raise OptionError(f"threads={self.threads}: give at least 1, or leave it out")
-        if not 0 <= self.seed < 2**63:
-            raise OptionError(f"seed={self.seed}: give a whole number from 0 to 2**63 - 1")
+            check_count(name, getattr(self, name))
+        check_threads_and_seed(self.threads, self.seed)
 
     def check(self, context: int) -> None:
         """Raise ContextLengthError where prompt and new tokens do not fit a model's context."""
-        # The last token is drawn and never read.
-        if self.prompt_tokens + self.new_tokens - 1 <= context:
-            return
-        room = context - self.prompt_tokens + 1
-        remedy = f"ask for {room} new tokens at most" if room > 0 else "shorten the prompt"
-        raise ContextLengthError(
-            f"a prompt of {self.prompt_tokens} and {self.new_tokens} new tokens go past this "
-            f"model's context of {context}; {remedy}, or take a model with a longer context"
-        )
+        check_context(self.prompt_tokens, self.new_tokens, context)
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise OptionError for less than 1."""
+    if value < 1:
+        raise OptionError(f"{name}={value}: give at least 1")
+
+
+def check_threads_and_seed(threads: int | None, seed: int) -> None:
+    """Raise OptionError for what torch cannot be told."""
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads={threads}: give at least 1, or leave it out")
+    if not 0 <= seed < 2**63:
+        raise OptionError(f"seed={seed}: give a whole number from 0 to 2**63 - 1")
+
+
+def check_context(prompt_tokens: int, new_tokens: int, context: int) -> None:
+    """Raise ContextLengthError where prompt and new tokens do not fit a model's context."""
+    # The last token is drawn and never read.
+    if prompt_tokens + new_tokens - 1 <= context:
+        return
+    room = context - prompt_tokens + 1
+    remedy = f"ask for {room} new tokens at most" if room > 0 else "shorten the prompt"
+    raise ContextLengthError(
+        f"a prompt of {prompt_tokens} and {new_tokens} new tokens go past this "
+        f"model's context of {context}; {remedy}, or take a model with a longer context"
+    )
 
 
 class Watcher(Protocol):
@@ -70,9 +85,8 @@ class Watcher(Protocol):
 class Result:
     """What was measured, also of an experiment cut short.
 
-    passes: (tokens, seconds) of whole-prompt passes before the runs. bandwidths: read bandwidth of
-    memory before and after the runs. matrix_peak: of the arithmetic the model computes in. Neither
-    is measured on another device than the CPU; unmeasured says why where one could not be.
+    passes: (tokens, seconds) of whole-prompt passes before the runs. limits: of the machine, before
+    and after the runs.
     """
 
     subject: Subject
@@ -80,9 +94,7 @@ class Result:
     num_threads: int = 0
     traces: list[Trace] = field(default_factory=list)
     passes: tuple[tuple[int, float], ...] = ()
-    bandwidths: list[machine.Rate] = field(default_factory=list)
-    matrix_peak: machine.Rate | None = None
-    unmeasured: list[str] = field(default_factory=list)
+    limits: Limits = field(default_factory=Limits)
     interrupted: bool = False
 
     def of(self, use_cache: bool) -> list[Trace]:
@@ -113,8 +125,7 @@ def _measure(result: Result, watcher: Watcher) -> None:
     watcher.estimated(expected, settings)
     prompt = random_prompt(model.config.vocab_size, settings.prompt_tokens, settings.seed)
     result.passes = expected.without_cache.points
-    _measure_bandwidth(result)
-    _measure_matrix_peak(result)
+    result.limits.measure(model.device, result.subject.matrix_dtype)
     for index in range(settings.runs):
         for use_cache in (True, False) if settings.without_cache else (True,):
             trace = Trace(use_cache, settings.prompt_tokens, settings.new_tokens)
@@ -126,31 +137,7 @@ def _measure(result: Result, watcher: Watcher) -> None:
 
             time_generation(model, prompt, trace, on_token)
             watcher.run_done(trace, index)
-    _measure_bandwidth(result)
-
-
-# Runs of minutes are worth having without the machine's limits beside them.
-
-
-def _measure_bandwidth(result: Result) -> None:
-    if result.subject.model.device.type != "cpu":
-        return
-    try:
-        result.bandwidths.append(machine.measure_bandwidth())
-    except BackendError as error:
-        result.unmeasured.append(f"read bandwidth: {error}")
-
-
-def _measure_matrix_peak(result: Result) -> None:
-    model = result.subject.model
-    if model.device.type != "cpu":
-        return
-    # There is no probe of float16: like a type without an instruction it is bound by fp32's.
-    dtype: machine.MatrixDtype = "bf16" if model.dtype == torch.bfloat16 else "fp32"
-    try:
-        result.matrix_peak = machine.measure_matrix_peak(dtype)
-    except BackendError as error:
-        result.unmeasured.append(f"matrix peak: {error}")
+    result.limits.measure(model.device, result.subject.matrix_dtype)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""An experiment as JSON: every raw step time, and what it was measured on."""
+"""Measurements as JSON: every raw step time, and what it was measured on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 import kept
 from kept.bench.experiment import Result
 from kept.bench.published import PUBLISHED
+from kept.bench.subject import Subject
 from kept.bench.summary import Summary, Totals
 from kept.bench.trace import Trace
 from kept.machine import describe_machine
@@ -21,18 +22,11 @@ FORMAT = 1
 
 def as_json(result: Result, summary: Summary) -> dict[str, Any]:
     """A JSON-ready report. Times in seconds, sizes in bytes; `format` counts its layout."""
+    peak = result.limits.peak
     return {
         "benchmark": "cache",
-        "format": FORMAT,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "interrupted": result.interrupted,
-        "versions": {
-            "kept": kept.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        "machine": dataclasses.asdict(describe_machine()) | {"torch_threads": result.num_threads},
-        "model": _model(result),
+        **header(result.subject, result.num_threads),
         "settings": dataclasses.asdict(result.settings),
         "with_cache": _kind(result.of(True), summary.with_cache),
         "without_cache": _kind(result.of(False), summary.without_cache),
@@ -40,24 +34,38 @@ def as_json(result: Result, summary: Summary) -> dict[str, Any]:
         "tokens_agreeing": summary.agreeing,
         "lengths": list(summary.lengths),
         "cache_bytes": list(summary.cache_bytes),
-        "bandwidth": [dataclasses.asdict(rate) for rate in result.bandwidths],
+        "bandwidth": [dataclasses.asdict(rate) for rate in result.limits.bandwidths],
         "floor": None if summary.floor is None else dataclasses.asdict(summary.floor),
-        "matrix_peak": None
-        if result.matrix_peak is None
-        else dataclasses.asdict(result.matrix_peak),
+        "matrix_peak": None if peak is None else dataclasses.asdict(peak),
         "prefill": None if summary.prefill is None else dataclasses.asdict(summary.prefill),
-        "unmeasured": result.unmeasured,
+        "unmeasured": result.limits.unmeasured,
         "published": [dataclasses.asdict(p) | {"ratio": p.ratio} for p in PUBLISHED],
     }
 
 
-def _model(result: Result) -> dict[str, Any]:
-    subject, model = result.subject, result.subject.model
+def header(subject: Subject, num_threads: int) -> dict[str, Any]:
+    """What every report says of when, by what and on what it was measured."""
+    return {
+        "format": FORMAT,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "kept": kept.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "machine": dataclasses.asdict(describe_machine()) | {"torch_threads": num_threads},
+        "model": _model(subject),
+    }
+
+
+def _model(subject: Subject) -> dict[str, Any]:
+    model = subject.model
     return {
         "name": subject.name,
         "random_weights": subject.random,
         "config": dataclasses.asdict(model.config),  # type: ignore[call-overload]  # all families' are dataclasses
         "dtype": str(model.dtype).removeprefix("torch."),
+        "quantize": subject.quantize,
         "device": str(model.device),
         "num_parameters": subject.num_parameters,
         "weight_bytes": subject.weight_bytes,

@@ -11,6 +11,7 @@ import torch
 
 import kept
 from kept.bench.experiment import Result
+from kept.bench.subject import Subject
 from kept.bench.summary import Summary, smooth
 from kept.errors import BackendError
 from kept.format import format_bytes, format_count
@@ -40,7 +41,7 @@ def save_plot(result: Result, summary: Summary, path: Path) -> None:
     figure.suptitle(_title(result), fontsize=12, fontweight="bold")
     _plot_times(times, summary)
     _plot_bytes(sizes, result, summary)
-    figure.supxlabel(_footer(result), fontsize=8, color="0.4")
+    figure.supxlabel(footer(result.subject, result.num_threads), fontsize=8, color="0.4")
     for axes in (times, sizes):
         axes.set_xlabel("length (tokens)")
         axes.set_xlim(left=0, right=max(summary.lengths, default=1))
@@ -53,18 +54,19 @@ def save_plot(result: Result, summary: Summary, path: Path) -> None:
 
 def _title(result: Result) -> str:
     subject, settings = result.subject, result.settings
-    dtype = str(subject.model.dtype).removeprefix("torch.")
     cut = ", interrupted" if result.interrupted else ""
     return (
-        f"{subject.name} ({format_count(subject.num_parameters)} parameters, {dtype}): "
-        f"{settings.new_tokens:,} new tokens with and without the cache{cut}"
+        f"{subject.name} ({format_count(subject.num_parameters)} parameters, "
+        f"{subject.weight_format}): {settings.new_tokens:,} new tokens with and without the cache"
+        f"{cut}"
     )
 
 
-def _footer(result: Result) -> str:
-    device = result.subject.model.device
+def footer(subject: Subject, num_threads: int) -> str:
+    """Where and by what a picture's figures were measured."""
+    device = subject.model.device
     where = "" if device.type == "cpu" else f"{device}; "
-    threads = f"{result.num_threads} thread" + "s" * (result.num_threads != 1)
+    threads = f"{num_threads} thread" + "s" * (num_threads != 1)
     versions = f"kept {kept.__version__}, torch {torch.__version__}"
     return f"{where}{describe_machine().cpu}, {threads}; {versions}"
 

@@ -19,6 +19,20 @@ from kept.format import format_duration
 _NAMES = {True: "with cache", False: "without cache"}
 
 
+def make_bar(console: Console) -> Progress:
+    """A bar with a field `left` for the time left, wiped away at the end."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
 class BenchProgress:
     """A Watcher that writes to a console; a bar only where that is a terminal.
 
@@ -29,16 +43,7 @@ class BenchProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = make_bar(console)
         self._runs = 0
         self._task = self._bar.add_task("timing a few steps", total=None, left="")
         self._ahead: dict[bool, float] = {}  # expected seconds of what is still to do

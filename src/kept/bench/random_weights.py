@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kept.errors import OptionError
@@ -13,6 +16,7 @@ from kept.format import format_bytes
 from kept.machine import describe_machine
 from kept.models import CausalLM, build_model, resolve_device
 from kept.models.layers import LayerNorm, RMSNorm
+from kept.models.registry import find_family
 
 STD = 0.02  # what GPT-2 and the Llama family begin their training with
 _PATTERN = 1_048_583  # prime, and larger than any vocabulary: no two rows of a matrix are alike
@@ -50,6 +54,29 @@ def random_model(
             made[meta] = nn.Parameter(values, requires_grad=meta.requires_grad)
         setattr(owner, leaf, made[meta])
     return model.eval()
+
+
+def save_checkpoint(model: CausalLM, config: Mapping[str, Any], folder: Path) -> None:
+    """Write a model as the safetensors folder of its config.json, in the model's dtype.
+
+    The inverse of loading one. Raises OSError.
+    """
+    family = find_family(config)
+    weights = family.weight_map(family.read_config(dict(config)))
+    tensors: dict[str, Tensor] = {}
+    written: set[nn.Parameter] = set()
+    for name, place in weights.placements.items():
+        parameter = model.get_parameter(place.parameter)
+        if name in weights.optional and parameter in written:
+            continue  # tied: one name is enough
+        written.add(parameter)
+        tensor = parameter.detach() if place.rows is None else parameter.detach()[place.rows]
+        tensors[name] = (tensor.T if place.transpose else tensor).clone(
+            memory_format=torch.contiguous_format
+        )
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    described = {**config, "dtype": str(model.dtype).removeprefix("torch.")}
+    (folder / "config.json").write_text(json.dumps(described), encoding="utf-8")
 
 
 def _fill(values: Tensor, owner: nn.Module, leaf: str, pattern: Tensor, offset: int) -> None:

@@ -1,84 +1,100 @@
-"""What is measured: a model, and the bytes one decode step must read of it."""
+"""What is measured: a model, and what it costs to run."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
-from kept.bench.random_weights import random_model
+from kept.bench.random_weights import random_model, save_checkpoint
 from kept.bench.shapes import shape_config
-from kept.models import CausalLM, load_model, open_checkpoint, resolve_dtype
-from kept.models.layers import Embedding
+from kept.bench.work import Costs, stored_bytes
+from kept.errors import OptionError
+from kept.llm import LLM
+from kept.machine import MatrixDtype
+from kept.models import CausalLM, resolve_dtype
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The model under measurement. random: its weights are drawn, not trained."""
+    """The model under measurement.
+
+    random: its weights are drawn, not trained. quantize: the format they are held in, None for
+    the model's dtype.
+    """
 
     name: str
     model: CausalLM
     random: bool
+    quantize: str | None = None
+    costs: Costs = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "costs", Costs.of(self.model))
 
     @property
     def num_parameters(self) -> int:
         """Parameters; shared ones count once."""
-        return self.model.num_parameters
+        return self.costs.num_parameters
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights."""
-        return self.num_parameters * self.model.dtype.itemsize
+        """Bytes of all weights, in the format they are held in."""
+        return stored_bytes(self.model)
 
     @property
     def step_weight_bytes(self) -> int:
-        """Bytes of weights that a decode step reads: of a table of vectors, one row at most.
+        """Bytes of weights that a decode step reads."""
+        return self.costs.weight_bytes
 
-        A table that is also the output head is read whole.
-        """
-        read = {
-            parameter
-            for module in self.model.modules()
-            if not isinstance(module, Embedding)
-            for parameter in module.parameters(recurse=False)
-        }
-        return sum(p.numel() for p in read) * self.model.dtype.itemsize
+    @property
+    def weight_format(self) -> str:
+        """What the weights are held in, in words."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return dtype if self.quantize is None else f"{self.quantize} weights over {dtype}"
+
+    @property
+    def matrix_dtype(self) -> MatrixDtype:
+        """The type whose matrix arithmetic bounds the model's."""
+        if self.quantize is not None:
+            return "int8"  # the narrowest there is, and so the highest limit
+        # There is no probe of float16: like a type without an instruction it is bound by fp32's.
+        return "bf16" if self.model.dtype == torch.bfloat16 else "fp32"
 
     def pass_operations(self, length: int) -> int:
-        """Operations of matrix products in a pass over a prompt, for its last token's logits.
-
-        A multiplication and an addition are two. Attention counts the tokens that are attended.
-        """
-        config = self.model.config
-        blocks = sum(p.numel() for p in self.model.blocks.parameters() if p.ndim == 2)
-        head = sum(p.numel() for p in self.model.head.parameters())
-        attention = 0
-        for shape in self.model.kv_shapes:
-            window = min(length, shape.window or length)
-            pairs = window * (window + 1) // 2 + (length - window) * window
-            attention += 2 * config.num_heads * shape.head_dim * pairs
-        return 2 * (blocks * length + head + attention)
+        """Operations of matrix products in a pass over a prompt, for its last token's logits."""
+        return self.costs.prompt(length).operations
 
     def kv_bytes(self, length: int) -> int:
         """Bytes of keys and values that a token attends at this length, windows considered."""
-        per_entry = (
-            shape.numel * min(length, shape.window or length) for shape in self.model.kv_shapes
-        )
-        return sum(per_entry) * self.model.dtype.itemsize
+        return self.costs.kv_bytes(length)
 
 
 def random_subject(
-    shape: str, dtype: str | None = None, seed: int = 0, device: str | None = None
+    shape: str,
+    dtype: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    quantize: str | None = None,
 ) -> Subject:
     """A known shape with random weights, in its published dtype unless one is given.
 
-    Raises OptionError for a shape, dtype or device that is not known, or too little memory.
+    quantize: the format to hold them in, as `kept.LLM` takes it. Raises OptionError for a shape,
+    dtype, device or format that is not known, or too little memory.
     """
     config = shape_config(shape)
     model = random_model(config, resolve_dtype(dtype, config), seed, device)
-    return Subject(shape, model, random=True)
+    if quantize is not None:
+        # Weights are quantized as they are loaded, so they pass through a folder.
+        with TemporaryDirectory(prefix="kept-bench-") as folder:
+            save_checkpoint(model, config, Path(folder))
+            model = _load(folder, None, device, None, quantize)
+    return Subject(shape, model, random=True, quantize=quantize)
 
 
 def checkpoint_subject(
@@ -86,8 +102,23 @@ def checkpoint_subject(
     dtype: str | torch.dtype | None = None,
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    quantize: str | None = None,
 ) -> Subject:
     """A checkpoint folder's or hub id's model. Raises what `kept.LLM` raises for one."""
-    checkpoint = open_checkpoint(source)
-    model = load_model(checkpoint, dtype=dtype, device=device, progress=progress)
-    return Subject(Path(source).name or str(source), model, random=False)
+    model = _load(source, dtype, device, progress, quantize)
+    return Subject(Path(source).name or str(source), model, random=False, quantize=quantize)
+
+
+def _load(
+    source: str | Path,
+    dtype: str | torch.dtype | None,
+    device: str | None,
+    progress: Callable[[int, int], None] | None,
+    quantize: str | None,
+) -> CausalLM:
+    options: dict[str, Any] = {} if quantize is None else {"quantize": quantize}
+    if set(options) - set(inspect.signature(LLM).parameters):
+        raise OptionError(
+            f"quantize={quantize!r}: this kept holds weights only in their dtype; leave it out"
+        )
+    return LLM(source, dtype=dtype, device=device, progress=progress, **options).model

@@ -134,9 +134,9 @@ def _agreeing(one: Trace, other: Trace) -> int:
 
 def _floor(result: Result, steps: Sequence[float]) -> Floor | None:
     measured = sum(steps[1:])
-    if not result.bandwidths or not measured:
+    bandwidth = result.limits.bandwidth
+    if bandwidth is None or not measured:
         return None
-    bandwidth = max(rate.best for rate in result.bandwidths)
     weights = result.subject.step_weight_bytes
     prompt, num_steps = result.settings.prompt_tokens, len(steps) - 1
     keys = sum(result.subject.kv_bytes(prompt + i) for i in range(1, len(steps)))
@@ -151,7 +151,7 @@ def _floor(result: Result, steps: Sequence[float]) -> Floor | None:
 
 
 def _prefill(result: Result) -> Prefill | None:
-    peak = result.matrix_peak
+    peak = result.limits.peak
     if peak is None or not result.passes:
         return None
     count = result.subject.pass_operations

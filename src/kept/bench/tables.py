@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kept.bench.experiment import Result
 from kept.bench.published import PUBLISHED
+from kept.bench.subject import Subject
 from kept.bench.summary import Summary, Totals, smooth
 from kept.format import format_bytes, format_count, format_seconds
 from kept.machine import describe_machine
@@ -27,7 +28,7 @@ def report(result: Result, summary: Summary) -> RenderableType:
 
 def _parts(result: Result, summary: Summary) -> Iterator[RenderableType]:
     yield Text(_headline(result), style="bold")
-    yield Text(_machine_line(result))
+    yield Text(machine_line(result.subject, result.num_threads))
     if result.interrupted:
         yield Text("Interrupted: these are the steps measured so far.", style="yellow")
     yield Text()
@@ -44,27 +45,34 @@ def _parts(result: Result, summary: Summary) -> Iterator[RenderableType]:
 
 
 def _headline(result: Result) -> str:
-    subject, settings = result.subject, result.settings
-    weights = "random weights, " if subject.random else ""
-    dtype = str(subject.model.dtype).removeprefix("torch.")
+    settings = result.settings
     return (
-        f"{subject.name}: {weights}{format_count(subject.num_parameters)} parameters, {dtype}, "
-        f"{format_bytes(subject.weight_bytes)}; {settings.new_tokens:,} new tokens after a prompt "
-        f"of {settings.prompt_tokens:,}"
+        f"{model_line(result.subject)}; {settings.new_tokens:,} new tokens after a prompt of "
+        f"{settings.prompt_tokens:,}"
     )
 
 
-def _machine_line(result: Result) -> str:
-    device = result.subject.model.device
+def model_line(subject: Subject) -> str:
+    """Which model, and what it takes."""
+    weights = "random weights, " if subject.random else ""
+    return (
+        f"{subject.name}: {weights}{format_count(subject.num_parameters)} parameters, "
+        f"{subject.weight_format}, {format_bytes(subject.weight_bytes)}"
+    )
+
+
+def machine_line(subject: Subject, num_threads: int) -> str:
+    """Where it was measured."""
+    device = subject.model.device
     here = describe_machine().cpu
     if device.type != "cpu":
         return f"on {device}, driven by {here}"
-    threads = "1 thread" if result.num_threads == 1 else f"{result.num_threads} threads"
+    threads = "1 thread" if num_threads == 1 else f"{num_threads} threads"
     return f"on {here}, {threads}"
 
 
 def _totals_table(result: Result, summary: Summary) -> Table:
-    table = _table(
+    table = new_table(
         "Time for all tokens", "", "runs", "mean ± std (s)", "median (s)", "tokens/s", "ratio"
     )
     table.add_row("with cache", *_totals_cells(summary.with_cache), "1.0")
@@ -90,7 +98,7 @@ def _length_table(result: Result, summary: Summary) -> Table:
     columns = ["length", "with (ms)", "without (ms)", "ratio", "cache in use", "allocated"]
     if not summary.steps_without:
         columns = [columns[0], columns[1], *columns[4:]]
-    table = _table("One step against length (median over runs and neighbouring steps)", *columns)
+    table = new_table("One step against length (median over runs and neighbouring steps)", *columns)
     # The first step reads the prompt with the cache too; the curve begins at the second.
     cached = smooth(summary.steps_with[1:], _REACH)
     uncached = smooth(summary.steps_without[1:], _REACH)
@@ -107,7 +115,7 @@ def _length_table(result: Result, summary: Summary) -> Table:
 
 
 def _published_table(result: Result, summary: Summary) -> Table:
-    table = _table(
+    table = new_table(
         "Beside published results", "model", "hardware", "new", "with (s)", "without (s)", "ratio"
     )
     table.columns[1].justify = "left"
@@ -153,7 +161,7 @@ def _notes(result: Result, summary: Summary) -> Iterator[str]:
             f"{format_seconds(prefill.seconds)} and reached {100 * prefill.share:.0f} % of that "
             "limit."
         )
-    yield from (f"Not measured: {reason}" for reason in result.unmeasured)
+    yield from (f"Not measured: {reason}" for reason in result.limits.unmeasured)
     if summary.agreeing is not None:
         compared = min(len(t[0].token_ids) for t in (result.of(True), result.of(False)))
         if summary.agreeing == compared:
@@ -165,7 +173,8 @@ def _notes(result: Result, summary: Summary) -> Iterator[str]:
             )
 
 
-def _table(title: str, *columns: str) -> Table:
+def new_table(title: str, *columns: str) -> Table:
+    """A table of figures: the first column to the left, the others to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="")
     for index, name in enumerate(columns):
         justify: Literal["left", "right"] = "right" if index else "left"

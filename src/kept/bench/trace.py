@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 
 from kept.engine import PREFILL_CHUNK
+from kept.errors import OptionError
 from kept.llm import Generation
 from kept.models import CausalLM
 from kept.sampling import SamplingParams
@@ -48,6 +50,44 @@ def random_prompt(vocab_size: int, length: int, seed: int) -> list[int]:
     return found
 
 
+def greedy(
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    *,
+    prefill_chunk: int = PREFILL_CHUNK,
+    **options: Any,
+) -> Generation:
+    """A generation of `new_tokens` for each prompt that nothing ends early, ready to be stepped.
+
+    All prompts run side by side. options: further fields of SamplingParams, None for their
+    defaults. Raises OptionError for one that is not known.
+    """
+    asked = {name: value for name, value in options.items() if value is not None}
+    unknown = sorted(set(asked) - {f.name for f in fields(SamplingParams)})
+    if unknown:
+        raise OptionError(f"this kept has no option {', '.join(unknown)}; leave it out")
+    params = SamplingParams(
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        ignore_eos=True,
+        seed=0,  # greedy: nothing is drawn
+        **asked,
+    ).resolve(vocab_size=model.config.vocab_size)
+    return Generation(
+        model, None, prompts, params, max_slots=len(prompts), prefill_chunk=prefill_chunk
+    )
+
+
+def timed_steps(generation: Generation) -> Iterator[float]:
+    """Run a generation to its end; yields the seconds of each engine step after it."""
+    engine = generation.engine
+    while engine.has_work:
+        start = time.perf_counter()
+        engine.step()
+        yield time.perf_counter() - start
+
+
 def time_generation(
     model: CausalLM,
     prompt: Sequence[int],
@@ -59,25 +99,18 @@ def time_generation(
 
     on_token: called, outside the timed part, after each token.
     """
-    params = SamplingParams(
-        max_new_tokens=trace.new_tokens,
-        do_sample=False,
-        ignore_eos=True,
-        use_cache=trace.use_cache,
-        seed=0,  # greedy: nothing is drawn
-    ).resolve(vocab_size=model.config.vocab_size)
-    generation = Generation(model, None, [prompt], params, max_slots=1, prefill_chunk=prefill_chunk)
-    engine, [continuation] = generation.engine, generation.continuations
+    generation = greedy(
+        model, [prompt], trace.new_tokens, prefill_chunk=prefill_chunk, use_cache=trace.use_cache
+    )
+    cache, [continuation] = generation.engine.cache, generation.continuations
     seconds = 0.0
-    while engine.has_work:
-        start = time.perf_counter()
-        engine.step()
-        seconds += time.perf_counter() - start
+    for step in timed_steps(generation):
+        seconds += step
         if continuation.history.num_generated == len(trace.step_seconds):
             continue  # a chunk of the prompt, which draws no token
         trace.step_seconds.append(seconds)
         trace.token_ids.append(int(continuation.history.tokens[-1]))
-        trace.cache_bytes.append(0 if engine.cache is None else engine.cache.num_bytes)
+        trace.cache_bytes.append(0 if cache is None else cache.num_bytes)
         seconds = 0.0
         if on_token is not None:
             on_token()

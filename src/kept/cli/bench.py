@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,13 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kept.bench.shapes import SHAPES, shape_config
+from kept.cli.bench_files import (
+    check_choice,
+    check_targets,
+    load_subject,
+    write_files,
+    write_json,
+)
+from kept.cli.bench_speed import decode, prefill
 from kept.cli.errors import INTERRUPTED
-from kept.cli.loading import bar
-from kept.errors import KeptError
+from kept.cli.grouped import grouped
 
 if TYPE_CHECKING:
     from kept.bench.experiment import Result
-    from kept.bench.subject import Subject
 
 bench_app = typer.Typer(no_args_is_help=True)
 
@@ -24,6 +29,10 @@ bench_app = typer.Typer(no_args_is_help=True)
 @bench_app.callback()
 def bench() -> None:
     """Measure kept on this machine."""
+
+
+bench_app.command("decode")(grouped(decode))
+bench_app.command("prefill")(grouped(prefill))
 
 
 @bench_app.command("cache")
@@ -81,22 +90,17 @@ def cache(
     from rich.console import Console
 
     from kept.bench.experiment import Settings, run_experiment
-    from kept.bench.plot import require_matplotlib
     from kept.bench.progress import BenchProgress
     from kept.models import read_config
 
-    if model is not None and shape is not None:
-        raise typer.BadParameter("give --model or --shape, not both", param_hint="--model")
+    check_choice(model, shape)
     settings = Settings(new, prompt_tokens, runs, without, seed, threads)
     # What cannot be run or written should be known before minutes of measuring.
     if model is None:
         settings.check(read_config(shape_config(shape or "gpt2")).context)
-    _check_target(json_file, "--json")
-    _check_target(png_file, "--png")
-    if png_file is not None:
-        require_matplotlib()
+    check_targets(json_file, png_file)
     messages = Console(stderr=True)
-    subject = _load(model, shape or "gpt2", dtype, device, seed)
+    subject = load_subject(model, shape or "gpt2", dtype, device, seed)
     with BenchProgress(messages) as progress:
         result = run_experiment(subject, settings, progress)
     if not result.of(True):
@@ -117,38 +121,9 @@ def _report(result: Result, json_file: Path | None, png_file: Path | None) -> No
 
     summary = summarise(result)
     Console(highlight=False).print(report(result, summary))
-
-    def write_json(path: Path) -> None:
-        path.write_text(json.dumps(as_json(result, summary), indent=1) + "\n", encoding="utf-8")
-
-    failed = []
-    for path, write in ((json_file, write_json), (png_file, partial(save_plot, result, summary))):
-        try:
-            if path is not None:
-                write(path)
-        except OSError as error:
-            failed.append(f"{path} ({error.strerror or error})")
-    if failed:
-        raise KeptError(
-            f"cannot write {' and '.join(failed)}; the tables were printed all the same. Free "
-            "space there or name another file, and measure again"
+    write_files(
+        (
+            (json_file, write_json(as_json(result, summary))),
+            (png_file, partial(save_plot, result, summary)),
         )
-
-
-def _load(
-    model: str | None, shape: str, dtype: str | None, device: str | None, seed: int
-) -> Subject:
-    from kept.bench.subject import checkpoint_subject, random_subject
-
-    if model is None:
-        return random_subject(shape, dtype, seed, device)
-    with bar("Loading", unit="bytes") as update:
-        return checkpoint_subject(model, dtype, device, update)
-
-
-def _check_target(path: Path | None, option: str) -> None:
-    if path is None:
-        return
-    if path.is_dir() or not path.parent.is_dir():
-        why = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
-        raise typer.BadParameter(f"{path} {why}; give a file in one that does", param_hint=option)
+    )

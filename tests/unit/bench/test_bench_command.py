@@ -1,11 +1,11 @@
 """`kept bench cache` as a user meets it: tables, JSON, PNG, Ctrl-C and wrong options."""
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
+from png_file import png_size
 from typer.testing import CliRunner
 
 import kept
@@ -45,7 +45,7 @@ def test_report_json_and_png(
     files = ["--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")]
     done = runner.invoke(bench_app, ["cache", *SMALL, *files])
     assert done.exit_code == 0, done.output
-    assert shaped == [("gpt2", None, 0, None)]  # what is measured when nothing is named
+    assert shaped == [("gpt2", None, 0, None, None)]  # what is measured when nothing is named
     found = json.loads((tmp_path / "a.json").read_text())
     check_text(done.stdout, found)
     check_json(found, tiny, bandwidth)
@@ -113,20 +113,11 @@ def check_json(found: dict[str, Any], tiny: Subject, bandwidth: Rate) -> None:
     assert found["ratio"] == pytest.approx(sums["without_cache"] / sums["with_cache"], rel=1e-6)
 
 
-def png_size(path: Path) -> tuple[int, int]:
-    data = path.read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    assert data[-8:-4] == b"IEND"
-    assert len(data) > 10_000
-    width, height = struct.unpack(">II", data[16:24])
-    return width, height
-
-
 def test_options_reach_the_model(shaped: list[tuple[object, ...]]) -> None:
     options = ["--shape", "qwen3-0.6b", "--dtype", "bfloat16", "--seed", "3", "--device", "cpu"]
     done = runner.invoke(bench_app, ["cache", *SMALL, *options, "--no-without"])
     assert done.exit_code == 0, done.output
-    assert shaped == [("qwen3-0.6b", "bfloat16", 3, "cpu")]
+    assert shaped == [("qwen3-0.6b", "bfloat16", 3, "cpu", None)]
     assert "without cache" not in done.stdout
     assert "without (ms)" not in done.stdout
 

@@ -48,7 +48,7 @@ def test_runs_are_interleaved_and_complete(tiny: Subject) -> None:
     assert watcher.expected > 0
     assert not result.interrupted
     assert result.num_threads == torch.get_num_threads()
-    assert len(result.bandwidths) == 2
+    assert len(result.limits.bandwidths) == 2
     for trace in result.traces:
         assert trace.complete
         assert len(trace.token_ids) == len(trace.cache_bytes) == 7
@@ -117,8 +117,8 @@ def test_figures_come_from_the_raw_times(tiny: Subject) -> None:
     raw_with = [[0.5, 0.1, 0.2], [0.7, 0.3, 0.2], [0.6, 0.1, 0.5]]
     raw_without = [[1.0, 2.0, 3.0], [2.0, 2.0, 5.0]]
     result = made_result(tiny, raw_with, raw_without)
-    result.bandwidths = [Rate("a", 1, 1e6, 1e6), Rate("a", 1, 2e6, 1e6)]
-    result.passes, result.matrix_peak = ((2, 0.5), (4, 0.5)), Rate("b", 1, 1e7, 1e6)
+    result.limits.bandwidths = [Rate("a", 1, 1e6, 1e6), Rate("a", 1, 2e6, 1e6)]
+    result.passes, result.limits.peaks = ((2, 0.5), (4, 0.5)), [Rate("b", 1, 1e7, 1e6)]
     summary = summarise(result)
     totals = [sum(steps) for steps in raw_with]
     assert summary.with_cache is not None

@@ -1,0 +1,138 @@
+"""What a pass over a model reads and computes: the two sides of a roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from kept.cache import KVShape
+from kept.models import CausalLM
+from kept.models.layers import Embedding, Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one pass takes at the least.
+
+    weight_bytes, kv_bytes: read from memory. operations: of matrix products, in which a
+    multiplication and an addition are two.
+    """
+
+    weight_bytes: int
+    kv_bytes: int
+    operations: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Weights, keys and values together."""
+        return self.weight_bytes + self.kv_bytes
+
+    @property
+    def intensity(self) -> float:
+        """Operations per byte (Williams et al., 2009, "Roofline")."""
+        return self.operations / self.num_bytes
+
+    def floor(self, bandwidth: float, peak: float | None) -> float:
+        """Seconds no pass can be faster than: reading or arithmetic, whichever takes longer.
+
+        bandwidth: bytes per second. peak: operations per second, None where it is not known.
+        """
+        reading = self.num_bytes / bandwidth
+        return reading if peak is None else max(reading, self.operations / peak)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What passes over one model cost, whatever format its weights are held in.
+
+    num_parameters: shared ones count once. weight_bytes: that a pass reads. block_elements,
+    head_elements: numbers in the matrices of all blocks, and of the output head. value_bytes: what
+    a number of a key or value takes in the cache.
+    """
+
+    num_parameters: int
+    weight_bytes: int
+    block_elements: int
+    head_elements: int
+    num_heads: int
+    kv_shapes: tuple[KVShape, ...]
+    value_bytes: float
+
+    @classmethod
+    def of(cls, model: CausalLM, value_bytes: float | None = None) -> Costs:
+        """The costs of a model; value_bytes None: the cache holds the model's own dtype."""
+        # Counted on a copy without memory, since quantized matrices are packed.
+        with torch.device("meta"):
+            plain = type(model)(model.config)
+        return cls(
+            num_parameters=plain.num_parameters,
+            weight_bytes=weight_bytes(model),
+            block_elements=_matrix_elements(plain.blocks),
+            head_elements=_matrix_elements(plain.head),
+            num_heads=model.config.num_heads,
+            kv_shapes=model.kv_shapes,
+            value_bytes=model.dtype.itemsize if value_bytes is None else value_bytes,
+        )
+
+    def decode_step(self, lengths: Sequence[int]) -> Work:
+        """Of a step that draws a token for each sequence; lengths: tokens each attends, itself
+        included."""
+        rows = len(lengths)
+        matrices = rows * (self.block_elements + self.head_elements)
+        attention = sum(self._attention(n - 1, n) for n in lengths)
+        return Work(self.weight_bytes, sum(map(self.kv_bytes, lengths)), 2 * (matrices + attention))
+
+    def prompt(self, length: int, batch: int = 1) -> Work:
+        """Of reading `batch` prompts for their last tokens' logits, as if in a single pass."""
+        matrices = self.block_elements * length + self.head_elements
+        operations = 2 * batch * (matrices + self._attention(0, length))
+        return Work(self.weight_bytes, batch * self.kv_bytes(length), operations)
+
+    def kv_bytes(self, length: int) -> int:
+        """Bytes of the keys and values that a token attends at this length, windows considered."""
+        entries = sum(s.numel * min(length, s.window or length) for s in self.kv_shapes)
+        return round(entries * self.value_bytes)
+
+    def _attention(self, past: int, length: int) -> int:
+        """Multiplications of the tokens from `past` to `length`: queries by keys, weights by
+        values."""
+        return sum(
+            2 * self.num_heads * s.head_dim * (_pairs(length, s.window) - _pairs(past, s.window))
+            for s in self.kv_shapes
+        )
+
+
+def weight_bytes(model: CausalLM) -> int:
+    """Bytes of weights that a pass reads, in the format they are held in, scales included.
+
+    Of a table of vectors it reads the batch's rows, which is next to nothing; a table that is also
+    the output head is read whole.
+    """
+    return _held(module for module in model.modules() if not isinstance(module, Embedding))
+
+
+def stored_bytes(model: CausalLM) -> int:
+    """Bytes of all weights, in the format they are held in; shared ones count once."""
+    return _held(model.modules())
+
+
+def _held(modules: Iterable[nn.Module]) -> int:
+    found = {
+        id(tensor): tensor.nbytes
+        for module in modules
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    }
+    return sum(found.values())
+
+
+def _matrix_elements(part: nn.Module) -> int:
+    return sum(m.weight.numel() for m in part.modules() if isinstance(m, Linear))
+
+
+def _pairs(length: int, window: int | None) -> int:
+    """How many (token, attended token) pairs the first `length` tokens make."""
+    inside = min(length, window or length)
+    return inside * (inside + 1) // 2 + (length - inside) * inside
