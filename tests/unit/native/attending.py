@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kept.ops import AttentionSpec, HeadSpec, LayerBuffers, Placement, trace
+from kept.ops import AttentionSpec, HeadSpec, Placement, trace
 
-from .driving import EPS, HALF_STEP, Rig
+from .driving import EPS, HALF_STEP, LayerBuffers, Rig
 from .stores import FLOATS, empty, put, stored
 
 

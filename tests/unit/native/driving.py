@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -11,12 +12,14 @@ from torch import Tensor
 from kept.batch import Batch
 from kept.ops import (
     AttentionSpec,
+    Codec,
     HeadSpec,
-    LayerBuffers,
+    LentBuffers,
     PackedMatrix,
     Placement,
     Program,
     RopeTables,
+    StepBuffers,
     find_codec,
     pack_int4,
     pack_int8,
@@ -24,6 +27,7 @@ from kept.ops import (
     trace,
     use_threads,
 )
+from kept.ops.quantize import quantize
 
 FORMATS = ("fp32", "bf16", "int8", "int4")
 EPS = 2.0**-23  # of fp32, in which every kernel adds up; a rounding errs by half of it
@@ -40,11 +44,8 @@ def pack_as(
         scales = (weight.abs().amax(1) / 127).clamp(min=1e-30)
         codes = (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
         return pack_int8(codes, scales, gated=gated, bias=bias)
-    groups = torch.nn.functional.pad(weight, (0, -weight.shape[1] % 32)).unflatten(1, (-1, 32))
-    scale = (groups.abs().amax(2) / 7).clamp(min=1e-30).bfloat16()
-    levels = (groups / scale.float()[:, :, None]).round().clamp(-8, 7) + 8
-    codes = levels.flatten(1)[:, : weight.shape[1]].to(torch.uint8)
-    return pack_int4(codes, scale, gated=gated, bias=bias)
+    found = quantize(weight, "int4")
+    return pack_int4(found.codes, found.scales, gated=gated, bias=bias)
 
 
 @dataclass
@@ -146,9 +147,31 @@ class Rig:
         )
         count = num_rows if wanted is None else len(wanted)
         logits = torch.full((count, program.vocab_size), torch.nan)
-        step = program.step(batch, lengths or [num_rows], layers or [NOWHERE], rope, logits)
+        stores = as_step(layers or [NOWHERE], lengths or [num_rows])
+        step = program.step(batch, stores, rope, logits)
         program.run(step)
         return program, logits
+
+
+@dataclass(frozen=True)
+class LayerBuffers:
+    """What one layer stores, and how its tokens lie."""
+
+    codec: Codec
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    placement: Placement
+
+
+def as_step(layers: Sequence[LayerBuffers], lengths: Sequence[int]) -> StepBuffers:
+    """The layers as a step takes them, each with a layout of its own."""
+    buffers = [(layer.keys, layer.values) for layer in layers]
+    lent = LentBuffers(layers[0].codec, buffers, range(len(layers)))
+    return StepBuffers(lent, [layer.placement for layer in layers], lengths, _no_view)
+
+
+def _no_view(layer: int) -> NoReturn:
+    raise AssertionError("these steps are not recorded")
 
 
 NOWHERE = LayerBuffers(

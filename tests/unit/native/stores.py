@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kept.ops import LayerBuffers, Placement, find_codec
+from kept.ops import Placement, find_codec
+
+from .driving import LayerBuffers
 
 CODECS = ("float32", "float16", "bfloat16", "int8", "int4")
 FLOATS = ("float32", "float16")  # over these, queries and weights stay fp32

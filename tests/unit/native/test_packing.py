@@ -6,6 +6,7 @@ from torch import Tensor
 
 from kept import _native
 from kept.ops import PackedMatrix, pack_int4, pack_int8, pack_matrix
+from kept.ops.quantize import INT4_LEVELS, INT4_ZERO
 
 # (num_out, num_in), whole panels and what is left of them.
 SHAPES = ((1, 1), (2, 31), (31, 33), (32, 32), (33, 1), (40, 65), (97, 40), (130, 31))
@@ -84,7 +85,7 @@ def test_int4_codes_and_scales(shape: tuple[int, int], gated: bool) -> None:
     _native.unpack_group_scales(packed.handle, back.data_ptr())
     assert torch.equal(back, scales)
     wide = scales.float().repeat_interleave(32, dim=1)[:, :width]
-    assert same_bits(packed.unpack(), (codes.float() - 8) * wide)
+    assert same_bits(packed.unpack(), torch.tensor(INT4_LEVELS)[codes.int()].float() * wide)
 
 
 @shapes
@@ -104,9 +105,9 @@ def test_padding_is_zero(shape: tuple[int, int], gated: bool) -> None:
     assert coded.channel_scales is not None
     assert coded.channel_scales.sum() == height
     groups = -(-width // 32)
-    level = torch.full((height, width), 9, dtype=torch.uint8)  # 1
+    level = torch.full((height, width), INT4_ZERO + 1, dtype=torch.uint8)
     packed = pack_int4(level, torch.ones(height, groups, dtype=torch.bfloat16), gated=gated)
-    nibbles = torch.stack((packed.data & 15, packed.data >> 4)).int() - 8
+    nibbles = torch.stack((packed.data & 15, packed.data >> 4)).int() - INT4_ZERO
     assert nibbles.sum() == height * width
     assert packed.group_scales is not None
     assert packed.group_scales.float().sum() == height * groups

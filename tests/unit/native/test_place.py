@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kept.ops import AttentionSpec, HeadSpec, LayerBuffers, Placement, RopeTables, trace
+from kept.ops import AttentionSpec, HeadSpec, Placement, RopeTables, trace
 
-from .driving import EPS, Rig
+from .driving import EPS, LayerBuffers, Rig
 from .stores import CODECS, FLOATS, empty, entry_of, put, same_bits
 
 codecs = pytest.mark.parametrize("codec", CODECS)
