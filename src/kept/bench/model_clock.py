@@ -28,11 +28,12 @@ class ModelClock:
 
 @contextmanager
 def model_clock(model: CausalLM) -> Iterator[ModelClock]:
-    """Time `model.run` for a while.
+    """Time the kernels of a model's passes for a while: the native program, or `model.run`.
 
     The rest of a step is scheduling, packing, sampling and bookkeeping.
     """
-    clock, run = ModelClock(), model.run
+    target: Any = model if model.native is None else model.native.program
+    clock, run = ModelClock(), target.run
 
     def timed(*arguments: Any, **options: Any) -> Any:
         start = perf_counter()
@@ -41,8 +42,8 @@ def model_clock(model: CausalLM) -> Iterator[ModelClock]:
         finally:
             clock.add(perf_counter() - start)
 
-    vars(model)["run"] = timed
+    vars(target)["run"] = timed
     try:
         yield clock
     finally:
-        del vars(model)["run"]
+        del vars(target)["run"]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
-from kept.bench.random_weights import random_model, save_checkpoint
+from kept.bench.random_weights import random_model
 from kept.bench.shapes import shape_config
 from kept.bench.work import Costs, stored_bytes
-from kept.errors import OptionError
 from kept.llm import LLM
 from kept.machine import MatrixDtype
 from kept.models import CausalLM, resolve_dtype
+from kept.models.packing import prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +86,7 @@ def random_subject(
     """
     config = shape_config(shape)
     model = random_model(config, resolve_dtype(dtype, config), seed, device)
-    if quantize is not None:
-        # Weights are quantized as they are loaded, so they pass through a folder.
-        with TemporaryDirectory(prefix="kept-bench-") as folder:
-            save_checkpoint(model, config, Path(folder))
-            model = _load(folder, None, device, None, quantize)
+    prepare(model, quantize)
     return Subject(shape, model, random=True, quantize=quantize)
 
 
@@ -105,20 +98,6 @@ def checkpoint_subject(
     quantize: str | None = None,
 ) -> Subject:
     """A checkpoint folder's or hub id's model. Raises what `kept.LLM` raises for one."""
-    model = _load(source, dtype, device, progress, quantize)
+    llm = LLM(source, dtype=dtype, device=device, quantize=quantize, progress=progress)
+    model = llm.model
     return Subject(Path(source).name or str(source), model, random=False, quantize=quantize)
-
-
-def _load(
-    source: str | Path,
-    dtype: str | torch.dtype | None,
-    device: str | None,
-    progress: Callable[[int, int], None] | None,
-    quantize: str | None,
-) -> CausalLM:
-    options: dict[str, Any] = {} if quantize is None else {"quantize": quantize}
-    if set(options) - set(inspect.signature(LLM).parameters):
-        raise OptionError(
-            f"quantize={quantize!r}: this kept holds weights only in their dtype; leave it out"
-        )
-    return LLM(source, dtype=dtype, device=device, progress=progress, **options).model

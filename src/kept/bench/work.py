@@ -11,6 +11,7 @@ from torch import nn
 from kept.cache import KVShape
 from kept.models import CausalLM
 from kept.models.layers import Embedding, Linear
+from kept.ops import PackedMatrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +121,13 @@ def stored_bytes(model: CausalLM) -> int:
 
 
 def _held(modules: Iterable[nn.Module]) -> int:
-    found = {
-        id(tensor): tensor.nbytes
-        for module in modules
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    }
+    found: dict[int, int] = {}
+    for module in modules:
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, PackedMatrix):
+            found[id(weight)] = weight.num_bytes
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            found[id(tensor)] = tensor.nbytes
     return sum(found.values())
 
 
