@@ -33,7 +33,8 @@ const Kernels* find_kernels(const char* name) {
 }
 
 std::int64_t linear_scratch(std::int64_t rows) {
-    constexpr std::int64_t kExpanded = 512 * kPanel / 2;  // a slice of codes as bf16, in floats
+    constexpr std::int64_t kExpanded =
+        kSliceInputs * kPanel / 2;  // a slice of bf16 codes, in floats
     return kExpanded + rows * kPanel;
 }
 

@@ -149,6 +149,9 @@ constexpr std::int64_t partial_floats(std::int64_t queries, std::int64_t head_di
     return queries * (2 + round_up(head_dim, 32));
 }
 
+// Inputs between turns of many rows over one panel.
+constexpr std::int64_t kSliceInputs = 1024;
+
 // Floats of scratch a thread needs.
 std::int64_t linear_scratch(std::int64_t rows);
 std::int64_t attend_scratch(const AttentionShape& shape);

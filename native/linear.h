@@ -7,8 +7,7 @@
 
 namespace kept::KEPT_NS {
 
-constexpr std::int64_t kAhead = 4096;       // bytes of weights prefetched ahead of a few rows
-constexpr std::int64_t kSliceInputs = 512;  // inputs between turns of many rows over one panel
+constexpr std::int64_t kAhead = 8192;  // bytes of weights prefetched ahead of a few rows
 
 inline vf activate(Activation kind, vf x) {
     switch (kind) {

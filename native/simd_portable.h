@@ -114,11 +114,15 @@ inline void store_bf16(std::uint16_t* p, vf x) {
         p[i] = static_cast<std::uint16_t>(x[i] != x[i] ? quiet[i] : rounded[i]);
 }
 
-inline void prefetch_near(const void* p) {
-    __builtin_prefetch(p, 0, 3);
-}
-inline void prefetch_far(const void* p) {
-    __builtin_prefetch(p, 0, 2);
+KEPT_INLINE void prefetch_near(const void* p) {
+#if defined(__x86_64__)
+    // By hand: GCC finds that a function which only prefetches has no effect, and drops its calls.
+    asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
+#elif defined(__aarch64__)
+    asm volatile("prfm pldl1keep, %0" : : "Q"(*static_cast<const char*>(p)));
+#else
+    __builtin_prefetch(p);
+#endif
 }
 
 inline std::uint32_t small_int_to_bf16(int x) {
