@@ -14,11 +14,13 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 
 #include "codecs.h"
 #include "lanes_math.h"
 #include "linear.h"
 #include "place.h"
+#include "sight.h"
 
 namespace kept::KEPT_NS {
 
@@ -32,7 +34,7 @@ struct AttendScratch {
     std::byte *queries, *keys, *values, *weights;
     float *scores, *part;              // (halves, Q, 32)
     float *key_scales, *value_scales;  // (groups, 64)
-    float* bias;                       // (64) 0 or -inf
+    float* hidden;                     // (64) 0, or -1 where a query must not see
     float *peak, *sum, *out;           // (Q), (Q), (padded / 32, Q, 32) of this chunk
     float *all_peak, *all_sum, *all_out;
     float* correction;  // (Q)
@@ -54,7 +56,7 @@ struct AttendScratch {
         part = take(q * kTile);
         key_scales = take(groups * kTile);
         value_scales = take(groups * kTile);
-        bias = take(kTile);
+        hidden = take(kTile);
         peak = take(q), sum = take(q), out = take(q * padded);
         all_peak = take(q), all_sum = take(q), all_out = take(q * padded);
         correction = take(q);
@@ -65,40 +67,41 @@ inline bool uses_floats(const AttendArgs& args) {
     return !args.queries.is_bf16;
 }
 
-// Zeros in place of tokens past the end.
+// Zeros in place of tokens that no query of a unit sees: what lies there may be another token's, or
+// nothing.
 alignas(64) inline constexpr std::byte kNothing[4 * kMaxHeadDim] = {};
 
 // Where the codes of a tile's tokens lie, and which entries they are.
 struct TileRows {
     const Stored& stored;
-    std::int64_t count, bytes, scales;
+    TokenSet seen;
+    std::int64_t bytes, scales;
     std::int64_t entries[kTile];
-    const std::byte* rows[kTile];
-    const std::byte* next;  // where the next tile begins, as a rule
+    const std::byte* rows[kTile];  // of a token not in `seen`: zeros
+    const std::byte* next;         // where the next tile begins, as a rule
 
     TileRows(const Stored& from, const LayoutArgs& layout, std::int64_t slot_head,
-             std::int64_t head_dim, std::int64_t token, std::int64_t num_tokens)
+             std::int64_t head_dim, std::int64_t token, TokenSet tokens)
         : stored(from),
-          count(num_tokens),
+          seen(tokens),
           bytes(code_bytes(from.codec, head_dim)),
           scales(num_scales(from.codec, head_dim)) {
         const std::int64_t base = slot_head * layout.capacity;
-        for (std::int64_t t = 0; t < count; ++t) {
+        for (std::int64_t t = 0; t < kTile; ++t) {
             entries[t] = base + entry_of(layout, token + t);
-            rows[t] = from.codes + entries[t] * bytes;
+            rows[t] = holds(seen, t) ? from.codes + entries[t] * bytes : kNothing;
         }
-        for (std::int64_t t = count; t < kTile; ++t) rows[t] = kNothing;
-        next = rows[count - 1] + bytes;
+        next = from.codes + (entries[kTile - 1] + 1) * bytes;
     }
 };
 
-// Scales (groups, 64) of a tile's tokens; 1 where the codec has none, 0 past the end. Keys and
-// values may have different codecs: whichever has fewer scales repeats its only one.
+// Scales (groups, 64) of a tile's tokens; 1 where the codec has none, 0 of tokens that are not
+// seen. Keys and values may have different codecs: whichever has fewer scales repeats its only one.
 inline void read_scales(const TileRows& from, std::int64_t groups, float* out) {
     for (std::int64_t g = 0; g < groups; ++g)
         for (std::int64_t t = 0; t < kTile; ++t) {
-            float scale = t < from.count ? 1.0f : 0.0f;
-            if (from.scales > 0 && t < from.count)
+            float scale = holds(from.seen, t) ? 1.0f : 0.0f;
+            if (from.scales > 0 && holds(from.seen, t))
                 scale = bf16_to_float(from.stored.scales[from.entries[t] * from.scales +
                                                          (from.scales == groups ? g : 0)]);
             out[g * kTile + t] = scale;
@@ -198,50 +201,9 @@ inline void expand_float_values(const TileRows& from, std::int64_t head_dim, std
     }
 }
 
-// What one query may see of a tile: bias becomes 0 or -inf; returns whether anything is hidden.
-struct Sight {
-    bool causal;
-    std::int64_t window[2], sinks[2];
-
-    Sight(const AttentionShape& shape, const LayoutArgs& layout)
-        : causal(shape.causal),
-          window{shape.causal ? shape.window : -1, shape.causal ? layout.window : -1},
-          sinks{shape.sinks, layout.sinks} {}
-
-    // Whether no query from `query` on sees any of tokens [token, token + count).
-    bool skips(std::int64_t token, std::int64_t count, std::int64_t query) const {
-        for (int i = 0; i < 2; ++i)
-            if (window[i] >= 0 && token + count <= query - window[i] + 1 && token >= sinks[i])
-                return true;
-        return false;
-    }
-    // The first token that may be seen from `query` on.
-    std::int64_t first(std::int64_t query) const {
-        std::int64_t found = 0;
-        for (int i = 0; i < 2; ++i)
-            if (window[i] >= 0 && sinks[i] == 0) found = std::max(found, query - window[i] + 1);
-        return found;
-    }
-    bool sees(std::int64_t token, std::int64_t query) const {
-        if (causal && token > query) return false;
-        for (int i = 0; i < 2; ++i)
-            if (window[i] >= 0 && token <= query - window[i] && token >= sinks[i]) return false;
-        return true;
-    }
-    bool hides(std::int64_t token, std::int64_t count, std::int64_t query, float* bias) const {
-        bool whole = count == kTile && (!causal || token + kTile - 1 <= query);
-        for (int i = 0; i < 2; ++i) whole = whole && (window[i] < 0 || token > query - window[i]);
-        if (whole) return false;
-        for (std::int64_t t = 0; t < kTile; ++t)
-            bias[t] = t < count && sees(token + t, query) ? 0.0f
-                                                          : -std::numeric_limits<float>::infinity();
-        return true;
-    }
-};
-
 // Scores of one query over a tile become its weights; the state moves on to the new peak.
 inline void soften(const AttendArgs& args, const AttendScratch& s, std::int64_t q,
-                   std::int64_t num_queries, const float* bias) {
+                   std::int64_t num_queries, const float* hidden) {
     const AttentionShape& shape = args.shape;
     constexpr int kVectors = kTile / W;
     const bool floats = uses_floats(args);
@@ -254,7 +216,10 @@ inline void soften(const AttendArgs& args, const AttendScratch& s, std::int64_t 
         x[i] = mul(x[i], set1(shape.scale));
         if (shape.softcap > 0)
             x[i] = mul(set1(shape.softcap), tanh(div(x[i], set1(shape.softcap))));
-        if (bias) x[i] = add(x[i], load(bias + t));
+        // Not a sum: what is hidden may be infinite or NaN.
+        if (hidden)
+            x[i] = where_less(load(hidden + t), zero(),
+                              set1(-std::numeric_limits<float>::infinity()), x[i]);
         top = max(top, x[i]);
     }
     const float before = s.peak[q], peak = std::max(before, reduce_max(top));
@@ -280,9 +245,11 @@ inline void soften(const AttendArgs& args, const AttendScratch& s, std::int64_t 
             continue;
         }
         total = add(total, p);
-        for (std::int64_t g = 0; g < groups; ++g)
-            store_bf16(to + (g * num_queries + q) * kTile + t,
-                       mul(p, load(s.value_scales + g * kTile + t)));
+        for (std::int64_t g = 0; g < groups; ++g) {
+            vf scaled = mul(p, load(s.value_scales + g * kTile + t));
+            if (hidden) scaled = where_less(load(hidden + t), zero(), zero(), scaled);
+            store_bf16(to + (g * num_queries + q) * kTile + t, scaled);
+        }
     }
     s.sum[q] = s.sum[q] * s.correction[q] + reduce_add(total);
 }
@@ -327,25 +294,27 @@ void score_tile(const AttendScratch& s, std::int64_t num_queries, const std::byt
     }
 }
 
+// Adds a tile's values to the sums of queries [first, last).
 template <class Read>
-void weigh_tile(const AttendScratch& s, std::int64_t num_queries, const std::byte* ahead,
-                std::int64_t ahead_bytes) {
+void weigh_tile(const AttendScratch& s, std::int64_t num_queries, std::int64_t first,
+                std::int64_t last, const std::byte* ahead, std::int64_t ahead_bytes) {
     using Act = typename Read::Act;
     const std::int64_t panels = s.padded / kPanel;
     const std::int64_t panel_size = kTile / Read::kUnitInputs * kStepBytes;
     for (std::int64_t panel = 0; panel < panels; ++panel) {
-        float* out = s.out + panel * num_queries * kPanel;
-        for (std::int64_t q = 0; q < num_queries; ++q) {
+        float* out = s.out + (panel * num_queries + first) * kPanel;
+        for (std::int64_t q = first; q < last; ++q) {
             if (s.correction[q] == 1.0f) continue;
             for (int v = 0; v < NV; ++v) {
-                float* at = out + q * kPanel + v * W;
+                float* at = out + (q - first) * kPanel + v * W;
                 store(at, mul(load(at), set1(s.correction[q])));
             }
         }
         const std::int64_t group = s.groups > 1 ? panel : 0;
-        const auto* weights = reinterpret_cast<const Act*>(s.weights) + group * num_queries * kTile;
+        const auto* weights =
+            reinterpret_cast<const Act*>(s.weights) + (group * num_queries + first) * kTile;
         TileTurns<Read>::run(weights, kTile, s.values + panel * panel_size, kTile, out, true,
-                             num_queries, ahead + panel * ahead_bytes / panels,
+                             last - first, ahead + panel * ahead_bytes / panels,
                              ahead_bytes / panels);
     }
 }
@@ -412,21 +381,46 @@ inline void gather_queries(const AttendArgs& args, const AttendUnit& unit, const
                     static_cast<std::size_t>(bytes));
 }
 
+// Whether some query of a tile must not see a value, infinite or NaN, that another one sees. Zero
+// times that is NaN, so such a tile cannot be weighed for all queries at once.
+inline bool needs_parting(const TileRows& values, TokenSet parting, std::int64_t head_dim) {
+    for (; parting != 0; parting &= parting - 1) {
+        const int t = std::countr_zero(parting);
+        if (!all_finite(values.stored, values.rows[t], head_dim)) return true;
+    }
+    return false;
+}
+
 inline void attend_tile(const AttendArgs& args, const AttendUnit& unit, const AttendScratch& s,
                         const Sight& sight, std::int64_t token, std::int64_t num_queries) {
     const AttentionShape& shape = args.shape;
     const std::int64_t sequence = unit.sequence, length = args.sequences.lengths[sequence];
-    const std::int64_t count = std::min(kTile, length - token);
     const std::int64_t slot_head = args.sequences.slots[sequence] * shape.kv_heads + unit.kv_head;
-    const TileRows keys(args.keys, args.layout, slot_head, shape.head_dim, token, count);
-    const TileRows values(args.values, args.layout, slot_head, shape.head_dim, token, count);
+    const std::int64_t offset = length - args.sequences.starts[sequence + 1];
+    const std::int64_t first = offset + unit.first, last = offset + unit.last - 1;
+    const TokenSet seen = sight.by_any(first, last, token, length);
+    const auto rows_of = [&](const Stored& stored, TokenSet of_tokens) {
+        return TileRows(stored, args.layout, slot_head, shape.head_dim, token, of_tokens);
+    };
+    const TileRows keys = rows_of(args.keys, seen), values = rows_of(args.values, seen);
+    const auto expand = [&](const TileRows& from) {
+        if (uses_floats(args))
+            expand_float_values(from, shape.head_dim, s.padded, reinterpret_cast<float*>(s.values));
+        else
+            expand_codes(from, false, shape.head_dim, s.padded, s.values);
+    };
+    const auto weigh = [&](std::int64_t begin, std::int64_t end) {
+        if (uses_floats(args))
+            weigh_tile<ReadFp32>(s, num_queries, begin, end, values.next, kTile * values.bytes);
+        else
+            weigh_tile<ReadBf16>(s, num_queries, begin, end, values.next, kTile * values.bytes);
+    };
+    expand(values);
     if (uses_floats(args)) {
         expand_float_keys(keys, shape.head_dim, s.padded, reinterpret_cast<float*>(s.keys));
-        expand_float_values(values, shape.head_dim, s.padded, reinterpret_cast<float*>(s.values));
         score_tile<ReadFp32>(s, num_queries, keys.next, kTile * keys.bytes);
     } else {
         expand_codes(keys, true, shape.head_dim, s.padded, s.keys);
-        expand_codes(values, false, shape.head_dim, s.padded, s.values);
         if (s.groups > 0) {
             read_scales(keys, s.groups, s.key_scales);
             read_scales(values, s.groups, s.value_scales);
@@ -434,17 +428,24 @@ inline void attend_tile(const AttendArgs& args, const AttendUnit& unit, const At
         score_tile<ReadBf16>(s, num_queries, keys.next, kTile * keys.bytes);
     }
     const std::int64_t share = shape.heads / shape.kv_heads;
-    const std::int64_t end = args.sequences.starts[sequence + 1];
-    const float* bias = nullptr;
+    const float* hidden = nullptr;
     for (std::int64_t q = 0; q < num_queries; ++q) {
-        const std::int64_t query = length - end + unit.first + q / share;
-        if (q % share == 0) bias = sight.hides(token, count, query, s.bias) ? s.bias : nullptr;
-        soften(args, s, q, num_queries, bias);
+        if (q % share == 0) {
+            const TokenSet of_query = sight.by(first + q / share, token, length);
+            hidden = of_query == ~TokenSet{0} ? nullptr : s.hidden;
+            if (hidden) write_hidden(of_query, s.hidden);
+        }
+        soften(args, s, q, num_queries, hidden);
     }
-    if (uses_floats(args))
-        weigh_tile<ReadFp32>(s, num_queries, values.next, kTile * values.bytes);
-    else
-        weigh_tile<ReadBf16>(s, num_queries, values.next, kTile * values.bytes);
+    const TokenSet parting = seen & ~sight.by_each(first, last, token, length);
+    if (!needs_parting(values, parting, shape.head_dim)) {
+        weigh(0, num_queries);
+        return;
+    }
+    for (std::int64_t q = 0; q < num_queries; q += share) {
+        expand(rows_of(args.values, sight.by(first + q / share, token, length)));
+        weigh(q, q + share);
+    }
 }
 
 inline void attend_chunk(const AttendArgs& args, const AttendUnit& unit, const AttendScratch& s,

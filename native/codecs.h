@@ -155,6 +155,27 @@ struct Int4Row {
     }
 };
 
+// Whether a vector as it is stored is free of infinities and NaN. Codes are: those of what is not
+// finite are zeros under a scale of NaN.
+inline bool all_finite(const Stored& from, const std::byte* codes, std::int64_t head_dim) {
+    bool finite = true;
+    if (from.codec == Codec::fp32) {
+        for (std::int64_t i = 0; i < head_dim; ++i) {
+            std::uint32_t bits;
+            std::memcpy(&bits, codes + 4 * i, sizeof bits);
+            finite &= (bits & 0x7f800000u) != 0x7f800000u;
+        }
+    } else if (from.codec == Codec::bf16 || from.codec == Codec::fp16) {
+        const std::uint16_t exponent = from.codec == Codec::bf16 ? 0x7f80 : 0x7c00;
+        for (std::int64_t i = 0; i < head_dim; ++i) {
+            std::uint16_t bits;
+            std::memcpy(&bits, codes + 2 * i, sizeof bits);
+            finite &= (bits & exponent) != exponent;
+        }
+    }
+    return finite;
+}
+
 // Reads one vector of an fp32 or fp16 store as floats.
 inline void read_floats(Codec codec, const std::byte* row, std::int64_t head_dim, float* out) {
     if (codec == Codec::fp32) {

@@ -62,8 +62,10 @@ void for_panels(const Weights& w, const F& f) {
         const Weights& w;
         const F& f;
         int threads;
-    } context{w, f, Pool::shared().num_threads()};
-    Pool::shared().run(
+    };
+    Pool::Turn turn(Pool::shared());
+    Context context{w, f, turn.num_threads()};
+    turn.run(
         [](void* p, int thread) {
             const Context& c = *static_cast<Context*>(p);
             const std::int64_t panels = c.w.num_panels();

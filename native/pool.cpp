@@ -28,9 +28,45 @@ void relax() {
 #endif
 }
 
+// Arithmetic as the kernels count on it while this lives: rounding to nearest, subnormal numbers
+// kept. Each thread has a mode of its own, which a library may have changed in the caller's alone,
+// and then a number would depend on the thread that computed it.
+class PlainArithmetic {
+  public:
+    PlainArithmetic() : before_(mode()) { set_mode(kPlain); }
+    ~PlainArithmetic() { set_mode(before_); }
+    PlainArithmetic(const PlainArithmetic&) = delete;
+    PlainArithmetic& operator=(const PlainArithmetic&) = delete;
+
+  private:
+#if defined(__x86_64__)
+    using Mode = unsigned;
+    static constexpr Mode kPlain = 0x1f80;  // of MXCSR: all exceptions masked, and nothing else
+    static Mode mode() { return _mm_getcsr(); }
+    static void set_mode(Mode mode) { _mm_setcsr(mode); }
+#elif defined(__aarch64__)
+    using Mode = std::uint64_t;
+    static constexpr Mode kPlain = 0;  // of FPCR
+    static Mode mode() {
+        Mode found;
+        asm volatile("mrs %0, fpcr" : "=r"(found));
+        return found;
+    }
+    static void set_mode(Mode mode) { asm volatile("msr fpcr, %0" : : "r"(mode)); }
+#else
+    using Mode = int;
+    static constexpr Mode kPlain = 0;
+    static Mode mode() { return kPlain; }
+    static void set_mode(Mode) {}
+#endif
+
+    Mode before_;
+};
+
 // Leaked on purpose: its threads may still wait when static objects are destroyed.
 std::atomic<Pool*> g_shared{nullptr};
 std::mutex g_making;
+std::atomic<int> g_num_threads{1};  // of the shared pool, for a forked child's
 
 // A child has none of its parent's threads, and a mutex of theirs might be held for ever.
 void forget_after_fork() {
@@ -46,7 +82,7 @@ Pool& Pool::shared() {
     if (Pool* pool = g_shared.load()) return *pool;
     static const int registered = pthread_atfork(nullptr, nullptr, forget_after_fork);
     static_cast<void>(registered);
-    Pool* pool = new Pool(1);
+    Pool* pool = new Pool(g_num_threads.load());
     g_shared.store(pool, std::memory_order_release);
     return *pool;
 }
@@ -91,10 +127,11 @@ void Pool::resize(int num_threads) {
     if (num_threads == num_threads_) return;
     stop();
     start(num_threads);
+    if (this == g_shared.load()) g_num_threads.store(num_threads);
 }
 
 void Pool::run(Job job, void* context) {
-    const std::lock_guard lock(turn_);
+    const PlainArithmetic plain;
     job_ = job;
     context_ = context;
     round_.fetch_add(1, std::memory_order_release);
@@ -120,6 +157,7 @@ void Pool::work(int thread, std::uint32_t seen) {
         wait_while(round_, seen);
         ++seen;
         if (stopping_) return;
+        const PlainArithmetic plain;
         job_(context_, thread);
         sync();
     }

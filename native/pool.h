@@ -13,7 +13,8 @@ class Pool {
   public:
     using Job = void (*)(void* context, int thread);
 
-    // The process's pool, made at first use, and anew in a forked child.
+    // The process's pool, made at first use with one thread; anew in a forked child, with as many
+    // as its parent's had. Throws std::system_error where the child cannot have them.
     static Pool& shared();
 
     // num_threads >= 1, the calling thread included. Throws std::system_error.
@@ -23,12 +24,25 @@ class Pool {
     Pool& operator=(const Pool&) = delete;
 
     int num_threads() const { return num_threads_; }
-    // Waits for a running job to end. Throws std::system_error, and then has one thread.
+    // Waits for the turns before. Throws std::system_error, and then has one thread.
     void resize(int num_threads);
 
-    // Runs job(context, thread) on every thread, the caller being thread 0, and returns when all
-    // are done. Callers take turns. A job must not throw, nor run another.
-    void run(Job job, void* context);
+    // The pool to oneself: while a turn lasts nobody else runs a job, and no thread comes or goes.
+    // What is made for a number of threads is made within the turn that uses it.
+    class Turn {
+      public:
+        // Waits for the turns before.
+        explicit Turn(Pool& pool) : pool_(pool), lock_(pool.turn_) {}
+
+        int num_threads() const { return pool_.num_threads(); }
+        // Runs job(context, thread) on every thread, the caller being thread 0, and returns when
+        // all are done. A job must not throw, nor take a turn.
+        void run(Job job, void* context) { pool_.run(job, context); }
+
+      private:
+        Pool& pool_;
+        std::lock_guard<std::mutex> lock_;
+    };
 
     // Within a job: returns when every thread has come here.
     void sync();
@@ -36,6 +50,7 @@ class Pool {
   private:
     void start(int num_threads);
     void stop();
+    void run(Job job, void* context);
     void work(int thread, std::uint32_t seen);
     void wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t old) const;
 
@@ -47,7 +62,7 @@ class Pool {
     Job job_ = nullptr;
     void* context_ = nullptr;
     bool stopping_ = false;
-    int num_threads_ = 1;
+    std::atomic<int> num_threads_{1};
     int num_spins_ = 0;
     std::vector<std::thread> threads_;
 };

@@ -189,17 +189,19 @@ Program::AttendPlan Program::make_plan(const Step& step, const AttentionShape& s
 }
 
 void Program::run(const Step& step, std::int64_t first, std::int64_t last) {
+    // Before anything is reserved: the scratch is one for each thread.
+    Pool::Turn turn(Pool::shared());
     reserve(step);
     const Clock::time_point start = Clock::now();
     Run run{step,
             first,
             last,
-            Pool::shared().num_threads(),
+            turn.num_threads(),
             {static_cast<std::int64_t>(step.slots.size()), step.starts.data(), step.slots.data(),
              step.lengths.data(), row_sequence_.data()},
             {},
             this};
-    Pool::shared().run(
+    turn.run(
         [](void* context, int thread) {
             Run& r = *static_cast<Run*>(context);
             r.program->work(r, thread);
@@ -246,9 +248,11 @@ void Program::operate(Run& run, int thread, const Op& op, std::int64_t index) {
     float* scratch = scratch_[static_cast<std::size_t>(thread)].data();
     if (const Linear* l = std::get_if<Linear>(&op)) {
         const Weights& w = weights_[static_cast<std::size_t>(l->weights)];
+        // There is room for the logits of wanted rows alone.
+        const bool wanted = l->wanted || l->epilogue == Epilogue::logits;
         LinearArgs args{&w,
                         act(l->in),
-                        l->wanted ? step.num_wanted : step.rows,
+                        wanted ? step.num_wanted : step.rows,
                         l->epilogue,
                         l->activation,
                         nullptr,

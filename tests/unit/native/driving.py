@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 import torch
+from laws.tiny import FORMATS, pack_as
 from torch import Tensor
 
 from kept.batch import Batch
@@ -21,31 +22,15 @@ from kept.ops import (
     RopeTables,
     StepBuffers,
     find_codec,
-    pack_int4,
-    pack_int8,
     pack_matrix,
     trace,
     use_threads,
 )
-from kept.ops.quantize import quantize
 
-FORMATS = ("fp32", "bf16", "int8", "int4")
+__all__ = ["EPS", "FORMATS", "HALF_STEP", "Rig", "pack_as"]
+
 EPS = 2.0**-23  # of fp32, in which every kernel adds up; a rounding errs by half of it
 HALF_STEP = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}  # most a rounding errs, in parts
-
-
-def pack_as(
-    format: str, weight: Tensor, *, gated: bool = False, bias: Tensor | None = None
-) -> PackedMatrix:
-    """A matrix near `weight`, packed; `unpack()` says which it is."""
-    if format in ("fp32", "bf16"):
-        return pack_matrix(weight, format, gated=gated, bias=bias)
-    if format == "int8":
-        scales = (weight.abs().amax(1) / 127).clamp(min=1e-30)
-        codes = (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
-        return pack_int8(codes, scales, gated=gated, bias=bias)
-    found = quantize(weight, "int4")
-    return pack_int4(found.codes, found.scales, gated=gated, bias=bias)
 
 
 @dataclass

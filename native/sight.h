@@ -1,0 +1,73 @@
+// Which tokens of a tile may be seen: by causality, by a window and by sinks.
+#pragma once
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace kept::KEPT_NS {
+
+// A bit for each token of a tile, the first being the lowest.
+using TokenSet = std::uint64_t;
+static_assert(kTile == 64);
+
+inline bool holds(TokenSet set, std::int64_t t) {
+    return set >> t & 1;
+}
+
+// Those of a tile's tokens, the first of which is `token`, that come before token `end`.
+inline TokenSet tokens_below(std::int64_t token, std::int64_t end) {
+    const std::int64_t count = end - token;
+    return count <= 0 ? 0 : count >= kTile ? ~TokenSet{0} : (TokenSet{1} << count) - 1;
+}
+
+// Which tokens of a tile queries may see.
+struct Sight {
+    bool causal;
+    std::int64_t window[2], sinks[2];
+
+    Sight(const AttentionShape& shape, const LayoutArgs& layout)
+        : causal(shape.causal),
+          window{shape.causal ? shape.window : -1, shape.causal ? layout.window : -1},
+          sinks{shape.sinks, layout.sinks} {}
+
+    // Whether no query from `query` on sees any of tokens [token, token + count).
+    bool skips(std::int64_t token, std::int64_t count, std::int64_t query) const {
+        for (int i = 0; i < 2; ++i)
+            if (window[i] >= 0 && token + count <= query - window[i] + 1 && token >= sinks[i])
+                return true;
+        return false;
+    }
+    // What of a tile that begins with `token`, and a sequence of `length`, the query sees.
+    TokenSet by(std::int64_t query, std::int64_t token, std::int64_t length) const {
+        const TokenSet known = tokens_below(token, causal ? query + 1 : length);
+        return known & near(query, token);
+    }
+    // What queries [first, last] see, some of them or each.
+    TokenSet by_any(std::int64_t first, std::int64_t last, std::int64_t token,
+                    std::int64_t length) const {
+        if (!causal) return tokens_below(token, length);
+        return (near(first, token) | ~tokens_below(token, first + 1)) &
+               tokens_below(token, last + 1);
+    }
+    TokenSet by_each(std::int64_t first, std::int64_t last, std::int64_t token,
+                     std::int64_t length) const {
+        return by(first, token, length) & by(last, token, length);
+    }
+
+  private:
+    TokenSet near(std::int64_t query, std::int64_t token) const {
+        TokenSet found = ~TokenSet{0};
+        for (int i = 0; i < 2; ++i)
+            if (window[i] >= 0)
+                found &=
+                    ~tokens_below(token, query - window[i] + 1) | tokens_below(token, sinks[i]);
+        return found;
+    }
+};
+
+// 0 for tokens in `seen`, -1 for others.
+inline void write_hidden(TokenSet seen, float* hidden) {
+    for (std::int64_t t = 0; t < kTile; ++t) hidden[t] = holds(seen, t) ? 0.0f : -1.0f;
+}
+
+}  // namespace kept::KEPT_NS

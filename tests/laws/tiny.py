@@ -1,0 +1,108 @@
+"""Tiny models of odd sizes with random weights, packed for the native kernels in any format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kept.models import CausalLM, build_model
+from kept.ops import PackedMatrix, pack_int4, pack_int8, pack_matrix
+
+VOCAB = 97
+CONTEXT = 2400
+FORMATS = ("fp32", "bf16", "int8", "int4")
+
+_LLAMA = {
+    "vocab_size": VOCAB,
+    "hidden_size": 40,
+    "intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": CONTEXT,
+}
+CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": VOCAB,
+        "n_embd": 40,
+        "n_head": 8,  # of 5
+        "n_layer": 2,
+        "n_inner": 50,
+        "n_positions": CONTEXT,
+    },
+    "llama": {
+        **_LLAMA,
+        "model_type": "llama",
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "tie_word_embeddings": True,
+    },
+    "mistral": {
+        **_LLAMA,
+        "model_type": "mistral",
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "head_dim": 12,
+        "sliding_window": 9,
+    },
+    "qwen3": {
+        **_LLAMA,
+        "model_type": "qwen3",
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "head_dim": 20,
+        "use_sliding_window": True,
+        "sliding_window": 70,
+        "max_window_layers": 1,
+    },
+}
+
+
+def pack_as(
+    format: str, weight: Tensor, *, gated: bool = False, bias: Tensor | None = None
+) -> PackedMatrix:
+    """A matrix near `weight`, packed; `unpack()` says which it is."""
+    if format in ("fp32", "bf16"):
+        return pack_matrix(weight, format, gated=gated, bias=bias)
+    weight = weight.detach().float()
+    if format == "int8":
+        scales = (weight.abs().amax(1) / 127).clamp(min=1e-30)
+        codes = (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
+        return pack_int8(codes, scales, gated=gated, bias=bias)
+    groups = F.pad(weight, (0, -weight.shape[1] % 32)).unflatten(1, (-1, 32))
+    scale = (groups.abs().amax(2) / 7).clamp(min=1e-30).bfloat16()
+    levels = (groups / scale.float()[:, :, None]).round().clamp(-8, 7) + 8
+    codes = levels.flatten(1)[:, : weight.shape[1]].to(torch.uint8)
+    return pack_int4(codes, scale, gated=gated, bias=bias)
+
+
+def plain_model(name: str, dtype: torch.dtype) -> CausalLM:
+    """A model that runs on torch, the same weights every time."""
+    model = build_model(CONFIGS[name]).to_empty(device="cpu").eval()
+    generator = torch.Generator().manual_seed(len(name))
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            centre = 1.0 if "norm" in parameter_name and parameter_name.endswith("weight") else 0.0
+            parameter.copy_(centre + 0.25 * torch.randn(parameter.shape, generator=generator))
+    if CONFIGS[name].get("tie_word_embeddings", CONFIGS[name]["model_type"] == "gpt2"):
+        model.head.weight = model.embedding.weight
+    return model.to(dtype)
+
+
+@cache
+def native_model(name: str, format: str, isa: str | None = None) -> CausalLM:
+    """The model of a name on the kernels; isa: what KEPT_ISA says, which a program keeps."""
+    model = plain_model(name, torch.float32 if format == "fp32" else torch.bfloat16)
+    model.pack(partial(_pack_weight, format))
+    assert model.native is not None
+    assert isa in (None, model.native.program.isa)
+    return model
+
+
+def _pack_weight(format: str, weight: Tensor, gated: bool, bias: Tensor | None) -> PackedMatrix:
+    return pack_as(format, weight, gated=gated, bias=bias)

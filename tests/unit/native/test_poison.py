@@ -1,0 +1,44 @@
+"""Infinities and NaN reach only what sees them: no other sequence, and no earlier token."""
+
+import pytest
+import torch
+
+from kept.ops import AttentionSpec, HeadSpec
+
+from .attending import Case, Held, seen
+from .stores import CODECS
+
+SPECS = (
+    AttentionSpec(0.3),
+    AttentionSpec(0.3, window=5),
+    AttentionSpec(0.3, window=40, sinks=2, softcap=4.0),
+)
+# Lengths and new tokens of two sequences, and the ring they lie in.
+STEPS = (
+    ((70, 66), (70, 66), None),
+    ((130, 9), (4, 9), None),
+    ((65, 64), (1, 1), None),
+    ((90, 140), (30, 3), (20, 0, 3)),
+    ((140, 30), (2, 30), (33, 3, 1)),
+)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("spec", SPECS, ids=["causal", "window", "sinks"])
+def test_only_rows_that_see_it_change(isa: str, codec: str, spec: AttentionSpec) -> None:
+    for dim, (lengths, counts, ring) in zip((16, 40, 5, 33, 64), STEPS, strict=True):
+        held = Held.random(Case(HeadSpec(4, 2, dim), spec, lengths, counts, ring))
+        _, clean, _ = held.attend(codec)
+        for place in (0, 3, lengths[0] - counts[0], lengths[0] - 2, lengths[0] - 1):
+            for which, strange in ((1, torch.nan), (1, torch.inf), (2, torch.nan), (2, -torch.inf)):
+                x = held.parts[0][which]
+                before = x[place].clone()
+                x[place, 0, dim // 2] = strange
+                _, found, _ = held.attend(codec)
+                x[place] = before
+                sees = seen(held.case, torch.arange(lengths[0] - counts[0], lengths[0]), lengths[0])
+                others = torch.cat((~sees[:, place], torch.ones(counts[1], dtype=torch.bool)))
+                assert torch.equal(found[others], clean[others])
+                if which == 2:  # a weight may be zero, and a NaN times that is a NaN still
+                    assert not found[~others][:, :2].isfinite().all(-1).any()
+                assert torch.equal(found[:, 2:], clean[:, 2:])  # nor other key heads
