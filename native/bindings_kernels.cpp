@@ -9,6 +9,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
+#include <stdexcept>
 #include <tuple>
 
 #include "dispatch.h"
@@ -16,6 +17,7 @@
 #include "pack.h"
 #include "pool.h"
 #include "program.h"
+#include "quantize.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -165,6 +167,16 @@ void bind_packing(nb::module_& m) {
         "pack_outputs",
         [](const Weights& shape, Address values, Address out) {
             pack_outputs(shape, at<const float>(values), at<float>(out));
+        },
+        Release());
+    m.def(
+        "quantize",
+        [](const std::string& isa, Format format, Address source, bool is_bf16,
+           std::int64_t num_rows, std::int64_t num_in, Address codes, Address scales) {
+            const Kernels* kernels = find_kernels(isa.c_str());
+            if (!kernels) throw std::invalid_argument("no kernels for " + isa);
+            return quantize(*kernels, {format, at<const void>(source), is_bf16, num_rows, num_in,
+                                       at<std::int8_t>(codes), at<void>(scales)});
         },
         Release());
     m.def("unpack", [](const Weights& w, Address out) { unpack(w, at<float>(out)); }, Release());

@@ -156,6 +156,17 @@ constexpr std::int64_t kSliceInputs = 1024;
 std::int64_t linear_scratch(std::int64_t rows);
 std::int64_t attend_scratch(const AttentionShape& shape);
 
+// num_rows of num_in numbers, to codes and an fp32 scale a row (int8) or a bf16 one a group of 32
+// (int4).
+struct QuantizeArgs {
+    Format format;
+    const void* source;
+    bool is_bf16;  // or fp32
+    std::int64_t num_rows, num_in;
+    std::int8_t* codes;
+    void* scales;
+};
+
 struct Kernels {
     const char* name;
     void (*linear)(const LinearArgs&, std::int64_t first_panel, std::int64_t last_panel,
@@ -169,6 +180,10 @@ struct Kernels {
     void (*merge)(const AttendArgs&, const AttendUnit&);
     // Writes a row of packed weights as floats, without gate order or bias.
     void (*unpack_row)(const Weights&, std::int64_t row, float* out);
+    // Stops at the first number that is not finite and returns where it lies, else -1. The scratch
+    // is a padded row.
+    std::int64_t (*quantize_rows)(const QuantizeArgs&, std::int64_t first_row,
+                                  std::int64_t last_row, float* scratch);
 };
 
 // The kernels of a set of instructions by name, null if this build or CPU lacks them.

@@ -5,6 +5,7 @@
 #include "kernels.h"
 #include "linear.h"
 #include "place.h"
+#include "quantize_rows.h"
 #include "rows.h"
 
 #define KEPT_TEXT_OF(name) #name
@@ -16,8 +17,9 @@ namespace kept {
 
 extern const Kernels KEPT_JOIN(kernels_, KEPT_NS);
 const Kernels KEPT_JOIN(kernels_, KEPT_NS) = {
-    KEPT_TEXT(KEPT_NS), KEPT_NS::linear, KEPT_NS::norm,  KEPT_NS::embed,
-    KEPT_NS::place,     KEPT_NS::attend, KEPT_NS::merge, KEPT_NS::unpack_row,
+    KEPT_TEXT(KEPT_NS), KEPT_NS::linear,     KEPT_NS::norm,
+    KEPT_NS::embed,     KEPT_NS::place,      KEPT_NS::attend,
+    KEPT_NS::merge,     KEPT_NS::unpack_row, KEPT_NS::quantize_rows,
 };
 
 }  // namespace kept

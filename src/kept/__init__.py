@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kept.cache import Cache, from_legacy, load_cache, make_cache, to_legacy
     from kept.engine import Completion, GenerationInterrupted
     from kept.llm import LLM, Stream
-    from kept.models import CausalLM, CausalLMOutput
+    from kept.models import CausalLM, CausalLMOutput, quantize_checkpoint
     from kept.sampling import SamplingParams
 
 __version__ = "0.1.0"
@@ -59,6 +59,7 @@ __all__ = [
     "from_legacy",
     "load_cache",
     "make_cache",
+    "quantize_checkpoint",
     "to_legacy",
 ]
 
@@ -75,6 +76,7 @@ _HOMES = {
     "from_legacy": "kept.cache",
     "load_cache": "kept.cache",
     "make_cache": "kept.cache",
+    "quantize_checkpoint": "kept.models",
     "to_legacy": "kept.cache",
 }
 

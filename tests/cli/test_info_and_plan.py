@@ -16,6 +16,7 @@ from kept.cli.memory import CachePlan
 from kept.cli.options import KVDtype
 from kept.machine import describe_machine
 from kept.ops import CODECS
+from kept.ops.quantize import QUANTIZED_FORMATS
 
 
 def plan(*arguments: object) -> dict[str, Any]:
@@ -31,6 +32,10 @@ def test_info_of_the_machine() -> None:
     assert found["torch"] == {"version": torch.__version__, "threads": torch.get_num_threads()}
     assert found["ops"] in ("native", "reference")
     assert found["native"]["available"] == (found["native"]["error"] is None)
+    assert (found["ops_reason"] is None) == (found["ops"] == "native")
+    assert found["threads"] >= 1
+    if found["native"]["available"]:
+        assert found["isa"]["used"] in found["isa"]["available"]
     assert found["model"]["name"] == "the bundled model"
 
 
@@ -103,12 +108,14 @@ def test_plan_counts_grouped_heads_once(folder: Path) -> None:
     found = plan(folder, "--context", 100, "--batch", 3)
     weights = LLM(folder).model.num_parameters
     by = {(row["dtype"], row["cache"]): row for row in found["rows"]}
-    assert set(by) == {(d, k) for d in ("float32", "bfloat16") for k in ("dynamic", "static")}
+    dtypes = ("float32", "bfloat16", "int8", "int4")
+    assert set(by) == {(d, k) for d in dtypes for k in ("dynamic", "static")}
     token = 2 * 2 * 2 * 8  # layers, keys and values, key/value heads, head size
     assert by["float32", "static"]["cache_bytes"] == 3 * 100 * token * 4
     assert by["bfloat16", "dynamic"]["cache_bytes"] == 3 * 128 * token * 2
     for (dtype, _), row in by.items():
-        assert row["weight_bytes"] == weights * (4 if dtype == "float32" else 2)
+        if dtype not in QUANTIZED_FORMATS:
+            assert row["weight_bytes"] == weights * (4 if dtype == "float32" else 2)
         assert row["total_bytes"] == row["weight_bytes"] + row["cache_bytes"]
         assert row["fits"]
         assert row["max_context"] == 192
@@ -142,6 +149,8 @@ def test_plan_of_a_stored_dtype(folder: Path) -> None:
     assert {(row["dtype"], row["kv_dtype"]) for row in found["rows"]} == {
         ("float32", "int4"),
         ("bfloat16", "int4"),
+        ("int8", "int4"),
+        ("int4", "int4"),
     }
     token = 2 * 2 * 2 * (8 // 2 + 2)  # layers, keys and values, heads, codes and one scale
     assert found["bytes_per_token"]["int4"] == token
@@ -191,7 +200,7 @@ def test_a_sliding_cache_where_there_is_a_window() -> None:
         (["--context", "0"], "at least 1"),
         (["--batch", "0"], "at least 1"),
         (["--num-sinks", "2"], "no window"),
-        (["--dtype", "int4"], "int4"),
+        (["--dtype", "int3"], "int3"),
         (["somewhere"], "leave one"),
     ],
 )

@@ -14,6 +14,7 @@ from kept.cli.generate import generate
 from kept.cli.grouped import grouped
 from kept.cli.info import info
 from kept.cli.plan import plan
+from kept.cli.quantize import quantize
 
 app = typer.Typer(
     cls=ReportingGroup,
@@ -54,4 +55,5 @@ app.command()(grouped(generate))
 app.command()(grouped(chat))
 app.command()(info)
 app.command()(plan)
+app.command()(quantize)
 app.add_typer(bench_app, name="bench")

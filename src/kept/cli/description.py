@@ -65,9 +65,27 @@ class Description:
         codecs = [find_codec(name.value) for name in KVDtype]
         return {c.name: sum(shape.num_bytes(c) for shape in self.kv_shapes) for c in codecs}
 
+    @property
+    def quantized(self) -> str | None:
+        """What its weights are stored as, where `kept quantize` wrote them. Raises as loading."""
+        from kept.models import quantized_format
+
+        return None if self.folder is None else quantized_format(self.folder, self.config)
+
     def weight_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes of the weights once loaded."""
+        """Bytes of the weights once loaded; of quantized ones whatever the dtype."""
+        if self.quantized is not None:
+            return self.quantized_bytes()[self.quantized]
         return self.num_parameters * dtype.itemsize
+
+    def quantized_bytes(self) -> dict[str, int]:
+        """Bytes of the weights in each format they can be quantized to, as the kernels read them.
+
+        Scales and padding are counted, and what is not quantized.
+        """
+        from kept.models import quantized_sizes
+
+        return quantized_sizes(self.model, self.dtype())
 
     @property
     def windows(self) -> tuple[int, ...]:

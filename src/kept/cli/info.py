@@ -53,15 +53,25 @@ def _machine() -> dict[str, Any]:
     import torch
 
     from kept.machine import NATIVE_AVAILABLE, describe_machine, native_error
-    from kept.ops import backend
+    from kept.ops import backend, num_threads, why_reference
 
     return {
         "machine": dataclasses.asdict(describe_machine()),
         "native": {"available": NATIVE_AVAILABLE, "error": native_error()},
         "ops": backend(),
+        "ops_reason": why_reference(),
+        "isa": _isa() if NATIVE_AVAILABLE else None,
+        "threads": num_threads(),
         "python": platform.python_version(),
         "torch": {"version": torch.__version__, "threads": torch.get_num_threads()},
     }
+
+
+def _isa() -> dict[str, Any]:
+    from kept import _native
+    from kept.ops import isa
+
+    return {"used": isa(), "available": list(_native.isa_names())}
 
 
 def _machine_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -73,6 +83,13 @@ def _machine_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     features = " ".join(machine["features"])
     if not features:
         features = "none of those kept looks for" if native["available"] else "unknown"
+    operations = "the native kernels (KEPT_OPS)"
+    if found["ops_reason"] is not None:
+        operations = f"the torch reference ({found['ops_reason']})"
+    instructions = "none"
+    if found["isa"] is not None:
+        available = ", ".join(found["isa"]["available"])
+        instructions = f"{found['isa']['used']} (KEPT_ISA), of {available}"
     return [
         ("cpu", machine["cpu"]),
         ("features", features),
@@ -82,7 +99,9 @@ def _machine_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("system", f"{machine['system']} {machine['architecture']}"),
         ("kept", f"{found['kept']} on Python {found['python']}"),
         ("native module", "built" if native["available"] else f"missing: {native['error']}"),
-        ("operations", f"{found['ops']} (KEPT_OPS)"),
+        ("operations", operations),
+        ("instructions", instructions),
+        ("threads", f"{found['threads']} (KEPT_NUM_THREADS)"),
         ("torch", f"{torch['version']}, {torch['threads']} threads"),
     ]
 
@@ -104,6 +123,8 @@ def _model(d: Description) -> dict[str, Any]:
         "num_parameters": d.num_parameters,
         "dtype": str(dtype).removeprefix("torch."),
         "weight_bytes": d.weight_bytes(dtype),
+        "quantized": d.quantized,
+        "quantized_weight_bytes": d.quantized_bytes(),
         "bytes_per_token": d.token_bytes(),
         "tokenizer": None if tokenizer is None else {"kind": tokenizer[0], "tokens": tokenizer[1]},
         "chat_template": d.has_chat_template(),
@@ -127,11 +148,18 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("sliding window", window if sizes else "none"),
         ("vocabulary", f"{m['vocab_size']:,}"),
         ("parameters", f"{format_count(m['num_parameters'])} ({m['num_parameters']:,})"),
-        ("weights", f"{format_bytes(m['weight_bytes'])} in {m['dtype']}"),
+        ("weights", _weights(m)),
         ("bytes per token", token_costs(m["bytes_per_token"])),
         ("tokenizer", tokenizer),
         ("chat template", "yes" if m["chat_template"] else "no"),
     ]
+
+
+def _weights(m: dict[str, Any]) -> str:
+    if m["quantized"] is not None:
+        return f"{format_bytes(m['weight_bytes'])}, quantized to {m['quantized']}"
+    sizes = {m["dtype"]: m["weight_bytes"], **m["quantized_weight_bytes"]}
+    return ", ".join(f"{format_bytes(count)} in {name}" for name, count in sizes.items())
 
 
 def _heading(text: str) -> str:

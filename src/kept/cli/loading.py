@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from kept.llm import LLM
 
+Update = Callable[[int, int], None]
+
 _PATIENCE = 0.5  # seconds without a bar
 
 
@@ -22,40 +24,61 @@ def load(options: ModelOptions) -> LLM:
     """Load the model. Raises CheckpointError and its kinds, or OptionError."""
     from kept.llm import LLM
 
-    with bar("Loading", unit="bytes") as update:
+    label = "Packing" if options.quantize is None else "Quantizing"
+    with bars(("Loading", "bytes"), (label, "weights")) as (loading, packing):
         return LLM(
             options.model,
             dtype=options.dtype,
             device=options.device,
+            quantize=None if options.quantize is None else options.quantize.value,
             revision=options.revision,
-            progress=update,
+            progress=loading,
+            packing=packing,
         )
 
 
 @contextmanager
-def bar(label: str, unit: str) -> Iterator[Callable[[int, int], None] | None]:
+def bar(label: str, unit: str) -> Iterator[Update | None]:
     """Yield what to call with (done, total), or None where stderr is no terminal.
 
     The bar appears on stderr after half a second and is wiped away at the end. unit: "bytes", or
     the name of what is counted.
     """
+    with bars((label, unit)) as [update]:
+        yield update
+
+
+@contextmanager
+def bars(*steps: tuple[str, str]) -> Iterator[list[Update | None]]:
+    """As `bar`, for steps one after another, each with its label and unit.
+
+    A step's bar is wiped away when the next one begins.
+    """
     if not sys.stderr.isatty():
-        yield None
+        yield [None] * len(steps)
         return
-    shown = _LateBar(label, unit)
+    shown: list[_LateBar] = []
+    for label, unit in steps:
+        shown.append(_LateBar(label, unit, shown[-1] if shown else None))
     try:
-        yield shown.update
+        yield [each.update for each in shown]
     finally:
-        shown.close()
+        for each in shown:
+            each.close()
 
 
 class _LateBar:
-    def __init__(self, label: str, unit: str) -> None:
-        self._label, self._unit = label, unit
+    """before: the bar of the step before, which this one takes the place of."""
+
+    def __init__(self, label: str, unit: str, before: _LateBar | None) -> None:
+        self._label, self._unit, self._before = label, unit, before
         self._started = time.monotonic()
         self._bar: tuple[Progress, TaskID] | None = None
 
     def update(self, done: int, total: int) -> None:
+        if self._before is not None:
+            self._before.close()
+            self._before = None
         if self._bar is None:
             if time.monotonic() - self._started < _PATIENCE:
                 return
@@ -68,6 +91,7 @@ class _LateBar:
     def close(self) -> None:
         if self._bar is not None:
             self._bar[0].stop()
+            self._bar = None
 
 
 def _make_bar(unit: str) -> Progress:

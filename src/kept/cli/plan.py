@@ -11,13 +11,11 @@ import typer
 
 from kept.cli.description import Description, describe_model, describe_shape, token_costs
 from kept.cli.memory import CachePlan, kinds
-from kept.cli.options import CACHE, MODEL, KVDtype, option
+from kept.cli.options import CACHE, MODEL, KVDtype, QuantizedFormat, option
 from kept.errors import OptionError
 from kept.format import format_bytes, format_count, pairs, table
 
 if TYPE_CHECKING:
-    import torch
-
     from kept.ops import Codec
 
 
@@ -55,12 +53,18 @@ def plan(
     dtype: Annotated[
         str | None,
         option(
-            MODEL, "float32, bfloat16 or float16, of weights and cache. Default: float32, bfloat16."
+            MODEL,
+            "float32, bfloat16 or float16, of weights and cache, or what weights are quantized to: "
+            "int8, int4. Default: all but float16.",
         ),
     ] = None,
     kv_dtype: Annotated[
         KVDtype | None,
-        option(CACHE, "What keys and values are stored as. Default: as the weights."),
+        option(
+            CACHE,
+            "What keys and values are stored as. Default: as the weights, bfloat16 where those are "
+            "quantized.",
+        ),
     ] = None,
     context: Annotated[
         int | None,
@@ -93,11 +97,14 @@ def plan(
     machine = describe_machine()
     room = machine.total_memory if machine.available_memory is None else machine.available_memory
     rows = [
-        _row(found, each, cache, length, batch, room)
-        for each in [
-            found.dtype(n) for n in (("float32", "bfloat16") if dtype is None else [dtype])
-        ]
-        for cache in _caches(found, find_codec(kv_dtype or each), sliding_window, num_sinks or 0)
+        _row(found, each, weights, cache, length, batch, room)
+        for each, weights in _weights(found, dtype).items()
+        for cache in _caches(
+            found,
+            find_codec(kv_dtype or ("bfloat16" if each in list(QuantizedFormat) else each)),
+            sliding_window,
+            num_sinks or 0,
+        )
     ]
     if as_json:
         typer.echo(json.dumps(_to_json(found, rows, length, batch, room, machine.total_memory)))
@@ -138,6 +145,23 @@ def _check(
     return limit if context is None else context
 
 
+def _weights(found: Description, dtype: str | None) -> dict[str, int]:
+    """Bytes of the weights in each dtype or format to plan for. Raises OptionError for another."""
+    quantized = found.quantized_bytes()
+    if found.quantized is not None:
+        if dtype not in (None, "auto", found.quantized):
+            raise OptionError(
+                f"--dtype {dtype} cannot be planned for: {found.name} is quantized to "
+                f"{found.quantized}; leave it out"
+            )
+        return {found.quantized: quantized[found.quantized]}
+    if dtype in quantized:
+        return {dtype: quantized[dtype]}
+    floats = [found.dtype(name) for name in (("float32", "bfloat16") if dtype is None else [dtype])]
+    sizes = {str(each).removeprefix("torch."): found.weight_bytes(each) for each in floats}
+    return sizes | quantized if dtype is None else sizes
+
+
 def _caches(found: Description, codec: Codec, window: int | None, sinks: int) -> list[CachePlan]:
     shapes = found.kv_shapes
     return [
@@ -148,17 +172,18 @@ def _caches(found: Description, codec: Codec, window: int | None, sinks: int) ->
 
 def _row(
     found: Description,
-    dtype: torch.dtype,
+    dtype: str,
+    weights: int,
     cache: CachePlan,
     length: int,
     batch: int,
     room: int | None,
 ) -> Row:
-    weights, each = found.weight_bytes(dtype), cache.num_bytes(length)
+    each = cache.num_bytes(length)
     total = weights + batch * each
     left = None if room is None else max(room - weights, 0)
     return Row(
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=dtype,
         kv_dtype=cache.codec.name,
         cache=cache.kind,
         weight_bytes=weights,

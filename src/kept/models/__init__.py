@@ -3,6 +3,8 @@
 from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig, NextLogits
 from kept.models.checkpoint import Checkpoint, find_folder, open_checkpoint
 from kept.models.dtypes import DTYPES, resolve_dtype
+from kept.models.quantized_format import quantized_format, quantized_sizes
+from kept.models.quantized_writer import quantize_checkpoint
 from kept.models.registry import (
     FAMILIES,
     build_model,
@@ -23,6 +25,9 @@ __all__ = [
     "find_folder",
     "load_model",
     "open_checkpoint",
+    "quantize_checkpoint",
+    "quantized_format",
+    "quantized_sizes",
     "read_config",
     "resolve_device",
     "resolve_dtype",

@@ -28,6 +28,9 @@ from kept.models import hub
 from kept.models.dtypes import DTYPES
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
 
+QUANTIZATION = "kept_quantization"  # config.json's entry of a folder that kept has quantized
+# Not model.safetensors, in which transformers would look in vain for every weight.
+PACKED_WEIGHTS = "kept.safetensors"
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -178,7 +181,11 @@ def _open_folder(folder: Path, repo_id: str | None) -> Checkpoint:
     generation_config: Mapping[str, Any] = {}
     if "generation_config.json" in names:
         generation_config = read_json_object(folder / "generation_config.json", CheckpointError)
-    files = _open_files(folder, names, repo_id)
+    if QUANTIZATION in config:
+        files = [SafetensorsFile(folder / PACKED_WEIGHTS)]
+    else:
+        files = _open_files(folder, names, repo_id)
+        _refuse_packed(files)
     tensors = _all_tensors(files)
     return Checkpoint(
         folder, config, generation_config, tensors, {file.path: file for file in files}
@@ -221,6 +228,15 @@ def _refuse_quantized(folder: Path, config: Mapping[str, Any]) -> None:
         f"(quant_method {method!r}), which kept cannot read. Load an unquantized checkpoint of the "
         "model (float32, float16 or bfloat16)."
     )
+
+
+def _refuse_packed(files: list[SafetensorsFile]) -> None:
+    for file in files:
+        if QUANTIZATION in file.metadata:
+            raise UnsupportedFormatError(
+                f"{file.path} holds weights that `kept quantize` packed, and config.json beside it "
+                f"has no {QUANTIZATION}. Put back the config.json that was written with it."
+            )
 
 
 def _open_files(folder: Path, names: list[str], repo_id: str | None) -> list[SafetensorsFile]:

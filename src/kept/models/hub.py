@@ -13,7 +13,7 @@ from kept.errors import CheckpointError, CheckpointNotFoundError
 
 # Weights only ever as safetensors: a pickled file can run code when it is opened.
 _WEIGHTS = ["*.safetensors"]
-_OTHERS = ["*.json", "*.jinja", "*.txt", "*.model"]
+DESCRIPTIONS = ["*.json", "*.jinja", "*.txt", "*.model"]
 # Subfolders hold other formats; "consolidated" files repeat the weights under other names.
 _IGNORE = ["*/*", "consolidated*"]
 
@@ -37,7 +37,7 @@ def download(
             folder = snapshot_download(
                 repo_id,
                 revision=revision,
-                allow_patterns=[*_WEIGHTS, *_OTHERS] if weights else _OTHERS,
+                allow_patterns=[*_WEIGHTS, *DESCRIPTIONS] if weights else DESCRIPTIONS,
                 ignore_patterns=_IGNORE,
                 library_name="kept",
             )

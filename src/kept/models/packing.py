@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kept.errors import OptionError
-from kept.models.native import PackWeight, Progress, matrices
+from kept.models.native import Progress, matrices
 from kept.ops import PackedMatrix, pack_int4, pack_int8, pack_matrix, runs_natively
-from kept.ops.quantize import QUANTIZED_FORMATS, dequantize, quantize
+from kept.ops.quantize import QUANTIZED_FORMATS, QuantizedMatrix, dequantize, quantize
 
 if TYPE_CHECKING:
     from kept.models.causal_lm import CausalLM
@@ -37,10 +37,10 @@ def prepare(model: CausalLM, format: str | None = None, progress: Progress | Non
     if runs_natively(model.dtype, model.device):
         if format is None:
             name = "bf16" if model.dtype == torch.bfloat16 else "fp32"
-            pack: PackWeight = partial(_pack_floats, name)
+            model.pack(partial(_pack_floats, name), progress)
         else:
-            pack = partial(_pack_codes, format)
-        model.pack(pack, progress, torch.bfloat16 if format is not None else model.dtype)
+            # It tells how far it is by itself, also within a matrix.
+            model.pack(Quantizer(model, format, progress), None, torch.bfloat16)
     elif format is not None:
         _round_matrices(model, format, progress)
 
@@ -49,21 +49,37 @@ def _pack_floats(format: str, weight: Tensor, gated: bool, bias: Tensor | None) 
     return pack_matrix(weight, format, gated=gated, bias=bias)
 
 
-def _pack_codes(format: str, weight: Tensor, gated: bool, bias: Tensor | None) -> PackedMatrix:
-    found = quantize(weight, format)
-    pack = pack_int8 if format == "int8" else pack_int4
-    return pack(found.codes, found.scales, gated=gated, bias=bias)
+class Quantizer:
+    """Quantizes a model's matrices, one after the other, and tells how far it is."""
+
+    def __init__(self, model: CausalLM, format: str, progress: Progress | None = None) -> None:
+        """progress: called with the numbers quantized so far and their total."""
+        self._format, self._progress = format, progress
+        self._done = 0
+        self._total = sum(modules[0].weight.numel() for modules in matrices(model))
+
+    def __call__(self, weight: Tensor, gated: bool, bias: Tensor | None) -> PackedMatrix:
+        """Quantize and pack the next matrix."""
+        found = self.round(weight)
+        pack = pack_int8 if self._format == "int8" else pack_int4
+        return pack(found.codes, found.scales, gated=gated, bias=bias)
+
+    def round(self, weight: Tensor) -> QuantizedMatrix:
+        """Quantize the next matrix (out, in)."""
+        found = quantize(weight, self._format, self._tell)
+        self._done += weight.numel()
+        return found
+
+    def _tell(self, within: int) -> None:
+        if self._progress is not None:
+            self._progress(self._done + within, self._total)
 
 
 def _round_matrices(model: CausalLM, format: str, progress: Progress | None) -> None:
-    sharing = matrices(model)
-    total, done = sum(modules[0].weight.numel() for modules in sharing), 0
-    for modules in sharing:
+    quantizer = Quantizer(model, format, progress)
+    for modules in matrices(model):
         old = modules[0].weight
-        rounded = nn.Parameter(dequantize(quantize(old, format)).to(old.dtype), old.requires_grad)
+        rounded = nn.Parameter(dequantize(quantizer.round(old)).to(old.dtype), old.requires_grad)
         for module in modules:
             holder: Any = module
             holder.weight = rounded
-        done += old.numel()
-        if progress is not None:
-            progress(done, total)

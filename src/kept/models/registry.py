@@ -10,11 +10,13 @@ import torch
 
 from kept.errors import CheckpointError, KeptError, OptionError, UnsupportedModelError
 from kept.models.causal_lm import CausalLM, ModelConfig
-from kept.models.checkpoint import Checkpoint
+from kept.models.checkpoint import QUANTIZATION, Checkpoint
 from kept.models.dtypes import resolve_dtype
 from kept.models.gpt2 import GPT2, gpt2_weight_map, read_gpt2_config
 from kept.models.llama import Llama, llama_weight_map, read_llama_config
 from kept.models.packing import check_format, prepare
+from kept.models.quantized_format import read_format
+from kept.models.quantized_reader import load_quantized
 from kept.models.weight_map import WeightMap
 from kept.models.weights import load_weights
 
@@ -168,14 +170,44 @@ def load_model(
     used, OptionError for a dtype or device that cannot.
     """
     check_format(quantize)
-    family = find_family(checkpoint.config)
-    config = family.read_config(dict(checkpoint.config))
+    if QUANTIZATION not in checkpoint.config:
+        model = load_floats(checkpoint, dtype=dtype, device=device, progress=progress)
+        prepare(model, quantize, packing)
+        return model
+    if quantize is not None:
+        format = read_format(checkpoint.folder, checkpoint.config)
+        raise OptionError(
+            f"quantize={quantize!r}, but {checkpoint.folder} is quantized to {format} already; "
+            "leave it out, or load the checkpoint it was made from"
+        )
+    model, _ = _shaped(checkpoint)
+    load_quantized(
+        model,
+        checkpoint,
+        dtype=resolve_dtype(dtype, checkpoint.config),
+        stored_dtype=resolve_dtype(None, checkpoint.config),
+        device=resolve_device(device),
+        progress=progress,
+    )
+    return model.eval()
+
+
+def load_floats(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CausalLM:
+    """See `load_model`, which goes on to make the model ready to run."""
+    model, weight_map = _shaped(checkpoint)
     place = resolve_device(device)
     wanted = resolve_dtype(dtype, checkpoint.config, checkpoint.stored_dtype)
-    model = _lay_out(family, config)
-    load_weights(
-        model, checkpoint, family.weight_map(config), dtype=wanted, device=place, progress=progress
-    )
-    model.eval()
-    prepare(model, quantize, packing)
-    return model
+    load_weights(model, checkpoint, weight_map, dtype=wanted, device=place, progress=progress)
+    return model.eval()
+
+
+def _shaped(checkpoint: Checkpoint) -> tuple[CausalLM, WeightMap]:
+    family = find_family(checkpoint.config)
+    config = family.read_config(dict(checkpoint.config))
+    return _lay_out(family, config), family.weight_map(config)

@@ -22,7 +22,7 @@ _LENGTH_BYTES = 8  # the header's own length, little-endian, opens the file
 _MAX_HEADER_BYTES = 100_000_000  # the format's limit
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
-_DTYPES = {
+DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
@@ -58,7 +58,8 @@ class TensorInfo:
 class SafetensorsFile:
     """A safetensors file whose header has been verified.
 
-    `tensors` is in the order of the data, so walking it reads the file front to back.
+    `tensors` is in the order of the data, so walking it reads the file front to back; `metadata` is
+    the header's own, text by name.
 
     Raises `CheckpointNotFoundError` where there is no such file, `WeightsError` where it is
     truncated or corrupt, and `UnsupportedFormatError` where a tensor has a dtype torch lacks.
@@ -73,6 +74,7 @@ class SafetensorsFile:
         except SafetensorError as error:
             raise self._broken(error) from error
         self.tensors: Mapping[str, TensorInfo] = tensors
+        self.metadata: Mapping[str, str] = handle.metadata() or {}
 
     def read(self, name: str) -> Tensor:
         """Return tensor `name` in its stored dtype, memory-mapped on the CPU.
@@ -113,7 +115,7 @@ class SafetensorsFile:
     def _info(self, handle: Any, name: str) -> TensorInfo:
         part = handle.get_slice(name)
         code, shape = part.get_dtype(), tuple(int(size) for size in part.get_shape())
-        dtype = _DTYPES.get(code)
+        dtype = DTYPES.get(code)
         if dtype is None:
             raise UnsupportedFormatError(
                 f"{self.path}: tensor {name!r} is stored as {code}, which kept cannot read. "

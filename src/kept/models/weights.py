@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -78,13 +79,19 @@ def _fill(parameter: Tensor, checkpoint: Checkpoint, copy: Copy) -> None:
     rows = parameter[copy.start : copy.stop] if parameter.dim() else parameter
     # Casting and transposing in one copy is three times slower than one after the other.
     rows.copy_(stored.to(rows.dtype).T if copy.transpose else stored)
-    if torch.finfo(stored.dtype).max > torch.finfo(parameter.dtype).max and rows.numel():
-        low, high = torch.aminmax(rows)
+    refuse_overflow(rows, stored.dtype, checkpoint.tensors[copy.stored].file, copy.stored)
+
+
+def refuse_overflow(cast: Tensor, stored_dtype: torch.dtype, file: Path, name: str) -> None:
+    """Raise WeightsError where a cast from `stored_dtype` has made numbers infinite."""
+    largest = torch.finfo(cast.dtype).max
+    if torch.finfo(stored_dtype).max > largest and cast.numel():
+        low, high = torch.aminmax(cast)
         if torch.isinf(low) or torch.isinf(high):
             raise WeightsError(
-                f"{checkpoint.tensors[copy.stored].file}: {copy.stored!r} holds values beyond "
-                f"{torch.finfo(parameter.dtype).max:g}, the largest {_name(parameter.dtype)} can "
-                f"hold. Load it as bfloat16 or float32 (it is stored as {_name(stored.dtype)})."
+                f"{file}: {name!r} holds values beyond {largest:g}, the largest "
+                f"{_name(cast.dtype)} can hold. Load it as bfloat16 or float32 (it is stored as "
+                f"{_name(stored_dtype)})."
             )
 
 

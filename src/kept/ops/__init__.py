@@ -1,6 +1,6 @@
 """Arithmetic: one face per operation, and the views attention reads."""
 
-from kept.ops.backend import backend, runs_natively, use_threads
+from kept.ops.backend import backend, isa, num_threads, runs_natively, use_threads, why_reference
 from kept.ops.codecs import CODECS, Codec, Part, find_codec
 from kept.ops.faces import (
     Rope,
@@ -47,8 +47,10 @@ __all__ = [
     "embedding",
     "find_codec",
     "gated",
+    "isa",
     "layer_norm",
     "linear",
+    "num_threads",
     "pack_int4",
     "pack_int8",
     "pack_matrix",
@@ -57,4 +59,5 @@ __all__ = [
     "runs_natively",
     "split_heads",
     "use_threads",
+    "why_reference",
 ]

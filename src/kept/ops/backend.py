@@ -41,6 +41,15 @@ def backend() -> str:
     return "native"
 
 
+def why_reference() -> str | None:
+    """Why models on the CPU run on the torch reference; None where they run on the kernels."""
+    if backend() == "native":
+        return None
+    if os.environ.get("KEPT_OPS") == "reference":
+        return "KEPT_OPS=reference"
+    return machine.native_error()
+
+
 def runs_natively(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a model of these weights is to run on the native kernels.
 

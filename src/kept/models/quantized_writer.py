@@ -1,0 +1,192 @@
+"""Writing a quantized checkpoint; `quantized_format.py` draws it.
+
+It is written into a folder beside its place and moved there once it is on disk, so that what goes
+wrong on the way leaves nothing behind, and what was there before as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kept.errors import BackendError, CheckpointError, OptionError
+from kept.machine import NATIVE_AVAILABLE, native_error
+from kept.models.causal_lm import CausalLM
+from kept.models.checkpoint import PACKED_WEIGHTS, QUANTIZATION, Checkpoint, open_checkpoint
+from kept.models.hub import DESCRIPTIONS
+from kept.models.layers import Linear
+from kept.models.native import Progress, matrices
+from kept.models.packing import Quantizer, check_format
+from kept.models.quantized_format import (
+    as_metadata,
+    make_entry,
+    num_bytes,
+    plain_parameters,
+    read_format,
+    refuse_big_endian,
+    stored_matrices,
+    stored_tensors,
+)
+from kept.models.registry import load_floats
+from kept.models.safetensors_writer import write_safetensors
+from kept.ops import use_threads
+from kept.ops.quantize import QUANTIZED_FORMATS, QuantizedFormat
+
+_NOT_COPIED = ("config.json", "*.index.json")
+
+
+def quantize_checkpoint(
+    source: str | Path | None,
+    target: str | Path,
+    format: str = "int8",
+    *,
+    dtype: str | None = None,
+    revision: str | None = None,
+    force: bool = False,
+    loading: Progress | None = None,
+    quantizing: Progress | None = None,
+) -> Path:
+    """Quantize a checkpoint and write it to a folder, which is returned.
+
+    source, dtype, revision: as `LLM` takes them. `LLM(target)` then gives the very logits of
+    `LLM(source, dtype=dtype, quantize=format)`, and maps its matrices instead of reading them.
+    transformers cannot load the folder. force: replace a folder that is there, once the new one is
+    complete. loading: called with the bytes read and their total; quantizing: with the numbers
+    quantized and their total. Memory holds the original weights while this runs.
+
+    Raises OptionError for a format or target that cannot be used, BackendError without the native
+    module, CheckpointError and its kinds for a source that cannot be quantized or a target that
+    cannot be written.
+    """
+    check_format(format)
+    kind = next(name for name in QUANTIZED_FORMATS if name == format)
+    refuse_big_endian()
+    if not NATIVE_AVAILABLE:
+        raise BackendError(f"weights are packed by the native module, and {native_error()}")
+    checkpoint = open_checkpoint(source, revision=revision)
+    if QUANTIZATION in checkpoint.config:
+        already = read_format(checkpoint.folder, checkpoint.config)
+        raise OptionError(
+            f"{checkpoint.folder} is quantized to {already} already; quantize the checkpoint it "
+            "was made from"
+        )
+    place = _check_target(Path(target).expanduser(), checkpoint.folder, force)
+    model = load_floats(checkpoint, dtype=dtype, progress=loading)
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.mkdir()
+        _write(temporary, model, checkpoint, kind, quantizing)
+        _move(temporary, place)
+    except OSError as error:
+        raise CheckpointError(
+            f"{place} cannot be written: {error.strerror or error}; make room there, or name "
+            "another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return place
+
+
+def _check_target(target: Path, source: Path, force: bool) -> Path:
+    """The folder to write. Raises OptionError where it is not to be written."""
+    place, origin = target.resolve(), source.resolve()
+    if place == origin or place in origin.parents:
+        raise OptionError(
+            f"{target} {'is' if place == origin else 'holds'} the checkpoint itself; name another "
+            "folder to write to"
+        )
+    if not place.parent.is_dir():
+        raise OptionError(f"{target} lies in a folder that does not exist; make {place.parent}")
+    if place.exists() and not place.is_dir():
+        raise OptionError(f"{target} is a file; name a folder to write to")
+    held = sorted(place.iterdir()) if place.is_dir() else []
+    if held and not force:
+        raise OptionError(
+            f"{target} is not empty (it holds {held[0].name}); name another folder, or pass "
+            "force (--force) to replace it"
+        )
+    folder = next((path.name for path in held if path.is_dir()), None)
+    if folder is not None:
+        raise OptionError(
+            f"{target} holds the folder {folder}, which no checkpoint does, so it is not replaced; "
+            "name another folder, or remove it yourself"
+        )
+    return place
+
+
+def _write(
+    folder: Path,
+    model: CausalLM,
+    checkpoint: Checkpoint,
+    format: QuantizedFormat,
+    progress: Progress | None,
+) -> None:
+    kinds = stored_tensors(model, format, model.dtype)
+    free, needed = shutil.disk_usage(folder).free, num_bytes(kinds)
+    if free < needed:
+        raise CheckpointError(
+            f"the quantized weights take {needed:,} bytes, and {folder.parent} has {free:,} free; "
+            "make room there, or name another folder"
+        )
+    entry = make_entry(format, kinds)
+    config = {name: x for name, x in checkpoint.config.items() if name != "torch_dtype"}
+    config["dtype"] = str(model.dtype).removeprefix("torch.")
+    if len(matrices(model)[0]) == 1:  # also where config.json tied what the file held apart
+        config["tie_word_embeddings"] = False
+    config[QUANTIZATION] = entry
+    for path in checkpoint.folder.iterdir():
+        copied = any(fnmatch(path.name, pattern) for pattern in DESCRIPTIONS)
+        if copied and not any(fnmatch(path.name, each) for each in _NOT_COPIED) and path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    tensors = _tensors(model, format, progress)
+    write_safetensors(folder / PACKED_WEIGHTS, kinds, tensors, as_metadata(entry))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _tensors(
+    model: CausalLM, format: QuantizedFormat, progress: Progress | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the file; a matrix of the model is dropped once it is packed."""
+    use_threads()
+    plain = plain_parameters(model)
+    quantizer = Quantizer(model, format, progress)
+    for modules, matrix in zip(matrices(model), stored_matrices(model, format), strict=True):
+        linear: Any = next((module for module in modules if isinstance(module, Linear)), None)
+        bias = None if linear is None else linear.bias
+        packed = quantizer(modules[0].weight, matrix.shape.gated, bias)
+        for module in modules:
+            del module.weight
+        for part in matrix.shape.parts(matrix.has_bias):
+            yield f"{matrix.name}.{part}", getattr(packed, part)
+    for name, parameter in plain.items():
+        yield name, parameter.detach()
+
+
+def _move(temporary: Path, place: Path) -> None:
+    """Put a complete folder in its place, and drop the one that was there."""
+    old = place.with_name(f".{place.name}.{secrets.token_hex(8)}.old")
+    replaced = place.is_dir()
+    if replaced:
+        place.rename(old)
+    try:
+        temporary.rename(place)
+    except BaseException:
+        if replaced:
+            old.rename(place)
+        raise
+    if replaced:
+        shutil.rmtree(old)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        handle = os.open(place.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
