@@ -2,64 +2,13 @@
 
     python training/corpus.py
 
-A file belongs to the held-out part when a hash of its path says so, so the split is the same on
-every machine with the same Python and nobody has chosen it.
+How modules are read, and which are held out, is said in `src/kept/bench/standard_library.py`,
+because `kept bench quality` scores the held-out ones.
 """
 
 from __future__ import annotations
 
-import hashlib
-import sysconfig
-from dataclasses import dataclass
-from pathlib import Path
-
-HELD_OUT_PER_MILLE = 35
-SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "__pycache__"})
-
-
-@dataclass(frozen=True)
-class Module:
-    """One source file: its path relative to the library's root, and its text."""
-
-    path: str
-    text: str
-
-    @property
-    def num_bytes(self) -> int:
-        """Length in UTF-8 bytes."""
-        return len(self.text.encode("utf-8"))
-
-
-def is_held_out(path: str) -> bool:
-    """Whether the module at this relative path is held out, by the SHA-256 of the path."""
-    digest = hashlib.sha256(path.encode("utf-8")).digest()
-    return int.from_bytes(digest[:8], "big") % 1000 < HELD_OUT_PER_MILLE
-
-
-def read_modules(root: Path | None = None) -> list[Module]:
-    """Every non-empty UTF-8 `.py` file below the standard library, in path order, without copies.
-
-    Exact duplicates are kept once, under their first path. Files that are not UTF-8 (a few tests
-    of the source decoder) are left out.
-    """
-    root = root or Path(sysconfig.get_paths()["stdlib"])
-    modules: list[Module] = []
-    seen: set[bytes] = set()
-    for file in sorted(root.rglob("*.py")):
-        relative = file.relative_to(root)
-        if SKIPPED_FOLDERS.intersection(relative.parts):
-            continue
-        raw = file.read_bytes()
-        digest = hashlib.sha256(raw).digest()
-        if not raw.strip() or digest in seen:
-            continue
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            continue
-        seen.add(digest)
-        modules.append(Module(relative.as_posix(), text))
-    return modules
+from kept.bench.standard_library import Module, is_held_out, read_modules
 
 
 def split(modules: list[Module]) -> tuple[list[Module], list[Module]]:

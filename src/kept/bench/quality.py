@@ -1,0 +1,199 @@
+"""What a weight format costs: the same text scored by the same model in each format.
+
+Perplexity says how much worse the text is predicted; the divergence how far all predictions have
+moved from those of fp32, for better or worse, so it tells formats apart on far less text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kept.batch import Batch
+from kept.bench.windows import Window
+from kept.cache import make_cache
+from kept.models import CausalLM, load_model, open_checkpoint
+from kept.ops.quantize import INT4_GROUP, QUANTIZED_FORMATS
+
+WeightFormat = Literal["fp32", "bf16", "int8", "int4"]
+FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
+# Of codes and group scales; int8's scale a row, 32 / in bits, is left out.
+BITS: Mapping[WeightFormat, float] = {
+    "fp32": 32,
+    "bf16": 16,
+    "int8": 8,
+    "int4": 4 + 16 / INT4_GROUP,
+}
+
+Progress = Callable[[int, int], None]
+
+_CHUNK = 256  # rows whose logits are held at a time: with a large vocabulary they are a lot
+
+
+def load_variant(
+    source: str | Path | None, format: WeightFormat, progress: Progress | None = None
+) -> CausalLM:
+    """A checkpoint's model with its weights in one format; None is the bundled model.
+
+    fp32 and bf16 are the dtype of the whole model. int8 and int4 round its fp32 weights, the
+    embedding and the head included, and compute as `kept.LLM(source, quantize=format)` does.
+    progress: called with the bytes read and their total.
+
+    Raises what `kept.LLM` raises for a checkpoint, and WeightsError for weights that cannot be
+    quantized.
+    """
+    return load_model(
+        open_checkpoint(source),
+        dtype=torch.bfloat16 if format == "bf16" else torch.float32,
+        quantize=format if format in QUANTIZED_FORMATS else None,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Sums over scored tokens, in nats. Each token's excess is its loss less that under fp32.
+
+    divergence: Kullback-Leibler, of the format's predictions from fp32's. agreeing: tokens for
+    which both find the same most likely.
+    """
+
+    num_tokens: int = 0
+    nats: float = 0.0
+    excess: float = 0.0
+    excess_squares: float = 0.0
+    divergence: float = 0.0
+    agreeing: int = 0
+
+    def __add__(self, other: Score) -> Score:
+        return Score(
+            self.num_tokens + other.num_tokens,
+            self.nats + other.nats,
+            self.excess + other.excess,
+            self.excess_squares + other.excess_squares,
+            self.divergence + other.divergence,
+            self.agreeing + other.agreeing,
+        )
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the mean loss; infinite where that is too large for a float."""
+        return _exp(self.nats / self.num_tokens)
+
+    @property
+    def change(self) -> float:
+        """How much higher the perplexity is than that of fp32, as a share of it."""
+        return _exp(self.excess / self.num_tokens) - 1
+
+    @property
+    def change_error(self) -> float:
+        """The standard error of `change`, as if tokens were independent."""
+        mean = self.excess / self.num_tokens
+        variance = max(self.excess_squares / self.num_tokens - mean**2, 0.0)
+        return _exp(mean) * math.sqrt(variance / self.num_tokens)
+
+    @property
+    def mean_divergence(self) -> float:
+        """Nats a token."""
+        return self.divergence / self.num_tokens
+
+    @property
+    def agreement(self) -> float:
+        """The share of tokens for which the most likely one is the same as under fp32."""
+        return self.agreeing / self.num_tokens
+
+
+@dataclass(slots=True)
+class Quality:
+    """What was measured: the scores by format, over the windows that every format finished."""
+
+    scores: dict[WeightFormat, Score] = field(default_factory=dict)
+    num_windows: int = 0
+    interrupted: bool = False
+
+
+def measure_quality(
+    models: Mapping[WeightFormat, CausalLM],
+    windows: Sequence[Window],
+    progress: Progress | None = None,
+) -> Quality:
+    """Score windows with each model, side by side.
+
+    models: must hold "fp32", which the others are compared with. progress: called with the tokens
+    scored and their total.
+
+    Ctrl-C ends it: the result then holds the windows that were finished and says `interrupted`.
+    """
+    names: list[WeightFormat] = ["fp32", *(name for name in models if name != "fp32")]
+    ordered = [models[name] for name in names]
+    result = Quality({name: Score() for name in names})
+    total, done = sum(window.num_scored for window in windows), 0
+    try:
+        with models["fp32"].running():
+            for window in windows:
+                sums = dict(result.scores)
+                targets = torch.tensor(window.tokens[-window.num_scored :])
+                for rows in zip(*(_predictions(model, window) for model in ordered), strict=True):
+                    here, targets = targets[: len(rows[0])], targets[len(rows[0]) :]
+                    for name, found in zip(names, rows, strict=True):
+                        sums[name] += _score(found, rows[0], here)
+                    done += len(here)
+                    if progress is not None:
+                        progress(done, total)
+                result.scores, result.num_windows = sums, result.num_windows + 1
+    except KeyboardInterrupt:
+        result.interrupted = True
+    return result
+
+
+@torch.inference_mode()
+def _predictions(model: CausalLM, window: Window) -> Iterator[Tensor]:
+    """Log-probabilities (rows, V) of the scored tokens, in order and in pieces."""
+    tokens = window.tokens[:-1]
+    unscored = len(tokens) - window.num_scored
+    cache = make_cache(model.kv_shapes, dtype=model.dtype, device=model.device)
+    starts = [*range(0, unscored, _CHUNK), *range(unscored, len(tokens), _CHUNK)]
+    for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
+        batch = _chunk(tokens, start, stop, wanted=start >= unscored)
+        logits = model.run(batch, cache)
+        if start >= unscored:
+            yield logits.log_softmax(-1)
+
+
+def _chunk(tokens: Sequence[int], start: int, stop: int, wanted: bool) -> Batch:
+    return Batch(
+        tokens=torch.tensor(tokens[start:stop]),
+        positions=torch.arange(start, stop),
+        starts=(0, stop - start),
+        slots=(0,),
+        totals=(len(tokens),),
+        wanted=None if wanted else torch.empty(0, dtype=torch.int64),
+    )
+
+
+def _score(found: Tensor, reference: Tensor, targets: Tensor) -> Score:
+    """found, reference: (rows, V) log-probabilities; targets: (rows,) what came."""
+    loss, expected = (-x.gather(1, targets[:, None]).double() for x in (found, reference))
+    excess = loss - expected
+    divergence = (reference.exp() * (reference - found)).sum(-1)
+    return Score(
+        num_tokens=len(targets),
+        nats=float(loss.sum()),
+        excess=float(excess.sum()),
+        excess_squares=float(excess.square().sum()),
+        divergence=float(divergence.double().sum()),
+        agreeing=int((found.argmax(-1) == reference.argmax(-1)).sum()),
+    )
+
+
+def _exp(x: float) -> float:
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf

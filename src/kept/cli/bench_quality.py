@@ -1,0 +1,145 @@
+"""`kept bench quality`: what each weight format costs in the quality of predictions."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kept.cli.bench_files import check_targets, write_files, write_json
+from kept.cli.errors import INTERRUPTED
+from kept.cli.loading import bar
+from kept.cli.prompts import decode
+from kept.errors import CheckpointNotFoundError, OptionError
+
+if TYPE_CHECKING:
+    from kept.bench.quality import WeightFormat
+    from kept.bench.windows import Window
+    from kept.models import CausalLM
+
+# A model's context where that is shorter. Longer windows would say the same of a format, and the
+# tokens that are read but not scored grow with them.
+_LONGEST_WINDOW = 2048
+_FORMATS = "fp32,bf16,int8,int4"
+
+
+def quality(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure this checkpoint: a folder or a hub id. Default: the bundled model.",
+            metavar="FOLDER|ID",
+        ),
+    ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Score this UTF-8 file; give it as often as there are files. Default: the modules "
+            "of Python's standard library that the bundled model was not trained on.",
+            metavar="FILE",
+        ),
+    ] = None,
+    formats: Annotated[
+        str,
+        typer.Option(
+            help="Weight formats to measure, separated by commas; fp32, which the others are "
+            "compared with, is always measured.",
+            metavar="NAME[,NAME...]",
+        ),
+    ] = _FORMATS,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Score at most so many tokens, spread over the whole text.")
+    ] = 40_000,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here as JSON.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Score a text with the weights in each format, beside the same weights in fp32.
+
+    All formats run side by side on the same tokens, so memory must hold the model once in each.
+    The table goes to stdout, progress to stderr. Ctrl-C reports what was measured so far (exit
+    code 130).
+    """
+    from rich.console import Console
+
+    from kept.bench.quality import measure_quality
+    from kept.bench.quality_report import Setting, quality_json, quality_report
+    from kept.bench.subject import Subject
+    from kept.models import open_checkpoint, read_config
+
+    names = _read_formats(formats)
+    check_targets(json_file, None)
+    documents, described = _read_texts(text)
+    checkpoint = open_checkpoint(model)
+    context = min(read_config(checkpoint.config).context, _LONGEST_WINDOW)
+    windows = _windows(checkpoint.folder, documents, context, tokens)
+    models = _load(model, names)
+    with bar("Scoring", unit="tokens") as update:
+        found = measure_quality(models, windows, update)
+    if not found.num_windows:
+        Console(stderr=True).print("Interrupted before anything was measured.")
+        raise typer.Exit(INTERRUPTED)
+    name = "bundled" if model is None else Path(model).name or model
+    subject = Subject(name, models["fp32"], random=False)
+    setting = Setting(subject, described, context, len(windows))
+    Console(highlight=False).print(quality_report(setting, found))
+    write_files([(json_file, write_json(quality_json(setting, found)))])
+    if found.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _read_formats(text: str) -> list[WeightFormat]:
+    from kept.bench.quality import FORMATS
+
+    asked = {part.strip() for part in text.split(",")}
+    unknown = sorted(asked - set(FORMATS))
+    if unknown:
+        raise typer.BadParameter(
+            f"{', '.join(map(repr, unknown))} is not one of {', '.join(FORMATS)}",
+            param_hint="--formats",
+        )
+    return [name for name in FORMATS if name in asked or name == "fp32"]
+
+
+def _read_texts(files: list[Path] | None) -> tuple[list[str], str]:
+    """The documents, and what they are in words."""
+    if not files:
+        from kept.bench.standard_library import read_held_out
+
+        modules = read_held_out()
+        where = f"{len(modules)} held-out modules of Python {platform.python_version()}"
+        return [module.text for module in modules], where
+    documents = []
+    for file in files:
+        try:
+            documents.append(decode(file.read_bytes(), str(file)))
+        except OSError as error:
+            raise OptionError(
+                f"--text {file} cannot be read: {error.strerror}; name a file that can"
+            ) from error
+    return documents, files[0].name if len(files) == 1 else f"{len(files)} files"
+
+
+def _load(model: str | None, names: list[WeightFormat]) -> dict[WeightFormat, CausalLM]:
+    from kept.bench.quality import load_variant
+
+    found = {}
+    for name in names:
+        with bar(f"Loading {name}", unit="bytes") as update:
+            found[name] = load_variant(model, name, update)
+    return found
+
+
+def _windows(folder: Path, documents: list[str], context: int, tokens: int) -> list[Window]:
+    from kept.bench.windows import choose_windows, cut_windows, encode_documents
+    from kept.text import find_tokenizer
+
+    tokenizer = find_tokenizer(folder)
+    if tokenizer is None:
+        raise CheckpointNotFoundError(
+            f"{folder} has no tokenizer.json, which scoring a text needs; add it"
+        )
+    encoded = encode_documents(tokenizer, documents)
+    return choose_windows([w for ids in encoded for w in cut_windows(ids, context)], tokens)
