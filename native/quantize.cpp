@@ -7,8 +7,8 @@
 namespace kept {
 
 std::int64_t quantize(const Kernels& kernels, const QuantizeArgs& args) {
-    Pool& pool = Pool::shared();
-    const int threads = pool.num_threads();
+    Pool::Turn turn(Pool::shared());
+    const int threads = turn.num_threads();
     const std::int64_t padded = round_up(args.num_in, kGroup);
     struct Context {
         const Kernels& kernels;
@@ -23,7 +23,7 @@ std::int64_t quantize(const Kernels& kernels, const QuantizeArgs& args) {
               padded,
               std::vector<float>(static_cast<std::size_t>(threads * padded)),
               std::vector<std::int64_t>(static_cast<std::size_t>(threads), -1)};
-    pool.run(
+    turn.run(
         [](void* p, int thread) {
             Context& c = *static_cast<Context*>(p);
             const std::int64_t rows = c.args.num_rows;
