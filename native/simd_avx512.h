@@ -131,7 +131,7 @@ inline void store_bf16(std::uint16_t* p, vf x) {
 
 // By hand: GCC finds that a function which only prefetches has no effect, and drops its calls.
 KEPT_INLINE void prefetch_near(const void* p) {
-    asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
+    asm volatile("prefetchnta %0" : : "m"(*static_cast<const char*>(p)));
 }
 
 // Codes of W columns by 4 inputs of int8, as layout.h has them. unit 0 gives the pairs of inputs 0
