@@ -177,6 +177,9 @@ class Cache:
 
         def lend() -> LayerBuffers:
             layer.own()
+            if layer.capacity != layout.capacity:
+                # A growth that failed half-way left it larger, and kernels know one capacity.
+                layer.adopt(layer.relaid(Relayout(layout.capacity)))
             step.done.add(index)
             return LayerBuffers(layer.codec, layer.keys, layer.values, layout.placement)
 
