@@ -212,8 +212,9 @@ void bind_program(nb::module_& m) {
         .def(nb::init<const std::string&>(), "isa"_a)
         .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a)
         .def("add_weights", &Program::add_weights, "weights"_a)
-        .def("embed", [](Program& p, int table, Address position_table,
-                         int out) { p.embed(table, at<const float>(position_table), out); })
+        .def("embed",
+             [](Program& p, int table, Address position_table, std::int64_t num_positions,
+                int out) { p.embed(table, at<const float>(position_table), num_positions, out); })
         .def("norm",
              [](Program& p, int x, Address weight, Address bias, float eps, int out, bool wanted) {
                  p.norm(x, at<const float>(weight), at<const float>(bias), eps, out, wanted);

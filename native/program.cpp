@@ -65,8 +65,8 @@ int Program::add_weights(const Weights& weights) {
     return static_cast<int>(weights_.size()) - 1;
 }
 
-void Program::embed(int table, const float* position_table, int out) {
-    ops_.push_back(Embed{table, position_table, out});
+void Program::embed(int table, const float* position_table, std::int64_t num_positions, int out) {
+    ops_.push_back(Embed{table, position_table, num_positions, out});
 }
 
 void Program::norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted) {
@@ -96,17 +96,37 @@ float* Program::floats(int buffer) const {
     return reinterpret_cast<float*>(buffers_[static_cast<std::size_t>(buffer)].memory.get());
 }
 
+void Program::check(const Step& step) const {
+    const auto within = [](const char* what, const std::int64_t* ids, std::int64_t count,
+                           std::int64_t limit) {
+        for (std::int64_t i = 0; i < count; ++i)
+            if (ids[i] < 0 || ids[i] >= limit)
+                throw std::out_of_range(std::string(what) + " " + std::to_string(ids[i]) +
+                                        " does not exist: there are " + std::to_string(limit) +
+                                        ", from 0 on");
+    };
+    for (const Op& op : ops_)
+        if (const Embed* e = std::get_if<Embed>(&op)) {
+            const Weights& table = weights_[static_cast<std::size_t>(e->table)];
+            within("token", step.tokens, step.rows, table.num_out);
+            if (e->position_table) within("position", step.positions, step.rows, e->num_positions);
+        }
+    if (step.wanted) within("wanted row", step.wanted, step.num_wanted, step.rows);
+}
+
 void Program::reserve(const Step& step) {
+    // A row may be wanted more than once.
+    const std::int64_t rows = std::max(step.rows, step.num_wanted);
     for (Buffer& b : buffers_) {
-        if (b.rows >= step.rows) continue;
+        if (b.rows >= rows) continue;
         // Zeros: kernels read the padding of rows, and nobody writes it.
-        const auto bytes = static_cast<std::size_t>(step.rows * b.stride * 4);
+        const auto bytes = static_cast<std::size_t>(rows * b.stride * 4);
         b.memory = {nullptr, nullptr};
         b.rows = 0;
         b.memory = {allocate_zeros(bytes), free_memory};
-        b.rows = step.rows;
+        b.rows = rows;
     }
-    std::int64_t needed = linear_scratch(step.rows);
+    std::int64_t needed = linear_scratch(rows);
     for (const Op& op : ops_)
         if (const Attend* a = std::get_if<Attend>(&op))
             needed = std::max(needed, attend_scratch(a->shape));
@@ -191,6 +211,7 @@ Program::AttendPlan Program::make_plan(const Step& step, const AttentionShape& s
 void Program::run(const Step& step, std::int64_t first, std::int64_t last) {
     // Before anything is reserved: the scratch is one for each thread.
     Pool::Turn turn(Pool::shared());
+    check(step);
     reserve(step);
     const Clock::time_point start = Clock::now();
     Run run{step,

@@ -47,7 +47,8 @@ class Program {
     int add_buffer(std::int64_t width, bool is_bf16);
     int add_weights(const Weights& weights);
 
-    void embed(int table, const float* position_table, int out);
+    // num_positions: rows of the position table, which may be null.
+    void embed(int table, const float* position_table, std::int64_t num_positions, int out);
     void norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted);
     void linear(int in, int weights, Epilogue epilogue, Activation activation, int out,
                 bool wanted);
@@ -58,7 +59,8 @@ class Program {
     std::int64_t num_ops() const { return static_cast<std::int64_t>(ops_.size()); }
 
     // Runs operations [first, last). Mutates the buffers, the layers' stores and the logits.
-    // Throws std::bad_alloc before anything is stored.
+    // Throws std::bad_alloc, or std::out_of_range for a token, position or wanted row that does
+    // not exist, before anything is stored.
     void run(const Step& step, std::int64_t first, std::int64_t last);
 
     // The largest logit of each wanted row of the last run.
@@ -85,6 +87,7 @@ class Program {
     struct Embed {
         int table;
         const float* position_table;
+        std::int64_t num_positions;
         int out;
     };
     struct Norm {
@@ -126,6 +129,7 @@ class Program {
     };
     struct Run;
 
+    void check(const Step& step) const;
     void reserve(const Step& step);
     ActRows act(int buffer) const;
     float* floats(int buffer) const;

@@ -3,8 +3,12 @@
 import pytest
 import torch
 
-from kept.cache import Cache
+from kept.batch import pack
+from kept.cache import Cache, make_cache
+from kept.cache.layer import Buffers, LayerCache
+from kept.cache.layout import Relayout
 from kept.errors import CacheError, CacheFullError
+from kept.machine import NATIVE_AVAILABLE
 from laws.kinds import KINDS, NAMES, Kind
 from laws.plain import PlainCache
 from laws.steps import (
@@ -17,6 +21,7 @@ from laws.steps import (
     random_rows,
     step,
 )
+from laws.tiny import native_model
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 rings = pytest.mark.parametrize(
@@ -142,6 +147,34 @@ def test_a_failed_step_costs_a_ring_nothing_but_slack(kind: Kind) -> None:
                 cache.truncate(96 - back)
         check_content(cache, plain)
         step(cache, plain, [1], [0], generator())
+
+
+@pytest.mark.skipif(not NATIVE_AVAILABLE, reason="installed without a C++ compiler")
+def test_a_growth_that_failed_half_way_leaves_a_native_step_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One layer's buffers are then larger than the layout, which kernels take its strides from."""
+    model = native_model("llama", "bf16")
+    cache = make_cache(model.kv_shapes, num_slots=2, dtype=model.dtype)
+    model.run(pack([[1, 2, 3] * 20, [4, 5] * 24]), cache)
+    intact = cache.fork()
+    grow, layers = LayerCache.relaid, iter(cache.layers)
+
+    def grow_one(layer: LayerCache, change: Relayout) -> tuple[Buffers, Buffers]:
+        if layer is not next(layers):
+            raise AssertionError
+        if layer is cache.layers[1]:
+            raise MemoryError
+        return grow(layer, change)
+
+    monkeypatch.setattr(LayerCache, "relaid", grow_one)
+    with pytest.raises(MemoryError):
+        model.run(pack([[1] * 10], past=[60], slots=[0]), cache)
+    monkeypatch.setattr(LayerCache, "relaid", grow)
+    assert [layer.capacity for layer in cache.layers] == [128, 64]
+    assert cache.lengths == (60, 48)
+    batch = pack([[9, 9], [8]], past=[60, 48])
+    assert torch.equal(model.run(batch, cache), model.run(batch, intact))
 
 
 @every_kind

@@ -113,8 +113,9 @@ class Cache:
             for layer in self._layers:
                 layer.own()
             step.done.update(range(self.num_layers))
-            versions = [layer.version for layer in self._layers]
-            if self._lent is None or self._lent[0] != versions:
+            if self._lent is None or self._lent[0] != [x.version for x in self._layers]:
+                self._even_out()
+                versions = [layer.version for layer in self._layers]
                 layouts = list(step.plans)
                 order = [layouts.index(layout) for layout in self._layout_of]
                 buffers = [(layer.keys, layer.values) for layer in self._layers]
@@ -127,6 +128,13 @@ class Cache:
                 return self._layers[layer].view(plans[self._layout_of[layer]].span)
 
             yield StepBuffers(self._lent[1], placements, span.lengths, view)
+
+    def _even_out(self) -> None:
+        """Bring layers that a growth which failed half-way left larger to their layout's capacity:
+        kernels know one capacity."""
+        for layer, layout in zip(self._layers, self._layout_of, strict=True):
+            if layer.capacity != layout.capacity:
+                layer.adopt(layer.relaid(Relayout(layout.capacity)))
 
     @contextmanager
     def _opened(self, batch: Batch) -> Iterator[OpenStep]:

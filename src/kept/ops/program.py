@@ -178,7 +178,10 @@ class Program:
         )
 
     def run(self, step: _native.Step, first: int = 0, last: int | None = None) -> None:
-        """Carry out operations first to last. Mutates the layers' buffers and the logits."""
+        """Carry out operations first to last. Mutates the layers' buffers and the logits.
+
+        Raises IndexError, before that, for a token, position or wanted row that does not exist.
+        """
         self._native.run(step, first, len(self._lines) if last is None else last)
 
     def best(self) -> list[tuple[float, int]]:
@@ -223,7 +226,8 @@ class Program:
         match line:
             case trace.Embed(table, positions, out):
                 place = address(self._keep(positions))
-                native.embed(self._matrix(table), place, self._buffer(out))
+                count = 0 if positions is None else len(positions)
+                native.embed(self._matrix(table), place, count, self._buffer(out))
             case trace.Norm(x, weight, bias, eps, out, wanted):
                 parts = address(self._keep(weight)), address(self._keep(bias))
                 native.norm(self._buffer(x), *parts, eps, self._buffer(out), wanted)

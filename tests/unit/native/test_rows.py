@@ -130,3 +130,17 @@ def test_a_table_may_be_a_heads_too(isa: str) -> None:
     program, logits = rig.run(5)
     torch.testing.assert_close(logits, table.unpack()[:5] @ table.unpack().T)
     assert [first for _, first in program.best()] == logits.argmax(1).tolist()
+
+
+def test_what_is_not_there_is_refused(isa: str) -> None:
+    rig = Rig()
+    rig.embed(pack_matrix(torch.randn(5, 3), "fp32"), torch.randn(7, 3))
+    rig.run(5)
+    for message, wrong in (
+        ("token 5 does not exist: there are 5", {"tokens": torch.tensor([0, 5])}),
+        ("token -1 ", {"tokens": torch.tensor([-1, 0])}),
+        ("position 7 .* are 7", {"positions": torch.tensor([7, 0])}),
+        ("wanted row 2 .* are 2", {"wanted": torch.tensor([2])}),
+    ):
+        with pytest.raises(IndexError, match=message):
+            rig.run(2, **wrong)  # type: ignore[arg-type]
