@@ -70,7 +70,7 @@ def _measure_kept(row: Row, setting: Setting) -> Found:
         report = Path(folder) / "report.json"
         _run([*command, "--json", str(report)], setting)
         raw = json.loads(report.read_text(encoding="utf-8"))
-    formats = {"weights": row.weights, "cache": row.cache}
+    formats = {"weights": row.weights, "cache": row.cache, "kernels": raw["model"]["kernels"]}
     return {
         "rates": kept_rates(row, raw),
         "share": kept_share(row, raw),
@@ -112,6 +112,7 @@ def _run(command: Sequence[str], setting: Setting) -> str:
     """What a process printed. Raises Failed with its last words where it does not end well."""
     environment = os.environ | {
         "OMP_NUM_THREADS": str(setting.threads),
+        "KEPT_NUM_THREADS": str(setting.threads),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }

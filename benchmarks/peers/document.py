@@ -87,7 +87,7 @@ def _version(facts: Mapping[str, Any]) -> str:
 
 def _formats(facts: Mapping[str, Any]) -> str:
     """The formats that really ran."""
-    names = ("weights", "arithmetic", "cache")
+    names = ("weights", "arithmetic", "cache", "kernels")
     shown = [f"{str(facts[name]).removeprefix('torch.')} {name}" for name in names if name in facts]
     return f" ({', '.join(shown)})" if shown else ""
 

@@ -14,6 +14,8 @@ from kept.bench.limits import Limits
 from kept.bench.subject import Subject
 from kept.bench.trace import Trace, random_prompt, time_generation
 from kept.errors import ContextLengthError, OptionError
+from kept.models import CausalLM
+from kept.ops import use_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,8 @@ class Settings:
     """What to measure.
 
     new_tokens: drawn in each run. prompt_tokens: random ids in front of them. runs: of each kind.
-    without_cache: whether to measure that kind at all. threads: torch's, None for its own choice.
+    without_cache: whether to measure that kind at all. threads: to compute on, None for
+    all there are.
     """
 
     new_tokens: int = 1000
@@ -110,8 +113,7 @@ def run_experiment(subject: Subject, settings: Settings, watcher: Watcher) -> Re
     """
     settings.check(subject.model.config.context)
     result = Result(subject, settings)
-    with torch_threads(settings.threads):
-        result.num_threads = torch.get_num_threads()
+    with computing_threads(subject.model, settings.threads) as result.num_threads:
         try:
             _measure(result, watcher)
         except KeyboardInterrupt:
@@ -138,6 +140,23 @@ def _measure(result: Result, watcher: Watcher) -> None:
             time_generation(model, prompt, trace, on_token)
             watcher.run_done(trace, index)
     result.limits.measure(model.device, result.subject.matrix_dtype)
+
+
+@contextmanager
+def computing_threads(model: CausalLM, num_threads: int | None) -> Iterator[int]:
+    """Run a model on this many threads for a while; None changes nothing. Yields the count.
+
+    Of torch and of the native kernels, whichever run it. Raises BackendError where the system
+    grants no more threads.
+    """
+    with torch_threads(num_threads):
+        if model.native is None:
+            yield torch.get_num_threads()
+            return
+        try:
+            yield use_threads(num_threads)
+        finally:
+            use_threads()
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def header(subject: Subject, num_threads: int) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": torch.__version__,
         },
-        "machine": dataclasses.asdict(describe_machine()) | {"torch_threads": num_threads},
+        "machine": dataclasses.asdict(describe_machine()) | {"threads": num_threads},
         "model": _model(subject),
     }
 
@@ -66,6 +66,7 @@ def _model(subject: Subject) -> dict[str, Any]:
         "config": dataclasses.asdict(model.config),  # type: ignore[call-overload]  # all families' are dataclasses
         "dtype": str(model.dtype).removeprefix("torch."),
         "quantize": subject.quantize,
+        "kernels": subject.kernels,
         "device": str(model.device),
         "num_parameters": subject.num_parameters,
         "weight_bytes": subject.weight_bytes,

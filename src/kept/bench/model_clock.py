@@ -1,4 +1,4 @@
-"""How much of an engine step is the model's forward pass."""
+"""How much of an engine step is the kernels' part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kept.models import CausalLM
 
 
 class ModelClock:
-    """Adds up the seconds spent in a model's forward passes."""
+    """Adds up the seconds spent in a model's kernels."""
 
     def __init__(self) -> None:
         self._seconds = 0.0

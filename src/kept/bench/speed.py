@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
-
-import torch
+from typing import Final, Protocol
 
 from kept.bench.experiment import (
     check_context,
     check_count,
     check_threads_and_seed,
-    torch_threads,
+    computing_threads,
 )
 from kept.bench.limits import Limits
 from kept.bench.model_clock import model_clock
@@ -24,7 +22,6 @@ from kept.llm import Generation
 from kept.models import CausalLM
 
 _WARM_UP_STEPS: Final = 4
-_PROBE: Final = 64  # entries; two caches that differ by so many say what one takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class SpeedSettings:
 
     prompts: lengths in tokens, each measured in turn. new_tokens: drawn after each prompt, by every
     one of `batch` sequences; with 1 only the prompts' reading is measured. runs: of each prompt.
-    threads: torch's, None for its own choice. kv_dtype: what the cache stores, None for the
+    threads: to compute on, None for all there are. kv_dtype: what the cache stores, None for the
     model's dtype.
     """
 
@@ -83,7 +80,7 @@ class Step:
     """A step in which every sequence drew a token.
 
     lengths: (B,) tokens each attended. seconds: of the whole step, up to the choice of the token.
-    model_seconds: of the model's forward pass within it.
+    model_seconds: of the model's kernels within it.
     """
 
     lengths: tuple[int, ...]
@@ -121,14 +118,12 @@ class SpeedWatcher(Protocol):
 class SpeedResult:
     """What was measured, also of a measurement cut short.
 
-    value_bytes: what a number of a key or value takes in the cache, scales included. limits: of
-    the machine, before and after the runs.
+    limits: of the machine, before and after the runs.
     """
 
     subject: Subject
     settings: SpeedSettings
     num_threads: int = 0
-    value_bytes: float = 0.0
     traces: list[SpeedTrace] = field(default_factory=list)
     limits: Limits = field(default_factory=Limits)
     interrupted: bool = False
@@ -148,8 +143,7 @@ def run_speed(subject: Subject, settings: SpeedSettings, watcher: SpeedWatcher) 
     """
     settings.check(subject.model.config.context)
     result = SpeedResult(subject, settings)
-    with torch_threads(settings.threads):
-        result.num_threads = torch.get_num_threads()
+    with computing_threads(subject.model, settings.threads) as result.num_threads:
         try:
             _measure(result, watcher)
         except KeyboardInterrupt:
@@ -160,7 +154,6 @@ def run_speed(subject: Subject, settings: SpeedSettings, watcher: SpeedWatcher) 
 def _measure(result: SpeedResult, watcher: SpeedWatcher) -> None:
     subject, settings = result.subject, result.settings
     model = subject.model
-    result.value_bytes = value_bytes(model, settings.kv_dtype)
     each = [_warm_up(model, settings, prompt) for prompt in settings.prompts]
     watcher.expected(settings.runs * sum(each), settings.runs * len(each))
     result.limits.measure(model.device, subject.matrix_dtype)
@@ -220,16 +213,3 @@ def _generation(model: CausalLM, settings: SpeedSettings, prompt: int, new: int)
     vocabulary, seed = model.config.vocab_size, settings.seed
     prompts = [random_prompt(vocabulary, prompt, seed + i) for i in range(settings.batch)]
     return greedy(model, prompts, new, prefill_chunk=PREFILL_CHUNK, kv_dtype=settings.kv_dtype)
-
-
-def value_bytes(model: CausalLM, kv_dtype: str | None) -> float:
-    """Bytes of one number of a key or value in the cache, its share of any scales included."""
-    if kv_dtype is None:
-        return model.dtype.itemsize
-    options: dict[str, Any] = {"kv_dtype": kv_dtype, "cache_implementation": "static"}
-    sizes = []
-    for length in (_PROBE, 2 * _PROBE):
-        cache = greedy(model, [[0]], 1, max_cache_len=length, **options).engine.cache
-        assert cache is not None
-        sizes.append(cache.num_bytes)
-    return (sizes[1] - sizes[0]) / _PROBE / sum(shape.numel for shape in model.kv_shapes)

@@ -19,7 +19,7 @@ class Decode:
     tokens_per_second: all tokens over the sum of the steps. floor: seconds of a step at the least,
     the mean over the steps' lengths. share: of the measured time, how much that is; 1 is the
     limit. median_share: the same of the median step, which disturbances do not touch. outside:
-    median seconds of a step outside the model's pass; outside_share: of the measured time. floor
+    median seconds of a step outside the kernels; outside_share: of the measured time. floor
     and the shares of it are None where the read bandwidth is not known.
     """
 
@@ -77,7 +77,7 @@ class SpeedFigures:
 
 def speed_figures(result: SpeedResult) -> SpeedFigures:
     """Figures from raw times; a length no run came to the end of is left out."""
-    costs = Costs.of(result.subject.model, result.value_bytes)
+    costs = Costs.of(result.subject.model, result.settings.kv_dtype)
     return SpeedFigures(
         prompts=tuple(
             found

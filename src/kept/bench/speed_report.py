@@ -14,6 +14,7 @@ from kept.bench.json_report import header
 from kept.bench.speed import SpeedResult, SpeedTrace
 from kept.bench.speed_figures import Decode, DecodeFigures, SpeedFigures
 from kept.bench.tables import machine_line, model_line, new_table
+from kept.bench.work import Costs
 from kept.format import format_bytes
 
 _NONE = "-"
@@ -31,7 +32,7 @@ def speed_json(benchmark: str, result: SpeedResult, figures: SpeedFigures) -> di
         "interrupted": result.interrupted,
         **header(result.subject, result.num_threads),
         "settings": dataclasses.asdict(result.settings),
-        "cache_value_bytes": result.value_bytes,
+        "kv_bytes_per_token": Costs.of(result.subject.model, result.settings.kv_dtype).kv_bytes(1),
         "bandwidth": [dataclasses.asdict(rate) for rate in result.limits.bandwidths],
         "matrix_peak": [dataclasses.asdict(rate) for rate in result.limits.peaks],
         "unmeasured": result.limits.unmeasured,
@@ -140,7 +141,7 @@ def _decode_notes(result: SpeedResult, found: DecodeFigures) -> Iterator[str]:
         )
         yield f"The median step reached {_percent(total.median_share)} of that limit."
     yield (
-        f"Outside the model's pass: {1e6 * total.outside:,.0f} µs of a step, "
+        f"Outside the kernels: {1e6 * total.outside:,.0f} µs of a step, "
         f"{100 * total.outside_share:.1f} %."
     )
 

@@ -15,6 +15,7 @@ from kept.llm import LLM
 from kept.machine import MatrixDtype
 from kept.models import CausalLM, resolve_dtype
 from kept.models.packing import prepare
+from kept.ops.backend import isa
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class Subject:
         """What the weights are held in, in words."""
         dtype = str(self.model.dtype).removeprefix("torch.")
         return dtype if self.quantize is None else f"{self.quantize} weights over {dtype}"
+
+    @property
+    def kernels(self) -> str:
+        """What runs the model: the native kernels' instruction set, or torch."""
+        return "torch" if self.model.native is None else f"native {isa()}"
 
     @property
     def matrix_dtype(self) -> MatrixDtype:

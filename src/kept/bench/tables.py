@@ -68,7 +68,7 @@ def machine_line(subject: Subject, num_threads: int) -> str:
     if device.type != "cpu":
         return f"on {device}, driven by {here}"
     threads = "1 thread" if num_threads == 1 else f"{num_threads} threads"
-    return f"on {here}, {threads}"
+    return f"on {here}, {threads}; {subject.kernels}"
 
 
 def _totals_table(result: Result, summary: Summary) -> Table:

@@ -11,7 +11,7 @@ from torch import nn
 from kept.cache import KVShape
 from kept.models import CausalLM
 from kept.models.layers import Embedding, Linear
-from kept.ops import PackedMatrix
+from kept.ops import Codec, PackedMatrix, find_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class Costs:
     """What passes over one model cost, whatever format its weights are held in.
 
     num_parameters: shared ones count once. weight_bytes: that a pass reads. block_elements,
-    head_elements: numbers in the matrices of all blocks, and of the output head. value_bytes: what
-    a number of a key or value takes in the cache.
+    head_elements: numbers in the matrices of all blocks, and of the output head. codec: of the
+    keys and values in the cache.
     """
 
     num_parameters: int
@@ -60,12 +60,12 @@ class Costs:
     head_elements: int
     num_heads: int
     kv_shapes: tuple[KVShape, ...]
-    value_bytes: float
+    codec: Codec
 
     @classmethod
-    def of(cls, model: CausalLM, value_bytes: float | None = None) -> Costs:
-        """The costs of a model; value_bytes None: the cache holds the model's own dtype."""
-        # Counted on a copy without memory, since quantized matrices are packed.
+    def of(cls, model: CausalLM, kv_dtype: str | None = None) -> Costs:
+        """The costs of a model; kv_dtype None: the cache holds the model's own dtype."""
+        # Counted on a copy without memory, since the matrices of this one may be packed.
         with torch.device("meta"):
             plain = type(model)(model.config)
         return cls(
@@ -75,7 +75,7 @@ class Costs:
             head_elements=_matrix_elements(plain.head),
             num_heads=model.config.num_heads,
             kv_shapes=model.kv_shapes,
-            value_bytes=model.dtype.itemsize if value_bytes is None else value_bytes,
+            codec=find_codec(model.dtype if kv_dtype is None else kv_dtype),
         )
 
     def decode_step(self, lengths: Sequence[int]) -> Work:
@@ -94,8 +94,9 @@ class Costs:
 
     def kv_bytes(self, length: int) -> int:
         """Bytes of the keys and values that a token attends at this length, windows considered."""
-        entries = sum(s.numel * min(length, s.window or length) for s in self.kv_shapes)
-        return round(entries * self.value_bytes)
+        return sum(
+            s.num_bytes(self.codec) * min(length, s.window or length) for s in self.kv_shapes
+        )
 
     def _attention(self, past: int, length: int) -> int:
         """Multiplications of the tokens from `past` to `length`: queries by keys, weights by

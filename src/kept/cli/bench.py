@@ -66,7 +66,7 @@ def cache(
         str | None, typer.Option(help="Where to run, as torch names devices. Default: the CPU.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads torch computes with. Default: torch's own.")
+        int | None, typer.Option(min=1, help="Threads to compute on. Default: all there are.")
     ] = None,
     without: Annotated[
         bool,

@@ -18,6 +18,7 @@ from kept.cli.bench_files import (
     write_json,
 )
 from kept.cli.errors import INTERRUPTED
+from kept.cli.options import KVDtype
 
 if TYPE_CHECKING:
     from kept.bench.speed import SpeedResult, SpeedSettings
@@ -48,16 +49,13 @@ class SpeedOptions:
     quantize: Annotated[
         str | None,
         typer.Option(
-            help="Hold the weights in this format, as LLM(quantize=) takes it. Default: dtype.",
+            help="Hold the weights as int8 or int4, with scales. Default: as --dtype says.",
             metavar="FORMAT",
         ),
     ] = None
     kv_dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="Hold keys and values in this format. Default: the model's dtype.",
-            metavar="FORMAT",
-        ),
+        KVDtype | None,
+        typer.Option(help="Hold keys and values in this format. Default: the model's dtype."),
     ] = None
     batch: Annotated[int, typer.Option(min=1, help="Sequences side by side.")] = 1
     runs: Annotated[int, typer.Option(min=1, help="How often each is measured, in turn.")] = 5
@@ -65,7 +63,7 @@ class SpeedOptions:
         str | None, typer.Option(help="Where to run, as torch names devices. Default: the CPU.")
     ] = None
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads torch computes with. Default: torch's own.")
+        int | None, typer.Option(min=1, help="Threads to compute on. Default: all there are.")
     ] = None
     seed: Annotated[int, typer.Option(min=0, help="Draws the prompts and the random weights.")] = 0
     json_file: Annotated[

@@ -85,7 +85,7 @@ def check_json(found: dict[str, Any], tiny: Subject, bandwidth: Rate) -> None:
     assert found["versions"]["kept"] == kept.__version__
     assert set(found["versions"]) == {"kept", "python", "torch"}
     assert found["machine"]["num_cores"] >= 1
-    assert found["machine"]["torch_threads"] >= 1
+    assert found["machine"]["threads"] >= 1
     assert found["model"]["name"] == "tiny"
     assert found["model"]["random_weights"] is True
     assert found["model"]["dtype"] == "float32"

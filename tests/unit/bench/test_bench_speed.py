@@ -2,7 +2,6 @@
 
 import io
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +13,12 @@ from kept.bench import subject as subject_module
 from kept.bench.model_clock import model_clock
 from kept.bench.random_weights import random_model, save_checkpoint
 from kept.bench.shapes import SHAPES
-from kept.bench.speed import SpeedResult, SpeedSettings, SpeedTrace, Step, run_speed, value_bytes
+from kept.bench.speed import SpeedResult, SpeedSettings, SpeedTrace, Step, run_speed
 from kept.bench.speed_figures import percentile, speed_figures
 from kept.bench.speed_progress import SpeedProgress
 from kept.bench.subject import Subject, random_subject
 from kept.bench.trace import greedy, timed_steps
+from kept.bench.work import Costs
 from kept.errors import ContextLengthError, OptionError
 from kept.llm import LLM
 from kept.machine import Rate
@@ -106,7 +106,7 @@ def test_ctrl_c_keeps_what_was_measured(tiny: Subject) -> None:
 
 def made_result(tiny: Subject) -> SpeedResult:
     """Two runs of a batch of two, whose times are made up."""
-    result = SpeedResult(tiny, SpeedSettings((4,), new_tokens=3, batch=2), 1, value_bytes=2.0)
+    result = SpeedResult(tiny, SpeedSettings((4,), new_tokens=3, batch=2, kv_dtype="bfloat16"), 1)
     for prompt, seconds in ((0.5, (0.1, 0.3)), (0.7, (0.2, 0.4))):
         steps = [Step((5 + i, 5 + i), s, 0.75 * s) for i, s in enumerate(seconds)]
         result.traces.append(SpeedTrace(4, prompt, steps))
@@ -178,25 +178,6 @@ def test_the_model_clock_times_passes_and_leaves_no_trace(tiny: Subject) -> None
     assert len(completion.token_ids) == 3
 
 
-def test_a_number_in_the_cache_takes_what_caches_say(
-    tiny: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def made(*_: object, max_cache_len: int, kv_dtype: str, **__: object) -> SimpleNamespace:
-        assert kv_dtype == "int8"
-        # 32 numbers an entry, of a byte each; a scale to every 16 of them; and a fixed part.
-        cache = SimpleNamespace(num_bytes=max_cache_len * (32 + 2 * 4) + 1000)
-        return SimpleNamespace(engine=SimpleNamespace(cache=cache))
-
-    assert value_bytes(tiny.model, None) == 4
-    monkeypatch.setattr("kept.bench.speed.greedy", made)
-    assert value_bytes(tiny.model, "int8") == 1.25
-
-
-def test_an_unknown_option_is_named(tiny: Subject) -> None:
-    with pytest.raises(OptionError, match="no option key_shape"):
-        greedy(tiny.model, [[1]], 2, key_shape="round")
-
-
 @pytest.mark.parametrize(
     "change",
     [{"batch": 0}, {"runs": 0}, {"new_tokens": 0}, {"threads": 0}, {"seed": -1}, {"prompts": ()}],
@@ -220,6 +201,26 @@ def test_time_left_follows_the_pace_of_the_runs() -> None:
     progress.spent(2.0)
     progress.run_done(SpeedTrace(4, 5.0), 0)
     assert progress.seconds_left() == 15.0
+
+
+@pytest.mark.usefixtures("bandwidth")
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_packed_models_are_measured_too(
+    monkeypatch: pytest.MonkeyPatch, quantize: str | None
+) -> None:
+    monkeypatch.setattr(subject_module, "shape_config", lambda _: TINY)
+    found = random_subject("tiny", "bfloat16", quantize=quantize)
+    if found.model.native is None:
+        pytest.skip("the native kernels cannot be had here")
+    settings = SpeedSettings((5,), new_tokens=4, batch=2, runs=1, threads=1, kv_dtype="int8")
+    result = run_speed(found, settings, Silent())
+    assert result.num_threads == 1
+    assert found.kernels.startswith("native ")
+    [trace] = result.traces
+    assert all(0 < step.model_seconds < step.seconds for step in trace.steps)
+    figures = speed_figures(result)
+    assert figures.decode is not None
+    assert figures.decode.work.kv_bytes == 2 * Costs.of(found.model, "int8").kv_bytes(7)
 
 
 @pytest.mark.parametrize("name", ["tiny", "gpt2"])

@@ -39,7 +39,9 @@ def test_a_window_bounds_what_is_attended() -> None:
 
 
 def test_a_narrow_cache_reads_fewer_bytes(tiny: Subject) -> None:
-    assert Costs.of(tiny.model, value_bytes=1.25).kv_bytes(10) == 10 * KV * 1.25
+    assert Costs.of(tiny.model, "bfloat16").kv_bytes(10) == 10 * KV * 2
+    # A byte for each number, and scales beside them.
+    assert 10 * KV < Costs.of(tiny.model, "int8").kv_bytes(10) < 10 * KV * 4
 
 
 def test_an_untied_table_is_stored_and_not_read() -> None:

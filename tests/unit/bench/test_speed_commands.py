@@ -49,7 +49,7 @@ def test_decode(shaped: list[tuple[object, ...]], tmp_path: Path, tiny: Subject)
         "of the limit",
         "Read bandwidth in the same run: 2.0 GB/s",
         "Matrix peak in the same run: 4,000 GFLOP/s (fp32 units)",
-        "Outside the model's pass: ",
+        "Outside the kernels: ",
     ):
         assert words in done.stdout
     assert "This will take about" in done.stderr
@@ -60,7 +60,7 @@ def test_decode(shaped: list[tuple[object, ...]], tmp_path: Path, tiny: Subject)
     assert found["format"] == 1
     assert found["settings"]["batch"] == 2
     assert found["model"]["num_parameters"] == tiny.num_parameters
-    assert found["cache_value_bytes"] == 4
+    assert found["kv_bytes_per_token"] == tiny.kv_bytes(1)
     assert [len(found[name]) for name in ("bandwidth", "matrix_peak")] == [2, 2]
     steps = [s for run in found["runs"] for s in run["step_seconds"]]
     assert [len(run["step_seconds"]) for run in found["runs"]] == [5, 5]
