@@ -33,9 +33,9 @@ T* at(Address address) {
     return reinterpret_cast<T*>(address);
 }
 
-std::vector<std::string> isa_names() {
+std::vector<std::string> names_of(const std::vector<const Kernels*>& list) {
     std::vector<std::string> names;
-    for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
+    for (const Kernels* kernels : list) names.emplace_back(kernels->name);
     return names;
 }
 
@@ -243,7 +243,8 @@ void bind_program(nb::module_& m) {
 }  // namespace
 
 void bind_kernels(nb::module_& m) {
-    m.def("isa_names", &isa_names);
+    m.def("isa_names", [] { return names_of(available_kernels()); });
+    m.def("emulated_isa_names", [] { return names_of(emulated_kernels()); });
     m.def("zeros", &zeros, "bytes"_a);
     m.def("num_threads", [] { return Pool::shared().num_threads(); });
     m.def("set_num_threads", [](int n) { Pool::shared().resize(n); }, Release());

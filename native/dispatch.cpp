@@ -1,5 +1,6 @@
 #include "dispatch.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -7,9 +8,9 @@
 
 namespace kept {
 
-extern const Kernels kernels_portable;
+extern const Kernels kernels_portable, kernels_amx_emulated;
 #if defined(__x86_64__)
-extern const Kernels kernels_avx512bf16, kernels_avx512, kernels_avx2;
+extern const Kernels kernels_amx, kernels_avx512bf16, kernels_avx512, kernels_avx2;
 #endif
 
 std::vector<const Kernels*> available_kernels() {
@@ -18,7 +19,9 @@ std::vector<const Kernels*> available_kernels() {
     const CpuFeatures& f = cpu_features();
     const bool avx2 = f.avx2 && f.fma && f.f16c;
     const bool avx512 = avx2 && f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl;
-    if (avx512 && f.avx512_bf16 && f.avx512_vbmi) found.push_back(&kernels_avx512bf16);
+    const bool avx512bf16 = avx512 && f.avx512_bf16 && f.avx512_vbmi;
+    if (avx512bf16 && f.amx_tile && f.amx_bf16) found.push_back(&kernels_amx);
+    if (avx512bf16) found.push_back(&kernels_avx512bf16);
     if (avx512) found.push_back(&kernels_avx512);
     if (avx2) found.push_back(&kernels_avx2);
 #endif
@@ -26,16 +29,26 @@ std::vector<const Kernels*> available_kernels() {
     return found;
 }
 
+std::vector<const Kernels*> emulated_kernels() {
+    return {&kernels_amx_emulated};
+}
+
 const Kernels* find_kernels(const char* name) {
-    for (const Kernels* kernels : available_kernels())
-        if (std::strcmp(kernels->name, name) == 0) return kernels;
+    for (const auto& list : {available_kernels(), emulated_kernels()})
+        for (const Kernels* kernels : list)
+            if (std::strcmp(kernels->name, name) == 0) return kernels;
     return nullptr;
 }
 
-std::int64_t linear_scratch(std::int64_t rows) {
+std::int64_t linear_scratch(const Weights& weights, std::int64_t rows) {
     constexpr std::int64_t kExpanded =
         kSliceInputs * kPanel / 2;  // a slice of bf16 codes, in floats
-    return kExpanded + rows * kPanel;
+    // Tiles keep the sums of one block, and of codes a few inputs or whole panels.
+    const std::int64_t inputs = weights.padded_in();
+    const bool whole = weights.format == Format::int8 && rows > kTileBlock;
+    const std::int64_t panels =
+        whole ? tile_panels(inputs) * panel_bytes(Format::bf16, inputs) / 4 : 0;
+    return std::max(kExpanded + rows * kPanel, kTileBlock * kPanel + panels) + 16;  // to be aligned
 }
 
 std::int64_t attend_scratch(const AttentionShape& shape) {

@@ -126,7 +126,9 @@ void Program::reserve(const Step& step) {
         b.memory = {allocate_zeros(bytes), free_memory};
         b.rows = rows;
     }
-    std::int64_t needed = linear_scratch(rows);
+    std::int64_t needed = 0;
+    for (const Weights& weights : weights_)
+        needed = std::max(needed, linear_scratch(weights, rows));
     for (const Op& op : ops_)
         if (const Attend* a = std::get_if<Attend>(&op))
             needed = std::max(needed, attend_scratch(a->shape));

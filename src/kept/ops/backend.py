@@ -2,7 +2,8 @@
 
 KEPT_OPS=auto|native|reference     the native kernels, or plain torch; auto takes the kernels
                                    wherever they can run a model and says once where they cannot
-KEPT_ISA=amx|avx512bf16|...        the kernels' instructions; by default the best this CPU has
+KEPT_ISA=amx|avx512bf16|...        the kernels' instructions; by default the best this CPU has.
+                                   amx_emulated runs anywhere, and is for tests
 KEPT_NUM_THREADS=N                 the kernels' threads; by default the CPUs this process has
 """
 
@@ -89,7 +90,7 @@ def isa() -> str:
     asked = os.environ.get("KEPT_ISA")
     if asked is None:
         return names[0]
-    if asked not in names:
+    if asked not in names and asked not in _native.emulated_isa_names():
         raise OptionError(
             f"KEPT_ISA={asked!r} cannot be had on this CPU; it has {', '.join(names)}"
         )

@@ -12,7 +12,7 @@ from kept.ops import use_threads
 if machine.NATIVE_AVAILABLE:
     from kept import _native
 
-    NAMES = _native.isa_names()
+    NAMES = [*_native.isa_names(), *_native.emulated_isa_names()]
 else:
     NAMES = []
 

@@ -1,0 +1,32 @@
+// Matrix tiles: eight registers of up to 16 rows of 64 bytes, and one instruction that multiplies
+// two of them as bf16 and adds the product to a third.
+//
+//   sums (rows, 16) floats  +=  a (rows, 32) bf16  times  b (16 pairs of inputs, 16 columns, 2)
+//   bf16
+//
+// Kernels are written over a policy with these static functions, numbers of tiles being constants:
+//
+//   configure(config), release()     every tile's shape; tiles are zero afterwards
+//   zero<t>()
+//   load<t>(from, stride)            the rows and columns of t's shape, `stride` bytes between rows
+//   store<t>(to, stride)
+//   dot<c, a, b>()                   c += a b
+#pragma once
+
+#include <cstdint>
+
+namespace kept {
+
+// What LDTILECFG reads.
+struct alignas(64) TileConfig {
+    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    std::uint16_t row_bytes[16] = {};
+    std::uint8_t rows[16] = {};
+};
+static_assert(sizeof(TileConfig) == 64);
+
+constexpr int kNumTiles = 8;
+constexpr int kTileRows = 16;
+constexpr int kTileRowBytes = 64;
+
+}  // namespace kept
