@@ -18,7 +18,7 @@ from kept.cli.bench_files import (
     write_json,
 )
 from kept.cli.errors import INTERRUPTED
-from kept.cli.options import KVDtype
+from kept.cli.options import KVDtype, QuantizedFormat
 
 if TYPE_CHECKING:
     from kept.bench.speed import SpeedResult, SpeedSettings
@@ -47,11 +47,8 @@ class SpeedOptions:
         typer.Option(help="float32, bfloat16 or float16. Default: the model's own."),
     ] = None
     quantize: Annotated[
-        str | None,
-        typer.Option(
-            help="Hold the weights as int8 or int4, with scales. Default: as --dtype says.",
-            metavar="FORMAT",
-        ),
+        QuantizedFormat | None,
+        typer.Option(help="Hold the weights as codes with scales. Default: as --dtype says."),
     ] = None
     kv_dtype: Annotated[
         KVDtype | None,
