@@ -18,7 +18,9 @@ from torch import Tensor
 from kept.batch import Batch
 from kept.bench.windows import Window
 from kept.cache import make_cache
+from kept.errors import OptionError
 from kept.models import CausalLM, load_model, open_checkpoint
+from kept.models.quantized_format import quantized_format
 from kept.ops.quantize import INT4_GROUP, QUANTIZED_FORMATS
 
 WeightFormat = Literal["fp32", "bf16", "int8", "int4"]
@@ -37,22 +39,34 @@ _CHUNK = 256  # rows whose logits are held at a time: with a large vocabulary th
 
 
 def load_variant(
-    source: str | Path | None, format: WeightFormat, progress: Progress | None = None
+    source: str | Path | None,
+    format: WeightFormat,
+    progress: Progress | None = None,
+    packing: Progress | None = None,
 ) -> CausalLM:
     """A checkpoint's model with its weights in one format; None is the bundled model.
 
     fp32 and bf16 are the dtype of the whole model. int8 and int4 round its fp32 weights, the
     embedding and the head included, and compute as `kept.LLM(source, quantize=format)` does.
-    progress: called with the bytes read and their total.
+    progress: called with the bytes read and their total; packing: with the weights quantized, or
+    packed for the kernels, and their total.
 
-    Raises what `kept.LLM` raises for a checkpoint, and WeightsError for weights that cannot be
-    quantized.
+    Raises what `kept.LLM` raises for a checkpoint, WeightsError for weights that cannot be
+    quantized, and OptionError for a checkpoint that holds them quantized.
     """
+    checkpoint = open_checkpoint(source)
+    held = quantized_format(checkpoint.folder, checkpoint.config)
+    if held is not None:
+        raise OptionError(
+            f"{checkpoint.folder} holds its weights as {held}, and not those in fp32 that formats "
+            "are compared with; name the checkpoint it was made from"
+        )
     return load_model(
-        open_checkpoint(source),
+        checkpoint,
         dtype=torch.bfloat16 if format == "bf16" else torch.float32,
         quantize=format if format in QUANTIZED_FORMATS else None,
         progress=progress,
+        packing=packing,
     )
 
 

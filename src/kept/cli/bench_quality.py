@@ -10,7 +10,7 @@ import typer
 
 from kept.cli.bench_files import check_targets, write_files, write_json
 from kept.cli.errors import INTERRUPTED
-from kept.cli.loading import bar
+from kept.cli.loading import bar, bars
 from kept.cli.prompts import decode
 from kept.errors import CheckpointNotFoundError, OptionError
 
@@ -127,8 +127,9 @@ def _load(model: str | None, names: list[WeightFormat]) -> dict[WeightFormat, Ca
 
     found = {}
     for name in names:
-        with bar(f"Loading {name}", unit="bytes") as update:
-            found[name] = load_variant(model, name, update)
+        steps = ((f"Loading {name}", "bytes"), (f"Packing {name}", "weights"))
+        with bars(*steps) as (loading, packing):
+            found[name] = load_variant(model, name, loading, packing)
     return found
 
 

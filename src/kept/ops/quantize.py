@@ -6,7 +6,8 @@
 The levels of int4 lie closer together near zero, as weights do. They were found by Lloyd's
 iteration (1982) on normally distributed groups of 32 with the search below, zero held in place,
 and rounded to whole numbers, which bf16 holds exactly. They reach further down than up, so a
-group is stored the way round that fits it: its scale may be negative.
+group is stored the way round that fits it: its scale may be negative. What else was weighed:
+docs/decisions/int4.md.
 
 native/quantize_rows.h does the same on the CPU, bit for bit and many times faster. So that it can,
 sums are taken in halves here: torch's own depend on the vectors of the CPU.

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 import kept
-from kept.bench.quality import FORMATS, Score, load_variant, measure_quality
+from kept import machine
+from kept.bench.quality import FORMATS, Progress, Score, load_variant, measure_quality
 from kept.bench.random_weights import random_model
 from kept.bench.windows import cut_windows
-from kept.models import CausalLM, load_model, open_checkpoint
+from kept.errors import OptionError
+from kept.models import CausalLM, load_model, open_checkpoint, quantize_checkpoint
 from kept.models.layers import Embedding, Linear
 from kept.ops.quantize import dequantize, quantize
 
@@ -145,7 +147,19 @@ def test_variants_compute_in_their_dtype() -> None:
 
 
 def test_progress_reaches_the_end() -> None:
-    seen = []
-    load_variant(None, "int4", lambda done, total: seen.append((done, total)))
-    assert seen[0][0] == 0
-    assert seen[-1][0] == seen[-1][1] == 2 * 5180672
+    loading, packing = [], []
+
+    def note(into: list[tuple[int, int]]) -> Progress:
+        return lambda done, total: into.append((done, total))
+
+    load_variant(None, "int4", note(loading), note(packing))
+    assert loading[0][0] == 0
+    assert loading[-1][0] == loading[-1][1] == 2 * 5180672
+    assert 0 < packing[0][0] <= packing[-1][0] <= packing[-1][1] <= 5180672
+
+
+@pytest.mark.skipif(not machine.NATIVE_AVAILABLE, reason="the native module packs")
+def test_a_checkpoint_without_its_fp32_weights(tmp_path: Path) -> None:
+    quantize_checkpoint(None, tmp_path / "out", "int8")
+    with pytest.raises(OptionError, match=r"holds its weights as int8.*name the checkpoint it was"):
+        load_variant(tmp_path / "out", "fp32")
