@@ -1,5 +1,5 @@
 // Kernels, packing and programs for Python. Addresses come as integers: the tensors they belong to
-// are checked and kept alive by kept.ops.native, which is the public face.
+// are checked and kept alive by kept.ops.packed and kept.ops.program, the public faces.
 #include "bindings_kernels.h"
 
 #include <nanobind/ndarray.h>
@@ -91,6 +91,8 @@ Step make_step(std::int64_t rows, Address tokens, Address positions,
     for (const auto& [ring, capacity, sinks, window] : layouts)
         s.layouts.push_back({ring, capacity, sinks, window});
     // Four addresses a layer: keys and their scales, values and theirs.
+    if (buffers.size() != 4 * layer_layouts.size())
+        throw std::invalid_argument("a step takes four addresses a layer");
     for (std::size_t i = 0; i < layer_layouts.size(); ++i)
         s.layers.push_back(
             {{keys, at<std::byte>(buffers[4 * i]), at<std::uint16_t>(buffers[4 * i + 1])},

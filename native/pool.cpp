@@ -1,16 +1,18 @@
 #include "pool.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <chrono>
 #include <cstdlib>
+#include <new>
+#include <stdexcept>
+#include <string>
 
 #include "cpu_features.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#endif
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
-#include <sched.h>
 #endif
 
 namespace kept {
@@ -123,6 +125,8 @@ void Pool::stop() {
 }
 
 void Pool::resize(int num_threads) {
+    if (num_threads < 1)
+        throw std::invalid_argument(std::to_string(num_threads) + " threads; give 1 or more");
     const std::lock_guard lock(turn_);
     if (num_threads == num_threads_) return;
     stop();

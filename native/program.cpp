@@ -111,6 +111,31 @@ void Program::check(const Step& step) const {
             within("token", step.tokens, step.rows, table.num_out);
             if (e->position_table) within("position", step.positions, step.rows, e->num_positions);
         }
+    const auto must = [](bool holds, const char* what) {
+        if (!holds) throw std::invalid_argument(what);
+    };
+    const std::size_t count = step.slots.size();
+    must(step.rows > 0 && count > 0, "a step has at least one row of one sequence");
+    must(step.starts.size() == count + 1 && step.lengths.size() == count &&
+             step.starts.front() == 0 && step.starts.back() == step.rows,
+         "starts, slots and lengths of a step do not fit its rows");
+    for (std::size_t s = 0; s < count; ++s) {
+        const std::int64_t new_tokens = step.starts[s + 1] - step.starts[s];
+        must(new_tokens > 0 && new_tokens <= step.lengths[s],
+             "every sequence of a step has new tokens, and no more of them than it is long");
+        for (const LayoutArgs& layout : step.layouts)
+            must(layout.ring || step.lengths[s] <= layout.capacity,
+                 "a sequence is longer than its layout has room for");
+    }
+    for (const LayerStores& layer : step.layers)
+        must(layer.layout >= 0 && layer.layout < static_cast<std::int64_t>(step.layouts.size()),
+             "a layer follows a layout that the step does not have");
+    for (const Op& op : ops_) {
+        const Place* place = std::get_if<Place>(&op);
+        must(!place || (place->layer >= 0 &&
+                        place->layer < static_cast<std::int64_t>(step.layers.size())),
+             "the step has buffers for fewer layers than the program");
+    }
     if (step.wanted) within("wanted row", step.wanted, step.num_wanted, step.rows);
 }
 
@@ -119,7 +144,7 @@ void Program::reserve(const Step& step) {
     const std::int64_t rows = std::max(step.rows, step.num_wanted);
     for (Buffer& b : buffers_) {
         if (b.rows >= rows) continue;
-        // Zeros: kernels read the padding of rows, and nobody writes it.
+        // Zeros: kernels read the padding of rows, into which only zeros are ever written.
         const auto bytes = static_cast<std::size_t>(rows * b.stride * 4);
         b.memory = {nullptr, nullptr};
         b.rows = 0;

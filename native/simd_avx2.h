@@ -7,7 +7,6 @@ namespace kept::KEPT_NS {
 
 constexpr int W = 8;
 constexpr int kMaxRows = 3;  // of a tile four vectors wide: 12 of 16 registers
-constexpr int kWideRows = 1;
 
 using vf = __m256;
 using vb = __m256i;
@@ -74,9 +73,6 @@ inline float reduce_max(vf x) {
     __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
-}
-inline vf ramp() {
-    return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
 }
 
 inline vb load_pairs(const void* p) {

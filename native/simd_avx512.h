@@ -7,7 +7,6 @@ namespace kept::KEPT_NS {
 
 constexpr int W = 16;
 constexpr int kMaxRows = 12;  // of a tile two vectors wide: 24 of 32 registers
-constexpr int kWideRows = 6;  // of a tile four vectors wide
 
 using vf = __m512;
 using vb = __m512i;
@@ -70,11 +69,6 @@ inline float reduce_add(vf x) {
 }
 inline float reduce_max(vf x) {
     return _mm512_reduce_max_ps(x);
-}
-// 0, 1, 2, ...
-inline vf ramp() {
-    return _mm512_cvtepi32_ps(
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
 }
 
 inline vb load_pairs(const void* p) {

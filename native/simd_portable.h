@@ -7,7 +7,6 @@ namespace kept::KEPT_NS {
 
 constexpr int W = 4;
 constexpr int kMaxRows = 2;
-constexpr int kWideRows = 1;
 
 typedef float vf __attribute__((vector_size(16)));
 typedef std::uint32_t vb __attribute__((vector_size(16)));
@@ -79,9 +78,6 @@ inline float reduce_add(vf x) {
 }
 inline float reduce_max(vf x) {
     return std::max(std::max(x[0], x[1]), std::max(x[2], x[3]));
-}
-inline vf ramp() {
-    return vf{0, 1, 2, 3};
 }
 
 inline vb load_pairs(const void* p) {

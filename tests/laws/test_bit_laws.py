@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kept import machine
 from kept.batch import pack
 from kept.models import CausalLM
-from kept.models.packing import float_packer
+from kept.models.packing import prepare
 from kept.ops import use_threads
 from laws.schedules import ACTIONS, Alone, DifferentBitsError, Schedule, caches, play
 from laws.tiny import CONFIGS, FORMATS, VOCAB, native_model, plain_model
@@ -152,7 +152,7 @@ def test_a_strange_token_reaches_nothing_before_it(
     model = plain_model(name, dtype)
     with torch.no_grad():
         model.embedding.weight[VOCAB - 1] = strange
-    model.pack(float_packer(dtype))
+    prepare(model)
     tokens = [Random(2).randrange(VOCAB - 1) for _ in range(90)]
     for codec in CODECS:
         make = caches(model, "dynamic", codec, 0)

@@ -225,6 +225,7 @@ class Cache:
                 self._relayout(layout, change)
 
     def _relayout(self, layout: Layout, change: Relayout) -> None:
+        self._lent = None  # it keeps the old buffers alive
         layers = [x for x, of in zip(self._layers, self._layout_of, strict=True) if of is layout]
         if change.gather is None:
             # Entries stay in place, so a failure half-way leaves nothing but some larger buffers.
@@ -279,6 +280,7 @@ class Cache:
         self.abandon()
         if order == list(range(self.num_slots)):
             return
+        self._lent = None  # it keeps the old buffers alive
         for layer in self._layers:
             layer.select(order)
         for layout in dict.fromkeys(self._layout_of):

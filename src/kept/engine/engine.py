@@ -60,7 +60,8 @@ class Engine:
     def step(self) -> None:
         """Compute one pass, draw the tokens it decides, and move the sequences on.
 
-        Raises whatever the model or the sampler raises; the cache is then as it was.
+        Raises whatever the model raises; cache and sequences are then as they were. What the
+        sampler raises comes after the pass: the engine is not to be used on.
         """
         with self.model.running():
             self._admit()

@@ -90,14 +90,15 @@ def pack_model(
 ) -> NativeDecoder:
     """Pack every matrix of a model, and make the program that runs it; see `CausalLM.pack`."""
     use_threads()
-    total = sum(parameter.numel() for parameter in model.parameters())
-    done = 0
-    for modules in matrices(model):
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    sharing = matrices(model)
+    done, total = 0, sum(modules[0].weight.numel() for modules in sharing)
+    for modules in sharing:
         done += modules[0].weight.numel()
         _pack(modules, pack_weight)
         if progress is not None:
             progress(done, total)
-    return NativeDecoder(model, total)
+    return NativeDecoder(model, num_parameters)
 
 
 def matrices(model: CausalLM) -> list[list[Any]]:

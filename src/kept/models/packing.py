@@ -34,7 +34,8 @@ def prepare(model: CausalLM, format: str | None = None, progress: Progress | Non
     unknown format, WeightsError for weights that cannot be quantized.
     """
     check_format(format)
-    if runs_natively(model.dtype, model.device):
+    widest = max(shape.head_dim for shape in model.kv_shapes)
+    if runs_natively(model.dtype, model.device, widest):
         if format is None:
             name = "bf16" if model.dtype == torch.bfloat16 else "fp32"
             model.pack(partial(_pack_floats, name), progress)

@@ -180,9 +180,11 @@ class Rotary:
 
     def halves(self, batch: Batch) -> RopeTables:
         """Tables that the native kernels read: one for all positions, kept and grown by doubling,
-        or, where the dynamic type moves the base or positions are far out, a row for each row."""
-        needed = int(batch.positions.max()) + 1
-        if needed > _LARGEST_TABLE or self._moves(batch):
+        or, where the dynamic type moves the base or positions are below zero or far out, a row
+        for each row."""
+        lowest, highest = (int(x) for x in batch.positions.aminmax())
+        needed = highest + 1
+        if lowest < 0 or needed > _LARGEST_TABLE or self._moves(batch):
             cos, sin = self._scaled(self._angles(batch))
             return RopeTables(cos, sin, torch.arange(batch.num_rows))
         if self._halves is None or len(self._halves[0]) < needed:

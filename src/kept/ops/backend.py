@@ -22,6 +22,7 @@ log = logging.getLogger("kept")
 
 CHOICES = ("auto", "native", "reference")
 NATIVE_DTYPES = (torch.float32, torch.bfloat16)
+MAX_HEAD_DIM = 512
 _MAX_THREADS = 1024
 
 
@@ -51,21 +52,22 @@ def why_reference() -> str | None:
     return machine.native_error()
 
 
-def runs_natively(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a model of these weights is to run on the native kernels.
+def runs_natively(dtype: torch.dtype, device: torch.device, head_dim: int = 1) -> bool:
+    """Whether a model of these weights, with heads of up to `head_dim`, is to run on the kernels.
 
     Raises BackendError where KEPT_OPS=native demands it and they cannot run it; under `auto` the
     log says once why not.
     """
     if backend() == "reference":
         return False
-    if device.type == "cpu" and dtype in NATIVE_DTYPES:
+    if device.type != "cpu":
+        why = f"the native kernels run on the CPU, and the model is on {device}"
+    elif dtype not in NATIVE_DTYPES:
+        why = f"the native kernels compute in float32 or bfloat16, and the model is {dtype}"
+    elif head_dim > MAX_HEAD_DIM:
+        why = f"the native kernels take heads of up to {MAX_HEAD_DIM}, and the model has {head_dim}"
+    else:
         return True
-    why = (
-        f"the native kernels run on the CPU, and the model is on {device}"
-        if device.type != "cpu"
-        else f"the native kernels compute in float32 or bfloat16, and the model is {dtype}"
-    )
     if os.environ.get("KEPT_OPS") == "native":
         raise BackendError(
             f"KEPT_OPS=native, but {why}; pass dtype='bfloat16' and no device, or use KEPT_OPS=auto"
@@ -104,7 +106,7 @@ def num_threads() -> int:
     """
     asked = os.environ.get("KEPT_NUM_THREADS")
     if asked is None:
-        return machine.num_cores()
+        return min(machine.num_cores(), _MAX_THREADS)
     if not asked.isdecimal() or not 1 <= int(asked) <= _MAX_THREADS:
         raise OptionError(
             f"KEPT_NUM_THREADS={asked!r} must be a whole number from 1 to {_MAX_THREADS}"
@@ -115,11 +117,14 @@ def num_threads() -> int:
 def use_threads(count: int | None = None) -> int:
     """Give the kernels' pool `count` threads, by default `num_threads()`; returns the count.
 
-    Raises BackendError where the system grants no more threads.
+    Raises OptionError for fewer than 1 or more than 1,024, BackendError where the system grants no
+    more threads.
     """
     from kept import _native
 
     wanted = num_threads() if count is None else count
+    if not 1 <= wanted <= _MAX_THREADS:
+        raise OptionError(f"{wanted} threads: give from 1 to {_MAX_THREADS}")
     if _native.num_threads() != wanted:
         try:
             _native.set_num_threads(wanted)

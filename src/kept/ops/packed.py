@@ -21,8 +21,8 @@ GROUP = 32  # inputs that share an int4 scale
 class PackedMatrix:
     """Weights (num_out, num_in) cut into panels, and what belongs to their outputs.
 
-    format: "fp32", "bf16", "int8" or "int4". gated: the upper half of the outputs are gates, the
-    lower half what they gate, and they lie interleaved. data: bytes. channel_scales: (outputs,)
+    format: "fp32", "bf16", "int8" or "int4". gated: the first half of the outputs are gates of the
+    second, and the two lie interleaved. data: bytes. channel_scales: (outputs,)
     fp32 of int8; group_scales: (outputs / 32, groups, 32) bf16 of int4; bias: (outputs,) fp32; all
     in the order of the panels, padded.
     """
@@ -47,6 +47,11 @@ class PackedMatrix:
                 f"a packed {self.format} matrix {self.shape} takes {needed} bytes, and "
                 f"{self.data.numel()} of {self.data.dtype} were given; pack it again"
             )
+        outputs, groups = shape.num_panels * PANEL, shape.num_panels * shape.num_groups * PANEL
+        int8, int4 = self.format == "int8", self.format == "int4"
+        self._check("channel_scales", self.channel_scales, torch.float32, outputs, int8)
+        self._check("group_scales", self.group_scales, torch.bfloat16, groups, int4)
+        self._check("bias", self.bias, torch.float32, outputs, self.bias is not None)
         handle = _native.weights(
             getattr(_native.Format, self.format),
             self.gated,
@@ -55,6 +60,19 @@ class PackedMatrix:
         )
         object.__setattr__(self, "handle", handle)
 
+    def _check(
+        self, name: str, part: Tensor | None, dtype: torch.dtype, count: int, needed: bool
+    ) -> None:
+        if part is None and not needed:
+            return
+        fits = part is not None and part.dtype == dtype and part.is_contiguous()
+        if not fits or part is None or part.numel() != count or not needed:
+            given = "none" if part is None else f"{part.numel()} of {part.dtype}"
+            raise OptionError(
+                f"a packed {self.format} matrix {self.shape} takes {count if needed else 'no'} "
+                f"{name} of {dtype}, and {given} were given; pack it again"
+            )
+
     @property
     def shape(self) -> tuple[int, int]:
         """(num_out, num_in)."""
@@ -62,8 +80,8 @@ class PackedMatrix:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that a pass over the matrix reads: codes and scales, padding included."""
-        parts = (self.data, self.channel_scales, self.group_scales)
+        """Bytes that a pass over the matrix reads: codes, scales and bias, padding included."""
+        parts = (self.data, self.channel_scales, self.group_scales, self.bias)
         return sum(x.nbytes for x in parts if x is not None)
 
     def unpack(self) -> Tensor:
@@ -103,7 +121,7 @@ def pack_matrix(
     shape, data = _room(format, gated, weight)
     _native.pack_floats(shape, weight.data_ptr(), sources[weight.dtype], data.data_ptr())
     return PackedMatrix(
-        format, gated, len(weight), weight.shape[1], data, bias=_outputs(shape, bias)
+        format, gated, len(weight), weight.shape[1], data, bias=_outputs(shape, bias, len(weight))
     )
 
 
@@ -113,10 +131,11 @@ def pack_int8(
     """Pack int8 codes (num_out, num_in) with an fp32 scale for each output (num_out,)."""
     from kept import _native
 
+    _check_codes("int8", codes, torch.int8, scales, torch.float32, (len(codes),))
     codes = codes.contiguous()
     shape, data = _room("int8", gated, codes)
     _native.pack_codes(shape, codes.data_ptr(), data.data_ptr())
-    parts = _outputs(shape, scales), None, _outputs(shape, bias)
+    parts = _outputs(shape, scales, len(codes)), None, _outputs(shape, bias, len(codes))
     return PackedMatrix("int8", gated, len(codes), codes.shape[1], data, *parts)
 
 
@@ -126,13 +145,32 @@ def pack_int4(
     """Pack int4 levels, uint8 (num_out, num_in) of 0 to 15, with bf16 scales (num_out, groups)."""
     from kept import _native
 
+    groups = -(-codes.shape[-1] // GROUP)
+    _check_codes("int4", codes, torch.uint8, scales, torch.bfloat16, (len(codes), groups))
     codes, scales = codes.contiguous(), scales.contiguous()
     shape, data = _room("int4", gated, codes)
     _native.pack_codes(shape, codes.data_ptr(), data.data_ptr())
     room = torch.empty(shape.num_panels, shape.num_groups, PANEL, dtype=torch.bfloat16)
     _native.pack_group_scales(shape, scales.data_ptr(), room.data_ptr())
-    parts = None, room, _outputs(shape, bias)
+    parts = None, room, _outputs(shape, bias, len(codes))
     return PackedMatrix("int4", gated, len(codes), codes.shape[1], data, *parts)
+
+
+def _check_codes(
+    format: str,
+    codes: Tensor,
+    codes_dtype: torch.dtype,
+    scales: Tensor,
+    scales_dtype: torch.dtype,
+    scales_shape: tuple[int, ...],
+) -> None:
+    fits = codes.dim() == 2 and (codes.dtype, scales.dtype) == (codes_dtype, scales_dtype)
+    if not fits or scales.shape != scales_shape:
+        raise OptionError(
+            f"codes {tuple(codes.shape)} of {codes.dtype} with scales {tuple(scales.shape)} of "
+            f"{scales.dtype} are no {format} matrix; it takes {codes_dtype} (out, in) and "
+            f"{scales_dtype} {scales_shape}"
+        )
 
 
 def _room(format: str, gated: bool, like: Tensor) -> tuple[_native.Weights, Tensor]:
@@ -142,12 +180,16 @@ def _room(format: str, gated: bool, like: Tensor) -> tuple[_native.Weights, Tens
     return shape, _native.zeros(shape.num_panels * shape.bytes_per_panel)
 
 
-def _outputs(shape: _native.Weights, values: Tensor | None) -> Tensor | None:
+def _outputs(shape: _native.Weights, values: Tensor | None, num_out: int) -> Tensor | None:
     from kept import _native
 
     if values is None:
         return None
     wide = values.detach().float().contiguous()
+    if wide.shape != (num_out,):
+        raise OptionError(
+            f"scales or biases {tuple(wide.shape)} do not fit {num_out} outputs; give one each"
+        )
     out = torch.empty(shape.num_panels * PANEL, dtype=torch.float32)
     _native.pack_outputs(shape, wide.data_ptr(), out.data_ptr())
     return out

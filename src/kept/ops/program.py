@@ -12,7 +12,7 @@ from torch import Tensor
 from kept.batch import Batch
 from kept.errors import OptionError
 from kept.ops import reference, trace
-from kept.ops.backend import isa, use_threads
+from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
 from kept.ops.codecs import Codec
 from kept.ops.packed import PackedMatrix, address
 from kept.ops.spec import AttentionSpec, HeadSpec
@@ -21,7 +21,6 @@ from kept.ops.views import StoredView
 if TYPE_CHECKING:
     from kept import _native
 
-MAX_HEAD_DIM = 512
 _CODECS = {
     "float32": "fp32",
     "bfloat16": "bf16",
@@ -144,7 +143,7 @@ class Program:
         """Bind the operations to a batch, the layers' buffers and the room for logits (M, V) fp32.
 
         The step is good while all of these live. Raises OptionError for a codec the kernels do not
-        read.
+        read, and for tensors of the batch that are not what `Batch` says.
         """
         from kept import _native
 
@@ -156,8 +155,13 @@ class Program:
                 f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
             )
         kind = getattr(_native.Codec, codec)
+        rows = batch.num_rows
+        _check_ids("tokens", batch.tokens, rows)
+        _check_ids("positions", batch.positions, rows)
+        if batch.wanted is not None:
+            _check_ids("wanted", batch.wanted, logits.shape[0])
         return _native.step(
-            rows=batch.num_rows,
+            rows=rows,
             tokens=batch.tokens.data_ptr(),
             positions=batch.positions.data_ptr(),
             starts=batch.starts,
@@ -272,6 +276,15 @@ class Program:
         if tensor is not None:
             self._kept.append(tensor)
         return tensor
+
+
+def _check_ids(name: str, ids: Tensor, count: int) -> None:
+    plain = ids.dtype == torch.int64 and ids.is_cpu and ids.is_contiguous()
+    if not plain or ids.numel() != count:
+        raise OptionError(
+            f"the batch's {name} are {ids.numel()} of {ids.dtype} on {ids.device}; the native "
+            f"kernels read {count} contiguous int64 numbers on the CPU, as kept.batch.pack makes"
+        )
 
 
 def _shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape:

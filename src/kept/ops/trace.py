@@ -102,6 +102,7 @@ class Rows:
     buffer: Buffer
     wanted: bool = False
     product: Linear | None = None  # the line these rows are made by, while it can still be joined
+    spent: bool = False  # a sum has taken their place
 
     def __add__(self, other: Rows) -> Rows:
         """A residual sum, in the place of the rows on the left."""
@@ -111,8 +112,14 @@ class Rows:
             embed.positions = other.buffer.table
             return self
         line = other.joined("add")
-        line.out = self.buffer
-        return self
+        line.out = self.read()
+        self.spent = True
+        return Rows(self.trace, self.buffer, self.wanted)
+
+    def read(self) -> Buffer:
+        """The buffer, for a line that reads or adds to it."""
+        assert not self.spent, "rows are not used again once something has been added to them"
+        return self.buffer
 
     def joined(self, epilogue: str, activation: str = "none") -> Linear:
         """Give the product these rows come from another ending."""
@@ -129,7 +136,7 @@ class Rows:
 
     def only_wanted(self) -> Rows:
         """These rows, of which the next line reads the wanted ones."""
-        return Rows(self.trace, self.buffer, wanted=True)
+        return Rows(self.trace, self.read(), wanted=True)
 
 
 @dataclass(eq=False)
@@ -218,7 +225,7 @@ def layer_norm(x: Rows, weight: Tensor, bias: Tensor, eps: float) -> Rows:
 
 def _norm(x: Rows, weight: Tensor, bias: Tensor | None, eps: float) -> Rows:
     out = Rows(x.trace, Buffer(x.buffer.width), x.wanted)
-    x.trace.lines.append(Norm(x.buffer, _widened(weight), bias, eps, out.buffer, x.wanted))
+    x.trace.lines.append(Norm(x.read(), _widened(weight), bias, eps, out.buffer, x.wanted))
     return out
 
 
@@ -231,7 +238,7 @@ def linear(x: Rows, weight: PackedMatrix, bias: None = None) -> Rows:
     assert bias is None
     x.buffer.feeds.append(weight)
     out = Rows(x.trace, Buffer(weight.num_out), x.wanted)
-    out.product = Linear(x.buffer, weight, out.buffer, wanted=x.wanted)
+    out.product = Linear(x.read(), weight, out.buffer, wanted=x.wanted)
     x.trace.lines.append(out.product)
     return out
 
@@ -262,7 +269,7 @@ def split_heads(
     queries = Rows(qkv.trace, Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32))
     q_weight, k_weight = (None if x is None else _widened(x) for x in (q_norm, k_norm))
     rope_dim = 0 if rope is None else rope.dim
-    place = Place(qkv.buffer, queries.buffer, -1, heads, q_weight, k_weight, rope_dim)
+    place = Place(qkv.read(), queries.buffer, -1, heads, q_weight, k_weight, rope_dim)
     qkv.trace.lines.append(place)
     found = Heads(queries, place)
     return found, found, found
