@@ -44,7 +44,12 @@ def as_json(result: Result, summary: Summary) -> dict[str, Any]:
 
 
 def header(subject: Subject, num_threads: int) -> dict[str, Any]:
-    """What every report says of when, by what and on what it was measured."""
+    """What a report on a model says of when, by what and on what it was measured."""
+    return {**origin(threads=num_threads), "model": _model(subject)}
+
+
+def origin(**threads: int) -> dict[str, Any]:
+    """When, by what and on what machine a report was measured; threads: by name."""
     return {
         "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -53,8 +58,7 @@ def header(subject: Subject, num_threads: int) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": torch.__version__,
         },
-        "machine": dataclasses.asdict(describe_machine()) | {"threads": num_threads},
-        "model": _model(subject),
+        "machine": dataclasses.asdict(describe_machine()) | threads,
     }
 
 

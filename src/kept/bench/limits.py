@@ -32,19 +32,22 @@ class Limits:
         """The probe of matrix arithmetic that did best."""
         return max(self.peaks, key=lambda rate: rate.best, default=None)
 
-    def measure(self, device: torch.device, dtype: machine.MatrixDtype) -> None:
+    def measure(
+        self, device: torch.device, dtype: machine.MatrixDtype, num_threads: int | None = None
+    ) -> None:
         """Probe both, and add what they say; on another device than the CPU there is no probe.
 
-        What cannot be measured is noted: runs of minutes are worth having without it.
+        num_threads: of the probes, None for as many as there are CPUs. What cannot be measured is
+        noted: runs of minutes are worth having without it.
         """
         if device.type != "cpu":
             return
         try:
-            self.bandwidths.append(machine.measure_bandwidth())
+            self.bandwidths.append(machine.measure_bandwidth(num_threads))
         except BackendError as error:
             self._note(f"read bandwidth: {error}")
         try:
-            self.peaks.append(machine.measure_matrix_peak(dtype))
+            self.peaks.append(machine.measure_matrix_peak(dtype, num_threads))
         except BackendError as error:
             self._note(f"matrix peak: {error}")
 

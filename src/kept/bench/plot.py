@@ -66,9 +66,14 @@ def footer(subject: Subject, num_threads: int) -> str:
     """Where and by what a picture's figures were measured."""
     device = subject.model.device
     where = "" if device.type == "cpu" else f"{device}; "
+    return f"{where}{origin_line(num_threads)}"
+
+
+def origin_line(num_threads: int) -> str:
+    """The machine, its threads and the versions, in words."""
     threads = f"{num_threads} thread" + "s" * (num_threads != 1)
     versions = f"kept {kept.__version__}, torch {torch.__version__}"
-    return f"{where}{describe_machine().cpu}, {threads}; {versions}"
+    return f"{describe_machine().cpu}, {threads}; {versions}"
 
 
 def _plot_times(axes: Axes, summary: Summary) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LABEL_SIZE = 9  # points of type
 _STEPS, _STEP = 24, 7.0  # places tried on either side of a point, and points between them
+_MARKER = 6.0  # pixels that a point reaches from its place
 _NEAR = 12.0  # a name that lies further off gets a line to its point
 
 Offset = tuple[float, float]
@@ -53,7 +54,7 @@ def place_labels(axes: Axes, labels: Sequence[Label]) -> None:
             and box.x1 <= frame.x1
             and frame.y0 <= box.y0
             and not any(box.overlaps(other) for other in taken)
-            and not any(box.contains(x, y) for x, y in points)
+            and not any(box.padded(_MARKER).contains(x, y) for x, y in points)
             and not any(line.intersects_bbox(box, filled=False) for line in lines)
         )
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.bench.limits import Limits
 from kept.bench.plot import footer, require_matplotlib
 from kept.bench.plot_labels import LABEL_SIZE, Label, place_labels, settle
 from kept.bench.speed import SpeedResult
 from kept.bench.speed_figures import SpeedFigures
 from kept.format import format_count
+from kept.machine import Rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 _ROOF, _DECODE, _PROMPT = "0.25", "#0b6e99", "#d1495b"
 _SIZE, _DPI = (8.0, 5.6), 150  # inches, and 1200 x 840 pixels
 _ROOM, _ROOM_BEFORE = 3.0, 8.0  # factors of empty space: above and right, below and left
+
+
+@dataclass(frozen=True, slots=True)
+class Roof:
+    """bandwidth: bytes per second, None where it is not known. peaks: of matrix arithmetic."""
+
+    bandwidth: float | None
+    peaks: Sequence[Rate]
 
 
 def save_roofline(result: SpeedResult, figures: SpeedFigures, path: Path) -> None:
@@ -42,21 +51,11 @@ def save_roofline(result: SpeedResult, figures: SpeedFigures, path: Path) -> Non
         fontweight="bold",
     )
     figure.supxlabel(footer(subject, result.num_threads), fontsize=8, color="0.4")
-    axes.set(xscale="log", yscale="log")
-    axes.set_xlabel("operations per byte read")
-    axes.set_ylabel("operations per second")
-    _frame(axes, points, result.limits)
-    _draw_roof(axes, result.limits)
-    for point in points:
-        axes.plot(point.x, point.y, "o", color=point.colour, markersize=7, zorder=3)
-    axes.yaxis.set_major_formatter(_operations)
-    axes.yaxis.set_minor_formatter("")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    peak = result.limits.peak
+    roof = Roof(result.limits.bandwidth, [] if peak is None else [peak])
+    draw_roofline(axes, points, roof)
     settle(figure)
-    _name_slope(axes, result.limits)
-    place_labels(axes, points)
+    name_points(axes, points, roof)
     figure.savefig(path, format="png", facecolor="white")
 
 
@@ -82,26 +81,48 @@ def _points(result: SpeedResult, figures: SpeedFigures) -> Iterator[Label]:
         )
 
 
-def _frame(axes: Axes, points: Sequence[Label], limits: Limits) -> None:
-    """Room for the points, the ridge and the roof."""
+def draw_roofline(axes: Axes, points: Sequence[Label], roof: Roof) -> None:
+    """Draw the roof and the points under it, without a word beside any of them."""
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel("operations per byte read")
+    axes.set_ylabel("operations per second")
+    _frame(axes, points, roof)
+    _draw_roof(axes, roof)
+    for point in points:
+        axes.plot(point.x, point.y, "o", color=point.colour, markersize=7, zorder=3)
+    axes.yaxis.set_major_formatter(_operations)
+    axes.yaxis.set_minor_formatter("")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def name_points(axes: Axes, points: Sequence[Label], roof: Roof) -> None:
+    """Write what the slope and the points are; to be called when the figure is settled."""
+    _name_slope(axes, roof)
+    place_labels(axes, points)
+
+
+def _frame(axes: Axes, points: Sequence[Label], roof: Roof) -> None:
+    """Room for the points, the ridges and the roofs."""
     across, up = [p.x for p in points], [p.y for p in points]
-    if limits.peak is not None:
-        up.append(limits.peak.best)
-        if limits.bandwidth is not None:
-            across.append(limits.peak.best / limits.bandwidth)
+    for peak in roof.peaks:
+        up.append(peak.best)
+        if roof.bandwidth is not None:
+            across.append(peak.best / roof.bandwidth)
     axes.set_xlim(min(across) / _ROOM_BEFORE, max(across) * _ROOM)
     axes.set_ylim(min(up) / _ROOM_BEFORE, max(up) * _ROOM)
 
 
-def _draw_roof(axes: Axes, limits: Limits) -> None:
+def _draw_roof(axes: Axes, roof: Roof) -> None:
     left, right = axes.get_xlim()
-    bandwidth, peak = limits.bandwidth, limits.peak
-    ridge = right if bandwidth is None or peak is None else peak.best / bandwidth
+    bandwidth = roof.bandwidth
     if bandwidth is not None:
-        end = min(ridge, right)
+        highest = max((peak.best for peak in roof.peaks), default=right * bandwidth)
+        end = min(highest / bandwidth, right)
         axes.plot((left, end), (left * bandwidth, end * bandwidth), color=_ROOF, linewidth=1.5)
-    if peak is not None:
-        begin = left if bandwidth is None else min(ridge, right)
+    for peak in roof.peaks:
+        begin = left if bandwidth is None else min(peak.best / bandwidth, right)
         axes.plot((begin, right), (peak.best, peak.best), color=_ROOF, linewidth=1.5)
         axes.annotate(
             f"{_operations(peak.best)} ({peak.path})",
@@ -114,15 +135,15 @@ def _draw_roof(axes: Axes, limits: Limits) -> None:
         )
 
 
-def _name_slope(axes: Axes, limits: Limits) -> None:
+def _name_slope(axes: Axes, roof: Roof) -> None:
     """Write the bandwidth along its slope, from where that enters the picture."""
-    if limits.bandwidth is None:
+    if roof.bandwidth is None:
         return
-    begin = 1.15 * max(axes.get_xlim()[0], axes.get_ylim()[0] / limits.bandwidth)
-    ends = [(x, x * limits.bandwidth) for x in (begin, 2 * begin)]
+    begin = 1.15 * max(axes.get_xlim()[0], axes.get_ylim()[0] / roof.bandwidth)
+    ends = [(x, x * roof.bandwidth) for x in (begin, 2 * begin)]
     (x0, y0), (x1, y1) = axes.transData.transform(ends)
     axes.annotate(
-        f"read bandwidth {limits.bandwidth / 1e9:.1f} GB/s",
+        f"read bandwidth {roof.bandwidth / 1e9:.1f} GB/s",
         ends[0],
         xytext=(-2, 4),
         textcoords="offset points",

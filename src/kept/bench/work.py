@@ -102,7 +102,10 @@ class Costs:
         """Multiplications of the tokens from `past` to `length`: queries by keys, weights by
         values."""
         return sum(
-            2 * self.num_heads * s.head_dim * (_pairs(length, s.window) - _pairs(past, s.window))
+            2
+            * self.num_heads
+            * s.head_dim
+            * (num_pairs(length, s.window) - num_pairs(past, s.window))
             for s in self.kv_shapes
         )
 
@@ -136,7 +139,7 @@ def _matrix_elements(part: nn.Module) -> int:
     return sum(m.weight.numel() for m in part.modules() if isinstance(m, Linear))
 
 
-def _pairs(length: int, window: int | None) -> int:
-    """How many (token, attended token) pairs the first `length` tokens make."""
+def num_pairs(length: int, window: int | None) -> int:
+    """How many (token, attended token) pairs the first `length` tokens make; window None: all."""
     inside = min(length, window or length)
     return inside * (inside + 1) // 2 + (length - inside) * inside

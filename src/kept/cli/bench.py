@@ -16,6 +16,7 @@ from kept.cli.bench_files import (
     write_files,
     write_json,
 )
+from kept.cli.bench_kernels import kernels
 from kept.cli.bench_quality import quality
 from kept.cli.bench_speed import decode, prefill
 from kept.cli.errors import INTERRUPTED
@@ -34,6 +35,7 @@ def bench() -> None:
 
 bench_app.command("decode")(grouped(decode))
 bench_app.command("prefill")(grouped(prefill))
+bench_app.command("kernels")(kernels)
 bench_app.command("quality")(quality)
 
 

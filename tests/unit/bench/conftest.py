@@ -19,7 +19,7 @@ def tiny() -> Subject:
 def bandwidth(monkeypatch: pytest.MonkeyPatch) -> machine.Rate:
     """What the read-bandwidth probe says, without its half a gigabyte; a matrix peak, too."""
     rate = machine.Rate("a probe", 1, 2e9, 1e9)
-    monkeypatch.setattr(machine, "measure_bandwidth", lambda: rate)
+    monkeypatch.setattr(machine, "measure_bandwidth", lambda *_: rate)
     peak = {name: machine.Rate(f"{name} units", 1, 4e12, 3e12) for name in ("fp32", "bf16", "int8")}
-    monkeypatch.setattr(machine, "measure_matrix_peak", peak.__getitem__)
+    monkeypatch.setattr(machine, "measure_matrix_peak", lambda dtype, *_: peak[dtype])
     return rate

@@ -1,0 +1,117 @@
+"""`kept bench kernels`: the native kernels alone, beside the machine's limits."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kept.bench.shapes import SHAPES
+from kept.cli.bench_files import check_targets, write_files, write_json
+from kept.cli.errors import INTERRUPTED
+
+
+def kernels(
+    shape: Annotated[
+        str,
+        typer.Option(
+            help=f"The layers of this known shape. One of {', '.join(SHAPES)}.", metavar="NAME"
+        ),
+    ] = "qwen2.5-0.5b",
+    rows: Annotated[
+        str,
+        typer.Option(
+            help="Rows of input of a linear layer; empty: no linear layers.", metavar="N[,N...]"
+        ),
+    ] = "1,4,16,128,512",
+    lengths: Annotated[
+        str,
+        typer.Option(help="Tokens that are attended; empty: no attention.", metavar="N[,N...]"),
+    ] = "256,2048,8192",
+    formats: Annotated[
+        str, typer.Option(help="Formats of the weights.", metavar="NAME[,NAME...]")
+    ] = "fp32,bf16,int8,int4",
+    codecs: Annotated[
+        str, typer.Option(help="Formats of the keys and values.", metavar="NAME[,NAME...]")
+    ] = "float32,bfloat16,int8,int4",
+    isa: Annotated[
+        str | None,
+        typer.Option(
+            help="The kernels' instructions. Default: KEPT_ISA, or the best of this CPU.",
+            metavar="NAME",
+        ),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 10,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The kernels' threads. Default: KEPT_NUM_THREADS, or one for each CPU."
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--json", help="Write everything here as JSON, raw times too.", metavar="FILE"
+        ),
+    ] = None,
+    png_file: Annotated[
+        Path | None,
+        typer.Option("--png", help="Draw rooflines here; needs matplotlib.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Time the native kernels alone: the linear layers of a shape, and attention.
+
+    Weights, keys and values lie in as many copies as no cache holds, and are walked in turn. An
+    operation's floor is what it reads at the read bandwidth, or what it computes at the matrix peak
+    that this machine reaches in the same run, whichever takes longer. Tables go to stdout, progress
+    to stderr. Ctrl-C reports what was measured so far (exit code 130).
+    """
+    from rich.console import Console
+
+    from kept.bench.kernel_plot import save_kernels
+    from kept.bench.kernel_progress import KernelProgress
+    from kept.bench.kernel_report import kernel_figures, kernel_json, kernel_report
+    from kept.bench.kernels import KernelSettings, run_kernels
+
+    settings = KernelSettings(
+        shape,
+        _counts(rows, "--rows"),
+        _counts(lengths, "--lengths"),
+        _names(formats),
+        _names(codecs),
+        isa,
+        runs,
+        threads,
+    )
+    check_targets(json_file, png_file)
+    messages = Console(stderr=True)
+    with KernelProgress(messages) as progress:
+        result = run_kernels(settings, progress)
+    if not result.timed:
+        messages.print("Interrupted before anything was measured.")
+        raise typer.Exit(INTERRUPTED)
+    figures = kernel_figures(result)
+    Console(highlight=False).print(kernel_report(result, figures))
+    write_files(
+        (
+            (json_file, write_json(kernel_json(result, figures))),
+            (png_file, partial(save_kernels, result, figures)),
+        )
+    )
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _counts(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in _names(text))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of whole numbers, as in 1,16", param_hint=option
+        ) from None
