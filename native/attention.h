@@ -470,7 +470,7 @@ inline void attend(const AttendArgs& args, const AttendUnit& unit, float* scratc
         std::max(num_scales(args.keys.codec, dim), num_scales(args.values.codec, dim));
     const AttendScratch s(scratch, num_queries, dim, groups);
     gather_queries(args, unit, s, num_queries);
-    float* partial = args.partials + unit.partial;
+    float* partial = unit.partial < 0 ? nullptr : args.partials + unit.partial;
     for (std::int64_t chunk = unit.chunk; chunk < unit.chunk_end; ++chunk) {
         attend_chunk(args, unit, s, chunk, num_queries);
         if (unit.partial >= 0) {

@@ -111,7 +111,8 @@ def test_figures_follow_from_bytes_operations_and_times() -> None:
         assert found.floor == pytest.approx(floor)
         assert found.share == pytest.approx(floor / found.median)
     qkv = result.timed[0].case
-    assert qkv.work == Work(32 * 32 * 4, 0, 2 * 3 * 16 * 32)  # 16 inputs are padded
+    # 16 inputs are padded to 32, and each of 32 outputs has a bias.
+    assert qkv.work == Work(32 * (32 + 1) * 4, 0, 2 * 3 * 16 * 32)
     prompt = result.timed[-1].case
     # Two of keys and values, two heads of four codes and a scale; four heads of queries.
     assert prompt.work == Work(0, 2 * 2 * 70 * 6, 4 * 4 * 4 * 70 * 71 // 2)

@@ -119,7 +119,7 @@ class Rig:
         if not isinstance(self.traced.lines[-1], trace.Linear):
             # A program ends in a head; this one reads nothing that matters.
             one = pack_matrix(torch.ones(1, 1), "fp32")
-            self.linear(trace.Buffer(1), one, "logits", wanted=wanted is not None)
+            self.linear(trace.Buffer(1), one, "logits", wanted=True)
         program = Program(self.traced)
         use_threads(threads)  # a new program has set them to the default
         rows = torch.arange(num_rows)
