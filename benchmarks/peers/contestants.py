@@ -125,7 +125,10 @@ def _run(command: Sequence[str], setting: Setting) -> str:
             f"not done within {setting.timeout:.0f} s; give it more with --timeout"
         ) from None
     if done.returncode:
-        raise Failed(f"exit code {done.returncode}: {_tail(done.stderr or done.stdout)}")
+        # Negative: a signal. 9 is what the system sends to who takes too much memory.
+        code = done.returncode
+        how = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
+        raise Failed(f"{how}: {_tail(done.stderr or done.stdout)}")
     return done.stdout
 
 
