@@ -212,7 +212,7 @@ def test_a_chat_broken_in_a_step(
     llm.forget()
     stream = llm.chat_stream(FIRST, max_new_tokens=30)
     with monkeypatch.context() as patch:
-        patch.setattr(llm.model, "run", failing(llm.model.run, 12, error))
+        patch.setattr(llm.model, "next_logits", failing(llm.model.next_logits, 12, error))
         with pytest.raises(type(error)):
             list(stream)
     partial = stream.completion
@@ -231,7 +231,9 @@ def test_ctrl_c_keeps_what_there_is(
     several = [PROMPT, "tell me"]
     whole = llm.generate(several, max_new_tokens=25, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(llm.model, "run", failing(llm.model.run, 15, KeyboardInterrupt()))
+        patch.setattr(
+            llm.model, "next_logits", failing(llm.model.next_logits, 15, KeyboardInterrupt())
+        )
         with pytest.raises(GenerationInterrupted) as caught:
             llm.generate(several, max_new_tokens=25, **options)
     assert isinstance(caught.value, KeyboardInterrupt)
@@ -253,7 +255,9 @@ def test_an_error_in_a_step_leaves_the_llm_usable(
 ) -> None:
     [whole] = llm.generate(PROMPT, max_new_tokens=10)
     with monkeypatch.context() as patch:
-        patch.setattr(llm.model, "run", failing(llm.model.run, 3, RuntimeError("boom")))
+        patch.setattr(
+            llm.model, "next_logits", failing(llm.model.next_logits, 3, RuntimeError("boom"))
+        )
         with pytest.raises(RuntimeError, match="boom"):
             llm.generate(PROMPT, max_new_tokens=10)
     assert llm.generate(PROMPT, max_new_tokens=10)[0].text == whole.text
@@ -282,7 +286,9 @@ def test_ctrl_c_in_a_chat_keeps_what_there_is(llm: LLM, monkeypatch: pytest.Monk
     whole = llm.chat(FIRST, max_new_tokens=25)
     llm.forget()
     with monkeypatch.context() as patch:
-        patch.setattr(llm.model, "run", failing(llm.model.run, 10, KeyboardInterrupt()))
+        patch.setattr(
+            llm.model, "next_logits", failing(llm.model.next_logits, 10, KeyboardInterrupt())
+        )
         with pytest.raises(GenerationInterrupted) as caught:
             llm.chat(FIRST, max_new_tokens=25)
     [found] = caught.value.completions
