@@ -24,11 +24,18 @@ def test_what_can_be_had(monkeypatch: pytest.MonkeyPatch, choice: str, expected:
     build_model(CONFIG)
 
 
-def test_without_the_native_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_native_module(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(machine, "NATIVE_AVAILABLE", False)
     monkeypatch.setattr(machine, "_import_error", "no such file")
     monkeypatch.setenv("KEPT_OPS", "auto")
     assert backend() == "reference"
+    choose.__globals__["_say_once"].cache_clear()
+    with caplog.at_level(logging.WARNING, "kept"):
+        assert not runs_natively(torch.float32, CPU)
+    assert "using the torch reference: " in caplog.records[0].message
+    assert "no such file" in caplog.records[0].message
     monkeypatch.setenv("KEPT_OPS", "native")
     with pytest.raises(BackendError, match=r"no such file.*or use KEPT_OPS=reference"):
         build_model(CONFIG)

@@ -59,6 +59,8 @@ def runs_natively(dtype: torch.dtype, device: torch.device, head_dim: int = 1) -
     log says once why not.
     """
     if backend() == "reference":
+        if not machine.NATIVE_AVAILABLE and os.environ.get("KEPT_OPS", "auto") == "auto":
+            _say_once(f"using the torch reference: {machine.native_error()}")
         return False
     if device.type != "cpu":
         why = f"the native kernels run on the CPU, and the model is on {device}"
