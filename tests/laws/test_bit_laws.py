@@ -82,7 +82,7 @@ def check(
 @needs_native
 @every_format
 @pytest.mark.parametrize("name", CONFIGS)
-@settings(folders, max_examples=30)
+@settings(folders, max_examples=20)
 @some_schedule
 def test_logits_depend_on_the_prefix_alone(
     name: str, format: str, tmp_path: Path, kind: str, codec: str, actions: list[str],
@@ -108,7 +108,7 @@ def test_and_so_in_long_sequences(
 @needs_native
 @every_format
 @pytest.mark.parametrize("isa", ISAS[1:])
-@settings(folders, max_examples=12)
+@settings(folders, max_examples=8)
 @some_schedule
 def test_on_every_instruction_set(
     isa: str, format: str, tmp_path: Path, kind: str, codec: str, actions: list[str],

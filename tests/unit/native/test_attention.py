@@ -110,7 +110,7 @@ def test_rows_in_one_go_or_a_few_at_a_time(isa: str, codec: str) -> None:
         held = Held.random(some)
         count = some.counts[0]
         _, whole, _ = held.attend(codec)
-        for size in (1, 2, 7, 64):
+        for size in (1, 7, 64) if count > 100 else (1, 2, 7):
             layer, done = held.layer(codec), 0
             while done < count:
                 new = min(size, count - done)
