@@ -5,6 +5,7 @@ import torch
 from tiny_config import TINY
 
 from kept import machine
+from kept.bench import subject
 from kept.bench.random_weights import random_model
 from kept.bench.subject import Subject
 
@@ -23,3 +24,16 @@ def bandwidth(monkeypatch: pytest.MonkeyPatch) -> machine.Rate:
     peak = {name: machine.Rate(f"{name} units", 1, 4e12, 3e12) for name in ("fp32", "bf16", "int8")}
     monkeypatch.setattr(machine, "measure_matrix_peak", lambda dtype, *_: peak[dtype])
     return rate
+
+
+@pytest.fixture
+def shaped(monkeypatch: pytest.MonkeyPatch, tiny: Subject) -> list[tuple[object, ...]]:
+    """Every shape is the tiny model; what was asked for is noted."""
+    asked: list[tuple[object, ...]] = []
+
+    def make(*arguments: object) -> Subject:
+        asked.append(arguments)
+        return tiny
+
+    monkeypatch.setattr(subject, "random_subject", make)
+    return asked

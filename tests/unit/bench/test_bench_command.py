@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import kept
 from kept import machine
-from kept.bench import plot, subject
+from kept.bench import plot
 from kept.bench.progress import BenchProgress
 from kept.bench.shapes import SHAPES
 from kept.bench.subject import Subject
@@ -24,19 +24,6 @@ SMALL = ["--new", "12", "--prompt-tokens", "4", "--runs", "2"]
 BUNDLED = Path(kept.__file__).parent / "bundled"
 
 pytestmark = pytest.mark.usefixtures("bandwidth")
-
-
-@pytest.fixture
-def shaped(monkeypatch: pytest.MonkeyPatch, tiny: Subject) -> list[tuple[object, ...]]:
-    """Every shape is the tiny model; what was asked for is noted."""
-    asked: list[tuple[object, ...]] = []
-
-    def make(*arguments: object) -> Subject:
-        asked.append(arguments)
-        return tiny
-
-    monkeypatch.setattr(subject, "random_subject", make)
-    return asked
 
 
 def test_report_json_and_png(

@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 import kept
 from kept import machine
-from kept.bench import subject
 from kept.bench.shapes import SHAPES
 from kept.bench.speed_progress import SpeedProgress
 from kept.bench.subject import Subject
@@ -23,19 +22,6 @@ PREFILL = ["prefill", "--prompt-tokens", "3,17", "--runs", "2"]
 BUNDLED = Path(kept.__file__).parent / "bundled"
 
 pytestmark = pytest.mark.usefixtures("bandwidth")
-
-
-@pytest.fixture
-def shaped(monkeypatch: pytest.MonkeyPatch, tiny: Subject) -> list[tuple[object, ...]]:
-    """Every shape is the tiny model; what was asked for is noted."""
-    asked: list[tuple[object, ...]] = []
-
-    def make(*arguments: object) -> Subject:
-        asked.append(arguments)
-        return tiny
-
-    monkeypatch.setattr(subject, "random_subject", make)
-    return asked
 
 
 def test_decode(shaped: list[tuple[object, ...]], tmp_path: Path, tiny: Subject) -> None:
