@@ -18,6 +18,7 @@
 #include "pool.h"
 #include "program.h"
 #include "quantize.h"
+#include "repeat.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -117,9 +118,22 @@ nb::dict spent_as_dict(const Program& program) {
     return d;
 }
 
-std::vector<std::pair<float, std::int32_t>> best_as_pairs(const Program& program) {
-    std::vector<std::pair<float, std::int32_t>> found;
+using BestPairs = std::vector<std::pair<float, std::int32_t>>;
+
+BestPairs best_as_pairs(const Program& program) {
+    BestPairs found;
     for (const Best& best : program.best()) found.emplace_back(best.value, best.index);
+    return found;
+}
+
+// One call for a whole step: what Python does between two of them is time the kernels wait.
+BestPairs run_repeat(Repeat& repeat, const std::vector<std::int64_t>& tokens) {
+    {
+        nb::gil_scoped_release release;
+        repeat.run(tokens);
+    }
+    BestPairs found;
+    for (const Best& best : repeat.best()) found.emplace_back(best.value, best.index);
     return found;
 }
 
@@ -240,6 +254,9 @@ void bind_program(nb::module_& m) {
                 Address out) { p.read_queries(buffer, rows, shape, floats, at<float>(out)); })
         .def("profile", &Program::profile)
         .def_prop_ro("spent", &spent_as_dict);
+    nb::class_<Repeat>(m, "Repeat")
+        .def(nb::init<Program&, const Step&>(), "program"_a, "last"_a, nb::keep_alive<1, 2>())
+        .def("run", &run_repeat, "tokens"_a);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@ from kept.cache.cache import Cache
 from kept.cache.files import load_cache
 from kept.cache.layout import grown
 from kept.cache.legacy import LegacyCache, from_legacy, to_legacy
+from kept.cache.lending import Lease
 from kept.cache.make import KINDS, make_cache
 from kept.cache.open_step import LayerStore
 from kept.cache.ring import SLACK
@@ -16,6 +17,7 @@ __all__ = [
     "Cache",
     "KVShape",
     "LayerStore",
+    "Lease",
     "LegacyCache",
     "from_legacy",
     "grown",

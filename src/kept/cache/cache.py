@@ -14,10 +14,11 @@ from kept.batch import Batch, pack
 from kept.cache.indices import read_all_whole, read_lengths, read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
+from kept.cache.lending import Lease, Lender
 from kept.cache.open_step import LayerStore, OpenStep, check_slots, check_update
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
-from kept.ops import Codec, KVView, LentBuffers, StepBuffers, StoredView
+from kept.ops import Codec, KVView, StepBuffers
 
 
 class Cache:
@@ -48,7 +49,8 @@ class Cache:
             for shape, layout in zip(shapes, layouts, strict=True)
         ]
         self._open: OpenStep | None = None
-        self._lent: tuple[list[int], LentBuffers] | None = None  # and the versions it was made at
+        self._lender = Lender(codec, self._layers, self._layout_of)
+        self._lease: Lease | None = None
 
     # What it holds
 
@@ -110,31 +112,54 @@ class Cache:
         """Open a step like `step`, and hand out the buffers of all layers at once, to which the
         caller then writes the new keys and values."""
         with self._opened(batch) as step:
-            for layer in self._layers:
-                layer.own()
+            stores = self._lender.lend(step.plans)
             step.done.update(range(self.num_layers))
-            if self._lent is None or self._lent[0] != [x.version for x in self._layers]:
-                self._even_out()
-                versions = [layer.version for layer in self._layers]
-                layouts = list(step.plans)
-                order = [layouts.index(layout) for layout in self._layout_of]
-                buffers = [(layer.keys, layer.values) for layer in self._layers]
-                self._lent = versions, LentBuffers(self.codec, buffers, order)
-            plans = step.plans
-            placements = [layout.placement for layout in plans]
-            span = next(iter(plans.values())).span
+            yield stores
 
-            def view(layer: int) -> StoredView:
-                return self._layers[layer].view(plans[self._layout_of[layer]].span)
+    def lease(self, slots: tuple[int, ...]) -> Lease | None:
+        """The right to add a token to each of the slots, step after step, at no more cost than
+        `extend`; None where a layout labels its entries, as a ring does, or nothing is stored yet.
 
-            yield StepBuffers(self._lent[1], placements, span.lengths, view)
+        Drops a step that is open.
+        """
+        check_slots(slots, self.num_slots)
+        layouts = dict.fromkeys(self._layout_of)
+        lengths = [self._lengths[slot] for slot in slots]
+        if any(layout.placement.ring for layout in layouts) or not all(lengths):
+            return None
+        self.abandon()
+        starts, before = tuple(range(len(slots) + 1)), [length - 1 for length in lengths]
+        plans = {layout: layout.plan(starts, slots, before, self.device) for layout in layouts}
+        room = min(layout.capacity for layout in layouts) - max(lengths)
+        self._lease = Lease(slots, self._lender.lend(plans), room)
+        return self._lease
 
-    def _even_out(self) -> None:
-        """Bring layers that a growth which failed half-way left larger to their layout's capacity:
-        kernels know one capacity."""
-        for layer, layout in zip(self._layers, self._layout_of, strict=True):
-            if layer.capacity != layout.capacity:
-                layer.adopt(layer.relaid(Relayout(layout.capacity)))
+    def extend(self, lease: Lease) -> None:
+        """Count the token that the holder of a lease has written to each of its slots.
+
+        Raises CacheError where the lease has ended.
+        """
+        self.check(lease)
+        lengths = list(self._lengths)
+        for slot in lease.slots:
+            lengths[slot] += 1
+        self._lengths = lengths
+
+    def check(self, lease: Lease) -> None:
+        """Raise CacheError where a lease has ended."""
+        if self._lease is not lease:
+            raise CacheError(
+                "another operation on this cache ended the lease that keys are written under; take "
+                "a new one with lease(), or give each its own fork()"
+            )
+
+    def end(self, lease: Lease) -> None:
+        """End a lease, and zero what its holder may have written since the last `extend`."""
+        if self._lease is lease:
+            self._lease = None
+            for slot in lease.slots:
+                for layer in self._layers:
+                    layer.clear(slot, slice(self._lengths[slot], self._lengths[slot] + 1))
 
     @contextmanager
     def _opened(self, batch: Batch) -> Iterator[OpenStep]:
@@ -179,7 +204,7 @@ class Cache:
 
     def abandon(self) -> None:
         """Drop a step that not every layer has taken part in, and what it stored."""
-        step, self._open = self._open, None
+        step, self._open, self._lease = self._open, None, None
         if step is not None:
             self._erase(step.done, step.plans)
 
@@ -225,7 +250,7 @@ class Cache:
                 self._relayout(layout, change)
 
     def _relayout(self, layout: Layout, change: Relayout) -> None:
-        self._lent = None  # it keeps the old buffers alive
+        self._lender.forget()
         layers = [x for x, of in zip(self._layers, self._layout_of, strict=True) if of is layout]
         if change.gather is None:
             # Entries stay in place, so a failure half-way leaves nothing but some larger buffers.
@@ -280,7 +305,7 @@ class Cache:
         self.abandon()
         if order == list(range(self.num_slots)):
             return
-        self._lent = None  # it keeps the old buffers alive
+        self._lender.forget()
         for layer in self._layers:
             layer.select(order)
         for layout in dict.fromkeys(self._layout_of):
@@ -305,6 +330,8 @@ class Cache:
 
     def fork(self) -> Cache:
         """An independent cache with the same content; buffers are copied on the first write."""
+        self._lease = None
+        self._lender.forget()
         twin = Cache.__new__(Cache)
         twin.name, twin.codec, twin.shapes = self.name, self.codec, self.shapes
         twin.device = self.device
@@ -312,7 +339,8 @@ class Cache:
         twin._layout_of = [twins[layout] for layout in self._layout_of]
         twin._layers = [layer.fork() for layer in self._layers]
         twin._lengths = list(self._lengths)
-        twin._open, twin._lent = None, None
+        twin._open, twin._lease = None, None
+        twin._lender = Lender(twin.codec, twin._layers, twin._layout_of)
         if self._open is not None:
             plans = {twins[layout]: plan for layout, plan in self._open.plans.items()}
             twin._erase(self._open.done, plans)

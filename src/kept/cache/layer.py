@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
 from weakref import WeakSet
 
 import torch
@@ -15,7 +14,6 @@ from kept.errors import CacheError
 from kept.ops import Codec, ContiguousView, KVView, RingView, Span, StoredView
 
 Buffers = tuple[Tensor, ...]
-_versions = count()
 
 
 class LayerCache:
@@ -23,8 +21,7 @@ class LayerCache:
 
     keys, values: a buffer for each part of the codec, (slots, G, capacity, width) each; codes and
     scales move alike. Forks share their buffers until one of them writes; call `own()` before
-    writing to them, and read `keys` and `values` anew after any other method that mutates; they are
-    the same tensors while `version` is the same.
+    writing to them, and read `keys` and `values` anew after any other method that mutates.
     """
 
     def __init__(
@@ -48,7 +45,6 @@ class LayerCache:
         with lasting():
             self.keys, self.values = empty(), empty()
         self._shared, self._was_forked = WeakSet((self,)), False
-        self.version = next(_versions)
 
     def append(self, k: Tensor, v: Tensor, writes: Writes, span: Span) -> KVView:
         """Store the packed keys and values (N, G, D) of a step; returns all that attention reads.
@@ -94,7 +90,6 @@ class LayerCache:
         """Replace the buffers by ones that nobody shares."""
         self._leave()
         self.keys, self.values = buffers
-        self.version = next(_versions)
 
     def select(self, indices: Sequence[int]) -> None:
         """Slot i becomes a copy of what slot indices[i] was; copies only slots that change."""
@@ -140,7 +135,6 @@ class LayerCache:
         twin._shared = self._shared
         twin._shared.add(twin)
         twin._was_forked = self._was_forked = True
-        twin.version = self.version
         return twin
 
     def own(self) -> None:

@@ -1,8 +1,9 @@
 """Decoders: a file per family over shared layers, and how checkpoints become them."""
 
-from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig, NextLogits
+from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig
 from kept.models.checkpoint import Checkpoint, find_folder, open_checkpoint
 from kept.models.dtypes import DTYPES, resolve_dtype
+from kept.models.next_logits import NextLogits
 from kept.models.quantized_format import quantized_format, quantized_sizes
 from kept.models.quantized_writer import quantize_checkpoint
 from kept.models.registry import (
@@ -12,6 +13,7 @@ from kept.models.registry import (
     read_config,
     resolve_device,
 )
+from kept.models.repeated_step import RepeatedStep
 
 __all__ = [
     "DTYPES",
@@ -21,6 +23,7 @@ __all__ = [
     "Checkpoint",
     "ModelConfig",
     "NextLogits",
+    "RepeatedStep",
     "build_model",
     "find_folder",
     "load_model",

@@ -16,8 +16,10 @@ from kept.batch import Batch
 from kept.cache import Cache, KVShape, make_cache, stores
 from kept.errors import ContextLengthError, OptionError
 from kept.models.native import NativeDecoder, PackWeight, Progress, pack_model
+from kept.models.next_logits import NextLogits
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
+from kept.models.repeated_step import RepeatedStep
 from kept.ops import Rope, RopeTables
 
 
@@ -51,23 +53,6 @@ class CausalLMOutput:
 
 
 _CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True, slots=True)
-class NextLogits:
-    """What a step of generation draws from.
-
-    logits: (M, V) fp32 of the wanted rows; good until the model's next pass. best: (M,) the largest
-    of each and the first token that has it, where the pass found them on its way.
-    """
-
-    logits: Tensor
-    best: list[tuple[float, int]] | None = None
-
-    def row(self, index: int) -> NextLogits:
-        """One row, (1, V), copied, so that it stays good."""
-        best = None if self.best is None else self.best[index : index + 1]
-        return NextLogits(self.logits[index : index + 1].clone(), best)
 
 
 class CausalLM(nn.Module, ABC):
@@ -177,6 +162,16 @@ class CausalLM(nn.Module, ABC):
             return NextLogits(self.run(batch, cache))
         logits = self._run_native(batch, cache, None)
         return NextLogits(logits, self.native.program.best())
+
+    def repeat(self, batch: Batch, cache: Cache) -> RepeatedStep | None:
+        """Steps that go on from `batch`, which was the last to be run on this cache.
+
+        None where there is none to be had, or it would not pay: not on the native kernels, not one
+        token a sequence, a ring, moving rotary tables, or a buffer that is full.
+        """
+        if self.native is None or (self.training and torch.is_grad_enabled()):
+            return None
+        return self.native.repeat(batch, cache)
 
     def _run_native(self, batch: Batch, cache: Cache | None, record: Record | None) -> Tensor:
         assert self.native is not None

@@ -7,6 +7,7 @@ memory holds the weights once. The model's own code is then traced (ops/trace.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from kept.batch import Batch
 from kept.cache import Cache, make_cache
 from kept.models.layers import Embedding, Linear
 from kept.models.record import Record
+from kept.models.repeated_step import RepeatedStep
 from kept.ops import PackedMatrix, Program, StepBuffers, trace, use_threads
 
 if TYPE_CHECKING:
@@ -53,6 +55,23 @@ class NativeDecoder:
             else:
                 self.program.run(step)
         return logits
+
+    def repeat(self, batch: Batch, cache: Cache) -> RepeatedStep | None:
+        """See `CausalLM.repeat`."""
+        count = len(batch.slots)
+        wanted = batch.num_rows if batch.wanted is None else len(batch.wanted)
+        if batch.num_rows != count or wanted != count:
+            return None
+        lease = cache.lease(batch.slots)
+        if lease is None or not lease.room:
+            return None
+        rope = self._model.rope_tables(batch)
+        room = lease.room if rope is None else min(lease.room, rope.room)
+        if not room:
+            return None
+        logits = self._logits(count, lasting=False)
+        step = self.program.step(replace(batch, wanted=None), lease.stores, rope, logits)
+        return RepeatedStep(self.program, self.program.repeat(step), cache, lease, logits, room)
 
     def _logits(self, count: int, lasting: bool) -> Tensor:
         if lasting:

@@ -191,7 +191,14 @@ class Rotary:
             with torch.inference_mode(False):
                 positions = torch.arange(_TABLE << max(0, (needed - 1) // _TABLE).bit_length())
                 self._halves = self._scaled(positions[:, None].float() * self._frequencies)
-        return RopeTables(*self._halves, batch.positions)
+        return RopeTables(*self._halves, batch.positions, self._room(batch, needed))
+
+    def _room(self, batch: Batch, needed: int) -> int:
+        assert self._halves is not None
+        room = len(self._halves[0]) - needed
+        if self.config.type == "dynamic":
+            room = min(room, self.config.original_context - max(batch.totals))
+        return room
 
     def _scaled(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         scale = self.config.attention_factor

@@ -91,11 +91,13 @@ class StepBuffers:
 
 @dataclass(frozen=True, slots=True)
 class RopeTables:
-    """cos, sin: (P, R / 2) fp32. rows: (N,) int64, which row each of the batch takes."""
+    """cos, sin: (P, R / 2) fp32. rows: (N,) int64, which row each of the batch takes. room: how
+    many tokens more each sequence may take with these tables; rows are its positions then."""
 
     cos: Tensor
     sin: Tensor
     rows: Tensor
+    room: int = 0
 
 
 class Program:
@@ -187,6 +189,20 @@ class Program:
         Raises IndexError, before that, for a token, position or wanted row that does not exist.
         """
         self._native.run(step, first, len(self._lines) if last is None else last)
+
+    def repeat(self, last: _native.Step) -> _native.Repeat:
+        """Steps that add one token to each sequence of `last`, which has one row for each, all of
+        them wanted; good while what `last` was bound to lives."""
+        from kept import _native
+
+        return _native.Repeat(self._native, last)
+
+    def run_again(self, repeat: _native.Repeat, tokens: list[int]) -> list[tuple[float, int]]:
+        """Run the next of these steps, with its tokens (B,); returns what `best` does.
+
+        Mutates the layers' buffers and the logits. The repeat is spent if it raises.
+        """
+        return repeat.run(tokens)
 
     def best(self) -> list[tuple[float, int]]:
         """The largest logit of each wanted row of the last run, and the first token that has it."""
