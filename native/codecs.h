@@ -8,30 +8,6 @@
 
 namespace kept::KEPT_NS {
 
-// IEEE half precision, rounding to nearest even.
-inline std::uint16_t float_to_fp16(float x) {
-    const std::uint32_t bits = float_to_bits(x), sign = bits >> 16 & 0x8000u;
-    const std::uint32_t size = bits & 0x7fffffffu;
-    if (size > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u);
-    if (size >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);
-    if (size < 0x38800000u) {  // subnormal: adding 0.5 puts the rounding where it belongs
-        const float rounded = bits_to_float(size) + 0.5f;
-        return static_cast<std::uint16_t>(sign | (float_to_bits(rounded) - 0x3f000000u));
-    }
-    const std::uint32_t rounded = size + 0xfffu + (size >> 13 & 1u) - 0x38000000u;
-    return static_cast<std::uint16_t>(sign | rounded >> 13);
-}
-
-inline float fp16_to_float(std::uint16_t x) {
-    const std::uint32_t sign = (x & 0x8000u) << 16, size = x & 0x7fffu;
-    if (size >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (size & 0x3ffu) << 13);
-    if (size < 0x400u) {
-        const float value = static_cast<float>(size) * 5.9604644775390625e-8f;  // 2^-24
-        return sign ? -value : value;
-    }
-    return bits_to_float(sign | ((size << 13) + 0x38000000u));
-}
-
 // The scale of a group of numbers with codes up to `limit`: the least bf16 not below the quotient,
 // or NaN where one of them is not finite.
 inline std::uint16_t group_scale(const float* x, std::int64_t count, float limit) {

@@ -49,29 +49,36 @@ class RopeConfig:
 def read_rope(fields: Fields, head_dim: int, context: int) -> tuple[RopeConfig, int]:
     """The rotary config, and the context length once scaling has stretched it.
 
-    Reads `rope_scaling` with `rope_theta`, or else `rope_parameters` (since transformers 5).
+    Reads `rope_scaling` with `rope_theta`, or else `rope_parameters` (since transformers 5). Heads
+    are rotated whole: as in transformers, `partial_rotary_factor` changes nothing without a scaling.
+
+    Raises UnsupportedModelError for it with one, which transformers cannot run either.
     """
     inner = fields.nested("rope_scaling") or fields.nested("rope_parameters") or Fields({})
     theta = inner.number("rope_theta", fields.number("rope_theta", 10000.0))
-    share = inner.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))
     kind = inner.choice("rope_type" if inner.has("rope_type") else "type", "default", TYPES)
-    dim = int(head_dim * share)
-    if dim % 2 or not 0 < dim <= head_dim or (kind == "dynamic" and dim == 2):
+    if head_dim % 2 or (kind == "dynamic" and head_dim == 2):
         raise UnsupportedModelError(
-            f"config.json rotates {dim} of a head's {head_dim} elements; rotary embedding turns "
-            "them in pairs, and its dynamic scaling needs more than one"
+            f"config.json has heads of {head_dim} elements; rotary embedding turns them in pairs, "
+            "and its dynamic scaling needs more than one"
         )
     if kind == "default":
-        return RopeConfig(kind, theta, dim, context), context
+        return RopeConfig(kind, theta, head_dim, context), context
     if theta <= 1:
         raise UnsupportedModelError(
             f"config.json has rope_theta = {theta}; scaling a rotary embedding needs one above 1"
+        )
+    share = inner.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))
+    if int(head_dim * share) != head_dim:
+        raise UnsupportedModelError(
+            f"config.json has partial_rotary_factor = {share} and rope_type = {kind!r}; models of "
+            "this family rotate whole heads. Leave partial_rotary_factor out"
         )
     original = fields.integer("original_max_position_embeddings", context)
     original = inner.integer("original_max_position_embeddings", original)
     if kind == "dynamic":
         original = context
-    return _scaled(inner, kind, theta, dim, original, context)
+    return _scaled(inner, kind, theta, head_dim, original, context)
 
 
 def _scaled(
