@@ -11,7 +11,7 @@ SOURCE = Path(kept.__file__).parent
 FLOORS = (
     ("errors",),
     ("json_file",),
-    ("batch", "format", "machine", "text", "sampling"),
+    ("batch", "exiting", "format", "machine", "text", "sampling"),
     ("ops",),
     ("cache",),
     ("models",),

@@ -14,6 +14,7 @@ from kept.engine.group import Group, Move
 from kept.engine.scheduler import Scheduler, Work
 from kept.engine.window import ContextRule
 from kept.errors import OptionError
+from kept.exiting import computing
 from kept.models import CausalLM, NextLogits, RepeatedStep
 
 PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
@@ -59,13 +60,18 @@ class Engine:
         """Whether any group is unfinished."""
         return self.scheduler.has_work
 
-    @torch.inference_mode()
     def step(self) -> None:
         """Compute one pass, draw the tokens it decides, and move the sequences on.
 
         Raises whatever the model raises; cache and sequences are then as they were. What the
         sampler raises comes after the pass: the engine is not to be used on.
         """
+        with computing():
+            self._step()
+
+    # A function of its own: what it held is freed before the interpreter may end.
+    @torch.inference_mode()
+    def _step(self) -> None:
         with self.model.running():
             work, found = self._repeat() or self._compute()
             moves = self._settle(work, found)

@@ -1,8 +1,9 @@
 """Decoders: a file per family over shared layers, and how checkpoints become them."""
 
 from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig
-from kept.models.checkpoint import Checkpoint, find_folder, open_checkpoint
+from kept.models.checkpoint import Checkpoint, open_checkpoint
 from kept.models.dtypes import DTYPES, resolve_dtype
+from kept.models.folder import find_folder
 from kept.models.next_logits import NextLogits
 from kept.models.quantized_format import quantized_format, quantized_sizes
 from kept.models.quantized_writer import quantize_checkpoint

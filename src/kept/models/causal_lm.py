@@ -15,12 +15,13 @@ from kept import ops
 from kept.batch import Batch
 from kept.cache import Cache, KVShape, make_cache, stores
 from kept.errors import ContextLengthError, OptionError
+from kept.exiting import computing
 from kept.models.native import NativeDecoder, PackWeight, Progress, pack_model
 from kept.models.next_logits import NextLogits
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
 from kept.models.repeated_step import RepeatedStep
-from kept.ops import Rope, RopeTables
+from kept.ops import PackedMatrix, Rope, RopeTables
 
 
 class ModelConfig(Protocol):
@@ -95,7 +96,12 @@ class CausalLM(nn.Module, ABC):
         has no gradients and does not move to another device. Mutates the model.
         """
         dtype = dtype or self.dtype
-        self.native = pack_model(self, pack_weight, progress)
+
+        def pack_one(weight: Tensor, gated: bool, bias: Tensor | None) -> PackedMatrix:
+            with computing():
+                return pack_weight(weight, gated, bias)
+
+        self.native = pack_model(self, pack_one, progress)
         self._dtype = dtype
 
     @property
@@ -134,11 +140,12 @@ class CausalLM(nn.Module, ABC):
                 "cached keys carry no gradient, so a backward pass would silently miss their part; "
                 "call model.eval(), use torch.no_grad(), or pass use_cache=False"
             )
-        if self.native is not None:
-            return self._run_native(batch, cache, record or Record())
-        # What comes back from a cache carries no gradient: better none at all than a wrong one.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
-            return self._run(batch, cache, record or Record())
+        with computing():
+            if self.native is not None:
+                return self._run_native(batch, cache, record or Record())
+            # What comes back from a cache carries no gradient: better none than a wrong one.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
+                return self._run(batch, cache, record or Record())
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -50,7 +50,7 @@ def read_rope(fields: Fields, head_dim: int, context: int) -> tuple[RopeConfig, 
     """The rotary config, and the context length once scaling has stretched it.
 
     Reads `rope_scaling` with `rope_theta`, or else `rope_parameters` (since transformers 5). Heads
-    are rotated whole: as in transformers, `partial_rotary_factor` changes nothing without a scaling.
+    are rotated whole: as in transformers, `partial_rotary_factor` means nothing without a scaling.
 
     Raises UnsupportedModelError for it with one, which transformers cannot run either.
     """

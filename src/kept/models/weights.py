@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kept.errors import WeightsError
+from kept.exiting import computing
 from kept.models.checkpoint import Checkpoint
 from kept.models.weight_map import WeightMap
 from kept.models.weight_plan import Copy, plan_weights
@@ -56,10 +57,11 @@ def load_weights(
         if mapped + size > largest:
             checkpoint.close()
             mapped = 0
-        if copy.parameter not in filled:
-            shape = meta[copy.parameter].shape
-            filled[copy.parameter] = torch.empty(shape, dtype=dtype, device=device)
-        _fill(filled[copy.parameter], checkpoint, copy)
+        with computing():
+            if copy.parameter not in filled:
+                shape = meta[copy.parameter].shape
+                filled[copy.parameter] = torch.empty(shape, dtype=dtype, device=device)
+            _fill(filled[copy.parameter], checkpoint, copy)
         done, mapped = done + size, mapped + size
         if progress is not None:
             progress(done, total)
