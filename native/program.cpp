@@ -65,22 +65,26 @@ int Program::add_weights(const Weights& weights) {
     return static_cast<int>(weights_.size()) - 1;
 }
 
-void Program::embed(int table, const float* position_table, std::int64_t num_positions, int out) {
-    ops_.push_back(Embed{table, position_table, num_positions, out});
+void Program::embed(int table, const float* position_table, std::int64_t num_positions, int out,
+                    float scale) {
+    ops_.push_back(Embed{table, position_table, num_positions, out, scale});
 }
 
-void Program::norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted) {
-    ops_.push_back(Norm{x, weight, bias, eps, out, wanted});
+void Program::norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted,
+                   bool add) {
+    ops_.push_back(Norm{x, weight, bias, eps, out, wanted, add});
 }
 
 void Program::linear(int in, int weights, Epilogue epilogue, Activation activation, int out,
-                     bool wanted) {
-    ops_.push_back(Linear{in, weights, epilogue, activation, out, wanted});
+                     bool wanted, float softcap) {
+    ops_.push_back(Linear{in, weights, epilogue, activation, out, wanted, softcap});
 }
 
 void Program::place(int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
-                    const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim) {
-    ops_.push_back(Place{qkv, queries, layer, shape, q_norm, k_norm, eps, rope_dim});
+                    const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim,
+                    std::int64_t rope_begin, std::int64_t rope_stride) {
+    ops_.push_back(
+        Place{qkv, queries, layer, shape, q_norm, k_norm, eps, rope_dim, rope_begin, rope_stride});
 }
 
 void Program::attend(int queries, std::int64_t layer, const AttentionShape& shape, int out) {
@@ -306,7 +310,8 @@ void Program::operate(Run& run, int thread, const Op& op, std::int64_t index) {
                         nullptr,
                         0,
                         {},
-                        thread_best_[static_cast<std::size_t>(thread)].data()};
+                        thread_best_[static_cast<std::size_t>(thread)].data(),
+                        l->softcap};
         if (l->epilogue == Epilogue::logits) {
             args.out = step.logits;
             args.out_stride = step.vocabulary;
@@ -321,7 +326,8 @@ void Program::operate(Run& run, int thread, const Op& op, std::int64_t index) {
     } else if (const Norm* n = std::get_if<Norm>(&op)) {
         const Buffer& x = buffers_[static_cast<std::size_t>(n->x)];
         const NormArgs args{floats(n->x), x.stride, x.width, n->wanted ? step.wanted : nullptr,
-                            n->weight,    n->bias,  n->eps,  act(n->out)};
+                            n->weight,    n->bias,  n->eps,  act(n->out),
+                            n->add};
         const auto [begin, end] =
             share(n->wanted ? step.num_wanted : step.rows, thread, run.threads);
         kernels_->norm(args, begin, end);
@@ -340,6 +346,8 @@ void Program::operate(Run& run, int thread, const Op& op, std::int64_t index) {
                              step.sin,
                              step.rope_rows,
                              p->rope_dim,
+                             p->rope_begin,
+                             p->rope_stride,
                              queries,
                              layer.keys,
                              layer.values,
@@ -379,7 +387,8 @@ void Program::operate(Run& run, int thread, const Op& op, std::int64_t index) {
                              step.tokens,
                              step.positions,
                              floats(e->out),
-                             out.stride};
+                             out.stride,
+                             e->scale};
         const auto [begin, end] = share(step.rows, thread, run.threads);
         kernels_->embed(args, begin, end);
     }

@@ -11,6 +11,7 @@ from kept.ops.faces import (
     layer_norm,
     linear,
     rms_norm,
+    soft_cap,
     split_heads,
 )
 from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
@@ -57,6 +58,7 @@ __all__ = [
     "rms_norm",
     "rotary",
     "runs_natively",
+    "soft_cap",
     "split_heads",
     "use_threads",
     "why_reference",
