@@ -218,18 +218,22 @@ void bind_program(nb::module_& m) {
         .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a)
         .def("add_weights", &Program::add_weights, "weights"_a)
         .def("embed",
-             [](Program& p, int table, Address position_table, std::int64_t num_positions,
-                int out) { p.embed(table, at<const float>(position_table), num_positions, out); })
+             [](Program& p, int table, Address position_table, std::int64_t num_positions, int out,
+                float scale) {
+                 p.embed(table, at<const float>(position_table), num_positions, out, scale);
+             })
         .def("norm",
-             [](Program& p, int x, Address weight, Address bias, float eps, int out, bool wanted) {
-                 p.norm(x, at<const float>(weight), at<const float>(bias), eps, out, wanted);
+             [](Program& p, int x, Address weight, Address bias, float eps, int out, bool wanted,
+                bool add) {
+                 p.norm(x, at<const float>(weight), at<const float>(bias), eps, out, wanted, add);
              })
         .def("linear", &Program::linear)
         .def("place",
              [](Program& p, int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
-                Address q_norm, Address k_norm, float eps, std::int64_t rope_dim) {
+                Address q_norm, Address k_norm, float eps, std::int64_t rope_dim,
+                std::int64_t rope_begin, std::int64_t rope_stride) {
                  p.place(qkv, queries, layer, shape, at<const float>(q_norm),
-                         at<const float>(k_norm), eps, rope_dim);
+                         at<const float>(k_norm), eps, rope_dim, rope_begin, rope_stride);
              })
         .def("attend", &Program::attend)
         .def_prop_ro("num_ops", &Program::num_ops)

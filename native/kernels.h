@@ -21,7 +21,7 @@ enum class Epilogue {
     add,       // out += y
     activate,  // act = activation(y)
     gate,      // act = activation(gate) * up, of a gated matrix
-    logits,    // out = y, unpadded; and the largest of each row, or so many of them
+    logits,    // out = y, unpadded and capped; and the largest of each row, or so many of them
 };
 
 // Rows of numbers that feed a linear layer: bf16, or floats for fp32 weights.
@@ -46,8 +46,9 @@ struct LinearArgs {
     float* out;
     std::int64_t out_stride;
     ActRows act;
-    Best* best;   // (rows) of this thread
-    TopRow* top;  // the same, or null: only the largest is wanted
+    Best* best;         // (rows) of this thread
+    TopRow* top;        // the same, or null: only the largest is wanted
+    float softcap = 0;  // of logits: cap * tanh(y / cap); 0: none
 };
 
 struct NormArgs {
@@ -58,6 +59,7 @@ struct NormArgs {
     const float* bias;  // null: root-mean-square norm
     float eps;
     ActRows out;
+    bool add = false;  // to what is there, in rows of floats
 };
 
 struct EmbedArgs {
@@ -66,6 +68,7 @@ struct EmbedArgs {
     const std::int64_t *tokens, *positions;
     float* out;
     std::int64_t out_stride;
+    float scale = 1;  // of the table's rows
 };
 
 enum class Codec { fp32, bf16, fp16, int8, int4 };
@@ -110,9 +113,10 @@ struct PlaceArgs {
     AttentionShape shape;
     const float *q_norm, *k_norm;  // (D) or null
     float eps;
-    const float *cos, *sin;         // (.., rope_dim / 2); null: positions are not rotary
+    const float *cos, *sin;         // (.., rope_stride); null: positions are not rotary
     const std::int64_t* rope_rows;  // row of the tables for each row
-    std::int64_t rope_dim;
+    std::int64_t rope_dim;          // of which the tables have half, from rope_begin on
+    std::int64_t rope_begin, rope_stride;
     ActRows queries;  // (rows, H * D padded to 32)
     Stored keys, values;
     LayoutArgs layout;

@@ -45,7 +45,7 @@ inline void place(const PlaceArgs& args, std::int64_t first_unit, std::int64_t l
             for (std::int64_t i = 0; i < dim; ++i) x[i] = x[i] * inverse * weight[i];
         }
         if (!is_value && args.cos) {
-            const std::int64_t at = args.rope_rows[row] * (args.rope_dim / 2);
+            const std::int64_t at = args.rope_rows[row] * args.rope_stride + args.rope_begin;
             rotate(x, args.rope_dim, args.cos + at, args.sin + at);
         }
         if (is_query) {

@@ -66,8 +66,7 @@ inline void soften(const AttendArgs& args, const AttendScratch& s, std::int64_t 
         x[i] = load(s.scores + (t / kPanel * num_queries + q) * kPanel + t % kPanel);
         if (s.groups == 1) x[i] = mul(x[i], load(s.key_scales + t));
         x[i] = mul(x[i], set1(shape.scale));
-        if (shape.softcap > 0)
-            x[i] = mul(set1(shape.softcap), tanh(div(x[i], set1(shape.softcap))));
+        x[i] = soft_cap(x[i], shape.softcap);
         // Not a sum: what is hidden may be infinite or NaN.
         if (hidden)
             x[i] = where_less(load(hidden + t), zero(),

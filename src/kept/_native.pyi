@@ -137,9 +137,11 @@ class Program:
     def __init__(self, isa: str) -> None: ...
     def add_buffer(self, width: int, is_bf16: bool) -> int: ...
     def add_weights(self, weights: Weights) -> int: ...
-    def embed(self, table: int, position_table: int, num_positions: int, out: int, /) -> None: ...
+    def embed(
+        self, table: int, position_table: int, num_positions: int, out: int, scale: float, /
+    ) -> None: ...
     def norm(
-        self, x: int, weight: int, bias: int, eps: float, out: int, wanted: bool, /
+        self, x: int, weight: int, bias: int, eps: float, out: int, wanted: bool, add: bool, /
     ) -> None: ...
     def linear(
         self,
@@ -149,6 +151,7 @@ class Program:
         activation: Activation,
         out: int,
         wanted: bool,
+        softcap: float,
         /,
     ) -> None: ...
     def place(
@@ -161,6 +164,8 @@ class Program:
         k_norm: int,
         eps: float,
         rope_dim: int,
+        rope_begin: int,
+        rope_stride: int,
         /,
     ) -> None: ...
     def attend(self, queries: int, layer: int, shape: AttentionShape, out: int, /) -> None: ...

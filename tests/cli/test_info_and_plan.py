@@ -99,6 +99,18 @@ def test_info_reads_no_weights(folder: Path, tmp_path: Path) -> None:
     assert kept("info", tmp_path).exit_code == 0
 
 
+def test_layers_with_and_without_a_window() -> None:
+    """Past the windows a token costs a sliding cache what layers without one store of it."""
+    found = plan("--shape", "gemma-3-270m", "--context", 32768)
+    rows = {row["cache"]: row for row in found["rows"] if row["dtype"] == "bfloat16"}
+    token, past = (found[f"bytes_per_token{x}"]["bfloat16"] for x in ("", "_past_windows"))
+    assert (token, past) == (18 * 2 * 256 * 2, 3 * 2 * 256 * 2)
+    assert rows["dynamic"]["cache_bytes"] == rows["static"]["cache_bytes"] == 32768 * token
+    assert rows["sliding"]["cache_bytes"] == 32768 * past + (512 + 64) * (token - past)
+    for command in (("plan", "--shape", "gemma-3-270m"), ("plan", "--shape", "gpt2")):
+        assert ("past the windows" in kept(*command).stdout) == ("gemma" in command[2])
+
+
 def test_revision_needs_a_model() -> None:
     assert kept("info", "--revision", "main").exit_code == 2
     assert kept("plan", "--revision", "main").exit_code == 2

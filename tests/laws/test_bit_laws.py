@@ -172,11 +172,11 @@ def test_the_reference_fails_this_law(
 ) -> None:
     """So the law can fail: torch's matrix products sum one row in another order than several."""
     monkeypatch.setenv("KEPT_OPS", "reference")
-    model = plain_model(name, torch.bfloat16)
+    model = plain_model(name, torch.float32)
 
     def some_seeds() -> None:
         for seed in range(20):
-            check(model, "dynamic", "bfloat16", ["feed"] * 6, True, seed, tmp_path)
+            check(model, "dynamic", "float32", ["feed"] * 6, True, seed, tmp_path)
 
     with torch.inference_mode(), pytest.raises(DifferentBitsError):
         some_seeds()

@@ -19,7 +19,7 @@ SMALL = ("float16", "bfloat16", "int8", "int4")
 # How far logits may be from uncached ones, in parts of their spread.
 BOUNDS = {"float16": 0.003, "bfloat16": 0.02, "int8": 0.05, "int4": 0.5}
 
-pairs = pytest.mark.parametrize("pair", ["gpt2", "qwen2 window"], indirect=True)
+pairs = pytest.mark.parametrize("pair", ["gemma2", "gpt2", "qwen2 window"], indirect=True)
 
 
 @pairs

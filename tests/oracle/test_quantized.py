@@ -27,6 +27,8 @@ pytestmark = pytest.mark.skipif(
     not machine.NATIVE_AVAILABLE, reason="the native module packs what is written"
 )
 NAMES = (
+    "gemma2",
+    "gemma3",
     "gpt2",
     "gpt2 untied",
     "gpt2 inner",

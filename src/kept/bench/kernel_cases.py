@@ -51,17 +51,19 @@ def shape_layers(shape: str) -> tuple[Layer, ...]:
     """The linear layers of a shape's block, and its head. Raises OptionError for no such shape."""
     model = build_model(shape_config(shape))
     activation = getattr(model.config, "activation", "none")
+    # What ends a half of a block is added to its input, unless a norm comes first and does that.
+    last = "store" if getattr(model.config, "post_norms", False) else "add"
     found = []
     for path, module in model.blocks[0].named_modules():
         if isinstance(module, Linear):
-            found.append(_layer(path.rpartition(".")[2], module, activation))
+            found.append(_layer(path.rpartition(".")[2], module, activation, last))
     head: Any = model.head
-    return (*found, _layer("head", head, activation))
+    return (*found, _layer("head", head, activation, last))
 
 
-def _layer(name: str, module: Linear, activation: str) -> Layer:
+def _layer(name: str, module: Linear, activation: str, last: str) -> Layer:
     epilogues = {"qkv": "store", "up": "activate", "gate_up": "gate", "head": "logits"}
-    epilogue = epilogues.get(name, "add")
+    epilogue = epilogues.get(name, last)
     num_out, num_in = module.weight.shape
     used = activation if epilogue in ("activate", "gate") else "none"
     return Layer(name, num_out, num_in, module.gated, module.bias is not None, epilogue, used)

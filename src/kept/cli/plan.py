@@ -204,6 +204,7 @@ def _heading(
     memory = "unknown" if room is None else f"{format_bytes(room)} available"
     if room is not None and total is not None:
         memory += f" of {format_bytes(total)}"
+    beyond = f"{token_costs(found.token_bytes_past_windows())}, in a sliding cache"
     return [
         (
             "model",
@@ -215,6 +216,7 @@ def _heading(
             f"{config.num_heads} query heads) x {first.head_dim}",
         ),
         ("bytes per token", token_costs(found.token_bytes())),
+        *([("past the windows", beyond)] if found.windows else []),
         ("planned", f"{batch:,} x {length:,} tokens"),
         ("memory", memory),
     ]
@@ -258,6 +260,7 @@ def _to_json(
         "context": length,
         "batch": batch,
         "bytes_per_token": found.token_bytes(),
+        "bytes_per_token_past_windows": found.token_bytes_past_windows(),
         "available_memory": room,
         "total_memory": total,
         "rows": [dataclasses.asdict(row) for row in rows],

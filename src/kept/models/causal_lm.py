@@ -76,8 +76,16 @@ class CausalLM(nn.Module, ABC):
         self._dtype: torch.dtype | None = None
 
     @abstractmethod
-    def embed(self, batch: Batch) -> tuple[Tensor, Rope]:
-        """Vectors (N, E) of the batch's tokens, and its rotary tables if positions are rotary."""
+    def embed(self, batch: Batch) -> tuple[Tensor, Rope | tuple[Rope, ...]]:
+        """Vectors (N, E) of the batch's tokens, and its rotary tables if positions are rotary.
+
+        Several tables where layers differ in them; blocks pick theirs.
+        """
+
+    def project(self, x: Tensor) -> Tensor:
+        """Logits (M, V) of the final norm's rows (M, E)."""
+        logits: Tensor = self.head(x)
+        return logits
 
     def rope_tables(self, batch: Batch) -> RopeTables | None:
         """The tables the native kernels rotate with; None where positions are absolute."""
@@ -212,8 +220,7 @@ class CausalLM(nn.Module, ABC):
         return self._logits(self.norm(x if batch.wanted is None else x[batch.wanted]))
 
     def _logits(self, x: Tensor) -> Tensor:  # (M, E) -> (M, V)
-        logits: Tensor = self.head(x)
-        return logits.float()
+        return self.project(x).float()
 
     def forward(
         self,

@@ -158,5 +158,6 @@ def _compile(model: CausalLM) -> Program:
         written.starts.append(len(written.lines))
         x = block(x, rope, trace.TracedStore(layer), Record())
     written.starts.append(len(written.lines))
-    model.head(model.norm(x.only_wanted())).joined("logits")
+    logits: Any = model.project(model.norm(x.only_wanted()))
+    logits.joined("logits")
     return Program(written)

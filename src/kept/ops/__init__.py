@@ -11,6 +11,7 @@ from kept.ops.faces import (
     layer_norm,
     linear,
     rms_norm,
+    soft_cap,
     split_heads,
 )
 from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
@@ -58,6 +59,7 @@ __all__ = [
     "rms_norm",
     "rotary",
     "runs_natively",
+    "soft_cap",
     "split_heads",
     "use_threads",
     "why_reference",

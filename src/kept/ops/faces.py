@@ -46,7 +46,11 @@ def split_heads(
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last dimension, in fp32 inside. Source: Zhang, Sennrich 2019."""
+    """x / rms(x) * weight over the last dimension, in fp32 inside. Source: Zhang, Sennrich 2019.
+
+    weight: of x's dtype, and x / rms(x) is rounded to it first (Llama); or fp32, and only the
+    product is rounded (Gemma).
+    """
     take = _trace if trace.is_traced(x) else reference
     out: Tensor = take.rms_norm(x, weight, eps)
     return out
@@ -66,10 +70,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out
 
 
-def embedding(ids: Tensor, weight: Tensor) -> Tensor:
-    """Rows of a table (V, E) by ids (N,): (N, E)."""
+def embedding(ids: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
+    """Rows of a table (V, E) by ids (N,), times `scale`: (N, E)."""
     take = _trace if trace.is_traced(ids) else reference
-    out: Tensor = take.embedding(ids, weight)
+    out: Tensor = take.embedding(ids, weight, scale)
+    return out
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap) in fp32, which keeps logits within the cap. Source: Gemma 2."""
+    take = _trace if trace.is_traced(x) else reference
+    out: Tensor = take.soft_cap(x, cap)
     return out
 
 

@@ -192,14 +192,14 @@ class Program:
 
         native = self._native
         match line:
-            case trace.Embed(table, positions, out):
+            case trace.Embed(table, positions, out, scale):
                 place = address(self._keep(positions))
                 count = 0 if positions is None else len(positions)
-                native.embed(self._matrix(table), place, count, self._buffer(out))
-            case trace.Norm(x, weight, bias, eps, out, wanted):
+                native.embed(self._matrix(table), place, count, self._buffer(out), scale)
+            case trace.Norm(x, weight, bias, eps, out, wanted, add):
                 parts = address(self._keep(weight)), address(self._keep(bias))
-                native.norm(self._buffer(x), *parts, eps, self._buffer(out), wanted)
-            case trace.Linear(x, weight, out, epilogue, activation, wanted):
+                native.norm(self._buffer(x), *parts, eps, self._buffer(out), wanted, add)
+            case trace.Linear(x, weight, out, epilogue, activation, wanted, softcap):
                 native.linear(
                     self._buffer(x),
                     self._matrix(weight),
@@ -207,8 +207,9 @@ class Program:
                     getattr(_native.Activation, _ACTIVATIONS[activation]),
                     self._buffer(out),
                     wanted,
+                    softcap,
                 )
-            case trace.Place(qkv, queries, layer, heads, q_norm, k_norm, rope_dim):
+            case trace.Place(qkv, queries, layer, heads, q_norm, k_norm, dim, begin, stride):
                 if heads.head_dim > MAX_HEAD_DIM:
                     raise OptionError(
                         f"the native kernels take heads of up to {MAX_HEAD_DIM} numbers, and this "
@@ -218,7 +219,7 @@ class Program:
                 norms = address(self._keep(q_norm)), address(self._keep(k_norm))
                 native.place(
                     self._buffer(qkv), self._buffer(queries), layer, shape, *norms,
-                    heads.norm_eps, rope_dim,
+                    heads.norm_eps, dim, begin, dim // 2 if stride is None else stride,
                 )  # fmt: skip
             case trace.Attend(queries, layer, heads, spec, out):
                 shape = _shape(heads, spec)

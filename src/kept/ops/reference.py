@@ -156,11 +156,13 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last dimension, in fp32 inside. Source: Zhang, Sennrich 2019."""
+    """x / rms(x) * weight over the last dimension, in fp32 inside; see `ops` for its roundings."""
     if x.dtype == torch.float32:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
     wide = x.float()
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    if weight.dtype == torch.float32:
+        return (wide * weight).to(x.dtype)
     return weight * wide.to(x.dtype)
 
 
@@ -178,9 +180,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def embedding(ids: Tensor, weight: Tensor) -> Tensor:
-    """Rows of a table (V, E) by ids (N,): (N, E)."""
-    return F.embedding(ids, weight)
+def embedding(ids: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
+    """Rows of a table (V, E) by ids (N,), times `scale`: (N, E)."""
+    rows = F.embedding(ids, weight)
+    return rows if scale == 1 else rows * scale
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap) in fp32."""
+    return cap * torch.tanh(x.float() / cap)
 
 
 def gated(x: Tensor, activation: str) -> Tensor:

@@ -63,8 +63,9 @@ class StepBuffers:
 
 @dataclass(frozen=True, slots=True)
 class RopeTables:
-    """cos, sin: (P, R / 2) fp32. rows: (N,) int64, which row each of the batch takes. room: how
-    many tokens more each sequence may take with these tables; rows are its positions then."""
+    """cos, sin: (P, R / 2) fp32, those of several embeddings side by side. rows: (N,) int64, which
+    row each of the batch takes. room: how many tokens more each sequence may take with these
+    tables; rows are its positions then."""
 
     cos: Tensor
     sin: Tensor

@@ -46,9 +46,11 @@ class Rig:
         # A linear layer's input of bf16 is only ever written by an epilogue that rounds.
         return self.linear(out, _one(x.shape[1]), "activate") if bf16 else out
 
-    def embed(self, table: PackedMatrix, positions: Tensor | None = None) -> trace.Buffer:
+    def embed(
+        self, table: PackedMatrix, positions: Tensor | None = None, scale: float = 1.0
+    ) -> trace.Buffer:
         out = trace.Buffer(table.num_in)
-        self.traced.lines.append(trace.Embed(table, positions, out))
+        self.traced.lines.append(trace.Embed(table, positions, out, scale))
         return out
 
     def norm(
@@ -58,9 +60,11 @@ class Rig:
         bias: Tensor | None,
         eps: float,
         wanted: bool = False,
+        add_to: trace.Buffer | None = None,
     ) -> trace.Buffer:
-        out = trace.Buffer(x.width)
-        self.traced.lines.append(trace.Norm(x, weight, bias, eps, out, wanted))
+        out = add_to or trace.Buffer(x.width)
+        add = add_to is not None
+        self.traced.lines.append(trace.Norm(x, weight, bias, eps, out, wanted, add))
         return out
 
     def linear(
@@ -71,11 +75,13 @@ class Rig:
         activation: str = "none",
         out: trace.Buffer | None = None,
         wanted: bool = False,
+        softcap: float = 0.0,
     ) -> trace.Buffer:
         x.feeds.append(weight)
         width = weight.num_out // 2 if epilogue == "gate" else weight.num_out
         out = out or trace.Buffer(width)
-        self.traced.lines.append(trace.Linear(x, weight, out, epilogue, activation, wanted))
+        line = trace.Linear(x, weight, out, epilogue, activation, wanted, softcap)
+        self.traced.lines.append(line)
         return out
 
     def place(
@@ -85,9 +91,13 @@ class Rig:
         norms: tuple[Tensor, Tensor] | None = None,
         rope_dim: int = 0,
         layer: int = 0,
+        rope_begin: int = 0,
+        rope_stride: int | None = None,
     ) -> trace.Buffer:
         queries = trace.Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32)
-        line = trace.Place(qkv, queries, layer, heads, *(norms or (None, None)), rope_dim)
+        line = trace.Place(
+            qkv, queries, layer, heads, *(norms or (None, None)), rope_dim, rope_begin, rope_stride
+        )
         self.traced.lines.append(line)
         return queries
 

@@ -165,6 +165,22 @@ def test_norms_and_rotations(isa: str, normed: bool) -> None:
         )
 
 
+def test_layers_may_read_tables_that_lie_side_by_side(isa: str) -> None:
+    heads, layers = HeadSpec(2, 1, 20), [empty("float32", PLACES[0], 4, 1, 20) for _ in range(3)]
+    dims, begins, stride = (20, 8, 0), (5, 1, 0), 17
+    qkv, rope = torch.randn(ROWS, 4 * 20), tables(2 * stride)
+    rig = Rig()
+    a = rig.rows(qkv)
+    for layer, (dim, begin) in enumerate(zip(dims, begins, strict=True)):
+        rig.place(a, heads, None, dim, layer, begin, stride)
+    rig.run(ROWS, layers=layers, starts=STARTS, slots=SLOTS, lengths=LENGTHS, rope=rope)
+    for layer, (dim, begin) in enumerate(zip(dims, begins, strict=True)):
+        cos, sin = (x[:, begin : begin + dim // 2].contiguous() for x in (rope.cos, rope.sin))
+        alone = RopeTables(cos, sin, rope.rows) if dim else None
+        found = place(qkv, heads, "float32", PLACES[0], rope=alone).layer
+        assert same_bits(layers[layer].keys, found.keys)
+
+
 def keys_of(layer: LayerBuffers) -> Tensor:
     """The step's own keys (N, G, D) as they lie in the layer."""
     found = []
