@@ -26,10 +26,6 @@ bool same(const AttentionShape& a, const AttentionShape& b) {
            a.causal == b.causal && a.window == b.window && a.sinks == b.sinks;
 }
 
-bool is_float_codec(Codec codec) {
-    return codec == Codec::fp32 || codec == Codec::fp16;
-}
-
 // What thread `thread` of `threads` takes of `count` units.
 std::pair<std::int64_t, std::int64_t> share(std::int64_t count, int thread, int threads) {
     return {count * thread / threads, count * (thread + 1) / threads};
@@ -127,9 +123,13 @@ void Program::check(const Step& step) const {
             must(layout.ring || step.lengths[s] <= layout.capacity,
                  "a sequence is longer than its layout has room for");
     }
-    for (const LayerStores& layer : step.layers)
+    for (const LayerStores& layer : step.layers) {
         must(layer.layout >= 0 && layer.layout < static_cast<std::int64_t>(step.layouts.size()),
              "a layer follows a layout that the step does not have");
+        for (const Stored* stored : {&layer.keys, &layer.values})
+            must(stored->num_sinks >= 0 && stored->num_sinks <= kMaxSinks,
+                 "a layer holds apart more tokens than one tile has");
+    }
     for (const Op& op : ops_) {
         const Place* place = std::get_if<Place>(&op);
         must(!place || (place->layer >= 0 &&
@@ -328,7 +328,7 @@ void Program::operate(Run& run, int thread, const Op& op, std::int64_t index) {
     } else if (const Place* p = std::get_if<Place>(&op)) {
         const LayerStores& layer = step.layers[static_cast<std::size_t>(p->layer)];
         ActRows queries = act(p->queries);
-        queries.is_bf16 = !is_float_codec(layer.keys.codec);
+        queries.is_bf16 = !computes_in_floats(layer.keys, layer.values);
         const Buffer& qkv = buffers_[static_cast<std::size_t>(p->qkv)];
         const PlaceArgs args{floats(p->qkv),
                              qkv.stride,
@@ -351,7 +351,7 @@ void Program::operate(Run& run, int thread, const Op& op, std::int64_t index) {
     } else if (const Attend* a = std::get_if<Attend>(&op)) {
         const LayerStores& layer = step.layers[static_cast<std::size_t>(a->layer)];
         ActRows queries = act(a->queries);
-        queries.is_bf16 = !is_float_codec(layer.keys.codec);
+        queries.is_bf16 = !computes_in_floats(layer.keys, layer.values);
         const AttendArgs args{a->shape,
                               queries,
                               layer.keys,

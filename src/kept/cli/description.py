@@ -60,9 +60,9 @@ class Description:
         Grouped heads count once, and scales are counted.
         """
         from kept.cli.options import KVDtype
-        from kept.ops import find_codec
+        from kept.ops import find_kv_codec
 
-        codecs = [find_codec(name.value) for name in KVDtype]
+        codecs = [find_kv_codec(name.value) for name in KVDtype]
         return {c.name: sum(shape.num_bytes(c) for shape in self.kv_shapes) for c in codecs}
 
     @property

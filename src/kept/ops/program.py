@@ -13,7 +13,7 @@ from kept.batch import Batch
 from kept.errors import OptionError
 from kept.ops import reference, trace
 from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
-from kept.ops.codecs import Codec
+from kept.ops.kv_codec import KVCodec
 from kept.ops.packed import PackedMatrix, address
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.views import StoredView
@@ -28,6 +28,8 @@ _CODECS = {
     "int8": "int8",
     "int4": "int4",
 }
+# Beside one of these, attention computes in fp32.
+_FLOATS = {"float32", "float16"}
 _ACTIVATIONS = {
     "none": "none",
     "silu": "silu",
@@ -54,24 +56,31 @@ class Placement:
 class LentBuffers:
     """The buffers of a cache's layers, as their addresses; good while these stay the same.
 
-    addresses: for each layer keys, their scales, values, theirs; 0: no scales. layouts: (L,) which
-    of the cache's layouts each layer follows.
+    addresses: for each layer keys, their scales and first tokens, and the same of values; 0: there
+    are none. layouts: (L,) which of the cache's layouts each layer follows. num_sinks: first tokens
+    of each sequence that are held beside their codes.
     """
 
     def __init__(
         self,
-        codec: Codec,
+        codec: KVCodec,
         buffers: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]],
         layouts: Sequence[int],
+        sinks: Sequence[tuple[Tensor | None, Tensor | None]] | None = None,
     ) -> None:
-        """buffers: (L,) of keys and values, each as `Codec.parts` orders them."""
+        """buffers: (L,) of keys and values, each as their codec's `parts` orders them. sinks: (L,)
+        of keys and values, bf16 (slots, G, n, D); None: there are none."""
         self.codec, self.layouts = codec, list(layouts)
-        self._alive = buffers
+        apart = [(None, None)] * len(buffers) if sinks is None else sinks
+        self._alive = buffers, apart
+        self.num_sinks = max(
+            (x.shape[2] for both in apart for x in both if x is not None), default=0
+        )
         self.addresses = [
-            place
-            for layer in buffers
-            for parts in layer
-            for place in (address(parts[0]), address(parts[1] if len(parts) > 1 else None))
+            address(place)
+            for layer, both in zip(buffers, apart, strict=True)
+            for parts, firsts in zip(layer, both, strict=True)
+            for place in (parts[0], parts[1] if len(parts) > 1 else None, firsts)
         ]
 
 
@@ -148,13 +157,13 @@ class Program:
         from kept import _native
 
         lent = stores.buffers
-        codec = _CODECS.get(lent.codec.name)
-        if codec is None:
+        codecs = [_CODECS.get(name) for name in lent.codec.pair]
+        if None in codecs:
             raise OptionError(
                 f"the native kernels do not read keys and values of {lent.codec.name}; store "
                 f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
             )
-        kind = getattr(_native.Codec, codec)
+        keys, values = (getattr(_native.Codec, str(name)) for name in codecs)
         rows = batch.num_rows
         _check_ids("tokens", batch.tokens, rows)
         _check_ids("positions", batch.positions, rows)
@@ -173,8 +182,9 @@ class Program:
             sin=address(None if rope is None else rope.sin),
             rope_rows=address(None if rope is None else rope.rows),
             layouts=[(p.ring, p.capacity, p.sinks, _or_none(p.window)) for p in stores.placements],
-            keys=kind,
-            values=kind,
+            keys=keys,
+            values=values,
+            num_sinks=lent.num_sinks,
             buffers=lent.addresses,
             layer_layouts=lent.layouts,
             logits=logits.data_ptr(),
@@ -198,11 +208,12 @@ class Program:
         self._native.read_buffer(self._buffers[buffer], count, out.data_ptr())
         return out
 
-    def queries(self, line: trace.Attend, count: int, codec: Codec) -> Tensor:
-        """Queries (count, H, D) fp32, as the line reads them over keys of `codec`."""
+    def queries(self, line: trace.Attend, count: int, codec: KVCodec) -> Tensor:
+        """Queries (count, H, D) fp32, as the line reads them over what `codec` stores: rounded
+        where it computes in bfloat16, and rotated where keys are."""
         heads = line.heads
         out = torch.empty(count, heads.num_heads, heads.head_dim, dtype=torch.float32)
-        floats = codec.name in ("float32", "float16")
+        floats = bool(_FLOATS.intersection(codec.pair))
         shape = _shape(heads, line.spec)
         self._native.read_queries(self._buffers[line.queries], count, shape, floats, out.data_ptr())
         return out
