@@ -95,6 +95,16 @@ def test_a_stored_dtype_without_a_cache(pair: Pair) -> None:
 
 
 @pairs
+def test_attention_weights_over_turned_keys(pair: Pair) -> None:
+    ids = torch.tensor(prompts(17))
+    exact = pair.model(ids, use_cache=False, output_attentions=True).attentions
+    cache = make_cache(pair.model.kv_shapes, kv_dtype="int4", unquantized_sinks=17)
+    found = pair.model(ids, cache=cache, output_attentions=True).attentions
+    for one, other in zip(found, exact, strict=True):
+        assert 0 < (one - other).abs().max() < 0.03
+
+
+@pairs
 @pytest.mark.parametrize("kind", ["dynamic", "sliding"])
 def test_unquantized_sinks_bring_logits_nearer(pair: Pair, kind: str) -> None:
     """Where all tokens are held apart, they are off by bfloat16's rounding and no more."""
