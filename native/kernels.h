@@ -73,12 +73,30 @@ struct EmbedArgs {
 
 enum class Codec { fp32, bf16, fp16, int8, int4 };
 
-// Keys or values of one layer: (slots, G, capacity, D) codes and their scales.
+// Over one of these, attention computes in fp32, else in bf16.
+constexpr bool is_float(Codec codec) {
+    return codec == Codec::fp32 || codec == Codec::fp16;
+}
+
+// Keys or values of one layer: (slots, G, capacity, D) codes and their scales. Tokens below
+// `num_sinks` are read from (slots, G, num_sinks, D) bf16 instead, whatever is coded for them.
 struct Stored {
     Codec codec;
     std::byte* codes;
     std::uint16_t* scales;  // bf16; int8: one a token, int4: one a 32 elements
+    std::uint16_t* sinks;
+    std::int64_t num_sinks;
 };
+
+// Keys are turned by hadamard.h before they are coded, and queries with them.
+constexpr bool turns_keys(const Stored& keys) {
+    return keys.codec == Codec::int4;
+}
+
+// Whether queries and weights stay fp32.
+constexpr bool computes_in_floats(const Stored& keys, const Stored& values) {
+    return is_float(keys.codec) || is_float(values.codec);
+}
 
 // Which tokens a layout keeps where. Token i lies in entry i, or, with `ring`, after the sinks
 // wrapped around the rest of the capacity.
@@ -140,7 +158,8 @@ struct AttendUnit {
     std::int64_t sequence, first, last, kv_head, chunk, chunk_end, partial;
 };
 
-constexpr std::int64_t kTile = 64;     // tokens walked together, aligned to token 0
+constexpr std::int64_t kTile = 64;  // tokens walked together, aligned to token 0
+constexpr std::int64_t kMaxSinks = kTile;
 constexpr std::int64_t kChunk = 1024;  // tokens after which sums start afresh, and threads split
 constexpr std::int64_t kMaxHeadDim = 512;
 constexpr std::int64_t kMaxQueries = 96;  // rows times heads of a group in one unit, if not one row

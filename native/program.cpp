@@ -92,9 +92,13 @@ void Program::check(const Step& step) const {
             must(layout.ring || step.lengths[s] <= layout.capacity,
                  "a sequence is longer than its layout has room for");
     }
-    for (const LayerStores& layer : step.layers)
+    for (const LayerStores& layer : step.layers) {
         must(layer.layout >= 0 && layer.layout < static_cast<std::int64_t>(step.layouts.size()),
              "a layer follows a layout that the step does not have");
+        for (const Stored* stored : {&layer.keys, &layer.values})
+            must(stored->num_sinks >= 0 && stored->num_sinks <= kMaxSinks,
+                 "a layer holds apart more tokens than one tile has");
+    }
     for (const Op& op : ops_) {
         const Place* place = std::get_if<Place>(&op);
         must(!place || (place->layer >= 0 &&

@@ -7,10 +7,6 @@
 namespace kept {
 namespace {
 
-bool is_float_codec(Codec codec) {
-    return codec == Codec::fp32 || codec == Codec::fp16;
-}
-
 // Numbers that one thread works through in about the time that a barrier takes.
 constexpr std::int64_t kAlone = 8192;
 
@@ -138,7 +134,7 @@ void Program::operate(Run& run, const Place& op, Part part) {
     const Step& step = run.step;
     const LayerStores& layer = step.layers[static_cast<std::size_t>(op.layer)];
     ActRows queries = buffer(op.queries).act();
-    queries.is_bf16 = !is_float_codec(layer.keys.codec);
+    queries.is_bf16 = !computes_in_floats(layer.keys, layer.values);
     const PlaceArgs args{buffer(op.qkv).floats(),
                          buffer(op.qkv).stride(),
                          op.shape,
@@ -163,7 +159,7 @@ void Program::operate(Run& run, const Place& op, Part part) {
 AttendArgs Program::attend_args(const Run& run, const Attend& op) {
     const LayerStores& layer = run.step.layers[static_cast<std::size_t>(op.layer)];
     ActRows queries = buffer(op.queries).act();
-    queries.is_bf16 = !is_float_codec(layer.keys.codec);
+    queries.is_bf16 = !computes_in_floats(layer.keys, layer.values);
     return {op.shape,
             queries,
             layer.keys,

@@ -126,6 +126,7 @@ def step(
     layouts: Sequence[tuple[bool, int, int, int]],
     keys: Codec,
     values: Codec,
+    num_sinks: int,
     buffers: Sequence[int],
     layer_layouts: Sequence[int],
     logits: int,

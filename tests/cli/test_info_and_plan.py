@@ -15,7 +15,7 @@ from kept.cache import KVShape, make_cache
 from kept.cli.memory import CachePlan
 from kept.cli.options import KVDtype
 from kept.machine import describe_machine
-from kept.ops import CODECS
+from kept.ops import KV_CODECS
 from kept.ops.quantize import QUANTIZED_FORMATS
 
 
@@ -138,7 +138,7 @@ def test_plan_counts_grouped_heads_once(folder: Path) -> None:
     [("dynamic", None, 0), ("static", None, 0), ("sliding", None, 0), ("sliding", 50, 3)],
 )
 @pytest.mark.parametrize("length", [1, 64, 65, 200, 300])
-@pytest.mark.parametrize("codec", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("codec", ["float32", "int8", "k8v4", "int4"])
 def test_a_plan_is_what_a_cache_takes(
     kind: str, window: int | None, sinks: int, length: int, codec: str
 ) -> None:
@@ -152,7 +152,7 @@ def test_a_plan_is_what_a_cache_takes(
         for layer, shape in enumerate(shapes):
             new = torch.zeros(1, shape.num_kv_heads, 1, shape.head_dim)
             cache.update(new, new, layer)
-    planned = CachePlan(shapes, kind, CODECS[codec], window, sinks)
+    planned = CachePlan(shapes, kind, KV_CODECS[codec], window, sinks)
     assert planned.num_bytes(length) == cache.num_bytes
 
 
@@ -182,7 +182,7 @@ def test_plan_of_a_model_too_large_for_any_machine() -> None:
 def test_what_fits_fits() -> None:
     shapes = (KVShape(2, 64, 100),) * 2
     for kind in ("dynamic", "static", "sliding"):
-        cache = CachePlan(shapes, kind, CODECS["bfloat16"])
+        cache = CachePlan(shapes, kind, KV_CODECS["bfloat16"])
         room = 3 * cache.num_bytes(77)
         longest = cache.longest(room, 3, 10_000)
         assert longest >= 77

@@ -13,6 +13,7 @@ from kept.cache import Cache
 from kept.ops import KVView, attend, attend_with_weights
 from laws.kinds import Kind
 from laws.plain import PlainCache, Token
+from laws.rounding import sides
 
 TOLERANCE = 1e-5  # fp32 against float64, outputs of order one
 
@@ -106,9 +107,11 @@ def check_dense(
 def check_content(cache: Cache, plain: PlainCache) -> None:
     """Lengths, sizes and every token that has to be there, bit for bit."""
     assert cache.lengths == plain.lengths
-    assert cache.codec.name == plain.kind.codec
+    assert cache.codec.pair == sides(plain.kind.codec)
     sizes = [layer.num_slots * layer.capacity for layer in cache._layers]
-    assert cache.num_bytes == sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
+    apart = sum(cache.num_slots * plain.kind.slot_bytes(i) for i in range(len(sizes)))
+    tokens = sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
+    assert cache.num_bytes == tokens + apart
     for layer, ring in enumerate(plain.kind.rings):
         capacity = cache._layers[layer].capacity
         if ring is not None:

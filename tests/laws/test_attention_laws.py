@@ -43,7 +43,7 @@ def kind_of(layout: str, num_kv_heads: int, head_dim: int, codec: str = "float32
     num_kv_heads=st.sampled_from((1, 2)),
     share=st.sampled_from((1, 2, 4)),
     head_dim=st.sampled_from((1, 3, 8, 33)),
-    codec=st.sampled_from(("float32", "float32", "bfloat16", "int8", "int4")),
+    codec=st.sampled_from(("float32", "float32", "bfloat16", "int8", "k8v4", "int4")),
 )
 def test_any_spec_equals_the_definition(
     layout: str,

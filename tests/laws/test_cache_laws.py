@@ -117,7 +117,8 @@ def test_static_or_not_a_full_step_shows_in_num_bytes(kind: Kind) -> None:
     step(cache, PlainCache.empty(kind, 2), [20, 3], [1, 0], generator())
     sizes = [kind.token_bytes(layer) for layer in range(len(kind.shapes))]
     if kind.limit is not None:
-        assert before == cache.num_bytes == 2 * kind.limit * sum(sizes)
+        apart = sum(kind.slot_bytes(layer) for layer in range(len(kind.shapes)))
+        assert before == cache.num_bytes == 2 * (kind.limit * sum(sizes) + apart)
     held = [min(20, ring.width) if ring else 20 for ring in kind.rings]
     assert cache.num_bytes >= 2 * sum(n * size for n, size in zip(held, sizes, strict=True))
 

@@ -17,10 +17,11 @@ from kept.models import build_model
 from kept.models.layers import Linear
 from kept.ops import (
     AttentionSpec,
+    Codec,
     HeadSpec,
     PackedMatrix,
     Program,
-    find_codec,
+    find_kv_codec,
     pack_int4,
     pack_int8,
     pack_matrix,
@@ -29,7 +30,7 @@ from kept.ops import (
 from kept.ops.quantize import QUANTIZED_FORMATS, quantize
 
 FORMATS = ("fp32", "bf16", "int8", "int4")
-CODECS = ("float32", "bfloat16", "float16", "int8", "int4")
+CODECS = ("float32", "bfloat16", "float16", "int8", "k8v4", "int4")
 _FLOAT_CODECS = ("float32", "float16")  # over these the kernels compute in fp32
 _STD = 0.02
 
@@ -144,9 +145,9 @@ class AttentionGroup:
 
     def __post_init__(self) -> None:
         heads = self.heads
-        numbers = 2 * heads.num_kv_heads * self.length
-        self.each = numbers * find_codec(self.codec).num_bytes(heads.head_dim)
-        self.beside = 8 * numbers * heads.head_dim  # random numbers to encode, and their codes
+        numbers = heads.num_kv_heads * self.length
+        self.each = numbers * find_kv_codec(self.codec).num_bytes(heads.head_dim)
+        self.beside = 16 * numbers * heads.head_dim  # random numbers to encode, and their codes
         chunk = () if self.chunk is None else (("prompt", self.chunk),)
         self.cases = tuple(self._case(*each) for each in (("decode", 1), *chunk))
 
@@ -160,7 +161,9 @@ class AttentionGroup:
     def walks(self, num_copies: int) -> Iterator[Walk]:
         """See `Group.walks`. A copy is what one layer stores."""
         heads = self.heads
-        stored = Stored(self.codec, self.length, *(self._fill(num_copies) for _ in range(2)))
+        codec = find_kv_codec(self.codec)
+        sides = (self._fill(side, num_copies) for side in (codec.keys, codec.values))
+        stored = Stored(self.codec, self.length, *sides)
         width = heads.num_heads * heads.head_dim
         fused = width + 2 * heads.num_kv_heads * heads.head_dim
         table = pack_matrix(torch.randn(NUM_INPUTS, fused), "fp32")
@@ -180,8 +183,8 @@ class AttentionGroup:
             step = BoundStep(program, case.rows, 1, stored)
             yield Walk(program, step.native, before, num_copies, case)
 
-    def _fill(self, num_copies: int) -> list[Tensor]:
-        heads, codec = self.heads, find_codec(self.codec)
+    def _fill(self, codec: Codec, num_copies: int) -> list[Tensor]:
+        heads = self.heads
         numbers = torch.randn(1, heads.num_kv_heads, self.length, heads.head_dim)
         found = []
         for part, one in zip(codec.parts(heads.head_dim), codec.encode(numbers), strict=True):

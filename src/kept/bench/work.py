@@ -11,7 +11,7 @@ from torch import nn
 from kept.cache import KVShape
 from kept.models import CausalLM
 from kept.models.layers import Embedding, Linear
-from kept.ops import Codec, PackedMatrix, find_codec
+from kept.ops import KVCodec, KVDtype, PackedMatrix, find_kv_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,10 @@ class Costs:
     head_elements: int
     num_heads: int
     kv_shapes: tuple[KVShape, ...]
-    codec: Codec
+    codec: KVCodec
 
     @classmethod
-    def of(cls, model: CausalLM, kv_dtype: str | None = None) -> Costs:
+    def of(cls, model: CausalLM, kv_dtype: KVDtype | None = None) -> Costs:
         """The costs of a model; kv_dtype None: the cache holds the model's own dtype."""
         # Counted on a copy without memory, since the matrices of this one may be packed.
         with torch.device("meta"):
@@ -75,7 +75,7 @@ class Costs:
             head_elements=_matrix_elements(plain.head),
             num_heads=model.config.num_heads,
             kv_shapes=model.kv_shapes,
-            codec=find_codec(model.dtype if kv_dtype is None else kv_dtype),
+            codec=find_kv_codec(model.dtype if kv_dtype is None else kv_dtype),
         )
 
     def decode_step(self, lengths: Sequence[int]) -> Work:

@@ -18,7 +18,7 @@ from kept.cache.lending import Lease, Lender
 from kept.cache.open_step import LayerStore, OpenStep, check_slots, check_update
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
-from kept.ops import Codec, KVView, StepBuffers
+from kept.ops import KVCodec, KVView, StepBuffers
 
 
 class Cache:
@@ -33,19 +33,21 @@ class Cache:
         self,
         shapes: Sequence[KVShape],
         layouts: Sequence[Layout],
-        codec: Codec,
+        codec: KVCodec,
         device: torch.device,
         name: str,
         lengths: Sequence[int] | None = None,
+        unquantized_sinks: int = 0,
     ) -> None:
         """layouts: one per layer; layers that lay tokens out alike pass the same object. lengths:
-        (slots,) tokens that the caller is about to put into the layers, by default none."""
+        (slots,) tokens that the caller is about to put into the layers, by default none.
+        unquantized_sinks: first tokens of each that layers hold beside their codes."""
         self.name, self.codec, self.device = name, codec, device
-        self.shapes = tuple(shapes)
+        self.shapes, self.unquantized_sinks = tuple(shapes), unquantized_sinks
         self._layout_of = list(layouts)
         self._lengths = [0] * layouts[0].num_slots if lengths is None else list(lengths)
         self._layers = [
-            LayerCache(shape, layout.num_slots, layout.capacity, codec, device)
+            LayerCache(shape, layout.num_slots, layout.capacity, codec, device, unquantized_sinks)
             for shape, layout in zip(shapes, layouts, strict=True)
         ]
         self._open: OpenStep | None = None
@@ -81,7 +83,7 @@ class Cache:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What keys and values come back in: that of the codec, fp32 for int8 and int4."""
+        """What keys and values come back in: that of their codecs, fp32 for int8 and int4."""
         return self.codec.dtype
 
     @property
@@ -158,8 +160,9 @@ class Cache:
         if self._lease is lease:
             self._lease = None
             for slot in lease.slots:
+                length = self._lengths[slot]
                 for layer in self._layers:
-                    layer.clear(slot, slice(self._lengths[slot], self._lengths[slot] + 1))
+                    layer.clear(slot, slice(length, length + 1), length)
 
     @contextmanager
     def _opened(self, batch: Batch) -> Iterator[OpenStep]:
@@ -210,7 +213,8 @@ class Cache:
 
     def _erase(self, layers: Iterable[int], plans: dict[Layout, Plan]) -> None:
         for i in layers:
-            self._layers[i].erase(plans[self._layout_of[i]].writes)
+            plan = plans[self._layout_of[i]]
+            self._layers[i].erase(plan.writes, plan.span)
 
     def _begin(
         self, starts: tuple[int, ...], slots: tuple[int, ...], num_new: int | None = None
@@ -282,7 +286,7 @@ class Cache:
         self.abandon()
         for slot, n in cuts:
             for layer, layout in zip(self._layers, self._layout_of, strict=True):
-                layer.clear(slot, layout.entries_from(slot, n, self._lengths[slot]))
+                layer.clear(slot, layout.entries_from(slot, n, self._lengths[slot]), n)
             for layout in layouts:
                 layout.truncate(slot, n)
             self._lengths[slot] = n
@@ -334,7 +338,7 @@ class Cache:
         self._lender.forget()
         twin = Cache.__new__(Cache)
         twin.name, twin.codec, twin.shapes = self.name, self.codec, self.shapes
-        twin.device = self.device
+        twin.device, twin.unquantized_sinks = self.device, self.unquantized_sinks
         twins = {layout: layout.fork() for layout in dict.fromkeys(self._layout_of)}
         twin._layout_of = [twins[layout] for layout in self._layout_of]
         twin._layers = [layer.fork() for layer in self._layers]
@@ -355,7 +359,7 @@ class Cache:
         """
         layout, layer = self._layout_of[index], self._layers[index]
         ends = enumerate(self._lengths)
-        return [layer.read(slot, layout.entries(slot, begin, end)) for slot, end in ends]
+        return [layer.read(slot, layout.entries(slot, begin, end), begin) for slot, end in ends]
 
     def save(self, path: str | PathLike[str], *, fingerprint: str = "") -> None:
         """Write what it holds to a file that `load_cache` reads; see `kept.cache.files`."""

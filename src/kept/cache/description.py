@@ -13,8 +13,9 @@ from kept.cache.cache import Cache
 from kept.cache.layout import ContiguousLayout, Layout, grown
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
-from kept.errors import CacheError
-from kept.ops import CODECS, Codec
+from kept.cache.sinks import check_unquantized_sinks
+from kept.errors import CacheError, OptionError
+from kept.ops import VALUE_CODECS, KVCodec, find_kv_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +24,17 @@ class Description:
 
     kind: the cache's name. shapes: (L,). lengths: (slots,) tokens of each. layouts: what
     `write_layout` makes of each distinct one. layout_of: (L,) which of them each layer has.
+    unquantized_sinks: tokens beside their codes.
     checksums: of each tensor.
     """
 
     kind: str
-    codec: Codec
+    codec: KVCodec
     shapes: tuple[KVShape, ...]
     lengths: tuple[int, ...]
     layouts: tuple[Mapping[str, Any], ...]
     layout_of: tuple[int, ...]
+    unquantized_sinks: int
     fingerprint: str
     checksums: Mapping[str, str]
 
@@ -46,6 +49,7 @@ class Description:
             cache.lengths,
             tuple(write_layout(layout) for layout in layouts),
             tuple(layouts.index(layout) for layout in cache.layouts),
+            cache.unquantized_sinks,
             fingerprint,
             checksums,
         )
@@ -53,7 +57,7 @@ class Description:
     def to_json(self) -> str:
         """One line that `read` reads."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields["codec"] = self.codec.name
+        fields["codec"] = self.codec.pair
         fields["shapes"] = [dataclasses.asdict(shape) for shape in self.shapes]
         return json.dumps(fields)
 
@@ -62,12 +66,14 @@ class Description:
         """What `to_json` wrote. Raises CacheError for anything else."""
         try:
             fields = json.loads(text)
-            codec = CODECS.get(fields["codec"])
-            if codec is None:
+            keys, values = fields["codec"]
+            if any(name not in VALUE_CODECS for name in (keys, values)):
                 raise CacheError(
-                    f"{file} stores keys and values as {fields['codec']!r}, which this kept does "
-                    f"not know; there are {', '.join(CODECS)}"
+                    f"{file} stores keys as {keys!r} and values as {values!r}, which this kept "
+                    f"does not know; there are {', '.join(VALUE_CODECS)}"
                 )
+            codec = find_kv_codec((keys, values))
+            check_unquantized_sinks(int(fields["unquantized_sinks"]), codec)
             found = cls(
                 fields["kind"],
                 codec,
@@ -75,10 +81,11 @@ class Description:
                 tuple(map(int, fields["lengths"])),
                 tuple(fields["layouts"]),
                 tuple(map(int, fields["layout_of"])),
+                int(fields["unquantized_sinks"]),
                 fields["fingerprint"],
                 dict(fields["checksums"]),
             )
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, RecursionError, OptionError) as error:
             raise _unreadable(file) from error
         known = range(len(found.layouts))
         if (

@@ -1,10 +1,13 @@
 """A cache as a file: safetensors with a description, and a checksum for each part of it.
 
     metadata    kept_cache    the version of this format
-                description   JSON: kind, codec, shapes, lengths, layouts, fingerprint, checksums
+                description   JSON: kind, codecs, shapes, lengths, layouts, fingerprint, checksums
                 checksum      of the description
     tensors     layers.0.keys.codes      (G, N, width) the tokens of all slots, one after the other,
                 layers.0.keys.scales     in the order of their entries; no spare capacity
+                ...
+                layers.0.sinks.keys      (G, N, D) the first tokens of all slots, where they are
+                layers.0.sinks.values    held beside their codes, see `sinks.py`
                 ...
                 layouts.1.held           (slots, capacity) a ring's labels, see `ring.py`
 
@@ -36,7 +39,7 @@ from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
 
-VERSION = "1"
+VERSION = "2"
 
 
 def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = "") -> None:
@@ -47,6 +50,9 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     Raises CacheError where it cannot be written; a file that was there before is then unchanged.
     """
     tensors = {name: _gathered(buffer, cache, layout) for name, layout, buffer in _buffers(cache)}
+    for name, buffer in _sinks(cache):
+        firsts = (buffer[slot, :, :length] for slot, length in enumerate(cache.lengths))
+        tensors[name] = torch.cat(list(firsts), dim=1).cpu()
     layouts = list(dict.fromkeys(cache.layouts))
     for index, layout in enumerate(layouts):
         if isinstance(layout, RingLayout):
@@ -121,23 +127,39 @@ def _read(
             layout.restore(tensor(_held(index), torch.int64, num_slots, None), lengths)
         layouts.append(layout)
     per_layer = [layouts[index] for index in found.layout_of]
-    cache = Cache(shapes, per_layer, found.codec, device, found.kind, lengths)
+    made_of = found.codec, device, found.kind, lengths, found.unquantized_sinks
+    cache = Cache(shapes, per_layer, *made_of)
     counts = {
         layout: sum(_count(layout, s, n) for s, n in enumerate(lengths)) for layout in layouts
     }
     for name, layout, buffer in _buffers(cache):
         _, heads, _, width = buffer.shape
         _scatter(tensor(name, buffer.dtype, heads, counts[layout], width), buffer, cache, layout)
+    for name, buffer in _sinks(cache):
+        _, heads, limit, width = buffer.shape
+        firsts = [min(n, limit) for n in lengths]
+        rows = tensor(name, buffer.dtype, heads, sum(firsts), width)
+        for slot, part in enumerate(rows.split(firsts, dim=1)):
+            buffer[slot, :, : part.shape[1]] = part.to(device)
     return cache
 
 
 def _buffers(cache: Cache) -> Iterator[tuple[str, Layout, Tensor]]:
     """Every buffer of keys and values with its name in a file."""
     for index, (layer, layout) in enumerate(zip(cache.layers, cache.layouts, strict=True)):
-        parts = [part.name for part in cache.codec.parts(layer.head_dim)]
-        for which, buffers in (("keys", layer.keys), ("values", layer.values)):
-            for part, buffer in zip(parts, buffers, strict=True):
-                yield f"layers.{index}.{which}.{part}", layout, buffer
+        codec = cache.codec
+        sides = ("keys", codec.keys, layer.keys), ("values", codec.values, layer.values)
+        for which, of, buffers in sides:
+            for part, buffer in zip(of.parts(layer.head_dim), buffers, strict=True):
+                yield f"layers.{index}.{which}.{part.name}", layout, buffer
+
+
+def _sinks(cache: Cache) -> Iterator[tuple[str, Tensor]]:
+    """Every buffer of tokens beside their codes with its name in a file."""
+    for index, layer in enumerate(cache.layers):
+        for which, buffer in (("keys", layer.key_sinks), ("values", layer.value_sinks)):
+            if buffer is not None:
+                yield f"layers.{index}.sinks.{which}", buffer
 
 
 def _held(index: int) -> str:

@@ -11,6 +11,7 @@ from kept.cache.cache import Cache
 from kept.cache.make import make_cache
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
+from kept.ops import KVDtype
 
 LegacyCache = tuple[tuple[Tensor, Tensor], ...]
 
@@ -39,7 +40,7 @@ def from_legacy(
     max_cache_len: int | None = None,
     sliding_window: int | None = None,
     num_sinks: int = 0,
-    kv_dtype: str | None = None,
+    kv_dtype: KVDtype | None = None,
 ) -> Cache:
     """A cache that holds the tuples' keys and values, bit for bit, in their dtype or as `kv_dtype`.
 

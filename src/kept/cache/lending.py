@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
-from kept.ops import Codec, LentBuffers, StepBuffers, StoredView
+from kept.ops import KVCodec, LentBuffers, StepBuffers, StoredView
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +30,7 @@ class Lender:
     """
 
     def __init__(
-        self, codec: Codec, layers: Sequence[LayerCache], layouts: Sequence[Layout]
+        self, codec: KVCodec, layers: Sequence[LayerCache], layouts: Sequence[Layout]
     ) -> None:
         self._codec, self._layers, self._layouts = codec, layers, layouts
         self._buffers: LentBuffers | None = None
@@ -59,4 +59,5 @@ class Lender:
         layouts = list(dict.fromkeys(self._layouts))
         order = [layouts.index(layout) for layout in self._layouts]
         buffers = [(layer.keys, layer.values) for layer in self._layers]
-        return LentBuffers(self._codec, buffers, order)
+        sinks = [(layer.key_sinks, layer.value_sinks) for layer in self._layers]
+        return LentBuffers(self._codec, buffers, order, sinks)

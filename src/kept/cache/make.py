@@ -11,8 +11,9 @@ from kept.cache.indices import read_whole
 from kept.cache.layout import ContiguousLayout, Layout
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
+from kept.cache.sinks import check_unquantized_sinks
 from kept.errors import OptionError
-from kept.ops import find_codec
+from kept.ops import KVDtype, find_kv_codec
 
 KINDS = ("dynamic", "static", "sliding")
 
@@ -27,7 +28,8 @@ def make_cache(
     num_sinks: int = 0,
     slack: int = SLACK,
     dtype: torch.dtype = torch.float32,
-    kv_dtype: str | None = None,
+    kv_dtype: KVDtype | None = None,
+    unquantized_sinks: int = 0,
     device: torch.device | str = "cpu",
 ) -> Cache:
     """An empty cache.
@@ -40,30 +42,42 @@ def make_cache(
         `slack` is how many tokens a full ring can be truncated by.
     num_slots: sequences it holds. dtype: the model's; new keys and values are cast to it.
     kv_dtype: what they are stored as, in place of `dtype`: "float32", "bfloat16", "float16",
-        "int8" (half the bytes of bfloat16) or "int4" (a quarter); the last two round, see
-        `ops/codecs.py`.
+        "int8" (half the bytes of bfloat16), "int4" (a quarter) or "k8v4" (int8 keys, int4 values);
+        or a pair of one for keys and one for values. Codes round, see `ops/codecs.py`.
+    unquantized_sinks: the first tokens of each sequence, up to 64, that are held as bfloat16 beside
+        their codes, and attended from there.
 
-    Raises OptionError for an unknown kind or kv_dtype, or an option its kind has no use for.
+    Raises OptionError for an unknown kind or kv_dtype, or an option that these have no use for.
     """
     for name, value in (("max_cache_len", max_cache_len), ("sliding_window", sliding_window)):
         if value is not None:
             read_whole(value, name)
-    for name, value in (("num_slots", num_slots), ("num_sinks", num_sinks), ("slack", slack)):
+    for name, value in (
+        ("num_slots", num_slots),
+        ("num_sinks", num_sinks),
+        ("slack", slack),
+        ("unquantized_sinks", unquantized_sinks),
+    ):
         read_whole(value, name)
     _check(shapes, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
-    place, codec = read_device(device), find_codec(dtype if kv_dtype is None else kv_dtype)
+    place, codec = read_device(device), find_kv_codec(dtype if kv_dtype is None else kv_dtype)
+    check_unquantized_sinks(unquantized_sinks, codec)
+
+    def made(layouts: Sequence[Layout]) -> Cache:
+        return Cache(shapes, layouts, codec, place, kind, unquantized_sinks=unquantized_sinks)
+
     if kind == "static":
         assert max_cache_len is not None
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
-        return Cache(shapes, [layout] * len(shapes), codec, place, kind)
+        return made([layout] * len(shapes))
     layouts: dict[int | None, Layout] = {None: ContiguousLayout(num_slots)}
     windows = [None] * len(shapes) if kind == "dynamic" else _windows(shapes, sliding_window)
     for window in windows:
         if window is not None and window not in layouts:
             layouts[window] = RingLayout(num_slots, window, num_sinks, slack)
-    return Cache(shapes, [layouts[window] for window in windows], codec, place, kind)
+    return made([layouts[window] for window in windows])
 
 
 def read_device(device: torch.device | str) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kept.ops import Codec
+from kept.ops import KVCodec
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,6 @@ class KVShape:
         """Numbers stored per token: a key and a value for each head."""
         return 2 * self.num_kv_heads * self.head_dim
 
-    def num_bytes(self, codec: Codec) -> int:
+    def num_bytes(self, codec: KVCodec) -> int:
         """Bytes stored per token, scales included."""
-        return 2 * self.num_kv_heads * codec.num_bytes(self.head_dim)
+        return self.num_kv_heads * codec.num_bytes(self.head_dim)

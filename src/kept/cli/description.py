@@ -116,9 +116,9 @@ class Description:
 
 def _bytes_of(shapes: Sequence[KVShape]) -> dict[str, int]:
     from kept.cli.options import KVDtype
-    from kept.ops import find_codec
+    from kept.ops import find_kv_codec
 
-    codecs = [find_codec(name.value) for name in KVDtype]
+    codecs = [find_kv_codec(name.value) for name in KVDtype]
     return {c.name: sum(shape.num_bytes(c) for shape in shapes) for c in codecs}
 
 

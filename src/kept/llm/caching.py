@@ -56,6 +56,7 @@ def build_cache(
         num_sinks=params.num_sinks if kind == "sliding" else 0,
         dtype=model.dtype,
         kv_dtype=params.kv_dtype,
+        unquantized_sinks=params.unquantized_sinks,
         device=model.device,
     )
 

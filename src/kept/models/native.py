@@ -97,7 +97,8 @@ class NativeDecoder:
             program.run(step, start, at)
             if record.want_attention:
                 view = lent.view(line.layer)
-                queries = program.queries(line, batch.num_rows, view.codec)
+                codec = view.codec
+                queries = codec.keys.turned(program.queries(line, batch.num_rows, codec))
                 _, weights = ops.attend_with_weights(queries, view, line.spec)
                 record.attention.append((view.span, weights))
             done = at

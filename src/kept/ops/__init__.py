@@ -1,7 +1,7 @@
 """Arithmetic: one face per operation, and the views attention reads."""
 
 from kept.ops.backend import backend, isa, num_threads, runs_natively, use_threads, why_reference
-from kept.ops.codecs import CODECS, Codec, Part, find_codec
+from kept.ops.codecs import KEY_CODECS, VALUE_CODECS, Codec, Part
 from kept.ops.faces import (
     Rope,
     activate,
@@ -14,6 +14,8 @@ from kept.ops.faces import (
     soft_cap,
     split_heads,
 )
+from kept.ops.hadamard import rotate_heads
+from kept.ops.kv_codec import KV_CODECS, KVCodec, KVDtype, find_kv_codec
 from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
 from kept.ops.program import Program
 from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
@@ -23,12 +25,16 @@ from kept.ops.views import ContiguousView, Group, KVView, PackedView, RingView, 
 
 __all__ = [
     "ACTIVATIONS",
-    "CODECS",
+    "KEY_CODECS",
+    "KV_CODECS",
+    "VALUE_CODECS",
     "AttentionSpec",
     "Codec",
     "ContiguousView",
     "Group",
     "HeadSpec",
+    "KVCodec",
+    "KVDtype",
     "KVView",
     "LentBuffers",
     "PackedMatrix",
@@ -47,7 +53,7 @@ __all__ = [
     "attend_with_weights",
     "backend",
     "embedding",
-    "find_codec",
+    "find_kv_codec",
     "gated",
     "isa",
     "layer_norm",
@@ -58,6 +64,7 @@ __all__ = [
     "pack_matrix",
     "rms_norm",
     "rotary",
+    "rotate_heads",
     "runs_natively",
     "soft_cap",
     "split_heads",

@@ -11,7 +11,7 @@ from kept.batch import Batch
 from kept.errors import OptionError
 from kept.ops import reference, trace
 from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
-from kept.ops.codecs import Codec
+from kept.ops.kv_codec import KVCodec
 from kept.ops.packed import PackedMatrix, address
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.step_buffers import RopeTables, StepBuffers
@@ -26,6 +26,8 @@ _CODECS = {
     "int8": "int8",
     "int4": "int4",
 }
+# Beside one of these, attention computes in fp32.
+_FLOATS = {"float32", "float16"}
 _ACTIVATIONS = {
     "none": "none",
     "silu": "silu",
@@ -90,13 +92,13 @@ class Program:
         from kept import _native
 
         lent = stores.buffers
-        codec = _CODECS.get(lent.codec.name)
-        if codec is None:
+        codecs = [_CODECS.get(name) for name in lent.codec.pair]
+        if None in codecs:
             raise OptionError(
                 f"the native kernels do not read keys and values of {lent.codec.name}; store "
                 f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
             )
-        kind = getattr(_native.Codec, codec)
+        keys, values = (getattr(_native.Codec, str(name)) for name in codecs)
         rows = batch.num_rows
         _check_ids("tokens", batch.tokens, rows)
         _check_ids("positions", batch.positions, rows)
@@ -115,8 +117,9 @@ class Program:
             sin=address(None if rope is None else rope.sin),
             rope_rows=address(None if rope is None else rope.rows),
             layouts=[(p.ring, p.capacity, p.sinks, _or_none(p.window)) for p in stores.placements],
-            keys=kind,
-            values=kind,
+            keys=keys,
+            values=values,
+            num_sinks=lent.num_sinks,
             buffers=lent.addresses,
             layer_layouts=lent.layouts,
             logits=logits.data_ptr(),
@@ -170,11 +173,12 @@ class Program:
         self._native.read_buffer(self._buffers[buffer], count, out.data_ptr())
         return out
 
-    def queries(self, line: trace.Attend, count: int, codec: Codec) -> Tensor:
-        """Queries (count, H, D) fp32, as the line reads them over keys of `codec`."""
+    def queries(self, line: trace.Attend, count: int, codec: KVCodec) -> Tensor:
+        """Queries (count, H, D) fp32, as the line reads them over what `codec` stores: rounded
+        where it computes in bfloat16, and rotated where keys are."""
         heads = line.heads
         out = torch.empty(count, heads.num_heads, heads.head_dim, dtype=torch.float32)
-        floats = codec.name in ("float32", "float16")
+        floats = bool(_FLOATS.intersection(codec.pair))
         shape = _shape(heads, line.spec)
         self._native.read_queries(self._buffers[line.queries], count, shape, floats, out.data_ptr())
         return out

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kept.ops.codecs import Codec
+from kept.ops.kv_codec import KVCodec
 from kept.ops.packed import address
 from kept.ops.views import StoredView
 
@@ -26,24 +26,31 @@ class Placement:
 class LentBuffers:
     """The buffers of a cache's layers, as their addresses; good while these stay the same.
 
-    addresses: for each layer keys, their scales, values, theirs; 0: no scales. layouts: (L,) which
-    of the cache's layouts each layer follows.
+    addresses: for each layer keys, their scales and first tokens, and the same of values; 0: there
+    are none. layouts: (L,) which of the cache's layouts each layer follows. num_sinks: first tokens
+    of each sequence that are held beside their codes.
     """
 
     def __init__(
         self,
-        codec: Codec,
+        codec: KVCodec,
         buffers: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]],
         layouts: Sequence[int],
+        sinks: Sequence[tuple[Tensor | None, Tensor | None]] | None = None,
     ) -> None:
-        """buffers: (L,) of keys and values, each as `Codec.parts` orders them."""
+        """buffers: (L,) of keys and values, each as their codec's `parts` orders them. sinks: (L,)
+        of keys and values, bf16 (slots, G, n, D); None: there are none."""
         self.codec, self.layouts = codec, list(layouts)
-        self._alive = buffers
+        apart = [(None, None)] * len(buffers) if sinks is None else sinks
+        self._alive = buffers, apart
+        self.num_sinks = max(
+            (x.shape[2] for both in apart for x in both if x is not None), default=0
+        )
         self.addresses = [
-            place
-            for layer in buffers
-            for parts in layer
-            for place in (address(parts[0]), address(parts[1] if len(parts) > 1 else None))
+            address(place)
+            for layer, both in zip(buffers, apart, strict=True)
+            for parts, firsts in zip(layer, both, strict=True)
+            for place in (parts[0], parts[1] if len(parts) > 1 else None, firsts)
         ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 EarlyStopping = bool | Literal["never"]
 CacheImplementation = Literal["dynamic", "static", "sliding"]
-KVDtype = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+CodecName = Literal["float32", "bfloat16", "float16", "int8", "int4"]  # of keys, or of values
+KVDtypeName = CodecName | Literal["k8v4"]
+KVDtype = KVDtypeName | tuple[CodecName, CodecName]
 Overflow = Literal["stop", "slide"]
 
 
@@ -132,6 +135,25 @@ def _token_ids(label: str, value: object) -> tuple[int, ...]:
     return tuple(sorted({check(label, item) for item in items}))
 
 
+def _kv_dtype(label: str, value: object) -> KVDtype:
+    names: tuple[CodecName, ...] = get_args(CodecName)
+    allowed: tuple[KVDtypeName, ...] = (*names[:-1], "k8v4", names[-1])
+    if isinstance(value, str):
+        for name in allowed:
+            if value == name:
+                return name
+    elif isinstance(value, list | tuple) and len(value) == 2:
+        for keys, values in itertools.product(names, names):
+            if (keys, values) == tuple(value):
+                if keys == values:
+                    return keys
+                return "k8v4" if (keys, values) == ("int8", "int4") else (keys, values)
+    raise OptionError(
+        f"{label}={value!r} is not known; pass one of {', '.join(allowed)}, or a pair (keys, "
+        f"values) of {', '.join(names)}"
+    )
+
+
 MAX_WIDTH = 4096  # sequences of one prompt side by side: each has a slot of the cache
 MAX_PENALTY = 32.0  # a length of ten million to this power is still a finite number
 
@@ -157,7 +179,8 @@ USE_CACHE = Field("use_cache", _boolean, True)
 CACHE_IMPLEMENTATION: Field[CacheImplementation] = Field(
     "cache_implementation", _choice(*get_args(CacheImplementation)), "dynamic"
 )
-KV_DTYPE: Field[KVDtype | None] = Field("kv_dtype", _choice(*get_args(KVDtype)), None)
+KV_DTYPE: Field[KVDtype | None] = Field("kv_dtype", _kv_dtype, None)
+UNQUANTIZED_SINKS = Field("unquantized_sinks", _integer(0, 64), 0)
 SLIDING_WINDOW: Field[int | None] = Field("sliding_window", _integer(1), None)
 NUM_SINKS = Field("num_sinks", _integer(0), 0)
 MAX_CACHE_LEN: Field[int | None] = Field("max_cache_len", _integer(1), None)
@@ -172,6 +195,6 @@ FIELDS: tuple[Field[object], ...] = (
     *(MAX_NEW_TOKENS, MIN_NEW_TOKENS, DO_SAMPLE, TEMPERATURE, TOP_K, TOP_P, MIN_P),
     *(REPETITION_PENALTY, NO_REPEAT_NGRAM_SIZE, NUM_BEAMS, LENGTH_PENALTY, EARLY_STOPPING),
     *(NUM_RETURN_SEQUENCES, STOP_STRINGS, EOS_TOKEN_ID, IGNORE_EOS, SEED, LOGPROBS, USE_CACHE),
-    *(CACHE_IMPLEMENTATION, KV_DTYPE, SLIDING_WINDOW, NUM_SINKS, MAX_CACHE_LEN),
+    *(CACHE_IMPLEMENTATION, KV_DTYPE, UNQUANTIZED_SINKS, SLIDING_WINDOW, NUM_SINKS, MAX_CACHE_LEN),
     *(OVERFLOW, SLIDE_HOP),
 )

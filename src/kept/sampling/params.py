@@ -53,9 +53,12 @@ class SamplingParams:
     Cache
         use_cache: keep keys and values between steps. Default True.
         cache_implementation: "dynamic" (default), "static" or "sliding".
-        kv_dtype: what keys and values are stored as: "float32", "bfloat16", "float16", "int8" or
-            "int4". The last two take half and a quarter of bfloat16's memory and round more, so
-            the text can differ. Default: the model's dtype.
+        kv_dtype: what keys and values are stored as: "float32", "bfloat16", "float16", "int8",
+            "int4" or "k8v4", or a pair (keys, values) of all but the last. int8 takes half and
+            int4 a quarter of bfloat16's memory; k8v4, int8 keys and int4 values, lies between.
+            They round more, so the text can differ. Default: the model's dtype.
+        unquantized_sinks: how many of the first tokens, up to 64, a cache of int8 or int4 holds as
+            bfloat16 beside their codes. Default 0.
         max_cache_len: tokens a static cache holds. Default: prompt plus new tokens.
         sliding_window, num_sinks: tokens a sliding cache holds, and how many of the first it
             keeps. Default: the model's window, and 0.
@@ -87,6 +90,7 @@ class SamplingParams:
     use_cache: bool | None = None
     cache_implementation: CacheImplementation | None = None
     kv_dtype: KVDtype | None = None
+    unquantized_sinks: int | None = None
     sliding_window: int | None = None
     num_sinks: int | None = None
     max_cache_len: int | None = None

@@ -13,15 +13,15 @@ from torch import Tensor
 from kept.batch import Batch
 from kept.ops import (
     AttentionSpec,
-    Codec,
     HeadSpec,
+    KVCodec,
     LentBuffers,
     PackedMatrix,
     Placement,
     Program,
     RopeTables,
     StepBuffers,
-    find_codec,
+    find_kv_codec,
     pack_matrix,
     trace,
     use_threads,
@@ -154,16 +154,19 @@ class Rig:
 class LayerBuffers:
     """What one layer stores, and how its tokens lie."""
 
-    codec: Codec
+    codec: KVCodec
     keys: Sequence[Tensor]
     values: Sequence[Tensor]
     placement: Placement
+    key_sinks: Tensor | None = None
+    value_sinks: Tensor | None = None
 
 
 def as_step(layers: Sequence[LayerBuffers], lengths: Sequence[int]) -> StepBuffers:
     """The layers as a step takes them, each with a layout of its own."""
     buffers = [(layer.keys, layer.values) for layer in layers]
-    lent = LentBuffers(layers[0].codec, buffers, range(len(layers)))
+    sinks = [(layer.key_sinks, layer.value_sinks) for layer in layers]
+    lent = LentBuffers(layers[0].codec, buffers, range(len(layers)), sinks)
     return StepBuffers(lent, [layer.placement for layer in layers], lengths, _no_view)
 
 
@@ -173,7 +176,7 @@ def _no_view(layer: int) -> NoReturn:
 
 # Of programs that store no keys: room for any number of rows, none of it ever touched.
 NOWHERE = LayerBuffers(
-    find_codec("float32"), (torch.zeros(1),), (torch.zeros(1),), Placement(False, 1 << 40)
+    find_kv_codec("float32"), (torch.zeros(1),), (torch.zeros(1),), Placement(False, 1 << 40)
 )
 
 
