@@ -238,6 +238,9 @@ void bind_program(nb::module_& m) {
              [](const Program& p, int buffer, std::int64_t rows, const AttentionShape& shape,
                 bool floats,
                 Address out) { p.read_queries(buffer, rows, shape, floats, at<float>(out)); })
+        .def("write_queries",
+             [](Program& p, int buffer, std::int64_t rows, const AttentionShape& shape, bool floats,
+                Address in) { p.write_queries(buffer, rows, shape, floats, at<std::byte>(in)); })
         .def("profile", &Program::profile)
         .def_prop_ro("spent", &spent_as_dict);
 }

@@ -139,18 +139,20 @@ void Program::check(const Step& step) const {
     if (step.wanted) within("wanted row", step.wanted, step.num_wanted, step.rows);
 }
 
+void Program::grow(Buffer& b, std::int64_t rows) {
+    if (b.rows >= rows) return;
+    // Zeros: kernels read the padding of rows, into which only zeros are ever written.
+    const auto bytes = static_cast<std::size_t>(rows * b.stride * 4);
+    b.memory = {nullptr, nullptr};
+    b.rows = 0;
+    b.memory = {allocate_zeros(bytes), free_memory};
+    b.rows = rows;
+}
+
 void Program::reserve(const Step& step) {
     // A row may be wanted more than once.
     const std::int64_t rows = std::max(step.rows, step.num_wanted);
-    for (Buffer& b : buffers_) {
-        if (b.rows >= rows) continue;
-        // Zeros: kernels read the padding of rows, into which only zeros are ever written.
-        const auto bytes = static_cast<std::size_t>(rows * b.stride * 4);
-        b.memory = {nullptr, nullptr};
-        b.rows = 0;
-        b.memory = {allocate_zeros(bytes), free_memory};
-        b.rows = rows;
-    }
+    for (Buffer& b : buffers_) grow(b, rows);
     std::int64_t needed = 0;
     for (const Weights& weights : weights_)
         needed = std::max(needed, linear_scratch(weights, rows));
@@ -412,6 +414,21 @@ void Program::read_queries(int buffer, std::int64_t rows, const AttentionShape& 
                 }
                 out[(row * shape.heads + head) * shape.head_dim + d] = x;
             }
+}
+
+void Program::write_queries(int buffer, std::int64_t rows, const AttentionShape& shape, bool floats,
+                            const std::byte* in) {
+    Buffer& b = buffers_[static_cast<std::size_t>(buffer)];
+    grow(b, rows);
+    const std::int64_t size = floats ? 4 : 2, padded = round_up(shape.head_dim, 32);
+    for (std::int64_t row = 0; row < rows; ++row)
+        for (std::int64_t head = 0; head < shape.heads; ++head) {
+            std::byte* to = b.memory.get() + (row * b.stride + head * padded) * size;
+            const auto width = static_cast<std::size_t>(shape.head_dim * size);
+            std::memcpy(to, in + (row * shape.heads + head) * shape.head_dim * size, width);
+            // What lay there may have been numbers of another size.
+            std::memset(to + width, 0, static_cast<std::size_t>(padded * size) - width);
+        }
 }
 
 void Program::profile(bool on) {

@@ -69,6 +69,10 @@ class Program {
     void read_buffer(int buffer, std::int64_t rows, float* out) const;
     void read_queries(int buffer, std::int64_t rows, const AttentionShape& shape, bool floats,
                       float* out) const;
+    // Puts rows of queries (rows, H, D) where `place` would: floats over fp32 and fp16 keys, bf16
+    // over others. For a program that attends and nothing else; every run needs them anew.
+    void write_queries(int buffer, std::int64_t rows, const AttentionShape& shape, bool floats,
+                       const std::byte* in);
 
     // Seconds by kind of operation, of the calling thread, since profiling began.
     void profile(bool on);
@@ -130,6 +134,7 @@ class Program {
     struct Run;
 
     void check(const Step& step) const;
+    static void grow(Buffer& b, std::int64_t rows);
     void reserve(const Step& step);
     ActRows act(int buffer) const;
     float* floats(int buffer) const;

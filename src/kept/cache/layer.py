@@ -12,7 +12,7 @@ from torch import Tensor
 from kept.cache.layout import Relayout, Writes, lasting
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
-from kept.ops import Codec, ContiguousView, KVView, RingView, Span, StoredView
+from kept.ops import Codec, ContiguousView, RingView, Span, StoredView
 
 Buffers = tuple[Tensor, ...]
 _versions = count()
@@ -50,7 +50,7 @@ class LayerCache:
         self._shared, self._was_forked = WeakSet((self,)), False
         self.version = next(_versions)
 
-    def append(self, k: Tensor, v: Tensor, writes: Writes, span: Span) -> KVView:
+    def append(self, k: Tensor, v: Tensor, writes: Writes, span: Span) -> StoredView:
         """Store the packed keys and values (N, G, D) of a step; returns all that attention reads.
 
         Mutates the buffers, not the lengths. What is stored carries no gradient. Raises CacheError

@@ -148,13 +148,7 @@ class Program:
         from kept import _native
 
         lent = stores.buffers
-        codec = _CODECS.get(lent.codec.name)
-        if codec is None:
-            raise OptionError(
-                f"the native kernels do not read keys and values of {lent.codec.name}; store "
-                f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
-            )
-        kind = getattr(_native.Codec, codec)
+        kind = codec_kind(lent.codec)
         rows = batch.num_rows
         _check_ids("tokens", batch.tokens, rows)
         _check_ids("positions", batch.positions, rows)
@@ -203,7 +197,7 @@ class Program:
         heads = line.heads
         out = torch.empty(count, heads.num_heads, heads.head_dim, dtype=torch.float32)
         floats = codec.name in ("float32", "float16")
-        shape = _shape(heads, line.spec)
+        shape = native_shape(heads, line.spec)
         self._native.read_queries(self._buffers[line.queries], count, shape, floats, out.data_ptr())
         return out
 
@@ -250,14 +244,14 @@ class Program:
                         f"the native kernels take heads of up to {MAX_HEAD_DIM} numbers, and this "
                         f"model has {heads.head_dim}; use KEPT_OPS=reference"
                     )
-                shape = _shape(heads, AttentionSpec(1.0))
+                shape = native_shape(heads, AttentionSpec(1.0))
                 norms = address(self._keep(q_norm)), address(self._keep(k_norm))
                 native.place(
                     self._buffer(qkv), self._buffer(queries), layer, shape, *norms,
                     heads.norm_eps, rope_dim,
                 )  # fmt: skip
             case trace.Attend(queries, layer, heads, spec, out):
-                shape = _shape(heads, spec)
+                shape = native_shape(heads, spec)
                 native.attend(self._buffer(queries), layer, shape, self._buffer(out))
 
     def _buffer(self, buffer: trace.Buffer) -> int:
@@ -287,7 +281,22 @@ def _check_ids(name: str, ids: Tensor, count: int) -> None:
         )
 
 
-def _shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape:
+def codec_kind(codec: Codec) -> _native.Codec:
+    """A codec as the kernels know it. Raises OptionError for one that they do not read."""
+    from kept import _native
+
+    name = _CODECS.get(codec.name)
+    if name is None:
+        raise OptionError(
+            f"the native kernels do not read keys and values of {codec.name}; store "
+            f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
+        )
+    kind: _native.Codec = getattr(_native.Codec, name)
+    return kind
+
+
+def native_shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape:
+    """A layer's attention as the kernels take it."""
     from kept import _native
 
     return _native.attention_shape(
