@@ -36,6 +36,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "n_positions": 256,
         "bos_token_id": 1,
         "eos_token_id": VOCABULARY - 1,
+        "tie_word_embeddings": False,
     },
     "llama": SIZES,
     "mistral": {**SIZES, "sliding_window": WINDOW},
@@ -45,12 +46,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "layer_types": HYBRID,
         "query_pre_attn_scalar": 12,
         "attn_logit_softcapping": 3.0,
+        "tie_word_embeddings": False,
     },
     "gemma3_text": {
         **SIZES,
         "sliding_window": WINDOW,
         "layer_types": HYBRID,
         "query_pre_attn_scalar": 12,
+        "tie_word_embeddings": False,
     },
     "qwen3": SIZES,
 }
@@ -65,6 +68,7 @@ T5 = {
     "decoder_start_token_id": 0,
     "pad_token_id": 0,
     "eos_token_id": VOCABULARY - 1,
+    "tie_word_embeddings": False,
 }
 
 
@@ -75,9 +79,7 @@ def decoder(family: str, attention: str = "eager", **overrides: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-        for parameter in model.parameters():  # as initialised, they would attend alike everywhere
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.25)
+        _spread(model)
     return model.eval()
 
 
@@ -87,7 +89,15 @@ def t5(**overrides: Any) -> Any:
         torch.manual_seed(7)
         config = transformers.T5Config(**{**T5, **overrides})
         model = transformers.T5ForConditionalGeneration(config)
+        _spread(model, 0.12)
     return model.eval()
+
+
+def _spread(model: Any, std: float = 0.25) -> None:
+    """As initialised, a model would attend alike everywhere and repeat one token."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=std)
 
 
 def prompt(batch: int = 1, length: int = 9, seed: int = 3) -> Tensor:

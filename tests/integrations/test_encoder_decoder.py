@@ -33,6 +33,18 @@ def test_writes_what_it_writes_with_theirs(options):
     assert torch.equal(generate(t5(), pair(), ids, mask, **options), expected)
 
 
+def test_logits_are_theirs():
+    ids, mask = padded(9, 5)
+    ours, own = pair(), theirs()
+    for tokens in torch.tensor([[0, 5, 6, 9, 7]] * 2).split([3, 1, 1], dim=1):
+        with torch.no_grad():
+            found, expected = (
+                t5()(ids, attention_mask=mask, decoder_input_ids=tokens, past_key_values=x).logits
+                for x in (ours, own)
+            )
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("looked_up", [True, False])
 def test_drafts(looked_up):
     # Their own cache for an assistant has as many layers as its encoder.
@@ -40,7 +52,9 @@ def test_drafts(looked_up):
     drafts = {"prompt_lookup_num_tokens": 3} if looked_up else assistant
     ids, mask = padded(9)
     expected = generate(t5(), theirs(), ids, mask)
-    assert torch.equal(generate(t5(), pair(), ids, mask, **drafts), expected)
+    found = generate(t5(), pair(), ids, mask, **drafts)
+    # Looking up, transformers 4.57 may write one token more than it was asked for.
+    assert torch.equal(found[:, : expected.shape[1]], expected)
 
 
 def test_every_operation():
