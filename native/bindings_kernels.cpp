@@ -249,9 +249,14 @@ void bind_program(nb::module_& m) {
              })
         .def("read_buffer", [](const Program& p, int buffer, std::int64_t rows,
                                Address out) { p.buffer(buffer).read(rows, at<float>(out)); })
-        .def("read_queries", [](const Program& p, int buffer, std::int64_t rows,
-                                const AttentionShape& shape, bool floats, Address out) {
-            p.buffer(buffer).read_queries(rows, shape, floats, at<float>(out));
+        .def("read_queries",
+             [](const Program& p, int buffer, std::int64_t rows, const AttentionShape& shape,
+                bool floats, Address out) {
+                 p.buffer(buffer).read_queries(rows, shape, floats, at<float>(out));
+             })
+        .def("write_queries", [](Program& p, int buffer, std::int64_t rows,
+                                 const AttentionShape& shape, bool floats, Address in) {
+            p.buffer(buffer).write_queries(rows, shape, floats, at<std::byte>(in));
         });
     nb::class_<Repeat>(m, "Repeat")
         .def(nb::init<Program&, const Step&>(), "program"_a, "last"_a, nb::keep_alive<1, 2>())

@@ -59,6 +59,8 @@ class Program {
     const TopLogits& top() const { return top_; }
     // Rows as the last run left them.
     const RowBuffer& buffer(int name) const { return buffers_[static_cast<std::size_t>(name)]; }
+    // For a program that only attends: where its queries are to be put before each run.
+    RowBuffer& buffer(int name) { return buffers_[static_cast<std::size_t>(name)]; }
 
   private:
     struct Embed {

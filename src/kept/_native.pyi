@@ -182,6 +182,9 @@ class Program:
     def read_queries(
         self, buffer: int, rows: int, shape: AttentionShape, floats: bool, out: int, /
     ) -> None: ...
+    def write_queries(
+        self, buffer: int, rows: int, shape: AttentionShape, floats: bool, source: int, /
+    ) -> None: ...
 
 class Repeat:
     def __init__(self, program: Program, last: Step) -> None: ...

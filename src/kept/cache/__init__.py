@@ -1,13 +1,14 @@
 """Where keys and values live: layouts, layers, and the cache that joins them."""
 
 from kept.cache.cache import Cache
-from kept.cache.files import load_cache
+from kept.cache.files import load_cache, saved_shapes
+from kept.cache.layer import LayerCache
 from kept.cache.layout import grown
 from kept.cache.legacy import LegacyCache, from_legacy, to_legacy
 from kept.cache.lending import Lease
 from kept.cache.make import KINDS, make_cache
 from kept.cache.open_step import LayerStore
-from kept.cache.ring import SLACK
+from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.cache.stores import stores
 
@@ -16,13 +17,16 @@ __all__ = [
     "SLACK",
     "Cache",
     "KVShape",
+    "LayerCache",
     "LayerStore",
     "Lease",
     "LegacyCache",
+    "RingLayout",
     "from_legacy",
     "grown",
     "load_cache",
     "make_cache",
+    "saved_shapes",
     "stores",
     "to_legacy",
 ]

@@ -10,7 +10,7 @@ from os import PathLike
 import torch
 from torch import Tensor
 
-from kept.batch import Batch, pack
+from kept.batch import Batch
 from kept.cache.indices import read_all_whole, read_lengths, read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
@@ -18,7 +18,7 @@ from kept.cache.lending import Lease, Lender
 from kept.cache.open_step import LayerStore, OpenStep, check_slots, check_update
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
-from kept.ops import KVCodec, KVView, StepBuffers
+from kept.ops import KVCodec, KVView, StepBuffers, StoredView
 
 
 class Cache:
@@ -80,6 +80,11 @@ class Cache:
     def lengths(self) -> tuple[int, ...]:
         """(slots,) how many tokens each slot holds (a ring: how many it has seen)."""
         return tuple(self._lengths)
+
+    @property
+    def max_length(self) -> int | None:
+        """How many tokens a slot can have at most; None: any number."""
+        return min((x.limit for x in self._layout_of if x.limit is not None), default=None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -189,6 +194,10 @@ class Cache:
         slots. Lengths advance once all layers have been updated. Raises CacheError when a layer is
         updated twice in one step.
         """
+        return self.put(k, v, layer).dense()
+
+    def put(self, k: Tensor, v: Tensor, layer: int) -> StoredView:
+        """`update` that hands out the view of what is stored, for an operation that attends it."""
         step = self._open if self._open is not None and self._open.joinable else None
         settled = step is not None or any(self._lengths)
         check_update(k, v, layer, self.shapes, self.num_slots if settled else None, step)
@@ -197,13 +206,16 @@ class Cache:
                 for layout in dict.fromkeys(self._layout_of):
                     layout.reserve([0], [k.shape[2]])  # refuses before slots change
                 self.select([0] * k.shape[0])
-            batch = pack([[0] * k.shape[2]] * k.shape[0])
-            step = self._begin(batch.starts, batch.slots, num_new=k.shape[2])
-        rows = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))  # (B * T, G, D)
-        dense = self._store(layer, step).append(*rows).dense()
+            starts = tuple(i * k.shape[2] for i in range(k.shape[0] + 1))
+            step = self._begin(starts, tuple(range(k.shape[0])), num_new=k.shape[2])
+            self._lender.even_out()
+        rows = [x.transpose(1, 2).flatten(0, 1) for x in (k, v)]  # (B * T, G, D)
+        plan = step.plans[self._layout_of[layer]]
+        view = self._layers[layer].append(rows[0], rows[1], plan.writes, plan.span)
+        step.done.add(layer)
         if len(step.done) == self.num_layers:
             self._commit(step)
-        return dense
+        return view
 
     def abandon(self) -> None:
         """Drop a step that not every layer has taken part in, and what it stored."""

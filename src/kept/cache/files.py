@@ -21,7 +21,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -78,20 +78,31 @@ def load_cache(
     kept wrote, or that belongs to another model or fingerprint.
     """
     file, place = Path(path), read_device(device)
+    with _opened(file) as handle:
+        return _read(file, handle, tuple(shapes), fingerprint, place)
+
+
+def saved_shapes(path: str | PathLike[str]) -> tuple[KVShape, ...]:
+    """(L,) what the layers of a saved cache store. Raises CacheError as `load_cache` does."""
+    file = Path(path)
+    with _opened(file) as handle:
+        return _described(file, handle).shapes
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     if not file.is_file():
         raise CacheError(f"{file} is not a file; give one that a cache was saved to")
     try:
         with safe_open(str(file), framework="pt") as handle:
-            return _read(file, handle, tuple(shapes), fingerprint, place)
+            yield handle
     except SafetensorError as error:
         raise _damaged(file, str(error)) from error
     except OSError as error:
         raise CacheError(f"{file} cannot be read: {error}") from error
 
 
-def _read(
-    file: Path, handle: Any, shapes: tuple[KVShape, ...], fingerprint: str, device: torch.device
-) -> Cache:
+def _described(file: Path, handle: Any) -> Description:
     metadata = handle.metadata() or {}
     version = metadata.get("kept_cache")
     if version is None:
@@ -104,7 +115,13 @@ def _read(
     text = metadata.get("description", "")
     if metadata.get("checksum") != _checksum_of_text(text):
         raise _damaged(file, "its description does not match its checksum")
-    found = Description.read(file, text)
+    return Description.read(file, text)
+
+
+def _read(
+    file: Path, handle: Any, shapes: tuple[KVShape, ...], fingerprint: str, device: torch.device
+) -> Cache:
+    found = _described(file, handle)
     found.check(file, shapes, fingerprint)
     if set(handle.keys()) != set(found.checksums):
         raise _damaged(file, "it does not hold the tensors that it describes")

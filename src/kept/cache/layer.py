@@ -12,7 +12,7 @@ from kept.cache.layout import Relayout, Writes, lasting
 from kept.cache.shape import KVShape
 from kept.cache.sinks import SINK_DTYPE, erase_sinks, put_sinks
 from kept.errors import CacheError
-from kept.ops import Codec, ContiguousView, KVCodec, KVView, RingView, Span, StoredView
+from kept.ops import Codec, ContiguousView, KVCodec, RingView, Span, StoredView
 
 Buffers = tuple[Tensor, ...]
 
@@ -56,7 +56,7 @@ class LayerCache:
             self.key_sinks, self.value_sinks = apart(codec.keys), apart(codec.values)
         self._shared, self._was_forked = WeakSet((self,)), False
 
-    def append(self, k: Tensor, v: Tensor, writes: Writes, span: Span) -> KVView:
+    def append(self, k: Tensor, v: Tensor, writes: Writes, span: Span) -> StoredView:
         """Store the packed keys and values (N, G, D) of a step; returns all that attention reads.
 
         Mutates the buffers, not the lengths. What is stored carries no gradient. Raises CacheError

@@ -62,6 +62,11 @@ class Layout(ABC):
         self.num_slots = num_slots
         self.capacity = capacity
 
+    @property
+    def limit(self) -> int | None:
+        """How many tokens a sequence can have at most; None: any number."""
+        return None
+
     @abstractmethod
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """The change of capacity needed before sequences of `lengths` take `counts` more tokens.
@@ -161,6 +166,11 @@ class ContiguousLayout(Layout):
     def __init__(self, num_slots: int, capacity: int = 0, *, fixed: bool = False) -> None:
         super().__init__(num_slots, capacity)
         self.fixed = fixed
+
+    @property
+    def limit(self) -> int | None:
+        """See `Layout.limit`."""
+        return self.capacity if self.fixed else None
 
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """See `Layout.reserve`."""

@@ -50,12 +50,17 @@ class Lender:
         """To be called when buffers are replaced, or shared with a fork: they are kept alive."""
         self._buffers = None
 
-    def _gather(self) -> LentBuffers:
+    def even_out(self) -> None:
+        """Bring layers that a growth which failed half-way left larger to their layout's capacity:
+        kernels know one capacity."""
         for layer, layout in zip(self._layers, self._layouts, strict=True):
-            layer.own()
-            # Growth that failed half-way leaves layers larger; kernels know one capacity.
             if layer.capacity != layout.capacity:
                 layer.adopt(layer.relaid(Relayout(layout.capacity)))
+
+    def _gather(self) -> LentBuffers:
+        for layer in self._layers:
+            layer.own()
+        self.even_out()
         layouts = list(dict.fromkeys(self._layouts))
         order = [layouts.index(layout) for layout in self._layouts]
         buffers = [(layer.keys, layer.values) for layer in self._layers]

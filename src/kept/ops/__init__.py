@@ -1,5 +1,6 @@
 """Arithmetic: one face per operation, and the views attention reads."""
 
+from kept.ops.attention import attend_stored
 from kept.ops.backend import backend, isa, num_threads, runs_natively, use_threads, why_reference
 from kept.ops.codecs import KEY_CODECS, VALUE_CODECS, Codec, Part
 from kept.ops.faces import (
@@ -50,6 +51,7 @@ __all__ = [
     "StoredView",
     "activate",
     "attend",
+    "attend_stored",
     "attend_with_weights",
     "backend",
     "embedding",

@@ -92,13 +92,7 @@ class Program:
         from kept import _native
 
         lent = stores.buffers
-        codecs = [_CODECS.get(name) for name in lent.codec.pair]
-        if None in codecs:
-            raise OptionError(
-                f"the native kernels do not read keys and values of {lent.codec.name}; store "
-                f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
-            )
-        keys, values = (getattr(_native.Codec, str(name)) for name in codecs)
+        keys, values = codec_kinds(lent.codec)
         rows = batch.num_rows
         _check_ids("tokens", batch.tokens, rows)
         _check_ids("positions", batch.positions, rows)
@@ -178,8 +172,8 @@ class Program:
         where it computes in bfloat16, and rotated where keys are."""
         heads = line.heads
         out = torch.empty(count, heads.num_heads, heads.head_dim, dtype=torch.float32)
-        floats = bool(_FLOATS.intersection(codec.pair))
-        shape = _shape(heads, line.spec)
+        floats = computes_in_floats(codec)
+        shape = native_shape(heads, line.spec)
         self._native.read_queries(self._buffers[line.queries], count, shape, floats, out.data_ptr())
         return out
 
@@ -219,14 +213,14 @@ class Program:
                         f"the native kernels take heads of up to {MAX_HEAD_DIM} numbers, and this "
                         f"model has {heads.head_dim}; use KEPT_OPS=reference"
                     )
-                shape = _shape(heads, AttentionSpec(1.0))
+                shape = native_shape(heads, AttentionSpec(1.0))
                 norms = address(self._keep(q_norm)), address(self._keep(k_norm))
                 native.place(
                     self._buffer(qkv), self._buffer(queries), layer, shape, *norms,
                     heads.norm_eps, dim, begin, dim // 2 if stride is None else stride,
                 )  # fmt: skip
             case trace.Attend(queries, layer, heads, spec, out):
-                shape = _shape(heads, spec)
+                shape = native_shape(heads, spec)
                 native.attend(self._buffer(queries), layer, shape, self._buffer(out))
 
     def _buffer(self, buffer: trace.Buffer) -> int:
@@ -256,7 +250,28 @@ def _check_ids(name: str, ids: Tensor, count: int) -> None:
         )
 
 
-def _shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape:
+def codec_kinds(codec: KVCodec) -> tuple[_native.Codec, _native.Codec]:
+    """The codecs of keys and of values as the kernels know them. Raises OptionError for one that
+    they do not read."""
+    from kept import _native
+
+    names = [_CODECS.get(name) for name in codec.pair]
+    if None in names:
+        raise OptionError(
+            f"the native kernels do not read keys and values of {codec.name}; store "
+            f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
+        )
+    keys, values = (getattr(_native.Codec, str(name)) for name in names)
+    return keys, values
+
+
+def computes_in_floats(codec: KVCodec) -> bool:
+    """Whether attention over keys and values of this codec takes its queries in fp32."""
+    return bool(_FLOATS.intersection(codec.pair))
+
+
+def native_shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape:
+    """A layer's attention as the kernels take it."""
     from kept import _native
 
     return _native.attention_shape(
