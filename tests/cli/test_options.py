@@ -109,7 +109,7 @@ def test_the_help_tells_every_flag_and_its_default(command: str) -> None:
         assert option.rich_help_panel
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "info", "plan", "bench"])
+@pytest.mark.parametrize("command", ["generate", "chat", "explain", "info", "plan", "bench"])
 def test_help_is_no_error(command: str) -> None:
     result = kept(command, "--help")
     assert result.exit_code == 0

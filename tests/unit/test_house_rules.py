@@ -19,6 +19,7 @@ FLOORS = (
     ("engine",),
     ("llm",),
     ("bench",),
+    ("explain",),
     ("cli",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -76,6 +76,24 @@ class Costs:
             num_heads=model.config.num_heads,
             kv_shapes=model.kv_shapes,
             codec=find_kv_codec(model.dtype if kv_dtype is None else kv_dtype),
+        )
+
+    @classmethod
+    def of_layers(cls, model: CausalLM, kv_dtype: str | None = None) -> tuple[Costs, ...]:
+        """(L,) the costs of each layer alone: no embedding, and a head of no elements."""
+        whole = cls.of(model, kv_dtype)
+        with torch.device("meta"):
+            plain = type(model)(model.config)
+        return tuple(
+            replace(
+                whole,
+                num_parameters=sum(p.numel() for p in block.parameters()),
+                weight_bytes=_held(held.modules()),
+                block_elements=_matrix_elements(block),
+                head_elements=0,
+                kv_shapes=(shape,),
+            )
+            for block, held, shape in zip(plain.blocks, model.blocks, model.kv_shapes, strict=True)
         )
 
     def decode_step(self, lengths: Sequence[int]) -> Work:

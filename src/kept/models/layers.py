@@ -92,5 +92,5 @@ def attend(
     if not record.want_attention:
         return ops.attend(q, view, spec).flatten(1)
     out, weights = ops.attend_with_weights(q, view, spec)
-    record.attention.append((view.span, weights))
+    record.take_attention(view.span, weights, q, spec)
     return out.flatten(1)

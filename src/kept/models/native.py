@@ -100,7 +100,7 @@ class NativeDecoder:
                 codec = view.codec
                 queries = codec.keys.turned(program.queries(line, batch.num_rows, codec))
                 _, weights = ops.attend_with_weights(queries, view, line.spec)
-                record.attention.append((view.span, weights))
+                record.take_attention(view.span, weights, queries, line.spec)
             done = at
         program.run(step, done, program.starts[-1])
         if record.want_hidden:
