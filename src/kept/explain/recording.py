@@ -101,7 +101,7 @@ def record_generation(
                 finish = "stop"
             if progress is not None:
                 progress(len(steps), limit - len(prompt))
-    stored = [layer.read(0, slice(0, steps[-1].end)) for layer in cache.layers]
+    stored = [layer.read(0, list(range(steps[-1].end)), 0) for layer in cache.layers]
     return Recording(
         token_ids=tuple(history.tokens.tolist()),
         num_prompt=len(prompt),

@@ -8,12 +8,12 @@ import torch
 from kept import LLM
 from kept.explain.codecs import CodecEffect, codec_effects
 from kept.explain.explanation import Explanation
-from kept.ops import find_codec
+from kept.ops import find_kv_codec
 
 
 @pytest.fixture(scope="module")
 def effects(found: Explanation, bundled: LLM) -> dict[str, CodecEffect]:
-    names = ["float32", "bfloat16", "float16", "int8", "int4"]
+    names = ["float32", "bfloat16", "float16", "int8", "k8v4", "int4"]
     return {e.name: e for e in codec_effects(found.recording, bundled.model.kv_shapes, names)}
 
 
@@ -25,19 +25,22 @@ def test_float32_changes_nothing(found: Explanation, effects: dict[str, CodecEff
         torch.testing.assert_close(again, recorded, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("name", ["bfloat16", "int8", "k8v4", "int4"])
 def test_attention_over_coded_keys(
     found: Explanation, effects: dict[str, CodecEffect], name: str
 ) -> None:
-    recording, codec, effect = found.recording, find_codec(name), effects[name]
+    recording, codec, effect = found.recording, find_kv_codec(name), effects[name]
     for layer in (0, 3):
         queries = recording.queries[layer].double().transpose(0, 1)  # (H, S, D)
         heads, width = queries.shape[0], queries.shape[2]
         outputs, rows = [], []
         for coded in (False, True):
             keys, values = (
-                codec.decode(tuple(_stored(codec, x)), width) if coded else x
-                for x in (recording.keys[layer], recording.values[layer])
+                of.decode(tuple(_stored(of, x)), width) if coded else x
+                for of, x in (
+                    (codec.keys, recording.keys[layer]),
+                    (codec.values, recording.values[layer]),
+                )
             )
             repeat = heads // keys.shape[0]
             k, v = (x.double().repeat_interleave(repeat, 0) for x in (keys, values))
