@@ -34,7 +34,7 @@ from kept.cache.layout import Layout
 from kept.cache.make import read_device
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
-from kept.errors import CacheError
+from kept.errors import CacheError, OptionError
 
 VERSION = "1"
 
@@ -69,8 +69,14 @@ def load_cache(
 
     shapes: (L,) what the model's layers store, `model.kv_shapes`. fingerprint: as it was saved.
     Raises CacheError for a file that is not there, cut short or changed, that another version of
-    kept wrote, or that belongs to another model or fingerprint.
+    kept wrote, or that belongs to another model or fingerprint, OptionError for what is no path or
+    are no shapes.
     """
+    if not isinstance(path, str | PathLike):
+        raise OptionError(
+            f"the cache's file is named by {path!r}, a {type(path).__name__}; pass a path"
+        )
+    _check_shapes(shapes)
     file, place = Path(path), read_device(device)
     if not file.is_file():
         raise CacheError(f"{file} is not a file; give one that a cache was saved to")
@@ -81,6 +87,15 @@ def load_cache(
         raise _damaged(file, str(error)) from error
     except OSError as error:
         raise CacheError(f"{file} cannot be read: {error}") from error
+
+
+def _check_shapes(shapes: object) -> None:
+    if isinstance(shapes, Sequence) and all(isinstance(shape, KVShape) for shape in shapes):
+        return
+    raise OptionError(
+        f"the shapes are {shapes!r:.100}, a {type(shapes).__name__}; pass model.kv_shapes, the "
+        "KVShape of each layer"
+    )
 
 
 def _read(
