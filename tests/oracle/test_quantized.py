@@ -200,7 +200,7 @@ def test_files_that_do_not_belong_together(quantized: Path) -> None:
     tensors = load_file(weights)
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1])
-    with pytest.raises(kept.WeightsError, match="it is cut short"):
+    with pytest.raises(kept.WeightsError, match=r"cut short.*Delete it and quantize the original"):
         LLM(quantized)
     weights.write_bytes(whole)
     edit(quantized, lambda config: config.update(intermediate_size=96))
@@ -216,7 +216,10 @@ def test_files_that_do_not_belong_together(quantized: Path) -> None:
         LLM(quantized)
     edit(quantized, lambda config: config.update(kept_quantization={"version": 1}))
     weights.unlink()
-    with pytest.raises(kept.CheckpointNotFoundError, match="is not there"):
+    with pytest.raises(kept.CheckpointNotFoundError, match=r"is not there.*; quantize the"):
+        LLM(quantized)
+    edit(quantized, lambda config: config.update(kept_quantization=5))
+    with pytest.raises(kept.CheckpointError, match="kept_quantization must be an object, and is 5"):
         LLM(quantized)
 
 

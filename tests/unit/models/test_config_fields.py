@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kept.errors import CheckpointError
+from kept.json_file import read_json_object
 from kept.models.dtypes import resolve_dtype
 from kept.models.registry import build_model
 
@@ -120,3 +122,9 @@ def test_a_field_of_any_value(name: str) -> None:
 def test_what_is_no_string_is_said_to_be_none(value: Any) -> None:
     with pytest.raises(CheckpointError, match=r"hidden_act = .*must be a string, of which.*silu"):
         build_model({**LLAMA, "hidden_act": value})
+
+
+def test_a_number_too_long_to_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(f'{{"vocab_size": {"1" * 10_001}}}')
+    with pytest.raises(CheckpointError, match=r"holds a number of thousands of digits\. Correct"):
+        read_json_object(tmp_path / "config.json", CheckpointError)
