@@ -37,7 +37,7 @@ from kept.cache.layout import Layout
 from kept.cache.make import read_device
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
-from kept.errors import CacheError
+from kept.errors import CacheError, OptionError
 
 VERSION = "2"
 
@@ -75,8 +75,14 @@ def load_cache(
 
     shapes: (L,) what the model's layers store, `model.kv_shapes`. fingerprint: as it was saved.
     Raises CacheError for a file that is not there, cut short or changed, that another version of
-    kept wrote, or that belongs to another model or fingerprint.
+    kept wrote, or that belongs to another model or fingerprint, OptionError for what is no path or
+    are no shapes.
     """
+    if not isinstance(path, str | PathLike):
+        raise OptionError(
+            f"the cache's file is named by {path!r}, a {type(path).__name__}; pass a path"
+        )
+    _check_shapes(shapes)
     file, place = Path(path), read_device(device)
     with _opened(file) as handle:
         return _read(file, handle, tuple(shapes), fingerprint, place)
@@ -100,6 +106,15 @@ def _opened(file: Path) -> Iterator[Any]:
         raise _damaged(file, str(error)) from error
     except OSError as error:
         raise CacheError(f"{file} cannot be read: {error}") from error
+
+
+def _check_shapes(shapes: object) -> None:
+    if isinstance(shapes, Sequence) and all(isinstance(shape, KVShape) for shape in shapes):
+        return
+    raise OptionError(
+        f"the shapes are {shapes!r:.100}, a {type(shapes).__name__}; pass model.kv_shapes, the "
+        "KVShape of each layer"
+    )
 
 
 def _described(file: Path, handle: Any) -> Description:

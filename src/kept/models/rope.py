@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch
-from kept.errors import UnsupportedModelError
+from kept.errors import CheckpointError, UnsupportedModelError
 from kept.models.fields import Fields
 from kept.ops import RopeTables
 from kept.ops.trace import TracedRope, is_traced
 
 _TABLE = 1024  # positions a table begins with
 _LARGEST_TABLE = 1 << 17  # positions a table grows to: 32 MiB at R = 64
+_MAX_CONTEXT = 2**31 - 1
 
 TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 
@@ -99,6 +100,11 @@ def _scaled(
     stretched = context if kind == "llama3" else max(context, int(original * factor))
     if kind == "linear":
         stretched = int(context * factor)
+    if not 1 <= stretched <= _MAX_CONTEXT:
+        raise CheckpointError(
+            f"config.json stretches a context of {original} by factor = {factor}, to {stretched}; "
+            f"it must be 1 to {_MAX_CONTEXT} tokens long"
+        )
     config = RopeConfig(
         type=kind,
         theta=theta,

@@ -264,3 +264,15 @@ def test_loading_in_inference_mode(tmp_path: Path) -> None:
     assert same(loaded, cache)
     loaded.reset()
     assert loaded.lengths == (0, 0)
+
+
+@pytest.mark.parametrize("shapes", [None, 5, "layers", [(1, 3)], [None], {1: 2}])
+def test_what_are_no_shapes(saved: tuple[Cache, bytes, Path], shapes: Any) -> None:
+    with pytest.raises(OptionError, match=r"the shapes are .*; pass model\.kv_shapes"):
+        load_cache(saved[2], shapes)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"cache"])
+def test_what_is_no_path(path: Any) -> None:
+    with pytest.raises(OptionError, match=r"the cache's file is named by .*; pass a path"):
+        load_cache(path, SHAPES)
