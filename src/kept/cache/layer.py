@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from kept.cache.layout import Relayout, Writes, lasting
+from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
 from kept.ops import Codec, ContiguousView, KVView, RingView, Span, StoredView
-
-Buffers = tuple[Tensor, ...]
 
 
 class LayerCache:
@@ -30,16 +29,16 @@ class LayerCache:
         num_slots: int,
         capacity: int,
         codec: Codec,
-        device: torch.device,
+        place: Place,
     ) -> None:
         self.codec, self.num_kv_heads, self.head_dim = codec, shape.num_kv_heads, shape.head_dim
+        self.place = place
         size = (num_slots, shape.num_kv_heads, capacity)
 
         # Zeros: attention multiplies masked entries by zero, which must not meet a stray NaN.
         def empty() -> Buffers:
             return tuple(
-                torch.zeros(*size, part.width, dtype=part.dtype, device=device)
-                for part in codec.parts(shape.head_dim)
+                place.zeros((*size, part.width), part.dtype) for part in codec.parts(shape.head_dim)
             )
 
         with lasting():
@@ -82,8 +81,8 @@ class LayerCache:
         """Keys and values at another capacity; the layer itself stays as it is."""
         with lasting():
             return (
-                tuple(_relaid(x, change) for x in self.keys),
-                tuple(_relaid(x, change) for x in self.values),
+                tuple(self._relaid(x, change) for x in self.keys),
+                tuple(self._relaid(x, change) for x in self.values),
             )
 
     def adopt(self, buffers: tuple[Buffers, Buffers]) -> None:
@@ -104,12 +103,15 @@ class LayerCache:
                 return
         order = torch.tensor(list(indices), dtype=torch.int64, device=self.keys[0].device)
         with lasting():
-            self.adopt(
-                (
-                    tuple(x.index_select(0, order) for x in self.keys),
-                    tuple(x.index_select(0, order) for x in self.values),
-                )
+            keys, values = (
+                tuple(self._taken(x, order) for x in buffers)
+                for buffers in (self.keys, self.values)
             )
+        self.adopt((keys, values))
+
+    def _taken(self, buffer: Tensor, order: Tensor) -> Tensor:
+        new = self.place.zeros((len(order), *buffer.shape[1:]), buffer.dtype)
+        return torch.index_select(buffer, 0, order, out=new)
 
     def clear(self, slot: int, entries: slice | list[int]) -> None:
         """Zero entries of a slot."""
@@ -131,7 +133,7 @@ class LayerCache:
         """A copy that shares this layer's buffers until either is written to."""
         twin = LayerCache.__new__(LayerCache)
         twin.codec, twin.num_kv_heads, twin.head_dim = self.codec, self.num_kv_heads, self.head_dim
-        twin.keys, twin.values = self.keys, self.values
+        twin.place, twin.keys, twin.values = self.place, self.keys, self.values
         twin._shared = self._shared
         twin._shared.add(twin)
         twin._was_forked = self._was_forked = True
@@ -141,7 +143,9 @@ class LayerCache:
         """Copy the buffers if a fork shares them, so that they can be written to."""
         if self._was_forked and len(self._shared) > 1:
             with lasting():
-                self.adopt((_cloned(self.keys), _cloned(self.values)))
+                clone = self.place.clone
+                keys, values = tuple(map(clone, self.keys)), tuple(map(clone, self.values))
+            self.adopt((keys, values))
 
     @property
     def buffers(self) -> Buffers:
@@ -163,13 +167,22 @@ class LayerCache:
         """Bytes of the buffers."""
         return sum(x.nbytes for x in self.buffers)
 
+    def _relaid(self, buffer: Tensor, change: Relayout) -> Tensor:
+        slots, heads, capacity, width = buffer.shape
+        new = self.place.zeros((slots, heads, change.capacity, width), buffer.dtype)
+        if change.gather is None:
+            # A growth that failed half-way leaves some buffers larger than the layout's capacity.
+            kept = min(capacity, change.capacity)
+            new[:, :, :kept] = buffer[:, :, :kept]
+        elif capacity:
+            gather = change.gather.to(buffer.device)
+            taken = buffer.take_along_dim(gather.clamp(min=0)[:, None, :, None], dim=2)
+            new.copy_(taken.masked_fill_((gather < 0)[:, None, :, None], 0))
+        return new
+
     def _leave(self) -> None:
         self._shared.discard(self)
         self._shared, self._was_forked = WeakSet((self,)), False
-
-
-def _cloned(buffers: Buffers) -> Buffers:
-    return tuple(x.clone() for x in buffers)
 
 
 def _write(buffer: Tensor, x: Tensor, writes: Writes) -> None:
@@ -182,17 +195,3 @@ def _write(buffer: Tensor, x: Tensor, writes: Writes) -> None:
         place.copy_(x.view(count, num_new, *x.shape[1:]).transpose(1, 2))
         return
     buffer[writes.slots, :, writes.entries] = x.to(buffer.dtype)
-
-
-def _relaid(buffer: Tensor, change: Relayout) -> Tensor:
-    slots, heads, capacity, width = buffer.shape
-    new = buffer.new_zeros(slots, heads, change.capacity, width)
-    if change.gather is None:
-        # A growth that failed half-way leaves some buffers larger than the layout's capacity.
-        kept = min(capacity, change.capacity)
-        new[:, :, :kept] = buffer[:, :, :kept]
-    elif capacity:
-        gather = change.gather.to(buffer.device)
-        taken = buffer.take_along_dim(gather.clamp(min=0)[:, None, :, None], dim=2)
-        new = taken.masked_fill_((gather < 0)[:, None, :, None], 0)
-    return new

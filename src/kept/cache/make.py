@@ -9,6 +9,7 @@ import torch
 from kept.cache.cache import Cache
 from kept.cache.indices import read_whole
 from kept.cache.layout import ContiguousLayout, Layout
+from kept.cache.place import Place
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import OptionError
@@ -29,6 +30,7 @@ def make_cache(
     dtype: torch.dtype = torch.float32,
     kv_dtype: str | None = None,
     device: torch.device | str = "cpu",
+    place: Place | None = None,
 ) -> Cache:
     """An empty cache.
 
@@ -43,6 +45,9 @@ def make_cache(
         "int8" (half the bytes of bfloat16) or "int4" (a quarter); the last two round, see
         `ops/codecs.py`.
 
+    place: where buffers lie, by default in the device's memory; `Offloaded(folder, budget)` keeps
+        them in files, and reads one layer ahead.
+
     Raises OptionError for an unknown kind or kv_dtype, or an option its kind has no use for.
     """
     for name, value in (("max_cache_len", max_cache_len), ("sliding_window", sliding_window)):
@@ -53,17 +58,21 @@ def make_cache(
     _check(shapes, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
-    place, codec = read_device(device), find_codec(dtype if kv_dtype is None else kv_dtype)
+    device = read_device(device)
+    if place is not None and device.type != "cpu":
+        raise OptionError(f"a cache in files is for the CPU, not {device}; leave place out")
+    codec = find_codec(dtype if kv_dtype is None else kv_dtype)
     if kind == "static":
         assert max_cache_len is not None
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
-        return Cache(shapes, [layout] * len(shapes), codec, place, kind)
+        return Cache(shapes, [layout] * len(shapes), codec, device, kind, place=place)
     layouts: dict[int | None, Layout] = {None: ContiguousLayout(num_slots)}
     windows = [None] * len(shapes) if kind == "dynamic" else _windows(shapes, sliding_window)
     for window in windows:
         if window is not None and window not in layouts:
             layouts[window] = RingLayout(num_slots, window, num_sinks, slack)
-    return Cache(shapes, [layouts[window] for window in windows], codec, place, kind)
+    per_layer = [layouts[window] for window in windows]
+    return Cache(shapes, per_layer, codec, device, kind, place=place)
 
 
 def read_device(device: torch.device | str) -> torch.device:

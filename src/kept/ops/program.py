@@ -87,6 +87,7 @@ class StepBuffers:
     placements: Sequence[Placement]
     lengths: Sequence[int]
     view: Callable[[int], StoredView]
+    visit: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
