@@ -99,7 +99,7 @@ class _MappedFile:
 
 
 class Offloaded(Place):
-    """Buffers in nameless files of a folder, `budget` bytes of which are held in memory.
+    """Buffers in nameless files of a folder, `budget` bytes of each cache held in memory.
 
     The files' disk space is reserved when they are made. Linux alone lets a program say which pages
     of a file it is done with.
@@ -115,8 +115,10 @@ class Offloaded(Place):
             raise OptionError(
                 f"a cache in files needs Linux, and this is {sys.platform}; leave kv_folder out"
             )
-        if budget < 1:
-            raise OptionError(f"kv_memory={budget}: give the bytes that keys and values may take")
+        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+            raise OptionError(
+                f"kv_memory={budget!r}: give how many bytes of keys and values are in memory"
+            )
         if not self.folder.is_dir() or not os.access(self.folder, os.W_OK):
             raise OptionError(
                 f"kv_folder={self.folder} is no folder that can be written to; make it first"
