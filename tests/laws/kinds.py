@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from kept.cache import Cache, KVShape, make_cache
+from kept.cache import Cache, KVShape, Offloaded, make_cache
 from kept.ops import AttentionSpec
 from laws.rounding import pair_bytes, sides
 
@@ -26,13 +28,21 @@ class Ring:
         return self.sinks + self.window + self.slack
 
 
+class NothingStays(Offloaded):
+    """Gives every layer back as soon as the next one is reached."""
+
+    def _count_staying(self, layers: Sequence[Any], lengths: Sequence[int]) -> int:
+        return 0
+
+
 @dataclass(frozen=True)
 class Kind:
     """One cache of the list: how to make it, and what it is expected to do.
 
     shapes: (L,) one per layer, layers differing on purpose. options: for `make_cache`. rings: (L,)
     what each layer may forget, None: nothing. limit: most tokens a slot takes. codec: what
-    numbers are stored as. unquantized: first tokens held beside their codes.
+    numbers are stored as. unquantized: first tokens held beside their codes. offloaded: whether its
+    buffers lie in files.
     """
 
     name: str
@@ -43,15 +53,18 @@ class Kind:
     options: dict[str, Any] = field(default_factory=dict)
     codec: str | tuple[str, str] = "float32"
     unquantized: int = 0
+    offloaded: bool = False
 
     def make(self, num_slots: int = 1) -> Cache:
         """An empty cache of this kind."""
+        place = NothingStays(Path(__file__).parent, 1 << 30) if self.offloaded else None
         return make_cache(
             self.shapes,
             self.kind,
             num_slots=num_slots,
             kv_dtype=self.codec,
             unquantized_sinks=self.unquantized,
+            place=place,
             **self.options,
         )
 
@@ -98,6 +111,10 @@ def _apart(kind: Kind, count: int) -> Kind:
     return replace(kind, name=f"{kind.name}-unquantized-{count}", unquantized=count)
 
 
+def _offloaded(kind: Kind) -> Kind:
+    return replace(kind, name=f"{kind.name}-offloaded", offloaded=True)
+
+
 PLAIN = (
     Kind("dynamic", _shapes(), "dynamic"),
     Kind("dynamic-windowed-model", _shapes(None, 3), "dynamic"),
@@ -129,5 +146,10 @@ KINDS = (
     _apart(_coded(BY_NAME["static"], ("bfloat16", "int4")), 10),
     _apart(_coded(BY_NAME["sliding-5-sinks-2-slack-3"], "k8v4"), 3),
     _apart(_coded(BY_NAME["mixed"], "int8"), 64),
+)
+KINDS += tuple(
+    _offloaded(kind)
+    for kind in KINDS
+    if kind.name in ("dynamic", "static", "sliding-5-sinks-2-slack-3", "mixed-int8-unquantized-64")
 )
 NAMES = [kind.name for kind in KINDS]

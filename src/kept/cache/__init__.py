@@ -8,6 +8,7 @@ from kept.cache.legacy import LegacyCache, from_legacy, to_legacy
 from kept.cache.lending import Lease
 from kept.cache.make import KINDS, make_cache
 from kept.cache.open_step import LayerStore
+from kept.cache.place import Offloaded, Place
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.cache.stores import stores
@@ -21,6 +22,8 @@ __all__ = [
     "LayerStore",
     "Lease",
     "LegacyCache",
+    "Offloaded",
+    "Place",
     "RingLayout",
     "from_legacy",
     "grown",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from os import PathLike
 
@@ -16,6 +17,7 @@ from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
 from kept.cache.lending import Lease, Lender
 from kept.cache.open_step import LayerStore, OpenStep, check_slots, check_update
+from kept.cache.place import InMemory, Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
 from kept.ops import KVCodec, KVView, StepBuffers, StoredView
@@ -38,16 +40,21 @@ class Cache:
         name: str,
         lengths: Sequence[int] | None = None,
         unquantized_sinks: int = 0,
+        place: Place | None = None,
     ) -> None:
         """layouts: one per layer; layers that lay tokens out alike pass the same object. lengths:
         (slots,) tokens that the caller is about to put into the layers, by default none.
-        unquantized_sinks: first tokens of each that layers hold beside their codes."""
+        unquantized_sinks: first tokens of each that layers hold beside their codes. place: of the
+        buffers, by default the device's memory."""
         self.name, self.codec, self.device = name, codec, device
         self.shapes, self.unquantized_sinks = tuple(shapes), unquantized_sinks
+        self.place = place or InMemory(device)
         self._layout_of = list(layouts)
         self._lengths = [0] * layouts[0].num_slots if lengths is None else list(lengths)
         self._layers = [
-            LayerCache(shape, layout.num_slots, layout.capacity, codec, device, unquantized_sinks)
+            LayerCache(
+                shape, layout.num_slots, layout.capacity, codec, self.place, unquantized_sinks
+            )
             for shape, layout in zip(shapes, layouts, strict=True)
         ]
         self._open: OpenStep | None = None
@@ -120,19 +127,23 @@ class Cache:
         caller then writes the new keys and values."""
         with self._opened(batch) as step:
             stores = self._lender.lend(step.plans)
+            if self.place.budget is not None:
+                stores = replace(stores, visit=self._visit)
             step.done.update(range(self.num_layers))
             yield stores
 
     def lease(self, slots: tuple[int, ...]) -> Lease | None:
         """The right to add a token to each of the slots, step after step, at no more cost than
-        `extend`; None where a layout labels its entries, as a ring does, or nothing is stored yet.
+        `extend`; None where a layout labels its entries, as a ring does, nothing is stored yet, or
+        buffers are not in memory.
 
         Drops a step that is open.
         """
         check_slots(slots, self.num_slots)
         layouts = dict.fromkeys(self._layout_of)
         lengths = [self._lengths[slot] for slot in slots]
-        if any(layout.placement.ring for layout in layouts) or not all(lengths):
+        labelled = any(layout.placement.ring for layout in layouts)
+        if labelled or not all(lengths) or self.place.budget is not None:
             return None
         self.abandon()
         starts, before = tuple(range(len(slots) + 1)), [length - 1 for length in lengths]
@@ -210,6 +221,7 @@ class Cache:
             step = self._begin(starts, tuple(range(k.shape[0])), num_new=k.shape[2])
             self._lender.even_out()
         rows = [x.transpose(1, 2).flatten(0, 1) for x in (k, v)]  # (B * T, G, D)
+        self._visit(layer)
         plan = step.plans[self._layout_of[layer]]
         view = self._layers[layer].append(rows[0], rows[1], plan.writes, plan.span)
         step.done.add(layer)
@@ -248,11 +260,20 @@ class Cache:
         layer, plan = self._layers[index], step.plans[self._layout_of[index]]
 
         def put(k: Tensor, v: Tensor) -> KVView:
+            self._visit(index)
             view = layer.append(k, v, plan.writes, plan.span)
             step.done.add(index)
             return view
 
         return LayerStore(plan.span, put)
+
+    def _visit(self, index: int) -> None:
+        """Tell the place that a step comes to a layer."""
+        if self.place.budget is not None and self._open is not None:
+            span, lengths = next(iter(self._open.plans.values())).span, list(self._lengths)
+            for slot, length in zip(span.slots, span.lengths, strict=True):
+                lengths[slot] = length
+            self.place.visit([layer.buffers for layer in self._layers], index, lengths)
 
     def _commit(self, step: OpenStep) -> None:
         self._open = None
@@ -272,9 +293,11 @@ class Cache:
             # Entries stay in place, so a failure half-way leaves nothing but some larger buffers.
             for layer in layers:
                 layer.adopt(layer.relaid(change))
+                self.place.leave(layer.buffers)
         else:
             for layer, buffers in zip(layers, [x.relaid(change) for x in layers], strict=True):
                 layer.adopt(buffers)
+                self.place.leave(layer.buffers)
         layout.apply(change)
 
     # Moving
@@ -324,6 +347,7 @@ class Cache:
         self._lender.forget()
         for layer in self._layers:
             layer.select(order)
+            self.place.leave(layer.buffers)
         for layout in dict.fromkeys(self._layout_of):
             layout.select(order)
         self._lengths = [self._lengths[i] for i in order]
@@ -351,6 +375,7 @@ class Cache:
         twin = Cache.__new__(Cache)
         twin.name, twin.codec, twin.shapes = self.name, self.codec, self.shapes
         twin.device, twin.unquantized_sinks = self.device, self.unquantized_sinks
+        twin.place = self.place
         twins = {layout: layout.fork() for layout in dict.fromkeys(self._layout_of)}
         twin._layout_of = [twins[layout] for layout in self._layout_of]
         twin._layers = [layer.fork() for layer in self._layers]

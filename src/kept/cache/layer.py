@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from kept.cache.layout import Relayout, Writes, lasting
+from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.cache.sinks import SINK_DTYPE, erase_sinks, put_sinks
 from kept.errors import CacheError
 from kept.ops import Codec, ContiguousView, KVCodec, RingView, Span, StoredView
-
-Buffers = tuple[Tensor, ...]
 
 
 class LayerCache:
@@ -32,24 +31,24 @@ class LayerCache:
         num_slots: int,
         capacity: int,
         codec: KVCodec,
-        device: torch.device,
+        place: Place,
         unquantized_sinks: int = 0,
     ) -> None:
         self.codec, self.num_kv_heads, self.head_dim = codec, shape.num_kv_heads, shape.head_dim
+        self.place = place
         size = (num_slots, shape.num_kv_heads, capacity)
 
         # Zeros: attention multiplies masked entries by zero, which must not meet a stray NaN.
         def empty(of: Codec) -> Buffers:
             return tuple(
-                torch.zeros(*size, part.width, dtype=part.dtype, device=device)
-                for part in of.parts(shape.head_dim)
+                place.zeros((*size, part.width), part.dtype) for part in of.parts(shape.head_dim)
             )
 
         def apart(of: Codec) -> Tensor | None:
             if not unquantized_sinks or not of.is_coded:
                 return None
             room = num_slots, shape.num_kv_heads, unquantized_sinks, shape.head_dim
-            return torch.zeros(*room, dtype=SINK_DTYPE, device=device)
+            return place.zeros(room, SINK_DTYPE)
 
         with lasting():
             self.keys, self.values = empty(codec.keys), empty(codec.values)
@@ -101,8 +100,8 @@ class LayerCache:
     def relaid(self, change: Relayout) -> Buffers:
         """All buffers at another capacity; the layer itself stays as it is."""
         with lasting():
-            moved = tuple(_relaid(x, change) for x in self.keys + self.values)
-            return moved + _cloned(self.sinks)
+            moved = tuple(self._relaid(x, change) for x in self.keys + self.values)
+            return moved + tuple(map(self.place.clone, self.sinks))
 
     def adopt(self, buffers: Buffers) -> None:
         """Replace all buffers, as `buffers` orders them, by ones that nobody shares."""
@@ -126,7 +125,12 @@ class LayerCache:
                 return
         order = torch.tensor(list(indices), dtype=torch.int64, device=self.keys[0].device)
         with lasting():
-            self.adopt(tuple(x.index_select(0, order) for x in self.buffers))
+            taken = tuple(self._taken(x, order) for x in self.buffers)
+        self.adopt(taken)
+
+    def _taken(self, buffer: Tensor, order: Tensor) -> Tensor:
+        new = self.place.zeros((len(order), *buffer.shape[1:]), buffer.dtype)
+        return torch.index_select(buffer, 0, order, out=new)
 
     def clear(self, slot: int, entries: slice | list[int], begin: int) -> None:
         """Zero entries of a slot, which hold all its tokens from `begin` on."""
@@ -152,7 +156,7 @@ class LayerCache:
         """A copy that shares this layer's buffers until either is written to."""
         twin = LayerCache.__new__(LayerCache)
         twin.codec, twin.num_kv_heads, twin.head_dim = self.codec, self.num_kv_heads, self.head_dim
-        twin.keys, twin.values = self.keys, self.values
+        twin.place, twin.keys, twin.values = self.place, self.keys, self.values
         twin.key_sinks, twin.value_sinks = self.key_sinks, self.value_sinks
         twin._shared = self._shared
         twin._shared.add(twin)
@@ -163,7 +167,8 @@ class LayerCache:
         """Copy the buffers if a fork shares them, so that they can be written to."""
         if self._was_forked and len(self._shared) > 1:
             with lasting():
-                self.adopt(_cloned(self.buffers))
+                clones = tuple(map(self.place.clone, self.buffers))
+            self.adopt(clones)
 
     @property
     def buffers(self) -> Buffers:
@@ -190,13 +195,22 @@ class LayerCache:
         """Bytes of the buffers."""
         return sum(x.nbytes for x in self.buffers)
 
+    def _relaid(self, buffer: Tensor, change: Relayout) -> Tensor:
+        slots, heads, capacity, width = buffer.shape
+        new = self.place.zeros((slots, heads, change.capacity, width), buffer.dtype)
+        if change.gather is None:
+            # A growth that failed half-way leaves some buffers larger than the layout's capacity.
+            kept = min(capacity, change.capacity)
+            new[:, :, :kept] = buffer[:, :, :kept]
+        elif capacity:
+            gather = change.gather.to(buffer.device)
+            taken = buffer.take_along_dim(gather.clamp(min=0)[:, None, :, None], dim=2)
+            new.copy_(taken.masked_fill_((gather < 0)[:, None, :, None], 0))
+        return new
+
     def _leave(self) -> None:
         self._shared.discard(self)
         self._shared, self._was_forked = WeakSet((self,)), False
-
-
-def _cloned(buffers: Buffers) -> Buffers:
-    return tuple(x.clone() for x in buffers)
 
 
 def _write(buffer: Tensor, x: Tensor, writes: Writes) -> None:
@@ -209,17 +223,3 @@ def _write(buffer: Tensor, x: Tensor, writes: Writes) -> None:
         place.copy_(x.view(count, num_new, *x.shape[1:]).transpose(1, 2))
         return
     buffer[writes.slots, :, writes.entries] = x.to(buffer.dtype)
-
-
-def _relaid(buffer: Tensor, change: Relayout) -> Tensor:
-    slots, heads, capacity, width = buffer.shape
-    new = buffer.new_zeros(slots, heads, change.capacity, width)
-    if change.gather is None:
-        # A growth that failed half-way leaves some buffers larger than the layout's capacity.
-        kept = min(capacity, change.capacity)
-        new[:, :, :kept] = buffer[:, :, :kept]
-    elif capacity:
-        gather = change.gather.to(buffer.device)
-        taken = buffer.take_along_dim(gather.clamp(min=0)[:, None, :, None], dim=2)
-        new = taken.masked_fill_((gather < 0)[:, None, :, None], 0)
-    return new

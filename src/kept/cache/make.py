@@ -9,6 +9,7 @@ import torch
 from kept.cache.cache import Cache
 from kept.cache.indices import read_whole
 from kept.cache.layout import ContiguousLayout, Layout
+from kept.cache.place import Place
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.cache.sinks import check_unquantized_sinks
@@ -31,6 +32,7 @@ def make_cache(
     kv_dtype: KVDtype | None = None,
     unquantized_sinks: int = 0,
     device: torch.device | str = "cpu",
+    place: Place | None = None,
 ) -> Cache:
     """An empty cache.
 
@@ -47,6 +49,9 @@ def make_cache(
     unquantized_sinks: the first tokens of each sequence, up to 64, that are held as bfloat16 beside
         their codes, and attended from there.
 
+    place: where buffers lie, by default in the device's memory; `Offloaded(folder, budget)` keeps
+        them in files, and reads one layer ahead.
+
     Raises OptionError for an unknown kind or kv_dtype, or an option that these have no use for.
     """
     for name, value in (("max_cache_len", max_cache_len), ("sliding_window", sliding_window)):
@@ -62,11 +67,15 @@ def make_cache(
     _check(shapes, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
-    place, codec = read_device(device), find_kv_codec(dtype if kv_dtype is None else kv_dtype)
+    where, codec = read_device(device), find_kv_codec(dtype if kv_dtype is None else kv_dtype)
     check_unquantized_sinks(unquantized_sinks, codec)
+    if place is not None and where.type != "cpu":
+        raise OptionError(f"a cache in files is for the CPU, not {where}; leave place out")
 
     def made(layouts: Sequence[Layout]) -> Cache:
-        return Cache(shapes, layouts, codec, place, kind, unquantized_sinks=unquantized_sinks)
+        return Cache(
+            shapes, layouts, codec, where, kind, unquantized_sinks=unquantized_sinks, place=place
+        )
 
     if kind == "static":
         assert max_cache_len is not None

@@ -54,6 +54,8 @@ class NativeDecoder:
             step = self.program.step(batch, lent, rope, logits, top_k)
             if record is not None and (record.want_hidden or record.want_attention):
                 self._run_recorded(step, batch, lent, record)
+            elif lent.visit is not None:
+                self._run_by_layers(step, lent.visit)
             else:
                 self.program.run(step)
         return logits
@@ -83,6 +85,15 @@ class NativeDecoder:
             self._room = torch.empty(count, self.program.vocab_size)
         return self._room[:count]
 
+    def _run_by_layers(self, step: _native.Step, visit: Callable[[int], None]) -> None:
+        """Stop before each layer to have its keys and values fetched."""
+        done, starts = 0, self.program.starts
+        for layer, end in enumerate(starts[1:]):
+            visit(layer)
+            self.program.run(step, done, end)
+            done = end
+        self.program.run(step, done, len(self.program))
+
     def _run_recorded(
         self, step: _native.Step, batch: Batch, lent: StepBuffers, record: Record
     ) -> None:
@@ -92,6 +103,8 @@ class NativeDecoder:
         residual = program.residual
         done = 0
         for start, (at, line) in zip(program.starts, attends, strict=False):
+            if lent.visit is not None:
+                lent.visit(line.layer)
             program.run(step, done, start)
             record.take_hidden(program.rows(residual, batch.num_rows))
             program.run(step, start, at)

@@ -59,13 +59,15 @@ class StepBuffers:
     """Where a step's keys and values go.
 
     placements: one per layout, as they are in this step. lengths: (B,) of the sequences, the new
-    tokens included. view: of a layer, what it holds once the new keys are written.
+    tokens included. view: of a layer, what it holds once the new keys are written. visit: to be
+    called before each layer, where its buffers are not all in memory.
     """
 
     buffers: LentBuffers
     placements: Sequence[Placement]
     lengths: Sequence[int]
     view: Callable[[int], StoredView]
+    visit: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
