@@ -32,7 +32,7 @@ class Kind:
 
     shapes: (L,) one per layer, layers differing on purpose. options: for `make_cache`. rings: (L,)
     what each layer may forget, None: nothing. limit: most tokens a slot takes. codec: what
-    numbers are stored as.
+    numbers are stored as. readers: for each layer that comes after these, which it shares.
     """
 
     name: str
@@ -42,12 +42,18 @@ class Kind:
     limit: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     codec: str = "float32"
+    readers: tuple[int, ...] = ()
 
     def make(self, num_slots: int = 1) -> Cache:
         """An empty cache of this kind."""
         return make_cache(
-            self.shapes, self.kind, num_slots=num_slots, kv_dtype=self.codec, **self.options
+            self.all_shapes, self.kind, num_slots=num_slots, kv_dtype=self.codec, **self.options
         )
+
+    @property
+    def all_shapes(self) -> tuple[KVShape, ...]:
+        """What a model with this cache asks for."""
+        return self.shapes + tuple(replace(self.shapes[i], shares=i) for i in self.readers)
 
     def token_bytes(self, layer: int) -> int:
         """Bytes of a token's key and value in one layer."""
@@ -95,6 +101,9 @@ PLAIN = (
     Kind("mixed", _shapes(None, 5), "sliding", (None, Ring(5, 0, 2)), options={"slack": 2}),
     Kind("mixed-rings", _shapes(7, 3), "sliding", (Ring(4, 0, 1), Ring(3, 0, 1)),
          options={"sliding_window": 4, "slack": 1}),
+    Kind("shared", _shapes(None, 3), "dynamic", readers=(1, 0, 1)),
+    Kind("shared-mixed", _shapes(None, 5), "sliding", (None, Ring(5, 0, 2)),
+         options={"slack": 2}, readers=(0, 1)),
 )  # fmt: skip
 BY_NAME = {kind.name: kind for kind in PLAIN}
 KINDS = (
@@ -104,7 +113,7 @@ KINDS = (
     *(
         _coded(BY_NAME[name], codec)
         for codec in ("int8", "int4")
-        for name in ("dynamic", "static", "sliding-5-sinks-2-slack-3", "mixed")
+        for name in ("dynamic", "static", "sliding-5-sinks-2-slack-3", "shared-mixed")
     ),
 )
 NAMES = [kind.name for kind in KINDS]

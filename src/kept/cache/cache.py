@@ -15,7 +15,13 @@ from kept.cache.indices import read_all_whole, read_lengths, read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
 from kept.cache.lending import Lease, Lender
-from kept.cache.open_step import LayerStore, OpenStep, check_slots, check_update
+from kept.cache.open_step import (
+    LayerStore,
+    OpenStep,
+    check_slots,
+    check_update,
+    not_stored,
+)
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
 from kept.ops import Codec, KVView, StepBuffers
@@ -38,15 +44,17 @@ class Cache:
         name: str,
         lengths: Sequence[int] | None = None,
     ) -> None:
-        """layouts: one per layer; layers that lay tokens out alike pass the same object. lengths:
-        (slots,) tokens that the caller is about to put into the layers, by default none."""
+        """layouts: one per storing layer; layers that lay tokens out alike pass the same object.
+        lengths: (slots,) tokens that the caller is about to put into the layers, by default none.
+        """
         self.name, self.codec, self.device = name, codec, device
         self.shapes = tuple(shapes)
+        stored = [shape for shape in shapes if shape.shares is None]  # ahead of all that share
         self._layout_of = list(layouts)
         self._lengths = [0] * layouts[0].num_slots if lengths is None else list(lengths)
         self._layers = [
             LayerCache(shape, layout.num_slots, layout.capacity, codec, device)
-            for shape, layout in zip(shapes, layouts, strict=True)
+            for shape, layout in zip(stored, layouts, strict=True)
         ]
         self._open: OpenStep | None = None
         self._lender = Lender(codec, self._layers, self._layout_of)
@@ -61,17 +69,17 @@ class Cache:
 
     @property
     def num_layers(self) -> int:
-        """L."""
-        return len(self._layers)
+        """L, layers that share another's keys and values included."""
+        return len(self.shapes)
 
     @property
     def layers(self) -> tuple[LayerCache, ...]:
-        """(L,) the buffers of each layer."""
+        """The buffers of each layer that stores."""
         return tuple(self._layers)
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
-        """(L,) how each layer lays its tokens out; layers that do so alike share one."""
+        """How each layer that stores lays its tokens out; layers that do so alike share one."""
         return tuple(self._layout_of)
 
     @property
@@ -113,7 +121,7 @@ class Cache:
         caller then writes the new keys and values."""
         with self._opened(batch) as step:
             stores = self._lender.lend(step.plans)
-            step.done.update(range(self.num_layers))
+            step.done.update(range(len(self._layers)))
             yield stores
 
     def lease(self, slots: tuple[int, ...]) -> Lease | None:
@@ -198,7 +206,7 @@ class Cache:
             step = self._begin(batch.starts, batch.slots, num_new=k.shape[2])
         rows = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))  # (B * T, G, D)
         dense = self._store(layer, step).append(*rows).dense()
-        if len(step.done) == self.num_layers:
+        if len(step.done) == len(self._layers):
             self._commit(step)
         return dense
 
@@ -228,15 +236,26 @@ class Cache:
         self._open = OpenStep(plans, num_new)
         return self._open
 
+    def _owner(self, index: int) -> int:
+        """The layer that stores what layer `index` attends."""
+        shares = self.shapes[index].shares
+        return index if shares is None else shares
+
     def _store(self, index: int, step: OpenStep) -> LayerStore:
-        layer, plan = self._layers[index], step.plans[self._layout_of[index]]
+        owner = self._owner(index)
+        layer, plan = self._layers[owner], step.plans[self._layout_of[owner]]
 
         def put(k: Tensor, v: Tensor) -> KVView:
             view = layer.append(k, v, plan.writes, plan.span)
             step.done.add(index)
             return view
 
-        return LayerStore(plan.span, put)
+        def get() -> KVView:
+            if owner not in step.done:
+                raise not_stored(owner)
+            return layer.view(plan.span)
+
+        return LayerStore(plan.span, put) if owner == index else LayerStore(plan.span, None, get)
 
     def _commit(self, step: OpenStep) -> None:
         self._open = None
@@ -349,11 +368,13 @@ class Cache:
     # Reading
 
     def layer(self, index: int, begin: int = 0) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values (G, S - begin, D) of one layer's tokens from `begin` on, per slot.
+        """Keys and values (G, S - begin, D) that one layer attends, of the tokens from
+        `begin` on, per slot.
 
         Codes come decoded. Raises CacheError if a ring has dropped one of the tokens.
         """
-        layout, layer = self._layout_of[index], self._layers[index]
+        owner = self._owner(index)
+        layout, layer = self._layout_of[owner], self._layers[owner]
         ends = enumerate(self._lengths)
         return [layer.read(slot, layout.entries(slot, begin, end)) for slot, end in ends]
 

@@ -13,6 +13,7 @@ from kept.ops.faces import (
     rms_norm,
     soft_cap,
     split_heads,
+    split_queries,
 )
 from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
 from kept.ops.program import LentBuffers, Placement, Program, RopeTables, StepBuffers
@@ -60,6 +61,7 @@ __all__ = [
     "runs_natively",
     "soft_cap",
     "split_heads",
+    "split_queries",
     "use_threads",
     "why_reference",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -262,13 +262,16 @@ class Program:
                     wanted,
                     softcap,
                 )
-            case trace.Place(qkv, queries, layer, heads, q_norm, k_norm, dim, begin, stride):
+            case trace.Place(
+                qkv, queries, layer, heads, q_norm, k_norm, dim, begin, stride, only_queries
+            ):
                 if heads.head_dim > MAX_HEAD_DIM:
                     raise OptionError(
                         f"the native kernels take heads of up to {MAX_HEAD_DIM} numbers, and this "
                         f"model has {heads.head_dim}; use KEPT_OPS=reference"
                     )
-                shape = _shape(heads, AttentionSpec(1.0))
+                stored = replace(heads, num_kv_heads=0) if only_queries else heads
+                shape = _shape(stored, AttentionSpec(1.0))
                 norms = address(self._keep(q_norm)), address(self._keep(k_norm))
                 native.place(
                     self._buffer(qkv), self._buffer(queries), layer, shape, *norms,
