@@ -42,7 +42,7 @@ class Kind:
     shapes: (L,) one per layer, layers differing on purpose. options: for `make_cache`. rings: (L,)
     what each layer may forget, None: nothing. limit: most tokens a slot takes. codec: what
     numbers are stored as. unquantized: first tokens held beside their codes. offloaded: whether its
-    buffers lie in files.
+    buffers lie in files. readers: for each layer that comes after these, which it shares.
     """
 
     name: str
@@ -54,12 +54,13 @@ class Kind:
     codec: str | tuple[str, str] = "float32"
     unquantized: int = 0
     offloaded: bool = False
+    readers: tuple[int, ...] = ()
 
     def make(self, num_slots: int = 1) -> Cache:
         """An empty cache of this kind."""
         place = NothingStays(Path(__file__).parent, 1 << 30) if self.offloaded else None
         return make_cache(
-            self.shapes,
+            self.all_shapes,
             self.kind,
             num_slots=num_slots,
             kv_dtype=self.codec,
@@ -73,6 +74,11 @@ class Kind:
         shape, coded = self.shapes[layer], {"int8", "int4"}
         count = sum(side in coded for side in sides(self.codec))
         return 2 * count * shape.num_kv_heads * shape.head_dim * self.unquantized
+
+    @property
+    def all_shapes(self) -> tuple[KVShape, ...]:
+        """What a model with this cache asks for."""
+        return self.shapes + tuple(replace(self.shapes[i], shares=i) for i in self.readers)
 
     def token_bytes(self, layer: int) -> int:
         """Bytes of a token's key and value in one layer."""
@@ -129,6 +135,9 @@ PLAIN = (
     Kind("mixed", _shapes(None, 5), "sliding", (None, Ring(5, 0, 2)), options={"slack": 2}),
     Kind("mixed-rings", _shapes(7, 3), "sliding", (Ring(4, 0, 1), Ring(3, 0, 1)),
          options={"sliding_window": 4, "slack": 1}),
+    Kind("shared", _shapes(None, 3), "dynamic", readers=(1, 0, 1)),
+    Kind("shared-mixed", _shapes(None, 5), "sliding", (None, Ring(5, 0, 2)),
+         options={"slack": 2}, readers=(0, 1)),
 )  # fmt: skip
 BY_NAME = {kind.name: kind for kind in PLAIN}
 KINDS = (
@@ -138,7 +147,7 @@ KINDS = (
     *(
         _coded(BY_NAME[name], codec)
         for codec in ("int8", "int4")
-        for name in ("dynamic", "static", "sliding-5-sinks-2-slack-3", "mixed")
+        for name in ("dynamic", "static", "sliding-5-sinks-2-slack-3", "shared-mixed")
     ),
     _coded(BY_NAME["sliding-3-sinks-0-slack-4"], "k8v4"),
     _coded(BY_NAME["dynamic"], ("int4", "bfloat16")),

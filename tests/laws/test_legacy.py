@@ -61,7 +61,8 @@ def test_out_is_a_copy_of_every_token(kind: Kind) -> None:
         return
     before = to_legacy(cache)
     kept = [(k.clone(), v.clone()) for k, v in before]
-    for layer, (keys, values) in enumerate(before):
+    layers = [*range(len(kind.shapes)), *kind.readers]
+    for layer, (keys, values) in zip(layers, before, strict=True):
         for slot in range(2):
             tokens = plain.slots[slot].layers[layer]
             for found, expected in zip((keys, values), zip(*tokens, strict=True), strict=True):

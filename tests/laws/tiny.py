@@ -121,11 +121,12 @@ def plain_model(name: str, dtype: torch.dtype) -> CausalLM:
 def native_model(name: str, format: str, isa: str | None = None) -> CausalLM:
     """The model of a name on the kernels; isa: what KEPT_ISA says, which a program keeps."""
     model = plain_model(name, torch.float32 if format == "fp32" else torch.bfloat16)
-    model.pack(partial(_pack_weight, format))
+    model.pack(partial(pack_weight, format))
     assert model.native is not None
     assert isa in (None, model.native.program.isa)
     return model
 
 
-def _pack_weight(format: str, weight: Tensor, gated: bool, bias: Tensor | None) -> PackedMatrix:
+def pack_weight(format: str, weight: Tensor, gated: bool, bias: Tensor | None) -> PackedMatrix:
+    """`pack_as` in the form that `CausalLM.pack` takes."""
     return pack_as(format, weight, gated=gated, bias=bias)

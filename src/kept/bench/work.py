@@ -113,7 +113,7 @@ class Costs:
     def kv_bytes(self, length: int) -> int:
         """Bytes of the keys and values that a token attends at this length, windows considered."""
         return sum(
-            s.num_bytes(self.codec) * min(length, s.window or length) for s in self.kv_shapes
+            s.num_bytes_read(self.codec) * min(length, s.window or length) for s in self.kv_shapes
         )
 
     def _attention(self, past: int, length: int) -> int:

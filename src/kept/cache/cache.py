@@ -16,7 +16,13 @@ from kept.cache.indices import read_all_whole, read_lengths, read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
 from kept.cache.lending import Lease, Lender
-from kept.cache.open_step import LayerStore, OpenStep, check_slots, check_update
+from kept.cache.open_step import (
+    LayerStore,
+    OpenStep,
+    check_slots,
+    check_update,
+    not_stored,
+)
 from kept.cache.place import InMemory, Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
@@ -42,20 +48,21 @@ class Cache:
         unquantized_sinks: int = 0,
         place: Place | None = None,
     ) -> None:
-        """layouts: one per layer; layers that lay tokens out alike pass the same object. lengths:
-        (slots,) tokens that the caller is about to put into the layers, by default none.
+        """layouts: one per storing layer; layers that lay tokens out alike pass the same object.
+        lengths: (slots,) tokens that the caller is about to put into the layers, by default none.
         unquantized_sinks: first tokens of each that layers hold beside their codes. place: of the
         buffers, by default the device's memory."""
         self.name, self.codec, self.device = name, codec, device
         self.shapes, self.unquantized_sinks = tuple(shapes), unquantized_sinks
         self.place = place or InMemory(device)
+        stored = [shape for shape in shapes if shape.shares is None]  # ahead of all that share
         self._layout_of = list(layouts)
         self._lengths = [0] * layouts[0].num_slots if lengths is None else list(lengths)
         self._layers = [
             LayerCache(
                 shape, layout.num_slots, layout.capacity, codec, self.place, unquantized_sinks
             )
-            for shape, layout in zip(shapes, layouts, strict=True)
+            for shape, layout in zip(stored, layouts, strict=True)
         ]
         self._open: OpenStep | None = None
         self._lender = Lender(codec, self._layers, self._layout_of)
@@ -70,17 +77,17 @@ class Cache:
 
     @property
     def num_layers(self) -> int:
-        """L."""
-        return len(self._layers)
+        """L, layers that share another's keys and values included."""
+        return len(self.shapes)
 
     @property
     def layers(self) -> tuple[LayerCache, ...]:
-        """(L,) the buffers of each layer."""
+        """The buffers of each layer that stores."""
         return tuple(self._layers)
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
-        """(L,) how each layer lays its tokens out; layers that do so alike share one."""
+        """How each layer that stores lays its tokens out; layers that do so alike share one."""
         return tuple(self._layout_of)
 
     @property
@@ -129,7 +136,7 @@ class Cache:
             stores = self._lender.lend(step.plans)
             if self.place.budget is not None:
                 stores = replace(stores, visit=self._visit)
-            step.done.update(range(self.num_layers))
+            step.done.update(range(len(self._layers)))
             yield stores
 
     def lease(self, slots: tuple[int, ...]) -> Lease | None:
@@ -225,7 +232,7 @@ class Cache:
         plan = step.plans[self._layout_of[layer]]
         view = self._layers[layer].append(rows[0], rows[1], plan.writes, plan.span)
         step.done.add(layer)
-        if len(step.done) == self.num_layers:
+        if len(step.done) == len(self._layers):
             self._commit(step)
         return view
 
@@ -256,8 +263,14 @@ class Cache:
         self._open = OpenStep(plans, num_new)
         return self._open
 
+    def _owner(self, index: int) -> int:
+        """The layer that stores what layer `index` attends."""
+        shares = self.shapes[index].shares
+        return index if shares is None else shares
+
     def _store(self, index: int, step: OpenStep) -> LayerStore:
-        layer, plan = self._layers[index], step.plans[self._layout_of[index]]
+        owner = self._owner(index)
+        layer, plan = self._layers[owner], step.plans[self._layout_of[owner]]
 
         def put(k: Tensor, v: Tensor) -> KVView:
             self._visit(index)
@@ -265,11 +278,17 @@ class Cache:
             step.done.add(index)
             return view
 
-        return LayerStore(plan.span, put)
+        def get() -> KVView:
+            if owner not in step.done:
+                raise not_stored(owner)
+            return layer.view(plan.span)
+
+        return LayerStore(plan.span, put) if owner == index else LayerStore(plan.span, None, get)
 
     def _visit(self, index: int) -> None:
         """Tell the place that a step comes to a layer."""
-        if self.place.budget is not None and self._open is not None:
+        stores = self.shapes[index].shares is None
+        if self.place.budget is not None and self._open is not None and stores:
             span, lengths = next(iter(self._open.plans.values())).span, list(self._lengths)
             for slot, length in zip(span.slots, span.lengths, strict=True):
                 lengths[slot] = length
@@ -390,11 +409,13 @@ class Cache:
     # Reading
 
     def layer(self, index: int, begin: int = 0) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values (G, S - begin, D) of one layer's tokens from `begin` on, per slot.
+        """Keys and values (G, S - begin, D) that one layer attends, of the tokens from
+        `begin` on, per slot.
 
         Codes come decoded. Raises CacheError if a ring has dropped one of the tokens.
         """
-        layout, layer = self._layout_of[index], self._layers[index]
+        owner = self._owner(index)
+        layout, layer = self._layout_of[owner], self._layers[owner]
         ends = enumerate(self._lengths)
         return [layer.read(slot, layout.entries(slot, begin, end), begin) for slot, end in ends]
 

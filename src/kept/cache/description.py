@@ -23,7 +23,7 @@ class Description:
     """Everything but keys, values and a ring's labels.
 
     kind: the cache's name. shapes: (L,). lengths: (slots,) tokens of each. layouts: what
-    `write_layout` makes of each distinct one. layout_of: (L,) which of them each layer has.
+    `write_layout` makes of each distinct one. layout_of: which of them each layer that stores has.
     unquantized_sinks: tokens beside their codes.
     checksums: of each tensor.
     """
@@ -98,7 +98,8 @@ class Description:
 
     def check(self, file: Path, shapes: Sequence[KVShape], fingerprint: str) -> None:
         """Raise CacheError unless the cache is one of this model and has this fingerprint."""
-        if len(shapes) != len(self.shapes) or len(self.layout_of) != len(self.shapes):
+        stored = sum(shape.shares is None for shape in self.shapes)
+        if len(shapes) != len(self.shapes) or len(self.layout_of) != stored:
             raise CacheError(
                 f"{file} holds {len(self.shapes)} layers and this model has {len(shapes)}; load it "
                 "for the model that it was saved with"

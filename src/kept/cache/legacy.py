@@ -19,6 +19,8 @@ LegacyCache = tuple[tuple[Tensor, Tensor], ...]
 def to_legacy(cache: Cache) -> LegacyCache:
     """A copy of the cache's content as tuples, bit for bit; int8 and int4 come decoded, in fp32.
 
+    Layers that share another's keys and values have copies of them there.
+
     Raises CacheError if slots differ in length, or a ring has dropped tokens.
     """
     if len(set(cache.lengths)) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -36,7 +37,8 @@ def make_cache(
 ) -> Cache:
     """An empty cache.
 
-    shapes: (L,) what each layer stores, `model.kv_shapes`.
+    shapes: (L,) what each layer stores, `model.kv_shapes`. Layers that share the keys and values of
+        an earlier one come last.
     kind: "dynamic" keeps everything and grows; "static" is allocated once for `max_cache_len`
         tokens a slot and refuses more; "sliding" keeps the last `sliding_window` tokens, and the
         first `num_sinks`. Without `sliding_window` it takes each layer's own window, and layers
@@ -68,6 +70,7 @@ def make_cache(
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
     where, codec = read_device(device), find_kv_codec(dtype if kv_dtype is None else kv_dtype)
+    stored = [shape for shape in shapes if shape.shares is None]
     check_unquantized_sinks(unquantized_sinks, codec)
     if place is not None and where.type != "cpu":
         raise OptionError(f"a cache in files is for the CPU, not {where}; leave place out")
@@ -80,9 +83,9 @@ def make_cache(
     if kind == "static":
         assert max_cache_len is not None
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
-        return made([layout] * len(shapes))
+        return made([layout] * len(stored))
     layouts: dict[int | None, Layout] = {None: ContiguousLayout(num_slots)}
-    windows = [None] * len(shapes) if kind == "dynamic" else _windows(shapes, sliding_window)
+    windows = [None] * len(stored) if kind == "dynamic" else _windows(stored, sliding_window)
     for window in windows:
         if window is not None and window not in layouts:
             layouts[window] = RingLayout(num_slots, window, num_sinks, slack)
@@ -104,6 +107,21 @@ def _windows(shapes: Sequence[KVShape], window: int | None) -> list[int | None]:
     ]
 
 
+def _check_shares(shapes: Sequence[KVShape]) -> None:
+    stored = next((i for i, s in enumerate(shapes) if s.shares is not None), len(shapes))
+    for index, shape in enumerate(shapes[stored:], start=stored):
+        if shape.shares is None or not 0 <= shape.shares < stored:
+            raise OptionError(
+                f"layer {index} is {shape}, after layer {stored}, which shares: layers that store "
+                f"come first, and others share one of the {stored} of them"
+            )
+        if replace(shape, shares=None) != shapes[shape.shares]:
+            raise OptionError(
+                f"layer {index} is {shape}, which cannot share what layer {shape.shares} stores, "
+                f"{shapes[shape.shares]}; heads, head size and window need to be the same"
+            )
+
+
 def _check(
     shapes: Sequence[KVShape],
     kind: str,
@@ -123,6 +141,7 @@ def _check(
                 f"layer {index} is {shape}; heads, head size and window need to be at least 1 "
                 "(window None: it has none)"
             )
+    _check_shares(shapes)
     if num_slots < 1:
         raise OptionError(f"num_slots={num_slots}: a cache needs at least 1, one per sequence")
     if kind == "static" and (max_cache_len is None or max_cache_len < 1):

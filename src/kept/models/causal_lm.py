@@ -212,7 +212,7 @@ class CausalLM(nn.Module, ABC):
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
         self._check_layers(cache)
         x, rope = self.embed(batch)
-        with stores(cache, batch, self.config.num_layers) as found:
+        with stores(cache, batch, self.kv_shapes) as found:
             for block, store in zip(self.blocks, found, strict=True):
                 record.take_hidden(x)
                 x = block(x, rope, store, record)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kept import ops
 from kept.cache import LayerStore
 from kept.models.record import Record
-from kept.ops import AttentionSpec
+from kept.ops import AttentionSpec, KVView
 
 
 class Linear(nn.Module):
@@ -88,7 +88,15 @@ def attend(
 
     Returns (N, H * D).
     """
-    view = store.append(k, v)
+    return _attend(q, store.append(k, v), spec, record)
+
+
+def attend_shared(q: Tensor, store: LayerStore, spec: AttentionSpec, record: Record) -> Tensor:
+    """Attend what the layer that this one shares has stored. q: (N, H, D). Returns (N, H * D)."""
+    return _attend(q, store.read(), spec, record)
+
+
+def _attend(q: Tensor, view: KVView, spec: AttentionSpec, record: Record) -> Tensor:
     if not record.want_attention:
         return ops.attend(q, view, spec).flatten(1)
     out, weights = ops.attend_with_weights(q, view, spec)

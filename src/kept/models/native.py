@@ -168,9 +168,9 @@ def _compile(model: CausalLM) -> Program:
     stand_in: Any = trace.TracedBatch(*ids)
     embedded: Any = model.embed(stand_in)
     x, rope = embedded
-    for layer, block in enumerate(model.blocks):
+    for layer, (block, shape) in enumerate(zip(model.blocks, model.kv_shapes, strict=True)):
         written.starts.append(len(written.lines))
-        x = block(x, rope, trace.TracedStore(layer), Record())
+        x = block(x, rope, trace.TracedStore(layer, shape.shares), Record())
     written.starts.append(len(written.lines))
     logits: Any = model.project(model.norm(x.only_wanted()))
     logits.joined("logits")

@@ -14,6 +14,7 @@ from kept.ops.faces import (
     rms_norm,
     soft_cap,
     split_heads,
+    split_queries,
 )
 from kept.ops.hadamard import rotate_heads
 from kept.ops.kv_codec import KV_CODECS, KVCodec, KVDtype, find_kv_codec
@@ -70,6 +71,7 @@ __all__ = [
     "runs_natively",
     "soft_cap",
     "split_heads",
+    "split_queries",
     "use_threads",
     "why_reference",
 ]

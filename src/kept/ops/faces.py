@@ -45,6 +45,18 @@ def split_heads(
     return found
 
 
+def split_queries(
+    q: Tensor, heads: HeadSpec, rope: Rope = None, q_norm: Tensor | None = None
+) -> Tensor:
+    """Queries (N, H, D) of a projection (N, H D) that makes no keys and values; see `split_heads`.
+
+    For layers that attend what another one stores.
+    """
+    take = _trace if trace.is_traced(q) else reference
+    found: Tensor = take.split_queries(q, heads, rope, q_norm)
+    return found
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last dimension, in fp32 inside. Source: Zhang, Sennrich 2019.
 

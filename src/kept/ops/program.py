@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -207,13 +208,16 @@ class Program:
                     wanted,
                     softcap,
                 )
-            case trace.Place(qkv, queries, layer, heads, q_norm, k_norm, dim, begin, stride):
+            case trace.Place(
+                qkv, queries, layer, heads, q_norm, k_norm, dim, begin, stride, only_queries
+            ):
                 if heads.head_dim > MAX_HEAD_DIM:
                     raise OptionError(
                         f"the native kernels take heads of up to {MAX_HEAD_DIM} numbers, and this "
                         f"model has {heads.head_dim}; use KEPT_OPS=reference"
                     )
-                shape = native_shape(heads, AttentionSpec(1.0))
+                stored = replace(heads, num_kv_heads=0) if only_queries else heads
+                shape = native_shape(stored, AttentionSpec(1.0))
                 norms = address(self._keep(q_norm)), address(self._keep(k_norm))
                 native.place(
                     self._buffer(qkv), self._buffer(queries), layer, shape, *norms,

@@ -142,6 +142,19 @@ def split_heads(
     return qk[:, :num_heads], qk[:, num_heads:], v
 
 
+def split_queries(
+    q: Tensor,
+    heads: HeadSpec,
+    rope: tuple[Tensor, Tensor] | None = None,
+    q_norm: Tensor | None = None,
+) -> Tensor:
+    """Queries alone, normalised and rotated; see `ops`."""
+    x = q.unflatten(1, (heads.num_heads, heads.head_dim))  # (N, H, D)
+    if q_norm is not None:
+        x = rms_norm(x, q_norm, heads.norm_eps)
+    return x if rope is None else rotary(x, *rope)
+
+
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding, halves rotated against each other.
 

@@ -62,7 +62,8 @@ class Linear:
 class Place:
     """Queries, keys and values of a projection, normalised, rotated and stored.
 
-    rope_dim: R, 0: not rotated. rope_begin: which number of a row of the step's tables its angles
+    only_queries: there are no keys and values; `layer` is whose they are to attend. rope_dim: R,
+    0: not rotated. rope_begin: which number of a row of the step's tables its angles
     begin with. rope_stride: numbers of such a row, None: R / 2.
     """
 
@@ -75,6 +76,7 @@ class Place:
     rope_dim: int
     rope_begin: int = 0
     rope_stride: int | None = None
+    only_queries: bool = False
 
 
 @dataclass
@@ -209,15 +211,22 @@ class TracedView:
 
 @dataclass(frozen=True)
 class TracedStore:
-    """Stands in for where a layer stores its keys."""
+    """Stands in for where a layer stores its keys, or for the layer whose keys it shares."""
 
     layer: int
+    shares: int | None = None
 
     def append(self, k: Heads, v: Heads) -> TracedView:
         """The keys are stored by the line that made them."""
         assert k.place is v.place
+        assert self.shares is None, "this layer shares another's keys"
         k.place.layer = self.layer
         return TracedView(self.layer)
+
+    def read(self) -> TracedView:
+        """What the layer that this one shares has stored."""
+        assert self.shares is not None, "this layer stores keys of its own"
+        return TracedView(self.shares)
 
 
 def embedding(ids: Ids, weight: PackedMatrix | Tensor, scale: float) -> Rows:
@@ -293,21 +302,41 @@ def split_heads(
     k_norm: Tensor | None,
 ) -> tuple[Heads, Heads, Heads]:
     """See `ops.split_heads`."""
-    queries = Rows(qkv.trace, Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32))
-    q_weight, k_weight = (None if x is None else _widened(x) for x in (q_norm, k_norm))
+    found = _place(qkv, heads, rope, q_norm, k_norm)
+    return found, found, found
+
+
+def split_queries(
+    q: Rows, heads: HeadSpec, rope: TracedRope | None, q_norm: Tensor | None
+) -> Heads:
+    """See `ops.split_queries`."""
+    return _place(q, heads, rope, q_norm, None, only_queries=True)
+
+
+def _place(
+    x: Rows,
+    heads: HeadSpec,
+    rope: TracedRope | None,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    only_queries: bool = False,
+) -> Heads:
+    queries = Rows(x.trace, Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32))
+    q_weight, k_weight = (None if w is None else _widened(w) for w in (q_norm, k_norm))
     tables = TracedRope(0) if rope is None else rope
     place = Place(
-        qkv.read(), queries.buffer, -1, heads, q_weight, k_weight,
-        tables.dim, tables.begin, tables.stride,
+        x.read(), queries.buffer, -1, heads, q_weight, k_weight,
+        tables.dim, tables.begin, tables.stride, only_queries,
     )  # fmt: skip
-    qkv.trace.lines.append(place)
-    found = Heads(queries, place)
-    return found, found, found
+    x.trace.lines.append(place)
+    return Heads(queries, place)
 
 
 def attend(q: Heads, view: TracedView, spec: AttentionSpec) -> Rows:
     """See `ops.attend`."""
     heads = q.place.heads
+    if q.place.only_queries:
+        q.place.layer = view.layer
     out = Rows(q.rows.trace, Buffer(heads.num_heads * heads.head_dim))
     q.rows.trace.lines.append(Attend(q.rows.buffer, view.layer, heads, spec, out.buffer))
     return out
