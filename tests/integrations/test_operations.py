@@ -136,7 +136,7 @@ def test_a_copy_goes_its_own_way(twin_of):
         assert torch.equal(texts[-1], generate(model, fresh, ids))
 
 
-def test_growing_copies_nothing_but_when_doubling():
+def test_growing_copies_nothing_but_now_and_then():
     model = decoder("llama")
     cache = kept(model)
     new = torch.randn(1, 2, 1, 12)
@@ -146,7 +146,7 @@ def test_growing_copies_nothing_but_when_doubling():
             keys, _ = cache.update(new, new, layer)
             places.add((layer, keys.data_ptr()))
         assert keys.shape[2] == cache.get_seq_length()
-    assert len(places) == 3 * 3  # at 64, 128 and 256 tokens
+    assert len(places) == 3 * 3  # at 64, 128 and 192 tokens
 
 
 def test_update_returns_what_the_mask_was_promised():

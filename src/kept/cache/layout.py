@@ -156,12 +156,17 @@ def lengths_after(starts: tuple[int, ...], lengths: Sequence[int]) -> tuple[int,
 
 
 def grown(length: int) -> int:
-    """The capacity that holds `length` tokens: GRAIN doubled as often as it takes."""
-    return GRAIN << max(0, (-(-length // GRAIN) - 1).bit_length())
+    """The capacity that holds `length` tokens, at most an eighth too large where it is not small.
+
+    A multiple of an eighth of the power of two below, and of GRAIN: what growing copies stays in
+    proportion to what is appended, and what stands empty stays small.
+    """
+    unit = max(GRAIN, (1 << max(0, length - 1).bit_length()) // 16)
+    return max(1, -(-length // unit)) * unit
 
 
 class ContiguousLayout(Layout):
-    """Token i lies in entry i. Grows by doubling, or has a fixed capacity and refuses more."""
+    """Token i lies in entry i. Grows by a share of its size, or has a fixed capacity and refuses more."""
 
     def __init__(self, num_slots: int, capacity: int = 0, *, fixed: bool = False) -> None:
         super().__init__(num_slots, capacity)

@@ -111,7 +111,7 @@ def plan(
         return
     print(pairs(_heading(found, length, batch, room, machine.total_memory)))
     print(f"\n{_table(rows, found.model.config.context)}")
-    print("\nA growing (dynamic) cache counts the room it doubles into. Activations come on top.")
+    print("\nA growing (dynamic) cache counts the room it grows into. Activations come on top.")
 
 
 def _check(
