@@ -103,8 +103,12 @@ inline void encode(const Stored& to, std::int64_t entry, const float* x, std::in
 }
 
 // A vector's stored codes as operands, 2 W bf16 from element `first` on, unscaled. `kWhole`: all of
-// them exist; else what lies beyond `head_dim` reads as zero.
+// them exist; else what lies beyond `head_dim` reads as zero. `zip`: of two vectors, in pairs.
 struct Bf16Row {
+    static void zip(const std::byte* a, const std::byte* b, std::int64_t first, vb out[2]) {
+        zip_rows(load_pairs(a + 2 * first), load_pairs(b + 2 * first), out);
+    }
+
     template <bool kWhole>
     static vb read(const std::byte* row, std::int64_t first, std::int64_t head_dim) {
         if (kWhole) return load_pairs(row + 2 * first);
@@ -125,6 +129,11 @@ struct Bf16Row {
 };
 
 struct Int8Row {
+    static void zip(const std::byte* a, const std::byte* b, std::int64_t first, vb out[2]) {
+        zip_int8(reinterpret_cast<const std::int8_t*>(a) + first,
+                 reinterpret_cast<const std::int8_t*>(b) + first, out);
+    }
+
     template <bool kWhole>
     static vb read(const std::byte* row, std::int64_t first, std::int64_t head_dim) {
         const auto* codes = reinterpret_cast<const std::int8_t*>(row);
@@ -136,6 +145,10 @@ struct Int8Row {
 };
 
 struct Int4Row {
+    static void zip(const std::byte* a, const std::byte* b, std::int64_t first, vb out[2]) {
+        zip_rows(read<true>(a, first, 0), read<true>(b, first, 0), out);
+    }
+
     template <bool kWhole>
     static vb read(const std::byte* row, std::int64_t first, std::int64_t head_dim) {
         const auto* codes = reinterpret_cast<const std::uint8_t*>(row);

@@ -119,6 +119,7 @@ struct Int8Codes {
     __m256i codes;
     explicit Int8Codes(const std::byte* p, const std::uint8_t*)
         : codes(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))) {}
+    Int8Codes(vb of, const std::uint8_t*) : codes(of) {}
     vb unit(int u) const {
         const __m256i words =
             u == 0 ? _mm256_unpacklo_epi8(codes, codes) : _mm256_unpackhi_epi8(codes, codes);
@@ -168,10 +169,19 @@ inline vb widen_int4(const std::uint8_t* p, const std::uint16_t* table) {
     return load_pairs(out);
 }
 
+inline vb order_int8(vb words) {
+    return _mm256_shuffle_epi8(words, _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                                          0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)));
+}
+
 KEPT_INLINE void zip_rows(vb a, vb b, vb out[2]) {
     const __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
     out[0] = _mm256_permute2x128_si256(low, high, 0x20);
     out[1] = _mm256_permute2x128_si256(low, high, 0x31);
+}
+
+KEPT_INLINE void zip_int8(const std::int8_t* a, const std::int8_t* b, vb out[2]) {
+    zip_rows(widen_int8(a), widen_int8(b), out);
 }
 
 KEPT_INLINE void transpose(vb r[W]) {

@@ -133,10 +133,12 @@ KEPT_INLINE void prefetch_near(const void* p) {
 struct Int8Codes {
 #if defined(__AVX512VBMI__)
     __m512i low, high;
-    explicit Int8Codes(const std::byte* p, const std::uint8_t* tables) {
+    explicit Int8Codes(const std::byte* p, const std::uint8_t* tables)
+        : Int8Codes(_mm512_loadu_si512(p), tables) {}
+    Int8Codes(vb codes, const std::uint8_t* tables) {
         // The two bytes of the bf16 of |code| come from two tables of 128; the sign joins the
         // upper.
-        const __m512i codes = _mm512_loadu_si512(p), size = _mm512_abs_epi8(codes);
+        const __m512i size = _mm512_abs_epi8(codes);
         low = _mm512_permutex2var_epi8(_mm512_load_si512(tables), size,
                                        _mm512_load_si512(tables + 64));
         high = _mm512_permutex2var_epi8(_mm512_load_si512(tables + 128), size,
@@ -151,6 +153,7 @@ struct Int8Codes {
 #else
     __m512i codes;
     explicit Int8Codes(const std::byte* p, const std::uint8_t*) : codes(_mm512_loadu_si512(p)) {}
+    Int8Codes(vb of, const std::uint8_t*) : codes(of) {}
     vb unit(int u) const {
         const __m512i words =
             u == 0 ? _mm512_unpacklo_epi8(codes, codes) : _mm512_unpackhi_epi8(codes, codes);
@@ -197,6 +200,12 @@ inline vb widen_int4(const std::uint8_t* p, const std::uint16_t* table) {
     return _mm512_permutexvar_epi16(codes, _mm512_load_si512(table));
 }
 
+// W words of four int8 in the order that Int8Codes has them.
+inline vb order_int8(vb words) {
+    return _mm512_shuffle_epi8(words, _mm512_broadcast_i32x4(_mm_setr_epi8(
+                                          0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)));
+}
+
 // Rows of 2 W bf16 to pairs across two rows: (a0 b0), (a1 b1), ... in two vectors.
 KEPT_INLINE void zip_rows(vb a, vb b, vb out[2]) {
     alignas(64) static constexpr std::uint16_t kLow[32] = {
@@ -206,6 +215,25 @@ KEPT_INLINE void zip_rows(vb a, vb b, vb out[2]) {
     const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     out[0] = _mm512_permutex2var_epi16(a, low, b);
     out[1] = _mm512_permutex2var_epi16(a, high, b);
+}
+
+// Rows of 2 W int8 to pairs of bf16 across two rows.
+KEPT_INLINE void zip_int8(const std::int8_t* a, const std::int8_t* b, vb out[2]) {
+#if defined(__AVX512VBMI__)
+    // (a0 b0 a1 b1 ...), in each block of 16 bytes first what becomes of out[0].
+    alignas(64) static constexpr std::uint8_t kOrder[64] = {
+        0,  32, 1,  33, 2,  34, 3,  35, 16, 48, 17, 49, 18, 50, 19, 51, 4,  36, 5,  37, 6,  38,
+        7,  39, 20, 52, 21, 53, 22, 54, 23, 55, 8,  40, 9,  41, 10, 42, 11, 43, 24, 56, 25, 57,
+        26, 58, 27, 59, 12, 44, 13, 45, 14, 46, 15, 47, 28, 60, 29, 61, 30, 62, 31, 63};
+    const __m512i both = _mm512_inserti64x4(
+        _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a))),
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)), 1);
+    const Int8Codes codes(_mm512_permutexvar_epi8(_mm512_load_si512(kOrder), both), kInt8Tables);
+    out[0] = codes.unit(0);
+    out[1] = codes.unit(1);
+#else
+    zip_rows(widen_int8(a), widen_int8(b), out);
+#endif
 }
 
 // Transposes W rows of W 32-bit elements in place.

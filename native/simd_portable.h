@@ -129,9 +129,9 @@ inline std::uint32_t small_int_to_bf16(int x) {
 }
 
 struct Int8Codes {
-    const std::int8_t* p;
-    explicit Int8Codes(const std::byte* from, const std::uint8_t*)
-        : p(reinterpret_cast<const std::int8_t*>(from)) {}
+    std::int8_t p[4 * W];
+    explicit Int8Codes(const std::byte* from, const std::uint8_t*) { std::memcpy(p, from, 4 * W); }
+    Int8Codes(vb codes, const std::uint8_t*) { std::memcpy(p, &codes, 4 * W); }
     vb unit(int u) const {
         vb out;
         for (int c = 0; c < W; ++c)
@@ -168,12 +168,27 @@ inline vb widen_int4(const std::uint8_t* p, const std::uint16_t* table) {
     return out;
 }
 
+inline vb order_int8(vb words) {
+    std::uint16_t from[2 * W], to[2 * W];
+    std::memcpy(from, &words, sizeof from);
+    for (int i = 0; i < W; ++i) {
+        to[i] = from[2 * i];
+        to[W + i] = from[2 * i + 1];
+    }
+    std::memcpy(&words, to, sizeof to);
+    return words;
+}
+
 KEPT_INLINE void zip_rows(vb a, vb b, vb out[2]) {
     for (int i = 0; i < W; ++i) {
         const int lane = i / 2, shift = i % 2 * 16;
         out[0][i] = (a[lane] >> shift & 0xffffu) | (b[lane] >> shift & 0xffffu) << 16;
         out[1][i] = (a[lane + 2] >> shift & 0xffffu) | (b[lane + 2] >> shift & 0xffffu) << 16;
     }
+}
+
+KEPT_INLINE void zip_int8(const std::int8_t* a, const std::int8_t* b, vb out[2]) {
+    zip_rows(widen_int8(a), widen_int8(b), out);
 }
 
 KEPT_INLINE void transpose(vb r[W]) {

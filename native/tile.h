@@ -71,14 +71,18 @@ struct TileArgs {
     const std::uint16_t* scales;  // int4: of the first group, 32 a group
 };
 
-// Sums over `num_inputs` inputs from `first_input` on. With kStreams > 1 over as many stretches of
-// them, one behind the other, side by side: chains of their own keep the units busy where there are
-// few rows.
+// How far one stream of steps lies behind the other.
+struct Between {
+    std::int64_t b, a, ahead;  // bytes of b and of what is prefetched, elements of a
+};
+
+// Sums over `num_inputs` inputs from `first_input` on, of kStreams streams side by side: chains of
+// their own keep the units busy where there are few rows.
 template <class Read, int kRows, int kStreams>
 KEPT_INLINE void steps(const TileArgs<typename Read::Act>& t, std::int64_t first_input,
-                       std::int64_t num_inputs, vf acc[kStreams][kRows][NV]) {
+                       std::int64_t num_inputs, Between between, vf acc[kStreams][kRows][NV]) {
     constexpr int kInputs = Read::kUnits * Read::kUnitInputs;
-    const std::int64_t first_step = first_input / kInputs, num_steps = num_inputs / kInputs;
+    const std::int64_t first_step = first_input / kInputs;
     const std::byte* b = t.b + first_step * kStepBytes;
     const std::byte* ahead = t.ahead + first_step * t.ahead_stride;
     const typename Read::Act* a = t.a + first_input;
@@ -86,17 +90,17 @@ KEPT_INLINE void steps(const TileArgs<typename Read::Act>& t, std::int64_t first
     for (; a != end; a += kInputs, b += kStepBytes, ahead += t.ahead_stride) {
         KEPT_UNROLL_ALL
         for (int s = 0; s < kStreams; ++s) {
-            prefetch_near(ahead + s * num_steps * t.ahead_stride);
-            prefetch_near(ahead + s * num_steps * t.ahead_stride + 64);
+            prefetch_near(ahead + s * between.ahead);
+            prefetch_near(ahead + s * between.ahead + 64);
             [&]<std::size_t... v>(std::index_sequence<v...>) __attribute__((always_inline)) {
                 const typename Read::Codes codes[NV] = {typename Read::Codes(
-                    b + s * num_steps * kStepBytes + static_cast<std::int64_t>(v) * W * 4)...};
+                    b + s * between.b + static_cast<std::int64_t>(v) * W * 4)...};
                 KEPT_UNROLL_ALL
                 for (int u = 0; u < Read::kUnits; ++u) {
                     const typename Read::Operand w[NV] = {codes[v].unit(u)...};
                     KEPT_UNROLL_ALL
                     for (int r = 0; r < kRows; ++r) {
-                        const auto x = Read::broadcast(a + s * num_inputs + r * t.a_stride +
+                        const auto x = Read::broadcast(a + s * between.a + r * t.a_stride +
                                                        u * Read::kUnitInputs);
                         KEPT_UNROLL_ALL
                         for (int i = 0; i < NV; ++i)
@@ -108,20 +112,28 @@ KEPT_INLINE void steps(const TileArgs<typename Read::Act>& t, std::int64_t first
     }
 }
 
-template <class Read, int kRows>
-void tile(const TileArgs<typename Read::Act>& t) {
-    vf acc[1][kRows][NV];
+// kStreams panels that lie `between` apart, their sums `c_between` floats apart.
+template <class Read, int kRows, int kStreams = 1>
+void tile(const TileArgs<typename Read::Act>& t, Between between = {}, std::int64_t c_between = 0) {
+    vf acc[kStreams][kRows][NV];
     KEPT_UNROLL_ALL
-    for (int r = 0; r < kRows; ++r) {
+    for (int s = 0; s < kStreams; ++s) {
         KEPT_UNROLL_ALL
-        for (int v = 0; v < NV; ++v)
-            acc[0][r][v] = t.resume ? load(t.c + r * kPanel + v * W) : zero();
+        for (int r = 0; r < kRows; ++r) {
+            KEPT_UNROLL_ALL
+            for (int v = 0; v < NV; ++v)
+                acc[s][r][v] = t.resume ? load(t.c + s * c_between + r * kPanel + v * W) : zero();
+        }
     }
-    steps<Read, kRows, 1>(t, 0, t.num_inputs, acc);
+    steps<Read, kRows, kStreams>(t, 0, t.num_inputs, between, acc);
     KEPT_UNROLL_ALL
-    for (int r = 0; r < kRows; ++r) {
+    for (int s = 0; s < kStreams; ++s) {
         KEPT_UNROLL_ALL
-        for (int v = 0; v < NV; ++v) store(t.c + r * kPanel + v * W, acc[0][r][v]);
+        for (int r = 0; r < kRows; ++r) {
+            KEPT_UNROLL_ALL
+            for (int v = 0; v < NV; ++v)
+                store(t.c + s * c_between + r * kPanel + v * W, acc[s][r][v]);
+        }
     }
 }
 
@@ -139,7 +151,9 @@ KEPT_INLINE void add_groups(const TileArgs<typename Read::Act>& t, std::int64_t 
             for (int v = 0; v < NV; ++v) acc[g][r][v] = zero();
         }
     }
-    steps<Read, kRows, kTogether>(t, group * kGroup, kGroup, acc);
+    constexpr std::int64_t kSteps = kGroup / (Read::kUnits * Read::kUnitInputs);
+    steps<Read, kRows, kTogether>(t, group * kGroup, kGroup,
+                                  {kSteps * kStepBytes, kGroup, kSteps * t.ahead_stride}, acc);
     KEPT_UNROLL_ALL
     for (int v = 0; v < NV; ++v) {
         vf scales[kTogether];

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "codecs.h"
 #include "linear.h"
@@ -22,6 +23,7 @@ struct TileRows {
     const Stored& stored;
     TokenSet seen, sinks;  // which of its tokens lie apart
     std::int64_t head_dim, bytes, scales;
+    bool plain;  // one behind the other, all of them seen and none apart
     std::int64_t entries[kTile];
     const std::byte* rows[kTile];  // of a token not in `seen`: zeros
     const std::byte* next;         // where the next tile begins, as a rule
@@ -35,6 +37,15 @@ struct TileRows {
           bytes(code_bytes(from.codec, width)),
           scales(num_scales(from.codec, width)) {
         const std::int64_t base = slot_head * layout.capacity;
+        const std::int64_t first = base + entry_of(layout, token);
+        const std::int64_t last = base + entry_of(layout, token + kTile - 1);
+        next = from.codes + (last + 1) * bytes;
+        plain = seen == ~TokenSet{0} && sinks == 0 && last - first == kTile - 1;
+        if (plain) {
+            for (std::int64_t t = 0; t < kTile; ++t) entries[t] = first + t;
+            for (std::int64_t t = 0; t < kTile; ++t) rows[t] = from.codes + (first + t) * bytes;
+            return;
+        }
         for (std::int64_t t = 0; t < kTile; ++t) {
             entries[t] = base + entry_of(layout, token + t);
             rows[t] = holds(seen, t) ? from.codes + entries[t] * bytes : kNothing;
@@ -42,7 +53,6 @@ struct TileRows {
                 rows[t] = reinterpret_cast<const std::byte*>(
                     from.sinks + (slot_head * from.num_sinks + token + t) * width);
         }
-        next = from.codes + (entries[kTile - 1] + 1) * bytes;
     }
 
     Codec codec_of(std::int64_t t) const { return holds(sinks, t) ? Codec::bf16 : stored.codec; }
@@ -60,8 +70,20 @@ struct TileRows {
     }
 };
 
+template <int kScales>
+void read_plain_scales(const std::uint16_t* scales, float* out) {
+    for (std::int64_t t = 0; t < kTile; ++t) {
+        KEPT_UNROLL_ALL
+        for (int g = 0; g < kScales; ++g)
+            out[g * kTile + t] = bf16_to_float(scales[t * kScales + g]);
+    }
+}
+
 // Scales (scales, 64) of a tile's tokens, 0 of those that are not seen.
 inline void read_scales(const TileRows& from, float* out) {
+    if (from.plain && from.scales == 1) return read_plain_scales<1>(from.scales_of(0), out);
+    if (from.plain && from.scales == 2) return read_plain_scales<2>(from.scales_of(0), out);
+    if (from.plain && from.scales == 4) return read_plain_scales<4>(from.scales_of(0), out);
     for (std::int64_t g = 0; g < from.scales; ++g)
         for (std::int64_t t = 0; t < kTile; ++t)
             out[g * kTile + t] = !holds(from.seen, t)   ? 0.0f
@@ -70,6 +92,11 @@ inline void read_scales(const TileRows& from, float* out) {
 }
 
 // Keys of a tile as pairs of elements down, tokens across: (halves, padded / 2, 32 tokens) pairs.
+// Where the pairs of element `d` of token `t` go.
+inline std::byte* key_pairs(std::byte* out, std::int64_t padded, std::int64_t t, std::int64_t d) {
+    return out + (t / kPanel * (padded / 2) + d / 2) * kStepBytes + t % kPanel * 4;
+}
+
 template <class Row, bool kWhole>
 void expand_keys(const std::byte* const* from, std::int64_t first, std::int64_t last,
                  std::int64_t head_dim, std::int64_t padded, std::byte* out) {
@@ -80,11 +107,31 @@ void expand_keys(const std::byte* const* from, std::int64_t first, std::int64_t 
             for (int i = 0; i < W; ++i)
                 rows[i] = Row::template read<kWhole>(from[t + i], d, head_dim);
             transpose(rows);
-            std::byte* to =
-                out + ((t / kPanel) * (padded / 2) + d / 2) * kStepBytes + t % kPanel * 4;
+            std::byte* to = key_pairs(out, padded, t, d);
             KEPT_UNROLL_ALL
             for (int i = 0; i < W; ++i) store_pairs(to + i * kStepBytes, rows[i]);
         }
+}
+
+// The same of int8 keys, transposed as words of four codes, which are half as many, and then
+// widened. Returns how many elements, from the first on, it has done: those that fill vectors.
+inline std::int64_t expand_int8_keys(const std::byte* const* from, std::int64_t head_dim,
+                                     std::int64_t padded, std::byte* out) {
+    const std::int64_t done = head_dim / (4 * W) * (4 * W);
+    for (std::int64_t t = 0; t < kTile; t += W)
+        for (std::int64_t d = 0; d < done; d += 4 * W) {
+            vb rows[W];
+            KEPT_UNROLL_ALL
+            for (int i = 0; i < W; ++i) rows[i] = load_pairs(from[t + i] + d);
+            transpose(rows);
+            KEPT_UNROLL_ALL
+            for (int i = 0; i < W; ++i) {
+                const Int8Codes codes(order_int8(rows[i]), kInt8Tables);
+                for (int u = 0; u < 2; ++u)
+                    store_pairs(key_pairs(out, padded, t, d + 4 * i + 2 * u), codes.unit(u));
+            }
+        }
+    return done;
 }
 
 // Values of a tile as pairs of tokens down, elements across: (padded / 32, 32, 32 elements) pairs.
@@ -99,8 +146,11 @@ void expand_values(const std::byte* const* from, std::int64_t first, std::int64_
         }
         for (std::int64_t t = 0; t < kTile; t += 2) {
             vb pairs[2];
-            zip_rows(Row::template read<kWhole>(from[t], d, head_dim),
-                     Row::template read<kWhole>(from[t + 1], d, head_dim), pairs);
+            if constexpr (kWhole)
+                Row::zip(from[t], from[t + 1], d, pairs);
+            else
+                zip_rows(Row::template read<false>(from[t], d, head_dim),
+                         Row::template read<false>(from[t + 1], d, head_dim), pairs);
             for (int i = 0; i < 2; ++i) store_pairs(to[i] + t / 2 * kStepBytes, pairs[i]);
         }
     }
@@ -111,7 +161,10 @@ void expand_rows(const std::byte* const* from, bool are_keys, std::int64_t head_
                  std::int64_t padded, std::byte* out) {
     const std::int64_t whole = head_dim / (2 * W) * (2 * W);
     if (are_keys) {
-        expand_keys<Row, true>(from, 0, whole, head_dim, padded, out);
+        std::int64_t done = 0;
+        if constexpr (std::is_same_v<Row, Int8Row>)
+            done = expand_int8_keys(from, head_dim, padded, out);
+        expand_keys<Row, true>(from, done, whole, head_dim, padded, out);
         expand_keys<Row, false>(from, whole, padded, head_dim, padded, out);
     } else {
         expand_values<Row, true>(from, 0, whole, head_dim, out);

@@ -105,41 +105,78 @@ inline void soften(const AttendArgs& args, const AttendScratch& s, std::int64_t 
     s.sum[q] = s.sum[q] * s.correction[q] + reduce_add(total);
 }
 
+// Panels of a tile: c (count, rows, 32) = or += a (rows, inputs) b (count, inputs, 32). `between`:
+// from one panel to the next, `ahead` of it left out.
+template <class Act>
+struct Panels {
+    std::int64_t count;
+    TileArgs<Act> first;
+    Between between;
+    std::int64_t c_between, rows;
+};
+
 template <class Read>
-struct TileTurns {
-    using Act = typename Read::Act;
-    // c (rows, 32) = or += a (rows, inputs) b (inputs, 32)
-    static void run(const Act* a, std::int64_t a_stride, const std::byte* b, std::int64_t inputs,
-                    float* c, bool resume, std::int64_t rows, const std::byte* ahead,
-                    std::int64_t ahead_bytes) {
-        turns<Read, false>({b, a, a_stride, inputs, c, resume, ahead, 0, nullptr}, rows,
-                           ahead_bytes);
+struct RunPair {
+    const Panels<typename Read::Act>& panels;
+    const TileArgs<typename Read::Act>& t;
+    Between between;
+    template <int kRows>
+    void run() const {
+        tile<Read, kRows, 2>(t, between, panels.c_between);
     }
 };
+
+// All of them, two at a time where registers allow. Prefetches `ahead_bytes` on the way.
+template <class Read>
+void multiply(const Panels<typename Read::Act>& panels, std::int64_t ahead_bytes) {
+    constexpr int kMaxPair = kMaxRows / 2;
+    const std::int64_t share = ahead_bytes / panels.count;
+    const std::int64_t num_steps = panels.first.num_inputs / Read::kUnitInputs;
+    TileArgs<typename Read::Act> t = panels.first;
+    for (std::int64_t i = 0; i < panels.count;) {
+        t.a = panels.first.a + i * panels.between.a;
+        t.b = panels.first.b + i * panels.between.b;
+        t.c = panels.first.c + i * panels.c_between;
+        t.ahead = panels.first.ahead + i * share;
+        if (panels.rows <= kMaxPair && i + 2 <= panels.count) {
+            t.ahead_stride = share / num_steps;
+            const Between between{panels.between.b, panels.between.a, share};
+            with_rows<kMaxPair>(static_cast<int>(panels.rows), RunPair<Read>{panels, t, between});
+            i += 2;
+        } else {
+            turns<Read, false>(t, panels.rows, share);
+            i += 1;
+        }
+    }
+}
 
 template <class Read>
 void score_tile(const AttendScratch& s, std::int64_t num_queries, const std::byte* ahead,
                 std::int64_t ahead_bytes) {
     using Act = typename Read::Act;
     const auto* queries = reinterpret_cast<const Act*>(s.queries);
-    const std::int64_t half_bytes = s.padded / Read::kUnitInputs * kStepBytes;
-    for (std::int64_t half = 0; half < kHalves; ++half) {
-        const std::byte* keys = s.keys + half * half_bytes;
-        float* scores = s.scores + half * num_queries * kPanel;
-        const std::byte* next = ahead + half * ahead_bytes / kHalves;
-        if (s.key_groups <= 1) {
-            TileTurns<Read>::run(queries, s.padded, keys, s.padded, scores, false, num_queries,
-                                 next, ahead_bytes / kHalves);
-            continue;
-        }
-        for (std::int64_t g = 0; g < s.key_groups; ++g) {
-            TileTurns<Read>::run(queries + g * kGroup, s.padded,
-                                 keys + g * kGroup / Read::kUnitInputs * kStepBytes, kGroup, s.part,
-                                 false, num_queries, next, ahead_bytes / kHalves / s.key_groups);
-            const float* scales = s.key_scales + g * kTile + half * kPanel;
-            for (std::int64_t i = 0; i < num_queries * kPanel; i += W) {
-                const vf scale = load(scales + i % kPanel), x = load(s.part + i);
-                store(scores + i, g == 0 ? mul(x, scale) : fma(x, scale, load(scores + i)));
+    const std::int64_t half = num_queries * kPanel;
+    const Between between{s.padded / Read::kUnitInputs * kStepBytes, 0, 0};
+    const std::int64_t groups = std::max<std::int64_t>(s.key_groups, 1);
+    const std::int64_t inputs = s.padded / groups;
+    for (std::int64_t g = 0; g < groups; ++g) {
+        const TileArgs<Act> first{s.keys + g * inputs / Read::kUnitInputs * kStepBytes,
+                                  queries + g * inputs,
+                                  s.padded,
+                                  inputs,
+                                  groups > 1 ? s.part : s.scores,
+                                  false,
+                                  ahead + g * ahead_bytes / groups,
+                                  0,
+                                  nullptr};
+        multiply<Read>({kHalves, first, between, half, num_queries}, ahead_bytes / groups);
+        if (groups == 1) return;
+        for (std::int64_t t = 0; t < kTile; t += W) {
+            const vf scale = load(s.key_scales + g * kTile + t);
+            const std::int64_t at = t / kPanel * half + t % kPanel;
+            for (std::int64_t i = at; i < at + half; i += kPanel) {
+                const vf x = load(s.part + i);
+                store(s.scores + i, g == 0 ? mul(x, scale) : fma(x, scale, load(s.scores + i)));
             }
         }
     }
@@ -150,24 +187,21 @@ template <class Read>
 void weigh_tile(const AttendScratch& s, std::int64_t num_queries, std::int64_t first,
                 std::int64_t last, const std::byte* ahead, std::int64_t ahead_bytes) {
     using Act = typename Read::Act;
-    const std::int64_t panels = s.padded / kPanel;
-    const std::int64_t panel_size = kTile / Read::kUnitInputs * kStepBytes;
-    for (std::int64_t panel = 0; panel < panels; ++panel) {
-        float* out = s.out + (panel * num_queries + first) * kPanel;
-        for (std::int64_t q = first; q < last; ++q) {
-            if (s.correction[q] == 1.0f) continue;
-            for (int v = 0; v < NV; ++v) {
-                float* at = out + (q - first) * kPanel + v * W;
-                store(at, mul(load(at), set1(s.correction[q])));
-            }
+    const std::int64_t panels = s.padded / kPanel, panel_floats = num_queries * kPanel;
+    float* out = s.out + first * kPanel;
+    for (std::int64_t q = first; q < last; ++q) {
+        if (s.correction[q] == 1.0f) continue;
+        const vf correction = set1(s.correction[q]);
+        for (std::int64_t d = 0; d < s.padded; d += W) {
+            float* at = s.out + d / kPanel * panel_floats + q * kPanel + d % kPanel;
+            store(at, mul(load(at), correction));
         }
-        const std::int64_t group = s.value_groups > 1 ? panel : 0;
-        const auto* weights =
-            reinterpret_cast<const Act*>(s.weights) + (group * num_queries + first) * kTile;
-        TileTurns<Read>::run(weights, kTile, s.values + panel * panel_size, kTile, out, true,
-                             last - first, ahead + panel * ahead_bytes / panels,
-                             ahead_bytes / panels);
     }
+    const auto* weights = reinterpret_cast<const Act*>(s.weights) + first * kTile;
+    const Between between{kTile / Read::kUnitInputs * kStepBytes,
+                          s.value_groups > 1 ? num_queries * kTile : 0, 0};
+    const TileArgs<Act> whole{s.values, weights, kTile, kTile, out, true, ahead, 0, nullptr};
+    multiply<Read>({panels, whole, between, panel_floats, last - first}, ahead_bytes);
 }
 
 inline void begin_state(float* peak, float* sum, float* out, std::int64_t num_queries,
