@@ -1,6 +1,7 @@
 """Arithmetic: one face per operation, and the views attention reads."""
 
 from kept.ops.backend import backend, isa, num_threads, runs_natively, use_threads, why_reference
+from kept.ops.bias import RelativeBias
 from kept.ops.codecs import CODECS, Codec, Part, find_codec
 from kept.ops.faces import (
     Rope,
@@ -17,7 +18,17 @@ from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
 from kept.ops.program import LentBuffers, Placement, Program, RopeTables, StepBuffers
 from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
 from kept.ops.spec import AttentionSpec, HeadSpec
-from kept.ops.views import ContiguousView, Group, KVView, PackedView, RingView, Span, StoredView
+from kept.ops.views import (
+    ContiguousView,
+    CrossView,
+    Group,
+    InputBuffers,
+    KVView,
+    PackedView,
+    RingView,
+    Span,
+    StoredView,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,8 +36,10 @@ __all__ = [
     "AttentionSpec",
     "Codec",
     "ContiguousView",
+    "CrossView",
     "Group",
     "HeadSpec",
+    "InputBuffers",
     "KVView",
     "LentBuffers",
     "PackedMatrix",
@@ -34,6 +47,7 @@ __all__ = [
     "Part",
     "Placement",
     "Program",
+    "RelativeBias",
     "RingView",
     "Rope",
     "RopeTables",
