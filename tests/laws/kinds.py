@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from kept.batch import Batch, Source
 from kept.cache import Cache, KVShape, make_cache
 from kept.ops import AttentionSpec
 from laws.rounding import head_bytes
 
 STATIC_LENGTH = 24
+
+
+Rows = list[tuple[Tensor, Tensor]]  # per layer keys and values (N, G, D)
+
+
+def random_rows(shapes: Sequence[KVShape], num_rows: int, generator: torch.Generator) -> Rows:
+    """Keys and values of so many tokens in layers of these shapes."""
+    return [
+        (
+            torch.randn(num_rows, shape.num_kv_heads, shape.head_dim, generator=generator),
+            torch.randn(num_rows, shape.num_kv_heads, shape.head_dim, generator=generator),
+        )
+        for shape in shapes
+    ]
+
+
+def give_inputs(cache: Cache, slots: Sequence[int], inputs: Sequence[Rows]) -> None:
+    """Let slots without tokens attend these inputs, in a step that brings no token."""
+    ends = list(accumulate(len(rows[0][0]) for rows in inputs))
+    none = torch.zeros(0, dtype=torch.int64)
+    source = Source(torch.zeros(ends[-1]), (0, *ends), tuple(range(len(slots))))
+    starts = (0,) * (len(slots) + 1)
+    with cache.step(Batch(none, none, starts, tuple(slots), starts[1:], None, source)) as stores:
+        for layer, store in enumerate(stores[cache.num_layers :]):
+            k, v = (torch.cat([rows[layer][which] for rows in inputs]) for which in (0, 1))
+            store.append(k, v)
 
 
 @dataclass(frozen=True)
@@ -30,7 +62,8 @@ class Ring:
 class Kind:
     """One cache of the list: how to make it, and what it is expected to do.
 
-    shapes: (L,) one per layer, layers differing on purpose. options: for `make_cache`. rings: (L,)
+    shapes: (L,) one per layer, layers differing on purpose. cross: those of cross layers; the slots
+    of a new cache then attend the `inputs` of the kind. options: for `make_cache`. rings: (L,)
     what each layer may forget, None: nothing. limit: most tokens a slot takes. codec: what
     numbers are stored as.
     """
@@ -42,22 +75,39 @@ class Kind:
     limit: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     codec: str = "float32"
+    cross: tuple[KVShape, ...] = ()
+
+    @property
+    def all_shapes(self) -> tuple[KVShape, ...]:
+        """What a model of this kind asks of its cache."""
+        return (*self.shapes, *self.cross)
 
     def make(self, num_slots: int = 1) -> Cache:
-        """An empty cache of this kind."""
-        return make_cache(
-            self.shapes, self.kind, num_slots=num_slots, kv_dtype=self.codec, **self.options
+        """A cache of this kind without tokens."""
+        cache = make_cache(
+            self.all_shapes, self.kind, num_slots=num_slots, kv_dtype=self.codec, **self.options
         )
+        if self.cross:
+            rows = self.inputs(num_slots)
+            give_inputs(cache, list(range(num_slots)), [rows[i] for i in range(num_slots)])
+        return cache
+
+    def inputs(self, count: int, seed: int = 5) -> list[Rows]:
+        """Encoder inputs of different lengths: per cross layer keys and values (S, G, D)."""
+        generator = torch.Generator().manual_seed(seed)
+        return [random_rows(self.cross, 1 + 3 * number % 7, generator) for number in range(count)]
 
     def token_bytes(self, layer: int) -> int:
-        """Bytes of a token's key and value in one layer."""
-        shape = self.shapes[layer]
+        """Bytes of a token's key and value in one layer, cross layers last."""
+        shape = self.all_shapes[layer]
         return 2 * shape.num_kv_heads * head_bytes(self.codec, shape.head_dim)
 
     def spec(self, layer: int, softcap: float | None = None) -> AttentionSpec:
-        """How the layer of a model with these shapes attends."""
-        shape = self.shapes[layer]
-        return AttentionSpec(shape.head_dim**-0.5, window=shape.window, softcap=softcap)
+        """How the layer of a model with these shapes attends; a cross layer sees all."""
+        shape = self.all_shapes[layer]
+        return AttentionSpec(
+            shape.head_dim**-0.5, causal=not shape.cross, window=shape.window, softcap=softcap
+        )
 
 
 def _shapes(first: int | None = None, second: int | None = None) -> tuple[KVShape, ...]:
@@ -78,7 +128,14 @@ def _coded(kind: Kind, codec: str) -> Kind:
     """The same with another codec; the second layer's heads are odd, and wider than a group."""
     first, second = kind.shapes
     shapes = (first, replace(second, head_dim=37))
-    return replace(kind, name=f"{kind.name}-{codec}", shapes=shapes, codec=codec)
+    cross = tuple(replace(shape, head_dim=37) if i else shape for i, shape in enumerate(kind.cross))
+    return replace(kind, name=f"{kind.name}-{codec}", shapes=shapes, codec=codec, cross=cross)
+
+
+def _cross(name: str) -> Kind:
+    """The same with cross layers beside its own."""
+    cross = tuple(replace(shape, window=None, cross=True) for shape in _shapes())
+    return replace(BY_NAME[name], name=f"cross-{name}", cross=cross)
 
 
 PLAIN = (
@@ -106,5 +163,11 @@ KINDS = (
         for codec in ("int8", "int4")
         for name in ("dynamic", "static", "sliding-5-sinks-2-slack-3", "mixed")
     ),
+    _cross("dynamic"),
+    _cross("mixed"),
+    _coded(_cross("static"), "bfloat16"),
+    _coded(_cross("dynamic"), "float16"),
+    _coded(_cross("dynamic"), "int8"),
+    _coded(_cross("sliding-5-sinks-2-slack-3"), "int4"),
 )
 NAMES = [kind.name for kind in KINDS]

@@ -11,12 +11,11 @@ from torch import Tensor
 from kept.batch import Batch, pack
 from kept.cache import Cache
 from kept.ops import KVView, attend, attend_with_weights
-from laws.kinds import Kind
+from laws.kinds import Kind, Rows
+from laws.kinds import random_rows as rows_of
 from laws.plain import PlainCache, Token
 
 TOLERANCE = 1e-5  # fp32 against float64, outputs of order one
-
-Rows = list[tuple[Tensor, Tensor]]  # per layer keys and values (N, G, D)
 
 
 def batch_of(counts: Sequence[int], slots: Sequence[int]) -> Batch:
@@ -25,14 +24,8 @@ def batch_of(counts: Sequence[int], slots: Sequence[int]) -> Batch:
 
 
 def random_rows(kind: Kind, num_rows: int, generator: torch.Generator) -> Rows:
-    """Keys and values of every layer."""
-    return [
-        (
-            torch.randn(num_rows, shape.num_kv_heads, shape.head_dim, generator=generator),
-            torch.randn(num_rows, shape.num_kv_heads, shape.head_dim, generator=generator),
-        )
-        for shape in kind.shapes
-    ]
+    """Keys and values of every layer but the cross layers."""
+    return rows_of(kind.shapes, num_rows, generator)
 
 
 def tokens_of(rows: Rows, counts: Sequence[int]) -> list[list[list[Token]]]:
@@ -57,10 +50,16 @@ def step(
     rows = random_rows(plain.kind, sum(counts), generator)
     plain.append(slots, tokens_of(rows, counts))
     with cache.step(batch_of(counts, slots)) as stores:
-        for layer, (store, (k, v)) in enumerate(zip(stores, rows, strict=True)):
+        for layer, (store, (k, v)) in enumerate(zip(stores[:2], rows, strict=True)):
             view = store.append(k, v)
             num_heads = k.shape[1] * share
             q = torch.randn(len(k), num_heads, k.shape[2], generator=generator)
+            check_attention(view, q, plain, layer, slots, counts, softcap)
+            check_dense(view.dense(), plain, layer, slots, counts)
+        for layer, store in enumerate(stores[2:], start=2):
+            view, shape = store.view(), plain.kind.all_shapes[layer]
+            num_heads = shape.num_kv_heads * share
+            q = torch.randn(sum(counts), num_heads, shape.head_dim, generator=generator)
             check_attention(view, q, plain, layer, slots, counts, softcap)
             check_dense(view.dense(), plain, layer, slots, counts)
 
@@ -108,7 +107,9 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
     assert cache.lengths == plain.lengths
     assert cache.codec.name == plain.kind.codec
     sizes = [layer.num_slots * layer.capacity for layer in cache._layers]
-    assert cache.num_bytes == sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
+    own = sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
+    assert cache.num_bytes == own + plain.input_bytes()
+    check_inputs(cache, plain)
     for layer, ring in enumerate(plain.kind.rings):
         capacity = cache._layers[layer].capacity
         if ring is not None:
@@ -125,6 +126,15 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
             if tokens:
                 for found, expected in zip((keys, values), zip(*tokens, strict=True), strict=True):
                     assert torch.equal(found, torch.stack(expected, dim=1).to(found.dtype))
+
+
+def check_inputs(cache: Cache, plain: PlainCache) -> None:
+    """Every token of every slot's encoder input, bit for bit."""
+    for layer in range(len(plain.kind.cross)):
+        held = cache.layer(len(plain.kind.shapes) + layer)
+        for slot, pair in zip(plain.slots, held, strict=True):
+            for found, expected in zip(pair, zip(*slot.input[layer], strict=True), strict=True):
+                assert torch.equal(found, torch.stack(expected, dim=1).to(found.dtype))
 
 
 def generator() -> torch.Generator:

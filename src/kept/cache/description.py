@@ -22,8 +22,9 @@ class Description:
     """Everything but keys, values and a ring's labels.
 
     kind: the cache's name. shapes: (L,). lengths: (slots,) tokens of each. layouts: what
-    `write_layout` makes of each distinct one. layout_of: (L,) which of them each layer has.
-    checksums: of each tensor.
+    `write_layout` makes of each distinct one. layout_of: (L,) which of them each layer has, cross
+    layers left out. inputs: tokens of each encoder input. input_of: (slots,) which of them each
+    slot attends, -1: none; empty without cross layers. checksums: of each tensor.
     """
 
     kind: str
@@ -32,6 +33,8 @@ class Description:
     lengths: tuple[int, ...]
     layouts: tuple[Mapping[str, Any], ...]
     layout_of: tuple[int, ...]
+    inputs: tuple[int, ...]
+    input_of: tuple[int, ...]
     fingerprint: str
     checksums: Mapping[str, str]
 
@@ -39,6 +42,8 @@ class Description:
     def of(cls, cache: Cache, fingerprint: str, checksums: Mapping[str, str]) -> Description:
         """Describe a cache."""
         layouts = list(dict.fromkeys(cache.layouts))
+        of = [] if cache.cross is None else cache.cross.of
+        inputs = [] if cache.cross is None else list(cache.cross.inputs)
         return cls(
             cache.name,
             cache.codec,
@@ -46,6 +51,8 @@ class Description:
             cache.lengths,
             tuple(write_layout(layout) for layout in layouts),
             tuple(layouts.index(layout) for layout in cache.layouts),
+            tuple(found.length for found in inputs),
+            tuple(-1 if found is None else inputs.index(found) for found in of),
             fingerprint,
             checksums,
         )
@@ -75,23 +82,31 @@ class Description:
                 tuple(map(int, fields["lengths"])),
                 tuple(fields["layouts"]),
                 tuple(map(int, fields["layout_of"])),
+                tuple(map(int, fields.get("inputs", ()))),
+                tuple(map(int, fields.get("input_of", ()))),
                 fields["fingerprint"],
                 dict(fields["checksums"]),
             )
         except (ValueError, TypeError, LookupError, RecursionError) as error:
             raise _unreadable(file) from error
-        known = range(len(found.layouts))
+        known, inputs = range(len(found.layouts)), range(-1, len(found.inputs))
+        cross = any(shape.cross for shape in found.shapes)
         if (
             not found.lengths
             or min(found.lengths) < 0
             or any(i not in known for i in found.layout_of)
+            or any(length < 1 for length in found.inputs)
+            or len(found.input_of) != (len(found.lengths) if cross else 0)
+            or any(i not in inputs for i in found.input_of)
+            or len(set(found.input_of) - {-1}) != len(found.inputs)
         ):
             raise _unreadable(file)
         return found
 
     def check(self, file: Path, shapes: Sequence[KVShape], fingerprint: str) -> None:
         """Raise CacheError unless the cache is one of this model and has this fingerprint."""
-        if len(shapes) != len(self.shapes) or len(self.layout_of) != len(self.shapes):
+        own = sum(not shape.cross for shape in self.shapes)
+        if len(shapes) != len(self.shapes) or len(self.layout_of) != own:
             raise CacheError(
                 f"{file} holds {len(self.shapes)} layers and this model has {len(shapes)}; load it "
                 "for the model that it was saved with"

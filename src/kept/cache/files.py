@@ -7,6 +7,7 @@
                 layers.0.keys.scales     in the order of their entries; no spare capacity
                 ...
                 layouts.1.held           (slots, capacity) a ring's labels, see `ring.py`
+                inputs.0.layers.2.keys.codes   (G, S, width) an encoder input in a cross layer
 
 What is read is what was written, bit for bit, or an error. Files are written beside their place
 and moved there once they are on disk, so that a crash leaves the old one or the new one.
@@ -19,6 +20,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,12 +31,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kept.cache.cache import Cache
+from kept.cache.cross import EncodedInput
 from kept.cache.description import Description, read_layout
 from kept.cache.layout import Layout
 from kept.cache.make import read_device
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
+from kept.ops import InputBuffers
 
 VERSION = "1"
 
@@ -43,7 +47,8 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     """Write what a cache holds to a file; a step in progress is no part of it.
 
     fingerprint: what `load_cache` has to name as well, such as a model's name and revision. The
-    file takes about the bytes of the tokens that are held, and as much memory while it is written.
+    file takes about the bytes of the tokens that are held, and as much memory while it is written;
+    an encoder input is written once.
     Raises CacheError where it cannot be written; a file that was there before is then unchanged.
     """
     tensors = {name: _gathered(buffer, cache, layout) for name, layout, buffer in _buffers(cache)}
@@ -51,6 +56,9 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     for index, layout in enumerate(layouts):
         if isinstance(layout, RingLayout):
             tensors[_held(index)] = layout.held.clone()
+    for index, found in enumerate(() if cache.cross is None else cache.cross.inputs):
+        parts = zip(_input_parts(cache, index), _input_buffers(found), strict=True)
+        tensors |= {name: buffer.cpu() for (name, *_), buffer in parts}
     text = Description.of(
         cache, fingerprint, {name: _checksum(name, x) for name, x in tensors.items()}
     ).to_json()
@@ -128,7 +136,42 @@ def _read(
     for name, layout, buffer in _buffers(cache):
         _, heads, _, width = buffer.shape
         _scatter(tensor(name, buffer.dtype, heads, counts[layout], width), buffer, cache, layout)
+    if cache.cross is not None:
+        inputs = []
+        for index, length in enumerate(found.inputs):
+            parts = (
+                tensor(name, dtype, heads, length, width).to(device)
+                for name, dtype, heads, width in _input_parts(cache, index)
+            )
+            inputs.append(_make_input(cache, length, parts))
+        cache.cross.of = [None if i < 0 else inputs[i] for i in found.input_of]
     return cache
+
+
+def _input_parts(cache: Cache, index: int) -> Iterator[tuple[str, torch.dtype, int, int]]:
+    """Name, dtype, G and width of each buffer of an encoder input, in the order of a file."""
+    for layer, shape in enumerate(cache.shapes):
+        if shape.cross:
+            for which in ("keys", "values"):
+                for part in cache.codec.parts(shape.head_dim):
+                    name = f"inputs.{index}.layers.{layer}.{which}.{part.name}"
+                    yield name, part.dtype, shape.num_kv_heads, part.width
+
+
+def _input_buffers(found: EncodedInput) -> Iterator[Tensor]:
+    for layer in found.layers:
+        yield from layer.keys
+        yield from layer.values
+
+
+def _make_input(cache: Cache, length: int, parts: Iterator[Tensor]) -> EncodedInput:
+    cross = [shape for shape in cache.shapes if shape.cross]
+    layers = []
+    for shape in cross:
+        count = len(cache.codec.parts(shape.head_dim))
+        keys, values = (tuple(islice(parts, count)) for _ in range(2))
+        layers.append(InputBuffers(keys, values))
+    return EncodedInput(length, tuple(layers))
 
 
 def _buffers(cache: Cache) -> Iterator[tuple[str, Layout, Tensor]]:

@@ -32,7 +32,8 @@ def make_cache(
 ) -> Cache:
     """An empty cache.
 
-    shapes: (L,) what each layer stores, `model.kv_shapes`.
+    shapes: what each layer stores, `model.kv_shapes`; cross layers, which hold the encoder inputs
+        of an encoder-decoder model, come last and are the same in every kind.
     kind: "dynamic" keeps everything and grows; "static" is allocated once for `max_cache_len`
         tokens a slot and refuses more; "sliding" keeps the last `sliding_window` tokens, and the
         first `num_sinks`. Without `sliding_window` it takes each layer's own window, and layers
@@ -50,16 +51,17 @@ def make_cache(
             read_whole(value, name)
     for name, value in (("num_slots", num_slots), ("num_sinks", num_sinks), ("slack", slack)):
         read_whole(value, name)
-    _check(shapes, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
+    own = _without_cross(shapes)
+    _check(own, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
     place, codec = read_device(device), find_codec(dtype if kv_dtype is None else kv_dtype)
     if kind == "static":
         assert max_cache_len is not None
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
-        return Cache(shapes, [layout] * len(shapes), codec, place, kind)
+        return Cache(shapes, [layout] * len(own), codec, place, kind)
     layouts: dict[int | None, Layout] = {None: ContiguousLayout(num_slots)}
-    windows = [None] * len(shapes) if kind == "dynamic" else _windows(shapes, sliding_window)
+    windows = [None] * len(own) if kind == "dynamic" else _windows(own, sliding_window)
     for window in windows:
         if window is not None and window not in layouts:
             layouts[window] = RingLayout(num_slots, window, num_sinks, slack)
@@ -73,6 +75,27 @@ def read_device(device: torch.device | str) -> torch.device:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"device {device!r} cannot be used: {reason}") from error
+
+
+def _without_cross(shapes: Sequence[KVShape]) -> Sequence[KVShape]:
+    """Check that cross layers come last and have no window; returns the others."""
+    count = sum(not shape.cross for shape in shapes)
+    for index, shape in enumerate(shapes):
+        if shape.cross != (index >= count) or (shape.cross and shape.window is not None):
+            raise OptionError(
+                f"layer {index} is {shape}; cross layers come after the others and are attended "
+                "whole, so give none a window"
+            )
+        _check_sizes(index, shape)
+    return shapes[:count]
+
+
+def _check_sizes(index: int, shape: KVShape) -> None:
+    if min(shape.num_kv_heads, shape.head_dim, shape.window or 1) < 1 or shape.window == 0:
+        raise OptionError(
+            f"layer {index} is {shape}; heads, head size and window need to be at least 1 "
+            "(window None: it has none)"
+        )
 
 
 def _windows(shapes: Sequence[KVShape], window: int | None) -> list[int | None]:
@@ -94,12 +117,6 @@ def _check(
         raise OptionError(f"no cache is called {kind!r}; there are {', '.join(KINDS)}")
     if not shapes:
         raise OptionError("a cache of 0 layers holds nothing; give at least 1, as model.kv_shapes")
-    for index, shape in enumerate(shapes):
-        if min(shape.num_kv_heads, shape.head_dim, shape.window or 1) < 1 or shape.window == 0:
-            raise OptionError(
-                f"layer {index} is {shape}; heads, head size and window need to be at least 1 "
-                "(window None: it has none)"
-            )
     if num_slots < 1:
         raise OptionError(f"num_slots={num_slots}: a cache needs at least 1, one per sequence")
     if kind == "static" and (max_cache_len is None or max_cache_len < 1):

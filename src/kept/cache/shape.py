@@ -9,11 +9,16 @@ from kept.ops import Codec
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """What one layer stores per token: G heads of D, and the window its config gives it."""
+    """What one layer stores per token: G heads of D, and the window its config gives it.
+
+    cross: whether the tokens are those of an encoder's input, which the layer attends whole. The
+    cross layers of a model come after the others.
+    """
 
     num_kv_heads: int
     head_dim: int
     window: int | None = None
+    cross: bool = False
 
     @property
     def numel(self) -> int:
