@@ -105,7 +105,7 @@ class Engine:
 
     def _batch(self, work: list[Work]) -> Batch:
         slot_of = {continuation: slot for slot, continuation in enumerate(self._slots)}
-        tokens, past, totals, wanted = [], [], [], []
+        tokens, past, totals, wanted, sources = [], [], [], [], []
         for item in work:
             c = item.continuation
             begin = c.offset + c.num_computed
@@ -113,12 +113,14 @@ class Engine:
             past.append(c.num_computed)
             totals.append(len(c.history) - c.offset)
             wanted.append(item.num_new == c.num_pending)
+            sources.append(None if c.num_computed else c.source)
         return pack(
             tokens,
             past=past,
             totals=totals,
             slots=[slot_of[item.continuation] for item in work],
             last_of=wanted,
+            sources=sources,
             device=self.model.device,
         )
 

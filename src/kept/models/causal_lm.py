@@ -74,9 +74,15 @@ class CausalLM(nn.Module, ABC):
     """A decoder. Families say how tokens are embedded and what a block does.
 
     is_rotary: whether positions are relative, so that they may run past the context.
+    is_encoder_decoder: whether a prompt goes to an encoder, see `EncoderDecoderLM`.
+    not_native: why the native kernels cannot run the family; None: they can. too_narrow: dtypes
+    that its activations outgrow.
     """
 
     is_rotary: ClassVar[bool]
+    is_encoder_decoder: ClassVar[bool] = False
+    not_native: ClassVar[str | None] = None
+    too_narrow: ClassVar[tuple[torch.dtype, ...]] = ()
     embedding: nn.Module
     blocks: nn.ModuleList
     norm: nn.Module

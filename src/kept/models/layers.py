@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kept import ops
 from kept.cache import LayerStore
 from kept.models.record import Record
-from kept.ops import AttentionSpec
+from kept.ops import AttentionSpec, KVView, RelativeBias
 
 
 class Linear(nn.Module):
@@ -65,7 +65,13 @@ class Embedding(nn.Module):
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, store: LayerStore, spec: AttentionSpec, record: Record
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    store: LayerStore,
+    spec: AttentionSpec,
+    record: Record,
+    bias: RelativeBias | None = None,
 ) -> Tensor:
     """Store the new keys and values, then attend everything stored. q: (N, H, D), k, v: (N, G, D).
 
@@ -73,7 +79,16 @@ def attend(
     """
     view = store.append(k, v)
     if not record.want_attention:
+        return ops.attend(q, view, spec, bias).flatten(1)
+    out, weights = ops.attend_with_weights(q, view, spec, bias)
+    record.attention.append((view.span, weights))
+    return out.flatten(1)
+
+
+def attend_input(q: Tensor, view: KVView, spec: AttentionSpec, record: Record) -> Tensor:
+    """Attend an encoder's input. q: (N, H, D); returns (N, H * D)."""
+    if not record.want_attention:
         return ops.attend(q, view, spec).flatten(1)
     out, weights = ops.attend_with_weights(q, view, spec)
-    record.attention.append((view.span, weights))
+    record.cross_attention.append((view.span, weights))
     return out.flatten(1)

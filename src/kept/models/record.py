@@ -14,13 +14,18 @@ class Record:
     """Filled by a forward pass, layer by layer.
 
     hidden: (L + 1) of (N, E): the embeddings, each layer's output; the last is after the final
-    norm. attention: (L,) of (span, weights of each of its groups, (B', H, T, S)).
+    norm. attention: (L,) of (span, weights of each of its groups, (B', H, T, S)). cross_attention:
+    the same of an encoder's input. encoder: what the encoder writes down, if it runs. states:
+    (M, E) its output.
     """
 
     want_hidden: bool = False
     want_attention: bool = False
     hidden: list[Tensor] = field(default_factory=list)
     attention: list[tuple[Span, list[Tensor]]] = field(default_factory=list)
+    cross_attention: list[tuple[Span, list[Tensor]]] = field(default_factory=list)
+    encoder: Record | None = None
+    states: Tensor | None = None
 
     def take_hidden(self, x: Tensor) -> None:
         """Keep a hidden state, if they are wanted."""
