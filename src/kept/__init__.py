@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from kept.cache import Cache, from_legacy, load_cache, make_cache, to_legacy
     from kept.engine import Completion, GenerationInterrupted
     from kept.llm import LLM, Stream
-    from kept.models import CausalLM, CausalLMOutput, quantize_checkpoint
+    from kept.models import (
+        CausalLM,
+        CausalLMOutput,
+        EncoderDecoderLM,
+        Seq2SeqLMOutput,
+        quantize_checkpoint,
+    )
     from kept.sampling import SamplingParams
 
 __version__ = "0.1.0"
@@ -44,12 +50,14 @@ __all__ = [
     "CheckpointNotFoundError",
     "Completion",
     "ContextLengthError",
+    "EncoderDecoderLM",
     "GenerationInterrupted",
     "KeptError",
     "KeptWarning",
     "OptionError",
     "SamplingError",
     "SamplingParams",
+    "Seq2SeqLMOutput",
     "Stream",
     "TemplateError",
     "TokenizerError",
@@ -70,8 +78,10 @@ _HOMES = {
     "CausalLM": "kept.models",
     "CausalLMOutput": "kept.models",
     "Completion": "kept.engine",
+    "EncoderDecoderLM": "kept.models",
     "GenerationInterrupted": "kept.engine",
     "SamplingParams": "kept.sampling",
+    "Seq2SeqLMOutput": "kept.models",
     "Stream": "kept.llm",
     "from_legacy": "kept.cache",
     "load_cache": "kept.cache",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch
+from kept.bench.subject import refuse_encoders
 from kept.bench.windows import Window
 from kept.cache import make_cache
 from kept.errors import OptionError
@@ -52,9 +53,10 @@ def load_variant(
     packed for the kernels, and their total.
 
     Raises what `kept.LLM` raises for a checkpoint, WeightsError for weights that cannot be
-    quantized, and OptionError for a checkpoint that holds them quantized.
+    quantized, and OptionError for a checkpoint that holds them quantized or has an encoder.
     """
     checkpoint = open_checkpoint(source)
+    refuse_encoders(checkpoint)
     held = quantized_format(checkpoint.folder, checkpoint.config)
     if held is not None:
         raise OptionError(

@@ -59,11 +59,24 @@ class Description:
 
         Grouped heads count once, and scales are counted.
         """
+        return self._bytes(cross=False)
+
+    def input_token_bytes(self) -> dict[str, int]:
+        """The same of a token of an encoder's input, over all cross layers."""
+        return self._bytes(cross=True)
+
+    def _bytes(self, cross: bool) -> dict[str, int]:
         from kept.cli.options import KVDtype
         from kept.ops import find_codec
 
         codecs = [find_codec(name.value) for name in KVDtype]
-        return {c.name: sum(shape.num_bytes(c) for shape in self.kv_shapes) for c in codecs}
+        shapes = [shape for shape in self.kv_shapes if shape.cross == cross]
+        return {c.name: sum(shape.num_bytes(c) for shape in shapes) for c in codecs}
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether a prompt goes to an encoder."""
+        return self.model.is_encoder_decoder
 
     @property
     def quantized(self) -> str | None:

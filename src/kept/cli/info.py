@@ -16,6 +16,8 @@ from kept.cli.options import MODEL, option
 from kept.cli.terminal import BOLD, styled
 from kept.format import format_bytes, format_count, pairs
 
+_OF_DECODER = " of the decoder, each with a cross layer that attends the encoder's input"
+
 
 def info(
     model: Annotated[
@@ -114,6 +116,7 @@ def _model(d: Description) -> dict[str, Any]:
         "architecture": d.architecture,
         "model_type": d.config["model_type"],
         "num_layers": d.model.config.num_layers,
+        "is_encoder_decoder": d.is_encoder_decoder,
         "num_heads": d.model.config.num_heads,
         "num_kv_heads": first.num_kv_heads,
         "head_dim": first.head_dim,
@@ -126,6 +129,7 @@ def _model(d: Description) -> dict[str, Any]:
         "quantized": d.quantized,
         "quantized_weight_bytes": d.quantized_bytes(),
         "bytes_per_token": d.token_bytes(),
+        "bytes_per_input_token": d.input_token_bytes() if d.is_encoder_decoder else None,
         "tokenizer": None if tokenizer is None else {"kind": tokenizer[0], "tokens": tokenizer[1]},
         "chat_template": d.has_chat_template(),
     }
@@ -142,7 +146,7 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("name", m["name"]),
         ("folder", m["folder"]),
         ("architecture", f"{m['architecture']} ({m['model_type']})"),
-        ("layers", str(m["num_layers"])),
+        ("layers", f"{m['num_layers']}{_OF_DECODER if m['is_encoder_decoder'] else ''}"),
         ("heads", f"{heads} query, {kv_heads} key/value, of {m['head_dim']}"),
         ("context", f"{m['context']:,} tokens"),
         ("sliding window", window if sizes else "none"),
@@ -150,9 +154,16 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{format_count(m['num_parameters'])} ({m['num_parameters']:,})"),
         ("weights", _weights(m)),
         ("bytes per token", token_costs(m["bytes_per_token"])),
+        *_input_rows(m["bytes_per_input_token"]),
         ("tokenizer", tokenizer),
         ("chat template", "yes" if m["chat_template"] else "no"),
     ]
+
+
+def _input_rows(costs: dict[str, int] | None) -> list[tuple[str, str]]:
+    if costs is None:
+        return []
+    return [("bytes per input token", f"{token_costs(costs)}, once for all beams and samples")]
 
 
 def _weights(m: dict[str, Any]) -> str:
