@@ -104,20 +104,6 @@ Step make_step(std::int64_t rows, Address tokens, Address positions,
     return s;
 }
 
-nb::dict spent_as_dict(const Program& program) {
-    const Program::Spent& s = program.spent();
-    nb::dict d;
-    d["embed"] = s.embed;
-    d["norm"] = s.norm;
-    d["linear"] = s.linear;
-    d["place"] = s.place;
-    d["attend"] = s.attend;
-    d["head"] = s.head;
-    d["waiting"] = s.waiting;
-    d["total"] = s.total;
-    return d;
-}
-
 using BestPairs = std::vector<std::pair<float, std::int32_t>>;
 
 BestPairs best_as_pairs(const Program& program) {
@@ -247,13 +233,11 @@ void bind_program(nb::module_& m) {
         .def("run", &Program::run, "step"_a, "first"_a, "last"_a, Release())
         .def_prop_ro("best", &best_as_pairs)
         .def("read_buffer", [](const Program& p, int buffer, std::int64_t rows,
-                               Address out) { p.read_buffer(buffer, rows, at<float>(out)); })
-        .def("read_queries",
-             [](const Program& p, int buffer, std::int64_t rows, const AttentionShape& shape,
-                bool floats,
-                Address out) { p.read_queries(buffer, rows, shape, floats, at<float>(out)); })
-        .def("profile", &Program::profile)
-        .def_prop_ro("spent", &spent_as_dict);
+                               Address out) { p.buffer(buffer).read(rows, at<float>(out)); })
+        .def("read_queries", [](const Program& p, int buffer, std::int64_t rows,
+                                const AttentionShape& shape, bool floats, Address out) {
+            p.buffer(buffer).read_queries(rows, shape, floats, at<float>(out));
+        });
     nb::class_<Repeat>(m, "Repeat")
         .def(nb::init<Program&, const Step&>(), "program"_a, "last"_a, nb::keep_alive<1, 2>())
         .def("run", &run_repeat, "tokens"_a);

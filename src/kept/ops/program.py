@@ -231,14 +231,6 @@ class Program:
             return reference.rms_norm(x, line.weight, line.eps)
         return reference.layer_norm(x, line.weight, line.bias, line.eps)
 
-    def profile(self, on: bool) -> None:
-        """Begin to add up the time that operations take, or end."""
-        self._native.profile(on)
-
-    def spent(self) -> dict[str, float]:
-        """Seconds since `profile(True)`, by kind of operation; "waiting" at barriers, "total"."""
-        return self._native.spent
-
     def _add(self, line: trace.Line) -> None:
         from kept import _native
 
