@@ -5,7 +5,6 @@
 // and meet at a barrier.
 #pragma once
 
-#include <atomic>
 #include <string>
 #include <utility>
 #include <variant>
@@ -92,12 +91,12 @@ class Program {
     // What one thread does of an operation.
     struct Part {
         int thread, threads;
-        std::atomic<std::int64_t>& next;  // unit to take, of those that threads do not share evenly
         // Its share of so many units.
         std::pair<std::int64_t, std::int64_t> of(std::int64_t count) const {
             return {count * thread / threads, count * (thread + 1) / threads};
         }
     };
+    static const Part kWhole;
 
     const Weights& weights(int name) const { return weights_[static_cast<std::size_t>(name)]; }
     void check(const Step& step) const;
@@ -105,11 +104,19 @@ class Program {
     const AttendPlan& plan(const Step& step, const Attend& op);
     void merge_best();
     void work(Run& run, int thread);
+    const Op& op(std::int64_t index) const { return ops_[static_cast<std::size_t>(index)]; }
+    // Whether one thread does it as fast as all of them and a barrier.
+    bool is_small(const Step& step, const Op& op) const;
+    // The plan of an attention whose partial results are to be merged, else null.
+    const AttendPlan* split_plan(const Step& step, const Op& op);
+    void operate(Run& run, std::int64_t index, Part part);
     void operate(Run& run, const Embed& op, Part part);
     void operate(Run& run, const Norm& op, Part part);
     void operate(Run& run, const Linear& op, Part part);
     void operate(Run& run, const Place& op, Part part);
     void operate(Run& run, const Attend& op, Part part);
+    AttendArgs attend_args(const Run& run, const Attend& op);
+    void merge(Run& run, const Attend& op, const AttendPlan& split, Part part);
 
     const Kernels* kernels_;
     std::vector<RowBuffer> buffers_;

@@ -1,5 +1,4 @@
 // The run of a program: what every thread does of each operation.
-#include <array>
 #include <atomic>
 
 #include "pool.h"
@@ -12,7 +11,12 @@ bool is_float_codec(Codec codec) {
     return codec == Codec::fp32 || codec == Codec::fp16;
 }
 
+// Numbers that one thread works through in about the time that a barrier takes.
+constexpr std::int64_t kAlone = 8192;
+
 }  // namespace
+
+constexpr Program::Part Program::kWhole{0, 1};
 
 // What the threads of one run have in common.
 struct Program::Run {
@@ -20,8 +24,8 @@ struct Program::Run {
     std::int64_t first, last;
     int threads;
     Sequences sequences;
-    std::array<std::atomic<std::int64_t>, 2> next{};  // unit to take, of odd and of even operations
     Program* program;
+    std::atomic<std::int64_t> next{0};  // unit to take, of those that threads do not share evenly
 };
 
 void Program::run(const Step& step, std::int64_t first, std::int64_t last) {
@@ -35,7 +39,6 @@ void Program::run(const Step& step, std::int64_t first, std::int64_t last) {
             turn.num_threads(),
             {static_cast<std::int64_t>(step.slots.size()), step.starts.data(), step.slots.data(),
              step.lengths.data(), row_sequence_.data()},
-            {},
             this};
     turn.run(
         [](void* context, int thread) {
@@ -47,14 +50,42 @@ void Program::run(const Step& step, std::int64_t first, std::int64_t last) {
 }
 
 void Program::work(Run& run, int thread) {
-    for (std::int64_t i = run.first; i < run.last; ++i) {
-        // Nobody uses the next operation's counter before the barrier that ends this one.
-        if (thread == 0) run.next[static_cast<std::size_t>(i + 1) % 2] = 0;
-        const Part part{thread, run.threads, run.next[static_cast<std::size_t>(i) % 2]};
-        std::visit([&](const auto& op) { operate(run, op, part); },
-                   ops_[static_cast<std::size_t>(i)]);
-        Pool::shared().sync();
+    const Part part{thread, run.threads};
+    for (std::int64_t i = run.first, end; i < run.last; i = end) {
+        operate(run, i, part);
+        const AttendPlan* split = split_plan(run.step, op(i));
+        const bool merges_alone = split && split->floats <= kAlone;
+        if (split && !merges_alone) {
+            Pool::shared().sync();
+            merge(run, std::get<Attend>(op(i)), *split, part);
+        }
+        for (end = i + 1; end < run.last && is_small(run.step, op(end));) ++end;
+        // All but the last to come wait anyway: it does alone what is not worth another barrier.
+        Pool::shared().sync([&] {
+            run.next = 0;
+            if (merges_alone) merge(run, std::get<Attend>(op(i)), *split, kWhole);
+            for (std::int64_t small = i + 1; small < end; ++small) operate(run, small, kWhole);
+        });
     }
+}
+
+void Program::operate(Run& run, std::int64_t index, Part part) {
+    std::visit([&](const auto& found) { operate(run, found, part); }, op(index));
+}
+
+bool Program::is_small(const Step& step, const Op& op) const {
+    if (const Norm* n = std::get_if<Norm>(&op))
+        return (n->wanted ? step.num_wanted : step.rows) * buffer(n->x).width() <= kAlone;
+    if (const Place* p = std::get_if<Place>(&op))
+        return step.rows * buffer(p->qkv).width() <= kAlone;
+    return false;
+}
+
+const AttendPlan* Program::split_plan(const Step& step, const Op& op) {
+    const Attend* attend = std::get_if<Attend>(&op);
+    if (!attend) return nullptr;
+    const AttendPlan& found = plan(step, *attend);
+    return found.merges.empty() ? nullptr : &found;
 }
 
 void Program::operate(Run& run, const Embed& op, Part part) {
@@ -121,29 +152,35 @@ void Program::operate(Run& run, const Place& op, Part part) {
     kernels_->place(args, begin, end);
 }
 
-void Program::operate(Run& run, const Attend& op, Part part) {
+AttendArgs Program::attend_args(const Run& run, const Attend& op) {
     const LayerStores& layer = run.step.layers[static_cast<std::size_t>(op.layer)];
     ActRows queries = buffer(op.queries).act();
     queries.is_bf16 = !is_float_codec(layer.keys.codec);
-    const AttendArgs args{op.shape,
-                          queries,
-                          layer.keys,
-                          layer.values,
-                          run.step.layouts[static_cast<std::size_t>(layer.layout)],
-                          run.sequences,
-                          buffer(op.out).act(),
-                          partials_.data()};
+    return {op.shape,
+            queries,
+            layer.keys,
+            layer.values,
+            run.step.layouts[static_cast<std::size_t>(layer.layout)],
+            run.sequences,
+            buffer(op.out).act(),
+            partials_.data()};
+}
+
+void Program::operate(Run& run, const Attend& op, Part part) {
+    const AttendArgs args = attend_args(run, op);
     const AttendPlan& units = plan(run.step, op);
     float* scratch = scratch_[static_cast<std::size_t>(part.thread)].data();
     // Units differ in cost, so whoever is free takes the next.
     const auto count = static_cast<std::int64_t>(units.units.size());
-    for (std::int64_t i = part.next++; i < count; i = part.next++)
+    for (std::int64_t i = run.next++; i < count; i = run.next++)
         kernels_->attend(args, units.units[static_cast<std::size_t>(i)], scratch);
-    if (units.merges.empty()) return;
-    Pool::shared().sync();
-    const auto [begin, end] = part.of(static_cast<std::int64_t>(units.merges.size()));
+}
+
+void Program::merge(Run& run, const Attend& op, const AttendPlan& split, Part part) {
+    const AttendArgs args = attend_args(run, op);
+    const auto [begin, end] = part.of(static_cast<std::int64_t>(split.merges.size()));
     for (std::int64_t i = begin; i < end; ++i)
-        kernels_->merge(args, units.merges[static_cast<std::size_t>(i)]);
+        kernels_->merge(args, split.merges[static_cast<std::size_t>(i)]);
 }
 
 }  // namespace kept
