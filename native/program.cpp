@@ -97,6 +97,8 @@ void Program::check(const Step& step) const {
                         place->layer < static_cast<std::int64_t>(step.layers.size())),
              "the step has buffers for fewer layers than the program");
     }
+    must(step.top_k >= 0 && step.top_k <= step.vocabulary,
+         "a step asks for no more of the largest logits than there are");
     if (step.wanted) within("wanted row", step.wanted, step.num_wanted, step.rows);
 }
 
@@ -118,6 +120,7 @@ void Program::reserve(const Step& step) {
     const Best none{-std::numeric_limits<float>::infinity(), 0};
     best_.assign(static_cast<std::size_t>(step.num_wanted), none);
     for (auto& best : thread_best_) best.assign(best_.size(), none);
+    top_.begin(Pool::shared().num_threads(), step.num_wanted, step.top_k);
 
     row_sequence_.resize(static_cast<std::size_t>(step.rows));
     for (std::size_t s = 0; s + 1 < step.starts.size(); ++s)

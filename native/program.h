@@ -14,6 +14,7 @@
 #include "kernels.h"
 #include "row_buffer.h"
 #include "step.h"
+#include "top_logits.h"
 
 namespace kept {
 
@@ -46,6 +47,8 @@ class Program {
 
     // The largest logit of each wanted row of the last run.
     const std::vector<Best>& best() const { return best_; }
+    // The step's top_k largest of each wanted row, if the last run made its logits.
+    const TopLogits& top() const { return top_; }
     // Rows as the last run left them.
     const RowBuffer& buffer(int name) const { return buffers_[static_cast<std::size_t>(name)]; }
 
@@ -128,6 +131,7 @@ class Program {
     std::vector<std::int32_t> row_sequence_;
     std::vector<std::vector<Best>> thread_best_;
     std::vector<Best> best_;
+    TopLogits top_;
 };
 
 }  // namespace kept

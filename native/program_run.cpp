@@ -47,6 +47,7 @@ void Program::run(const Step& step, std::int64_t first, std::int64_t last) {
         },
         &run);
     merge_best();
+    if (last == num_ops()) top_.finish(step.logits, step.vocabulary);
 }
 
 void Program::work(Run& run, int thread) {
@@ -60,6 +61,7 @@ void Program::work(Run& run, int thread) {
             merge(run, std::get<Attend>(op(i)), *split, part);
         }
         for (end = i + 1; end < run.last && is_small(run.step, op(end));) ++end;
+        if (i + 1 == run.last && !merges_alone) return;  // the job's end is a barrier too
         // All but the last to come wait anyway: it does alone what is not worth another barrier.
         Pool::shared().sync([&] {
             run.next = 0;
@@ -115,6 +117,7 @@ void Program::operate(Run& run, const Linear& op, Part part) {
     args.epilogue = op.epilogue;
     args.activation = op.activation;
     args.best = thread_best_[static_cast<std::size_t>(part.thread)].data();
+    args.top = top_.rows_of(part.thread);
     if (is_head) {
         args.out = step.logits;
         args.out_stride = step.vocabulary;

@@ -26,6 +26,7 @@ struct Step {
     std::vector<LayerStores> layers;
     float* logits = nullptr;
     std::int64_t vocabulary = 0;
+    std::int64_t top_k = 0;  // of each wanted row so many of the largest logits are found
 };
 
 }  // namespace kept

@@ -141,10 +141,12 @@ class Program:
         stores: StepBuffers,
         rope: RopeTables | None,
         logits: Tensor,
+        top_k: int = 0,
     ) -> _native.Step:
         """Bind the operations to a batch, the layers' buffers and the room for logits (M, V) fp32.
 
-        The step is good while all of these live. Raises OptionError for a codec the kernels do not
+        top_k: how many of the largest logits `top` will say of each row, at most V. The step is
+        good while all of these live. Raises OptionError for a codec the kernels do not
         read, and for tensors of the batch that are not what `Batch` says.
         """
         from kept import _native
@@ -181,6 +183,7 @@ class Program:
             layer_layouts=lent.layouts,
             logits=logits.data_ptr(),
             vocabulary=self.vocab_size,
+            top_k=min(top_k, self.vocab_size),
         )
 
     def run(self, step: _native.Step, first: int = 0, last: int | None = None) -> None:
@@ -207,6 +210,19 @@ class Program:
     def best(self) -> list[tuple[float, int]]:
         """The largest logit of each wanted row of the last run, and the first token that has it."""
         return self._native.best
+
+    def top(self) -> tuple[Tensor, Tensor]:
+        """The K largest logits (M, K) fp32 of each row wanted of the last run, and their tokens
+        (M, K) int64.
+
+        The largest come first, NaN before any number, and of equal ones the lower token. K is what
+        the step asked for; M is 0 if the run made no logits.
+        """
+        shape = self._native.top_shape
+        values = torch.empty(shape, dtype=torch.float32)
+        tokens = torch.empty(shape, dtype=torch.int64)
+        self._native.read_top(values.data_ptr(), tokens.data_ptr())
+        return values, tokens
 
     def rows(self, buffer: trace.Buffer, count: int) -> Tensor:
         """Rows (count, width) of an fp32 buffer as the last run left them."""
