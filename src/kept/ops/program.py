@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +14,7 @@ from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
 from kept.ops.codecs import Codec
 from kept.ops.packed import PackedMatrix, address
 from kept.ops.spec import AttentionSpec, HeadSpec
-from kept.ops.views import StoredView
+from kept.ops.step_buffers import RopeTables, StepBuffers
 
 if TYPE_CHECKING:
     from kept import _native
@@ -38,66 +36,6 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "relu": "relu",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """How a layout lays its tokens out. ring: whether tokens after the sinks wrap around the
-    capacity; window: what the layout itself forgets, None: nothing."""
-
-    ring: bool
-    capacity: int
-    sinks: int = 0
-    window: int | None = None
-
-
-class LentBuffers:
-    """The buffers of a cache's layers, as their addresses; good while these stay the same.
-
-    addresses: for each layer keys, their scales, values, theirs; 0: no scales. layouts: (L,) which
-    of the cache's layouts each layer follows.
-    """
-
-    def __init__(
-        self,
-        codec: Codec,
-        buffers: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]],
-        layouts: Sequence[int],
-    ) -> None:
-        """buffers: (L,) of keys and values, each as `Codec.parts` orders them."""
-        self.codec, self.layouts = codec, list(layouts)
-        self._alive = buffers
-        self.addresses = [
-            place
-            for layer in buffers
-            for parts in layer
-            for place in (address(parts[0]), address(parts[1] if len(parts) > 1 else None))
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class StepBuffers:
-    """Where a step's keys and values go.
-
-    placements: one per layout, as they are in this step. lengths: (B,) of the sequences, the new
-    tokens included. view: of a layer, what it holds once the new keys are written.
-    """
-
-    buffers: LentBuffers
-    placements: Sequence[Placement]
-    lengths: Sequence[int]
-    view: Callable[[int], StoredView]
-
-
-@dataclass(frozen=True, slots=True)
-class RopeTables:
-    """cos, sin: (P, R / 2) fp32. rows: (N,) int64, which row each of the batch takes. room: how
-    many tokens more each sequence may take with these tables; rows are its positions then."""
-
-    cos: Tensor
-    sin: Tensor
-    rows: Tensor
-    room: int = 0
 
 
 class Program:
@@ -211,14 +149,16 @@ class Program:
         """The largest logit of each wanted row of the last run, and the first token that has it."""
         return self._native.best
 
-    def top(self) -> tuple[Tensor, Tensor]:
+    def top(self) -> tuple[Tensor, Tensor] | None:
         """The K largest logits (M, K) fp32 of each row wanted of the last run, and their tokens
         (M, K) int64.
 
         The largest come first, NaN before any number, and of equal ones the lower token. K is what
-        the step asked for; M is 0 if the run made no logits.
+        the step asked for, None if nothing; M is 0 if the run made no logits.
         """
         shape = self._native.top_shape
+        if shape[1] == 0:
+            return None
         values = torch.empty(shape, dtype=torch.float32)
         tokens = torch.empty(shape, dtype=torch.int64)
         self._native.read_top(values.data_ptr(), tokens.data_ptr())
