@@ -31,6 +31,10 @@ class Likeliest:
         """Rows [first, last), not copied."""
         return Likeliest(self.logits[first:last], self.tokens[first:last])
 
+    def take(self, indices: list[int]) -> Likeliest:
+        """Any of the rows, copied."""
+        return Likeliest(self.logits[indices], self.tokens[indices])
+
     def repeated(self, count: int) -> Likeliest:
         """The one row there is, so many times."""
         return Likeliest(self.logits.expand(count, -1), self.tokens.expand(count, -1))

@@ -38,7 +38,8 @@ def token_logprobs(
     They are the log-softmax, in fp32, of the unprocessed `logits` (V,): temperature, filters and
     penalties do not enter, so they say what the model thinks and compare across requests. Tokens of
     probability zero are left out of `top`. `likeliest`: tokens that no other is likelier than, if
-    some are known; they change nothing but the time it takes. Raises `OptionError` if `num_top` is above V.
+    some are known; they change nothing but the time it takes. Raises `OptionError` if `num_top` is
+    above V.
     """
     if num_top > logits.numel():
         raise OptionError(

@@ -40,8 +40,8 @@ def sample(
     row's token depends on nothing in the other rows. `num_beams` is not looked at: beam search
     calls `process_scores` itself. `best`, where it is known, holds each row's largest logit (NaN if
     any is) and the first token that has it; `likeliest` the largest few, which spare some requests
-    the reading of whole rows and change no token. Raises `SamplingError` on NaN or +inf logits and where
-    no token is possible; `OptionError` where the arguments do not fit each other.
+    the reading of whole rows and change no token. Raises `SamplingError` on NaN or +inf logits and
+    where no token is possible; `OptionError` where the arguments do not fit each other.
     """
     _check_shapes(logits, params, histories, keys)
     if not params:
