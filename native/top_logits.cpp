@@ -40,10 +40,10 @@ void TopLogits::begin(std::int64_t threads, std::int64_t rows, std::int64_t k) {
     found_.clear();
     if (k == 0) return;
     // Cutting takes time in proportion to the room, so it must not come often.
-    const std::int64_t room = k + std::max<std::int64_t>(k, 64);
-    ranks_.resize(static_cast<std::size_t>(threads * rows * room));
+    const std::int64_t room = k + std::max<std::int64_t>(k, 64), gap = 64 / sizeof ranks_[0];
+    ranks_.resize(static_cast<std::size_t>(threads * rows * (room + gap)));
     for (std::int64_t i = 0; i < threads * rows; ++i)
-        found_.push_back({ranks_.data() + i * room, static_cast<std::int32_t>(k),
+        found_.push_back({ranks_.data() + i * (room + gap), static_cast<std::int32_t>(k),
                           static_cast<std::int32_t>(room), 0, true, 0.0f});
 }
 

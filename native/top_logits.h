@@ -8,8 +8,9 @@
 namespace kept {
 
 // What one thread has gathered of a row: at least the k largest of the logits it has seen. Each is
-// a rank, a number that orders tokens as `rank` in linear.h says.
-struct TopRow {
+// a rank, a number that orders tokens as `rank` in linear.h says. On a cache line of its own:
+// threads write theirs all the while.
+struct alignas(64) TopRow {
     std::uint64_t* ranks;
     std::int32_t k, room, count;
     bool is_open;  // nothing has been cut yet, so nothing is turned away
