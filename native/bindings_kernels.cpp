@@ -8,6 +8,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <tuple>
@@ -76,7 +77,7 @@ Step make_step(std::int64_t rows, Address tokens, Address positions,
                Address cos, Address sin, Address rope_rows, const std::vector<LayoutTuple>& layouts,
                Codec keys, Codec values, const std::vector<Address>& buffers,
                const std::vector<std::int64_t>& layer_layouts, Address logits,
-               std::int64_t vocabulary) {
+               std::int64_t vocabulary, std::int64_t top_k) {
     Step s;
     s.rows = rows;
     s.tokens = at<const std::int64_t>(tokens);
@@ -101,21 +102,8 @@ Step make_step(std::int64_t rows, Address tokens, Address positions,
              layer_layouts[i]});
     s.logits = at<float>(logits);
     s.vocabulary = vocabulary;
+    s.top_k = top_k;
     return s;
-}
-
-nb::dict spent_as_dict(const Program& program) {
-    const Program::Spent& s = program.spent();
-    nb::dict d;
-    d["embed"] = s.embed;
-    d["norm"] = s.norm;
-    d["linear"] = s.linear;
-    d["place"] = s.place;
-    d["attend"] = s.attend;
-    d["head"] = s.head;
-    d["waiting"] = s.waiting;
-    d["total"] = s.total;
-    return d;
 }
 
 using BestPairs = std::vector<std::pair<float, std::int32_t>>;
@@ -223,7 +211,8 @@ void bind_program(nb::module_& m) {
     nb::class_<Step>(m, "Step");
     m.def("step", &make_step, "rows"_a, "tokens"_a, "positions"_a, "starts"_a, "slots"_a,
           "lengths"_a, "wanted"_a, "num_wanted"_a, "cos"_a, "sin"_a, "rope_rows"_a, "layouts"_a,
-          "keys"_a, "values"_a, "buffers"_a, "layer_layouts"_a, "logits"_a, "vocabulary"_a);
+          "keys"_a, "values"_a, "buffers"_a, "layer_layouts"_a, "logits"_a, "vocabulary"_a,
+          "top_k"_a);
     nb::class_<Program>(m, "Program")
         .def(nb::init<const std::string&>(), "isa"_a)
         .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a)
@@ -246,14 +235,18 @@ void bind_program(nb::module_& m) {
         .def_prop_ro("num_ops", &Program::num_ops)
         .def("run", &Program::run, "step"_a, "first"_a, "last"_a, Release())
         .def_prop_ro("best", &best_as_pairs)
+        .def_prop_ro("top_shape", [](const Program& p) { return p.top().shape(); })
+        .def("read_top",
+             [](const Program& p, Address values, Address tokens) {
+                 std::ranges::copy(p.top().values(), at<float>(values));
+                 std::ranges::copy(p.top().tokens(), at<std::int64_t>(tokens));
+             })
         .def("read_buffer", [](const Program& p, int buffer, std::int64_t rows,
-                               Address out) { p.read_buffer(buffer, rows, at<float>(out)); })
-        .def("read_queries",
-             [](const Program& p, int buffer, std::int64_t rows, const AttentionShape& shape,
-                bool floats,
-                Address out) { p.read_queries(buffer, rows, shape, floats, at<float>(out)); })
-        .def("profile", &Program::profile)
-        .def_prop_ro("spent", &spent_as_dict);
+                               Address out) { p.buffer(buffer).read(rows, at<float>(out)); })
+        .def("read_queries", [](const Program& p, int buffer, std::int64_t rows,
+                                const AttentionShape& shape, bool floats, Address out) {
+            p.buffer(buffer).read_queries(rows, shape, floats, at<float>(out));
+        });
     nb::class_<Repeat>(m, "Repeat")
         .def(nb::init<Program&, const Step&>(), "program"_a, "last"_a, nb::keep_alive<1, 2>())
         .def("run", &run_repeat, "tokens"_a);

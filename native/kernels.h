@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "layout.h"
+#include "top_logits.h"
 
 namespace kept {
 
@@ -20,7 +21,7 @@ enum class Epilogue {
     add,       // out += y
     activate,  // act = activation(y)
     gate,      // act = activation(gate) * up, of a gated matrix
-    logits,    // out = y, unpadded; and the largest of each row
+    logits,    // out = y, unpadded; and the largest of each row, or so many of them
 };
 
 // Rows of numbers that feed a linear layer: bf16, or floats for fp32 weights.
@@ -45,7 +46,8 @@ struct LinearArgs {
     float* out;
     std::int64_t out_stride;
     ActRows act;
-    Best* best;  // (rows) of this thread
+    Best* best;   // (rows) of this thread
+    TopRow* top;  // the same, or null: only the largest is wanted
 };
 
 struct NormArgs {

@@ -50,8 +50,9 @@ inline void place(const PlaceArgs& args, std::int64_t first_unit, std::int64_t l
         }
         if (is_query) {
             const std::int64_t padded = round_up(dim, 32);
-            for (std::int64_t i = 0; i < padded; ++i)
-                put_one(args.queries, row, head * padded + i, i < dim ? x[i] : 0.0f);
+            std::fill(x + dim, x + padded, 0.0f);
+            for (std::int64_t i = 0; i < padded; i += W)
+                put_act(args.queries, row, head * padded + i, load(x + i));
             continue;
         }
         const Sequences& s = args.sequences;

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from kept import LLM, Completion, GenerationInterrupted, OptionError
+from kept import LLM, Completion, GenerationInterrupted, OptionError, machine
+from kept.sampling import sample
 
 from .talker import make_talker
 
@@ -295,3 +296,38 @@ def test_ctrl_c_in_a_chat_keeps_what_there_is(llm: LLM, monkeypatch: pytest.Monk
     assert found.token_ids == whole.token_ids[: len(found.token_ids)]
     assert 0 < len(found.token_ids) < 25
     assert not isinstance(caught.value, Exception)
+
+
+@pytest.mark.skipif(not machine.NATIVE_AVAILABLE, reason="installed without a C++ compiler")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 5, "temperature": 1.7, "num_return_sequences": 3},
+        {"top_k": 20, "top_p": 0.8, "logprobs": 3},
+        {"do_sample": False, "logprobs": 4},
+        {"top_k": 5, "min_p": 0.1, "logprobs": 2},
+    ],
+    ids=str,
+)
+def test_the_likeliest_few_change_no_token(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Those that the pass found on its way, against reading whole rows."""
+    prompts = [PROMPT, "tell me", "a longer one than the others are"]
+    used = []
+    options = {"do_sample": True, "seed": 3, "max_new_tokens": 20, **options}
+
+    def watched(*arguments: Any) -> Any:
+        used.append(arguments[-1] is not None)
+        return sample(*arguments)
+
+    monkeypatch.setattr("kept.engine.samples.sample", watched)
+    found = llm.generate(prompts, **options)
+    assert all(used)
+    used.clear()
+    monkeypatch.setattr("kept.engine.engine.num_likeliest", lambda params: 0)
+    expected = llm.generate(prompts, **options)
+    assert not any(used)
+    for few, whole in zip(found, expected, strict=True):
+        assert few.token_ids == whole.token_ids
+        assert few.logprobs == whole.logprobs

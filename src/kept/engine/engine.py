@@ -16,6 +16,7 @@ from kept.engine.window import ContextRule
 from kept.errors import OptionError
 from kept.exiting import computing
 from kept.models import CausalLM, NextLogits, RepeatedStep
+from kept.sampling import num_likeliest
 
 PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
 
@@ -84,7 +85,7 @@ class Engine:
         self._slide()
         work = self.scheduler.next(self._slots)
         batch = self._batch(work)
-        found = self.model.next_logits(batch, self.cache)
+        found = self.model.next_logits(batch, self.cache, self._num_likeliest())
         is_decode = len(work) == len(self._slots) and all(item.num_new == 1 for item in work)
         self._last = (work, batch) if is_decode and self.cache is not None else None
         return work, found
@@ -96,12 +97,16 @@ class Engine:
             return None
         work, batch = last
         if repeated is None:
-            repeated = self.model.repeat(batch, self.cache)
+            repeated = self.model.repeat(batch, self.cache, self._num_likeliest())
         if repeated is None or not repeated.room:
             return None
         found = repeated.run([item.continuation.history.last for item in work])
         self._last, self._repeated = last, repeated
         return work, found
+
+    def _num_likeliest(self) -> int:
+        groups = self.scheduler.running
+        return max((num_likeliest(group.params) for group in groups), default=0)
 
     def interrupt(self) -> None:
         """End every group as it stands."""
@@ -208,8 +213,11 @@ class Engine:
 def _together(rows: list[tuple[NextLogits, int]]) -> NextLogits:
     """The rows of a group, without a copy where they lie in order in one pass."""
     found, first = rows[0]
-    if all(x is found and i == first + n for n, (x, i) in enumerate(rows)):
-        return found.rows(first, first + len(rows))
+    if all(x is found for x, _ in rows):
+        indices = [i for _, i in rows]
+        if indices == list(range(first, first + len(rows))):
+            return found.rows(first, first + len(rows))
+        return found.take(indices)
     best = [x.best[i] for x, i in rows if x.best is not None]
     logits = torch.stack([x.logits[i] for x, i in rows])
     return NextLogits(logits, best if len(best) == len(rows) else None)

@@ -17,7 +17,7 @@ from kept.cache import Cache, KVShape, make_cache, stores
 from kept.errors import ContextLengthError, OptionError
 from kept.exiting import computing
 from kept.models.native import NativeDecoder, PackWeight, Progress, pack_model
-from kept.models.next_logits import NextLogits
+from kept.models.next_logits import NextLogits, likeliest
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
 from kept.models.repeated_step import RepeatedStep
@@ -163,24 +163,29 @@ class CausalLM(nn.Module, ABC):
         finally:
             torch.set_num_threads(before)
 
-    def next_logits(self, batch: Batch, cache: Cache | None = None) -> NextLogits:
-        """`run`, and the likeliest token of each row if that costs nothing."""
+    def next_logits(self, batch: Batch, cache: Cache | None = None, top_k: int = 0) -> NextLogits:
+        """`run`, and the likeliest token of each row and its `top_k` largest logits, where the
+        native kernels find them on their way."""
         if self.native is None:
             return NextLogits(self.run(batch, cache))
-        logits = self._run_native(batch, cache, None)
-        return NextLogits(logits, self.native.program.best())
+        logits = self._run_native(batch, cache, None, top_k)
+        program = self.native.program
+        return NextLogits(logits, program.best(), likeliest(program))
 
-    def repeat(self, batch: Batch, cache: Cache) -> RepeatedStep | None:
-        """Steps that go on from `batch`, which was the last to be run on this cache.
+    def repeat(self, batch: Batch, cache: Cache, top_k: int = 0) -> RepeatedStep | None:
+        """Steps that go on from `batch`, which was the last to be run on this cache; each finds
+        the `top_k` largest logits of every row.
 
         None where there is none to be had, or it would not pay: not on the native kernels, not one
         token a sequence, a ring, moving rotary tables, or a buffer that is full.
         """
         if self.native is None or (self.training and torch.is_grad_enabled()):
             return None
-        return self.native.repeat(batch, cache)
+        return self.native.repeat(batch, cache, top_k)
 
-    def _run_native(self, batch: Batch, cache: Cache | None, record: Record | None) -> Tensor:
+    def _run_native(
+        self, batch: Batch, cache: Cache | None, record: Record | None, top_k: int = 0
+    ) -> Tensor:
         assert self.native is not None
         if self.training and torch.is_grad_enabled():
             raise OptionError(
@@ -192,7 +197,7 @@ class CausalLM(nn.Module, ABC):
                 f"the cache is on {cache.device} and this model on the CPU; make it with "
                 "device=model.device"
             )
-        return self.native.run(batch, cache, record)
+        return self.native.run(batch, cache, record, top_k)
 
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
         x, rope = self.embed(batch)

@@ -38,7 +38,9 @@ class NativeDecoder:
         self.program = _compile(model)
         self._room = torch.empty(0, self.program.vocab_size)
 
-    def run(self, batch: Batch, cache: Cache | None, record: Record | None) -> Tensor:
+    def run(
+        self, batch: Batch, cache: Cache | None, record: Record | None, top_k: int = 0
+    ) -> Tensor:
         """See `CausalLM.run`. Without a record the logits are good until the next such run: pages
         fresh from the system would cost more than many a kernel."""
         model = self._model
@@ -49,14 +51,14 @@ class NativeDecoder:
         logits = self._logits(count, lasting=record is not None)
         rope = model.rope_tables(batch)
         with cache.lend(batch) as lent:
-            step = self.program.step(batch, lent, rope, logits)
+            step = self.program.step(batch, lent, rope, logits, top_k)
             if record is not None and (record.want_hidden or record.want_attention):
                 self._run_recorded(step, batch, lent, record)
             else:
                 self.program.run(step)
         return logits
 
-    def repeat(self, batch: Batch, cache: Cache) -> RepeatedStep | None:
+    def repeat(self, batch: Batch, cache: Cache, top_k: int) -> RepeatedStep | None:
         """See `CausalLM.repeat`."""
         count = len(batch.slots)
         wanted = batch.num_rows if batch.wanted is None else len(batch.wanted)
@@ -70,7 +72,8 @@ class NativeDecoder:
         if not room:
             return None
         logits = self._logits(count, lasting=False)
-        step = self.program.step(replace(batch, wanted=None), lease.stores, rope, logits)
+        batch = replace(batch, wanted=None)
+        step = self.program.step(batch, lease.stores, rope, logits, top_k)
         return RepeatedStep(self.program, self.program.repeat(step), cache, lease, logits, room)
 
     def _logits(self, count: int, lasting: bool) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from kept.cache import Cache, Lease
-from kept.models.next_logits import NextLogits
+from kept.models.next_logits import NextLogits, likeliest
 from kept.ops import Program
 
 if TYPE_CHECKING:
@@ -51,4 +51,4 @@ class RepeatedStep:
             self._cache.end(self._lease)
             raise
         self.room -= 1
-        return NextLogits(self._logits, best)
+        return NextLogits(self._logits, best, likeliest(self._program))

@@ -14,9 +14,10 @@ from kept.ops.faces import (
     split_heads,
 )
 from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
-from kept.ops.program import LentBuffers, Placement, Program, RopeTables, StepBuffers
+from kept.ops.program import Program
 from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
 from kept.ops.spec import AttentionSpec, HeadSpec
+from kept.ops.step_buffers import LentBuffers, Placement, RopeTables, StepBuffers
 from kept.ops.views import ContiguousView, Group, KVView, PackedView, RingView, Span, StoredView
 
 __all__ = [

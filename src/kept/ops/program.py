@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +14,7 @@ from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
 from kept.ops.codecs import Codec
 from kept.ops.packed import PackedMatrix, address
 from kept.ops.spec import AttentionSpec, HeadSpec
-from kept.ops.views import StoredView
+from kept.ops.step_buffers import RopeTables, StepBuffers
 
 if TYPE_CHECKING:
     from kept import _native
@@ -38,66 +36,6 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "relu": "relu",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """How a layout lays its tokens out. ring: whether tokens after the sinks wrap around the
-    capacity; window: what the layout itself forgets, None: nothing."""
-
-    ring: bool
-    capacity: int
-    sinks: int = 0
-    window: int | None = None
-
-
-class LentBuffers:
-    """The buffers of a cache's layers, as their addresses; good while these stay the same.
-
-    addresses: for each layer keys, their scales, values, theirs; 0: no scales. layouts: (L,) which
-    of the cache's layouts each layer follows.
-    """
-
-    def __init__(
-        self,
-        codec: Codec,
-        buffers: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]],
-        layouts: Sequence[int],
-    ) -> None:
-        """buffers: (L,) of keys and values, each as `Codec.parts` orders them."""
-        self.codec, self.layouts = codec, list(layouts)
-        self._alive = buffers
-        self.addresses = [
-            place
-            for layer in buffers
-            for parts in layer
-            for place in (address(parts[0]), address(parts[1] if len(parts) > 1 else None))
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class StepBuffers:
-    """Where a step's keys and values go.
-
-    placements: one per layout, as they are in this step. lengths: (B,) of the sequences, the new
-    tokens included. view: of a layer, what it holds once the new keys are written.
-    """
-
-    buffers: LentBuffers
-    placements: Sequence[Placement]
-    lengths: Sequence[int]
-    view: Callable[[int], StoredView]
-
-
-@dataclass(frozen=True, slots=True)
-class RopeTables:
-    """cos, sin: (P, R / 2) fp32. rows: (N,) int64, which row each of the batch takes. room: how
-    many tokens more each sequence may take with these tables; rows are its positions then."""
-
-    cos: Tensor
-    sin: Tensor
-    rows: Tensor
-    room: int = 0
 
 
 class Program:
@@ -141,10 +79,12 @@ class Program:
         stores: StepBuffers,
         rope: RopeTables | None,
         logits: Tensor,
+        top_k: int = 0,
     ) -> _native.Step:
         """Bind the operations to a batch, the layers' buffers and the room for logits (M, V) fp32.
 
-        The step is good while all of these live. Raises OptionError for a codec the kernels do not
+        top_k: how many of the largest logits `top` will say of each row, at most V. The step is
+        good while all of these live. Raises OptionError for a codec the kernels do not
         read, and for tensors of the batch that are not what `Batch` says.
         """
         from kept import _native
@@ -181,6 +121,7 @@ class Program:
             layer_layouts=lent.layouts,
             logits=logits.data_ptr(),
             vocabulary=self.vocab_size,
+            top_k=min(top_k, self.vocab_size),
         )
 
     def run(self, step: _native.Step, first: int = 0, last: int | None = None) -> None:
@@ -208,6 +149,21 @@ class Program:
         """The largest logit of each wanted row of the last run, and the first token that has it."""
         return self._native.best
 
+    def top(self) -> tuple[Tensor, Tensor] | None:
+        """The K largest logits (M, K) fp32 of each row wanted of the last run, and their tokens
+        (M, K) int64.
+
+        The largest come first, NaN before any number, and of equal ones the lower token. K is what
+        the step asked for, None if nothing; M is 0 if the run made no logits.
+        """
+        shape = self._native.top_shape
+        if shape[1] == 0:
+            return None
+        values = torch.empty(shape, dtype=torch.float32)
+        tokens = torch.empty(shape, dtype=torch.int64)
+        self._native.read_top(values.data_ptr(), tokens.data_ptr())
+        return values, tokens
+
     def rows(self, buffer: trace.Buffer, count: int) -> Tensor:
         """Rows (count, width) of an fp32 buffer as the last run left them."""
         out = torch.empty(count, buffer.width, dtype=torch.float32)
@@ -230,14 +186,6 @@ class Program:
         if line.bias is None:
             return reference.rms_norm(x, line.weight, line.eps)
         return reference.layer_norm(x, line.weight, line.bias, line.eps)
-
-    def profile(self, on: bool) -> None:
-        """Begin to add up the time that operations take, or end."""
-        self._native.profile(on)
-
-    def spent(self) -> dict[str, float]:
-        """Seconds since `profile(True)`, by kind of operation; "waiting" at barriers, "total"."""
-        return self._native.spent
 
     def _add(self, line: trace.Line) -> None:
         from kept import _native

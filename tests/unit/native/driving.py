@@ -111,6 +111,7 @@ class Rig:
         tokens: Tensor | None = None,
         positions: Tensor | None = None,
         threads: int | None = None,
+        top_k: int = 0,
     ) -> tuple[Program, Tensor]:
         """The program after one step over these rows, and its logits, if its last line makes them.
 
@@ -134,7 +135,7 @@ class Rig:
         count = num_rows if wanted is None else len(wanted)
         logits = torch.full((count, program.vocab_size), torch.nan)
         stores = as_step(layers or [NOWHERE], lengths or [num_rows])
-        step = program.step(batch, stores, rope, logits)
+        step = program.step(batch, stores, rope, logits, top_k)
         program.run(step)
         return program, logits
 

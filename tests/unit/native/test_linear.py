@@ -208,6 +208,49 @@ def expect_first_of_the_largest(program: Program, logits: Tensor) -> None:
 
 
 @formats
+def test_the_largest_few_logits(isa: str, format: str) -> None:
+    """Of equal ones the lower token, whoever finds them and however many rows there are."""
+    for outputs in (1, 31, 97, 300, 2050):
+        half = torch.randn(-(-outputs // 2), 40)
+        w = pack_as(format, half.repeat(2, 1)[:outputs])  # every logit comes twice
+        rig = Rig()
+        rig.linear(rig.rows(inputs(format, 35, 40), bf16=format != "fp32"), w, "logits")
+        for rows, threads, k in ((1, 1, 1), (1, 2, 50), (35, 3, 2), (17, 4, 7), (3, 5, 256)):
+            program, logits = rig.run(rows, threads=threads, top_k=k)
+            expect_largest(program, logits, min(k, outputs))
+            expect_first_of_the_largest(program, logits)
+
+
+@formats
+def test_the_largest_few_of_strange_logits(isa: str, format: str) -> None:
+    """NaN comes before any number; 0 and -0 are equal."""
+    nan, inf = torch.nan, torch.inf
+    weight = torch.zeros(331, 3)  # so that the bias alone decides
+    for bias in (
+        torch.zeros(331), -torch.zeros(331), torch.tensor([0.0, -0.0]).repeat(166)[:331],
+        torch.full((331,), -inf), torch.full((331,), nan), torch.arange(331.0),
+        -torch.arange(331.0), torch.tensor([1.0, -inf, inf, nan, 2.0]).repeat(67)[:331],
+        torch.tensor([-inf] * 330 + [-1e38]), torch.tensor([nan] + [-inf] * 330),
+        torch.randn(331).mul(1e-39), torch.randn(331).round(),
+    ):  # fmt: skip
+        rig = Rig()
+        a = rig.rows(torch.ones(2, 3), bf16=format != "fp32")
+        rig.linear(a, pack_as(format, weight, bias=bias), "logits")
+        for threads, k in ((1, 3), (2, 65), (3, 331), (5, 130)):
+            program, logits = rig.run(2, threads=threads, top_k=k)
+            expect_largest(program, logits, k)
+
+
+def expect_largest(program: Program, logits: Tensor, k: int) -> None:
+    values, tokens = program.top()
+    assert values.shape == tokens.shape == (len(logits), k)
+    # NaN is the largest to torch too, and a stable sort leaves equals in order.
+    expected = logits.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    assert torch.equal(tokens, expected)
+    assert torch.equal(values.view(torch.int32), logits.gather(1, expected).view(torch.int32))
+
+
+@formats
 def test_only_the_wanted_rows_reach_the_head(isa: str, format: str) -> None:
     x, weight = inputs("bf16", 7, 33), torch.ones(33)
     w = pack_as(format, torch.randn(40, 33))
