@@ -11,14 +11,21 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch, pack
+from kept.cache.evicting_layer import (
+    EvictingLayer,
+    check_observed,
+    choose_all,
+    make_layer,
+    tokens_of,
+)
 from kept.cache.indices import read_all_whole, read_lengths, read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
 from kept.cache.lending import Lease, Lender
-from kept.cache.open_step import LayerStore, OpenStep, check_slots, check_update
+from kept.cache.open_step import LayerStore, OpenStep, Watch, check_slots, check_update
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
-from kept.ops import Codec, KVView, StepBuffers
+from kept.ops import AttentionSpec, Codec, KVView, StepBuffers
 
 
 class Cache:
@@ -45,7 +52,7 @@ class Cache:
         self._layout_of = list(layouts)
         self._lengths = [0] * layouts[0].num_slots if lengths is None else list(lengths)
         self._layers = [
-            LayerCache(shape, layout.num_slots, layout.capacity, codec, device)
+            make_layer(shape, layout, codec, device)
             for shape, layout in zip(shapes, layouts, strict=True)
         ]
         self._open: OpenStep | None = None
@@ -89,6 +96,11 @@ class Cache:
         """Bytes its buffers take, unused capacity included."""
         return sum(layer.num_bytes for layer in self._layers)
 
+    def max_step(self, slot: int) -> int | None:
+        """How many tokens the slot may take in one step; None: any number."""
+        found = [layout.max_step(self._lengths[slot]) for layout in set(self._layout_of)]
+        return min((most for most in found if most is not None), default=None)
+
     def __repr__(self) -> str:
         return (
             f"<Cache {self.name}: {self.num_layers} layers, lengths {list(self._lengths)}, "
@@ -112,25 +124,28 @@ class Cache:
         """Open a step like `step`, and hand out the buffers of all layers at once, to which the
         caller then writes the new keys and values."""
         with self._opened(batch) as step:
-            stores = self._lender.lend(step.plans)
+            watches = {i: self._watch(i, step) for i in range(self.num_layers)}
+            found = {i: watch for i, watch in watches.items() if watch is not None}
+            stores = self._lender.lend(step.plans, found)
             step.done.update(range(self.num_layers))
             yield stores
 
     def lease(self, slots: tuple[int, ...]) -> Lease | None:
         """The right to add a token to each of the slots, step after step, at no more cost than
-        `extend`; None where a layout labels its entries, as a ring does, or nothing is stored yet.
+        `extend`; None where a layout has more to do, as a ring has, or nothing is stored yet.
 
         Drops a step that is open.
         """
         check_slots(slots, self.num_slots)
         layouts = dict.fromkeys(self._layout_of)
         lengths = [self._lengths[slot] for slot in slots]
-        if any(layout.placement.ring for layout in layouts) or not all(lengths):
+        rooms = [layout.room(lengths) for layout in layouts] if all(lengths) else []
+        room = min((room for room in rooms if room is not None), default=0)
+        if not rooms or None in rooms:
             return None
         self.abandon()
         starts, before = tuple(range(len(slots) + 1)), [length - 1 for length in lengths]
         plans = {layout: layout.plan(starts, slots, before, self.device) for layout in layouts}
-        room = min(layout.capacity for layout in layouts) - max(lengths)
         self._lease = Lease(slots, self._lender.lend(plans), room)
         return self._lease
 
@@ -143,7 +158,12 @@ class Cache:
         lengths = list(self._lengths)
         for slot in lease.slots:
             lengths[slot] += 1
+        chosen = choose_all(self._layers, lease.slots, [lengths[slot] for slot in lease.slots])
         self._lengths = lengths
+        if chosen:
+            self._lease = None
+        for layer, eviction in chosen:
+            layer.evict(eviction)
 
     def check(self, lease: Lease) -> None:
         """Raise CacheError where a lease has ended."""
@@ -158,8 +178,9 @@ class Cache:
         if self._lease is lease:
             self._lease = None
             for slot in lease.slots:
-                for layer in self._layers:
-                    layer.clear(slot, slice(self._lengths[slot], self._lengths[slot] + 1))
+                for layer, layout in zip(self._layers, self._layout_of, strict=True):
+                    entry = layout.next_entry(self._lengths[slot])
+                    layer.clear(slot, slice(entry, entry + 1))
 
     @contextmanager
     def _opened(self, batch: Batch) -> Iterator[OpenStep]:
@@ -184,8 +205,13 @@ class Cache:
         two tensors (B, G, S, D), oldest first, shorter sequences padded with zeros at their end;
         read them before the next operation, they may be views. A cache without tokens takes on B
         slots. Lengths advance once all layers have been updated. Raises CacheError when a layer is
-        updated twice in one step.
+        updated twice in one step, and of a cache that has to be shown queries.
         """
+        if any(isinstance(layer, EvictingLayer) and layer.rule.observes for layer in self._layers):
+            raise CacheError(
+                "this cache chooses what to drop by attention, and update() is not shown the "
+                "queries; use step() and LayerStore.observe(), or a policy that reads keys alone"
+            )
         step = self._open if self._open is not None and self._open.joinable else None
         settled = step is not None or any(self._lengths)
         check_update(k, v, layer, self.shapes, self.num_slots if settled else None, step)
@@ -225,7 +251,7 @@ class Cache:
             if change is not None:
                 self._relayout(layout, change)
         plans = {layout: layout.plan(starts, slots, lengths, self.device) for layout in layouts}
-        self._open = OpenStep(plans, num_new)
+        self._open = OpenStep(plans, starts, slots, lengths, num_new)
         return self._open
 
     def _store(self, index: int, step: OpenStep) -> LayerStore:
@@ -236,14 +262,32 @@ class Cache:
             step.done.add(index)
             return view
 
-        return LayerStore(plan.span, put)
+        return LayerStore(plan.span, put, self._watch(index, step))
+
+    def _watch(self, index: int, step: OpenStep) -> Watch | None:
+        layer = self._layers[index]
+        if not isinstance(layer, EvictingLayer) or not layer.needs(step.after):
+            return None
+
+        def watch(q: Tensor, spec: AttentionSpec) -> None:
+            layer.observe(q, spec, step.starts, step.slots, step.before)
+            step.observed.add(index)
+
+        return watch
 
     def _commit(self, step: OpenStep) -> None:
+        try:
+            check_observed(self._layers, step)
+            chosen = choose_all(self._layers, step.slots, step.after, step.before)
+        except BaseException:
+            self.abandon()
+            raise
         self._open = None
-        span = next(iter(step.plans.values())).span
         changes = {layout: layout.commit(plan) for layout, plan in step.plans.items()}
-        for slot, length in zip(span.slots, span.lengths, strict=True):
+        for slot, length in zip(step.slots, step.after, strict=True):
             self._lengths[slot] = length
+        for layer, eviction in chosen:
+            layer.evict(eviction)
         # Last, so that a ring whose shrinking fails is merely wider than it need be.
         for layout, change in changes.items():
             if change is not None:
@@ -278,7 +322,7 @@ class Cache:
         layouts = list(dict.fromkeys(self._layout_of))
         for layout in layouts:
             for slot, n in cuts:
-                layout.check_truncate(slot, n)
+                layout.check_truncate(slot, n, self._lengths[slot])
         self.abandon()
         for slot, n in cuts:
             for layer, layout in zip(self._layers, self._layout_of, strict=True):
@@ -356,6 +400,14 @@ class Cache:
         layout, layer = self._layout_of[index], self._layers[index]
         ends = enumerate(self._lengths)
         return [layer.read(slot, layout.entries(slot, begin, end)) for slot, end in ends]
+
+    def held(self, index: int) -> list[Tensor]:
+        """Which tokens one layer holds of each slot, (G, S) int64 each, oldest first.
+
+        Heads differ only in an evicting cache. A ring's are those that it has not overwritten.
+        """
+        layout, layer = self._layout_of[index], self._layers[index]
+        return [tokens_of(layout, layer, slot, length) for slot, length in enumerate(self._lengths)]
 
     def save(self, path: str | PathLike[str], *, fingerprint: str = "") -> None:
         """Write what it holds to a file that `load_cache` reads; see `kept.cache.files`."""

@@ -7,6 +7,8 @@
                 layers.0.keys.scales     in the order of their entries; no spare capacity
                 ...
                 layouts.1.held           (slots, capacity) a ring's labels, see `ring.py`
+                layers.0.held            (slots, G, budget) and the other notes of an evicting
+                                         layer, see `evicting_layer.py`
 
 What is read is what was written, bit for bit, or an error. Files are written beside their place
 and moved there once they are on disk, so that a crash leaves the old one or the new one.
@@ -30,6 +32,8 @@ from torch import Tensor
 
 from kept.cache.cache import Cache
 from kept.cache.description import Description, read_layout
+from kept.cache.evicting_layer import EvictingLayer
+from kept.cache.eviction_file import notes_of, restore_notes
 from kept.cache.layout import Layout
 from kept.cache.make import read_device
 from kept.cache.ring import RingLayout
@@ -51,6 +55,9 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     for index, layout in enumerate(layouts):
         if isinstance(layout, RingLayout):
             tensors[_held(index)] = layout.held.clone()
+    for index, layer in enumerate(cache.layers):
+        if isinstance(layer, EvictingLayer):
+            tensors |= notes_of(index, layer)
     text = Description.of(
         cache, fingerprint, {name: _checksum(name, x) for name, x in tensors.items()}
     ).to_json()
@@ -128,6 +135,9 @@ def _read(
     for name, layout, buffer in _buffers(cache):
         _, heads, _, width = buffer.shape
         _scatter(tensor(name, buffer.dtype, heads, counts[layout], width), buffer, cache, layout)
+    for index, layer in enumerate(cache.layers):
+        if isinstance(layer, EvictingLayer):
+            restore_notes(index, layer, list(found.checksums), tensor, lengths)
     return cache
 
 
@@ -146,7 +156,7 @@ def _held(index: int) -> str:
 
 def _count(layout: Layout, slot: int, length: int) -> int:
     entries = layout.entries_from(slot, 0, length)
-    return length if isinstance(entries, slice) else len(entries)
+    return entries.stop - entries.start if isinstance(entries, slice) else len(entries)
 
 
 def _gathered(buffer: Tensor, cache: Cache, layout: Layout) -> Tensor:  # (G, N, width)

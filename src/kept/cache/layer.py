@@ -130,12 +130,15 @@ class LayerCache:
     def fork(self) -> LayerCache:
         """A copy that shares this layer's buffers until either is written to."""
         twin = LayerCache.__new__(LayerCache)
+        self._share(twin)
+        return twin
+
+    def _share(self, twin: LayerCache) -> None:
         twin.codec, twin.num_kv_heads, twin.head_dim = self.codec, self.num_kv_heads, self.head_dim
         twin.keys, twin.values = self.keys, self.values
         twin._shared = self._shared
         twin._shared.add(twin)
         twin._was_forked = self._was_forked = True
-        return twin
 
     def own(self) -> None:
         """Copy the buffers if a fork shares them, so that they can be written to."""

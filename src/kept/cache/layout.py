@@ -94,8 +94,21 @@ class Layout(ABC):
         """Make a step's tokens part of the cache; returns a shrink to carry out, if any."""
 
     @abstractmethod
-    def check_truncate(self, slot: int, length: int) -> None:
-        """Raise CacheError if the slot cannot go back to `length` tokens."""
+    def next_entry(self, length: int) -> int:
+        """The entry that the next token of a sequence of `length` takes."""
+
+    def max_step(self, length: int) -> int | None:
+        """How many tokens a sequence of `length` may take in one step; None: any number."""
+        return None
+
+    def room(self, lengths: Sequence[int]) -> int | None:
+        """How many tokens sequences of `lengths` may take one by one in the entries that follow,
+        with nothing to be done between; None where that is never so."""
+        return None
+
+    @abstractmethod
+    def check_truncate(self, slot: int, length: int, before: int) -> None:
+        """Raise CacheError if the slot cannot go back from `before` to `length` tokens."""
 
     @abstractmethod
     def truncate(self, slot: int, length: int) -> None:
@@ -200,7 +213,15 @@ class ContiguousLayout(Layout):
         """See `Layout.commit`."""
         return None
 
-    def check_truncate(self, slot: int, length: int) -> None:
+    def next_entry(self, length: int) -> int:
+        """See `Layout.next_entry`."""
+        return length
+
+    def room(self, lengths: Sequence[int]) -> int:
+        """See `Layout.room`."""
+        return self.capacity - max(lengths)
+
+    def check_truncate(self, slot: int, length: int, before: int) -> None:
         """Any length can be gone back to."""
 
     def truncate(self, slot: int, length: int) -> None:

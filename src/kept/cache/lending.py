@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
+from kept.cache.open_step import Watch
 from kept.ops import Codec, LentBuffers, StepBuffers, StoredView
+
+_NONE: Mapping[int, Watch] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,8 +39,11 @@ class Lender:
         self._codec, self._layers, self._layouts = codec, layers, layouts
         self._buffers: LentBuffers | None = None
 
-    def lend(self, plans: dict[Layout, Plan]) -> StepBuffers:
-        """What a step of these plans writes to and reads. Copies buffers that a fork shares."""
+    def lend(self, plans: dict[Layout, Plan], watches: Mapping[int, Watch] = _NONE) -> StepBuffers:
+        """What a step of these plans writes to and reads. Copies buffers that a fork shares.
+
+        watches: of the layers that are to be shown their queries.
+        """
         if self._buffers is None:
             self._buffers = self._gather()
 
@@ -44,7 +51,8 @@ class Lender:
             return self._layers[layer].view(plans[self._layouts[layer]].span)
 
         placements = [layout.placement for layout in plans]
-        return StepBuffers(self._buffers, placements, next(iter(plans.values())).span.lengths, view)
+        lengths = [list(plan.span.lengths) for plan in plans.values()]
+        return StepBuffers(self._buffers, placements, lengths, view, watches)
 
     def forget(self) -> None:
         """To be called when buffers are replaced, or shared with a fork: they are kept alive."""

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import torch
 
 from kept.cache.cache import Cache
+from kept.cache.evicting import evicting_layouts
 from kept.cache.indices import read_whole
 from kept.cache.layout import ContiguousLayout, Layout
+from kept.cache.policy import EvictionPolicy
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import OptionError
 from kept.ops import find_codec
 
-KINDS = ("dynamic", "static", "sliding")
+KINDS = ("dynamic", "static", "sliding", "evicting")
 
 
 def make_cache(
@@ -26,6 +28,9 @@ def make_cache(
     sliding_window: int | None = None,
     num_sinks: int = 0,
     slack: int = SLACK,
+    budget: int | Sequence[int] | None = None,
+    policy: EvictionPolicy | str | None = None,
+    grain: int | None = None,
     dtype: torch.dtype = torch.float32,
     kv_dtype: str | None = None,
     device: torch.device | str = "cpu",
@@ -38,12 +43,17 @@ def make_cache(
         first `num_sinks`. Without `sliding_window` it takes each layer's own window, and layers
         that have none keep everything; an own window hides sinks, so they are refused there.
         `slack` is how many tokens a full ring can be truncated by.
+        "evicting" keeps `budget` tokens a slot, one number or one for each layer, of those that
+        `policy` chooses (an `EvictionPolicy`, or the name of its score; default "attention"), each
+        time a sequence comes to a multiple of `grain` tokens (default 64); see `cache/evicting.py`.
+        Layers with a window of their own keep that window instead.
     num_slots: sequences it holds. dtype: the model's; new keys and values are cast to it.
     kv_dtype: what they are stored as, in place of `dtype`: "float32", "bfloat16", "float16",
         "int8" (half the bytes of bfloat16) or "int4" (a quarter); the last two round, see
         `ops/codecs.py`.
 
-    Raises OptionError for an unknown kind or kv_dtype, or an option its kind has no use for.
+    Raises OptionError for too small a budget, an unknown kind or kv_dtype, or an option its kind
+    has no use for.
     """
     for name, value in (("max_cache_len", max_cache_len), ("sliding_window", sliding_window)):
         if value is not None:
@@ -51,6 +61,11 @@ def make_cache(
     for name, value in (("num_slots", num_slots), ("num_sinks", num_sinks), ("slack", slack)):
         read_whole(value, name)
     _check(shapes, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
+    if kind != "evicting" and (budget is not None or policy is not None or grain is not None):
+        raise OptionError(
+            f"budget={budget}, policy={policy} and grain={grain} are for evicting caches; use "
+            f"kind='evicting' in place of {kind!r}"
+        )
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
     place, codec = read_device(device), find_codec(dtype if kv_dtype is None else kv_dtype)
@@ -58,6 +73,9 @@ def make_cache(
         assert max_cache_len is not None
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
         return Cache(shapes, [layout] * len(shapes), codec, place, kind)
+    if kind == "evicting":
+        evicting = evicting_layouts(shapes, num_slots, budget, policy, grain, slack)
+        return Cache(shapes, evicting, codec, place, kind)
     layouts: dict[int | None, Layout] = {None: ContiguousLayout(num_slots)}
     windows = [None] * len(shapes) if kind == "dynamic" else _windows(shapes, sliding_window)
     for window in windows:

@@ -8,32 +8,53 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from kept.cache.indices import read_whole
-from kept.cache.layout import Layout, Plan
+from kept.cache.layout import Layout, Plan, lengths_after
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
-from kept.ops import KVView, Span
+from kept.ops import AttentionSpec, KVView, Span
+
+Watch = Callable[[Tensor, AttentionSpec], None]  # is shown a layer's queries (N, H, D)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerStore:
-    """Where one layer puts its new keys and values in one step; hands back what to attend."""
+    """Where one layer puts its new keys and values in one step; hands back what to attend.
+
+    watch: is shown the queries that attend it, where the cache has a use for them.
+    """
 
     span: Span
     put: Callable[[Tensor, Tensor], KVView]
+    watch: Watch | None = None
 
     def append(self, k: Tensor, v: Tensor) -> KVView:
         """Store k, v (N, G, D), the rows of the step's batch; returns all that may be attended."""
         return self.put(k, v)
 
+    def observe(self, q: Tensor, spec: AttentionSpec) -> None:
+        """To be called with the queries (N, H, D) before they attend what `append` returned."""
+        if self.watch is not None:
+            self.watch(q, spec)
+
 
 @dataclass(slots=True)
 class OpenStep:
-    """plans: one per layout. done: the layers that have stored. num_new: T of a step that
-    `Cache.update` began and later calls join, else None."""
+    """plans: one per layout. starts, slots: of its batch. before: (B,) tokens of each sequence
+    without the new ones. num_new: T of a step that `Cache.update` began and later calls join, else
+    None. done: the layers that have stored. observed: those that have been shown their queries."""
 
     plans: dict[Layout, Plan]
+    starts: tuple[int, ...]
+    slots: tuple[int, ...]
+    before: Sequence[int]
     num_new: int | None = None
     done: set[int] = field(default_factory=set)
+    observed: set[int] = field(default_factory=set)
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """(B,) tokens of each sequence with the new ones."""
+        return lengths_after(self.starts, self.before)
 
     @property
     def joinable(self) -> bool:

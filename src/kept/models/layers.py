@@ -72,6 +72,7 @@ def attend(
     Returns (N, H * D).
     """
     view = store.append(k, v)
+    store.observe(q, spec)
     if not record.want_attention:
         return ops.attend(q, view, spec).flatten(1)
     out, weights = ops.attend_with_weights(q, view, spec)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from kept.ops.codecs import Codec
 from kept.ops.packed import address
+from kept.ops.spec import AttentionSpec
 from kept.ops.views import StoredView
 
 
@@ -51,14 +52,16 @@ class LentBuffers:
 class StepBuffers:
     """Where a step's keys and values go.
 
-    placements: one per layout, as they are in this step. lengths: (B,) of the sequences, the new
-    tokens included. view: of a layer, what it holds once the new keys are written.
+    placements: one per layout, as they are in this step. lengths: for each layout (B,) entries of
+    the sequences, the new ones included. view: of a layer, what it holds once the new keys are
+    written. watches: by layer, what is to be shown its queries (N, H, D) before they attend.
     """
 
     buffers: LentBuffers
     placements: Sequence[Placement]
-    lengths: Sequence[int]
+    lengths: Sequence[Sequence[int]]
     view: Callable[[int], StoredView]
+    watches: Mapping[int, Callable[[Tensor, AttentionSpec], None]]
 
 
 @dataclass(frozen=True, slots=True)

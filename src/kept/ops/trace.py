@@ -201,6 +201,9 @@ class TracedStore:
         k.place.layer = self.layer
         return TracedView(self.layer)
 
+    def observe(self, q: Heads, spec: AttentionSpec) -> None:
+        """Queries are shown between two lines; see `NativeDecoder.run`."""
+
 
 def embedding(ids: Ids, weight: PackedMatrix | Tensor) -> Rows:
     """See `ops.embedding`. A table of positions is a plain tensor."""
