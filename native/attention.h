@@ -9,8 +9,8 @@
 //   state      m, l, o       |     m, l, o      |  m, l, o       merged left to right
 //
 // A tile of keys and values is expanded once, from whatever codec, to the operands of tile.h and
-// serves every query of the unit. int8 codes enter the products as they are; their scales multiply
-// scores and probabilities.
+// serves every query of the unit. Codes enter the products as they are; their scales multiply
+// scores and probabilities. Where keys or values are fp32 or fp16, both are expanded to fp32.
 #pragma once
 
 #include <algorithm>
@@ -62,10 +62,10 @@ inline void gather_queries(const AttendArgs& args, const AttendUnit& unit, const
 
 // Whether some query of a tile must not see a value, infinite or NaN, that another one sees. Zero
 // times that is NaN, so such a tile cannot be weighed for all queries at once.
-inline bool needs_parting(const TileRows& values, TokenSet parting, std::int64_t head_dim) {
+inline bool needs_parting(const TileRows& values, TokenSet parting) {
     for (; parting != 0; parting &= parting - 1) {
         const int t = std::countr_zero(parting);
-        if (!all_finite(values.stored, values.rows[t], head_dim)) return true;
+        if (!values.finite(t)) return true;
     }
     return false;
 }
@@ -84,9 +84,9 @@ inline void attend_tile(const AttendArgs& args, const AttendUnit& unit, const At
     const TileRows keys = rows_of(args.keys, seen), values = rows_of(args.values, seen);
     const auto expand = [&](const TileRows& from) {
         if (uses_floats(args))
-            expand_float_values(from, shape.head_dim, s.padded, reinterpret_cast<float*>(s.values));
+            expand_float_values(from, s.padded, reinterpret_cast<float*>(s.values));
         else
-            expand_codes(from, false, shape.head_dim, s.padded, s.values);
+            expand_codes(from, false, s.padded, s.values);
     };
     const auto weigh = [&](std::int64_t begin, std::int64_t end) {
         if (uses_floats(args))
@@ -96,14 +96,12 @@ inline void attend_tile(const AttendArgs& args, const AttendUnit& unit, const At
     };
     expand(values);
     if (uses_floats(args)) {
-        expand_float_keys(keys, shape.head_dim, s.padded, reinterpret_cast<float*>(s.keys));
+        expand_float_keys(keys, s.padded, reinterpret_cast<float*>(s.keys));
         score_tile<ReadFp32>(s, num_queries, keys.next, kTile * keys.bytes);
     } else {
-        expand_codes(keys, true, shape.head_dim, s.padded, s.keys);
-        if (s.groups > 0) {
-            read_scales(keys, s.groups, s.key_scales);
-            read_scales(values, s.groups, s.value_scales);
-        }
+        expand_codes(keys, true, s.padded, s.keys);
+        read_scales(keys, s.key_scales);
+        read_scales(values, s.value_scales);
         score_tile<ReadBf16>(s, num_queries, keys.next, kTile * keys.bytes);
     }
     const std::int64_t share = shape.heads / shape.kv_heads;
@@ -117,7 +115,7 @@ inline void attend_tile(const AttendArgs& args, const AttendUnit& unit, const At
         soften(args, s, q, num_queries, hidden);
     }
     const TokenSet parting = seen & ~sight.by_each(first, last, token, length);
-    if (!needs_parting(values, parting, shape.head_dim)) {
+    if (!needs_parting(values, parting)) {
         weigh(0, num_queries);
         return;
     }
@@ -145,9 +143,11 @@ inline void attend(const AttendArgs& args, const AttendUnit& unit, float* scratc
     const std::int64_t share = args.shape.heads / args.shape.kv_heads;
     const std::int64_t num_queries = (unit.last - unit.first) * share;
     const std::int64_t dim = args.shape.head_dim;
-    const std::int64_t groups =
-        std::max(num_scales(args.keys.codec, dim), num_scales(args.values.codec, dim));
-    const AttendScratch s(scratch, num_queries, dim, groups);
+    // What is expanded to floats is scaled then and there.
+    const auto groups = [&](const Stored& stored) {
+        return uses_floats(args) ? 0 : num_scales(stored.codec, dim);
+    };
+    const AttendScratch s(scratch, num_queries, dim, groups(args.keys), groups(args.values));
     gather_queries(args, unit, s, num_queries);
     float* partial = unit.partial < 0 ? nullptr : args.partials + unit.partial;
     for (std::int64_t chunk = unit.chunk; chunk < unit.chunk_end; ++chunk) {

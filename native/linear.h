@@ -108,7 +108,8 @@ inline void finish_row(const LinearArgs& args, std::int64_t panel, std::int64_t 
             break;
         case Epilogue::logits:
             for (int v = 0; v < NV; ++v)
-                if (column + v * W < w.num_out) put_logits(args, row, column + v * W, y[v]);
+                if (column + v * W < w.num_out)
+                    put_logits(args, row, column + v * W, soft_cap(y[v], args.softcap));
             break;
     }
 }

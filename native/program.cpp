@@ -35,22 +35,26 @@ int Program::add_weights(const Weights& weights) {
     return static_cast<int>(weights_.size()) - 1;
 }
 
-void Program::embed(int table, const float* position_table, std::int64_t num_positions, int out) {
-    ops_.push_back(Embed{table, position_table, num_positions, out});
+void Program::embed(int table, const float* position_table, std::int64_t num_positions, int out,
+                    float scale) {
+    ops_.push_back(Embed{table, position_table, num_positions, out, scale});
 }
 
-void Program::norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted) {
-    ops_.push_back(Norm{x, weight, bias, eps, out, wanted});
+void Program::norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted,
+                   bool add) {
+    ops_.push_back(Norm{x, weight, bias, eps, out, wanted, add});
 }
 
 void Program::linear(int in, int weights, Epilogue epilogue, Activation activation, int out,
-                     bool wanted) {
-    ops_.push_back(Linear{in, weights, epilogue, activation, out, wanted});
+                     bool wanted, float softcap) {
+    ops_.push_back(Linear{in, weights, epilogue, activation, out, wanted, softcap});
 }
 
 void Program::place(int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
-                    const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim) {
-    ops_.push_back(Place{qkv, queries, layer, shape, q_norm, k_norm, eps, rope_dim});
+                    const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim,
+                    std::int64_t rope_begin, std::int64_t rope_stride) {
+    ops_.push_back(
+        Place{qkv, queries, layer, shape, q_norm, k_norm, eps, rope_dim, rope_begin, rope_stride});
 }
 
 void Program::attend(int queries, std::int64_t layer, const AttentionShape& shape, int out) {
@@ -88,9 +92,13 @@ void Program::check(const Step& step) const {
             must(layout.ring || step.lengths[s] <= layout.capacity,
                  "a sequence is longer than its layout has room for");
     }
-    for (const LayerStores& layer : step.layers)
+    for (const LayerStores& layer : step.layers) {
         must(layer.layout >= 0 && layer.layout < static_cast<std::int64_t>(step.layouts.size()),
              "a layer follows a layout that the step does not have");
+        for (const Stored* stored : {&layer.keys, &layer.values})
+            must(stored->num_sinks >= 0 && stored->num_sinks <= kMaxSinks,
+                 "a layer holds apart more tokens than one tile has");
+    }
     for (const Op& op : ops_) {
         const Place* place = std::get_if<Place>(&op);
         must(!place || (place->layer >= 0 &&

@@ -30,12 +30,20 @@ class Program {
     int add_weights(const Weights& weights);
 
     // num_positions: rows of the position table, which may be null.
-    void embed(int table, const float* position_table, std::int64_t num_positions, int out);
-    void norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted);
-    void linear(int in, int weights, Epilogue epilogue, Activation activation, int out,
-                bool wanted);
+    // scale: of the table's rows.
+    void embed(int table, const float* position_table, std::int64_t num_positions, int out,
+               float scale);
+    // add: to the rows of `out`, in place.
+    void norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted,
+              bool add);
+    // softcap: of logits, 0: none.
+    void linear(int in, int weights, Epilogue epilogue, Activation activation, int out, bool wanted,
+                float softcap);
+    // The tables a step brings have rope_stride numbers a row, of which the layer reads rope_dim /
+    // 2 from rope_begin on.
     void place(int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
-               const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim);
+               const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim,
+               std::int64_t rope_begin, std::int64_t rope_stride);
     void attend(int queries, std::int64_t layer, const AttentionShape& shape, int out);
 
     std::int64_t num_ops() const { return static_cast<std::int64_t>(ops_.size()); }
@@ -51,6 +59,8 @@ class Program {
     const TopLogits& top() const { return top_; }
     // Rows as the last run left them.
     const RowBuffer& buffer(int name) const { return buffers_[static_cast<std::size_t>(name)]; }
+    // For a program that only attends: where its queries are to be put before each run.
+    RowBuffer& buffer(int name) { return buffers_[static_cast<std::size_t>(name)]; }
 
   private:
     struct Embed {
@@ -58,13 +68,14 @@ class Program {
         const float* position_table;
         std::int64_t num_positions;
         int out;
+        float scale;
     };
     struct Norm {
         int x;
         const float *weight, *bias;
         float eps;
         int out;
-        bool wanted;
+        bool wanted, add;
     };
     struct Linear {
         int in, weights;
@@ -72,6 +83,7 @@ class Program {
         Activation activation;
         int out;
         bool wanted;
+        float softcap;
     };
     struct Place {
         int qkv, queries;
@@ -79,7 +91,7 @@ class Program {
         AttentionShape shape;
         const float *q_norm, *k_norm;
         float eps;
-        std::int64_t rope_dim;
+        std::int64_t rope_dim, rope_begin, rope_stride;
     };
     struct Attend {
         int queries;

@@ -7,10 +7,6 @@
 namespace kept {
 namespace {
 
-bool is_float_codec(Codec codec) {
-    return codec == Codec::fp32 || codec == Codec::fp16;
-}
-
 // Numbers that one thread works through in about the time that a barrier takes.
 constexpr std::int64_t kAlone = 8192;
 
@@ -91,8 +87,9 @@ const AttendPlan* Program::split_plan(const Step& step, const Op& op) {
 }
 
 void Program::operate(Run& run, const Embed& op, Part part) {
-    const EmbedArgs args{&weights(op.table), op.position_table,       run.step.tokens,
-                         run.step.positions, buffer(op.out).floats(), buffer(op.out).stride()};
+    const EmbedArgs args{
+        &weights(op.table),      op.position_table,       run.step.tokens, run.step.positions,
+        buffer(op.out).floats(), buffer(op.out).stride(), op.scale};
     const auto [begin, end] = part.of(run.step.rows);
     kernels_->embed(args, begin, end);
 }
@@ -100,7 +97,8 @@ void Program::operate(Run& run, const Embed& op, Part part) {
 void Program::operate(Run& run, const Norm& op, Part part) {
     const RowBuffer& x = buffer(op.x);
     const NormArgs args{x.floats(), x.stride(), x.width(), op.wanted ? run.step.wanted : nullptr,
-                        op.weight,  op.bias,    op.eps,    buffer(op.out).act()};
+                        op.weight,  op.bias,    op.eps,    buffer(op.out).act(),
+                        op.add};
     const auto [begin, end] = part.of(op.wanted ? run.step.num_wanted : run.step.rows);
     kernels_->norm(args, begin, end);
 }
@@ -116,6 +114,7 @@ void Program::operate(Run& run, const Linear& op, Part part) {
     args.rows = op.wanted || is_head ? step.num_wanted : step.rows;
     args.epilogue = op.epilogue;
     args.activation = op.activation;
+    args.softcap = op.softcap;
     args.best = thread_best_[static_cast<std::size_t>(part.thread)].data();
     args.top = top_.rows_of(part.thread);
     if (is_head) {
@@ -135,7 +134,7 @@ void Program::operate(Run& run, const Place& op, Part part) {
     const Step& step = run.step;
     const LayerStores& layer = step.layers[static_cast<std::size_t>(op.layer)];
     ActRows queries = buffer(op.queries).act();
-    queries.is_bf16 = !is_float_codec(layer.keys.codec);
+    queries.is_bf16 = !computes_in_floats(layer.keys, layer.values);
     const PlaceArgs args{buffer(op.qkv).floats(),
                          buffer(op.qkv).stride(),
                          op.shape,
@@ -146,6 +145,8 @@ void Program::operate(Run& run, const Place& op, Part part) {
                          step.sin,
                          step.rope_rows,
                          op.rope_dim,
+                         op.rope_begin,
+                         op.rope_stride,
                          queries,
                          layer.keys,
                          layer.values,
@@ -158,7 +159,7 @@ void Program::operate(Run& run, const Place& op, Part part) {
 AttendArgs Program::attend_args(const Run& run, const Attend& op) {
     const LayerStores& layer = run.step.layers[static_cast<std::size_t>(op.layer)];
     ActRows queries = buffer(op.queries).act();
-    queries.is_bf16 = !is_float_codec(layer.keys.codec);
+    queries.is_bf16 = !computes_in_floats(layer.keys, layer.values);
     return {op.shape,
             queries,
             layer.keys,

@@ -46,4 +46,18 @@ void RowBuffer::read_queries(std::int64_t rows, const AttentionShape& shape, boo
             }
 }
 
+void RowBuffer::write_queries(std::int64_t rows, const AttentionShape& shape, bool floats,
+                              const std::byte* in) {
+    reserve(rows);
+    const std::int64_t size = floats ? 4 : 2, padded = round_up(shape.head_dim, 32);
+    for (std::int64_t row = 0; row < rows; ++row)
+        for (std::int64_t head = 0; head < shape.heads; ++head) {
+            std::byte* to = memory_.get() + (row * stride_ + head * padded) * size;
+            const auto width = static_cast<std::size_t>(shape.head_dim * size);
+            std::memcpy(to, in + (row * shape.heads + head) * shape.head_dim * size, width);
+            // What lay there may have been numbers of another size.
+            std::memset(to + width, 0, static_cast<std::size_t>(padded * size) - width);
+        }
+}
+
 }  // namespace kept

@@ -27,6 +27,11 @@ class RowBuffer {
     void read_queries(std::int64_t rows, const AttentionShape& shape, bool floats,
                       float* out) const;
 
+    // Puts queries (rows, H, D) where `place` would, fp32 if `floats`, else bf16; makes room for
+    // them.
+    void write_queries(std::int64_t rows, const AttentionShape& shape, bool floats,
+                       const std::byte* in);
+
   private:
     std::int64_t width_, stride_, rows_ = 0;
     bool is_bf16_;

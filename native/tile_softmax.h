@@ -15,19 +15,19 @@ constexpr std::int64_t kHalves = kTile / kPanel;
 // Everything one unit works on, cut from a thread's scratch. Q queries: rows times heads of a
 // group.
 struct AttendScratch {
-    std::int64_t padded;  // D rounded up to 32
-    std::int64_t groups;  // scales a token and head
+    std::int64_t padded;                    // D rounded up to 32
+    std::int64_t key_groups, value_groups;  // scales a token and head that are still to multiply
     std::byte *queries, *keys, *values, *weights;
     float *scores, *part;              // (halves, Q, 32)
-    float *key_scales, *value_scales;  // (groups, 64)
+    float *key_scales, *value_scales;  // (groups of each, 64)
     float* hidden;                     // (64) 0, or -1 where a query must not see
     float *peak, *sum, *out;           // (Q), (Q), (padded / 32, Q, 32) of this chunk
     float *all_peak, *all_sum, *all_out;
     float* correction;  // (Q)
 
     AttendScratch(float* at, std::int64_t queries_count, std::int64_t head_dim,
-                  std::int64_t num_groups)
-        : padded(round_up(head_dim, 32)), groups(num_groups) {
+                  std::int64_t scales_of_key, std::int64_t scales_of_value)
+        : padded(round_up(head_dim, 32)), key_groups(scales_of_key), value_groups(scales_of_value) {
         const auto take = [&](std::int64_t floats) {
             float* taken = at;
             at += round_up(floats, 16);
@@ -37,11 +37,12 @@ struct AttendScratch {
         queries = reinterpret_cast<std::byte*>(take(q * padded));
         keys = reinterpret_cast<std::byte*>(take(padded * kTile));
         values = reinterpret_cast<std::byte*>(take(padded * kTile));
-        weights = reinterpret_cast<std::byte*>(take(q * kTile * std::max<std::int64_t>(groups, 1)));
+        weights =
+            reinterpret_cast<std::byte*>(take(q * kTile * std::max<std::int64_t>(value_groups, 1)));
         scores = take(q * kTile);
         part = take(q * kTile);
-        key_scales = take(groups * kTile);
-        value_scales = take(groups * kTile);
+        key_scales = take(key_groups * kTile);
+        value_scales = take(value_groups * kTile);
         hidden = take(kTile);
         peak = take(q), sum = take(q), out = take(q * padded);
         all_peak = take(q), all_sum = take(q), all_out = take(q * padded);
@@ -64,10 +65,9 @@ inline void soften(const AttendArgs& args, const AttendScratch& s, std::int64_t 
     for (int i = 0; i < kVectors; ++i) {
         const std::int64_t t = i * W;
         x[i] = load(s.scores + (t / kPanel * num_queries + q) * kPanel + t % kPanel);
-        if (s.groups == 1) x[i] = mul(x[i], load(s.key_scales + t));
+        if (s.key_groups == 1) x[i] = mul(x[i], load(s.key_scales + t));
         x[i] = mul(x[i], set1(shape.scale));
-        if (shape.softcap > 0)
-            x[i] = mul(set1(shape.softcap), tanh(div(x[i], set1(shape.softcap))));
+        x[i] = soft_cap(x[i], shape.softcap);
         // Not a sum: what is hidden may be infinite or NaN.
         if (hidden)
             x[i] = where_less(load(hidden + t), zero(),
@@ -80,7 +80,6 @@ inline void soften(const AttendArgs& args, const AttendScratch& s, std::int64_t 
     s.correction[q] = exp_of(before - base);
     s.peak[q] = peak;
     vf total = zero();
-    const std::int64_t groups = std::max<std::int64_t>(s.groups, 1);
     for (int i = 0; i < kVectors; ++i) {
         const std::int64_t t = i * W;
         vf p = exp(sub(x[i], set1(base)));
@@ -90,14 +89,14 @@ inline void soften(const AttendArgs& args, const AttendScratch& s, std::int64_t 
             continue;
         }
         auto* to = reinterpret_cast<std::uint16_t*>(s.weights);
-        if (s.groups == 0) {
+        if (s.value_groups == 0) {
             // The sum is that of the rounded weights, so that rounding does not shift the mean.
             store_bf16(to + q * kTile + t, p);
             total = add(total, load_bf16(to + q * kTile + t));
             continue;
         }
         total = add(total, p);
-        for (std::int64_t g = 0; g < groups; ++g) {
+        for (std::int64_t g = 0; g < s.value_groups; ++g) {
             vf scaled = mul(p, load(s.value_scales + g * kTile + t));
             if (hidden) scaled = where_less(load(hidden + t), zero(), zero(), scaled);
             store_bf16(to + (g * num_queries + q) * kTile + t, scaled);
@@ -128,15 +127,15 @@ void score_tile(const AttendScratch& s, std::int64_t num_queries, const std::byt
         const std::byte* keys = s.keys + half * half_bytes;
         float* scores = s.scores + half * num_queries * kPanel;
         const std::byte* next = ahead + half * ahead_bytes / kHalves;
-        if (s.groups <= 1) {
+        if (s.key_groups <= 1) {
             TileTurns<Read>::run(queries, s.padded, keys, s.padded, scores, false, num_queries,
                                  next, ahead_bytes / kHalves);
             continue;
         }
-        for (std::int64_t g = 0; g < s.groups; ++g) {
+        for (std::int64_t g = 0; g < s.key_groups; ++g) {
             TileTurns<Read>::run(queries + g * kGroup, s.padded,
                                  keys + g * kGroup / Read::kUnitInputs * kStepBytes, kGroup, s.part,
-                                 false, num_queries, next, ahead_bytes / kHalves / s.groups);
+                                 false, num_queries, next, ahead_bytes / kHalves / s.key_groups);
             const float* scales = s.key_scales + g * kTile + half * kPanel;
             for (std::int64_t i = 0; i < num_queries * kPanel; i += W) {
                 const vf scale = load(scales + i % kPanel), x = load(s.part + i);
@@ -162,7 +161,7 @@ void weigh_tile(const AttendScratch& s, std::int64_t num_queries, std::int64_t f
                 store(at, mul(load(at), set1(s.correction[q])));
             }
         }
-        const std::int64_t group = s.groups > 1 ? panel : 0;
+        const std::int64_t group = s.value_groups > 1 ? panel : 0;
         const auto* weights =
             reinterpret_cast<const Act*>(s.weights) + (group * num_queries + first) * kTile;
         TileTurns<Read>::run(weights, kTile, s.values + panel * panel_size, kTile, out, true,

@@ -126,6 +126,7 @@ def step(
     layouts: Sequence[tuple[bool, int, int, int]],
     keys: Codec,
     values: Codec,
+    num_sinks: int,
     buffers: Sequence[int],
     layer_layouts: Sequence[int],
     logits: int,
@@ -137,9 +138,11 @@ class Program:
     def __init__(self, isa: str) -> None: ...
     def add_buffer(self, width: int, is_bf16: bool) -> int: ...
     def add_weights(self, weights: Weights) -> int: ...
-    def embed(self, table: int, position_table: int, num_positions: int, out: int, /) -> None: ...
+    def embed(
+        self, table: int, position_table: int, num_positions: int, out: int, scale: float, /
+    ) -> None: ...
     def norm(
-        self, x: int, weight: int, bias: int, eps: float, out: int, wanted: bool, /
+        self, x: int, weight: int, bias: int, eps: float, out: int, wanted: bool, add: bool, /
     ) -> None: ...
     def linear(
         self,
@@ -149,6 +152,7 @@ class Program:
         activation: Activation,
         out: int,
         wanted: bool,
+        softcap: float,
         /,
     ) -> None: ...
     def place(
@@ -161,6 +165,8 @@ class Program:
         k_norm: int,
         eps: float,
         rope_dim: int,
+        rope_begin: int,
+        rope_stride: int,
         /,
     ) -> None: ...
     def attend(self, queries: int, layer: int, shape: AttentionShape, out: int, /) -> None: ...
@@ -175,6 +181,9 @@ class Program:
     def read_buffer(self, buffer: int, rows: int, out: int, /) -> None: ...
     def read_queries(
         self, buffer: int, rows: int, shape: AttentionShape, floats: bool, out: int, /
+    ) -> None: ...
+    def write_queries(
+        self, buffer: int, rows: int, shape: AttentionShape, floats: bool, source: int, /
     ) -> None: ...
 
 class Repeat:

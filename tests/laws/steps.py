@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch, pack
-from kept.cache import Cache
+from kept.cache import Cache, LayerStore
 from kept.ops import KVView, attend, attend_with_weights
 from laws.kinds import Kind
 from laws.plain import PlainCache, Token
+from laws.rounding import sides
 
 TOLERANCE = 1e-5  # fp32 against float64, outputs of order one
 
@@ -57,12 +58,34 @@ def step(
     rows = random_rows(plain.kind, sum(counts), generator)
     plain.append(slots, tokens_of(rows, counts))
     with cache.step(batch_of(counts, slots)) as stores:
-        for layer, (store, (k, v)) in enumerate(zip(stores, rows, strict=True)):
-            view = store.append(k, v)
-            num_heads = k.shape[1] * share
-            q = torch.randn(len(k), num_heads, k.shape[2], generator=generator)
-            check_attention(view, q, plain, layer, slots, counts, softcap)
-            check_dense(view.dense(), plain, layer, slots, counts)
+        for layer, (store, (k, v)) in enumerate(zip(storing(stores), rows, strict=True)):
+            check_view(store.append(k, v), plain, layer, slots, counts, generator, share, softcap)
+        readers = zip(stores[len(rows) :], plain.kind.readers, strict=True)
+        for store, layer in readers:
+            check_view(store.read(), plain, layer, slots, counts, generator, share, softcap)
+
+
+def storing(stores: Sequence[LayerStore]) -> list[LayerStore]:
+    """The stores of layers that share no other's."""
+    return [store for store in stores if store.put is not None]
+
+
+def check_view(
+    view: KVView,
+    plain: PlainCache,
+    layer: int,
+    slots: Sequence[int],
+    counts: Sequence[int],
+    generator: torch.Generator,
+    share: int,
+    softcap: float | None,
+) -> None:
+    """What a view holds, and what attending it gives."""
+    shape = plain.kind.shapes[layer]
+    size = sum(counts), shape.num_kv_heads * share, shape.head_dim
+    q = torch.randn(size, generator=generator)
+    check_attention(view, q, plain, layer, slots, counts, softcap)
+    check_dense(view.dense(), plain, layer, slots, counts)
 
 
 def check_attention(
@@ -106,9 +129,12 @@ def check_dense(
 def check_content(cache: Cache, plain: PlainCache) -> None:
     """Lengths, sizes and every token that has to be there, bit for bit."""
     assert cache.lengths == plain.lengths
-    assert cache.codec.name == plain.kind.codec
+    assert cache.codec.pair == sides(plain.kind.codec)
+    check_readers(cache, plain.kind)
     sizes = [layer.num_slots * layer.capacity for layer in cache._layers]
-    assert cache.num_bytes == sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
+    apart = sum(cache.num_slots * plain.kind.slot_bytes(i) for i in range(len(sizes)))
+    tokens = sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
+    assert cache.num_bytes == tokens + apart
     for layer, ring in enumerate(plain.kind.rings):
         capacity = cache._layers[layer].capacity
         if ring is not None:
@@ -125,6 +151,16 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
             if tokens:
                 for found, expected in zip((keys, values), zip(*tokens, strict=True), strict=True):
                     assert torch.equal(found, torch.stack(expected, dim=1).to(found.dtype))
+
+
+def check_readers(cache: Cache, kind: Kind) -> None:
+    """Layers that share hold what the layers that store do, and cost nothing."""
+    assert cache.num_layers == len(kind.shapes) + len(kind.readers)
+    for reader, layer in enumerate(kind.readers, start=len(kind.shapes)):
+        begin = max(0, max(cache.lengths) - 1)
+        pairs = zip(cache.layer(reader, begin), cache.layer(layer, begin), strict=True)
+        for found, expected in pairs:
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def generator() -> torch.Generator:

@@ -169,7 +169,7 @@ class CacheMachine(RuleBasedStateMachine):
         cache, plain = self.pick(data)
         with TemporaryDirectory() as folder:
             cache.save(Path(folder, "cache"), fingerprint="a model")
-            loaded = load_cache(Path(folder, "cache"), self.kind.shapes, fingerprint="a model")
+            loaded = load_cache(Path(folder, "cache"), self.kind.all_shapes, fingerprint="a model")
         index = next(i for i, pair in enumerate(self.pairs) if pair[0] is cache)
         self.pairs[index] = (loaded, plain)
 

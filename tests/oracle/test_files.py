@@ -85,7 +85,7 @@ def test_names_of_a_base_model(tmp_path: Path) -> None:
     torch.testing.assert_close(LLM(tmp_path).model(ids).logits, hf(ids).logits, **CLOSE)
 
 
-ROPES = [name for name in ZOO if "rope_parameters" in ZOO[name]]
+ROPES = [name for name in ZOO if "rope_type" in ZOO[name].get("rope_parameters", {})]
 
 
 @pytest.mark.parametrize("spelling", ["rope_type", "type"])

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from os import PathLike
 
 import torch
 from torch import Tensor
 
-from kept.batch import Batch, pack
-from kept.cache.evicting_layer import (
-    EvictingLayer,
-    check_observed,
-    choose_all,
-    make_layer,
-    tokens_of,
-)
+from kept.batch import Batch
+from kept.cache.evicting_layer import choose_all, make_layer, tokens_of
 from kept.cache.indices import read_all_whole, read_lengths, read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
 from kept.cache.lending import Lease, Lender
-from kept.cache.open_step import LayerStore, OpenStep, Watch, check_slots, check_update
+from kept.cache.open_step import (
+    LayerStore,
+    OpenStep,
+    check_slots,
+    check_update,
+    not_stored,
+)
+from kept.cache.place import InMemory, Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
-from kept.ops import AttentionSpec, Codec, KVView, StepBuffers
+from kept.ops import KVCodec, KVView, StepBuffers, StoredView
 
 
 class Cache:
@@ -40,20 +42,26 @@ class Cache:
         self,
         shapes: Sequence[KVShape],
         layouts: Sequence[Layout],
-        codec: Codec,
+        codec: KVCodec,
         device: torch.device,
         name: str,
         lengths: Sequence[int] | None = None,
+        unquantized_sinks: int = 0,
+        place: Place | None = None,
     ) -> None:
-        """layouts: one per layer; layers that lay tokens out alike pass the same object. lengths:
-        (slots,) tokens that the caller is about to put into the layers, by default none."""
+        """layouts: one per storing layer; layers that lay tokens out alike pass the same object.
+        lengths: (slots,) tokens that the caller is about to put into the layers, by default none.
+        unquantized_sinks: first tokens of each that layers hold beside their codes. place: of the
+        buffers, by default the device's memory."""
         self.name, self.codec, self.device = name, codec, device
-        self.shapes = tuple(shapes)
+        self.shapes, self.unquantized_sinks = tuple(shapes), unquantized_sinks
+        self.place = place or InMemory(device)
+        stored = [shape for shape in shapes if shape.shares is None]  # ahead of all that share
         self._layout_of = list(layouts)
         self._lengths = [0] * layouts[0].num_slots if lengths is None else list(lengths)
         self._layers = [
-            make_layer(shape, layout, codec, device)
-            for shape, layout in zip(shapes, layouts, strict=True)
+            make_layer(shape, layout, codec, self.place, unquantized_sinks)
+            for shape, layout in zip(stored, layouts, strict=True)
         ]
         self._open: OpenStep | None = None
         self._lender = Lender(codec, self._layers, self._layout_of)
@@ -68,17 +76,17 @@ class Cache:
 
     @property
     def num_layers(self) -> int:
-        """L."""
-        return len(self._layers)
+        """L, layers that share another's keys and values included."""
+        return len(self.shapes)
 
     @property
     def layers(self) -> tuple[LayerCache, ...]:
-        """(L,) the buffers of each layer."""
+        """The buffers of each layer that stores."""
         return tuple(self._layers)
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
-        """(L,) how each layer lays its tokens out; layers that do so alike share one."""
+        """How each layer that stores lays its tokens out; layers that do so alike share one."""
         return tuple(self._layout_of)
 
     @property
@@ -87,8 +95,13 @@ class Cache:
         return tuple(self._lengths)
 
     @property
+    def max_length(self) -> int | None:
+        """How many tokens a slot can have at most; None: any number."""
+        return min((x.limit for x in self._layout_of if x.limit is not None), default=None)
+
+    @property
     def dtype(self) -> torch.dtype:
-        """What keys and values come back in: that of the codec, fp32 for int8 and int4."""
+        """What keys and values come back in: that of their codecs, fp32 for int8 and int4."""
         return self.codec.dtype
 
     @property
@@ -98,7 +111,8 @@ class Cache:
 
     def max_step(self, slot: int) -> int | None:
         """How many tokens the slot may take in one step; None: any number."""
-        found = [layout.max_step(self._lengths[slot]) for layout in set(self._layout_of)]
+        length = self._lengths[slot]
+        found = [layout.max_step(length) for layout in dict.fromkeys(self._layout_of)]
         return min((most for most in found if most is not None), default=None)
 
     def __repr__(self) -> str:
@@ -124,28 +138,29 @@ class Cache:
         """Open a step like `step`, and hand out the buffers of all layers at once, to which the
         caller then writes the new keys and values."""
         with self._opened(batch) as step:
-            watches = {i: self._watch(i, step) for i in range(self.num_layers)}
-            found = {i: watch for i, watch in watches.items() if watch is not None}
-            stores = self._lender.lend(step.plans, found)
-            step.done.update(range(self.num_layers))
+            stores = self._lender.lend(step.plans)
+            if self.place.budget is not None:
+                stores = replace(stores, visit=self._visit)
+            step.done.update(range(len(self._layers)))
             yield stores
 
     def lease(self, slots: tuple[int, ...]) -> Lease | None:
         """The right to add a token to each of the slots, step after step, at no more cost than
-        `extend`; None where a layout has more to do, as a ring has, or nothing is stored yet.
+        `extend`; None where a layout labels its entries, as a ring does, or drops some, nothing is
+        stored yet, or buffers are not in memory.
 
         Drops a step that is open.
         """
         check_slots(slots, self.num_slots)
         layouts = dict.fromkeys(self._layout_of)
         lengths = [self._lengths[slot] for slot in slots]
-        rooms = [layout.room(lengths) for layout in layouts] if all(lengths) else []
-        room = min((room for room in rooms if room is not None), default=0)
-        if not rooms or None in rooms:
+        plain = all(x.max_step(0) is None and not x.placement.ring for x in layouts)
+        if not plain or not all(lengths) or self.place.budget is not None:
             return None
         self.abandon()
         starts, before = tuple(range(len(slots) + 1)), [length - 1 for length in lengths]
         plans = {layout: layout.plan(starts, slots, before, self.device) for layout in layouts}
+        room = min(layout.capacity for layout in layouts) - max(lengths)
         self._lease = Lease(slots, self._lender.lend(plans), room)
         return self._lease
 
@@ -158,12 +173,7 @@ class Cache:
         lengths = list(self._lengths)
         for slot in lease.slots:
             lengths[slot] += 1
-        chosen = choose_all(self._layers, lease.slots, [lengths[slot] for slot in lease.slots])
         self._lengths = lengths
-        if chosen:
-            self._lease = None
-        for layer, eviction in chosen:
-            layer.evict(eviction)
 
     def check(self, lease: Lease) -> None:
         """Raise CacheError where a lease has ended."""
@@ -178,9 +188,9 @@ class Cache:
         if self._lease is lease:
             self._lease = None
             for slot in lease.slots:
-                for layer, layout in zip(self._layers, self._layout_of, strict=True):
-                    entry = layout.next_entry(self._lengths[slot])
-                    layer.clear(slot, slice(entry, entry + 1))
+                length = self._lengths[slot]
+                for layer in self._layers:
+                    layer.clear(slot, slice(length, length + 1), length)
 
     @contextmanager
     def _opened(self, batch: Batch) -> Iterator[OpenStep]:
@@ -205,13 +215,12 @@ class Cache:
         two tensors (B, G, S, D), oldest first, shorter sequences padded with zeros at their end;
         read them before the next operation, they may be views. A cache without tokens takes on B
         slots. Lengths advance once all layers have been updated. Raises CacheError when a layer is
-        updated twice in one step, and of a cache that has to be shown queries.
+        updated twice in one step.
         """
-        if any(isinstance(layer, EvictingLayer) and layer.rule.observes for layer in self._layers):
-            raise CacheError(
-                "this cache chooses what to drop by attention, and update() is not shown the "
-                "queries; use step() and LayerStore.observe(), or a policy that reads keys alone"
-            )
+        return self.put(k, v, layer).dense()
+
+    def put(self, k: Tensor, v: Tensor, layer: int) -> StoredView:
+        """`update` that hands out the view of what is stored, for an operation that attends it."""
         step = self._open if self._open is not None and self._open.joinable else None
         settled = step is not None or any(self._lengths)
         check_update(k, v, layer, self.shapes, self.num_slots if settled else None, step)
@@ -220,13 +229,17 @@ class Cache:
                 for layout in dict.fromkeys(self._layout_of):
                     layout.reserve([0], [k.shape[2]])  # refuses before slots change
                 self.select([0] * k.shape[0])
-            batch = pack([[0] * k.shape[2]] * k.shape[0])
-            step = self._begin(batch.starts, batch.slots, num_new=k.shape[2])
-        rows = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))  # (B * T, G, D)
-        dense = self._store(layer, step).append(*rows).dense()
-        if len(step.done) == self.num_layers:
+            starts = tuple(i * k.shape[2] for i in range(k.shape[0] + 1))
+            step = self._begin(starts, tuple(range(k.shape[0])), num_new=k.shape[2])
+            self._lender.even_out()
+        rows = [x.transpose(1, 2).flatten(0, 1) for x in (k, v)]  # (B * T, G, D)
+        self._visit(layer)
+        plan = step.plans[self._layout_of[layer]]
+        view = self._layers[layer].append(rows[0], rows[1], plan.writes, plan.span)
+        step.done.add(layer)
+        if len(step.done) == len(self._layers):
             self._commit(step)
-        return dense
+        return view
 
     def abandon(self) -> None:
         """Drop a step that not every layer has taken part in, and what it stored."""
@@ -236,7 +249,8 @@ class Cache:
 
     def _erase(self, layers: Iterable[int], plans: dict[Layout, Plan]) -> None:
         for i in layers:
-            self._layers[i].erase(plans[self._layout_of[i]].writes)
+            plan = plans[self._layout_of[i]]
+            self._layers[i].erase(plan.writes, plan.span)
 
     def _begin(
         self, starts: tuple[int, ...], slots: tuple[int, ...], num_new: int | None = None
@@ -254,32 +268,41 @@ class Cache:
         self._open = OpenStep(plans, starts, slots, lengths, num_new)
         return self._open
 
+    def _owner(self, index: int) -> int:
+        """The layer that stores what layer `index` attends."""
+        shares = self.shapes[index].shares
+        return index if shares is None else shares
+
     def _store(self, index: int, step: OpenStep) -> LayerStore:
-        layer, plan = self._layers[index], step.plans[self._layout_of[index]]
+        owner = self._owner(index)
+        layer, plan = self._layers[owner], step.plans[self._layout_of[owner]]
 
         def put(k: Tensor, v: Tensor) -> KVView:
+            self._visit(index)
             view = layer.append(k, v, plan.writes, plan.span)
             step.done.add(index)
             return view
 
-        return LayerStore(plan.span, put, self._watch(index, step))
+        def get() -> KVView:
+            if owner not in step.done:
+                raise not_stored(owner)
+            return layer.view(plan.span)
 
-    def _watch(self, index: int, step: OpenStep) -> Watch | None:
-        layer = self._layers[index]
-        if not isinstance(layer, EvictingLayer) or not layer.needs(step.after):
-            return None
+        return LayerStore(plan.span, put) if owner == index else LayerStore(plan.span, None, get)
 
-        def watch(q: Tensor, spec: AttentionSpec) -> None:
-            layer.observe(q, spec, step.starts, step.slots, step.before)
-            step.observed.add(index)
-
-        return watch
+    def _visit(self, index: int) -> None:
+        """Tell the place that a step comes to a layer."""
+        stores = self.shapes[index].shares is None
+        if self.place.budget is not None and self._open is not None and stores:
+            span, lengths = next(iter(self._open.plans.values())).span, list(self._lengths)
+            for slot, length in zip(span.slots, span.lengths, strict=True):
+                lengths[slot] = length
+            self.place.visit([layer.buffers for layer in self._layers], index, lengths)
 
     def _commit(self, step: OpenStep) -> None:
         try:
-            check_observed(self._layers, step)
-            chosen = choose_all(self._layers, step.slots, step.after, step.before)
-        except BaseException:
+            chosen = choose_all(self._layers, step.slots, step.before, step.after)
+        except BaseException:  # a score may be anybody's
             self.abandon()
             raise
         self._open = None
@@ -300,9 +323,11 @@ class Cache:
             # Entries stay in place, so a failure half-way leaves nothing but some larger buffers.
             for layer in layers:
                 layer.adopt(layer.relaid(change))
+                self.place.leave(layer.buffers)
         else:
             for layer, buffers in zip(layers, [x.relaid(change) for x in layers], strict=True):
                 layer.adopt(buffers)
+                self.place.leave(layer.buffers)
         layout.apply(change)
 
     # Moving
@@ -310,7 +335,7 @@ class Cache:
     def truncate(self, length: int | Sequence[int]) -> None:
         """Keep at most the first `length` tokens of each slot (one number, or one per slot).
 
-        Raises CacheError, changing nothing, if a ring has already dropped what it would need.
+        Raises CacheError, changing nothing, if the cache has already dropped what it would need.
         """
         lengths = read_lengths(length, self.num_slots)
         if len(lengths) != self.num_slots or any(n < 0 for n in lengths):
@@ -326,7 +351,7 @@ class Cache:
         self.abandon()
         for slot, n in cuts:
             for layer, layout in zip(self._layers, self._layout_of, strict=True):
-                layer.clear(slot, layout.entries_from(slot, n, self._lengths[slot]))
+                layer.clear(slot, layout.entries_from(slot, n, self._lengths[slot]), n)
             for layout in layouts:
                 layout.truncate(slot, n)
             self._lengths[slot] = n
@@ -352,6 +377,7 @@ class Cache:
         self._lender.forget()
         for layer in self._layers:
             layer.select(order)
+            self.place.leave(layer.buffers)
         for layout in dict.fromkeys(self._layout_of):
             layout.select(order)
         self._lengths = [self._lengths[i] for i in order]
@@ -378,7 +404,8 @@ class Cache:
         self._lender.forget()
         twin = Cache.__new__(Cache)
         twin.name, twin.codec, twin.shapes = self.name, self.codec, self.shapes
-        twin.device = self.device
+        twin.device, twin.unquantized_sinks = self.device, self.unquantized_sinks
+        twin.place = self.place
         twins = {layout: layout.fork() for layout in dict.fromkeys(self._layout_of)}
         twin._layout_of = [twins[layout] for layout in self._layout_of]
         twin._layers = [layer.fork() for layer in self._layers]
@@ -393,20 +420,23 @@ class Cache:
     # Reading
 
     def layer(self, index: int, begin: int = 0) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values (G, S - begin, D) of one layer's tokens from `begin` on, per slot.
+        """Keys and values (G, S - begin, D) that one layer attends, of the tokens from
+        `begin` on, per slot.
 
         Codes come decoded. Raises CacheError if a ring has dropped one of the tokens.
         """
-        layout, layer = self._layout_of[index], self._layers[index]
+        owner = self._owner(index)
+        layout, layer = self._layout_of[owner], self._layers[owner]
         ends = enumerate(self._lengths)
-        return [layer.read(slot, layout.entries(slot, begin, end)) for slot, end in ends]
+        return [layer.read(slot, layout.entries(slot, begin, end), begin) for slot, end in ends]
 
     def held(self, index: int) -> list[Tensor]:
         """Which tokens one layer holds of each slot, (G, S) int64 each, oldest first.
 
         Heads differ only in an evicting cache. A ring's are those that it has not overwritten.
         """
-        layout, layer = self._layout_of[index], self._layers[index]
+        owner = self._owner(index)
+        layout, layer = self._layout_of[owner], self._layers[owner]
         return [tokens_of(layout, layer, slot, length) for slot, length in enumerate(self._lengths)]
 
     def save(self, path: str | PathLike[str], *, fingerprint: str = "") -> None:

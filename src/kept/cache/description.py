@@ -15,8 +15,9 @@ from kept.cache.eviction_file import read_rule, write_rule
 from kept.cache.layout import ContiguousLayout, Layout, grown
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
-from kept.errors import CacheError
-from kept.ops import CODECS, Codec
+from kept.cache.sinks import check_unquantized_sinks
+from kept.errors import CacheError, OptionError
+from kept.ops import VALUE_CODECS, KVCodec, find_kv_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +25,18 @@ class Description:
     """Everything but keys, values and which tokens they are of.
 
     kind: the cache's name. shapes: (L,). lengths: (slots,) tokens of each. layouts: what
-    `write_layout` makes of each distinct one. layout_of: (L,) which of them each layer has.
+    `write_layout` makes of each distinct one. layout_of: which of them each layer that stores has.
+    unquantized_sinks: tokens beside their codes.
     checksums: of each tensor.
     """
 
     kind: str
-    codec: Codec
+    codec: KVCodec
     shapes: tuple[KVShape, ...]
     lengths: tuple[int, ...]
     layouts: tuple[Mapping[str, Any], ...]
     layout_of: tuple[int, ...]
+    unquantized_sinks: int
     fingerprint: str
     checksums: Mapping[str, str]
 
@@ -48,6 +51,7 @@ class Description:
             cache.lengths,
             tuple(write_layout(layout) for layout in layouts),
             tuple(layouts.index(layout) for layout in cache.layouts),
+            cache.unquantized_sinks,
             fingerprint,
             checksums,
         )
@@ -55,7 +59,7 @@ class Description:
     def to_json(self) -> str:
         """One line that `read` reads."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields["codec"] = self.codec.name
+        fields["codec"] = self.codec.pair
         fields["shapes"] = [dataclasses.asdict(shape) for shape in self.shapes]
         return json.dumps(fields)
 
@@ -64,12 +68,14 @@ class Description:
         """What `to_json` wrote. Raises CacheError for anything else."""
         try:
             fields = json.loads(text)
-            codec = CODECS.get(fields["codec"])
-            if codec is None:
+            keys, values = fields["codec"]
+            if any(name not in VALUE_CODECS for name in (keys, values)):
                 raise CacheError(
-                    f"{file} stores keys and values as {fields['codec']!r}, which this kept does "
-                    f"not know; there are {', '.join(CODECS)}"
+                    f"{file} stores keys as {keys!r} and values as {values!r}, which this kept "
+                    f"does not know; there are {', '.join(VALUE_CODECS)}"
                 )
+            codec = find_kv_codec((keys, values))
+            check_unquantized_sinks(int(fields["unquantized_sinks"]), codec)
             found = cls(
                 fields["kind"],
                 codec,
@@ -77,10 +83,11 @@ class Description:
                 tuple(map(int, fields["lengths"])),
                 tuple(fields["layouts"]),
                 tuple(map(int, fields["layout_of"])),
+                int(fields["unquantized_sinks"]),
                 fields["fingerprint"],
                 dict(fields["checksums"]),
             )
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, RecursionError, OptionError) as error:
             raise _unreadable(file) from error
         known = range(len(found.layouts))
         if (
@@ -93,7 +100,8 @@ class Description:
 
     def check(self, file: Path, shapes: Sequence[KVShape], fingerprint: str) -> None:
         """Raise CacheError unless the cache is one of this model and has this fingerprint."""
-        if len(shapes) != len(self.shapes) or len(self.layout_of) != len(self.shapes):
+        stored = sum(shape.shares is None for shape in self.shapes)
+        if len(shapes) != len(self.shapes) or len(self.layout_of) != stored:
             raise CacheError(
                 f"{file} holds {len(self.shapes)} layers and this model has {len(shapes)}; load it "
                 "for the model that it was saved with"

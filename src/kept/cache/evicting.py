@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kept.cache.indices import read_all_whole, read_whole
+from kept.cache.indices import read_whole
 from kept.cache.layout import Layout, Plan, Relayout, grown, lengths_after, make_writes
 from kept.cache.policy import EvictionPolicy
 from kept.cache.ring import RingLayout
@@ -53,16 +53,6 @@ class EvictionRule:
         last = self.last(length)
         return self.budget + length - last if last else length
 
-    @property
-    def observes(self) -> bool:
-        """Whether the policy's score reads queries."""
-        return self.policy.scored_by.decay is not None
-
-    @property
-    def first_observed(self) -> int:
-        """The first token whose query counts."""
-        return self.next(0) - self.grain
-
 
 class EvictingLayout(Layout):
     """Keeps `rule.budget` tokens of each sequence, and those read since the last eviction."""
@@ -71,21 +61,9 @@ class EvictingLayout(Layout):
         super().__init__(num_slots, capacity)
         self.rule = rule
 
-    def next_entry(self, length: int) -> int:
-        """See `Layout.next_entry`."""
-        return self.rule.num_stored(length)
-
     def max_step(self, length: int) -> int:
         """See `Layout.max_step`."""
         return self.rule.next(length) - length
-
-    def room(self, lengths: Sequence[int]) -> int | None:
-        """See `Layout.room`."""
-        rule = self.rule
-        if rule.observes or any(length == rule.last(length) for length in lengths):
-            return None
-        free = self.capacity - max(rule.num_stored(length) for length in lengths)
-        return min(free, *(self.max_step(length) for length in lengths))
 
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """See `Layout.reserve`; raises CacheError for a step that passes an eviction."""
@@ -172,12 +150,12 @@ class EvictingLayout(Layout):
 def evicting_layouts(
     shapes: Sequence[KVShape],
     num_slots: int,
-    budget: int | Sequence[int] | None,
+    budget: int | None,
     policy: EvictionPolicy | str | None,
     grain: int | None,
     slack: int,
 ) -> list[Layout]:
-    """(L,) the layouts of an evicting cache, shared by layers of one budget; see `make_cache`."""
+    """(L,) the layouts of an evicting cache; see `make_cache`."""
     found = EvictionPolicy() if policy is None else policy
     if isinstance(found, str):
         found = EvictionPolicy(found)
@@ -191,31 +169,12 @@ def evicting_layouts(
             "every layer of this model has a window of its own and forgets what is outside it, so "
             "there is nothing to choose; use kind='sliding'"
         )
-    layouts: dict[tuple[str, int], Layout] = {}
-    laid = []
-    for shape, count in zip(shapes, _budgets(budget, len(shapes)), strict=True):
-        key = ("budget", count) if shape.window is None else ("window", shape.window)
-        if key not in layouts:
-            layouts[key] = (
-                EvictingLayout(num_slots, EvictionRule(count, grain, found.within(count)))
-                if shape.window is None
-                else RingLayout(num_slots, shape.window, 0, slack)
-            )
-        laid.append(layouts[key])
-    return laid
-
-
-def _budgets(budget: int | Sequence[int] | None, num_layers: int) -> list[int]:
     if budget is None:
         raise OptionError(
             "an evicting cache needs budget=N, the tokens of each sequence that it keeps"
         )
-    if not isinstance(budget, Sequence):
-        return [read_whole(budget, "budget")] * num_layers
-    budgets = read_all_whole(budget, "a budget")
-    if len(budgets) != num_layers:
-        raise OptionError(
-            f"budget takes one number, or one for each of {num_layers} layers, and was given "
-            f"{len(budgets)}"
-        )
-    return budgets
+    rule = EvictionRule(budget, grain, found.within(budget))
+    windows = {shape.window for shape in shapes if shape.window is not None}
+    evicting = EvictingLayout(num_slots, rule)
+    rings = {window: RingLayout(num_slots, window, 0, slack) for window in windows}
+    return [evicting if s.window is None else rings[s.window] for s in shapes]

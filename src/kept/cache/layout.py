@@ -62,6 +62,11 @@ class Layout(ABC):
         self.num_slots = num_slots
         self.capacity = capacity
 
+    @property
+    def limit(self) -> int | None:
+        """How many tokens a sequence can have at most; None: any number."""
+        return None
+
     @abstractmethod
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """The change of capacity needed before sequences of `lengths` take `counts` more tokens.
@@ -93,17 +98,8 @@ class Layout(ABC):
     def commit(self, plan: Plan) -> Relayout | None:
         """Make a step's tokens part of the cache; returns a shrink to carry out, if any."""
 
-    @abstractmethod
-    def next_entry(self, length: int) -> int:
-        """The entry that the next token of a sequence of `length` takes."""
-
     def max_step(self, length: int) -> int | None:
         """How many tokens a sequence of `length` may take in one step; None: any number."""
-        return None
-
-    def room(self, lengths: Sequence[int]) -> int | None:
-        """How many tokens sequences of `lengths` may take one by one in the entries that follow,
-        with nothing to be done between; None where that is never so."""
         return None
 
     @abstractmethod
@@ -175,6 +171,11 @@ class ContiguousLayout(Layout):
         super().__init__(num_slots, capacity)
         self.fixed = fixed
 
+    @property
+    def limit(self) -> int | None:
+        """See `Layout.limit`."""
+        return self.capacity if self.fixed else None
+
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """See `Layout.reserve`."""
         needed = max(a + b for a, b in zip(lengths, counts, strict=True))
@@ -212,14 +213,6 @@ class ContiguousLayout(Layout):
     def commit(self, plan: Plan) -> Relayout | None:
         """See `Layout.commit`."""
         return None
-
-    def next_entry(self, length: int) -> int:
-        """See `Layout.next_entry`."""
-        return length
-
-    def room(self, lengths: Sequence[int]) -> int:
-        """See `Layout.room`."""
-        return self.capacity - max(lengths)
 
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """Any length can be gone back to."""

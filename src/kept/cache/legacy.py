@@ -11,12 +11,15 @@ from kept.cache.cache import Cache
 from kept.cache.make import make_cache
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
+from kept.ops import KVDtype
 
 LegacyCache = tuple[tuple[Tensor, Tensor], ...]
 
 
 def to_legacy(cache: Cache) -> LegacyCache:
     """A copy of the cache's content as tuples, bit for bit; int8 and int4 come decoded, in fp32.
+
+    Layers that share another's keys and values have copies of them there.
 
     Raises CacheError if slots differ in length, or a ring has dropped tokens.
     """
@@ -39,7 +42,7 @@ def from_legacy(
     max_cache_len: int | None = None,
     sliding_window: int | None = None,
     num_sinks: int = 0,
-    kv_dtype: str | None = None,
+    kv_dtype: KVDtype | None = None,
 ) -> Cache:
     """A cache that holds the tuples' keys and values, bit for bit, in their dtype or as `kv_dtype`.
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
-from kept.cache.open_step import Watch
-from kept.ops import Codec, LentBuffers, StepBuffers, StoredView
-
-_NONE: Mapping[int, Watch] = MappingProxyType({})
+from kept.errors import CacheError
+from kept.ops import KVCodec, LentBuffers, StepBuffers, StoredView
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,16 +31,22 @@ class Lender:
     """
 
     def __init__(
-        self, codec: Codec, layers: Sequence[LayerCache], layouts: Sequence[Layout]
+        self, codec: KVCodec, layers: Sequence[LayerCache], layouts: Sequence[Layout]
     ) -> None:
         self._codec, self._layers, self._layouts = codec, layers, layouts
         self._buffers: LentBuffers | None = None
 
-    def lend(self, plans: dict[Layout, Plan], watches: Mapping[int, Watch] = _NONE) -> StepBuffers:
+    def lend(self, plans: dict[Layout, Plan]) -> StepBuffers:
         """What a step of these plans writes to and reads. Copies buffers that a fork shares.
 
-        watches: of the layers that are to be shown their queries.
+        Raises CacheError where layers hold different numbers of entries: kernels know one.
         """
+        if len({plan.span.lengths for plan in plans.values()}) > 1:
+            raise CacheError(
+                "an evicting cache of a model some of whose layers have a window of their own "
+                "holds different numbers of tokens in different layers, which native kernels do "
+                "not read; set KEPT_OPS=reference, or use the sliding cache"
+            )
         if self._buffers is None:
             self._buffers = self._gather()
 
@@ -51,20 +54,25 @@ class Lender:
             return self._layers[layer].view(plans[self._layouts[layer]].span)
 
         placements = [layout.placement for layout in plans]
-        lengths = [list(plan.span.lengths) for plan in plans.values()]
-        return StepBuffers(self._buffers, placements, lengths, view, watches)
+        return StepBuffers(self._buffers, placements, next(iter(plans.values())).span.lengths, view)
 
     def forget(self) -> None:
         """To be called when buffers are replaced, or shared with a fork: they are kept alive."""
         self._buffers = None
 
-    def _gather(self) -> LentBuffers:
+    def even_out(self) -> None:
+        """Bring layers that a growth which failed half-way left larger to their layout's capacity:
+        kernels know one capacity."""
         for layer, layout in zip(self._layers, self._layouts, strict=True):
-            layer.own()
-            # Growth that failed half-way leaves layers larger; kernels know one capacity.
             if layer.capacity != layout.capacity:
                 layer.adopt(layer.relaid(Relayout(layout.capacity)))
+
+    def _gather(self) -> LentBuffers:
+        for layer in self._layers:
+            layer.own()
+        self.even_out()
         layouts = list(dict.fromkeys(self._layouts))
         order = [layouts.index(layout) for layout in self._layouts]
         buffers = [(layer.keys, layer.values) for layer in self._layers]
-        return LentBuffers(self._codec, buffers, order)
+        sinks = [(layer.key_sinks, layer.value_sinks) for layer in self._layers]
+        return LentBuffers(self._codec, buffers, order, sinks)

@@ -11,37 +11,46 @@ from kept.cache.indices import read_whole
 from kept.cache.layout import Layout, Plan, lengths_after
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
-from kept.ops import AttentionSpec, KVView, Span
-
-Watch = Callable[[Tensor, AttentionSpec], None]  # is shown a layer's queries (N, H, D)
+from kept.ops import KVView, Span
 
 
 @dataclass(frozen=True, slots=True)
 class LayerStore:
     """Where one layer puts its new keys and values in one step; hands back what to attend.
 
-    watch: is shown the queries that attend it, where the cache has a use for them.
+    put: None where the layer shares another's, get: None where it does not.
     """
 
     span: Span
-    put: Callable[[Tensor, Tensor], KVView]
-    watch: Watch | None = None
+    put: Callable[[Tensor, Tensor], KVView] | None
+    get: Callable[[], KVView] | None = None
 
     def append(self, k: Tensor, v: Tensor) -> KVView:
-        """Store k, v (N, G, D), the rows of the step's batch; returns all that may be attended."""
+        """Store k, v (N, G, D), the rows of the step's batch; returns all that may be attended.
+
+        Raises CacheError for a layer that shares another's.
+        """
+        if self.put is None:
+            raise CacheError(
+                "this layer shares the keys and values of another one and stores none; call read()"
+            )
         return self.put(k, v)
 
-    def observe(self, q: Tensor, spec: AttentionSpec) -> None:
-        """To be called with the queries (N, H, D) before they attend what `append` returned."""
-        if self.watch is not None:
-            self.watch(q, spec)
+    def read(self) -> KVView:
+        """All that may be attended of the layer that this one shares, which stored before it.
+
+        Raises CacheError where it has not stored yet, or this layer shares none.
+        """
+        if self.get is None:
+            raise CacheError("this layer stores keys and values of its own; append() them")
+        return self.get()
 
 
 @dataclass(slots=True)
 class OpenStep:
     """plans: one per layout. starts, slots: of its batch. before: (B,) tokens of each sequence
     without the new ones. num_new: T of a step that `Cache.update` began and later calls join, else
-    None. done: the layers that have stored. observed: those that have been shown their queries."""
+    None. done: the layers that have stored."""
 
     plans: dict[Layout, Plan]
     starts: tuple[int, ...]
@@ -49,7 +58,6 @@ class OpenStep:
     before: Sequence[int]
     num_new: int | None = None
     done: set[int] = field(default_factory=set)
-    observed: set[int] = field(default_factory=set)
 
     @property
     def after(self) -> tuple[int, ...]:
@@ -60,6 +68,14 @@ class OpenStep:
     def joinable(self) -> bool:
         """Whether the next `update` belongs to this step."""
         return self.num_new is not None and bool(self.done)
+
+
+def not_stored(layer: int) -> CacheError:
+    """What to raise where a layer is read in a step that it has not stored in yet."""
+    return CacheError(
+        f"layer {layer} has not stored its keys and values in this step, so no other layer can "
+        "read them; layers run in ascending order"
+    )
 
 
 def check_slots(slots: Sequence[int], num_slots: int) -> None:
@@ -91,6 +107,11 @@ def check_update(
         raise CacheError(
             f"layer {layer} does not exist; this cache has layers 0 to {len(shapes) - 1}"
         )
+    if shapes[layer].shares is not None:
+        raise CacheError(
+            f"layer {layer} shares the keys and values of layer {shapes[layer].shares} and stores "
+            "none; update only the layers that store"
+        )
     heads, width = shapes[layer].num_kv_heads, shapes[layer].head_dim
     fits = k.ndim == 4 and k.shape == v.shape and k.shape[0] > 0 and k.shape[2] > 0
     fits = fits and num_slots in (None, k.shape[0])
@@ -103,7 +124,8 @@ def check_update(
     if step is None:
         return
     if layer in step.done:
-        missing = sorted(set(range(len(shapes))) - step.done)
+        storing = {i for i, shape in enumerate(shapes) if shape.shares is None}
+        missing = sorted(storing - step.done)
         raise CacheError(
             f"layer {layer} was updated twice in one step while layers {missing} were not; "
             "update every layer once a step, or call abandon() to start the step again"

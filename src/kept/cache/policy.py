@@ -20,7 +20,6 @@ from torch import Tensor
 
 from kept.cache.indices import read_whole
 from kept.errors import OptionError
-from kept.ops import AttentionSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +27,19 @@ class Entries:
     """What a score may look at: the S entries of one layer and slot, oldest first.
 
     keys: (G, S, D) as their codec left them. tokens: (G, S) int64, which token each entry holds.
-    attention: (G, S) fp32, see `Attention`; None unless the score reads queries.
     """
 
     keys: Tensor
     tokens: Tensor
-    attention: Tensor | None = None
 
 
 class Score(Protocol):
     """How much a token is worth keeping.
 
-    name: what files and `EvictionPolicy.score` call it. decay: None, or, for a score that reads
-    `Entries.attention`, what of it is left from one eviction to the next.
+    name: what files and `EvictionPolicy.score` call it.
     """
 
     name: ClassVar[str]
-
-    @property
-    def decay(self) -> float | None: ...
 
     def __call__(self, entries: Entries) -> Tensor:
         """(G, S) numbers; the lowest leave, of equal ones the oldest. NaN counts as highest."""
@@ -59,11 +52,6 @@ class Newest:
     2023, "Efficient Streaming Language Models with Attention Sinks"."""
 
     name: ClassVar[str] = "window"
-
-    @property
-    def decay(self) -> None:
-        """It reads no queries."""
-        return None
 
     def __call__(self, entries: Entries) -> Tensor:
         """See `Score`."""
@@ -78,49 +66,13 @@ class KeyNorm:
 
     name: ClassVar[str] = "key-norm"
 
-    @property
-    def decay(self) -> None:
-        """It reads no queries."""
-        return None
-
     def __call__(self, entries: Entries) -> Tensor:
         """See `Score`."""
         return -entries.keys.double().square().sum(-1).float()
 
 
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """Tokens that were attended most stay.
-
-    At each eviction the attention that the queries since the last one (`grain` of them) paid a
-    token is added to `decay` times what it had. With a decay of 1 these are the heavy hitters of
-    Zhang et al. 2023 ("H2O"), with 0 the observation window of Li et al. 2024 ("SnapKV", without
-    its pooling). Unlike H2O it counts from the last `grain` queries before the first eviction on:
-    all the queries of a prompt would have to be kept, and would favour its oldest tokens.
-
-    Costs the queries of `grain` tokens in memory, H * D * 4 bytes each, and at each eviction their
-    attention over what is stored, computed anew in fp64.
-    """
-
-    name: ClassVar[str] = "attention"
-    decay: float = 1.0
-
-    def __call__(self, entries: Entries) -> Tensor:
-        """See `Score`."""
-        assert entries.attention is not None
-        return entries.attention
-
-
-@dataclass(frozen=True, slots=True)
-class Observation(Attention):
-    """`Attention` of the last queries alone."""
-
-    name: ClassVar[str] = "observation"
-    decay: float = 0.0
-
-
 SCORES: Mapping[str, Score] = MappingProxyType(
-    {score.name: score for score in (Newest(), KeyNorm(), Attention(), Observation())}
+    {score.name: score for score in (Newest(), KeyNorm())}
 )
 
 
@@ -130,12 +82,12 @@ class EvictionPolicy:
 
     score: one of `SCORES` by name, or one of your own, which a file cannot name. sinks: the first
     tokens that always stay. recent: the last ones that do; None: half of what sinks leave of the
-    budget, as H2O has it.
+    budget.
 
     Raises OptionError for a score that there is not, or a negative count.
     """
 
-    score: Score | str = "attention"
+    score: Score | str = "key-norm"
     sinks: int = 4
     recent: int | None = None
 
@@ -181,24 +133,3 @@ def find_score(name: str) -> Score:
     if found is None:
         raise OptionError(f"no eviction score is called {name!r}; there are {', '.join(SCORES)}")
     return found
-
-
-def attention_paid(queries: Tensor, keys: Tensor, spec: AttentionSpec) -> Tensor:
-    """How much attention the last T tokens have paid each stored one, (G, S) fp32.
-
-    queries: (T, H, D), of the last T of the S entries. keys: (G, S, D). Summed over queries, and
-    over the query heads that share a key. In fp64, so that the order in which a matrix product
-    sums does not decide between two tokens.
-    """
-    count, num_stored = queries.shape[0], keys.shape[1]
-    share = queries.shape[1] // keys.shape[0]
-    later = torch.ones(count, num_stored, dtype=torch.bool, device=keys.device)
-    later = later.triu(num_stored - count + 1)
-    paid = []
-    for head, of_head in enumerate(keys.double()):  # one after the other: scores are large
-        rows = queries[:, head * share : (head + 1) * share].double().transpose(0, 1)
-        scores = rows @ of_head.T * spec.scale  # (H / G, T, S)
-        if spec.softcap is not None:
-            scores = spec.softcap * torch.tanh(scores / spec.softcap)
-        paid.append(scores.masked_fill(later, -torch.inf).softmax(-1).sum((0, 1)))
-    return torch.stack(paid).float()

@@ -125,10 +125,6 @@ class RingLayout(Layout):
             return None
         return Relayout(self.full, self._gather(self.full))
 
-    def next_entry(self, length: int) -> int:
-        """See `Layout.next_entry`."""
-        return int(self._place(torch.tensor(length), self.capacity))
-
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """See `Layout.check_truncate`."""
         oldest = max(min(self.sinks, length), length - self.window + 1)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+from torch import Tensor
 
 from kept.batch import Batch
 from kept.cache.cache import Cache
-from kept.cache.open_step import LayerStore
-from kept.ops import PackedView, Span
+from kept.cache.open_step import LayerStore, not_stored
+from kept.cache.shape import KVShape
+from kept.ops import KVView, PackedView, Span
 
 
 @contextmanager
-def stores(cache: Cache | None, batch: Batch, num_layers: int) -> Iterator[list[LayerStore]]:
-    """The stores of one forward pass, with a cache or without."""
+def stores(
+    cache: Cache | None, batch: Batch, shapes: Sequence[KVShape]
+) -> Iterator[list[LayerStore]]:
+    """The stores of one forward pass, with a cache or without. shapes: (L,) of the layers."""
     if cache is not None:
         with cache.step(batch) as found:
             yield found
@@ -21,4 +26,30 @@ def stores(cache: Cache | None, batch: Batch, num_layers: int) -> Iterator[list[
     counts = batch.counts
     device = batch.tokens.device
     span = Span(batch.starts, tuple(range(len(counts))), counts, max(counts), device)
-    yield [LayerStore(span, lambda k, v: PackedView(span, k, v))] * num_layers
+    passing = _Passing(span, frozenset(s.shares for s in shapes if s.shares is not None))
+    yield [passing.store(index, shape.shares) for index, shape in enumerate(shapes)]
+
+
+class _Passing:
+    """Keys and values of a pass without a cache: kept only while another layer is to read them."""
+
+    def __init__(self, span: Span, shared: frozenset[int]) -> None:
+        self._span, self._shared = span, shared
+        self._views: dict[int, KVView] = {}
+
+    def store(self, index: int, shares: int | None) -> LayerStore:
+        """The store of one layer."""
+
+        def put(k: Tensor, v: Tensor) -> KVView:
+            view = PackedView(self._span, k, v)
+            if index in self._shared:
+                self._views[index] = view
+            return view
+
+        def get() -> KVView:
+            assert shares is not None
+            if shares not in self._views:
+                raise not_stored(shares)
+            return self._views[shares]
+
+        return LayerStore(self._span, put) if shares is None else LayerStore(self._span, None, get)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,11 +59,11 @@ class Description:
 
         Grouped heads count once, and scales are counted.
         """
-        from kept.cli.options import KVDtype
-        from kept.ops import find_codec
+        return _bytes_of(self.kv_shapes)
 
-        codecs = [find_codec(name.value) for name in KVDtype]
-        return {c.name: sum(shape.num_bytes(c) for shape in self.kv_shapes) for c in codecs}
+    def token_bytes_past_windows(self) -> dict[str, int]:
+        """`token_bytes` once the rings of a sliding cache are full: of layers without a window."""
+        return _bytes_of([shape for shape in self.kv_shapes if shape.window is None])
 
     @property
     def quantized(self) -> str | None:
@@ -112,6 +112,14 @@ class Description:
         except TemplateError:
             return False
         return True
+
+
+def _bytes_of(shapes: Sequence[KVShape]) -> dict[str, int]:
+    from kept.cli.options import KVDtype
+    from kept.ops import find_kv_codec
+
+    codecs = [find_kv_codec(name.value) for name in KVDtype]
+    return {c.name: sum(shape.num_bytes(c) for shape in shapes) for c in codecs}
 
 
 def token_costs(bytes_per_token: Mapping[str, int]) -> str:

@@ -126,6 +126,7 @@ def _model(d: Description) -> dict[str, Any]:
         "quantized": d.quantized,
         "quantized_weight_bytes": d.quantized_bytes(),
         "bytes_per_token": d.token_bytes(),
+        "bytes_per_token_past_windows": d.token_bytes_past_windows(),
         "tokenizer": None if tokenizer is None else {"kind": tokenizer[0], "tokens": tokenizer[1]},
         "chat_template": d.has_chat_template(),
     }
@@ -138,6 +139,7 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
     tokenizer = "none"
     if m["tokenizer"] is not None:
         tokenizer = f"{m['tokenizer']['kind']}, {m['tokenizer']['tokens']:,} tokens"
+    beyond = token_costs(m["bytes_per_token_past_windows"])
     return [
         ("name", m["name"]),
         ("folder", m["folder"]),
@@ -150,6 +152,7 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{format_count(m['num_parameters'])} ({m['num_parameters']:,})"),
         ("weights", _weights(m)),
         ("bytes per token", token_costs(m["bytes_per_token"])),
+        *([("past the windows", f"{beyond}, in a sliding cache")] if sizes else []),
         ("tokenizer", tokenizer),
         ("chat template", "yes" if m["chat_template"] else "no"),
     ]

@@ -42,6 +42,7 @@ class KVDtype(StrEnum):
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
     INT8 = "int8"
+    K8V4 = "k8v4"
     INT4 = "int4"
 
 
@@ -96,6 +97,23 @@ class ModelOptions:
     ] = None
     device: Annotated[
         str | None, option(MODEL, "cpu, cuda, cuda:1, mps, as torch names them. Default: cpu.")
+    ] = None
+    kv_folder: Annotated[
+        str | None,
+        option(
+            CACHE,
+            "Keep keys and values in files of this folder, with --kv-memory of them in memory. "
+            "Default: all in memory.",
+        ),
+    ] = None
+    kv_memory: Annotated[
+        str | None,
+        option(
+            CACHE,
+            "How much of the keys and values is in memory at a time; goes with --kv-folder. "
+            "Default: all.",
+            metavar="<bytes, or as 512MiB, 2GiB>",
+        ),
     ] = None
 
 
@@ -223,7 +241,16 @@ class SamplingOptions:
         option(
             CACHE,
             "What keys and values are stored as; int8 and int4 take half and a quarter of "
-            "bfloat16's memory, and round more. Default: the model's dtype.",
+            "bfloat16's memory, k8v4 (int8 keys, int4 values) is between them, and all round more. "
+            "Default: the model's dtype.",
+        ),
+    ] = None
+    unquantized_sinks: Annotated[
+        int | None,
+        option(
+            CACHE,
+            "First tokens, up to 64, that a cache of int8 or int4 holds as bfloat16 beside their "
+            "codes. Default: 0.",
         ),
     ] = None
     max_cache_len: Annotated[

@@ -16,7 +16,7 @@ from kept.errors import OptionError
 from kept.format import format_bytes, format_count, pairs, table
 
 if TYPE_CHECKING:
-    from kept.ops import Codec
+    from kept.ops import KVCodec
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def plan(
     For example: kept plan --shape llama-3.2-1b --context 8192 --batch 4
     """
     from kept.machine import describe_machine
-    from kept.ops import find_codec
+    from kept.ops import find_kv_codec
 
     if model is not None and shape is not None:
         raise OptionError("there is a MODEL and a --shape; leave one of the two out")
@@ -101,7 +101,7 @@ def plan(
         for each, weights in _weights(found, dtype).items()
         for cache in _caches(
             found,
-            find_codec(kv_dtype or ("bfloat16" if each in list(QuantizedFormat) else each)),
+            find_kv_codec(kv_dtype or ("bfloat16" if each in list(QuantizedFormat) else each)),
             sliding_window,
             num_sinks or 0,
         )
@@ -162,7 +162,7 @@ def _weights(found: Description, dtype: str | None) -> dict[str, int]:
     return sizes | quantized if dtype is None else sizes
 
 
-def _caches(found: Description, codec: Codec, window: int | None, sinks: int) -> list[CachePlan]:
+def _caches(found: Description, codec: KVCodec, window: int | None, sinks: int) -> list[CachePlan]:
     shapes = found.kv_shapes
     return [
         CachePlan(shapes, kind, codec, *((window, sinks) if kind == "sliding" else ()))
@@ -204,6 +204,7 @@ def _heading(
     memory = "unknown" if room is None else f"{format_bytes(room)} available"
     if room is not None and total is not None:
         memory += f" of {format_bytes(total)}"
+    beyond = f"{token_costs(found.token_bytes_past_windows())}, in a sliding cache"
     return [
         (
             "model",
@@ -215,6 +216,7 @@ def _heading(
             f"{config.num_heads} query heads) x {first.head_dim}",
         ),
         ("bytes per token", token_costs(found.token_bytes())),
+        *([("past the windows", beyond)] if found.windows else []),
         ("planned", f"{batch:,} x {length:,} tokens"),
         ("memory", memory),
     ]
@@ -258,6 +260,7 @@ def _to_json(
         "context": length,
         "batch": batch,
         "bytes_per_token": found.token_bytes(),
+        "bytes_per_token_past_windows": found.token_bytes_past_windows(),
         "available_memory": room,
         "total_memory": total,
         "rows": [dataclasses.asdict(row) for row in rows],

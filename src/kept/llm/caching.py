@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kept.cache import Cache, make_cache
+from kept.cache import Cache, Offloaded, make_cache
 from kept.engine import ContextRule, default_hop
 from kept.errors import CacheFullError, OptionError
 from kept.models import CausalLM
@@ -36,6 +36,7 @@ def build_cache(
     rule: ContextRule,
     prompt_lengths: Sequence[int],
     num_slots: int,
+    place: Offloaded | None = None,
 ) -> Cache | None:
     """The cache the options ask for, or None for use_cache=False.
 
@@ -56,7 +57,9 @@ def build_cache(
         num_sinks=params.num_sinks if kind == "sliding" else 0,
         dtype=model.dtype,
         kv_dtype=params.kv_dtype,
+        unquantized_sinks=params.unquantized_sinks,
         device=model.device,
+        place=place,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from kept.cache import Offloaded
 from kept.engine import (
     BeamGroup,
     Completion,
@@ -28,7 +29,7 @@ class Generation:
 
     vary: give each prompt but the first a seed of its own in place of `params.seed`. kept: go on
     from this conversation, as far as the only prompt begins like it; mutated, once everything that
-    can be checked has been.
+    can be checked has been. place: where a new cache lies, None: in memory.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Generation:
         prefill_chunk: int,
         vary: bool = False,
         conversation: Conversation | None = None,
+        place: Offloaded | None = None,
     ) -> None:
         if params.stop_strings and tokenizer is None:
             raise OptionError("stop_strings need a tokenizer, and this checkpoint has none")
@@ -54,7 +56,7 @@ class Generation:
         slots = max(width, min(max_slots, sum(group.width for group in self.groups)))
         lengths = [len(prompt) for prompt in prompts]
         if conversation is None:
-            cache = build_cache(model, params, rule, lengths, slots)
+            cache = build_cache(model, params, rule, lengths, slots, place)
         else:
             check_static(params, rule, lengths)
             cache = conversation.cache

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kept import ops
 from kept.batch import Batch
 from kept.cache import Cache, KVShape, make_cache, stores
-from kept.errors import ContextLengthError, OptionError
+from kept.errors import CacheError, ContextLengthError, OptionError
 from kept.exiting import computing
 from kept.models.native import NativeDecoder, PackWeight, Progress, pack_model
 from kept.models.next_logits import NextLogits, likeliest
@@ -74,10 +74,19 @@ class CausalLM(nn.Module, ABC):
         self.config = config
         self.native: NativeDecoder | None = None
         self._dtype: torch.dtype | None = None
+        self._layers = [(shape.num_kv_heads, shape.head_dim) for shape in config.kv_shapes]
 
     @abstractmethod
-    def embed(self, batch: Batch) -> tuple[Tensor, Rope]:
-        """Vectors (N, E) of the batch's tokens, and its rotary tables if positions are rotary."""
+    def embed(self, batch: Batch) -> tuple[Tensor, Rope | tuple[Rope, ...]]:
+        """Vectors (N, E) of the batch's tokens, and its rotary tables if positions are rotary.
+
+        Several tables where layers differ in them; blocks pick theirs.
+        """
+
+    def project(self, x: Tensor) -> Tensor:
+        """Logits (M, V) of the final norm's rows (M, E)."""
+        logits: Tensor = self.head(x)
+        return logits
 
     def rope_tables(self, batch: Batch) -> RopeTables | None:
         """The tables the native kernels rotate with; None where positions are absolute."""
@@ -197,11 +206,13 @@ class CausalLM(nn.Module, ABC):
                 f"the cache is on {cache.device} and this model on the CPU; make it with "
                 "device=model.device"
             )
+        self._check_layers(cache)
         return self.native.run(batch, cache, record, top_k)
 
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
+        self._check_layers(cache)
         x, rope = self.embed(batch)
-        with stores(cache, batch, self.config.num_layers) as found:
+        with stores(cache, batch, self.kv_shapes) as found:
             for block, store in zip(self.blocks, found, strict=True):
                 record.take_hidden(x)
                 x = block(x, rope, store, record)
@@ -211,9 +222,29 @@ class CausalLM(nn.Module, ABC):
             return self._logits(x if batch.wanted is None else x[batch.wanted])
         return self._logits(self.norm(x if batch.wanted is None else x[batch.wanted]))
 
+    def _check_layers(self, cache: Cache | None) -> None:
+        """Raise CacheError for a cache of another model: kernels write where this one's would be.
+
+        Its windows may differ, as they say only how much is kept.
+        """
+        if cache is None:
+            return
+        held = [(shape.num_kv_heads, shape.head_dim) for shape in cache.shapes]
+        if held == self._layers:
+            return
+        if len(held) != len(self._layers):
+            found = f"{len(held)} layers, and this model has {len(self._layers)}"
+        else:
+            layer = next(i for i, shape in enumerate(held) if shape != self._layers[i])
+            (heads, width), (own_heads, own_width) = held[layer], self._layers[layer]
+            found = (
+                f"{heads} heads of {width} numbers in layer {layer}, and this model has "
+                f"{own_heads} of {own_width}"
+            )
+        raise CacheError(f"the cache is one of {found}; make it with make_cache(model.kv_shapes)")
+
     def _logits(self, x: Tensor) -> Tensor:  # (M, E) -> (M, V)
-        logits: Tensor = self.head(x)
-        return logits.float()
+        return self.project(x).float()
 
     def forward(
         self,

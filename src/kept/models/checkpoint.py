@@ -25,6 +25,7 @@ from kept.models.weight_files import INDEX, all_tensors, open_weight_files
 QUANTIZATION = "kept_quantization"  # config.json's entry of a folder that kept has quantized
 # Not model.safetensors, in which transformers would look in vain for every weight.
 PACKED_WEIGHTS = "kept.safetensors"
+QUANTIZE_AGAIN = "quantize the original checkpoint again with `kept quantize`"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _EXPORTED = (".gguf", ".onnx", ".h5", ".msgpack", ".npz", ".tflite")
 # What a training run leaves in its folder under those endings, none of them weights.
@@ -100,7 +101,12 @@ def _open_folder(folder: Path, repo_id: str | None) -> Checkpoint:
     if "generation_config.json" in names:
         generation_config = read_json_object(folder / "generation_config.json", CheckpointError)
     if QUANTIZATION in config:
-        files = [SafetensorsFile(folder / PACKED_WEIGHTS)]
+        if not isinstance(config[QUANTIZATION], Mapping):
+            raise CheckpointError(
+                f"{folder / 'config.json'}: {QUANTIZATION} must be an object, and is "
+                f"{config[QUANTIZATION]!r:.100}; take it out, or {QUANTIZE_AGAIN}"
+            )
+        files = [SafetensorsFile(folder / PACKED_WEIGHTS, QUANTIZE_AGAIN)]
     else:
         files = open_weight_files(folder, names, repo_id)
         _refuse_packed(files)

@@ -54,6 +54,8 @@ class NativeDecoder:
             step = self.program.step(batch, lent, rope, logits, top_k)
             if record is not None and (record.want_hidden or record.want_attention):
                 self._run_recorded(step, batch, lent, record)
+            elif lent.visit is not None:
+                self._run_by_layers(step, lent.visit)
             else:
                 self.program.run(step)
         return logits
@@ -83,6 +85,15 @@ class NativeDecoder:
             self._room = torch.empty(count, self.program.vocab_size)
         return self._room[:count]
 
+    def _run_by_layers(self, step: _native.Step, visit: Callable[[int], None]) -> None:
+        """Stop before each layer to have its keys and values fetched."""
+        done, starts = 0, self.program.starts
+        for layer, end in enumerate(starts[1:]):
+            visit(layer)
+            self.program.run(step, done, end)
+            done = end
+        self.program.run(step, done, len(self.program))
+
     def _run_recorded(
         self, step: _native.Step, batch: Batch, lent: StepBuffers, record: Record
     ) -> None:
@@ -92,14 +103,17 @@ class NativeDecoder:
         residual = program.residual
         done = 0
         for start, (at, line) in zip(program.starts, attends, strict=False):
+            if lent.visit is not None:
+                lent.visit(line.layer)
             program.run(step, done, start)
             record.take_hidden(program.rows(residual, batch.num_rows))
             program.run(step, start, at)
             if record.want_attention:
                 view = lent.view(line.layer)
-                queries = program.queries(line, batch.num_rows, view.codec)
+                codec = view.codec
+                queries = codec.keys.turned(program.queries(line, batch.num_rows, codec))
                 _, weights = ops.attend_with_weights(queries, view, line.spec)
-                record.attention.append((view.span, weights))
+                record.take_attention(view.span, weights, queries, line.spec)
             done = at
         program.run(step, done, program.starts[-1])
         if record.want_hidden:
@@ -154,9 +168,10 @@ def _compile(model: CausalLM) -> Program:
     stand_in: Any = trace.TracedBatch(*ids)
     embedded: Any = model.embed(stand_in)
     x, rope = embedded
-    for layer, block in enumerate(model.blocks):
+    for layer, (block, shape) in enumerate(zip(model.blocks, model.kv_shapes, strict=True)):
         written.starts.append(len(written.lines))
-        x = block(x, rope, trace.TracedStore(layer), Record())
+        x = block(x, rope, trace.TracedStore(layer, shape.shares), Record())
     written.starts.append(len(written.lines))
-    model.head(model.norm(x.only_wanted())).joined("logits")
+    logits: Any = model.project(model.norm(x.only_wanted()))
+    logits.joined("logits")
     return Program(written)

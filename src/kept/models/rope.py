@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch
-from kept.errors import UnsupportedModelError
+from kept.errors import CheckpointError, UnsupportedModelError
 from kept.models.fields import Fields
 from kept.ops import RopeTables
 from kept.ops.trace import TracedRope, is_traced
 
 _TABLE = 1024  # positions a table begins with
 _LARGEST_TABLE = 1 << 17  # positions a table grows to: 32 MiB at R = 64
+_MAX_CONTEXT = 2**31 - 1
 
 TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 
@@ -46,16 +47,25 @@ class RopeConfig:
     truncate: bool = True
 
 
-def read_rope(fields: Fields, head_dim: int, context: int) -> tuple[RopeConfig, int]:
+def read_rope(
+    fields: Fields,
+    head_dim: int,
+    context: int,
+    *,
+    inner: Fields | None = None,
+    default_theta: float = 10000.0,
+) -> tuple[RopeConfig, int]:
     """The rotary config, and the context length once scaling has stretched it.
 
-    Reads `rope_scaling` with `rope_theta`, or else `rope_parameters` (since transformers 5). Heads
-    are rotated whole: as in transformers, `partial_rotary_factor` means nothing without a scaling.
+    Reads `rope_scaling` with `rope_theta`, or else `rope_parameters` (since transformers 5); inner:
+    the object to read in place of those two. Heads are rotated whole: as in transformers,
+    `partial_rotary_factor` changes nothing without a scaling.
 
     Raises UnsupportedModelError for it with one, which transformers cannot run either.
     """
-    inner = fields.nested("rope_scaling") or fields.nested("rope_parameters") or Fields({})
-    theta = inner.number("rope_theta", fields.number("rope_theta", 10000.0))
+    if inner is None:
+        inner = fields.nested("rope_scaling") or fields.nested("rope_parameters") or Fields({})
+    theta = inner.number("rope_theta", fields.number("rope_theta", default_theta))
     kind = inner.choice("rope_type" if inner.has("rope_type") else "type", "default", TYPES)
     if head_dim % 2 or (kind == "dynamic" and head_dim == 2):
         raise UnsupportedModelError(
@@ -90,6 +100,11 @@ def _scaled(
     stretched = context if kind == "llama3" else max(context, int(original * factor))
     if kind == "linear":
         stretched = int(context * factor)
+    if not 1 <= stretched <= _MAX_CONTEXT:
+        raise CheckpointError(
+            f"config.json stretches a context of {original} by factor = {factor}, to {stretched}; "
+            f"it must be 1 to {_MAX_CONTEXT} tokens long"
+        )
     config = RopeConfig(
         type=kind,
         theta=theta,

@@ -1,7 +1,8 @@
 """Arithmetic: one face per operation, and the views attention reads."""
 
+from kept.ops.attention import attend_stored
 from kept.ops.backend import backend, isa, num_threads, runs_natively, use_threads, why_reference
-from kept.ops.codecs import CODECS, Codec, Part, find_codec
+from kept.ops.codecs import KEY_CODECS, VALUE_CODECS, Codec, Part
 from kept.ops.faces import (
     Rope,
     activate,
@@ -11,8 +12,12 @@ from kept.ops.faces import (
     layer_norm,
     linear,
     rms_norm,
+    soft_cap,
     split_heads,
+    split_queries,
 )
+from kept.ops.hadamard import rotate_heads
+from kept.ops.kv_codec import KV_CODECS, KVCodec, KVDtype, find_kv_codec
 from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
 from kept.ops.program import Program
 from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
@@ -22,12 +27,16 @@ from kept.ops.views import ContiguousView, Group, KVView, PackedView, RingView, 
 
 __all__ = [
     "ACTIVATIONS",
-    "CODECS",
+    "KEY_CODECS",
+    "KV_CODECS",
+    "VALUE_CODECS",
     "AttentionSpec",
     "Codec",
     "ContiguousView",
     "Group",
     "HeadSpec",
+    "KVCodec",
+    "KVDtype",
     "KVView",
     "LentBuffers",
     "PackedMatrix",
@@ -43,10 +52,11 @@ __all__ = [
     "StoredView",
     "activate",
     "attend",
+    "attend_stored",
     "attend_with_weights",
     "backend",
     "embedding",
-    "find_codec",
+    "find_kv_codec",
     "gated",
     "isa",
     "layer_norm",
@@ -57,8 +67,11 @@ __all__ = [
     "pack_matrix",
     "rms_norm",
     "rotary",
+    "rotate_heads",
     "runs_natively",
+    "soft_cap",
     "split_heads",
+    "split_queries",
     "use_threads",
     "why_reference",
 ]

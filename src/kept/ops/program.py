@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from kept.batch import Batch
 from kept.errors import OptionError
 from kept.ops import reference, trace
 from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
-from kept.ops.codecs import Codec
+from kept.ops.kv_codec import KVCodec
 from kept.ops.packed import PackedMatrix, address
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.step_buffers import RopeTables, StepBuffers
@@ -26,6 +27,8 @@ _CODECS = {
     "int8": "int8",
     "int4": "int4",
 }
+# Beside one of these, attention computes in fp32.
+_FLOATS = {"float32", "float16"}
 _ACTIVATIONS = {
     "none": "none",
     "silu": "silu",
@@ -90,13 +93,7 @@ class Program:
         from kept import _native
 
         lent = stores.buffers
-        codec = _CODECS.get(lent.codec.name)
-        if codec is None:
-            raise OptionError(
-                f"the native kernels do not read keys and values of {lent.codec.name}; store "
-                f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
-            )
-        kind = getattr(_native.Codec, codec)
+        keys, values = codec_kinds(lent.codec)
         rows = batch.num_rows
         _check_ids("tokens", batch.tokens, rows)
         _check_ids("positions", batch.positions, rows)
@@ -115,8 +112,9 @@ class Program:
             sin=address(None if rope is None else rope.sin),
             rope_rows=address(None if rope is None else rope.rows),
             layouts=[(p.ring, p.capacity, p.sinks, _or_none(p.window)) for p in stores.placements],
-            keys=kind,
-            values=kind,
+            keys=keys,
+            values=values,
+            num_sinks=lent.num_sinks,
             buffers=lent.addresses,
             layer_layouts=lent.layouts,
             logits=logits.data_ptr(),
@@ -170,12 +168,13 @@ class Program:
         self._native.read_buffer(self._buffers[buffer], count, out.data_ptr())
         return out
 
-    def queries(self, line: trace.Attend, count: int, codec: Codec) -> Tensor:
-        """Queries (count, H, D) fp32, as the line reads them over keys of `codec`."""
+    def queries(self, line: trace.Attend, count: int, codec: KVCodec) -> Tensor:
+        """Queries (count, H, D) fp32, as the line reads them over what `codec` stores: rounded
+        where it computes in bfloat16, and rotated where keys are."""
         heads = line.heads
         out = torch.empty(count, heads.num_heads, heads.head_dim, dtype=torch.float32)
-        floats = codec.name in ("float32", "float16")
-        shape = _shape(heads, line.spec)
+        floats = computes_in_floats(codec)
+        shape = native_shape(heads, line.spec)
         self._native.read_queries(self._buffers[line.queries], count, shape, floats, out.data_ptr())
         return out
 
@@ -192,14 +191,14 @@ class Program:
 
         native = self._native
         match line:
-            case trace.Embed(table, positions, out):
+            case trace.Embed(table, positions, out, scale):
                 place = address(self._keep(positions))
                 count = 0 if positions is None else len(positions)
-                native.embed(self._matrix(table), place, count, self._buffer(out))
-            case trace.Norm(x, weight, bias, eps, out, wanted):
+                native.embed(self._matrix(table), place, count, self._buffer(out), scale)
+            case trace.Norm(x, weight, bias, eps, out, wanted, add):
                 parts = address(self._keep(weight)), address(self._keep(bias))
-                native.norm(self._buffer(x), *parts, eps, self._buffer(out), wanted)
-            case trace.Linear(x, weight, out, epilogue, activation, wanted):
+                native.norm(self._buffer(x), *parts, eps, self._buffer(out), wanted, add)
+            case trace.Linear(x, weight, out, epilogue, activation, wanted, softcap):
                 native.linear(
                     self._buffer(x),
                     self._matrix(weight),
@@ -207,21 +206,25 @@ class Program:
                     getattr(_native.Activation, _ACTIVATIONS[activation]),
                     self._buffer(out),
                     wanted,
+                    softcap,
                 )
-            case trace.Place(qkv, queries, layer, heads, q_norm, k_norm, rope_dim):
+            case trace.Place(
+                qkv, queries, layer, heads, q_norm, k_norm, dim, begin, stride, only_queries
+            ):
                 if heads.head_dim > MAX_HEAD_DIM:
                     raise OptionError(
                         f"the native kernels take heads of up to {MAX_HEAD_DIM} numbers, and this "
                         f"model has {heads.head_dim}; use KEPT_OPS=reference"
                     )
-                shape = _shape(heads, AttentionSpec(1.0))
+                stored = replace(heads, num_kv_heads=0) if only_queries else heads
+                shape = native_shape(stored, AttentionSpec(1.0))
                 norms = address(self._keep(q_norm)), address(self._keep(k_norm))
                 native.place(
                     self._buffer(qkv), self._buffer(queries), layer, shape, *norms,
-                    heads.norm_eps, rope_dim,
+                    heads.norm_eps, dim, begin, dim // 2 if stride is None else stride,
                 )  # fmt: skip
             case trace.Attend(queries, layer, heads, spec, out):
-                shape = _shape(heads, spec)
+                shape = native_shape(heads, spec)
                 native.attend(self._buffer(queries), layer, shape, self._buffer(out))
 
     def _buffer(self, buffer: trace.Buffer) -> int:
@@ -251,7 +254,28 @@ def _check_ids(name: str, ids: Tensor, count: int) -> None:
         )
 
 
-def _shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape:
+def codec_kinds(codec: KVCodec) -> tuple[_native.Codec, _native.Codec]:
+    """The codecs of keys and of values as the kernels know them. Raises OptionError for one that
+    they do not read."""
+    from kept import _native
+
+    names = [_CODECS.get(name) for name in codec.pair]
+    if None in names:
+        raise OptionError(
+            f"the native kernels do not read keys and values of {codec.name}; store "
+            f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
+        )
+    keys, values = (getattr(_native.Codec, str(name)) for name in names)
+    return keys, values
+
+
+def computes_in_floats(codec: KVCodec) -> bool:
+    """Whether attention over keys and values of this codec takes its queries in fp32."""
+    return bool(_FLOATS.intersection(codec.pair))
+
+
+def native_shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape:
+    """A layer's attention as the kernels take it."""
     from kept import _native
 
     return _native.attention_shape(

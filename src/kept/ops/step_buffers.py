@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from kept.ops.codecs import Codec
+from kept.ops.kv_codec import KVCodec
 from kept.ops.packed import address
-from kept.ops.spec import AttentionSpec
 from kept.ops.views import StoredView
 
 
@@ -27,24 +26,31 @@ class Placement:
 class LentBuffers:
     """The buffers of a cache's layers, as their addresses; good while these stay the same.
 
-    addresses: for each layer keys, their scales, values, theirs; 0: no scales. layouts: (L,) which
-    of the cache's layouts each layer follows.
+    addresses: for each layer keys, their scales and first tokens, and the same of values; 0: there
+    are none. layouts: (L,) which of the cache's layouts each layer follows. num_sinks: first tokens
+    of each sequence that are held beside their codes.
     """
 
     def __init__(
         self,
-        codec: Codec,
+        codec: KVCodec,
         buffers: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]],
         layouts: Sequence[int],
+        sinks: Sequence[tuple[Tensor | None, Tensor | None]] | None = None,
     ) -> None:
-        """buffers: (L,) of keys and values, each as `Codec.parts` orders them."""
+        """buffers: (L,) of keys and values, each as their codec's `parts` orders them. sinks: (L,)
+        of keys and values, bf16 (slots, G, n, D); None: there are none."""
         self.codec, self.layouts = codec, list(layouts)
-        self._alive = buffers
+        apart = [(None, None)] * len(buffers) if sinks is None else sinks
+        self._alive = buffers, apart
+        self.num_sinks = max(
+            (x.shape[2] for both in apart for x in both if x is not None), default=0
+        )
         self.addresses = [
-            place
-            for layer in buffers
-            for parts in layer
-            for place in (address(parts[0]), address(parts[1] if len(parts) > 1 else None))
+            address(place)
+            for layer, both in zip(buffers, apart, strict=True)
+            for parts, firsts in zip(layer, both, strict=True)
+            for place in (parts[0], parts[1] if len(parts) > 1 else None, firsts)
         ]
 
 
@@ -52,22 +58,23 @@ class LentBuffers:
 class StepBuffers:
     """Where a step's keys and values go.
 
-    placements: one per layout, as they are in this step. lengths: for each layout (B,) entries of
-    the sequences, the new ones included. view: of a layer, what it holds once the new keys are
-    written. watches: by layer, what is to be shown its queries (N, H, D) before they attend.
+    placements: one per layout, as they are in this step. lengths: (B,) of the sequences, the new
+    tokens included. view: of a layer, what it holds once the new keys are written. visit: to be
+    called before each layer, where its buffers are not all in memory.
     """
 
     buffers: LentBuffers
     placements: Sequence[Placement]
-    lengths: Sequence[Sequence[int]]
+    lengths: Sequence[int]
     view: Callable[[int], StoredView]
-    watches: Mapping[int, Callable[[Tensor, AttentionSpec], None]]
+    visit: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RopeTables:
-    """cos, sin: (P, R / 2) fp32. rows: (N,) int64, which row each of the batch takes. room: how
-    many tokens more each sequence may take with these tables; rows are its positions then."""
+    """cos, sin: (P, R / 2) fp32, those of several embeddings side by side. rows: (N,) int64, which
+    row each of the batch takes. room: how many tokens more each sequence may take with these
+    tables; rows are its positions then."""
 
     cos: Tensor
     sin: Tensor

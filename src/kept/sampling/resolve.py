@@ -20,6 +20,7 @@ _NEUTRAL: Mapping[str, float] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 _CACHE_FIELDS: tuple[Field[object], ...] = (
     f.CACHE_IMPLEMENTATION,
     f.KV_DTYPE,
+    f.UNQUANTIZED_SINKS,
     f.MAX_CACHE_LEN,
     f.SLIDING_WINDOW,
     f.NUM_SINKS,
@@ -107,6 +108,7 @@ def resolve(
         use_cache=use_cache,
         cache_implementation=cache_implementation,
         kv_dtype=read.get_given(f.KV_DTYPE),
+        unquantized_sinks=read.get_given(f.UNQUANTIZED_SINKS),
         sliding_window=read.get(f.SLIDING_WINDOW) if sliding else None,
         num_sinks=read.get(f.NUM_SINKS) if sliding else 0,
         max_cache_len=read.get(f.MAX_CACHE_LEN) if cache_implementation == "static" else None,

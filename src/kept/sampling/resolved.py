@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kept.errors import OptionError
-from kept.sampling.fields import CacheImplementation, EarlyStopping, KVDtype, Overflow
+from kept.sampling.fields import CacheImplementation, EarlyStopping, EvictionScore, KVDtype, Overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,13 @@ class ResolvedParams:
     use_cache: bool
     cache_implementation: CacheImplementation | None
     kv_dtype: KVDtype | None
+    unquantized_sinks: int
     sliding_window: int | None
     num_sinks: int
     max_cache_len: int | None
+    kv_budget: int | None
+    eviction_score: EvictionScore | None
+    num_recent: int | None
     overflow: Overflow
     slide_hop: int | None
 

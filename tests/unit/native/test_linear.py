@@ -178,6 +178,30 @@ def test_logits_and_the_first_of_the_largest(isa: str, format: str) -> None:
 
 
 @formats
+def test_capped_logits_and_the_first_of_the_largest(isa: str, format: str) -> None:
+    """Caps bend logits, and make equals of those far beyond them."""
+    x, weight = inputs(format, 12, 40), torch.randn(97, 40)
+    bias = torch.zeros(97)
+    bias[50], bias[3], bias[90] = torch.nan, torch.inf, -torch.inf
+    w = pack_as(format, weight)
+    for cap in (30.0, 5.0, 0.01):
+        rig = Rig()
+        rig.linear(rig.rows(x, bf16=format != "fp32"), w, "logits", softcap=cap)
+        program, logits = rig.run(12, threads=2)
+        exact, error = product(x, w, None)
+        check(logits, cap * torch.tanh(exact / cap), error + 4 * EPS * cap)
+        expect_first_of_the_largest(program, logits)
+    assert int((logits == logits.amax(1, keepdim=True)).sum(1).min()) > 1
+    rig = Rig()
+    strange = pack_as(format, weight, bias=bias)
+    rig.linear(rig.rows(x, bf16=format != "fp32"), strange, "logits", softcap=5.0)
+    program, logits = rig.run(12)
+    assert torch.equal(logits.isnan(), bias.isnan().expand(12, -1))
+    assert torch.equal(logits[:, [3, 90]], torch.tensor([5.0, -5.0]).expand(12, -1))
+    expect_first_of_the_largest(program, logits)
+
+
+@formats
 def test_the_largest_of_strange_logits(isa: str, format: str) -> None:
     """NaN wins, and the first one; so do equal infinities."""
     weight = torch.randn(131, 40)
