@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from kept.sampling.fields import FIELDS, CacheImplementation, EarlyStopping, EvictionScore, KVDtype, Overflow
+from kept.sampling.fields import (
+    FIELDS,
+    CacheImplementation,
+    EarlyStopping,
+    EvictionScore,
+    KVDtype,
+    Overflow,
+)
 from kept.sampling.resolve import resolve
 from kept.sampling.resolved import ResolvedParams
 
