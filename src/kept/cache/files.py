@@ -214,7 +214,7 @@ def _tokens(index: int) -> str:
 
 def _count(layout: Layout, slot: int, length: int) -> int:
     entries = layout.entries_from(slot, 0, length)
-    return length if isinstance(entries, slice) else len(entries)
+    return entries.stop - entries.start if isinstance(entries, slice) else len(entries)
 
 
 def _gathered(buffer: Tensor, cache: Cache, layout: Layout) -> Tensor:  # (G, N, width)
