@@ -279,7 +279,10 @@ class SamplingOptions:
     ] = None
     kv_budget: Annotated[
         int | None,
-        option(CACHE, "Tokens of each sequence that an evicting cache keeps; it needs this."),
+        option(
+            CACHE,
+            "Tokens of each sequence that an evicting cache keeps. Default: none, it needs one.",
+        ),
     ] = None
     eviction_score: Annotated[
         EvictionScore | None,
