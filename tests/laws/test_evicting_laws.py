@@ -289,6 +289,8 @@ def test_other_codecs_move_their_codes_and_stay_deterministic(codec: str, tmp_pa
 
 def test_layers_with_a_window_of_their_own_keep_it() -> None:
     cache = make(RULE, 1, MIXED)
+    with pytest.raises(CacheError, match="set KEPT_OPS=reference"), cache.lend(pack([[0]])):
+        pytest.fail("lent")
     run(cache, [1], LENGTH, draws(1))
     ring, held = cache.held(0)[0], cache.held(1)[0]
     assert ring[0].tolist()[-5:] == list(range(LENGTH - 5, LENGTH))

@@ -39,9 +39,9 @@ class Lender:
     def lend(self, plans: dict[Layout, Plan]) -> StepBuffers:
         """What a step of these plans writes to and reads. Copies buffers that a fork shares.
 
-        Raises CacheError where layers hold different numbers of entries: kernels know one.
+        Raises CacheError where layers come to hold different numbers of tokens: kernels know one.
         """
-        if len({plan.span.lengths for plan in plans.values()}) > 1:
+        if len(plans) > 1 and any(layout.max_step(0) is not None for layout in plans):
             raise CacheError(
                 "an evicting cache of a model some of whose layers have a window of their own "
                 "holds different numbers of tokens in different layers, which native kernels do "
