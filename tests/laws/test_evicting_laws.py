@@ -164,6 +164,8 @@ def test_a_step_over_a_boundary_is_refused_and_changes_nothing() -> None:
         feed(cache, [1, 2], [2, 1])
     assert cache.lengths == (7, 3)
     assert [cache.max_step(slot) for slot in (0, 1)] == [1, 5]
+    with pytest.raises(CacheError, match=r"\[2\] are not distinct slots"):
+        cache.max_step(2)
     run(cache, [1, 2], LENGTH, draws(3))
     assert_holds(cache, RULE, [1, 2])
 

@@ -110,7 +110,11 @@ class Cache:
         return sum(layer.num_bytes for layer in self._layers)
 
     def max_step(self, slot: int) -> int | None:
-        """How many tokens the slot may take in one step; None: any number."""
+        """How many tokens the slot may take in one step; None: any number.
+
+        Raises CacheError for no slot of this cache.
+        """
+        check_slots((slot,), self.num_slots)
         length = self._lengths[slot]
         found = [layout.max_step(length) for layout in dict.fromkeys(self._layout_of)]
         return min((most for most in found if most is not None), default=None)
