@@ -8,6 +8,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <tuple>
@@ -18,6 +19,7 @@
 #include "pool.h"
 #include "program.h"
 #include "quantize.h"
+#include "repeat.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -73,9 +75,9 @@ Step make_step(std::int64_t rows, Address tokens, Address positions,
                std::vector<std::int64_t> starts, std::vector<std::int64_t> slots,
                std::vector<std::int64_t> lengths, Address wanted, std::int64_t num_wanted,
                Address cos, Address sin, Address rope_rows, const std::vector<LayoutTuple>& layouts,
-               Codec keys, Codec values, const std::vector<Address>& buffers,
-               const std::vector<std::int64_t>& layer_layouts, Address logits,
-               std::int64_t vocabulary) {
+               Codec keys, Codec values, std::int64_t num_sinks,
+               const std::vector<Address>& buffers, const std::vector<std::int64_t>& layer_layouts,
+               Address logits, std::int64_t vocabulary, std::int64_t top_k) {
     Step s;
     s.rows = rows;
     s.tokens = at<const std::int64_t>(tokens);
@@ -90,36 +92,38 @@ Step make_step(std::int64_t rows, Address tokens, Address positions,
     s.rope_rows = at<const std::int64_t>(rope_rows);
     for (const auto& [ring, capacity, sinks, window] : layouts)
         s.layouts.push_back({ring, capacity, sinks, window});
-    // Four addresses a layer: keys and their scales, values and theirs.
-    if (buffers.size() != 4 * layer_layouts.size())
-        throw std::invalid_argument("a step takes four addresses a layer");
+    // Six addresses a layer: keys, their scales and first tokens, values and theirs.
+    if (buffers.size() != 6 * layer_layouts.size())
+        throw std::invalid_argument("a step takes six addresses a layer");
+    const auto stored = [&](Codec codec, std::size_t first) {
+        auto* sinks = at<std::uint16_t>(buffers[first + 2]);
+        return Stored{codec, at<std::byte>(buffers[first]), at<std::uint16_t>(buffers[first + 1]),
+                      sinks, sinks ? num_sinks : 0};
+    };
     for (std::size_t i = 0; i < layer_layouts.size(); ++i)
-        s.layers.push_back(
-            {{keys, at<std::byte>(buffers[4 * i]), at<std::uint16_t>(buffers[4 * i + 1])},
-             {values, at<std::byte>(buffers[4 * i + 2]), at<std::uint16_t>(buffers[4 * i + 3])},
-             layer_layouts[i]});
+        s.layers.push_back({stored(keys, 6 * i), stored(values, 6 * i + 3), layer_layouts[i]});
     s.logits = at<float>(logits);
     s.vocabulary = vocabulary;
+    s.top_k = top_k;
     return s;
 }
 
-nb::dict spent_as_dict(const Program& program) {
-    const Program::Spent& s = program.spent();
-    nb::dict d;
-    d["embed"] = s.embed;
-    d["norm"] = s.norm;
-    d["linear"] = s.linear;
-    d["place"] = s.place;
-    d["attend"] = s.attend;
-    d["head"] = s.head;
-    d["waiting"] = s.waiting;
-    d["total"] = s.total;
-    return d;
+using BestPairs = std::vector<std::pair<float, std::int32_t>>;
+
+BestPairs best_as_pairs(const Program& program) {
+    BestPairs found;
+    for (const Best& best : program.best()) found.emplace_back(best.value, best.index);
+    return found;
 }
 
-std::vector<std::pair<float, std::int32_t>> best_as_pairs(const Program& program) {
-    std::vector<std::pair<float, std::int32_t>> found;
-    for (const Best& best : program.best()) found.emplace_back(best.value, best.index);
+// One call for a whole step: what Python does between two of them is time the kernels wait.
+BestPairs run_repeat(Repeat& repeat, const std::vector<std::int64_t>& tokens) {
+    {
+        nb::gil_scoped_release release;
+        repeat.run(tokens);
+    }
+    BestPairs found;
+    for (const Best& best : repeat.best()) found.emplace_back(best.value, best.index);
     return found;
 }
 
@@ -209,37 +213,54 @@ void bind_program(nb::module_& m) {
     nb::class_<Step>(m, "Step");
     m.def("step", &make_step, "rows"_a, "tokens"_a, "positions"_a, "starts"_a, "slots"_a,
           "lengths"_a, "wanted"_a, "num_wanted"_a, "cos"_a, "sin"_a, "rope_rows"_a, "layouts"_a,
-          "keys"_a, "values"_a, "buffers"_a, "layer_layouts"_a, "logits"_a, "vocabulary"_a);
+          "keys"_a, "values"_a, "num_sinks"_a, "buffers"_a, "layer_layouts"_a, "logits"_a,
+          "vocabulary"_a, "top_k"_a);
     nb::class_<Program>(m, "Program")
         .def(nb::init<const std::string&>(), "isa"_a)
         .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a)
         .def("add_weights", &Program::add_weights, "weights"_a)
         .def("embed",
-             [](Program& p, int table, Address position_table, std::int64_t num_positions,
-                int out) { p.embed(table, at<const float>(position_table), num_positions, out); })
+             [](Program& p, int table, Address position_table, std::int64_t num_positions, int out,
+                float scale) {
+                 p.embed(table, at<const float>(position_table), num_positions, out, scale);
+             })
         .def("norm",
-             [](Program& p, int x, Address weight, Address bias, float eps, int out, bool wanted) {
-                 p.norm(x, at<const float>(weight), at<const float>(bias), eps, out, wanted);
+             [](Program& p, int x, Address weight, Address bias, float eps, int out, bool wanted,
+                bool add) {
+                 p.norm(x, at<const float>(weight), at<const float>(bias), eps, out, wanted, add);
              })
         .def("linear", &Program::linear)
         .def("place",
              [](Program& p, int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
-                Address q_norm, Address k_norm, float eps, std::int64_t rope_dim) {
+                Address q_norm, Address k_norm, float eps, std::int64_t rope_dim,
+                std::int64_t rope_begin, std::int64_t rope_stride) {
                  p.place(qkv, queries, layer, shape, at<const float>(q_norm),
-                         at<const float>(k_norm), eps, rope_dim);
+                         at<const float>(k_norm), eps, rope_dim, rope_begin, rope_stride);
              })
         .def("attend", &Program::attend)
         .def_prop_ro("num_ops", &Program::num_ops)
         .def("run", &Program::run, "step"_a, "first"_a, "last"_a, Release())
         .def_prop_ro("best", &best_as_pairs)
+        .def_prop_ro("top_shape", [](const Program& p) { return p.top().shape(); })
+        .def("read_top",
+             [](const Program& p, Address values, Address tokens) {
+                 std::ranges::copy(p.top().values(), at<float>(values));
+                 std::ranges::copy(p.top().tokens(), at<std::int64_t>(tokens));
+             })
         .def("read_buffer", [](const Program& p, int buffer, std::int64_t rows,
-                               Address out) { p.read_buffer(buffer, rows, at<float>(out)); })
+                               Address out) { p.buffer(buffer).read(rows, at<float>(out)); })
         .def("read_queries",
              [](const Program& p, int buffer, std::int64_t rows, const AttentionShape& shape,
-                bool floats,
-                Address out) { p.read_queries(buffer, rows, shape, floats, at<float>(out)); })
-        .def("profile", &Program::profile)
-        .def_prop_ro("spent", &spent_as_dict);
+                bool floats, Address out) {
+                 p.buffer(buffer).read_queries(rows, shape, floats, at<float>(out));
+             })
+        .def("write_queries", [](Program& p, int buffer, std::int64_t rows,
+                                 const AttentionShape& shape, bool floats, Address in) {
+            p.buffer(buffer).write_queries(rows, shape, floats, at<std::byte>(in));
+        });
+    nb::class_<Repeat>(m, "Repeat")
+        .def(nb::init<Program&, const Step&>(), "program"_a, "last"_a, nb::keep_alive<1, 2>())
+        .def("run", &run_repeat, "tokens"_a);
 }
 
 }  // namespace

@@ -8,30 +8,6 @@
 
 namespace kept::KEPT_NS {
 
-// IEEE half precision, rounding to nearest even.
-inline std::uint16_t float_to_fp16(float x) {
-    const std::uint32_t bits = float_to_bits(x), sign = bits >> 16 & 0x8000u;
-    const std::uint32_t size = bits & 0x7fffffffu;
-    if (size > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u);
-    if (size >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);
-    if (size < 0x38800000u) {  // subnormal: adding 0.5 puts the rounding where it belongs
-        const float rounded = bits_to_float(size) + 0.5f;
-        return static_cast<std::uint16_t>(sign | (float_to_bits(rounded) - 0x3f000000u));
-    }
-    const std::uint32_t rounded = size + 0xfffu + (size >> 13 & 1u) - 0x38000000u;
-    return static_cast<std::uint16_t>(sign | rounded >> 13);
-}
-
-inline float fp16_to_float(std::uint16_t x) {
-    const std::uint32_t sign = (x & 0x8000u) << 16, size = x & 0x7fffu;
-    if (size >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (size & 0x3ffu) << 13);
-    if (size < 0x400u) {
-        const float value = static_cast<float>(size) * 5.9604644775390625e-8f;  // 2^-24
-        return sign ? -value : value;
-    }
-    return bits_to_float(sign | ((size << 13) + 0x38000000u));
-}
-
 // The scale of a group of numbers with codes up to `limit`: the least bf16 not below the quotient,
 // or NaN where one of them is not finite.
 inline std::uint16_t group_scale(const float* x, std::int64_t count, float limit) {
@@ -45,11 +21,25 @@ inline std::uint16_t group_scale(const float* x, std::int64_t count, float limit
     return static_cast<std::uint16_t>((float_to_bits(size / limit) + 0xffffu) >> 16);
 }
 
+// The scale by which the number farthest from zero, the positive one of two, becomes -8.
+inline std::uint16_t signed_scale(const float* x, std::int64_t count) {
+    float high = x[0], low = x[0];
+    bool finite = true;
+    for (std::int64_t i = 0; i < count; ++i) {
+        high = std::max(high, x[i]);
+        low = std::min(low, x[i]);
+        finite = finite && std::isfinite(x[i]);
+    }
+    if (!finite) return 0x7fc0;
+    const std::uint16_t scale = float_to_bf16((high >= -low ? high : low) / -8.0f);
+    return scale == 0x8000 ? 0 : scale;
+}
+
 // A scale of zero belongs to zeros, and to numbers so small that their scale underflowed.
-inline float code_of(float x, float scale, float limit) {
+inline float code_of(float x, float scale, float low, float high) {
     const float quotient = x / (scale == 0 ? 1.0f : scale);
     if (quotient != quotient) return 0;
-    return std::min(std::max(std::nearbyintf(quotient), -limit), limit);
+    return std::min(std::max(std::nearbyintf(quotient), low), high);
 }
 
 constexpr std::int64_t code_bytes(Codec codec, std::int64_t head_dim) {
@@ -92,18 +82,19 @@ inline void encode(const Stored& to, std::int64_t entry, const float* x, std::in
             const float scale = bf16_to_float(scales[0]);
             for (std::int64_t i = 0; i < head_dim; ++i)
                 reinterpret_cast<std::int8_t*>(codes)[i] =
-                    static_cast<std::int8_t>(code_of(x[i], scale, 127));
+                    static_cast<std::int8_t>(code_of(x[i], scale, -127, 127));
             break;
         }
         case Codec::int4:
             for (std::int64_t first = 0; first < head_dim; first += 32) {
                 const std::int64_t count = std::min<std::int64_t>(32, head_dim - first);
-                scales[first / 32] = group_scale(x + first, count, 7.0f);
+                scales[first / 32] = signed_scale(x + first, count);
                 const float scale = bf16_to_float(scales[first / 32]);
                 for (std::int64_t i = first; i < first + count; i += 2) {
-                    const int low = static_cast<int>(code_of(x[i], scale, 7)) + 8;
-                    const int high =
-                        i + 1 < head_dim ? static_cast<int>(code_of(x[i + 1], scale, 7)) + 8 : 8;
+                    const int low = static_cast<int>(code_of(x[i], scale, -8, 7)) + 8;
+                    const int high = i + 1 < head_dim
+                                         ? static_cast<int>(code_of(x[i + 1], scale, -8, 7)) + 8
+                                         : 8;
                     codes[i / 2] = static_cast<std::byte>(low | high << 4);
                 }
             }
@@ -155,37 +146,58 @@ struct Int4Row {
     }
 };
 
-// Whether a vector as it is stored is free of infinities and NaN. Codes are: those of what is not
-// finite are zeros under a scale of NaN.
-inline bool all_finite(const Stored& from, const std::byte* codes, std::int64_t head_dim) {
+// Whether a vector as it is stored is free of infinities and NaN, of whose codec `scales` are.
+// Codes are: those of what is not finite are zeros under a scale of NaN.
+inline bool all_finite(Codec codec, const std::byte* codes, const std::uint16_t* scales,
+                       std::int64_t head_dim) {
     bool finite = true;
-    if (from.codec == Codec::fp32) {
+    if (codec == Codec::fp32) {
         for (std::int64_t i = 0; i < head_dim; ++i) {
             std::uint32_t bits;
             std::memcpy(&bits, codes + 4 * i, sizeof bits);
             finite &= (bits & 0x7f800000u) != 0x7f800000u;
         }
-    } else if (from.codec == Codec::bf16 || from.codec == Codec::fp16) {
-        const std::uint16_t exponent = from.codec == Codec::bf16 ? 0x7f80 : 0x7c00;
+    } else if (codec == Codec::bf16 || codec == Codec::fp16) {
+        const std::uint16_t exponent = codec == Codec::bf16 ? 0x7f80 : 0x7c00;
         for (std::int64_t i = 0; i < head_dim; ++i) {
             std::uint16_t bits;
             std::memcpy(&bits, codes + 2 * i, sizeof bits);
             finite &= (bits & exponent) != exponent;
         }
     }
+    for (std::int64_t i = 0; i < num_scales(codec, head_dim); ++i)
+        finite &= (scales[i] & 0x7f80) != 0x7f80;
     return finite;
 }
 
-// Reads one vector of an fp32 or fp16 store as floats.
-inline void read_floats(Codec codec, const std::byte* row, std::int64_t head_dim, float* out) {
-    if (codec == Codec::fp32) {
-        std::memcpy(out, row, 4 * static_cast<std::size_t>(head_dim));
-        return;
-    }
-    for (std::int64_t i = 0; i < head_dim; ++i) {
-        std::uint16_t half;
-        std::memcpy(&half, row + 2 * i, sizeof half);
-        out[i] = fp16_to_float(half);
+// Reads one vector as floats.
+inline void read_floats(Codec codec, const std::byte* codes, const std::uint16_t* scales,
+                        std::int64_t head_dim, float* out) {
+    switch (codec) {
+        case Codec::fp32:
+            std::memcpy(out, codes, 4 * static_cast<std::size_t>(head_dim));
+            break;
+        case Codec::fp16:
+        case Codec::bf16:
+            for (std::int64_t i = 0; i < head_dim; ++i) {
+                std::uint16_t half;
+                std::memcpy(&half, codes + 2 * i, sizeof half);
+                out[i] = codec == Codec::fp16 ? fp16_to_float(half) : bf16_to_float(half);
+            }
+            break;
+        case Codec::int8: {
+            const float scale = bf16_to_float(scales[0]);
+            for (std::int64_t i = 0; i < head_dim; ++i)
+                out[i] = static_cast<float>(reinterpret_cast<const std::int8_t*>(codes)[i]) * scale;
+            break;
+        }
+        case Codec::int4:
+            for (std::int64_t i = 0; i < head_dim; ++i) {
+                const auto pair = static_cast<int>(codes[i / 2]);
+                const int code = (i % 2 ? pair >> 4 : pair & 15) - 8;
+                out[i] = static_cast<float>(code) * bf16_to_float(scales[i / 32]);
+            }
+            break;
     }
 }
 

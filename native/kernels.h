@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "layout.h"
+#include "top_logits.h"
 
 namespace kept {
 
@@ -20,7 +21,7 @@ enum class Epilogue {
     add,       // out += y
     activate,  // act = activation(y)
     gate,      // act = activation(gate) * up, of a gated matrix
-    logits,    // out = y, unpadded; and the largest of each row
+    logits,    // out = y, unpadded and capped; and the largest of each row, or so many of them
 };
 
 // Rows of numbers that feed a linear layer: bf16, or floats for fp32 weights.
@@ -45,7 +46,9 @@ struct LinearArgs {
     float* out;
     std::int64_t out_stride;
     ActRows act;
-    Best* best;  // (rows) of this thread
+    Best* best;         // (rows) of this thread
+    TopRow* top;        // the same, or null: only the largest is wanted
+    float softcap = 0;  // of logits: cap * tanh(y / cap); 0: none
 };
 
 struct NormArgs {
@@ -56,6 +59,7 @@ struct NormArgs {
     const float* bias;  // null: root-mean-square norm
     float eps;
     ActRows out;
+    bool add = false;  // to what is there, in rows of floats
 };
 
 struct EmbedArgs {
@@ -64,16 +68,35 @@ struct EmbedArgs {
     const std::int64_t *tokens, *positions;
     float* out;
     std::int64_t out_stride;
+    float scale = 1;  // of the table's rows
 };
 
 enum class Codec { fp32, bf16, fp16, int8, int4 };
 
-// Keys or values of one layer: (slots, G, capacity, D) codes and their scales.
+// Over one of these, attention computes in fp32, else in bf16.
+constexpr bool is_float(Codec codec) {
+    return codec == Codec::fp32 || codec == Codec::fp16;
+}
+
+// Keys or values of one layer: (slots, G, capacity, D) codes and their scales. Tokens below
+// `num_sinks` are read from (slots, G, num_sinks, D) bf16 instead, whatever is coded for them.
 struct Stored {
     Codec codec;
     std::byte* codes;
     std::uint16_t* scales;  // bf16; int8: one a token, int4: one a 32 elements
+    std::uint16_t* sinks;
+    std::int64_t num_sinks;
 };
+
+// Keys are turned by hadamard.h before they are coded, and queries with them.
+constexpr bool turns_keys(const Stored& keys) {
+    return keys.codec == Codec::int4;
+}
+
+// Whether queries and weights stay fp32.
+constexpr bool computes_in_floats(const Stored& keys, const Stored& values) {
+    return is_float(keys.codec) || is_float(values.codec);
+}
 
 // Which tokens a layout keeps where. Token i lies in entry i, or, with `ring`, after the sinks
 // wrapped around the rest of the capacity.
@@ -108,9 +131,10 @@ struct PlaceArgs {
     AttentionShape shape;
     const float *q_norm, *k_norm;  // (D) or null
     float eps;
-    const float *cos, *sin;         // (.., rope_dim / 2); null: positions are not rotary
+    const float *cos, *sin;         // (.., rope_stride); null: positions are not rotary
     const std::int64_t* rope_rows;  // row of the tables for each row
-    std::int64_t rope_dim;
+    std::int64_t rope_dim;          // of which the tables have half, from rope_begin on
+    std::int64_t rope_begin, rope_stride;
     ActRows queries;  // (rows, H * D padded to 32)
     Stored keys, values;
     LayoutArgs layout;
@@ -134,7 +158,8 @@ struct AttendUnit {
     std::int64_t sequence, first, last, kv_head, chunk, chunk_end, partial;
 };
 
-constexpr std::int64_t kTile = 64;     // tokens walked together, aligned to token 0
+constexpr std::int64_t kTile = 64;  // tokens walked together, aligned to token 0
+constexpr std::int64_t kMaxSinks = kTile;
 constexpr std::int64_t kChunk = 1024;  // tokens after which sums start afresh, and threads split
 constexpr std::int64_t kMaxHeadDim = 512;
 constexpr std::int64_t kMaxQueries = 96;  // rows times heads of a group in one unit, if not one row

@@ -50,6 +50,11 @@ inline vf tanh(vf x) {
     return where_less(size, set1(0.625f), small, signed_large);
 }
 
+// cap * tanh(x / cap); x where the cap is 0.
+inline vf soft_cap(vf x, float cap) {
+    return cap > 0 ? mul(set1(cap), tanh(div(x, set1(cap)))) : x;
+}
+
 // x / 2 * (1 + tanh(u)) = x * sigmoid(2 u) with u = sqrt(2 / pi) * (x + 0.044715 x^3).
 inline vf gelu_tanh(vf x) {
     const vf cube = mul(mul(x, x), x);

@@ -33,6 +33,27 @@ inline void put_act(const ActRows& to, std::int64_t row, std::int64_t column, vf
         store(static_cast<float*>(to.data) + at, x);
 }
 
+// Rises with the logit, NaN above any number, and of equal logits (0 and -0 are) falls with the
+// token.
+inline std::uint64_t rank(float logit, std::int64_t token) {
+    std::uint32_t key = 0xffffffffu;
+    if (logit == logit) {
+        const std::uint32_t bits = float_to_bits(logit == 0 ? 0.0f : logit);
+        key = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    }
+    return static_cast<std::uint64_t>(key) << 32 | ~static_cast<std::uint32_t>(token);
+}
+
+// Tokens come in ascending order to each thread, so one that only equals the floor is too late.
+inline void offer(TopRow& top, std::int64_t column, int count, vf y, const float* lanes) {
+    if (!top.is_open && !any_nan(y) && !any_greater(y, set1(top.floor))) return;
+    for (int i = 0; i < count; ++i) {
+        if (!top.is_open && lanes[i] <= top.floor) continue;
+        top.ranks[top.count++] = rank(lanes[i], column + i);
+        if (top.count == top.room) cut(top);
+    }
+}
+
 inline void put_logits(const LinearArgs& args, std::int64_t row, std::int64_t column, vf y) {
     Best& best = args.best[row];
     const std::int64_t left = args.weights->num_out - column;
@@ -44,6 +65,7 @@ inline void put_logits(const LinearArgs& args, std::int64_t row, std::int64_t co
         store(out, y);
     else
         for (int i = 0; i < count; ++i) out[i] = lanes[i];
+    if (args.top) offer(args.top[row], column, count, y, lanes);
     if (!any_nan(y) && !any_greater(y, set1(best.value))) return;
     for (int i = 0; i < count; ++i) {
         if (lanes[i] != lanes[i] && best.value == best.value)
@@ -86,7 +108,8 @@ inline void finish_row(const LinearArgs& args, std::int64_t panel, std::int64_t 
             break;
         case Epilogue::logits:
             for (int v = 0; v < NV; ++v)
-                if (column + v * W < w.num_out) put_logits(args, row, column + v * W, y[v]);
+                if (column + v * W < w.num_out)
+                    put_logits(args, row, column + v * W, soft_cap(y[v], args.softcap));
             break;
     }
 }

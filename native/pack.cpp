@@ -6,6 +6,9 @@
 #include "dispatch.h"
 #include "pool.h"
 
+#define KEPT_NS portable
+#include "floats.h"
+
 namespace kept {
 
 // -127 -96 -76 -60 -46 -33 -22 -11 0 11 23 36 49 65 84 110: the levels that lost least of the
@@ -43,18 +46,6 @@ alignas(64) const std::uint8_t kInt8Tables[256] = {
 
 namespace {
 
-std::uint32_t bits_of(float x) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-float float_of(std::uint32_t bits) {
-    float x;
-    std::memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 // Runs f(panel) for every panel, shared by the pool's threads.
 template <class F>
 void for_panels(const Weights& w, const F& f) {
@@ -88,18 +79,7 @@ std::int64_t row_at(const Weights& w, std::int64_t panel, std::int64_t column) {
 float read_number(const void* source, Source type, std::int64_t i) {
     if (type == Source::fp32) return static_cast<const float*>(source)[i];
     const std::uint16_t x = static_cast<const std::uint16_t*>(source)[i];
-    if (type == Source::bf16) return float_of(static_cast<std::uint32_t>(x) << 16);
-    const std::uint32_t sign = static_cast<std::uint32_t>(x & 0x8000) << 16, size = x & 0x7fffu;
-    if (size >= 0x7c00) return float_of(sign | 0x7f800000u | (size & 0x3ffu) << 13);
-    if (size >= 0x400) return float_of(sign | ((size << 13) + 0x38000000u));
-    const float small = static_cast<float>(size) * 5.9604644775390625e-8f;  // 2^-24
-    return sign ? -small : small;
-}
-
-std::uint16_t round_to_bf16(float x) {
-    const std::uint32_t bits = bits_of(x);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 0x40);
-    return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+    return type == Source::bf16 ? portable::bf16_to_float(x) : portable::fp16_to_float(x);
 }
 
 }  // namespace
@@ -122,8 +102,9 @@ void pack_floats(const Weights& w, const void* source, Source type, std::byte* d
             const auto* same = static_cast<const std::uint16_t*>(source) + first;
             for (std::int64_t k = 0; k < w.num_in; ++k)
                 to[k / 2 * (2 * kPanel) + k % 2] =
-                    type == Source::bf16 ? same[k]
-                                         : round_to_bf16(read_number(source, type, first + k));
+                    type == Source::bf16
+                        ? same[k]
+                        : portable::float_to_bf16(read_number(source, type, first + k));
         }
     });
 }

@@ -1,8 +1,9 @@
 // What happens to a row of queries, keys and values before attention: per-head norms, rotary
-// embedding, and storing keys and values in the cache's codec.
+// embedding, the turn that int4 keys ask for, and storing keys and values in the cache's codecs.
 #pragma once
 
 #include "codecs.h"
+#include "hadamard.h"
 #include "rows.h"
 
 namespace kept::KEPT_NS {
@@ -45,22 +46,27 @@ inline void place(const PlaceArgs& args, std::int64_t first_unit, std::int64_t l
             for (std::int64_t i = 0; i < dim; ++i) x[i] = x[i] * inverse * weight[i];
         }
         if (!is_value && args.cos) {
-            const std::int64_t at = args.rope_rows[row] * (args.rope_dim / 2);
+            const std::int64_t at = args.rope_rows[row] * args.rope_stride + args.rope_begin;
             rotate(x, args.rope_dim, args.cos + at, args.sin + at);
         }
+        if (!is_value && turns_keys(args.keys)) turn_head(x, dim);
         if (is_query) {
             const std::int64_t padded = round_up(dim, 32);
-            for (std::int64_t i = 0; i < padded; ++i)
-                put_one(args.queries, row, head * padded + i, i < dim ? x[i] : 0.0f);
+            std::fill(x + dim, x + padded, 0.0f);
+            for (std::int64_t i = 0; i < padded; i += W)
+                put_act(args.queries, row, head * padded + i, load(x + i));
             continue;
         }
         const Sequences& s = args.sequences;
         const std::int64_t sequence = s.row_sequence[row];
         const std::int64_t token = s.lengths[sequence] - s.starts[sequence + 1] + row;
         const std::int64_t group = (head - heads) % keys;
-        const std::int64_t entry = (s.slots[sequence] * keys + group) * args.layout.capacity +
-                                   entry_of(args.layout, token);
-        encode(is_value ? args.values : args.keys, entry, x, dim);
+        const std::int64_t slot_head = s.slots[sequence] * keys + group;
+        const Stored& to = is_value ? args.values : args.keys;
+        encode(to, slot_head * args.layout.capacity + entry_of(args.layout, token), x, dim);
+        if (token < to.num_sinks)
+            for (std::int64_t i = 0; i < dim; ++i)
+                to.sinks[(slot_head * to.num_sinks + token) * dim + i] = float_to_bf16(x[i]);
     }
 }
 

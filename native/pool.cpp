@@ -144,16 +144,16 @@ void Pool::run(Job job, void* context) {
     sync();
 }
 
-void Pool::sync() {
+bool Pool::arrive() {
+    return num_threads_ == 1 ||
+           arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_threads_;
+}
+
+void Pool::release(std::uint32_t phase) {
     if (num_threads_ == 1) return;
-    const std::uint32_t phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_threads_) {
-        arrived_.store(0, std::memory_order_relaxed);
-        phase_.store(phase + 1, std::memory_order_release);
-        phase_.notify_all();
-    } else {
-        wait_while(phase_, phase);
-    }
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase, std::memory_order_release);
+    phase_.notify_all();
 }
 
 void Pool::work(int thread, std::uint32_t seen) {

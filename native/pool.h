@@ -44,14 +44,29 @@ class Pool {
         std::lock_guard<std::mutex> lock_;
     };
 
-    // Within a job: returns when every thread has come here.
-    void sync();
+    // Within a job: returns when every thread has come here. The last to come calls `then` before
+    // the others go on; it must neither throw nor sync.
+    template <class F>
+    void sync(const F& then) {
+        const std::uint32_t phase = phase_.load(std::memory_order_relaxed);
+        if (arrive()) {
+            then();
+            release(phase + 1);
+        } else {
+            wait_while(phase_, phase);
+        }
+    }
+    void sync() {
+        sync([] {});
+    }
 
   private:
     void start(int num_threads);
     void stop();
     void run(Job job, void* context);
     void work(int thread, std::uint32_t seen);
+    bool arrive();  // whether all others have
+    void release(std::uint32_t phase);
     void wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t old) const;
 
     // Each on a cache line of its own: threads spin on some and write others.

@@ -5,36 +5,18 @@
 // and meet at a barrier.
 #pragma once
 
-#include <chrono>
-#include <memory>
+#include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
+#include "attend_plan.h"
 #include "kernels.h"
-#include "pool.h"
+#include "row_buffer.h"
+#include "step.h"
+#include "top_logits.h"
 
 namespace kept {
-
-// Where a layer keeps its keys and values, and in which of the step's layouts.
-struct LayerStores {
-    Stored keys, values;
-    std::int64_t layout;
-};
-
-// One step. All pointers are the caller's and outlive the run.
-struct Step {
-    std::int64_t rows = 0;
-    const std::int64_t *tokens = nullptr, *positions = nullptr;
-    std::vector<std::int64_t> starts, slots, lengths;
-    const std::int64_t* wanted = nullptr;  // rows whose logits are wanted, or null: all
-    std::int64_t num_wanted = 0;
-    const float *cos = nullptr, *sin = nullptr;
-    const std::int64_t* rope_rows = nullptr;
-    std::vector<LayoutArgs> layouts;
-    std::vector<LayerStores> layers;
-    float* logits = nullptr;
-    std::int64_t vocabulary = 0;
-};
 
 class Program {
   public:
@@ -43,17 +25,25 @@ class Program {
     Program(const Program&) = delete;
     Program& operator=(const Program&) = delete;
 
-    // Adds rows of `width` numbers; returns their name. `is_bf16`: what a linear layer reads.
+    // Adds rows as RowBuffer describes them; returns their name.
     int add_buffer(std::int64_t width, bool is_bf16);
     int add_weights(const Weights& weights);
 
     // num_positions: rows of the position table, which may be null.
-    void embed(int table, const float* position_table, std::int64_t num_positions, int out);
-    void norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted);
-    void linear(int in, int weights, Epilogue epilogue, Activation activation, int out,
-                bool wanted);
+    // scale: of the table's rows.
+    void embed(int table, const float* position_table, std::int64_t num_positions, int out,
+               float scale);
+    // add: to the rows of `out`, in place.
+    void norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted,
+              bool add);
+    // softcap: of logits, 0: none.
+    void linear(int in, int weights, Epilogue epilogue, Activation activation, int out, bool wanted,
+                float softcap);
+    // The tables a step brings have rope_stride numbers a row, of which the layer reads rope_dim /
+    // 2 from rope_begin on.
     void place(int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
-               const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim);
+               const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim,
+               std::int64_t rope_begin, std::int64_t rope_stride);
     void attend(int queries, std::int64_t layer, const AttentionShape& shape, int out);
 
     std::int64_t num_ops() const { return static_cast<std::int64_t>(ops_.size()); }
@@ -65,37 +55,27 @@ class Program {
 
     // The largest logit of each wanted row of the last run.
     const std::vector<Best>& best() const { return best_; }
-    // Rows of an fp32 buffer as the last run left them, (rows, width).
-    void read_buffer(int buffer, std::int64_t rows, float* out) const;
-    void read_queries(int buffer, std::int64_t rows, const AttentionShape& shape, bool floats,
-                      float* out) const;
-
-    // Seconds by kind of operation, of the calling thread, since profiling began.
-    void profile(bool on);
-    struct Spent {
-        double embed = 0, norm = 0, linear = 0, place = 0, attend = 0, head = 0, waiting = 0,
-               total = 0;
-    };
-    const Spent& spent() const { return spent_; }
+    // The step's top_k largest of each wanted row, if the last run made its logits.
+    const TopLogits& top() const { return top_; }
+    // Rows as the last run left them.
+    const RowBuffer& buffer(int name) const { return buffers_[static_cast<std::size_t>(name)]; }
+    // For a program that only attends: where its queries are to be put before each run.
+    RowBuffer& buffer(int name) { return buffers_[static_cast<std::size_t>(name)]; }
 
   private:
-    struct Buffer {
-        std::int64_t width = 0, stride = 0, rows = 0;
-        bool is_bf16 = false;
-        std::unique_ptr<std::byte, void (*)(void*)> memory{nullptr, nullptr};
-    };
     struct Embed {
         int table;
         const float* position_table;
         std::int64_t num_positions;
         int out;
+        float scale;
     };
     struct Norm {
         int x;
         const float *weight, *bias;
         float eps;
         int out;
-        bool wanted;
+        bool wanted, add;
     };
     struct Linear {
         int in, weights;
@@ -103,6 +83,7 @@ class Program {
         Activation activation;
         int out;
         bool wanted;
+        float softcap;
     };
     struct Place {
         int qkv, queries;
@@ -110,7 +91,7 @@ class Program {
         AttentionShape shape;
         const float *q_norm, *k_norm;
         float eps;
-        std::int64_t rope_dim;
+        std::int64_t rope_dim, rope_begin, rope_stride;
     };
     struct Attend {
         int queries;
@@ -120,26 +101,40 @@ class Program {
     };
     using Op = std::variant<Embed, Norm, Linear, Place, Attend>;
 
-    // The units of an attention, shared by layers of the same shape and layout.
-    struct AttendPlan {
-        AttentionShape shape;
-        std::int64_t layout;
-        std::vector<AttendUnit> units, merges;
-        std::int64_t floats = 0;  // of partial results
-    };
     struct Run;
 
+    // What one thread does of an operation.
+    struct Part {
+        int thread, threads;
+        // Its share of so many units.
+        std::pair<std::int64_t, std::int64_t> of(std::int64_t count) const {
+            return {count * thread / threads, count * (thread + 1) / threads};
+        }
+    };
+    static const Part kWhole;
+
+    const Weights& weights(int name) const { return weights_[static_cast<std::size_t>(name)]; }
     void check(const Step& step) const;
     void reserve(const Step& step);
-    ActRows act(int buffer) const;
-    float* floats(int buffer) const;
     const AttendPlan& plan(const Step& step, const Attend& op);
-    AttendPlan make_plan(const Step& step, const AttentionShape& shape, std::int64_t layout) const;
+    void merge_best();
     void work(Run& run, int thread);
-    void operate(Run& run, int thread, const Op& op, std::int64_t index);
+    const Op& op(std::int64_t index) const { return ops_[static_cast<std::size_t>(index)]; }
+    // Whether one thread does it as fast as all of them and a barrier.
+    bool is_small(const Step& step, const Op& op) const;
+    // The plan of an attention whose partial results are to be merged, else null.
+    const AttendPlan* split_plan(const Step& step, const Op& op);
+    void operate(Run& run, std::int64_t index, Part part);
+    void operate(Run& run, const Embed& op, Part part);
+    void operate(Run& run, const Norm& op, Part part);
+    void operate(Run& run, const Linear& op, Part part);
+    void operate(Run& run, const Place& op, Part part);
+    void operate(Run& run, const Attend& op, Part part);
+    AttendArgs attend_args(const Run& run, const Attend& op);
+    void merge(Run& run, const Attend& op, const AttendPlan& split, Part part);
 
     const Kernels* kernels_;
-    std::vector<Buffer> buffers_;
+    std::vector<RowBuffer> buffers_;
     std::vector<Weights> weights_;
     std::vector<Op> ops_;
     std::vector<AttendPlan> plans_;
@@ -148,8 +143,7 @@ class Program {
     std::vector<std::int32_t> row_sequence_;
     std::vector<std::vector<Best>> thread_best_;
     std::vector<Best> best_;
-    bool profiling_ = false;
-    Spent spent_;
+    TopLogits top_;
 };
 
 }  // namespace kept

@@ -41,6 +41,8 @@ inline void embed(const EmbedArgs& args, std::int64_t first_row, std::int64_t la
     for (std::int64_t row = first_row; row < last_row; ++row) {
         float* out = args.out + row * args.out_stride;
         unpack_row(*args.table, args.tokens[row], out);
+        if (args.scale != 1)
+            for (std::int64_t i = 0; i < width; ++i) out[i] *= args.scale;
         if (args.position_table) {
             const float* position = args.position_table + args.positions[row] * width;
             for (std::int64_t i = 0; i < width; ++i) out[i] += position[i];
@@ -91,15 +93,19 @@ inline void norm(const NormArgs& args, std::int64_t first_row, std::int64_t last
         const float mean = args.bias ? row_sum(width, Plain{x}) / count : 0.0f;
         const float square = row_sum(width, Squares{x, mean}) / count;
         const float inverse = 1.0f / std::sqrt(square + args.eps);
+        const float* there =
+            args.add ? static_cast<const float*>(args.out.data) + row * args.out.stride : nullptr;
         std::int64_t i = 0;
         for (; i + W <= width; i += W) {
             const vf d = mul(sub(load(x + i), set1(mean)), set1(inverse));
             const vf bias = args.bias ? load(args.bias + i) : zero();
-            put_act(args.out, row, i, fma(d, load(args.weight + i), bias));
+            const vf y = fma(d, load(args.weight + i), bias);
+            put_act(args.out, row, i, args.add ? add(load(there + i), y) : y);
         }
         for (; i < width; ++i) {
             const float d = (x[i] - mean) * inverse;
-            put_one(args.out, row, i, d * args.weight[i] + (args.bias ? args.bias[i] : 0.0f));
+            const float y = d * args.weight[i] + (args.bias ? args.bias[i] : 0.0f);
+            put_one(args.out, row, i, args.add ? there[i] + y : y);
         }
         for (; i < args.out.stride; ++i) put_one(args.out, row, i, 0.0f);
     }

@@ -17,6 +17,8 @@
 #include <cstring>
 #include <limits>
 
+#include "floats.h"
+
 #if defined(__clang__)
 #define KEPT_UNROLL_ALL _Pragma("clang loop unroll(full)")
 #else
@@ -33,30 +35,3 @@
 #else
 #include "simd_portable.h"
 #endif
-
-namespace kept::KEPT_NS {
-
-inline float bits_to_float(std::uint32_t bits) {
-    float x;
-    std::memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-inline std::uint32_t float_to_bits(float x) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-inline float bf16_to_float(std::uint16_t x) {
-    return bits_to_float(static_cast<std::uint32_t>(x) << 16);
-}
-
-// Rounds to nearest, ties to even; NaN stays NaN.
-inline std::uint16_t float_to_bf16(float x) {
-    const std::uint32_t bits = float_to_bits(x);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 0x40);
-    return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
-}  // namespace kept::KEPT_NS

@@ -24,7 +24,14 @@ from kept.errors import (
 )
 
 if TYPE_CHECKING:
-    from kept.cache import Cache, from_legacy, load_cache, make_cache, to_legacy
+    from kept.cache import (
+        Cache,
+        EvictionPolicy,
+        from_legacy,
+        load_cache,
+        make_cache,
+        to_legacy,
+    )
     from kept.engine import Completion, GenerationInterrupted
     from kept.llm import LLM, Stream
     from kept.models import (
@@ -51,9 +58,11 @@ __all__ = [
     "Completion",
     "ContextLengthError",
     "EncoderDecoderLM",
+    "EvictionPolicy",
     "GenerationInterrupted",
     "KeptError",
     "KeptWarning",
+    "Offloaded",
     "OptionError",
     "SamplingError",
     "SamplingParams",
@@ -79,7 +88,9 @@ _HOMES = {
     "CausalLMOutput": "kept.models",
     "Completion": "kept.engine",
     "EncoderDecoderLM": "kept.models",
+    "EvictionPolicy": "kept.cache",
     "GenerationInterrupted": "kept.engine",
+    "Offloaded": "kept.cache",
     "SamplingParams": "kept.sampling",
     "Seq2SeqLMOutput": "kept.models",
     "Stream": "kept.llm",

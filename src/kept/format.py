@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+from kept.errors import OptionError
 
 
 def format_bytes(count: int) -> str:
@@ -13,6 +16,16 @@ def format_bytes(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def parse_bytes(text: str) -> int:
+    """Read what `format_bytes` writes, or kB, MB, GB, TB of a thousand. Raises OptionError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kKMGT])(i)?)?B?\s*", text)
+    if found is None:
+        raise OptionError(f"{text!r} is no size; give bytes, or as in 512MiB, 1.5GiB or 2GB")
+    number, unit, binary = found.groups()
+    scale = (1024 if binary else 1000) ** (" KMGT".index(unit.upper()) if unit else 0)
+    return int(float(number) * scale)
 
 
 def format_count(count: int) -> str:

@@ -49,8 +49,11 @@ def read_json_object(
             "Correct it or download it again."
         ) from cause
     except (RecursionError, ValueError) as cause:
-        # Nesting beyond the parser's depth, or an integer of thousands of digits.
-        raise error(f"{path} is not JSON that can be read: {cause}.") from cause
+        deep = isinstance(cause, RecursionError)
+        what = "is nested too deeply" if deep else "holds a number of thousands of digits"
+        raise error(
+            f"{path} cannot be read: it {what}. Correct it or download it again."
+        ) from cause
     if not isinstance(value, dict):
         raise error(
             f"{path} must hold a JSON object ({{...}}), and holds a {type(value).__name__}. "

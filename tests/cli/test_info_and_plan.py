@@ -15,7 +15,7 @@ from kept.cache import KVShape, make_cache
 from kept.cli.memory import CachePlan
 from kept.cli.options import KVDtype
 from kept.machine import describe_machine
-from kept.ops import CODECS
+from kept.ops import KV_CODECS
 from kept.ops.quantize import QUANTIZED_FORMATS
 
 
@@ -99,6 +99,18 @@ def test_info_reads_no_weights(folder: Path, tmp_path: Path) -> None:
     assert kept("info", tmp_path).exit_code == 0
 
 
+def test_layers_with_and_without_a_window() -> None:
+    """Past the windows a token costs a sliding cache what layers without one store of it."""
+    found = plan("--shape", "gemma-3-270m", "--context", 32768)
+    rows = {row["cache"]: row for row in found["rows"] if row["dtype"] == "bfloat16"}
+    token, past = (found[f"bytes_per_token{x}"]["bfloat16"] for x in ("", "_past_windows"))
+    assert (token, past) == (18 * 2 * 256 * 2, 3 * 2 * 256 * 2)
+    assert rows["dynamic"]["cache_bytes"] == rows["static"]["cache_bytes"] == 32768 * token
+    assert rows["sliding"]["cache_bytes"] == 32768 * past + (512 + 64) * (token - past)
+    for command in (("plan", "--shape", "gemma-3-270m"), ("plan", "--shape", "gpt2")):
+        assert ("past the windows" in kept(*command).stdout) == ("gemma" in command[2])
+
+
 def test_revision_needs_a_model() -> None:
     assert kept("info", "--revision", "main").exit_code == 2
     assert kept("plan", "--revision", "main").exit_code == 2
@@ -126,7 +138,7 @@ def test_plan_counts_grouped_heads_once(folder: Path) -> None:
     [("dynamic", None, 0), ("static", None, 0), ("sliding", None, 0), ("sliding", 50, 3)],
 )
 @pytest.mark.parametrize("length", [1, 64, 65, 200, 300])
-@pytest.mark.parametrize("codec", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("codec", ["float32", "int8", "k8v4", "int4"])
 def test_a_plan_is_what_a_cache_takes(
     kind: str, window: int | None, sinks: int, length: int, codec: str
 ) -> None:
@@ -140,7 +152,7 @@ def test_a_plan_is_what_a_cache_takes(
         for layer, shape in enumerate(shapes):
             new = torch.zeros(1, shape.num_kv_heads, 1, shape.head_dim)
             cache.update(new, new, layer)
-    planned = CachePlan(shapes, kind, CODECS[codec], window, sinks)
+    planned = CachePlan(shapes, kind, KV_CODECS[codec], window, sinks)
     assert planned.num_bytes(length) == cache.num_bytes
 
 
@@ -170,7 +182,7 @@ def test_plan_of_a_model_too_large_for_any_machine() -> None:
 def test_what_fits_fits() -> None:
     shapes = (KVShape(2, 64, 100),) * 2
     for kind in ("dynamic", "static", "sliding"):
-        cache = CachePlan(shapes, kind, CODECS["bfloat16"])
+        cache = CachePlan(shapes, kind, KV_CODECS["bfloat16"])
         room = 3 * cache.num_bytes(77)
         longest = cache.longest(room, 3, 10_000)
         assert longest >= 77

@@ -12,7 +12,7 @@ from kept.cache.make import KINDS
 from kept.cli import app
 from kept.cli import options as flags
 from kept.cli.options import ModelOptions, SamplingOptions
-from kept.ops import CODECS
+from kept.ops import KV_CODECS
 from kept.sampling import fields
 
 FIELDS = [field.name for field in dataclasses.fields(SamplingParams)]
@@ -38,10 +38,14 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "logprobs": (["0"], 0),
     "use_cache": ([], True),
     "cache_implementation": (["static"], "static"),
-    "kv_dtype": (["int8"], "int8"),
+    "kv_dtype": (["k8v4"], "k8v4"),
+    "unquantized_sinks": (["4"], 4),
     "sliding_window": (["16"], 16),
     "num_sinks": (["4"], 4),
     "max_cache_len": (["64"], 64),
+    "kv_budget": (["512"], 512),
+    "eviction_score": (["window"], "window"),
+    "num_recent": (["32"], 32),
     "overflow": (["slide"], "slide"),
     "slide_hop": (["8"], 8),
 }
@@ -91,7 +95,9 @@ def test_the_other_values(flag: str, name: str, expected: object) -> None:
 def test_the_choices_are_the_librarys() -> None:
     assert set(flags.CacheImplementation) == set(get_args(fields.CacheImplementation))
     assert set(flags.CacheImplementation) == set(KINDS)
-    assert set(flags.KVDtype) == set(get_args(fields.KVDtype)) == set(CODECS) - {"float64"}
+    names = {name for some in get_args(fields.KVDtypeName) for name in get_args(some)}
+    assert set(flags.KVDtype) == names == set(KV_CODECS) - {"float64"}
+    assert set(flags.EvictionScore) == set(get_args(fields.EvictionScore))
     assert set(flags.Overflow) == set(get_args(fields.Overflow))
     assert set(flags.EarlyStopping) == {"true", "false", "never"}
 
@@ -107,7 +113,7 @@ def test_the_help_tells_every_flag_and_its_default(command: str) -> None:
         assert option.rich_help_panel
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "info", "plan", "bench"])
+@pytest.mark.parametrize("command", ["generate", "chat", "explain", "info", "plan", "bench"])
 def test_help_is_no_error(command: str) -> None:
     result = kept(command, "--help")
     assert result.exit_code == 0

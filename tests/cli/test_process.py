@@ -41,6 +41,28 @@ def test_a_reader_that_leaves(folder: Path) -> None:
         assert process.wait(timeout=TIMEOUT) == 141
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_an_interpreter_that_ends_while_a_daemon_thread_generates(
+    folder: Path, backend: str
+) -> None:
+    code = (
+        "import sys, threading\nfrom kept import LLM\n"
+        "llm, begun = LLM(sys.argv[1]), threading.Event()\n"
+        "def work():\n"
+        "    for _ in llm.stream('def', max_new_tokens=10**6, overflow='slide', ignore_eos=True):\n"
+        "        begun.set()\n"
+        "threading.Thread(target=work, daemon=True).start()\n"
+        "begun.wait()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, folder],
+        env=os.environ | {"PYTHONPATH": str(SOURCES), "KEPT_OPS": backend},
+        capture_output=True,
+        timeout=TIMEOUT,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk(folder: Path) -> None:
     command = [sys.executable, "-m", "kept", "generate", "a", "-m", str(folder)]

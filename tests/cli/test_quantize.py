@@ -46,6 +46,9 @@ def test_the_reasons_it_gives(folder: Path, tmp_path: Path) -> None:
     assert "is not empty" in again.stderr
     assert "--force" in again.stderr
     assert kept("quantize", folder, out, "--force").exit_code == 0
+    unnamed = kept("quantize", folder, "", "--force")
+    assert unnamed.exit_code == 2
+    assert "the name of the folder to write is empty" in unnamed.stderr
     twice = kept("generate", "x", "-m", out, "--quantize", "int8")
     assert twice.exit_code == 2
     assert "quantize='int8', but" in twice.stderr

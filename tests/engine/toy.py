@@ -60,7 +60,7 @@ class Toy(CausalLM):
         """Logits (M, V) of the wanted rows, from the keys as the cache gives them back."""
         assert int(batch.positions.max()) < self.config.context
         self.rows.append(batch.num_rows)
-        with stores(cache, batch, 1) as [store]:
+        with stores(cache, batch, self.kv_shapes) as [store]:
             k, v = (x.float()[:, None, None] for x in (batch.tokens, batch.positions))
             keys, values = store.append(k, v).dense()
             if error := self.fail_at.pop(len(self.rows), None):

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kept.batch import Batch, Source
-from kept.cache import Cache, KVShape, make_cache
+from kept.cache import Cache, KVShape, Offloaded, make_cache
 from kept.ops import AttentionSpec
-from laws.rounding import head_bytes
+from laws.rounding import pair_bytes, sides
 
 STATIC_LENGTH = 24
 
@@ -58,6 +59,13 @@ class Ring:
         return self.sinks + self.window + self.slack
 
 
+class NothingStays(Offloaded):
+    """Gives every layer back as soon as the next one is reached."""
+
+    def _count_staying(self, layers: Sequence[Any], lengths: Sequence[int]) -> int:
+        return 0
+
+
 @dataclass(frozen=True)
 class Kind:
     """One cache of the list: how to make it, and what it is expected to do.
@@ -65,7 +73,8 @@ class Kind:
     shapes: (L,) one per layer, layers differing on purpose. cross: those of cross layers; the slots
     of a new cache then attend the `inputs` of the kind. options: for `make_cache`. rings: (L,)
     what each layer may forget, None: nothing. limit: most tokens a slot takes. codec: what
-    numbers are stored as.
+    numbers are stored as. unquantized: first tokens held beside their codes. offloaded: whether its
+    buffers lie in files. readers: for each layer that comes after these, which it shares.
     """
 
     name: str
@@ -74,18 +83,23 @@ class Kind:
     rings: tuple[Ring | None, ...] = (None, None)
     limit: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    codec: str = "float32"
+    codec: str | tuple[str, str] = "float32"
+    unquantized: int = 0
+    offloaded: bool = False
+    readers: tuple[int, ...] = ()
     cross: tuple[KVShape, ...] = ()
-
-    @property
-    def all_shapes(self) -> tuple[KVShape, ...]:
-        """What a model of this kind asks of its cache."""
-        return (*self.shapes, *self.cross)
 
     def make(self, num_slots: int = 1) -> Cache:
         """A cache of this kind without tokens."""
+        place = NothingStays(Path(__file__).parent, 1 << 30) if self.offloaded else None
         cache = make_cache(
-            self.all_shapes, self.kind, num_slots=num_slots, kv_dtype=self.codec, **self.options
+            self.all_shapes,
+            self.kind,
+            num_slots=num_slots,
+            kv_dtype=self.codec,
+            unquantized_sinks=self.unquantized,
+            place=place,
+            **self.options,
         )
         if self.cross:
             rows = self.inputs(num_slots)
@@ -97,14 +111,31 @@ class Kind:
         generator = torch.Generator().manual_seed(seed)
         return [random_rows(self.cross, 1 + 3 * number % 7, generator) for number in range(count)]
 
+    def slot_bytes(self, layer: int) -> int:
+        """Bytes of the tokens that one layer holds of a slot beside their codes."""
+        shape, coded = self.shapes[layer], {"int8", "int4"}
+        count = sum(side in coded for side in sides(self.codec))
+        return 2 * count * shape.num_kv_heads * shape.head_dim * self.unquantized
+
+    @property
+    def all_shapes(self) -> tuple[KVShape, ...]:
+        """What a model with this cache asks for."""
+        readers = tuple(replace(self.shapes[i], shares=i) for i in self.readers)
+        return self.shapes + readers + self.cross
+
+    @property
+    def apart(self) -> tuple[KVShape, ...]:
+        """The layers that hold tokens of their own, by which the plain lists number them."""
+        return self.shapes + self.cross
+
     def token_bytes(self, layer: int) -> int:
-        """Bytes of a token's key and value in one layer, cross layers last."""
-        shape = self.all_shapes[layer]
-        return 2 * shape.num_kv_heads * head_bytes(self.codec, shape.head_dim)
+        """Bytes of a token's key and value in one layer."""
+        shape = self.apart[layer]
+        return shape.num_kv_heads * pair_bytes(self.codec, shape.head_dim)
 
     def spec(self, layer: int, softcap: float | None = None) -> AttentionSpec:
         """How the layer of a model with these shapes attends; a cross layer sees all."""
-        shape = self.all_shapes[layer]
+        shape = self.apart[layer]
         return AttentionSpec(
             shape.head_dim**-0.5, causal=not shape.cross, window=shape.window, softcap=softcap
         )
@@ -124,12 +155,21 @@ def _sliding(window: int, sinks: int = 0, slack: int = 0) -> Kind:
     )
 
 
-def _coded(kind: Kind, codec: str) -> Kind:
+def _coded(kind: Kind, codec: str | tuple[str, str]) -> Kind:
     """The same with another codec; the second layer's heads are odd, and wider than a group."""
     first, second = kind.shapes
     shapes = (first, replace(second, head_dim=37))
+    named = codec if isinstance(codec, str) else "-".join(codec)
     cross = tuple(replace(shape, head_dim=37) if i else shape for i, shape in enumerate(kind.cross))
-    return replace(kind, name=f"{kind.name}-{codec}", shapes=shapes, codec=codec, cross=cross)
+    return replace(kind, name=f"{kind.name}-{named}", shapes=shapes, codec=codec, cross=cross)
+
+
+def _apart(kind: Kind, count: int) -> Kind:
+    return replace(kind, name=f"{kind.name}-unquantized-{count}", unquantized=count)
+
+
+def _offloaded(kind: Kind) -> Kind:
+    return replace(kind, name=f"{kind.name}-offloaded", offloaded=True)
 
 
 def _cross(name: str) -> Kind:
@@ -152,6 +192,9 @@ PLAIN = (
     Kind("mixed", _shapes(None, 5), "sliding", (None, Ring(5, 0, 2)), options={"slack": 2}),
     Kind("mixed-rings", _shapes(7, 3), "sliding", (Ring(4, 0, 1), Ring(3, 0, 1)),
          options={"sliding_window": 4, "slack": 1}),
+    Kind("shared", _shapes(None, 3), "dynamic", readers=(1, 0, 1)),
+    Kind("shared-mixed", _shapes(None, 5), "sliding", (None, Ring(5, 0, 2)),
+         options={"slack": 2}, readers=(0, 1)),
 )  # fmt: skip
 BY_NAME = {kind.name: kind for kind in PLAIN}
 KINDS = (
@@ -161,13 +204,33 @@ KINDS = (
     *(
         _coded(BY_NAME[name], codec)
         for codec in ("int8", "int4")
-        for name in ("dynamic", "static", "sliding-5-sinks-2-slack-3", "mixed")
+        for name in ("dynamic", "static", "sliding-5-sinks-2-slack-3", "shared-mixed")
     ),
+    _coded(BY_NAME["sliding-3-sinks-0-slack-4"], "k8v4"),
+    _coded(BY_NAME["dynamic"], ("int4", "bfloat16")),
+    _apart(_coded(BY_NAME["dynamic-windowed-model"], "int4"), 3),
+    _apart(_coded(BY_NAME["static"], ("bfloat16", "int4")), 10),
+    _apart(_coded(BY_NAME["sliding-5-sinks-2-slack-3"], "k8v4"), 3),
+    _apart(_coded(BY_NAME["mixed"], "int8"), 64),
     _cross("dynamic"),
-    _cross("mixed"),
+    _cross("shared-mixed"),
     _coded(_cross("static"), "bfloat16"),
-    _coded(_cross("dynamic"), "float16"),
     _coded(_cross("dynamic"), "int8"),
+    _coded(_cross("dynamic"), ("int4", "float16")),
     _coded(_cross("sliding-5-sinks-2-slack-3"), "int4"),
+    _apart(_coded(_cross("static"), "k8v4"), 3),
+)
+KINDS += tuple(
+    _offloaded(kind)
+    for kind in KINDS
+    if kind.name
+    in (
+        "dynamic",
+        "static",
+        "sliding-5-sinks-2-slack-3",
+        "mixed-int8-unquantized-64",
+        "cross-dynamic-int8",
+        "cross-shared-mixed",
+    )
 )
 NAMES = [kind.name for kind in KINDS]

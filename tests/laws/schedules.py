@@ -18,7 +18,7 @@ from kept.batch import Batch, pack
 from kept.cache import Cache, load_cache, make_cache
 from kept.errors import CacheError
 from kept.models import CausalLM
-from kept.ops import use_threads
+from kept.ops import KVDtype, use_threads
 from laws.tiny import VOCAB
 
 THREADS = (1, 2, 3, 5)
@@ -185,7 +185,9 @@ def play(schedule: Schedule, actions: Sequence[str], folder: Path) -> None:
             getattr(schedule, action)()
 
 
-def caches(model: CausalLM, kind: str, codec: str, limit: int) -> MakeCache:
+def caches(
+    model: CausalLM, kind: str, codec: KVDtype, limit: int, unquantized_sinks: int = 0
+) -> MakeCache:
     """Makes caches of a kind; "window" is a sliding one that forgets what the model itself does."""
     options: dict[str, object] = {}
     if kind == "static":
@@ -199,5 +201,6 @@ def caches(model: CausalLM, kind: str, codec: str, limit: int) -> MakeCache:
         name,
         num_slots=slots,
         kv_dtype=codec,
+        unquantized_sinks=unquantized_sinks,
         **options,  # type: ignore[arg-type]
     )

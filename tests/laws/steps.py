@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch, pack
-from kept.cache import Cache
+from kept.cache import Cache, LayerStore
 from kept.ops import KVView, attend, attend_with_weights
 from laws.kinds import Kind, Rows
 from laws.kinds import random_rows as rows_of
 from laws.plain import PlainCache, Token
+from laws.rounding import sides
 
 TOLERANCE = 1e-5  # fp32 against float64, outputs of order one
 
@@ -50,18 +51,41 @@ def step(
     rows = random_rows(plain.kind, sum(counts), generator)
     plain.append(slots, tokens_of(rows, counts))
     with cache.step(batch_of(counts, slots)) as stores:
-        for layer, (store, (k, v)) in enumerate(zip(stores[:2], rows, strict=True)):
-            view = store.append(k, v)
-            num_heads = k.shape[1] * share
-            q = torch.randn(len(k), num_heads, k.shape[2], generator=generator)
-            check_attention(view, q, plain, layer, slots, counts, softcap)
-            check_dense(view.dense(), plain, layer, slots, counts)
-        for layer, store in enumerate(stores[2:], start=2):
-            view, shape = store.view(), plain.kind.all_shapes[layer]
-            num_heads = shape.num_kv_heads * share
-            q = torch.randn(sum(counts), num_heads, shape.head_dim, generator=generator)
-            check_attention(view, q, plain, layer, slots, counts, softcap)
-            check_dense(view.dense(), plain, layer, slots, counts)
+        for layer, (store, (k, v)) in enumerate(zip(storing(stores), rows, strict=True)):
+            check_view(store.append(k, v), plain, layer, slots, counts, generator, share, softcap)
+        readers = zip(
+            stores[len(rows) :], (*plain.kind.readers, *crossing(plain.kind)), strict=True
+        )
+        for store, layer in readers:
+            check_view(store.read(), plain, layer, slots, counts, generator, share, softcap)
+
+
+def storing(stores: Sequence[LayerStore]) -> list[LayerStore]:
+    """The stores of layers that store the step's own tokens."""
+    return [store for store in stores if store.get is None]
+
+
+def crossing(kind: Kind) -> range:
+    """The cross layers, as the plain lists number them."""
+    return range(len(kind.shapes), len(kind.apart))
+
+
+def check_view(
+    view: KVView,
+    plain: PlainCache,
+    layer: int,
+    slots: Sequence[int],
+    counts: Sequence[int],
+    generator: torch.Generator,
+    share: int,
+    softcap: float | None,
+) -> None:
+    """What a view holds, and what attending it gives."""
+    shape = plain.kind.apart[layer]
+    size = sum(counts), shape.num_kv_heads * share, shape.head_dim
+    q = torch.randn(size, generator=generator)
+    check_attention(view, q, plain, layer, slots, counts, softcap)
+    check_dense(view.dense(), plain, layer, slots, counts)
 
 
 def check_attention(
@@ -105,10 +129,12 @@ def check_dense(
 def check_content(cache: Cache, plain: PlainCache) -> None:
     """Lengths, sizes and every token that has to be there, bit for bit."""
     assert cache.lengths == plain.lengths
-    assert cache.codec.name == plain.kind.codec
+    assert cache.codec.pair == sides(plain.kind.codec)
+    check_readers(cache, plain.kind)
     sizes = [layer.num_slots * layer.capacity for layer in cache._layers]
-    own = sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
-    assert cache.num_bytes == own + plain.input_bytes()
+    apart = sum(cache.num_slots * plain.kind.slot_bytes(i) for i in range(len(sizes)))
+    tokens = sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
+    assert cache.num_bytes == tokens + apart + plain.input_bytes()
     check_inputs(cache, plain)
     for layer, ring in enumerate(plain.kind.rings):
         capacity = cache._layers[layer].capacity
@@ -131,10 +157,20 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
 def check_inputs(cache: Cache, plain: PlainCache) -> None:
     """Every token of every slot's encoder input, bit for bit."""
     for layer in range(len(plain.kind.cross)):
-        held = cache.layer(len(plain.kind.shapes) + layer)
+        held = cache.layer(cache.num_layers + layer)
         for slot, pair in zip(plain.slots, held, strict=True):
             for found, expected in zip(pair, zip(*slot.input[layer], strict=True), strict=True):
                 assert torch.equal(found, torch.stack(expected, dim=1).to(found.dtype))
+
+
+def check_readers(cache: Cache, kind: Kind) -> None:
+    """Layers that share hold what the layers that store do, and cost nothing."""
+    assert cache.num_layers == len(kind.shapes) + len(kind.readers)
+    for reader, layer in enumerate(kind.readers, start=len(kind.shapes)):
+        begin = max(0, max(cache.lengths) - 1)
+        pairs = zip(cache.layer(reader, begin), cache.layer(layer, begin), strict=True)
+        for found, expected in pairs:
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def generator() -> torch.Generator:

@@ -43,7 +43,7 @@ def kind_of(layout: str, num_kv_heads: int, head_dim: int, codec: str = "float32
     num_kv_heads=st.sampled_from((1, 2)),
     share=st.sampled_from((1, 2, 4)),
     head_dim=st.sampled_from((1, 3, 8, 33)),
-    codec=st.sampled_from(("float32", "float32", "bfloat16", "int8", "int4")),
+    codec=st.sampled_from(("float32", "float32", "bfloat16", "int8", "k8v4", "int4")),
 )
 def test_any_spec_equals_the_definition(
     layout: str,
@@ -66,7 +66,7 @@ def test_any_spec_equals_the_definition(
         rows = random_rows(kind, sum(counts), generator)
         q = torch.randn(sum(counts), num_kv_heads * share, head_dim, generator=generator)
         plain.append(slots, tokens_of(rows, counts))
-        with stores(cache, batch_of(counts, slots), 1) as found:
+        with stores(cache, batch_of(counts, slots), kind.shapes) as found:
             view = found[0].append(*rows[0])
             results = [attend(q, view, spec), attend_with_weights(q, view, spec)[0]]
         parts = q.split(counts)
@@ -86,7 +86,7 @@ def test_weights_are_zero_where_nothing_is_seen(layout: str) -> None:
     cache = kind.make(2) if layout != "none" else None
     rows = random_rows(kind, 8, torch.Generator().manual_seed(4))
     counts = [6, 2]
-    with stores(cache, batch_of(counts, [0, 1]), 1) as found:
+    with stores(cache, batch_of(counts, [0, 1]), kind.shapes) as found:
         view = found[0].append(*rows[0])
         _, groups = attend_with_weights(torch.randn(8, 4, 3), view, spec)
     for group, weights in zip(view.span.groups, groups, strict=True):

@@ -18,12 +18,15 @@ from kept import machine
 from kept.batch import pack
 from kept.models import CausalLM
 from kept.models.packing import prepare
-from kept.ops import use_threads
+from kept.ops import KVDtype, use_threads
+from laws.rounding import sides
 from laws.schedules import ACTIONS, Alone, DifferentBitsError, Schedule, caches, play
 from laws.tiny import CONFIGS, FORMATS, VOCAB, native_model, plain_model
 
 KINDS = ("dynamic", "static", "sliding", "window")
-CODECS = ("float32", "bfloat16", "int8", "int4")
+CODECS: tuple[KVDtype, ...] = (
+    "float32", "bfloat16", "int8", "k8v4", "int4", ("int4", "float32"),
+)  # fmt: skip
 LIMIT = 120
 ISAS = []
 if machine.NATIVE_AVAILABLE:
@@ -38,6 +41,7 @@ every_format = pytest.mark.parametrize("format", FORMATS)
 some_schedule = given(
     kind=st.sampled_from(KINDS),
     codec=st.sampled_from(CODECS),
+    sinks=st.sampled_from((0, 0, 5, 64)),
     actions=st.lists(st.sampled_from(ACTIONS), min_size=4, max_size=12),
     cached=st.booleans(),
     seed=st.integers(0, 2**32),
@@ -56,7 +60,8 @@ def _threads() -> Iterator[None]:
 def check(
     model: CausalLM,
     kind: str,
-    codec: str,
+    codec: KVDtype,
+    sinks: int,
     actions: list[str],
     cached: bool,
     seed: int,
@@ -68,10 +73,12 @@ def check(
     if kind == "window" and not windowed:
         kind = "sliding"
     random, limit = Random(seed), LIMIT + story
-    make = caches(model, kind, codec, limit)
+    if not set(sides(codec)) & {"int8", "int4"}:
+        sinks = 0
+    make = caches(model, kind, codec, limit, sinks)
     # What the model's own window hides may be forgotten or kept; so may the cache itself.
     plain = "sliding" if kind == "sliding" else "dynamic"
-    alone = Alone(model, caches(model, plain, codec, limit))
+    alone = Alone(model, caches(model, plain, codec, limit, sinks))
     own = codec == str(model.dtype).removeprefix("torch.")
     if kind != "sliding" and own and not cached:
         alone = Alone(model, None)
@@ -85,10 +92,10 @@ def check(
 @settings(folders, max_examples=20)
 @some_schedule
 def test_logits_depend_on_the_prefix_alone(
-    name: str, format: str, tmp_path: Path, kind: str, codec: str, actions: list[str],
-    cached: bool, seed: int,
+    name: str, format: str, tmp_path: Path, kind: str, codec: KVDtype, sinks: int,
+    actions: list[str], cached: bool, seed: int,
 ) -> None:  # fmt: skip
-    check(native_model(name, format), kind, codec, actions, cached, seed, tmp_path)
+    check(native_model(name, format), kind, codec, sinks, actions, cached, seed, tmp_path)
 
 
 @needs_native
@@ -97,12 +104,14 @@ def test_logits_depend_on_the_prefix_alone(
 @settings(folders, max_examples=3)
 @some_schedule
 def test_and_so_in_long_sequences(
-    name: str, format: str, tmp_path: Path, kind: str, codec: str, actions: list[str],
-    cached: bool, seed: int,
+    name: str, format: str, tmp_path: Path, kind: str, codec: KVDtype, sinks: int,
+    actions: list[str], cached: bool, seed: int,
 ) -> None:  # fmt: skip
     """Beyond the 1,024 tokens after which attention starts its sums afresh, and threads share."""
     story = 1000 + seed % 150
-    check(native_model(name, format), kind, codec, actions[:5], cached, seed, tmp_path, story)
+    check(
+        native_model(name, format), kind, codec, sinks, actions[:5], cached, seed, tmp_path, story
+    )
 
 
 @needs_native
@@ -111,14 +120,14 @@ def test_and_so_in_long_sequences(
 @settings(folders, max_examples=8)
 @some_schedule
 def test_on_every_instruction_set(
-    isa: str, format: str, tmp_path: Path, kind: str, codec: str, actions: list[str],
-    cached: bool, seed: int,
+    isa: str, format: str, tmp_path: Path, kind: str, codec: KVDtype, sinks: int,
+    actions: list[str], cached: bool, seed: int,
 ) -> None:  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KEPT_ISA", isa)
         name = sorted(CONFIGS)[seed % len(CONFIGS)]
         model = native_model(name, format, isa)
-    check(model, kind, codec, actions, cached, seed, tmp_path)
+    check(model, kind, codec, sinks, actions, cached, seed, tmp_path)
 
 
 @needs_native
@@ -172,11 +181,11 @@ def test_the_reference_fails_this_law(
 ) -> None:
     """So the law can fail: torch's matrix products sum one row in another order than several."""
     monkeypatch.setenv("KEPT_OPS", "reference")
-    model = plain_model(name, torch.bfloat16)
+    model = plain_model(name, torch.float32)
 
     def some_seeds() -> None:
         for seed in range(20):
-            check(model, "dynamic", "bfloat16", ["feed"] * 6, True, seed, tmp_path)
+            check(model, "dynamic", "float32", 0, ["feed"] * 6, True, seed, tmp_path)
 
     with torch.inference_mode(), pytest.raises(DifferentBitsError):
         some_seeds()

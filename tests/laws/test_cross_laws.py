@@ -9,13 +9,21 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch, pack
-from kept.cache import Cache, KVShape, load_cache
+from kept.cache import Cache, EvictionPolicy, KVShape, load_cache, make_cache
 from kept.cache.open_step import LayerStore
 from kept.errors import CacheError
-from kept.ops import AttentionSpec, CrossView, attend, attend_with_weights
-from laws.kinds import KINDS, Kind, Rows, random_rows
-from laws.plain import PlainCache
-from laws.steps import batch_of, check_content, filled, generator, step
+from kept.ops import (
+    KV_CODECS,
+    AttentionSpec,
+    CrossView,
+    KVView,
+    attend,
+    attend_with_weights,
+    find_kv_codec,
+)
+from laws.kinds import KINDS, Kind, NothingStays, Rows, give_inputs, random_rows
+from laws.plain import PlainCache, Token, kept, plain_attention
+from laws.steps import batch_of, check_content, filled, generator, step, storing
 
 CROSS = [kind for kind in KINDS if kind.cross]
 cross_kinds = pytest.mark.parametrize("kind", CROSS, ids=[kind.name for kind in CROSS])
@@ -23,7 +31,6 @@ cross_kinds = pytest.mark.parametrize("kind", CROSS, ids=[kind.name for kind in 
 
 def input_addresses(cache: Cache) -> list[int]:
     """Where the buffers of each input begin."""
-    assert cache.cross is not None
     return [
         x.data_ptr()
         for found in cache.cross.inputs
@@ -40,7 +47,8 @@ def reading(sources: list[list[int] | None], slots: list[int]) -> Batch:
 def store_step(cache: Cache, batch: Batch, rows: Rows, inputs: Rows) -> list[CrossView]:
     found = []
     with cache.step(batch) as stores:
-        for store, (k, v) in zip(stores, [*rows, *inputs], strict=True):
+        own, crossing = storing(stores), stores[cache.num_layers :]
+        for store, (k, v) in zip([*own, *crossing], [*rows, *inputs], strict=True):
             found.append(store.append(k, v))
     return found[2:]
 
@@ -94,7 +102,8 @@ def test_a_failed_step_takes_on_no_input(kind: Kind) -> None:
 
 def fail_after(cache: Cache, batch: Batch, rows: Rows, inputs: Rows, *, divide: bool) -> None:
     with cache.step(batch) as stores:
-        for store, (k, v) in zip(stores, [*rows, *inputs], strict=False):
+        own, crossing = storing(stores), stores[cache.num_layers :]
+        for store, (k, v) in zip([*own, *crossing], [*rows, *inputs], strict=False):
             store.append(k, v)
         if divide:
             raise ZeroDivisionError("division by zero")
@@ -144,28 +153,29 @@ def check_bytes(cache: Cache, plain: PlainCache) -> None:
 def test_the_textbook_way(kind: Kind) -> None:
     """`update` of a cross layer stores an input for every slot; its layers come in any order."""
     cache, source = kind.make(), generator()
-    cache.cross.of = [None]
+    cache.cross.of, first = [None], cache.num_layers
     read = [padded(shape, 3, 6, source) for shape in kind.cross]
     own = [padded(shape, 3, 2, source) for shape in kind.shapes]
-    for layer in (2, 0, 3, 1):
-        keys, _ = cache.update(*(own + read)[layer], layer)
+    for layer, pair in ((first, read[0]), (0, own[0]), (first + 1, read[1]), (1, own[1])):
+        keys, _ = cache.update(*pair, layer)
         assert keys.shape[:3] == (3, cache.shapes[layer].num_kv_heads, 6 if layer > 1 else 2)
-        if layer == 2:
+        if layer == first:
             assert cache.input_lengths == (0,) * 3
-            with pytest.raises(CacheError, match=r"layer 2 was updated twice.*\[3\]"):
-                cache.update(*read[0], 2)
+            again = rf"layer {first} was updated twice.*\[{first + 1}\]"
+            with pytest.raises(CacheError, match=again):
+                cache.update(*read[0], first)
     assert (cache.lengths, cache.input_lengths) == ((2,) * 3, (6,) * 3)
     for which in (0, 1):
-        found = torch.stack([pair[which] for pair in cache.layer(3)])
+        found = torch.stack([pair[which] for pair in cache.layer(first + 1)])
         assert found.shape == read[1][which].shape
     with pytest.raises(CacheError, match="holds 2 tokens that have attended another input"):
-        cache.update(*read[0], 2)
+        cache.update(*read[0], first)
     cache.truncate(0)
-    cache.update(*read[1], 3)
+    cache.update(*read[1], first + 1)
     cache.abandon()
     assert cache.input_lengths == (6,) * 3
     for layer, pair in enumerate(padded(shape, 3, 4, source) for shape in kind.cross):
-        cache.update(*pair, 2 + layer)
+        cache.update(*pair, first + layer)
     assert cache.input_lengths == (4,) * 3
 
 
@@ -179,7 +189,7 @@ def padded(
 @cross_kinds
 def test_odd_requests_get_their_error(kind: Kind) -> None:
     cache, plain = filled(kind)
-    rows = random_rows(kind.shapes, 1, generator())
+    first = cache.num_layers
     [(k, v), _] = random_rows(kind.cross, 3, generator())
     with pytest.raises(CacheError, match=r"slot 1 holds 9 tokens.*truncate the slot to 0"):
         cache.step(reading([[1]], [1])).__enter__()
@@ -188,20 +198,19 @@ def test_odd_requests_get_their_error(kind: Kind) -> None:
     with pytest.raises(CacheError, match="slot 0 has no encoder input"):
         empty.step(batch_of([1], [0])).__enter__()
     for request, message in (
-        (lambda stores: stores[2].append(k, v), "brings no encoder input"),
-        (lambda stores: stores[0].view(), "append.. their keys first"),
+        (lambda stores: stores[first].append(k, v), "brings no encoder input"),
+        (lambda stores: stores[0].read(), "of its own; append.. them"),
     ):
         with pytest.raises(CacheError, match=message):
             in_step(cache, batch_of([1], [0]), request)
         plain.fail([0], [1])
     cache.truncate(0)
     for request, message in (
-        (lambda stores: stores[2].view(), "has not stored"),
-        (lambda stores: stores[2].append(k[:2], v[:2]), r"input rows, heads, head.*\(3,"),
+        (lambda stores: stores[first].read(), "has not stored"),
+        (lambda stores: stores[first].append(k[:2], v[:2]), r"input rows, heads, head.*\(3,"),
     ):
         with pytest.raises(CacheError, match=message):
             in_step(cache, reading([[1, 2, 3]], [0]), request)
-    assert len(rows) == 2
 
 
 def in_step(cache: Cache, batch: Batch, request: Callable[[list[LayerStore]], object]) -> None:
@@ -229,6 +238,83 @@ def test_readers_of_one_input_are_attended_together() -> None:
                 store.append(k, v)
             for store, shape in zip(stores[2:], kind.cross, strict=True):
                 q = torch.randn(len(tokens), 2 * shape.num_kv_heads, shape.head_dim)
-                spec, view = AttentionSpec(0.7, causal=False), store.view()
+                spec, view = AttentionSpec(0.7, causal=False), store.read()
                 expected = attend_with_weights(q, view, spec)[0]
                 torch.testing.assert_close(attend(q, view, spec), expected)
+
+
+SHAPES = (KVShape(1, 3), KVShape(2, 37), KVShape(1, 3, cross=True), KVShape(2, 37, cross=True))
+OPTIONS = {
+    "dynamic": {},
+    "static": {"max_cache_len": 30},
+    "sliding": {"sliding_window": 4, "num_sinks": 1},
+    "evicting": {"budget": 6, "grain": 4, "policy": EvictionPolicy("key-norm", 1, 2)},
+}
+
+
+@pytest.mark.parametrize("codec", [*KV_CODECS, ("int8", "float16"), ("bfloat16", "int4")], ids=str)
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_every_kind_codec_and_place(
+    kind: str, codec: str | tuple[str, str], tmp_path: Path
+) -> None:
+    """Whatever the others forget, a cross layer holds all that its codec leaves of an input."""
+    source = generator()
+    inputs = [random_rows(SHAPES[2:], length, source) for length in (3, 70)]
+    wide = codec == "float64"
+    expected = [
+        [list(zip(k, v, strict=True)) if wide else kept(list(zip(k, v, strict=True)), codec)
+         for k, v in rows]
+        for rows in inputs
+    ]  # fmt: skip
+    coded = {"int8", "int4"} & set(find_kv_codec(codec).pair)
+    places = [None] if kind == "evicting" else [None, NothingStays(Path(__file__).parent, 1 << 30)]
+    for place in places:
+        cache = make_cache(
+            SHAPES, kind, num_slots=2, kv_dtype=codec, place=place,
+            unquantized_sinks=2 if coded and kind != "evicting" else 0, **OPTIONS[kind],
+        )  # fmt: skip
+        give_inputs(cache, [0, 1], inputs)
+        go_on(cache, 13, expected, [0, 1])
+        cache.save(tmp_path / "cache")
+        loaded = load_cache(tmp_path / "cache", SHAPES)
+        twin = cache.fork()
+        twin.repeat(2)
+        twin.truncate(0)
+        go_on(twin, 9, expected, [0, 0, 1, 1])
+        loaded.reorder([1, 0])
+        go_on(loaded, 5, expected, [1, 0])
+        go_on(cache, 2, expected, [0, 1])
+        assert twin.cross.num_bytes == loaded.cross.num_bytes == cache.cross.num_bytes
+        assert cache.lease((0, 1)) is None, "kernels are handed no inputs"
+
+
+def go_on(cache: Cache, count: int, expected: list[list[list[Token]]], attended: list[int]) -> None:
+    """Bring so many tokens to each slot, and hold each step's cross layers against the inputs."""
+    source, slots = generator(), range(cache.num_slots)
+    ends = [length + count for length in cache.lengths]
+    while cache.lengths != tuple(ends):
+        counts = [
+            min(ends[s] - n, cache.max_step(s) or n + 99) for s, n in enumerate(cache.lengths)
+        ]
+        rows = random_rows(SHAPES[:2], sum(counts), source)
+        with cache.step(batch_of(counts, slots)) as stores:
+            for layer, (k, v) in enumerate(rows):
+                stores[layer].append(k, v)
+                check_input(stores[2 + layer].read(), layer, counts, expected, attended)
+    for layer in range(2):
+        for slot, pair in enumerate(cache.layer(2 + layer)):
+            for which, found in enumerate(pair):
+                tokens = expected[attended[slot]][layer]
+                whole = torch.stack([token[which] for token in tokens], dim=1)
+                assert torch.equal(found, whole.to(found.dtype))
+            assert cache.held(2 + layer)[slot].tolist() == [list(range(len(tokens)))] * len(found)
+
+
+def check_input(
+    view: KVView, layer: int, counts: list[int], expected: list[list[list[Token]]], of: list[int]
+) -> None:
+    shape, spec = SHAPES[2 + layer], AttentionSpec(0.5, causal=False)
+    q = torch.randn(sum(counts), 2 * shape.num_kv_heads, shape.head_dim, generator=generator())
+    parts = zip(of, q.split(counts), strict=True)
+    out = torch.cat([plain_attention(part, expected[i][layer], spec) for i, part in parts])
+    torch.testing.assert_close(attend(q, view, spec).double(), out, rtol=0, atol=1e-5)

@@ -20,6 +20,7 @@ from laws.steps import (
     generator,
     random_rows,
     step,
+    storing,
 )
 from laws.tiny import native_model
 
@@ -40,7 +41,7 @@ def test_nan_that_was_truncated_or_never_committed_is_never_seen(kind: Kind) -> 
         lengths = cache.lengths
         if leave in ("truncate", "reset"):
             with cache.step(batch_of([1, 1], [0, 1])) as stores:
-                for store, (k, v) in zip(stores[:2], poison, strict=True):
+                for store, (k, v) in zip(storing(stores), poison, strict=True):
                     store.append(k[:2], v[:2])
             full = all(ring is None or ring.slack or ring.window == 1 for ring in kind.rings)
             lengths = lengths if leave == "truncate" and full else (0, 0)
@@ -70,7 +71,7 @@ def fail_after(
 ) -> None:
     """A step that raises when so many layers have stored."""
     with cache.step(batch_of(counts, slots)) as stores:
-        for store, (k, v) in list(zip(stores[:2], rows, strict=True))[:num_layers]:
+        for store, (k, v) in list(zip(storing(stores), rows, strict=True))[:num_layers]:
             store.append(k, v)
         raise ZeroDivisionError
 
@@ -88,7 +89,7 @@ def test_an_operation_inside_a_step_fails_the_step(kind: Kind) -> None:
 
 def store_while_truncating(cache: Cache, rows: Rows) -> None:
     with cache.step(batch_of([1, 1], [0, 1])) as stores:
-        for store, (k, v) in zip(stores[:2], rows, strict=True):
+        for store, (k, v) in zip(storing(stores), rows, strict=True):
             store.append(k, v)
         cache.truncate([11, 9])
 

@@ -11,7 +11,7 @@ from kept.errors import CacheError
 from kept.ops import attend
 from laws.kinds import KINDS, NAMES, Kind
 from laws.plain import PlainCache
-from laws.steps import batch_of, check_content, filled, generator, random_rows, step
+from laws.steps import batch_of, check_content, filled, generator, random_rows, step, storing
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 
@@ -27,7 +27,7 @@ def going_on(kind: Kind, cache: Cache) -> list[Tensor]:
     for counts, slots in (([1, 1], [0, 1]), ([3], [1]), ([1], [0])):
         rows = random_rows(kind, sum(counts), source)
         with cache.step(batch_of(counts, slots)) as stores:
-            for layer, (store, (k, v)) in enumerate(zip(stores[:2], rows, strict=True)):
+            for layer, (store, (k, v)) in enumerate(zip(storing(stores), rows, strict=True)):
                 view = store.append(k, v)
                 found += [*view.stored(), *view.dense(), attend(k, view, kind.spec(layer))]
     return found
@@ -96,7 +96,7 @@ def test_a_file_holds_what_is_held_and_no_spare_room(kind: Kind, tmp_path: Path)
     held = plain.input_bytes()
     for layer, ring in enumerate(kind.rings):
         counts = [min(n, ring.width) if ring else n for n in cache.lengths]
-        held += sum(counts) * kind.token_bytes(layer)
+        held += sum(counts) * kind.token_bytes(layer) + 2 * kind.slot_bytes(layer)
         held += 8 * 2 * cache.layers[layer].capacity if ring else 0
     assert (tmp_path / "cache").stat().st_size <= held + 6000
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]

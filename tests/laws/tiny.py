@@ -25,6 +25,28 @@ _LLAMA = {
     "max_position_embeddings": CONTEXT,
 }
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "gemma2": {
+        **_LLAMA,
+        "model_type": "gemma2",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 20,
+        "sliding_window": 9,
+        "query_pre_attn_scalar": 10,
+        "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 3.0,
+        "tie_word_embeddings": True,
+    },
+    "gemma3": {
+        **_LLAMA,
+        "model_type": "gemma3_text",
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 12,
+        "sliding_window": 70,
+        "sliding_window_pattern": 2,
+        "tie_word_embeddings": True,
+    },
     "gpt2": {
         "model_type": "gpt2",
         "vocab_size": VOCAB,
@@ -87,7 +109,8 @@ def plain_model(name: str, dtype: torch.dtype) -> CausalLM:
     generator = torch.Generator().manual_seed(len(name))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
-            centre = 1.0 if "norm" in parameter_name and parameter_name.endswith("weight") else 0.0
+            is_factor = "norm" in parameter_name and parameter_name.endswith("weight")
+            centre = 1.0 if is_factor and "gemma" not in name else 0.0
             parameter.copy_(centre + 0.25 * torch.randn(parameter.shape, generator=generator))
     if CONFIGS[name].get("tie_word_embeddings", CONFIGS[name]["model_type"] == "gpt2"):
         model.head.weight = model.embedding.weight
@@ -98,11 +121,12 @@ def plain_model(name: str, dtype: torch.dtype) -> CausalLM:
 def native_model(name: str, format: str, isa: str | None = None) -> CausalLM:
     """The model of a name on the kernels; isa: what KEPT_ISA says, which a program keeps."""
     model = plain_model(name, torch.float32 if format == "fp32" else torch.bfloat16)
-    model.pack(partial(_pack_weight, format))
+    model.pack(partial(pack_weight, format))
     assert model.native is not None
     assert isa in (None, model.native.program.isa)
     return model
 
 
-def _pack_weight(format: str, weight: Tensor, gated: bool, bias: Tensor | None) -> PackedMatrix:
+def pack_weight(format: str, weight: Tensor, gated: bool, bias: Tensor | None) -> PackedMatrix:
+    """`pack_as` in the form that `CausalLM.pack` takes."""
     return pack_as(format, weight, gated=gated, bias=bias)

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from kept import LLM, KeptError, OptionError, TemplateError
+from kept import LLM, CacheError, KeptError, OptionError, TemplateError, make_cache
+from kept.batch import pack
+from kept.cache import KVShape
 
 from .talker import make_talker
+from .zoo import Pair
 
 USER = [{"role": "user", "content": "hello"}]
 IDS = torch.tensor([[1, 2, 3]])
@@ -81,3 +84,25 @@ FORWARDS: dict[str, Callable[[Any], object]] = {
 def test_forward(llm: LLM, message: str) -> None:
     with pytest.raises(KeptError, match=message):
         FORWARDS[message](llm.model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: [KVShape(s.num_kv_heads, s.head_dim // 2)], "heads of .* in layer 1, and this"),
+        (lambda s: [KVShape(s.num_kv_heads, s.head_dim * 2)], "heads of .* in layer 1, and this"),
+        (lambda s: [KVShape(s.num_kv_heads + 1, s.head_dim)], "heads of .* in layer 1, and this"),
+        (lambda s: [], "one of 1 layers, and this model has 2"),
+        (lambda s: [s, s], "one of 3 layers, and this model has 2"),
+    ],
+)
+def test_a_cache_of_another_model(
+    backend: str, made: Callable[[str], Pair], change: Any, message: str
+) -> None:
+    model = made("llama").llm.model
+    first, _ = model.kv_shapes
+    cache = make_cache([first, *change(first)])
+    for run in (lambda: model(IDS, cache=cache), lambda: model.next_logits(pack([[1, 2]]), cache)):
+        with pytest.raises(CacheError, match=message + r".*make_cache\(model\.kv_shapes\)"):
+            run()
+    assert cache.lengths == (0,)

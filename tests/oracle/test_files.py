@@ -85,7 +85,7 @@ def test_names_of_a_base_model(tmp_path: Path) -> None:
     torch.testing.assert_close(LLM(tmp_path).model(ids).logits, hf(ids).logits, **CLOSE)
 
 
-ROPES = [name for name in ZOO if "rope_parameters" in ZOO[name]]
+ROPES = [name for name in ZOO if "rope_type" in ZOO[name].get("rope_parameters", {})]
 
 
 @pytest.mark.parametrize("spelling", ["rope_type", "type"])
@@ -140,6 +140,20 @@ def test_rope_as_transformers_4_wrote_it(tmp_path: Path, name: str, spelling: st
         ("qwen2 window", {"layer_types": None}),
         ("qwen2 window", {"layer_types": ..., "max_window_layers": ...}),
         ("qwen3", {"attention_bias": ..., "rms_norm_eps": ...}),
+        ("llama", {"partial_rotary_factor": 0.5}),
+        (
+            "llama",
+            {
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 1000.0,
+                    "partial_rotary_factor": 0.5,
+                }
+            },
+        ),
+        ("mistral", {"partial_rotary_factor": 0.5}),
+        ("qwen2", {"partial_rotary_factor": 0.5}),
+        ("qwen3", {"partial_rotary_factor": 0.25}),
         ("gpt2", {"n_inner": None, "activation_function": ..., "layer_norm_epsilon": ...}),
         ("gpt2", {"tie_word_embeddings": ..., "scale_attn_weights": ...}),
     ],

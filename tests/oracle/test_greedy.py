@@ -25,7 +25,7 @@ def test_each_id_is_the_likeliest(pair: Pair) -> None:
     assert found.prompt_tokens == len(prompt)
 
 
-@pytest.mark.parametrize("pair", ["gpt2", "mistral"], indirect=True)
+@pytest.mark.parametrize("pair", ["gemma3", "gpt2", "mistral"], indirect=True)
 def test_generate_against_generate(pair: Pair) -> None:
     [prompt] = prompts(7)
     expected = hf_generate(pair, prompt)
@@ -51,7 +51,9 @@ def test_every_cache_gives_the_same_ids_in_a_batch(pair: Pair, options: dict[str
     assert [c.prompt_index for c in found] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("pair", ["mistral", "qwen2 window"], indirect=True)
+@pytest.mark.parametrize(
+    "pair", ["gemma2", "gemma3", "gemma3 capped", "mistral", "qwen2 window"], indirect=True
+)
 def test_the_ring_of_the_models_own_window(pair: Pair) -> None:
     several = prompts(20, 2, 9)
     found = pair.llm.generate(several, max_new_tokens=40, cache_implementation="sliding")

@@ -27,6 +27,8 @@ pytestmark = pytest.mark.skipif(
     not machine.NATIVE_AVAILABLE, reason="the native module packs what is written"
 )
 NAMES = (
+    "gemma2",
+    "gemma3",
     "gpt2",
     "gpt2 untied",
     "gpt2 inner",
@@ -200,7 +202,7 @@ def test_files_that_do_not_belong_together(quantized: Path) -> None:
     tensors = load_file(weights)
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1])
-    with pytest.raises(kept.WeightsError, match="it is cut short"):
+    with pytest.raises(kept.WeightsError, match=r"cut short.*Delete it and quantize the original"):
         LLM(quantized)
     weights.write_bytes(whole)
     edit(quantized, lambda config: config.update(intermediate_size=96))
@@ -216,7 +218,10 @@ def test_files_that_do_not_belong_together(quantized: Path) -> None:
         LLM(quantized)
     edit(quantized, lambda config: config.update(kept_quantization={"version": 1}))
     weights.unlink()
-    with pytest.raises(kept.CheckpointNotFoundError, match="is not there"):
+    with pytest.raises(kept.CheckpointNotFoundError, match=r"is not there.*; quantize the"):
+        LLM(quantized)
+    edit(quantized, lambda config: config.update(kept_quantization=5))
+    with pytest.raises(kept.CheckpointError, match="kept_quantization must be an object, and is 5"):
         LLM(quantized)
 
 
@@ -233,21 +238,61 @@ def test_a_big_endian_machine(quantized: Path, monkeypatch: pytest.MonkeyPatch) 
         LLM(quantized)
 
 
-def test_where_not_to_write(original: Callable[[str], Path], tmp_path: Path) -> None:
+def test_where_not_to_write(
+    original: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = original("llama")
-    for target, message in (
+    here, home = tmp_path / "here", tmp_path / "home"
+    here.mkdir()
+    home.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    targets: list[tuple[Any, str]] = [
         (folder, "is the checkpoint itself"),
         (folder.parent, "holds the checkpoint itself"),
         (tmp_path / "no" / "out", "lies in a folder that does not exist"),
         (folder / "config.json", "is a file"),
-    ):
-        with pytest.raises(kept.OptionError, match=message):
-            quantize_checkpoint(folder, target, force=True)
-    (tmp_path / "held" / "inner").mkdir(parents=True)
-    with pytest.raises(kept.OptionError, match="is not empty"):
-        quantize_checkpoint(folder, tmp_path / "held")
-    with pytest.raises(kept.OptionError, match="holds the folder inner"):
-        quantize_checkpoint(folder, tmp_path / "held", force=True)
+        ("", "the name of the folder to write is empty"),
+        (" ", "the name of the folder to write is empty"),
+        (".", "is the current directory"),
+        (here, "is the current directory"),
+        ("~", "is the home directory"),
+        ("/dev", "is a whole file system"),
+        (None, "named by None, a NoneType"),
+    ]
+    for target, message in targets:
+        for force in (False, True):
+            with pytest.raises(kept.OptionError, match=message):
+                quantize_checkpoint(folder, target, force=force)
+    for name in ("a\0b", "~nobody-of-this-name/out", "x" * 300):
+        with pytest.raises(kept.CheckpointError, match="cannot be looked at"):
+            quantize_checkpoint(folder, name)
+    assert here.is_dir()
+    assert home.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["inner/x"], "holds the folder inner, which no checkpoint does"),
+        (["config.json", "model.safetensors", "inner/x"], "holds the folder inner"),
+        (["config.json", "model.safetensors", "thesis.odt"], "holds thesis.odt, which no"),
+        (["config.json", "model.safetensors", "train.py"], "holds train.py, which no"),
+        (["notes.txt", "data.json"], "is no checkpoint, as it holds no config.json"),
+        (["config.json", "package.json", "README.md"], "it holds no weights"),
+    ],
+)
+def test_only_a_checkpoint_is_replaced(
+    files: list[str], message: str, original: Callable[[str], Path], tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / "held" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "held" / name).write_text("mine")
+    with pytest.raises(kept.OptionError, match=r"is not empty .* pass force \(--force\)"):
+        quantize_checkpoint(original("llama"), tmp_path / "held")
+    with pytest.raises(kept.OptionError, match=f"{message}.*so it is not replaced; name another"):
+        quantize_checkpoint(original("llama"), tmp_path / "held", force=True)
+    assert all((tmp_path / "held" / name).read_text() == "mine" for name in files)
 
 
 @pytest.mark.parametrize("reason", [KeyboardInterrupt, OSError(28, "No space left on device")])
@@ -274,11 +319,16 @@ def test_what_fails_leaves_everything_as_it_was(
 
 
 def test_a_folder_is_replaced(quantized: Path, original: Callable[[str], Path]) -> None:
-    (quantized / "stray.json").write_text("{}")
     mapped = LLM(quantized)
     expected = logits(mapped)
+    for name in ("stray.json", "README.md", "LICENSE", "tokenizer.model", "merges.txt"):
+        (quantized / name).write_text("{}")
     quantize_checkpoint(original("llama"), quantized, "int8", force=True)
-    assert not (quantized / "stray.json").exists()
+    assert {path.name for path in quantized.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "kept.safetensors",
+    }
     assert torch.equal(logits(LLM(quantized)), logits(LLM(original("llama"), quantize="int8")))
     assert torch.equal(logits(mapped), expected)  # it holds the file that was there
     assert [path.name for path in quantized.parent.iterdir()] == [quantized.name]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from kept import LLM, Cache, Completion, GenerationInterrupted, OptionError
-from kept.batch import Batch
+from kept import LLM, Completion, GenerationInterrupted, OptionError, machine
+from kept.sampling import sample
 
 from .talker import make_talker
 
@@ -36,18 +36,24 @@ def llm(request: pytest.FixtureRequest, talkers: dict[str, LLM]) -> LLM:
     return talkers[request.param]
 
 
-def failing(run: Callable[..., torch.Tensor], at: int, error: BaseException) -> Any:
-    """`run`, raising at its call number `at`."""
+def break_pass(patch: pytest.MonkeyPatch, llm: LLM, at: int, error: BaseException) -> None:
+    """Raise at the model's pass number `at`, whether it is prepared anew or repeats the last."""
     calls = 0
 
-    def wrapped(batch: Batch, cache: Cache | None = None) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == at:
-            raise error
-        return run(batch, cache)
+    def failing(run: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise error
+            return run(*arguments)
 
-    return wrapped
+        return wrapped
+
+    patch.setattr(llm.model, "next_logits", failing(llm.model.next_logits))
+    if llm.model.native is not None:
+        program = llm.model.native.program
+        patch.setattr(program, "run_again", failing(program.run_again))
 
 
 def test_a_stream_is_the_generated_text(llm: LLM) -> None:
@@ -212,7 +218,7 @@ def test_a_chat_broken_in_a_step(
     llm.forget()
     stream = llm.chat_stream(FIRST, max_new_tokens=30)
     with monkeypatch.context() as patch:
-        patch.setattr(llm.model, "next_logits", failing(llm.model.next_logits, 12, error))
+        break_pass(patch, llm, 12, error)
         with pytest.raises(type(error)):
             list(stream)
     partial = stream.completion
@@ -231,9 +237,7 @@ def test_ctrl_c_keeps_what_there_is(
     several = [PROMPT, "tell me"]
     whole = llm.generate(several, max_new_tokens=25, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            llm.model, "next_logits", failing(llm.model.next_logits, 15, KeyboardInterrupt())
-        )
+        break_pass(patch, llm, 15, KeyboardInterrupt())
         with pytest.raises(GenerationInterrupted) as caught:
             llm.generate(several, max_new_tokens=25, **options)
     assert isinstance(caught.value, KeyboardInterrupt)
@@ -255,9 +259,7 @@ def test_an_error_in_a_step_leaves_the_llm_usable(
 ) -> None:
     [whole] = llm.generate(PROMPT, max_new_tokens=10)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            llm.model, "next_logits", failing(llm.model.next_logits, 3, RuntimeError("boom"))
-        )
+        break_pass(patch, llm, 3, RuntimeError("boom"))
         with pytest.raises(RuntimeError, match="boom"):
             llm.generate(PROMPT, max_new_tokens=10)
     assert llm.generate(PROMPT, max_new_tokens=10)[0].text == whole.text
@@ -286,9 +288,7 @@ def test_ctrl_c_in_a_chat_keeps_what_there_is(llm: LLM, monkeypatch: pytest.Monk
     whole = llm.chat(FIRST, max_new_tokens=25)
     llm.forget()
     with monkeypatch.context() as patch:
-        patch.setattr(
-            llm.model, "next_logits", failing(llm.model.next_logits, 10, KeyboardInterrupt())
-        )
+        break_pass(patch, llm, 10, KeyboardInterrupt())
         with pytest.raises(GenerationInterrupted) as caught:
             llm.chat(FIRST, max_new_tokens=25)
     [found] = caught.value.completions
@@ -296,3 +296,38 @@ def test_ctrl_c_in_a_chat_keeps_what_there_is(llm: LLM, monkeypatch: pytest.Monk
     assert found.token_ids == whole.token_ids[: len(found.token_ids)]
     assert 0 < len(found.token_ids) < 25
     assert not isinstance(caught.value, Exception)
+
+
+@pytest.mark.skipif(not machine.NATIVE_AVAILABLE, reason="installed without a C++ compiler")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 5, "temperature": 1.7, "num_return_sequences": 3},
+        {"top_k": 20, "top_p": 0.8, "logprobs": 3},
+        {"do_sample": False, "logprobs": 4},
+        {"top_k": 5, "min_p": 0.1, "logprobs": 2},
+    ],
+    ids=str,
+)
+def test_the_likeliest_few_change_no_token(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Those that the pass found on its way, against reading whole rows."""
+    prompts = [PROMPT, "tell me", "a longer one than the others are"]
+    used = []
+    options = {"do_sample": True, "seed": 3, "max_new_tokens": 20, **options}
+
+    def watched(*arguments: Any) -> Any:
+        used.append(arguments[-1] is not None)
+        return sample(*arguments)
+
+    monkeypatch.setattr("kept.engine.samples.sample", watched)
+    found = llm.generate(prompts, **options)
+    assert all(used)
+    used.clear()
+    monkeypatch.setattr("kept.engine.engine.num_likeliest", lambda params: 0)
+    expected = llm.generate(prompts, **options)
+    assert not any(used)
+    for few, whole in zip(found, expected, strict=True):
+        assert few.token_ids == whole.token_ids
+        assert few.logprobs == whole.logprobs

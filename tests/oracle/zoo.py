@@ -9,6 +9,12 @@ from typing import Any
 
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -41,7 +47,19 @@ _LLAMA = {
     "max_position_embeddings": 128,
 }
 _THREE = {**_LLAMA, "num_hidden_layers": 3}
+# A head apart from the width, three layers of which two have a window, which prompts outgrow, and
+# caps low enough to bend what these weights make.
+_GEMMA = {
+    **_THREE,
+    "head_dim": 12,
+    "sliding_window": 7,
+    "query_pre_attn_scalar": 10,
+    "pad_token_id": None,
+}
 _MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
+    "gemma": (GemmaForCausalLM, GemmaConfig, {**_GEMMA, "num_hidden_layers": 2}),
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config, _GEMMA),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, {**_GEMMA, "sliding_window_pattern": 2}),
     "gpt2": (GPT2LMHeadModel, GPT2Config, _GPT2),
     "llama": (LlamaForCausalLM, LlamaConfig, _LLAMA),
     "mistral": (MistralForCausalLM, MistralConfig, _THREE),
@@ -62,6 +80,32 @@ def yarn(**fields: Any) -> dict[str, Any]:
 
 
 ZOO: Mapping[str, Mapping[str, Any]] = {
+    "gemma": {},
+    "gemma gelu": {"hidden_act": "gelu", "attention_bias": True},
+    "gemma2": {"final_logit_softcapping": 5.0, "attn_logit_softcapping": 2.0},
+    "gemma2 uncapped": {"final_logit_softcapping": None, "attn_logit_softcapping": None},
+    "gemma2 local": {"layer_types": ["sliding_attention"] * 3, "tie_word_embeddings": False},
+    "gemma2 global": {
+        "layer_types": ["full_attention"] * 3,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "head_dim": 18,
+    },
+    "gemma2 bias": {"attention_bias": True, "hidden_activation": "silu"},
+    "gemma2 short": {"max_position_embeddings": SHORT},
+    "gemma3": {},
+    "gemma3 linear": {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        }
+    },
+    "gemma3 capped": {"final_logit_softcapping": 4.0, "num_key_value_heads": 1},
+    "gemma3 layer types": {
+        "attention_bias": True,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+    },
+    "gemma3 short": {"max_position_embeddings": SHORT},
     "gpt2": {},
     "gpt2 by layer": {"n_layer": 3, "scale_attn_by_inverse_layer_idx": True},
     "gpt2 unscaled": {"scale_attn_weights": False},
@@ -124,7 +168,7 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
 }
 # One of each family, for laws in which the family's details play no part.
 REST = [name for name in ZOO if "short" not in name]
-FEW = ("gpt2", "llama", "mistral", "qwen2 window", "qwen3")
+FEW = ("gemma2", "gemma3", "gpt2", "llama", "mistral", "qwen2 window", "qwen3")
 
 
 @dataclass(frozen=True)
@@ -160,7 +204,8 @@ def randomise(hf: PreTrainedModel, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in hf.named_parameters():
             is_norm = "norm" in name or ".ln_" in name
-            centre = 1.0 if is_norm and name.endswith("weight") else 0.0
+            shifted = "gemma" in hf.config.model_type  # their norms store weights less one
+            centre = 1.0 if is_norm and name.endswith("weight") and not shifted else 0.0
             parameter.copy_(centre + 0.25 * torch.randn(parameter.shape, generator=generator))
 
 

@@ -16,6 +16,13 @@ def test_the_readmes_code_runs(capsys):
     assert int(cached[1]) > 0
 
 
+def test_the_guide_to_transformers_runs(capsys):
+    guide = README.parent / "docs/transformers.md"
+    blocks = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile("\n".join(blocks), str(guide), "exec"), {})
+    assert "torch.Size([1, 28])" in capsys.readouterr().out
+
+
 def test_the_readmes_tree_names_every_folder():
     text = README.read_text(encoding="utf-8")
     root = README.parent

@@ -113,11 +113,8 @@ def run_experiment(subject: Subject, settings: Settings, watcher: Watcher) -> Re
     """
     settings.check(subject.model.config.context)
     result = Result(subject, settings)
-    with computing_threads(subject.model, settings.threads) as result.num_threads:
-        try:
-            _measure(result, watcher)
-        except KeyboardInterrupt:
-            result.interrupted = True
+    with measuring(result):
+        _measure(result, watcher)
     return result
 
 
@@ -140,6 +137,34 @@ def _measure(result: Result, watcher: Watcher) -> None:
             time_generation(model, prompt, trace, on_token)
             watcher.run_done(trace, index)
     result.limits.measure(model.device, result.subject.matrix_dtype)
+
+
+class Measured(Protocol):
+    """A result in the making."""
+
+    subject: Subject
+    num_threads: int
+    interrupted: bool
+
+    @property
+    def settings(self) -> Threaded: ...
+
+
+class Threaded(Protocol):
+    """Settings that say how many threads to compute on."""
+
+    @property
+    def threads(self) -> int | None: ...
+
+
+@contextmanager
+def measuring(result: Measured) -> Iterator[None]:
+    """Fill a result on the threads its settings ask for; Ctrl-C ends it, and the result says so."""
+    with computing_threads(result.subject.model, result.settings.threads) as result.num_threads:
+        try:
+            yield
+        except KeyboardInterrupt:
+            result.interrupted = True
 
 
 @contextmanager

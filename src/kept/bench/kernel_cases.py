@@ -17,10 +17,11 @@ from kept.models import build_model
 from kept.models.layers import Linear
 from kept.ops import (
     AttentionSpec,
+    Codec,
     HeadSpec,
     PackedMatrix,
     Program,
-    find_codec,
+    find_kv_codec,
     pack_int4,
     pack_int8,
     pack_matrix,
@@ -29,7 +30,7 @@ from kept.ops import (
 from kept.ops.quantize import QUANTIZED_FORMATS, quantize
 
 FORMATS = ("fp32", "bf16", "int8", "int4")
-CODECS = ("float32", "bfloat16", "float16", "int8", "int4")
+CODECS = ("float32", "bfloat16", "float16", "int8", "k8v4", "int4")
 _FLOAT_CODECS = ("float32", "float16")  # over these the kernels compute in fp32
 _STD = 0.02
 
@@ -51,17 +52,19 @@ def shape_layers(shape: str) -> tuple[Layer, ...]:
     """The linear layers of a shape's block, and its head. Raises OptionError for no such shape."""
     model = build_model(shape_config(shape))
     activation = getattr(model.config, "activation", "none")
+    # What ends a half of a block is added to its input, unless a norm comes first and does that.
+    last = "store" if getattr(model.config, "post_norms", False) else "add"
     found = []
     for path, module in model.blocks[0].named_modules():
         if isinstance(module, Linear):
-            found.append(_layer(path.rpartition(".")[2], module, activation))
+            found.append(_layer(path.rpartition(".")[2], module, activation, last))
     head: Any = model.head
-    return (*found, _layer("head", head, activation))
+    return (*found, _layer("head", head, activation, last))
 
 
-def _layer(name: str, module: Linear, activation: str) -> Layer:
+def _layer(name: str, module: Linear, activation: str, last: str) -> Layer:
     epilogues = {"qkv": "store", "up": "activate", "gate_up": "gate", "head": "logits"}
-    epilogue = epilogues.get(name, "add")
+    epilogue = epilogues.get(name, last)
     num_out, num_in = module.weight.shape
     used = activation if epilogue in ("activate", "gate") else "none"
     return Layer(name, num_out, num_in, module.gated, module.bias is not None, epilogue, used)
@@ -142,9 +145,9 @@ class AttentionGroup:
 
     def __post_init__(self) -> None:
         heads = self.heads
-        numbers = 2 * heads.num_kv_heads * self.length
-        self.each = numbers * find_codec(self.codec).num_bytes(heads.head_dim)
-        self.beside = 8 * numbers * heads.head_dim  # random numbers to encode, and their codes
+        numbers = heads.num_kv_heads * self.length
+        self.each = numbers * find_kv_codec(self.codec).num_bytes(heads.head_dim)
+        self.beside = 16 * numbers * heads.head_dim  # random numbers to encode, and their codes
         chunk = () if self.chunk is None else (("prompt", self.chunk),)
         self.cases = tuple(self._case(*each) for each in (("decode", 1), *chunk))
 
@@ -158,7 +161,9 @@ class AttentionGroup:
     def walks(self, num_copies: int) -> Iterator[Walk]:
         """See `Group.walks`. A copy is what one layer stores."""
         heads = self.heads
-        stored = Stored(self.codec, self.length, *(self._fill(num_copies) for _ in range(2)))
+        codec = find_kv_codec(self.codec)
+        sides = (self._fill(side, num_copies) for side in (codec.keys, codec.values))
+        stored = Stored(self.codec, self.length, *sides)
         width = heads.num_heads * heads.head_dim
         fused = width + 2 * heads.num_kv_heads * heads.head_dim
         table = pack_matrix(torch.randn(NUM_INPUTS, fused), "fp32")
@@ -178,8 +183,8 @@ class AttentionGroup:
             step = BoundStep(program, case.rows, 1, stored)
             yield Walk(program, step.native, before, num_copies, case)
 
-    def _fill(self, num_copies: int) -> list[Tensor]:
-        heads, codec = self.heads, find_codec(self.codec)
+    def _fill(self, codec: Codec, num_copies: int) -> list[Tensor]:
+        heads = self.heads
         numbers = torch.randn(1, heads.num_kv_heads, self.length, heads.head_dim)
         found = []
         for part, one in zip(codec.parts(heads.head_dim), codec.encode(numbers), strict=True):

@@ -11,7 +11,7 @@ import torch
 from kept.batch import Batch
 from kept.bench.work import Work
 from kept.machine import MatrixDtype
-from kept.ops import LentBuffers, Placement, Program, StepBuffers, find_codec
+from kept.ops import LentBuffers, Placement, Program, StepBuffers, find_kv_codec
 
 # Operations of arithmetic after which a run has walked far enough: milliseconds of any machine.
 _ENOUGH = 8e9
@@ -111,14 +111,14 @@ NUM_INPUTS = 64  # rows of input that differ
 
 def _buffers(stored: Stored | None, length: int) -> StepBuffers:
     if stored is None:
-        lent = LentBuffers(find_codec("float32"), [], [])
+        lent = LentBuffers(find_kv_codec("float32"), [], [])
     else:
         num_layers = len(stored.keys[0])
         layers = [
             ([part[i] for part in stored.keys], [part[i] for part in stored.values])
             for i in range(num_layers)
         ]
-        lent = LentBuffers(find_codec(stored.codec), layers, [0] * num_layers)
+        lent = LentBuffers(find_kv_codec(stored.codec), layers, [0] * num_layers)
     return StepBuffers(lent, [Placement(False, length)], [length], _no_view)
 
 

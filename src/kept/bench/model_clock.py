@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -32,9 +32,19 @@ def model_clock(model: CausalLM) -> Iterator[ModelClock]:
 
     The rest of a step is scheduling, packing, sampling and bookkeeping.
     """
+    clock = ModelClock()
     target: Any = model if model.native is None else model.native.program
-    clock, run = ModelClock(), target.run
+    names = ("run",) if model.native is None else ("run", "run_again")
+    for name in names:
+        vars(target)[name] = _timed(getattr(target, name), clock)
+    try:
+        yield clock
+    finally:
+        for name in names:
+            del vars(target)[name]
 
+
+def _timed(run: Callable[..., Any], clock: ModelClock) -> Callable[..., Any]:
     def timed(*arguments: Any, **options: Any) -> Any:
         start = perf_counter()
         try:
@@ -42,8 +52,4 @@ def model_clock(model: CausalLM) -> Iterator[ModelClock]:
         finally:
             clock.add(perf_counter() - start)
 
-    vars(target)["run"] = timed
-    try:
-        yield clock
-    finally:
-        del vars(target)["run"]
+    return timed

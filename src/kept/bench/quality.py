@@ -1,4 +1,4 @@
-"""What a weight format costs: the same text scored by the same model in each format.
+"""What rounding costs: one text scored by one model, its weights or its cache in each format.
 
 Perplexity says how much worse the text is predicted; the divergence how far all predictions have
 moved from those of fp32, for better or worse, so it tells formats apart on far less text.
@@ -22,6 +22,7 @@ from kept.cache import make_cache
 from kept.errors import OptionError
 from kept.models import CausalLM, load_model, open_checkpoint
 from kept.models.quantized_format import quantized_format
+from kept.ops import find_kv_codec
 from kept.ops.quantize import INT4_GROUP, QUANTIZED_FORMATS
 
 WeightFormat = Literal["fp32", "bf16", "int8", "int4"]
@@ -127,9 +128,14 @@ class Score:
 
 @dataclass(slots=True)
 class Quality:
-    """What was measured: the scores by format, over the windows that every format finished."""
+    """What was measured, over the windows that every format finished.
+
+    scores: by the format of the weights, over a cache of the model's dtype. kv_scores: by what the
+    cache stores, under weights in fp32.
+    """
 
     scores: dict[WeightFormat, Score] = field(default_factory=dict)
+    kv_scores: dict[str, Score] = field(default_factory=dict)
     num_windows: int = 0
     interrupted: bool = False
 
@@ -138,42 +144,69 @@ def measure_quality(
     models: Mapping[WeightFormat, CausalLM],
     windows: Sequence[Window],
     progress: Progress | None = None,
+    *,
+    kv_dtypes: Sequence[str] = (),
+    unquantized_sinks: int = 0,
 ) -> Quality:
-    """Score windows with each model, side by side.
+    """Score windows with each model, and with each kind of cache, side by side.
 
-    models: must hold "fp32", which the others are compared with. progress: called with the tokens
-    scored and their total.
+    models: must hold "fp32", which all else is compared with. kv_dtypes: see `make_cache`, also for
+    unquantized_sinks, which those that quantize take. progress: called with the tokens scored and
+    their total.
 
     Ctrl-C ends it: the result then holds the windows that were finished and says `interrupted`.
     """
     names: list[WeightFormat] = ["fp32", *(name for name in models if name != "fp32")]
-    ordered = [models[name] for name in names]
-    result = Quality({name: Score() for name in names})
+    variants = [_Variant(models[name]) for name in names]
+    for kv_dtype in kv_dtypes:
+        codec = find_kv_codec(kv_dtype)
+        sinks = unquantized_sinks if codec.keys.is_coded or codec.values.is_coded else 0
+        variants.append(_Variant(models["fp32"], kv_dtype, sinks))
+    scores, result = [Score()] * len(variants), Quality()
     total, done = sum(window.num_scored for window in windows), 0
     try:
         with models["fp32"].running():
             for window in windows:
-                sums = dict(result.scores)
+                sums = list(scores)
                 targets = torch.tensor(window.tokens[-window.num_scored :])
-                for rows in zip(*(_predictions(model, window) for model in ordered), strict=True):
+                for rows in zip(
+                    *(_predictions(variant, window) for variant in variants), strict=True
+                ):
                     here, targets = targets[: len(rows[0])], targets[len(rows[0]) :]
-                    for name, found in zip(names, rows, strict=True):
-                        sums[name] += _score(found, rows[0], here)
+                    for index, found in enumerate(rows):
+                        sums[index] += _score(found, rows[0], here)
                     done += len(here)
                     if progress is not None:
                         progress(done, total)
-                result.scores, result.num_windows = sums, result.num_windows + 1
+                scores, result.num_windows = sums, result.num_windows + 1
     except KeyboardInterrupt:
         result.interrupted = True
+    result.scores = dict(zip(names, scores, strict=False))
+    result.kv_scores = dict(zip(kv_dtypes, scores[len(names) :], strict=True))
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """A model, and what its cache stores; None: the model's dtype."""
+
+    model: CausalLM
+    kv_dtype: str | None = None
+    unquantized_sinks: int = 0
+
+
 @torch.inference_mode()
-def _predictions(model: CausalLM, window: Window) -> Iterator[Tensor]:
+def _predictions(variant: _Variant, window: Window) -> Iterator[Tensor]:
     """Log-probabilities (rows, V) of the scored tokens, in order and in pieces."""
-    tokens = window.tokens[:-1]
+    tokens, model = window.tokens[:-1], variant.model
     unscored = len(tokens) - window.num_scored
-    cache = make_cache(model.kv_shapes, dtype=model.dtype, device=model.device)
+    cache = make_cache(
+        model.kv_shapes,
+        dtype=model.dtype,
+        kv_dtype=variant.kv_dtype,
+        unquantized_sinks=variant.unquantized_sinks,
+        device=model.device,
+    )
     starts = [*range(0, unscored, _CHUNK), *range(unscored, len(tokens), _CHUNK)]
     for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
         batch = _chunk(tokens, start, stop, wanted=start >= unscored)

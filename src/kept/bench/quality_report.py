@@ -1,4 +1,4 @@
-"""Scores of weight formats as a table and as JSON."""
+"""Scores of formats of weights and of caches as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from rich.text import Text
 
 from kept import ops
 from kept.bench.json_report import header
-from kept.bench.quality import BITS, Quality, Score, WeightFormat
+from kept.bench.quality import BITS, Quality, Score
 from kept.bench.subject import Subject
 from kept.bench.tables import new_table
 from kept.format import format_count
+from kept.ops import find_kv_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,14 @@ class Setting:
     """What was measured on.
 
     subject: the model in fp32. text: in words. context: tokens a window reads at most.
+    unquantized_sinks: tokens that caches of codes held beside these.
     """
 
     subject: Subject
     text: str
     context: int
     num_windows: int
+    unquantized_sinks: int = 0
 
 
 def quality_report(setting: Setting, found: Quality) -> RenderableType:
@@ -51,6 +54,9 @@ def _parts(setting: Setting, found: Quality) -> Iterator[RenderableType]:
         )
     yield Text()
     yield _table(found)
+    if found.kv_scores:
+        yield Text()
+        yield _kv_table(setting, found)
     yield Text()
     yield Text(
         f"Read in windows of at most {setting.context:,} tokens. Bits a weight, scales included. "
@@ -64,13 +70,28 @@ def _table(found: Quality) -> Table:
     columns = ("weights", "bits", "perplexity", "change (%)", "KL", "top-1 (%)")
     table = new_table("The same text in every format", *columns)
     for name, score in found.scores.items():
-        table.add_row(name, f"{BITS[name]:g}", f"{score.perplexity:.3f}", *_compared(name, score))
+        compared = ("-", "-", "-") if name == "fp32" else _compared(score)
+        table.add_row(name, f"{BITS[name]:g}", f"{score.perplexity:.3f}", *compared)
     return table
 
 
-def _compared(name: WeightFormat, score: Score) -> tuple[str, str, str]:
-    if name == "fp32":
-        return "-", "-", "-"
+def _kv_table(setting: Setting, found: Quality) -> Table:
+    columns = ("cache", "bytes a token", "perplexity", "change (%)", "KL", "top-1 (%)")
+    sinks = setting.unquantized_sinks
+    title = "The same text over every cache, weights in fp32"
+    table = new_table(f"{title}; {sinks} tokens unquantized" if sinks else title, *columns)
+    for name, score in found.kv_scores.items():
+        numbers = f"{_token_bytes(setting, name):,}", f"{score.perplexity:.3f}"
+        table.add_row(name, *numbers, *_compared(score))
+    return table
+
+
+def _token_bytes(setting: Setting, kv_dtype: str) -> int:
+    codec = find_kv_codec(kv_dtype)
+    return sum(shape.num_bytes(codec) for shape in setting.subject.model.kv_shapes)
+
+
+def _compared(score: Score) -> tuple[str, str, str]:
     return (
         f"{100 * score.change:+.2f} ± {100 * score.change_error:.2f}",
         f"{score.mean_divergence:.5f}",
@@ -90,16 +111,23 @@ def quality_json(setting: Setting, found: Quality) -> dict[str, Any]:
         "num_windows": setting.num_windows,
         "num_windows_scored": found.num_windows,
         "weights": {
-            name: {
-                "bits": BITS[name],
-                "num_tokens": score.num_tokens,
-                "nats": score.nats,
-                "perplexity": score.perplexity,
-                "change": score.change,
-                "change_error": score.change_error,
-                "divergence": score.mean_divergence,
-                "agreement": score.agreement,
-            }
-            for name, score in found.scores.items()
+            name: {"bits": BITS[name], **_score_json(score)} for name, score in found.scores.items()
         },
+        "unquantized_sinks": setting.unquantized_sinks,
+        "kv_dtypes": {
+            name: {"bytes_per_token": _token_bytes(setting, name), **_score_json(score)}
+            for name, score in found.kv_scores.items()
+        },
+    }
+
+
+def _score_json(score: Score) -> dict[str, float]:
+    return {
+        "num_tokens": score.num_tokens,
+        "nats": score.nats,
+        "perplexity": score.perplexity,
+        "change": score.change,
+        "change_error": score.change_error,
+        "divergence": score.mean_divergence,
+        "agreement": score.agreement,
     }

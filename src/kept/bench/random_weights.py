@@ -15,7 +15,7 @@ from kept.errors import OptionError
 from kept.format import format_bytes
 from kept.machine import describe_machine
 from kept.models import CausalLM, build_model, resolve_device
-from kept.models.layers import LayerNorm, RMSNorm
+from kept.models.layers import LayerNorm, RMSNorm, ShiftedRMSNorm
 from kept.models.registry import find_family
 
 STD = 0.02  # what GPT-2 and the Llama family begin their training with
@@ -81,7 +81,8 @@ def save_checkpoint(model: CausalLM, config: Mapping[str, Any], folder: Path) ->
 
 def _fill(values: Tensor, owner: nn.Module, leaf: str, pattern: Tensor, offset: int) -> None:
     if isinstance(owner, RMSNorm | LayerNorm):
-        values.fill_(1.0 if leaf == "weight" else 0.0)
+        is_factor = leaf == "weight" and not isinstance(owner, ShiftedRMSNorm)
+        values.fill_(1.0 if is_factor else 0.0)
         return
     flat, begin = values.view(-1), 0
     while begin < len(flat):

@@ -111,12 +111,56 @@ def _qwen3(**fields: Any) -> Config:
     )
 
 
+def _gemma(model_type: str, architecture: str, **fields: Any) -> Config:
+    return _llama_like(
+        model_type,
+        architecture,
+        eps=1e-6,
+        tied=True,
+        head_dim=256,
+        query_pre_attn_scalar=256,
+        hidden_activation="gelu_pytorch_tanh",
+        **fields,
+    )
+
+
+def _gemma3(**fields: Any) -> Config:
+    return _gemma(
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        vocab=262144,
+        heads=(4, 1),
+        context=32768,
+        theta=1e6,
+        rope_local_base_freq=10000.0,
+        sliding_window=512,
+        sliding_window_pattern=6,
+        **fields,
+    )
+
+
 SHAPES: Final[Mapping[str, Config]] = MappingProxyType(
     {
         "gpt2": _gpt2(12, 768, 12),
         "gpt2-medium": _gpt2(24, 1024, 16),
         "gpt2-large": _gpt2(36, 1280, 20),
         "gpt2-xl": _gpt2(48, 1600, 25),
+        "gemma-2-2b": _gemma(
+            "gemma2",
+            "Gemma2ForCausalLM",
+            vocab=256000,
+            width=2304,
+            mlp=9216,
+            layers=26,
+            heads=(8, 4),
+            context=8192,
+            theta=10000.0,
+            sliding_window=4096,
+            attn_logit_softcapping=50.0,
+            final_logit_softcapping=30.0,
+        ),
+        "gemma-3-270m": _gemma3(width=640, mlp=2048, layers=18),
+        "gemma-3-1b": _gemma3(width=1152, mlp=6912, layers=26),
         "smollm2-135m": _smollm2(width=576, mlp=1536, layers=30, heads=(9, 3), theta=100000.0),
         "smollm2-360m": _smollm2(width=960, mlp=2560, layers=32, heads=(15, 5), theta=100000.0),
         "smollm2-1.7b": _smollm2(width=2048, mlp=8192, layers=24, heads=(32, 32), theta=130000.0),

@@ -10,7 +10,7 @@ from kept.bench.experiment import (
     check_context,
     check_count,
     check_threads_and_seed,
-    computing_threads,
+    measuring,
 )
 from kept.bench.limits import Limits
 from kept.bench.model_clock import model_clock
@@ -143,11 +143,8 @@ def run_speed(subject: Subject, settings: SpeedSettings, watcher: SpeedWatcher) 
     """
     settings.check(subject.model.config.context)
     result = SpeedResult(subject, settings)
-    with computing_threads(subject.model, settings.threads) as result.num_threads:
-        try:
-            _measure(result, watcher)
-        except KeyboardInterrupt:
-            result.interrupted = True
+    with measuring(result):
+        _measure(result, watcher)
     return result
 
 

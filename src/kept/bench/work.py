@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch import nn
 from kept.cache import KVShape
 from kept.models import CausalLM
 from kept.models.layers import Embedding, Linear
-from kept.ops import Codec, PackedMatrix, find_codec
+from kept.ops import KVCodec, KVDtype, PackedMatrix, find_kv_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,10 @@ class Costs:
     head_elements: int
     num_heads: int
     kv_shapes: tuple[KVShape, ...]
-    codec: Codec
+    codec: KVCodec
 
     @classmethod
-    def of(cls, model: CausalLM, kv_dtype: str | None = None) -> Costs:
+    def of(cls, model: CausalLM, kv_dtype: KVDtype | None = None) -> Costs:
         """The costs of a model; kv_dtype None: the cache holds the model's own dtype."""
         # Counted on a copy without memory, since the matrices of this one may be packed.
         with torch.device("meta"):
@@ -75,7 +75,25 @@ class Costs:
             head_elements=_matrix_elements(plain.head),
             num_heads=model.config.num_heads,
             kv_shapes=model.kv_shapes,
-            codec=find_codec(model.dtype if kv_dtype is None else kv_dtype),
+            codec=find_kv_codec(model.dtype if kv_dtype is None else kv_dtype),
+        )
+
+    @classmethod
+    def of_layers(cls, model: CausalLM, kv_dtype: str | None = None) -> tuple[Costs, ...]:
+        """(L,) the costs of each layer alone: no embedding, and a head of no elements."""
+        whole = cls.of(model, kv_dtype)
+        with torch.device("meta"):
+            plain = type(model)(model.config)
+        return tuple(
+            replace(
+                whole,
+                num_parameters=sum(p.numel() for p in block.parameters()),
+                weight_bytes=_held(held.modules()),
+                block_elements=_matrix_elements(block),
+                head_elements=0,
+                kv_shapes=(shape,),
+            )
+            for block, held, shape in zip(plain.blocks, model.blocks, model.kv_shapes, strict=True)
         )
 
     def decode_step(self, lengths: Sequence[int]) -> Work:
@@ -95,7 +113,7 @@ class Costs:
     def kv_bytes(self, length: int) -> int:
         """Bytes of the keys and values that a token attends at this length, windows considered."""
         return sum(
-            s.num_bytes(self.codec) * min(length, s.window or length) for s in self.kv_shapes
+            s.num_bytes_read(self.codec) * min(length, s.window or length) for s in self.kv_shapes
         )
 
     def _attention(self, past: int, length: int) -> int:

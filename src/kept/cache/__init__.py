@@ -1,26 +1,40 @@
 """Where keys and values live: layouts, layers, and the cache that joins them."""
 
 from kept.cache.cache import Cache
-from kept.cache.files import load_cache
+from kept.cache.evicting import EVICTION_GRAIN
+from kept.cache.files import load_cache, saved_shapes
+from kept.cache.layer import LayerCache
 from kept.cache.layout import grown
 from kept.cache.legacy import LegacyCache, from_legacy, to_legacy
+from kept.cache.lending import Lease
 from kept.cache.make import KINDS, make_cache
 from kept.cache.open_step import LayerStore
-from kept.cache.ring import SLACK
+from kept.cache.place import Offloaded, Place
+from kept.cache.policy import SCORES, EvictionPolicy
+from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.cache.stores import stores
 
 __all__ = [
+    "EVICTION_GRAIN",
     "KINDS",
+    "SCORES",
     "SLACK",
     "Cache",
+    "EvictionPolicy",
     "KVShape",
+    "LayerCache",
     "LayerStore",
+    "Lease",
     "LegacyCache",
+    "Offloaded",
+    "Place",
+    "RingLayout",
     "from_legacy",
     "grown",
     "load_cache",
     "make_cache",
+    "saved_shapes",
     "stores",
     "to_legacy",
 ]

@@ -10,40 +10,45 @@ from pathlib import Path
 from typing import Any
 
 from kept.cache.cache import Cache
+from kept.cache.evicting import EvictingLayout
+from kept.cache.eviction_file import read_rule, write_rule
 from kept.cache.layout import ContiguousLayout, Layout, grown
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
-from kept.errors import CacheError
-from kept.ops import CODECS, Codec
+from kept.cache.sinks import check_unquantized_sinks
+from kept.errors import CacheError, OptionError
+from kept.ops import VALUE_CODECS, KVCodec, find_kv_codec
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Everything but keys, values and a ring's labels.
+    """Everything but keys, values and which tokens they are of.
 
     kind: the cache's name. shapes: (L,). lengths: (slots,) tokens of each. layouts: what
-    `write_layout` makes of each distinct one. layout_of: (L,) which of them each layer has, cross
-    layers left out. inputs: tokens of each encoder input. input_of: (slots,) which of them each
-    slot attends, -1: none; empty without cross layers. checksums: of each tensor.
+    `write_layout` makes of each distinct one. layout_of: which of them each layer that stores has,
+    cross layers left out. inputs: tokens of each encoder input. input_of: (slots,) which of them
+    each slot attends, -1: none; empty without cross layers. unquantized_sinks: tokens beside their
+    codes.
+    checksums: of each tensor.
     """
 
     kind: str
-    codec: Codec
+    codec: KVCodec
     shapes: tuple[KVShape, ...]
     lengths: tuple[int, ...]
     layouts: tuple[Mapping[str, Any], ...]
     layout_of: tuple[int, ...]
     inputs: tuple[int, ...]
     input_of: tuple[int, ...]
+    unquantized_sinks: int
     fingerprint: str
     checksums: Mapping[str, str]
 
     @classmethod
     def of(cls, cache: Cache, fingerprint: str, checksums: Mapping[str, str]) -> Description:
         """Describe a cache."""
-        layouts = list(dict.fromkeys(cache.layouts))
-        of = [] if cache.cross is None else cache.cross.of
-        inputs = [] if cache.cross is None else list(cache.cross.inputs)
+        layouts, inputs = list(dict.fromkeys(cache.layouts)), list(cache.cross.inputs)
+        of = cache.cross.of if cache.cross.shapes else []
         return cls(
             cache.name,
             cache.codec,
@@ -53,6 +58,7 @@ class Description:
             tuple(layouts.index(layout) for layout in cache.layouts),
             tuple(found.length for found in inputs),
             tuple(-1 if found is None else inputs.index(found) for found in of),
+            cache.unquantized_sinks,
             fingerprint,
             checksums,
         )
@@ -60,7 +66,7 @@ class Description:
     def to_json(self) -> str:
         """One line that `read` reads."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields["codec"] = self.codec.name
+        fields["codec"] = self.codec.pair
         fields["shapes"] = [dataclasses.asdict(shape) for shape in self.shapes]
         return json.dumps(fields)
 
@@ -69,12 +75,14 @@ class Description:
         """What `to_json` wrote. Raises CacheError for anything else."""
         try:
             fields = json.loads(text)
-            codec = CODECS.get(fields["codec"])
-            if codec is None:
+            keys, values = fields["codec"]
+            if any(name not in VALUE_CODECS for name in (keys, values)):
                 raise CacheError(
-                    f"{file} stores keys and values as {fields['codec']!r}, which this kept does "
-                    f"not know; there are {', '.join(CODECS)}"
+                    f"{file} stores keys as {keys!r} and values as {values!r}, which this kept "
+                    f"does not know; there are {', '.join(VALUE_CODECS)}"
                 )
+            codec = find_kv_codec((keys, values))
+            check_unquantized_sinks(int(fields["unquantized_sinks"]), codec)
             found = cls(
                 fields["kind"],
                 codec,
@@ -82,31 +90,34 @@ class Description:
                 tuple(map(int, fields["lengths"])),
                 tuple(fields["layouts"]),
                 tuple(map(int, fields["layout_of"])),
-                tuple(map(int, fields.get("inputs", ()))),
-                tuple(map(int, fields.get("input_of", ()))),
+                tuple(map(int, fields["inputs"])),
+                tuple(map(int, fields["input_of"])),
+                int(fields["unquantized_sinks"]),
                 fields["fingerprint"],
                 dict(fields["checksums"]),
             )
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, RecursionError, OptionError) as error:
             raise _unreadable(file) from error
-        known, inputs = range(len(found.layouts)), range(-1, len(found.inputs))
-        cross = any(shape.cross for shape in found.shapes)
-        if (
-            not found.lengths
-            or min(found.lengths) < 0
-            or any(i not in known for i in found.layout_of)
-            or any(length < 1 for length in found.inputs)
-            or len(found.input_of) != (len(found.lengths) if cross else 0)
-            or any(i not in inputs for i in found.input_of)
-            or len(set(found.input_of) - {-1}) != len(found.inputs)
-        ):
+        if not found._fits_together():
             raise _unreadable(file)
         return found
 
+    def _fits_together(self) -> bool:
+        layouts, inputs = range(len(self.layouts)), range(len(self.inputs))
+        cross = any(shape.cross for shape in self.shapes)
+        return (
+            bool(self.lengths)
+            and min(self.lengths) >= 0
+            and all(i in layouts for i in self.layout_of)
+            and all(length >= 1 for length in self.inputs)
+            and len(self.input_of) == (len(self.lengths) if cross else 0)
+            and set(self.input_of) - {-1} == set(inputs)
+        )
+
     def check(self, file: Path, shapes: Sequence[KVShape], fingerprint: str) -> None:
         """Raise CacheError unless the cache is one of this model and has this fingerprint."""
-        own = sum(not shape.cross for shape in self.shapes)
-        if len(shapes) != len(self.shapes) or len(self.layout_of) != own:
+        stored = sum(shape.shares is None and not shape.cross for shape in self.shapes)
+        if len(shapes) != len(self.shapes) or len(self.layout_of) != stored:
             raise CacheError(
                 f"{file} holds {len(self.shapes)} layers and this model has {len(shapes)}; load it "
                 "for the model that it was saved with"
@@ -134,6 +145,8 @@ def write_layout(layout: Layout) -> dict[str, Any]:
             "sinks": layout.sinks,
             "slack": layout.slack,
         }
+    if isinstance(layout, EvictingLayout):
+        return {"layout": "evicting", **write_rule(layout.rule)}
     assert isinstance(layout, ContiguousLayout)
     return {"layout": "contiguous", "max_length": layout.capacity if layout.fixed else None}
 
@@ -149,6 +162,11 @@ def read_layout(file: Path, fields: Mapping[str, Any], lengths: Sequence[int]) -
             window, sinks, slack = (int(fields[name]) for name in ("window", "sinks", "slack"))
             if window >= 1 and sinks >= 0 and slack >= 0:
                 return RingLayout(len(lengths), window, sinks, slack)
+        elif fields["layout"] == "evicting":
+            rule = read_rule(fields)
+            stored = max(map(rule.num_stored, lengths))
+            capacity = min(grown(stored), rule.budget + rule.grain) if stored else 0
+            return EvictingLayout(len(lengths), rule, capacity)
         elif fields["layout"] == "contiguous":
             if fields["max_length"] is None:
                 return ContiguousLayout(len(lengths), grown(longest) if longest else 0)

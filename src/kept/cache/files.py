@@ -1,12 +1,16 @@
 """A cache as a file: safetensors with a description, and a checksum for each part of it.
 
     metadata    kept_cache    the version of this format
-                description   JSON: kind, codec, shapes, lengths, layouts, fingerprint, checksums
+                description   JSON: kind, codecs, shapes, lengths, layouts, fingerprint, checksums
                 checksum      of the description
     tensors     layers.0.keys.codes      (G, N, width) the tokens of all slots, one after the other,
                 layers.0.keys.scales     in the order of their entries; no spare capacity
                 ...
+                layers.0.sinks.keys      (G, N, D) the first tokens of all slots, where they are
+                layers.0.sinks.values    held beside their codes, see `sinks.py`
+                ...
                 layouts.1.held           (slots, capacity) a ring's labels, see `ring.py`
+                layers.0.held            (slots, G, budget) the tokens of an evicting layer
                 inputs.0.layers.2.keys.codes   (G, S, width) an encoder input in a cross layer
 
 What is read is what was written, bit for bit, or an error. Files are written beside their place
@@ -19,8 +23,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from itertools import islice
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -31,16 +34,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kept.cache.cache import Cache
-from kept.cache.cross import EncodedInput
+from kept.cache.cross_file import give_inputs, input_buffers
 from kept.cache.description import Description, read_layout
+from kept.cache.evicting_layer import EvictingLayer
+from kept.cache.eviction_file import restore_held
 from kept.cache.layout import Layout
 from kept.cache.make import read_device
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
-from kept.errors import CacheError
-from kept.ops import InputBuffers
+from kept.errors import CacheError, OptionError
 
-VERSION = "1"
+VERSION = "3"
 
 
 def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = "") -> None:
@@ -52,13 +56,17 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     Raises CacheError where it cannot be written; a file that was there before is then unchanged.
     """
     tensors = {name: _gathered(buffer, cache, layout) for name, layout, buffer in _buffers(cache)}
+    for name, buffer in _sinks(cache):
+        firsts = (buffer[slot, :, :length] for slot, length in enumerate(cache.lengths))
+        tensors[name] = torch.cat(list(firsts), dim=1).cpu()
     layouts = list(dict.fromkeys(cache.layouts))
     for index, layout in enumerate(layouts):
         if isinstance(layout, RingLayout):
             tensors[_held(index)] = layout.held.clone()
-    for index, found in enumerate(() if cache.cross is None else cache.cross.inputs):
-        parts = zip(_input_parts(cache, index), _input_buffers(found), strict=True)
-        tensors |= {name: buffer.cpu() for (name, *_), buffer in parts}
+    for index, layer in enumerate(cache.layers):
+        if isinstance(layer, EvictingLayer):
+            tensors[_tokens(index)] = layer.held.cpu().clone()
+    tensors |= {name: buffer.cpu() for name, buffer in input_buffers(cache)}
     text = Description.of(
         cache, fingerprint, {name: _checksum(name, x) for name, x in tensors.items()}
     ).to_json()
@@ -77,23 +85,49 @@ def load_cache(
 
     shapes: (L,) what the model's layers store, `model.kv_shapes`. fingerprint: as it was saved.
     Raises CacheError for a file that is not there, cut short or changed, that another version of
-    kept wrote, or that belongs to another model or fingerprint.
+    kept wrote, or that belongs to another model or fingerprint, OptionError for what is no path or
+    are no shapes.
     """
+    if not isinstance(path, str | PathLike):
+        raise OptionError(
+            f"the cache's file is named by {path!r}, a {type(path).__name__}; pass a path"
+        )
+    _check_shapes(shapes)
     file, place = Path(path), read_device(device)
+    with _opened(file) as handle:
+        return _read(file, handle, tuple(shapes), fingerprint, place)
+
+
+def saved_shapes(path: str | PathLike[str]) -> tuple[KVShape, ...]:
+    """(L,) what the layers of a saved cache store. Raises CacheError as `load_cache` does."""
+    file = Path(path)
+    with _opened(file) as handle:
+        return _described(file, handle).shapes
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     if not file.is_file():
         raise CacheError(f"{file} is not a file; give one that a cache was saved to")
     try:
         with safe_open(str(file), framework="pt") as handle:
-            return _read(file, handle, tuple(shapes), fingerprint, place)
+            yield handle
     except SafetensorError as error:
         raise _damaged(file, str(error)) from error
     except OSError as error:
         raise CacheError(f"{file} cannot be read: {error}") from error
 
 
-def _read(
-    file: Path, handle: Any, shapes: tuple[KVShape, ...], fingerprint: str, device: torch.device
-) -> Cache:
+def _check_shapes(shapes: object) -> None:
+    if isinstance(shapes, Sequence) and all(isinstance(shape, KVShape) for shape in shapes):
+        return
+    raise OptionError(
+        f"the shapes are {shapes!r:.100}, a {type(shapes).__name__}; pass model.kv_shapes, the "
+        "KVShape of each layer"
+    )
+
+
+def _described(file: Path, handle: Any) -> Description:
     metadata = handle.metadata() or {}
     version = metadata.get("kept_cache")
     if version is None:
@@ -106,7 +140,13 @@ def _read(
     text = metadata.get("description", "")
     if metadata.get("checksum") != _checksum_of_text(text):
         raise _damaged(file, "its description does not match its checksum")
-    found = Description.read(file, text)
+    return Description.read(file, text)
+
+
+def _read(
+    file: Path, handle: Any, shapes: tuple[KVShape, ...], fingerprint: str, device: torch.device
+) -> Cache:
+    found = _described(file, handle)
     found.check(file, shapes, fingerprint)
     if set(handle.keys()) != set(found.checksums):
         raise _damaged(file, "it does not hold the tensors that it describes")
@@ -129,67 +169,59 @@ def _read(
             layout.restore(tensor(_held(index), torch.int64, num_slots, None), lengths)
         layouts.append(layout)
     per_layer = [layouts[index] for index in found.layout_of]
-    cache = Cache(shapes, per_layer, found.codec, device, found.kind, lengths)
+    made_of = found.codec, device, found.kind, lengths, found.unquantized_sinks
+    cache = Cache(shapes, per_layer, *made_of)
+    give_inputs(cache, found.inputs, found.input_of)
     counts = {
         layout: sum(_count(layout, s, n) for s, n in enumerate(lengths)) for layout in layouts
     }
     for name, layout, buffer in _buffers(cache):
         _, heads, _, width = buffer.shape
         _scatter(tensor(name, buffer.dtype, heads, counts[layout], width), buffer, cache, layout)
-    if cache.cross is not None:
-        inputs = []
-        for index, length in enumerate(found.inputs):
-            parts = (
-                tensor(name, dtype, heads, length, width).to(device)
-                for name, dtype, heads, width in _input_parts(cache, index)
-            )
-            inputs.append(_make_input(cache, length, parts))
-        cache.cross.of = [None if i < 0 else inputs[i] for i in found.input_of]
+    for index, layer in enumerate(cache.layers):
+        if isinstance(layer, EvictingLayer):
+            held = tensor(_tokens(index), torch.int64, *layer.held.shape)
+            restore_held(index, layer, held, lengths)
+    for name, buffer in _sinks(cache):
+        _, heads, limit, width = buffer.shape
+        firsts = [min(n, limit) for n in lengths]
+        rows = tensor(name, buffer.dtype, heads, sum(firsts), width)
+        for slot, part in enumerate(rows.split(firsts, dim=1)):
+            buffer[slot, :, : part.shape[1]] = part.to(device)
+    for name, buffer in input_buffers(cache):
+        buffer.copy_(tensor(name, buffer.dtype, *buffer.shape))
     return cache
-
-
-def _input_parts(cache: Cache, index: int) -> Iterator[tuple[str, torch.dtype, int, int]]:
-    """Name, dtype, G and width of each buffer of an encoder input, in the order of a file."""
-    for layer, shape in enumerate(cache.shapes):
-        if shape.cross:
-            for which in ("keys", "values"):
-                for part in cache.codec.parts(shape.head_dim):
-                    name = f"inputs.{index}.layers.{layer}.{which}.{part.name}"
-                    yield name, part.dtype, shape.num_kv_heads, part.width
-
-
-def _input_buffers(found: EncodedInput) -> Iterator[Tensor]:
-    for layer in found.layers:
-        yield from layer.keys
-        yield from layer.values
-
-
-def _make_input(cache: Cache, length: int, parts: Iterator[Tensor]) -> EncodedInput:
-    cross = [shape for shape in cache.shapes if shape.cross]
-    layers = []
-    for shape in cross:
-        count = len(cache.codec.parts(shape.head_dim))
-        keys, values = (tuple(islice(parts, count)) for _ in range(2))
-        layers.append(InputBuffers(keys, values))
-    return EncodedInput(length, tuple(layers))
 
 
 def _buffers(cache: Cache) -> Iterator[tuple[str, Layout, Tensor]]:
     """Every buffer of keys and values with its name in a file."""
     for index, (layer, layout) in enumerate(zip(cache.layers, cache.layouts, strict=True)):
-        parts = [part.name for part in cache.codec.parts(layer.head_dim)]
-        for which, buffers in (("keys", layer.keys), ("values", layer.values)):
-            for part, buffer in zip(parts, buffers, strict=True):
-                yield f"layers.{index}.{which}.{part}", layout, buffer
+        codec = cache.codec
+        sides = ("keys", codec.keys, layer.keys), ("values", codec.values, layer.values)
+        for which, of, buffers in sides:
+            for part, buffer in zip(of.parts(layer.head_dim), buffers, strict=True):
+                yield f"layers.{index}.{which}.{part.name}", layout, buffer
+
+
+def _sinks(cache: Cache) -> Iterator[tuple[str, Tensor]]:
+    """Every buffer of tokens beside their codes with its name in a file."""
+    for index, layer in enumerate(cache.layers):
+        for which, buffer in (("keys", layer.key_sinks), ("values", layer.value_sinks)):
+            if buffer is not None:
+                yield f"layers.{index}.sinks.{which}", buffer
 
 
 def _held(index: int) -> str:
     return f"layouts.{index}.held"
 
 
+def _tokens(index: int) -> str:
+    return f"layers.{index}.held"
+
+
 def _count(layout: Layout, slot: int, length: int) -> int:
     entries = layout.entries_from(slot, 0, length)
-    return length if isinstance(entries, slice) else len(entries)
+    return entries.stop - entries.start if isinstance(entries, slice) else len(entries)
 
 
 def _gathered(buffer: Tensor, cache: Cache, layout: Layout) -> Tensor:  # (G, N, width)

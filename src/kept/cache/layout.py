@@ -62,6 +62,11 @@ class Layout(ABC):
         self.num_slots = num_slots
         self.capacity = capacity
 
+    @property
+    def limit(self) -> int | None:
+        """How many tokens a sequence can have at most; None: any number."""
+        return None
+
     @abstractmethod
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """The change of capacity needed before sequences of `lengths` take `counts` more tokens.
@@ -93,9 +98,13 @@ class Layout(ABC):
     def commit(self, plan: Plan) -> Relayout | None:
         """Make a step's tokens part of the cache; returns a shrink to carry out, if any."""
 
+    def max_step(self, length: int) -> int | None:
+        """How many tokens a sequence of `length` may take in one step; None: any number."""
+        return None
+
     @abstractmethod
-    def check_truncate(self, slot: int, length: int) -> None:
-        """Raise CacheError if the slot cannot go back to `length` tokens."""
+    def check_truncate(self, slot: int, length: int, before: int) -> None:
+        """Raise CacheError if the slot cannot go back from `before` to `length` tokens."""
 
     @abstractmethod
     def truncate(self, slot: int, length: int) -> None:
@@ -162,6 +171,11 @@ class ContiguousLayout(Layout):
         super().__init__(num_slots, capacity)
         self.fixed = fixed
 
+    @property
+    def limit(self) -> int | None:
+        """See `Layout.limit`."""
+        return self.capacity if self.fixed else None
+
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """See `Layout.reserve`."""
         needed = max(a + b for a, b in zip(lengths, counts, strict=True))
@@ -200,7 +214,7 @@ class ContiguousLayout(Layout):
         """See `Layout.commit`."""
         return None
 
-    def check_truncate(self, slot: int, length: int) -> None:
+    def check_truncate(self, slot: int, length: int, before: int) -> None:
         """Any length can be gone back to."""
 
     def truncate(self, slot: int, length: int) -> None:

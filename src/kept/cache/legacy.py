@@ -14,12 +14,15 @@ from kept.cache.cache import Cache
 from kept.cache.make import make_cache
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
+from kept.ops import KVDtype
 
 LegacyCache = tuple[tuple[Tensor, ...], ...]
 
 
 def to_legacy(cache: Cache) -> LegacyCache:
     """A copy of the cache's content as tuples, bit for bit; int8 and int4 come decoded, in fp32.
+
+    Layers that share another's keys and values have copies of them there.
 
     Raises CacheError if slots, or the encoder inputs they attend, differ in length, if there are
     not as many cross layers as others, or if a ring has dropped tokens.
@@ -57,7 +60,7 @@ def from_legacy(
     max_cache_len: int | None = None,
     sliding_window: int | None = None,
     num_sinks: int = 0,
-    kv_dtype: str | None = None,
+    kv_dtype: KVDtype | None = None,
 ) -> Cache:
     """A cache that holds the tuples' keys and values, bit for bit, in their dtype or as `kv_dtype`.
 

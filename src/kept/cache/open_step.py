@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from torch import Tensor
 
 from kept.cache.cross import CrossStep
-from kept.cache.indices import read_whole
-from kept.cache.layout import Layout, Plan
-from kept.cache.shape import KVShape
+from kept.cache.layout import Layout, Plan, lengths_after
+from kept.cache.place import Buffers
 from kept.errors import CacheError
 from kept.ops import KVView, Span
 
@@ -20,98 +18,95 @@ from kept.ops import KVView, Span
 class LayerStore:
     """Where one layer puts its new keys and values in one step; hands back what to attend.
 
-    held: of a cross layer, what its sequences attend; else None.
+    put: None where the layer shares another's. get: None where its keys are of the step's own
+    tokens.
     """
 
     span: Span
-    put: Callable[[Tensor, Tensor], KVView]
-    held: Callable[[], KVView] | None = None
+    put: Callable[[Tensor, Tensor], KVView] | None
+    get: Callable[[], KVView] | None = None
 
     def append(self, k: Tensor, v: Tensor) -> KVView:
         """Store k, v (N, G, D), the rows of the step's batch; returns all that may be attended.
 
-        A cross layer takes (M, G, D), the rows of the batch's source.
+        A cross layer takes (M, G, D), the rows of the batch's source. Raises CacheError for a layer
+        that shares another's.
         """
+        if self.put is None:
+            raise CacheError(
+                "this layer shares the keys and values of another one and stores none; call read()"
+            )
         return self.put(k, v)
 
-    def view(self) -> KVView:
-        """What a cross layer attends in a step without a new input; CacheError elsewhere."""
-        if self.held is None:
-            raise CacheError("this layer attends the step's own tokens; append() their keys first")
-        return self.held()
+    def read(self) -> KVView:
+        """All that may be attended of the layer that this one shares, which stored before it; of a
+        cross layer the inputs, where the step brings none.
+
+        Raises CacheError where that has not been stored yet, or this layer stores its own.
+        """
+        if self.get is None:
+            raise CacheError("this layer stores keys and values of its own; append() them")
+        return self.get()
 
 
-def cross_store(step: CrossStep, layer: int) -> LayerStore:
-    """The store of one cross layer."""
-    return LayerStore(step.span, partial(step.put, layer), partial(step.view, layer))
+def cross_store(
+    step: CrossStep, layer: int, visit: Callable[[], None] = lambda: None
+) -> LayerStore:
+    """The store of one cross layer. visit: called each time before it is written to or read."""
+
+    def put(k: Tensor, v: Tensor) -> KVView:
+        visit()
+        return step.put(layer, k, v)
+
+    def get() -> KVView:
+        visit()
+        return step.view(layer)
+
+    return LayerStore(step.span, put, get)
 
 
 @dataclass(slots=True)
 class OpenStep:
-    """plans: one per layout. cross: of the cross layers, if there are any. done: the layers that
-    have stored. num_new: T of a step that `Cache.update` began and later calls join, else None."""
+    """plans: one per layout. starts, slots: of its batch. before: (B,) tokens of each sequence
+    without the new ones. cross: of the cross layers, if there are any. num_new: T of a step that
+    `Cache.update` began and later calls join, else None. done: the layers that have stored."""
 
     plans: dict[Layout, Plan]
+    starts: tuple[int, ...]
+    slots: tuple[int, ...]
+    before: Sequence[int]
     cross: CrossStep | None = None
     num_new: int | None = None
     done: set[int] = field(default_factory=set)
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """(B,) tokens of each sequence with the new ones."""
+        return lengths_after(self.starts, self.before)
 
     @property
     def joinable(self) -> bool:
         """Whether the next `update` belongs to this step."""
         return self.num_new is not None and bool(self.done)
 
+    def visited(
+        self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]
+    ) -> tuple[list[Buffers], int, list[int]]:
+        """What a place is told where the step comes to a layer, or the cross layer behind it.
 
-def check_slots(slots: Sequence[int], num_slots: int) -> None:
-    """Raise CacheError unless a step can store to these slots of a cache of `num_slots`."""
-    if any(not 0 <= slot < num_slots for slot in slots) or len(set(slots)) != len(slots):
-        raise CacheError(
-            f"slots {list(slots)} are not distinct slots of this cache of {num_slots}; make it "
-            "with more (num_slots), or select() more"
-        )
-
-
-def check_update(
-    k: Tensor,
-    v: Tensor,
-    layer: int,
-    shapes: Sequence[KVShape],
-    num_slots: int | None,
-) -> None:
-    """Raise CacheError unless k, v (B, G, T, D) fit a layer. num_slots: what B has to be, None
-    where any will do."""
-    for name, x in (("keys", k), ("values", v)):
-        if not isinstance(x, Tensor) or x.is_complex():
-            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise CacheError(f"the {name} are {given}; pass a tensor of real numbers")
-    if not 0 <= read_whole(layer, "the layer") < len(shapes):
-        raise CacheError(
-            f"layer {layer} does not exist; this cache has layers 0 to {len(shapes) - 1}"
-        )
-    heads, width = shapes[layer].num_kv_heads, shapes[layer].head_dim
-    fits = k.ndim == 4 and k.shape == v.shape and k.shape[0] > 0 and k.shape[2] > 0
-    fits = fits and num_slots in (None, k.shape[0])
-    if not fits or (k.shape[1], k.shape[3]) != (heads, width):
-        raise CacheError(
-            f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit layer {layer}; pass "
-            f"(batch, heads, time, head) = ({num_slots or 'B'}, {heads}, T, {width}) for both, "
-            "with T of at least 1"
-        )
+        layers: of a cache, without cross layers. lengths: (slots,) its own.
+        """
+        found, after = list(layers), list(lengths)
+        for slot, length in zip(self.slots, self.after, strict=True):
+            after[slot] = length
+        if self.cross is not None:
+            found = self.cross.beside(found)
+        return found, min(index, len(found) - 1), after
 
 
-def check_joins(layer: int, num_new: int, done: set[int], layers: range, first: int | None) -> None:
-    """Raise CacheError unless `layer` can join the step that some of `layers` have taken part in.
-
-    done: those that have. first: the new tokens that the first of them brought.
-    """
-    if layer in done:
-        missing = sorted(set(layers) - done)
-        raise CacheError(
-            f"layer {layer} was updated twice in one step while layers {missing} were not; "
-            "update every layer once a step, or call abandon() to start the step again"
-        )
-    if num_new != first:
-        raise CacheError(
-            f"layer {layer} brings {num_new} new tokens where the step's first layer "
-            f"brought {first}; every layer stores the same tokens"
-        )
+def not_stored(layer: int) -> CacheError:
+    """What to raise where a layer is read in a step that it has not stored in yet."""
+    return CacheError(
+        f"layer {layer} has not stored its keys and values in this step, so no other layer can "
+        "read them; layers run in ascending order"
+    )

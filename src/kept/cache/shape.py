@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kept.ops import Codec
+from kept.ops import KVCodec
 
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
     """What one layer stores per token: G heads of D, and the window its config gives it.
 
-    cross: whether the tokens are those of an encoder's input, which the layer attends whole. The
-    cross layers of a model come after the others.
+    shares: the layer whose keys and values this one attends, storing none of its own (as Gemma 3n's
+    last layers do, config `num_kv_shared_layers`); None: it stores its own. cross: whether the
+    tokens are those of an encoder's input, which the layer attends whole. A model's layers are
+    listed so: those that store, those that share, and the cross layers.
     """
 
     num_kv_heads: int
     head_dim: int
     window: int | None = None
+    shares: int | None = None
     cross: bool = False
 
     @property
     def numel(self) -> int:
         """Numbers stored per token: a key and a value for each head."""
-        return 2 * self.num_kv_heads * self.head_dim
+        return 0 if self.shares is not None else 2 * self.num_kv_heads * self.head_dim
 
-    def num_bytes(self, codec: Codec) -> int:
+    def num_bytes(self, codec: KVCodec) -> int:
         """Bytes stored per token, scales included."""
-        return 2 * self.num_kv_heads * codec.num_bytes(self.head_dim)
+        return 0 if self.shares is not None else self.num_bytes_read(codec)
+
+    def num_bytes_read(self, codec: KVCodec) -> int:
+        """Bytes that attending a token reads, whoever stores it."""
+        return self.num_kv_heads * codec.num_bytes(self.head_dim)

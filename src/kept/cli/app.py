@@ -10,6 +10,7 @@ from kept import __version__
 from kept.cli.bench import bench_app
 from kept.cli.chat import chat
 from kept.cli.errors import ReportingGroup
+from kept.cli.explain import explain
 from kept.cli.generate import generate
 from kept.cli.grouped import grouped
 from kept.cli.info import info
@@ -53,6 +54,7 @@ def root(
 
 app.command()(grouped(generate))
 app.command()(grouped(chat))
+app.command()(grouped(explain))
 app.command()(info)
 app.command()(plan)
 app.command()(quantize)

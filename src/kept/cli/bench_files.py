@@ -1,4 +1,4 @@
-"""What the commands of `kept bench` share: their subject, and the files they write."""
+"""What the commands of `kept bench` share: their subject, and the files they and others write."""
 
 from __future__ import annotations
 
@@ -48,14 +48,17 @@ def check_targets(json_file: Path | None, png_file: Path | None) -> None:
     """
     from kept.bench.plot import require_matplotlib
 
-    for path, option in ((json_file, "--json"), (png_file, "--png")):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            why = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
-            raise typer.BadParameter(
-                f"{path} {why}; give a file in one that does", param_hint=option
-            )
+    check_file(json_file, "--json")
+    check_file(png_file, "--png")
     if png_file is not None:
         require_matplotlib()
+
+
+def check_file(path: Path | None, option: str) -> None:
+    """Raise typer.BadParameter for a file that has no folder to lie in, or is one."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        why = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
+        raise typer.BadParameter(f"{path} {why}; give a file in one that does", param_hint=option)
 
 
 def write_json(content: Any) -> Writer:
@@ -79,5 +82,5 @@ def write_files(targets: Sequence[tuple[Path | None, Writer]]) -> None:
     if failed:
         raise KeptError(
             f"cannot write {' and '.join(failed)}; the tables were printed all the same. Free "
-            "space there or name another file, and measure again"
+            "space there or name another file, and run it again"
         )

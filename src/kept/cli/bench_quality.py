@@ -1,4 +1,4 @@
-"""`kept bench quality`: what each weight format costs in the quality of predictions."""
+"""`kept bench quality`: what each format of weights and cache costs in quality of predictions."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # tokens that are read but not scored grow with them.
 _LONGEST_WINDOW = 2048
 _FORMATS = "fp32,bf16,int8,int4"
+_KV_DTYPES = "bfloat16,int8,k8v4,int4"
 
 
 def quality(
@@ -49,6 +50,22 @@ def quality(
             metavar="NAME[,NAME...]",
         ),
     ] = _FORMATS,
+    kv_dtypes: Annotated[
+        str,
+        typer.Option(
+            help="What a cache may store, to measure under fp32 weights, separated by commas: "
+            'float16, bfloat16, int8, k8v4 (int8 keys, int4 values), int4; "" for none.',
+            metavar="NAME[,NAME...]",
+        ),
+    ] = _KV_DTYPES,
+    unquantized_sinks: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=64,
+            help="First tokens of each window that a cache of codes holds as bfloat16 beside them.",
+        ),
+    ] = 0,
     tokens: Annotated[
         int, typer.Option(min=1, help="Score at most so many tokens, spread over the whole text.")
     ] = 40_000,
@@ -56,9 +73,9 @@ def quality(
         Path | None, typer.Option("--json", help="Write the figures here as JSON.", metavar="FILE")
     ] = None,
 ) -> None:
-    """Score a text with the weights in each format, beside the same weights in fp32.
+    """Score a text with the weights in each format, and with each cache, beside all in fp32.
 
-    All formats run side by side on the same tokens, so memory must hold the model once in each.
+    All run side by side on the same tokens, so memory must hold the model once in each format.
     The table goes to stdout, progress to stderr. Ctrl-C reports what was measured so far (exit
     code 130).
     """
@@ -69,7 +86,7 @@ def quality(
     from kept.bench.subject import Subject
     from kept.models import open_checkpoint, read_config
 
-    names = _read_formats(formats)
+    names, caches = _read_formats(formats), _read_kv_dtypes(kv_dtypes)
     check_targets(json_file, None)
     documents, described = _read_texts(text)
     checkpoint = open_checkpoint(model)
@@ -77,13 +94,15 @@ def quality(
     windows = _windows(checkpoint.folder, documents, context, tokens)
     models = _load(model, names)
     with bar("Scoring", unit="tokens") as update:
-        found = measure_quality(models, windows, update)
+        found = measure_quality(
+            models, windows, update, kv_dtypes=caches, unquantized_sinks=unquantized_sinks
+        )
     if not found.num_windows:
         Console(stderr=True).print("Interrupted before anything was measured.")
         raise typer.Exit(INTERRUPTED)
     name = "bundled" if model is None else Path(model).name or model
     subject = Subject(name, models["fp32"], random=False)
-    setting = Setting(subject, described, context, len(windows))
+    setting = Setting(subject, described, context, len(windows), unquantized_sinks)
     Console(highlight=False).print(quality_report(setting, found))
     write_files([(json_file, write_json(quality_json(setting, found)))])
     if found.interrupted:
@@ -101,6 +120,19 @@ def _read_formats(text: str) -> list[WeightFormat]:
             param_hint="--formats",
         )
     return [name for name in FORMATS if name in asked or name == "fp32"]
+
+
+def _read_kv_dtypes(text: str) -> list[str]:
+    from kept.cli.options import KVDtype
+
+    asked = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = sorted(set(asked) - set(KVDtype))
+    if unknown:
+        raise typer.BadParameter(
+            f"{', '.join(map(repr, unknown))} is not one of {', '.join(KVDtype)}",
+            param_hint="--kv-dtypes",
+        )
+    return list(dict.fromkeys(asked))
 
 
 def _read_texts(files: list[Path] | None) -> tuple[list[str], str]:

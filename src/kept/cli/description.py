@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,19 +59,18 @@ class Description:
 
         Grouped heads count once, and scales are counted.
         """
-        return self._bytes(cross=False)
+        return _bytes_of(self._shapes(cross=False))
+
+    def token_bytes_past_windows(self) -> dict[str, int]:
+        """`token_bytes` once the rings of a sliding cache are full: of layers without a window."""
+        return _bytes_of([shape for shape in self._shapes(cross=False) if shape.window is None])
 
     def input_token_bytes(self) -> dict[str, int]:
         """The same of a token of an encoder's input, over all cross layers."""
-        return self._bytes(cross=True)
+        return _bytes_of(self._shapes(cross=True))
 
-    def _bytes(self, cross: bool) -> dict[str, int]:
-        from kept.cli.options import KVDtype
-        from kept.ops import find_codec
-
-        codecs = [find_codec(name.value) for name in KVDtype]
-        shapes = [shape for shape in self.kv_shapes if shape.cross == cross]
-        return {c.name: sum(shape.num_bytes(c) for shape in shapes) for c in codecs}
+    def _shapes(self, cross: bool) -> list[KVShape]:
+        return [shape for shape in self.kv_shapes if shape.cross == cross]
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -125,6 +124,14 @@ class Description:
         except TemplateError:
             return False
         return True
+
+
+def _bytes_of(shapes: Sequence[KVShape]) -> dict[str, int]:
+    from kept.cli.options import KVDtype
+    from kept.ops import find_kv_codec
+
+    codecs = [find_kv_codec(name.value) for name in KVDtype]
+    return {c.name: sum(shape.num_bytes(c) for shape in shapes) for c in codecs}
 
 
 def token_costs(bytes_per_token: Mapping[str, int]) -> str:

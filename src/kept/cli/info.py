@@ -129,6 +129,7 @@ def _model(d: Description) -> dict[str, Any]:
         "quantized": d.quantized,
         "quantized_weight_bytes": d.quantized_bytes(),
         "bytes_per_token": d.token_bytes(),
+        "bytes_per_token_past_windows": d.token_bytes_past_windows(),
         "bytes_per_input_token": d.input_token_bytes() if d.is_encoder_decoder else None,
         "tokenizer": None if tokenizer is None else {"kind": tokenizer[0], "tokens": tokenizer[1]},
         "chat_template": d.has_chat_template(),
@@ -142,6 +143,7 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
     tokenizer = "none"
     if m["tokenizer"] is not None:
         tokenizer = f"{m['tokenizer']['kind']}, {m['tokenizer']['tokens']:,} tokens"
+    beyond = token_costs(m["bytes_per_token_past_windows"])
     return [
         ("name", m["name"]),
         ("folder", m["folder"]),
@@ -154,6 +156,7 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{format_count(m['num_parameters'])} ({m['num_parameters']:,})"),
         ("weights", _weights(m)),
         ("bytes per token", token_costs(m["bytes_per_token"])),
+        *([("past the windows", f"{beyond}, in a sliding cache")] if sizes else []),
         *_input_rows(m["bytes_per_input_token"]),
         ("tokenizer", tokenizer),
         ("chat template", "yes" if m["chat_template"] else "no"),

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kept.cli.options import ModelOptions
+from kept.format import parse_bytes
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -32,6 +33,8 @@ def load(options: ModelOptions) -> LLM:
             device=options.device,
             quantize=None if options.quantize is None else options.quantize.value,
             revision=options.revision,
+            kv_folder=options.kv_folder,
+            kv_memory=None if options.kv_memory is None else parse_bytes(options.kv_memory),
             progress=loading,
             packing=packing,
         )

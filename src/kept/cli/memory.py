@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kept.cache import KVShape
-    from kept.ops import Codec
+    from kept.ops import KVCodec
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class CachePlan:
 
     shapes: tuple[KVShape, ...]
     kind: str
-    codec: Codec
+    codec: KVCodec
     window: int | None = None
     num_sinks: int = 0
     input_length: int = 0

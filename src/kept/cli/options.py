@@ -33,6 +33,14 @@ class CacheImplementation(StrEnum):
     DYNAMIC = "dynamic"
     STATIC = "static"
     SLIDING = "sliding"
+    EVICTING = "evicting"
+
+
+class EvictionScore(StrEnum):
+    """Which tokens an evicting cache prefers."""
+
+    WINDOW = "window"
+    KEY_NORM = "key-norm"
 
 
 class KVDtype(StrEnum):
@@ -42,6 +50,7 @@ class KVDtype(StrEnum):
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
     INT8 = "int8"
+    K8V4 = "k8v4"
     INT4 = "int4"
 
 
@@ -96,6 +105,23 @@ class ModelOptions:
     ] = None
     device: Annotated[
         str | None, option(MODEL, "cpu, cuda, cuda:1, mps, as torch names them. Default: cpu.")
+    ] = None
+    kv_folder: Annotated[
+        str | None,
+        option(
+            CACHE,
+            "Keep keys and values in files of this folder, with --kv-memory of them in memory. "
+            "Default: all in memory.",
+        ),
+    ] = None
+    kv_memory: Annotated[
+        str | None,
+        option(
+            CACHE,
+            "How much of the keys and values is in memory at a time; goes with --kv-folder. "
+            "Default: all.",
+            metavar="<bytes, or as 512MiB, 2GiB>",
+        ),
     ] = None
 
 
@@ -214,8 +240,8 @@ class SamplingOptions:
         CacheImplementation | None,
         option(
             CACHE,
-            "Keep all and grow (dynamic), a fixed length (static), or only the last tokens "
-            "(sliding). Default: dynamic.",
+            "Keep all and grow (dynamic), a fixed length (static), only the last tokens "
+            "(sliding), or a budget of chosen ones (evicting). Default: dynamic.",
         ),
     ] = None
     kv_dtype: Annotated[
@@ -223,7 +249,16 @@ class SamplingOptions:
         option(
             CACHE,
             "What keys and values are stored as; int8 and int4 take half and a quarter of "
-            "bfloat16's memory, and round more. Default: the model's dtype.",
+            "bfloat16's memory, k8v4 (int8 keys, int4 values) is between them, and all round more. "
+            "Default: the model's dtype.",
+        ),
+    ] = None
+    unquantized_sinks: Annotated[
+        int | None,
+        option(
+            CACHE,
+            "First tokens, up to 64, that a cache of int8 or int4 holds as bfloat16 beside their "
+            "codes. Default: 0.",
         ),
     ] = None
     max_cache_len: Annotated[
@@ -236,7 +271,34 @@ class SamplingOptions:
     ] = None
     num_sinks: Annotated[
         int | None,
-        option(CACHE, "First tokens a sliding cache never drops. Default: 0."),
+        option(
+            CACHE,
+            "First tokens a sliding or evicting cache never drops. Default: 0 of a sliding one, 4 "
+            "of an evicting one.",
+        ),
+    ] = None
+    kv_budget: Annotated[
+        int | None,
+        option(
+            CACHE,
+            "Tokens of each sequence that an evicting cache keeps. Default: none, it needs one.",
+        ),
+    ] = None
+    eviction_score: Annotated[
+        EvictionScore | None,
+        option(
+            CACHE,
+            "Which tokens an evicting cache prefers: those of short keys (key-norm), or the last "
+            "ones (window). Default: key-norm.",
+        ),
+    ] = None
+    num_recent: Annotated[
+        int | None,
+        option(
+            CACHE,
+            "Last tokens an evicting cache never drops. Default: half of what the first ones "
+            "leave of the budget.",
+        ),
     ] = None
     overflow: Annotated[
         Overflow | None,

@@ -16,7 +16,7 @@ from kept.errors import OptionError
 from kept.format import format_bytes, format_count, pairs, table
 
 if TYPE_CHECKING:
-    from kept.ops import Codec
+    from kept.ops import KVCodec
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def plan(
     For example: kept plan --shape llama-3.2-1b --context 8192 --batch 4
     """
     from kept.machine import describe_machine
-    from kept.ops import find_codec
+    from kept.ops import find_kv_codec
 
     if model is not None and shape is not None:
         raise OptionError("there is a MODEL and a --shape; leave one of the two out")
@@ -110,7 +110,7 @@ def plan(
         for each, weights in _weights(found, dtype).items()
         for cache in _caches(
             found,
-            find_codec(kv_dtype or ("bfloat16" if each in list(QuantizedFormat) else each)),
+            find_kv_codec(kv_dtype or ("bfloat16" if each in list(QuantizedFormat) else each)),
             sliding_window,
             num_sinks or 0,
             num_read,
@@ -193,7 +193,7 @@ def _weights(found: Description, dtype: str | None) -> dict[str, int]:
 
 
 def _caches(
-    found: Description, codec: Codec, window: int | None, sinks: int, num_read: int
+    found: Description, codec: KVCodec, window: int | None, sinks: int, num_read: int
 ) -> list[CachePlan]:
     shapes = found.kv_shapes
     return [
@@ -242,7 +242,8 @@ def _heading(
     memory = "unknown" if room is None else f"{format_bytes(room)} available"
     if room is not None and total is not None:
         memory += f" of {format_bytes(total)}"
-    costs, planned = token_costs(found.token_bytes()), f"{batch:,} x {length:,} tokens"
+    beyond = f"{token_costs(found.token_bytes_past_windows())}, in a sliding cache"
+    planned = f"{batch:,} x {length:,} tokens"
     of_input = []
     if found.is_encoder_decoder:
         of_input = [("bytes per input token", token_costs(found.input_token_bytes()))]
@@ -257,7 +258,8 @@ def _heading(
             f"{config.num_layers} layers x 2 x {first.num_kv_heads} key/value heads (shared by "
             f"{config.num_heads} query heads) x {first.head_dim}",
         ),
-        ("bytes per token", costs),
+        ("bytes per token", token_costs(found.token_bytes())),
+        *([("past the windows", beyond)] if found.windows else []),
         *of_input,
         ("planned", planned),
         ("memory", memory),
@@ -302,6 +304,7 @@ def _to_json(
         "context": length,
         "batch": batch,
         "bytes_per_token": found.token_bytes(),
+        "bytes_per_token_past_windows": found.token_bytes_past_windows(),
         "available_memory": room,
         "total_memory": total,
         "rows": [dataclasses.asdict(row) for row in rows],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,8 +15,9 @@ def quantize(
     model: Annotated[
         str, typer.Argument(help="The checkpoint: a folder or a hub id.", show_default=False)
     ],
+    # Not a Path, which would make "." of an empty name.
     out: Annotated[
-        Path, typer.Argument(help="The folder to write; new or empty.", show_default=False)
+        str, typer.Argument(help="The folder to write; new or empty.", show_default=False)
     ],
     *,
     format: Annotated[
@@ -37,7 +37,8 @@ def quantize(
         typer.Option(help="Branch, tag or commit of a hub id. Default: main.", show_default=False),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace what is in OUT, once the new one is complete.")
+        bool,
+        typer.Option("--force", help="Replace a checkpoint in OUT, once the new is complete."),
     ] = False,
 ) -> None:
     """Quantize a checkpoint once, and load it in a moment ever after.

@@ -14,7 +14,9 @@ from kept.engine.group import Group, Move
 from kept.engine.scheduler import Scheduler, Work
 from kept.engine.window import ContextRule
 from kept.errors import OptionError
-from kept.models import CausalLM, NextLogits
+from kept.exiting import computing
+from kept.models import CausalLM, NextLogits, RepeatedStep
+from kept.sampling import num_likeliest
 
 PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
 
@@ -41,6 +43,9 @@ class Engine:
         self._slots: list[Continuation] = []  # who lives in which slot of the cache
         # Of those whose group is not ready yet: what a pass found, and their row of it.
         self._logits: dict[Continuation, tuple[NextLogits, int]] = {}
+        # Where the last pass gave every sequence one token and moved none, the next is like it.
+        self._last: tuple[list[Work], Batch] | None = None
+        self._repeated: RepeatedStep | None = None
 
     def add(self, group: Group) -> None:
         """Queue a group. Raises OptionError for one that needs more slots than there are."""
@@ -56,21 +61,56 @@ class Engine:
         """Whether any group is unfinished."""
         return self.scheduler.has_work
 
-    @torch.inference_mode()
     def step(self) -> None:
         """Compute one pass, draw the tokens it decides, and move the sequences on.
 
         Raises whatever the model raises; cache and sequences are then as they were. What the
         sampler raises comes after the pass: the engine is not to be used on.
         """
+        with computing():
+            self._step()
+
+    # A function of its own: what it held is freed before the interpreter may end.
+    @torch.inference_mode()
+    def _step(self) -> None:
         with self.model.running():
-            self._admit()
-            self._slide()
-            work = self.scheduler.next(self._slots)
-            found = self.model.next_logits(self._batch(work), self.cache)
+            work, found = self._repeat() or self._compute()
             moves = self._settle(work, found)
             self._place(moves)
             self.scheduler.retire()
+
+    def _compute(self) -> tuple[list[Work], NextLogits]:
+        """Whatever is due."""
+        self._admit()
+        self._slide()
+        work = self.scheduler.next(self._slots, self._most())
+        batch = self._batch(work)
+        found = self.model.next_logits(batch, self.cache, self._num_likeliest())
+        is_decode = len(work) == len(self._slots) and all(item.num_new == 1 for item in work)
+        self._last = (work, batch) if is_decode and self.cache is not None else None
+        return work, found
+
+    def _repeat(self) -> tuple[list[Work], NextLogits] | None:
+        """What the last pass did, one token on, if that is all that is due."""
+        (last, repeated), self._last, self._repeated = (self._last, self._repeated), None, None
+        if last is None or self.cache is None or self.scheduler.waiting or self._must_slide():
+            return None
+        work, batch = last
+        if repeated is None:
+            repeated = self.model.repeat(batch, self.cache, self._num_likeliest())
+        if repeated is None or not repeated.room:
+            return None
+        found = repeated.run([item.continuation.history.last for item in work])
+        self._last, self._repeated = last, repeated
+        return work, found
+
+    def _most(self) -> list[int | None]:
+        slots = range(len(self._slots))
+        return [None if self.cache is None else self.cache.max_step(slot) for slot in slots]
+
+    def _num_likeliest(self) -> int:
+        groups = self.scheduler.running
+        return max((num_likeliest(group.params) for group in groups), default=0)
 
     def interrupt(self) -> None:
         """End every group as it stands."""
@@ -78,6 +118,7 @@ class Engine:
             group.interrupt()
         self.scheduler.waiting.clear()
         self.scheduler.retire()
+        self._last = self._repeated = None
         self._slots.clear()
         self._logits.clear()
 
@@ -96,6 +137,9 @@ class Engine:
         for slot, continuation in enumerate(self._slots):
             if continuation.slide(self.rule):
                 self._cut(slot, 0)
+
+    def _must_slide(self) -> bool:
+        return any(self.rule.next_offset(c.offset, len(c.history)) != c.offset for c in self._slots)
 
     def _cut(self, slot: int, length: int) -> None:
         if self.cache is not None:
@@ -143,8 +187,13 @@ class Engine:
 
     def _place(self, moves: dict[Group, list[Move]]) -> None:
         """Give every sequence that lives on a slot, and its slot the keys it goes on from."""
+        moved = [move for found in moves.values() for move in found]
+        stays = len(moved) == len(self._slots) and all(m.continuation is m.parent for m in moved)
+        if self._last is not None and stays:
+            return
+        self._last = None
         slot_of = {continuation: slot for slot, continuation in enumerate(self._slots)}
-        parent_of = {m.continuation: m.parent for found in moves.values() for m in found}
+        parent_of = {move.continuation: move.parent for move in moved}
         for group in self.scheduler.running:
             if group not in moves:
                 parent_of |= {c: c for c in group.live}
@@ -170,9 +219,11 @@ class Engine:
 def _together(rows: list[tuple[NextLogits, int]]) -> NextLogits:
     """The rows of a group, without a copy where they lie in order in one pass."""
     found, first = rows[0]
-    if all(x is found and i == first + n for n, (x, i) in enumerate(rows)):
-        end = first + len(rows)
-        return NextLogits(found.logits[first:end], found.best and found.best[first:end])
+    if all(x is found for x, _ in rows):
+        indices = [i for _, i in rows]
+        if indices == list(range(first, first + len(rows))):
+            return found.rows(first, first + len(rows))
+        return found.take(indices)
     best = [x.best[i] for x, i in rows if x.best is not None]
     logits = torch.stack([x.logits[i] for x, i in rows])
     return NextLogits(logits, best if len(best) == len(rows) else None)

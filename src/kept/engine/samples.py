@@ -26,12 +26,13 @@ class SampleGroup(Group):
     def settle(self, found: NextLogits) -> list[Move]:
         """See `Group.settle`."""
         parents = self.live
-        logits, best = found.logits, found.best
+        logits, best, likeliest = found.logits, found.best, found.likeliest
         if not self._forked:
             self._forked = True
             parents = self.live * len(self.results)
             logits = logits.expand(len(self.results), -1)
             best = None if best is None else best * len(self.results)
+            likeliest = None if likeliest is None else likeliest.repeated(len(self.results))
             for follower in self.results[1:]:
                 follower.num_computed, follower.offset = parents[0].num_computed, parents[0].offset
             self.live = list(self.results)
@@ -42,6 +43,7 @@ class SampleGroup(Group):
                 [c.history for c in self.live],
                 [(c.seed, len(c.history)) for c in self.live],
                 best,
+                likeliest,
             )
         except SamplingError as error:
             raise SamplingError(f"prompt {self.results[0].prompt_index}: {error}") from error

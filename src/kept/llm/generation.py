@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from kept.cache import Offloaded
 from kept.engine import (
     BeamGroup,
     Completion,
@@ -29,7 +30,7 @@ class Generation:
     start: the token that the decoder of an encoder-decoder model starts from, to whose encoder the
     prompts go; else None. vary: give each prompt but the first a seed of its own in place of
     `params.seed`. conversation: go on from it, as far as the only prompt begins like it; mutated,
-    once everything that can be checked has been.
+    once everything that can be checked has been. place: where a new cache lies, None: in memory.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Generation:
         start: int | None = None,
         vary: bool = False,
         conversation: Conversation | None = None,
+        place: Offloaded | None = None,
     ) -> None:
         if params.stop_strings and tokenizer is None:
             raise OptionError("stop_strings need a tokenizer, and this checkpoint has none")
@@ -57,7 +59,7 @@ class Generation:
         slots = max(width, min(max_slots, sum(group.width for group in self.groups)))
         lengths = [len(prompt) if start is None else 1 for prompt in prompts]
         if conversation is None:
-            cache = build_cache(model, params, rule, lengths, slots)
+            cache = build_cache(model, params, rule, lengths, slots, place)
         else:
             check_static(params, rule, lengths)
             cache = conversation.cache

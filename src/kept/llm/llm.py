@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from kept.cache import Offloaded
 from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted
 from kept.errors import CheckpointNotFoundError, OptionError
 from kept.llm.conversation import Conversation
@@ -44,6 +45,8 @@ class LLM:
         revision: str | None = None,
         max_batch_size: int = 16,
         prefill_chunk: int = PREFILL_CHUNK,
+        kv_folder: str | Path | None = None,
+        kv_memory: int | None = None,
         progress: Progress | None = None,
         packing: Progress | None = None,
     ) -> None:
@@ -56,6 +59,8 @@ class LLM:
         quantize: "int8" or "int4" rounds the weights to a byte or half of one, with scales.
         revision: branch, tag or commit of a hub id.
         max_batch_size: sequences computed side by side. prefill_chunk: prompt tokens per pass.
+        kv_folder, kv_memory: keep keys and values in files of this folder, with at most so many
+            bytes of them in memory, for contexts that memory does not hold. Both, or neither.
         progress: called with the weight bytes loaded and their total. packing: called with the
             weights packed for the native kernels and their total; quantizing takes a while.
 
@@ -64,6 +69,7 @@ class LLM:
         for name, value in (("max_batch_size", max_batch_size), ("prefill_chunk", prefill_chunk)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"{name}={value!r}: give a whole number of at least 1")
+        self.place = _read_place(kv_folder, kv_memory)
         self.checkpoint: Checkpoint = open_checkpoint(source, revision=revision)
         self.model: CausalLM = load_model(
             self.checkpoint,
@@ -253,6 +259,7 @@ class LLM:
             start=start_token(self.model, self.checkpoint),
             vary=vary,
             conversation=conversation,
+            place=self.place,
         )
 
     def _reusable(
@@ -282,13 +289,28 @@ class LLM:
         return keep
 
 
+def _read_place(folder: str | Path | None, memory: int | None) -> Offloaded | None:
+    if folder is None and memory is None:
+        return None
+    if folder is None or memory is None:
+        raise OptionError(
+            f"kv_folder={folder} and kv_memory={memory} go together: the folder takes what the "
+            "memory does not hold; give both or neither"
+        )
+    return Offloaded(folder, memory)
+
+
 def _cache_key(params: ResolvedParams) -> tuple[object, ...]:
     return (
         params.cache_implementation,
         params.kv_dtype,
+        params.unquantized_sinks,
         params.max_cache_len,
         params.sliding_window,
         params.num_sinks,
+        params.kv_budget,
+        params.eviction_score,
+        params.num_recent,
         params.overflow,
         params.slide_hop,
     )

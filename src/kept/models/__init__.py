@@ -1,9 +1,11 @@
 """Decoders: a file per family over shared layers, and how checkpoints become them."""
 
-from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig, NextLogits
-from kept.models.checkpoint import Checkpoint, find_folder, open_checkpoint
+from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig
+from kept.models.checkpoint import Checkpoint, open_checkpoint
 from kept.models.dtypes import DTYPES, resolve_dtype
 from kept.models.encoder_decoder import EncoderDecoderLM, Seq2SeqLMOutput
+from kept.models.folder import find_folder
+from kept.models.next_logits import NextLogits
 from kept.models.quantized_format import quantized_format, quantized_sizes
 from kept.models.quantized_writer import quantize_checkpoint
 from kept.models.registry import (
@@ -13,6 +15,7 @@ from kept.models.registry import (
     read_config,
     resolve_device,
 )
+from kept.models.repeated_step import RepeatedStep
 
 __all__ = [
     "DTYPES",
@@ -23,6 +26,7 @@ __all__ = [
     "EncoderDecoderLM",
     "ModelConfig",
     "NextLogits",
+    "RepeatedStep",
     "Seq2SeqLMOutput",
     "build_model",
     "find_folder",

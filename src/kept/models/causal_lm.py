@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from kept import ops
 from kept.batch import Batch
 from kept.cache import Cache, KVShape, make_cache, stores
-from kept.errors import ContextLengthError, OptionError
+from kept.errors import CacheError, ContextLengthError, OptionError
+from kept.exiting import computing
 from kept.models.native import NativeDecoder, PackWeight, Progress, pack_model
+from kept.models.next_logits import NextLogits, likeliest
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
-from kept.ops import Rope, RopeTables
+from kept.models.repeated_step import RepeatedStep
+from kept.ops import PackedMatrix, Rope, RopeTables
 
 
 class ModelConfig(Protocol):
@@ -53,23 +56,6 @@ class CausalLMOutput:
 _CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True, slots=True)
-class NextLogits:
-    """What a step of generation draws from.
-
-    logits: (M, V) fp32 of the wanted rows; good until the model's next pass. best: (M,) the largest
-    of each and the first token that has it, where the pass found them on its way.
-    """
-
-    logits: Tensor
-    best: list[tuple[float, int]] | None = None
-
-    def row(self, index: int) -> NextLogits:
-        """One row, (1, V), copied, so that it stays good."""
-        best = None if self.best is None else self.best[index : index + 1]
-        return NextLogits(self.logits[index : index + 1].clone(), best)
-
-
 class CausalLM(nn.Module, ABC):
     """A decoder. Families say how tokens are embedded and what a block does.
 
@@ -94,10 +80,19 @@ class CausalLM(nn.Module, ABC):
         self.config = config
         self.native: NativeDecoder | None = None
         self._dtype: torch.dtype | None = None
+        self._layers = _sizes(config.kv_shapes)
 
     @abstractmethod
-    def embed(self, batch: Batch) -> tuple[Tensor, Rope]:
-        """Vectors (N, E) of the batch's tokens, and its rotary tables if positions are rotary."""
+    def embed(self, batch: Batch) -> tuple[Tensor, Rope | tuple[Rope, ...]]:
+        """Vectors (N, E) of the batch's tokens, and its rotary tables if positions are rotary.
+
+        Several tables where layers differ in them; blocks pick theirs.
+        """
+
+    def project(self, x: Tensor) -> Tensor:
+        """Logits (M, V) of the final norm's rows (M, E)."""
+        logits: Tensor = self.head(x)
+        return logits
 
     def rope_tables(self, batch: Batch) -> RopeTables | None:
         """The tables the native kernels rotate with; None where positions are absolute."""
@@ -116,7 +111,12 @@ class CausalLM(nn.Module, ABC):
         has no gradients and does not move to another device. Mutates the model.
         """
         dtype = dtype or self.dtype
-        self.native = pack_model(self, pack_weight, progress)
+
+        def pack_one(weight: Tensor, gated: bool, bias: Tensor | None) -> PackedMatrix:
+            with computing():
+                return pack_weight(weight, gated, bias)
+
+        self.native = pack_model(self, pack_one, progress)
         self._dtype = dtype
 
     @property
@@ -155,11 +155,12 @@ class CausalLM(nn.Module, ABC):
                 "cached keys carry no gradient, so a backward pass would silently miss their part; "
                 "call model.eval(), use torch.no_grad(), or pass use_cache=False"
             )
-        if self.native is not None:
-            return self._run_native(batch, cache, record or Record())
-        # What comes back from a cache carries no gradient: better none at all than a wrong one.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
-            return self._run(batch, cache, record or Record())
+        with computing():
+            if self.native is not None:
+                return self._run_native(batch, cache, record or Record())
+            # What comes back from a cache carries no gradient: better none than a wrong one.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
+                return self._run(batch, cache, record or Record())
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -177,14 +178,29 @@ class CausalLM(nn.Module, ABC):
         finally:
             torch.set_num_threads(before)
 
-    def next_logits(self, batch: Batch, cache: Cache | None = None) -> NextLogits:
-        """`run`, and the likeliest token of each row if that costs nothing."""
+    def next_logits(self, batch: Batch, cache: Cache | None = None, top_k: int = 0) -> NextLogits:
+        """`run`, and the likeliest token of each row and its `top_k` largest logits, where the
+        native kernels find them on their way."""
         if self.native is None:
             return NextLogits(self.run(batch, cache))
-        logits = self._run_native(batch, cache, None)
-        return NextLogits(logits, self.native.program.best())
+        logits = self._run_native(batch, cache, None, top_k)
+        program = self.native.program
+        return NextLogits(logits, program.best(), likeliest(program))
 
-    def _run_native(self, batch: Batch, cache: Cache | None, record: Record | None) -> Tensor:
+    def repeat(self, batch: Batch, cache: Cache, top_k: int = 0) -> RepeatedStep | None:
+        """Steps that go on from `batch`, which was the last to be run on this cache; each finds
+        the `top_k` largest logits of every row.
+
+        None where there is none to be had, or it would not pay: not on the native kernels, not one
+        token a sequence, a ring, moving rotary tables, or a buffer that is full.
+        """
+        if self.native is None or (self.training and torch.is_grad_enabled()):
+            return None
+        return self.native.repeat(batch, cache, top_k)
+
+    def _run_native(
+        self, batch: Batch, cache: Cache | None, record: Record | None, top_k: int = 0
+    ) -> Tensor:
         assert self.native is not None
         if self.training and torch.is_grad_enabled():
             raise OptionError(
@@ -196,11 +212,13 @@ class CausalLM(nn.Module, ABC):
                 f"the cache is on {cache.device} and this model on the CPU; make it with "
                 "device=model.device"
             )
-        return self.native.run(batch, cache, record)
+        self._check_layers(cache)
+        return self.native.run(batch, cache, record, top_k)
 
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
+        self._check_layers(cache)
         x, rope = self.embed(batch)
-        with stores(cache, batch, self.config.num_layers) as found:
+        with stores(cache, batch, self.kv_shapes) as found:
             for block, store in zip(self.blocks, found, strict=True):
                 record.take_hidden(x)
                 x = block(x, rope, store, record)
@@ -210,9 +228,26 @@ class CausalLM(nn.Module, ABC):
             return self._logits(x if batch.wanted is None else x[batch.wanted])
         return self._logits(self.norm(x if batch.wanted is None else x[batch.wanted]))
 
+    def _check_layers(self, cache: Cache | None) -> None:
+        """Raise CacheError for a cache of another model: kernels write where this one's would be.
+
+        Its windows may differ, as they say only how much is kept.
+        """
+        if cache is None:
+            return
+        held = _sizes(cache.shapes)
+        if held == self._layers:
+            return
+        if len(held) != len(self._layers):
+            found = f"{len(held)} layers, and this model has {len(self._layers)}"
+        else:
+            layer = next(i for i, shape in enumerate(held) if shape != self._layers[i])
+            theirs, own = _spelled(*held[layer]), _spelled(*self._layers[layer])
+            found = f"{theirs} in layer {layer}, and this model has {own}"
+        raise CacheError(f"the cache is one of {found}; make it with make_cache(model.kv_shapes)")
+
     def _logits(self, x: Tensor) -> Tensor:  # (M, E) -> (M, V)
-        logits: Tensor = self.head(x)
-        return logits.float()
+        return self.project(x).float()
 
     def forward(
         self,
@@ -259,3 +294,12 @@ class CausalLM(nn.Module, ABC):
                 f"position {int(padded.batch.positions.max())} is past this model's context of "
                 f"{self.config.context}; pass fewer tokens, or start a new cache"
             )
+
+
+def _sizes(shapes: Sequence[KVShape]) -> list[tuple[int, int, bool]]:
+    """What layers store, without what says only how much of it is kept."""
+    return [(shape.num_kv_heads, shape.head_dim, shape.cross) for shape in shapes]
+
+
+def _spelled(num_heads: int, head_dim: int, cross: bool) -> str:
+    return f"{num_heads} heads of {head_dim} numbers{' of an encoder input' if cross else ''}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch, Source
-from kept.cache import Cache, KVShape, make_cache, stores
+from kept.cache import Cache, make_cache, stores
 from kept.errors import OptionError
 from kept.models.causal_lm import CausalLM, ModelConfig
 from kept.models.padded import PaddedInput, read_padded
@@ -49,8 +49,8 @@ class EncoderDecoderLM(CausalLM):
 
     A batch's source is what the encoder reads in a pass; what it makes of it goes to the cross
     layers of the cache, and later passes attend it there. Families say how an input is encoded,
-    and what a block does: `block.keys(states)` gives the keys and values of its cross layer, and
-    `block(x, shared, store, view, record)` runs it.
+    and what a block does: `block(x, shared, store, cross, states, record)` runs it, where `cross`
+    stores the keys and values of its cross layer, and `states` is the encoder's output, if it ran.
     """
 
     is_rotary = True
@@ -68,40 +68,23 @@ class EncoderDecoderLM(CausalLM):
     def shared(self) -> object:
         """What all blocks of the decoder take in a pass."""
 
-    @property
-    def cross_shapes(self) -> tuple[KVShape, ...]:
-        """What each cross layer stores per token of an input."""
-        return tuple(shape for shape in self.kv_shapes if shape.cross)
-
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
+        self._check_layers(cache)
         layers = self.config.num_layers
-        if cache is not None and cache.shapes != self.kv_shapes:
-            raise OptionError(
-                f"the cache was not made for this model: it has {cache.num_layers} layers and "
-                f"{len(cache.shapes) - cache.num_layers} cross layers; make it from model.kv_shapes"
-            )
-        with stores(cache, batch, layers, self.cross_shapes) as found:
-            if batch.source is None:
-                views = [store.view() for store in found[layers:]]
-            else:
+        with stores(cache, batch, self.kv_shapes) as found:
+            if batch.source is not None:
                 record.states = self.encode(batch.source, record.encoder or Record())
-                views = [
-                    store.append(*block.keys(record.states))
-                    for block, store in zip(self._blocks, found[layers:], strict=True)
-                ]
             x, shared = self.embed(batch)[0], self.shared()
-            for block, store, view in zip(self._blocks, found[:layers], views, strict=True):
+            for block, store, cross in zip(
+                self.blocks, found[:layers], found[layers:], strict=True
+            ):
                 record.take_hidden(x)
-                x = block(x, shared, store, view, record)
+                x = block(x, shared, store, cross, record.states, record)
         if record.want_hidden:
             x = self.norm(x)
             record.take_hidden(x)
             return self._logits(x if batch.wanted is None else x[batch.wanted])
         return self._logits(self.norm(x if batch.wanted is None else x[batch.wanted]))
-
-    @property
-    def _blocks(self) -> list[Any]:
-        return list(self.blocks)
 
     # The encoder's input stands first, as in transformers, where a decoder takes its own.
     def forward(  # type: ignore[override]

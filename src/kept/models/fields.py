@@ -9,6 +9,9 @@ from kept.errors import CheckpointError, UnsupportedModelError
 
 # Far above any model, and little enough to lay out before the weights are seen.
 MAX_LAYERS, MAX_HEAD = 10_000, 2**16
+# Of numbers that are no counts: what formulas can be put to without leaving the range of a float.
+_SMALLEST, _LARGEST = 1e-30, 1e30
+_MAX_SHOWN = 200  # characters of a value in a message
 
 
 class Fields:
@@ -43,12 +46,15 @@ class Fields:
         return value
 
     def number(self, name: str, default: float | None = None, *, positive: bool = True) -> float:
-        """A finite number, above zero unless `positive` is off."""
+        """A number from 1e-30 to 1e30, or from -1e30 on with `positive` off."""
         value = self._value(name, default)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise self._wrong(name, value, "a number")
         if value != value or abs(value) == float("inf") or (positive and value <= 0):
             raise self._wrong(name, value, "a finite number" + (" above 0" if positive else ""))
+        smallest = _SMALLEST if positive else -_LARGEST
+        if not smallest <= value <= _LARGEST:
+            raise self._wrong(name, value, f"a number from {smallest:g} to {_LARGEST:g}")
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -59,13 +65,15 @@ class Fields:
         return value
 
     def choice(self, name: str, default: str, choices: Collection[str]) -> str:
-        """One of `choices`; raises UnsupportedModelError for another."""
+        """One of `choices`; raises UnsupportedModelError for another string."""
         value = self._value(name, default)
+        if not isinstance(value, str):
+            raise self._wrong(name, value, f"a string, of which kept knows {', '.join(choices)}")
         if value not in choices:
             raise UnsupportedModelError(
-                f"{self._where} has {name} = {value!r}, and kept runs {', '.join(choices)}"
+                f"{self._where} has {name} = {_shown(value)}, and kept runs {', '.join(choices)}"
             )
-        return str(value)
+        return value
 
     def strings(
         self, name: str, length: int, *, choices: tuple[str, ...]
@@ -84,7 +92,8 @@ class Fields:
         unknown = sorted(set(value) - set(choices))
         if unknown:
             raise UnsupportedModelError(
-                f"{self._where} has {unknown[0]!r} in {name}, and kept runs {', '.join(choices)}"
+                f"{self._where} has {_shown(unknown[0])} in {name}, and kept runs "
+                f"{', '.join(choices)}"
             )
         return tuple(value)
 
@@ -102,7 +111,7 @@ class Fields:
         value = self._config.get(name)
         if value is not None and value != neutral:
             raise UnsupportedModelError(
-                f"{self._where} has {name} = {value!r}, and kept runs only {neutral!r}: {why}"
+                f"{self._where} has {name} = {_shown(value)}, and kept runs only {neutral!r}: {why}"
             )
 
     def _value(self, name: str, default: object) -> object:
@@ -117,4 +126,11 @@ class Fields:
         return default
 
     def _wrong(self, name: str, value: object, allowed: str) -> CheckpointError:
-        return CheckpointError(f"{self._where} has {name} = {value!r}, which must be {allowed}")
+        return CheckpointError(
+            f"{self._where} has {name} = {_shown(value)}, which must be {allowed}"
+        )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

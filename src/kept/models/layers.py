@@ -38,6 +38,23 @@ class RMSNorm(nn.Module):
         return ops.rms_norm(x, self.weight, self.eps)
 
 
+class ShiftedRMSNorm(RMSNorm):
+    """Root-mean-square norm whose weights are stored less one, as Gemma's are."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__(width, eps)
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    @property
+    def factor(self) -> Tensor:
+        """(width,) fp32, what the normalised rows are multiplied by."""
+        return 1.0 + self.weight.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., width), normalised over the last dimension."""
+        return ops.rms_norm(x, self.factor, self.eps)
+
+
 class LayerNorm(nn.Module):
     """Layer norm with bias (config `layer_norm_epsilon`)."""
 
@@ -59,9 +76,9 @@ class Embedding(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_rows, width))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids: (N,) -> (N, E)."""
-        return ops.embedding(ids, self.weight)
+    def forward(self, ids: Tensor, scale: float = 1.0) -> Tensor:
+        """ids: (N,) -> (N, E), times `scale`."""
+        return ops.embedding(ids, self.weight, scale)
 
 
 def attend(
@@ -77,11 +94,25 @@ def attend(
 
     Returns (N, H * D).
     """
-    view = store.append(k, v)
+    return _attend(q, store.append(k, v), spec, record, bias)
+
+
+def attend_shared(q: Tensor, store: LayerStore, spec: AttentionSpec, record: Record) -> Tensor:
+    """Attend what the layer that this one shares has stored. q: (N, H, D). Returns (N, H * D)."""
+    return _attend(q, store.read(), spec, record)
+
+
+def _attend(
+    q: Tensor,
+    view: KVView,
+    spec: AttentionSpec,
+    record: Record,
+    bias: RelativeBias | None = None,
+) -> Tensor:
     if not record.want_attention:
         return ops.attend(q, view, spec, bias).flatten(1)
     out, weights = ops.attend_with_weights(q, view, spec, bias)
-    record.attention.append((view.span, weights))
+    record.take_attention(view.span, weights, q, spec)
     return out.flatten(1)
 
 

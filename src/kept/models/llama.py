@@ -214,8 +214,8 @@ def llama_weight_map(config: LlamaConfig) -> WeightMap:
             f"{there}.input_layernorm.weight": Placement(f"{here}.attention_norm.weight"),
             f"{there}.post_attention_layernorm.weight": Placement(f"{here}.mlp_norm.weight"),
         }
-        placements |= _attention_placements(config, f"{there}.self_attn", f"{here}.attention")
-        placements |= _mlp_placements(config, f"{there}.mlp", f"{here}.mlp")
+        placements |= attention_placements(config, f"{there}.self_attn", f"{here}.attention")
+        placements |= mlp_placements(config, f"{there}.mlp", f"{here}.mlp")
     return WeightMap(
         placements,
         optional=frozenset({"lm_head.weight", "model.embed_tokens.weight"})
@@ -226,7 +226,8 @@ def llama_weight_map(config: LlamaConfig) -> WeightMap:
     )
 
 
-def _attention_placements(config: LlamaConfig, there: str, here: str) -> dict[str, Placement]:
+def attention_placements(config: LlamaConfig, there: str, here: str) -> dict[str, Placement]:
+    """Where an attention's tensors, stored under `there`, go under `here`."""
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     rows = {
         "q_proj": (slice(0, q), ("num_attention_heads", "head_dim", "hidden_size")),
@@ -251,7 +252,8 @@ def _attention_placements(config: LlamaConfig, there: str, here: str) -> dict[st
     return found
 
 
-def _mlp_placements(config: LlamaConfig, there: str, here: str) -> dict[str, Placement]:
+def mlp_placements(config: LlamaConfig, there: str, here: str) -> dict[str, Placement]:
+    """Where an MLP's tensors, stored under `there`, go under `here`."""
     size, fields = config.mlp_size, ("intermediate_size", "hidden_size")
     found = {}
     for kind in ("weight", "bias") if config.mlp_bias else ("weight",):

@@ -7,6 +7,7 @@ memory holds the weights once. The model's own code is then traced (ops/trace.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from kept.batch import Batch
 from kept.cache import Cache, make_cache
 from kept.models.layers import Embedding, Linear
 from kept.models.record import Record
+from kept.models.repeated_step import RepeatedStep
 from kept.ops import PackedMatrix, Program, StepBuffers, trace, use_threads
 
 if TYPE_CHECKING:
@@ -36,7 +38,9 @@ class NativeDecoder:
         self.program = _compile(model)
         self._room = torch.empty(0, self.program.vocab_size)
 
-    def run(self, batch: Batch, cache: Cache | None, record: Record | None) -> Tensor:
+    def run(
+        self, batch: Batch, cache: Cache | None, record: Record | None, top_k: int = 0
+    ) -> Tensor:
         """See `CausalLM.run`. Without a record the logits are good until the next such run: pages
         fresh from the system would cost more than many a kernel."""
         model = self._model
@@ -47,12 +51,32 @@ class NativeDecoder:
         logits = self._logits(count, lasting=record is not None)
         rope = model.rope_tables(batch)
         with cache.lend(batch) as lent:
-            step = self.program.step(batch, lent, rope, logits)
+            step = self.program.step(batch, lent, rope, logits, top_k)
             if record is not None and (record.want_hidden or record.want_attention):
                 self._run_recorded(step, batch, lent, record)
+            elif lent.visit is not None:
+                self._run_by_layers(step, lent.visit)
             else:
                 self.program.run(step)
         return logits
+
+    def repeat(self, batch: Batch, cache: Cache, top_k: int) -> RepeatedStep | None:
+        """See `CausalLM.repeat`."""
+        count = len(batch.slots)
+        wanted = batch.num_rows if batch.wanted is None else len(batch.wanted)
+        if batch.num_rows != count or wanted != count:
+            return None
+        lease = cache.lease(batch.slots)
+        if lease is None or not lease.room:
+            return None
+        rope = self._model.rope_tables(batch)
+        room = lease.room if rope is None else min(lease.room, rope.room)
+        if not room:
+            return None
+        logits = self._logits(count, lasting=False)
+        batch = replace(batch, wanted=None)
+        step = self.program.step(batch, lease.stores, rope, logits, top_k)
+        return RepeatedStep(self.program, self.program.repeat(step), lease, logits, room)
 
     def _logits(self, count: int, lasting: bool) -> Tensor:
         if lasting:
@@ -60,6 +84,15 @@ class NativeDecoder:
         if len(self._room) < count:
             self._room = torch.empty(count, self.program.vocab_size)
         return self._room[:count]
+
+    def _run_by_layers(self, step: _native.Step, visit: Callable[[int], None]) -> None:
+        """Stop before each layer to have its keys and values fetched."""
+        done, starts = 0, self.program.starts
+        for layer, end in enumerate(starts[1:]):
+            visit(layer)
+            self.program.run(step, done, end)
+            done = end
+        self.program.run(step, done, len(self.program))
 
     def _run_recorded(
         self, step: _native.Step, batch: Batch, lent: StepBuffers, record: Record
@@ -70,14 +103,17 @@ class NativeDecoder:
         residual = program.residual
         done = 0
         for start, (at, line) in zip(program.starts, attends, strict=False):
+            if lent.visit is not None:
+                lent.visit(line.layer)
             program.run(step, done, start)
             record.take_hidden(program.rows(residual, batch.num_rows))
             program.run(step, start, at)
             if record.want_attention:
                 view = lent.view(line.layer)
-                queries = program.queries(line, batch.num_rows, view.codec)
+                codec = view.codec
+                queries = codec.keys.turned(program.queries(line, batch.num_rows, codec))
                 _, weights = ops.attend_with_weights(queries, view, line.spec)
-                record.attention.append((view.span, weights))
+                record.take_attention(view.span, weights, queries, line.spec)
             done = at
         program.run(step, done, program.starts[-1])
         if record.want_hidden:
@@ -132,9 +168,10 @@ def _compile(model: CausalLM) -> Program:
     stand_in: Any = trace.TracedBatch(*ids)
     embedded: Any = model.embed(stand_in)
     x, rope = embedded
-    for layer, block in enumerate(model.blocks):
+    for layer, (block, shape) in enumerate(zip(model.blocks, model.kv_shapes, strict=True)):
         written.starts.append(len(written.lines))
-        x = block(x, rope, trace.TracedStore(layer), Record())
+        x = block(x, rope, trace.TracedStore(layer, shape.shares), Record())
     written.starts.append(len(written.lines))
-    model.head(model.norm(x.only_wanted())).joined("logits")
+    logits: Any = model.project(model.norm(x.only_wanted()))
+    logits.joined("logits")
     return Program(written)

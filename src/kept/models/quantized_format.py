@@ -31,7 +31,7 @@ from torch import Tensor
 
 from kept.errors import CheckpointError, UnsupportedFormatError
 from kept.models.causal_lm import CausalLM
-from kept.models.checkpoint import QUANTIZATION
+from kept.models.checkpoint import QUANTIZATION, QUANTIZE_AGAIN
 from kept.models.layers import Linear
 from kept.models.native import matrices
 from kept.ops.packed_layout import GROUP, LAYOUT_VERSION, PANEL, STEP_BYTES, PackedShape
@@ -45,7 +45,6 @@ LAYOUT: Mapping[str, Any] = {
     "step_bytes": STEP_BYTES,
     "int4_levels": list(INT4_LEVELS),
 }
-_AGAIN = "quantize the original checkpoint again with `kept quantize`"
 
 TensorTypes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
@@ -134,13 +133,14 @@ def read_format(folder: Path, config: Mapping[str, Any]) -> QuantizedFormat:
     version = entry.get("version") if isinstance(entry, Mapping) else None
     if isinstance(version, bool) or not isinstance(version, int):
         raise CheckpointError(
-            f"{where}: {QUANTIZATION} must be an object with a version, and is {entry!r}; {_AGAIN}"
+            f"{where}: {QUANTIZATION} must be an object with a version, and is {entry!r}; "
+            f"{QUANTIZE_AGAIN}"
         )
     if version != VERSION:
         remedy = "update kept, or " if version > VERSION else ""
         raise UnsupportedFormatError(
             f"{where} is a quantized checkpoint of version {version}, and this kept reads version "
-            f"{VERSION}; {remedy}{_AGAIN}"
+            f"{VERSION}; {remedy}{QUANTIZE_AGAIN}"
         )
     layout = entry.get("layout")
     if layout != LAYOUT:
@@ -151,7 +151,7 @@ def read_format(folder: Path, config: Mapping[str, Any]) -> QuantizedFormat:
         ]
         raise UnsupportedFormatError(
             f"{where}: its matrices lie in another layout than this kept's kernels read "
-            f"({'; '.join(differing) or f'layout is {layout!r}'}); {_AGAIN}"
+            f"({'; '.join(differing) or f'layout is {layout!r}'}); {QUANTIZE_AGAIN}"
         )
     refuse_big_endian()
     for format in QUANTIZED_FORMATS:
@@ -159,7 +159,7 @@ def read_format(folder: Path, config: Mapping[str, Any]) -> QuantizedFormat:
             return format
     raise CheckpointError(
         f"{where}: {QUANTIZATION} names the format {entry.get('format')!r}, which is not one of "
-        f"{', '.join(QUANTIZED_FORMATS)}; {_AGAIN}"
+        f"{', '.join(QUANTIZED_FORMATS)}; {QUANTIZE_AGAIN}"
     )
 
 

@@ -37,6 +37,7 @@ from kept.models.quantized_format import (
 )
 from kept.models.registry import load_floats
 from kept.models.safetensors_writer import write_safetensors
+from kept.models.target_folder import find_target
 from kept.ops import use_threads
 from kept.ops.quantize import QUANTIZED_FORMATS, QuantizedFormat
 
@@ -58,9 +59,10 @@ def quantize_checkpoint(
 
     source, dtype, revision: as `LLM` takes them. `LLM(target)` then gives the very logits of
     `LLM(source, dtype=dtype, quantize=format)`, and maps its matrices instead of reading them.
-    transformers cannot load the folder. force: replace a folder that is there, once the new one is
-    complete. loading: called with the bytes read and their total; quantizing: with the numbers
-    quantized and their total. Memory holds the original weights while this runs.
+    transformers cannot load the folder. force: replace a checkpoint that is there, once the new one
+    is complete; a folder that holds anything else is refused all the same. loading: called with the
+    bytes read and their total; quantizing: with the numbers quantized and their total. Memory holds
+    the original weights while this runs.
 
     Raises OptionError for a format or target that cannot be used, BackendError without the native
     module, CheckpointError and its kinds for a source that cannot be quantized or a target that
@@ -78,7 +80,7 @@ def quantize_checkpoint(
             f"{checkpoint.folder} is quantized to {already} already; quantize the checkpoint it "
             "was made from"
         )
-    place = _check_target(Path(target).expanduser(), checkpoint.folder, force)
+    place = find_target(target, checkpoint.folder, force=force)
     model = load_floats(checkpoint, dtype=dtype, progress=loading)
     temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -92,33 +94,6 @@ def quantize_checkpoint(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return place
-
-
-def _check_target(target: Path, source: Path, force: bool) -> Path:
-    """The folder to write. Raises OptionError where it is not to be written."""
-    place, origin = target.resolve(), source.resolve()
-    if place == origin or place in origin.parents:
-        raise OptionError(
-            f"{target} {'is' if place == origin else 'holds'} the checkpoint itself; name another "
-            "folder to write to"
-        )
-    if not place.parent.is_dir():
-        raise OptionError(f"{target} lies in a folder that does not exist; make {place.parent}")
-    if place.exists() and not place.is_dir():
-        raise OptionError(f"{target} is a file; name a folder to write to")
-    held = sorted(place.iterdir()) if place.is_dir() else []
-    if held and not force:
-        raise OptionError(
-            f"{target} is not empty (it holds {held[0].name}); name another folder, or pass "
-            "force (--force) to replace it"
-        )
-    folder = next((path.name for path in held if path.is_dir()), None)
-    if folder is not None:
-        raise OptionError(
-            f"{target} holds the folder {folder}, which no checkpoint does, so it is not replaced; "
-            "name another folder, or remove it yourself"
-        )
     return place
 
 

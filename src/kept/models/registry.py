@@ -13,6 +13,8 @@ from kept.errors import CheckpointError, KeptError, OptionError, UnsupportedMode
 from kept.models.causal_lm import CausalLM, ModelConfig
 from kept.models.checkpoint import QUANTIZATION, Checkpoint
 from kept.models.dtypes import resolve_dtype
+from kept.models.gemma import Gemma, gemma3_weight_map, gemma_weight_map
+from kept.models.gemma_config import read_gemma3_config, read_gemma_config
 from kept.models.gpt2 import GPT2, gpt2_weight_map, read_gpt2_config
 from kept.models.llama import Llama, llama_weight_map, read_llama_config
 from kept.models.packing import check_format, prepare
@@ -37,7 +39,17 @@ def _llama(architecture: str) -> Family:
     return Family(architecture, read_llama_config, Llama, llama_weight_map)
 
 
+def _gemma(architecture: str) -> Family:
+    return Family(architecture, read_gemma_config, Gemma, gemma_weight_map)
+
+
 FAMILIES: Mapping[str, Family] = {
+    "gemma": _gemma("GemmaForCausalLM"),
+    "gemma2": _gemma("Gemma2ForCausalLM"),
+    "gemma3": Family(
+        "Gemma3ForConditionalGeneration", read_gemma3_config, Gemma, gemma3_weight_map
+    ),
+    "gemma3_text": _gemma("Gemma3ForCausalLM"),
     "gpt2": Family("GPT2LMHeadModel", read_gpt2_config, GPT2, gpt2_weight_map),
     "llama": _llama("LlamaForCausalLM"),
     "mistral": _llama("MistralForCausalLM"),

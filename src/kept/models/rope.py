@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch
-from kept.errors import UnsupportedModelError
+from kept.errors import CheckpointError, UnsupportedModelError
 from kept.models.fields import Fields
 from kept.ops import RopeTables
 from kept.ops.trace import TracedRope, is_traced
 
 _TABLE = 1024  # positions a table begins with
 _LARGEST_TABLE = 1 << 17  # positions a table grows to: 32 MiB at R = 64
+_MAX_CONTEXT = 2**31 - 1
 
 TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 
@@ -46,32 +47,48 @@ class RopeConfig:
     truncate: bool = True
 
 
-def read_rope(fields: Fields, head_dim: int, context: int) -> tuple[RopeConfig, int]:
+def read_rope(
+    fields: Fields,
+    head_dim: int,
+    context: int,
+    *,
+    inner: Fields | None = None,
+    default_theta: float = 10000.0,
+) -> tuple[RopeConfig, int]:
     """The rotary config, and the context length once scaling has stretched it.
 
-    Reads `rope_scaling` with `rope_theta`, or else `rope_parameters` (since transformers 5).
+    Reads `rope_scaling` with `rope_theta`, or else `rope_parameters` (since transformers 5); inner:
+    the object to read in place of those two. Heads are rotated whole: as in transformers,
+    `partial_rotary_factor` changes nothing without a scaling.
+
+    Raises UnsupportedModelError for it with one, which transformers cannot run either.
     """
-    inner = fields.nested("rope_scaling") or fields.nested("rope_parameters") or Fields({})
-    theta = inner.number("rope_theta", fields.number("rope_theta", 10000.0))
-    share = inner.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))
+    if inner is None:
+        inner = fields.nested("rope_scaling") or fields.nested("rope_parameters") or Fields({})
+    theta = inner.number("rope_theta", fields.number("rope_theta", default_theta))
     kind = inner.choice("rope_type" if inner.has("rope_type") else "type", "default", TYPES)
-    dim = int(head_dim * share)
-    if dim % 2 or not 0 < dim <= head_dim or (kind == "dynamic" and dim == 2):
+    if head_dim % 2 or (kind == "dynamic" and head_dim == 2):
         raise UnsupportedModelError(
-            f"config.json rotates {dim} of a head's {head_dim} elements; rotary embedding turns "
-            "them in pairs, and its dynamic scaling needs more than one"
+            f"config.json has heads of {head_dim} elements; rotary embedding turns them in pairs, "
+            "and its dynamic scaling needs more than one"
         )
     if kind == "default":
-        return RopeConfig(kind, theta, dim, context), context
+        return RopeConfig(kind, theta, head_dim, context), context
     if theta <= 1:
         raise UnsupportedModelError(
             f"config.json has rope_theta = {theta}; scaling a rotary embedding needs one above 1"
+        )
+    share = inner.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))
+    if int(head_dim * share) != head_dim:
+        raise UnsupportedModelError(
+            f"config.json has partial_rotary_factor = {share} and rope_type = {kind!r}; models of "
+            "this family rotate whole heads. Leave partial_rotary_factor out"
         )
     original = fields.integer("original_max_position_embeddings", context)
     original = inner.integer("original_max_position_embeddings", original)
     if kind == "dynamic":
         original = context
-    return _scaled(inner, kind, theta, dim, original, context)
+    return _scaled(inner, kind, theta, head_dim, original, context)
 
 
 def _scaled(
@@ -83,6 +100,11 @@ def _scaled(
     stretched = context if kind == "llama3" else max(context, int(original * factor))
     if kind == "linear":
         stretched = int(context * factor)
+    if not 1 <= stretched <= _MAX_CONTEXT:
+        raise CheckpointError(
+            f"config.json stretches a context of {original} by factor = {factor}, to {stretched}; "
+            f"it must be 1 to {_MAX_CONTEXT} tokens long"
+        )
     config = RopeConfig(
         type=kind,
         theta=theta,
@@ -191,7 +213,14 @@ class Rotary:
             with torch.inference_mode(False):
                 positions = torch.arange(_TABLE << max(0, (needed - 1) // _TABLE).bit_length())
                 self._halves = self._scaled(positions[:, None].float() * self._frequencies)
-        return RopeTables(*self._halves, batch.positions)
+        return RopeTables(*self._halves, batch.positions, self._room(batch, needed))
+
+    def _room(self, batch: Batch, needed: int) -> int:
+        assert self._halves is not None
+        room = len(self._halves[0]) - needed
+        if self.config.type == "dynamic":
+            room = min(room, self.config.original_context - max(batch.totals))
+        return room
 
     def _scaled(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         scale = self.config.attention_factor

@@ -65,8 +65,9 @@ class SafetensorsFile:
     truncated or corrupt, and `UnsupportedFormatError` where a tensor has a dtype torch lacks.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, remedy: str = "download the checkpoint again") -> None:
+        """remedy: how to get another such file, for the errors of one that is missing or broken."""
+        self.path, self._remedy = path, remedy
         self._handle: Any = None
         handle = self._open()
         try:
@@ -105,8 +106,7 @@ class SafetensorsFile:
             self._handle = safe_open(str(self.path), framework="pt")
         except FileNotFoundError as error:
             raise CheckpointNotFoundError(
-                f"{self.path} is not there, or is a link to a file that is not. "
-                "Download the checkpoint again."
+                f"{self.path} is not there, or is a link to a file that is not; {self._remedy}."
             ) from error
         except (SafetensorError, OSError) as error:
             raise self._broken(error) from error
@@ -130,7 +130,7 @@ class SafetensorsFile:
         reason = str(error).removeprefix("Error while deserializing header: ")
         return WeightsError(
             f"{self.path} cannot be read: {_diagnosis(self.path) or reason}. "
-            "Delete it and download the checkpoint again."
+            f"Delete it and {self._remedy}."
         )
 
 

@@ -26,7 +26,7 @@ from kept.models.fields import MAX_HEAD, MAX_LAYERS, Fields
 from kept.models.layers import Embedding, Linear, RMSNorm, attend, attend_input
 from kept.models.record import Record
 from kept.models.weight_map import Placement, WeightMap
-from kept.ops import ACTIVATIONS, AttentionSpec, HeadSpec, KVView, RelativeBias, Rope
+from kept.ops import ACTIVATIONS, AttentionSpec, HeadSpec, RelativeBias, Rope
 
 ENCODER_ROWS = 2048  # tokens of inputs that the encoder reads side by side, or one input
 
@@ -150,8 +150,11 @@ class T5CrossAttention(nn.Module):
         k, v = self.kv(states).unflatten(1, (-1, self.head_dim)).chunk(2, dim=1)
         return k, v
 
-    def forward(self, x: Tensor, view: KVView, record: Record) -> Tensor:
-        """x: (N, E) -> (N, E)."""
+    def forward(
+        self, x: Tensor, store: LayerStore, states: Tensor | None, record: Record
+    ) -> Tensor:
+        """x: (N, E) -> (N, E). states: (M, E) the encoder's output; None: the store has it."""
+        view = store.read() if states is None else store.append(*self.keys(states))
         q = self.q(x).unflatten(1, (-1, self.head_dim))
         out: Tensor = self.out(attend_input(q, view, self.spec, record))
         return out
@@ -200,16 +203,18 @@ class T5DecoderBlock(nn.Module):
         self.cross_norm, self.cross = RMSNorm(width, eps), T5CrossAttention(config)
         self.mlp_norm, self.mlp = RMSNorm(width, eps), T5MLP(config)
 
-    def keys(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """See `T5CrossAttention.keys`."""
-        return self.cross.keys(states)
-
     def forward(
-        self, x: Tensor, bias: RelativeBias, store: LayerStore, view: KVView, record: Record
+        self,
+        x: Tensor,
+        bias: RelativeBias,
+        store: LayerStore,
+        cross: LayerStore,
+        states: Tensor | None,
+        record: Record,
     ) -> Tensor:
-        """x: (N, E) -> (N, E)."""
+        """x: (N, E) -> (N, E). states: see `T5CrossAttention`."""
         x = x + self.attention(self.attention_norm(x), bias, store, record)
-        x = x + self.cross(self.cross_norm(x), view, record)
+        x = x + self.cross(self.cross_norm(x), cross, states, record)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out
 
@@ -220,6 +225,7 @@ class T5Encoder(nn.Module):
     def __init__(self, config: T5Config) -> None:
         super().__init__()
         self.max_distance = config.max_distance
+        self.shapes = (KVShape(config.num_heads, config.head_dim),) * config.num_encoder_layers
         self.bias = Embedding(config.num_buckets, config.num_heads)
         self.blocks = nn.ModuleList(
             T5EncoderBlock(config) for _ in range(config.num_encoder_layers)
@@ -229,7 +235,7 @@ class T5Encoder(nn.Module):
     def forward(self, x: Tensor, batch: Batch, record: Record) -> Tensor:
         """x: (M, E), the vectors of the batch's tokens -> (M, E)."""
         bias = RelativeBias(self.bias.weight, self.max_distance, bidirectional=True)
-        with stores(None, batch, len(self.blocks)) as found:
+        with stores(None, batch, self.shapes) as found:
             for block, store in zip(self.blocks, found, strict=True):
                 record.take_hidden(x)
                 x = block(x, bias, store, record)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kept.errors import WeightsError
+from kept.exiting import computing
 from kept.models.checkpoint import Checkpoint
+from kept.models.dtypes import DTYPES
 from kept.models.weight_map import WeightMap
 from kept.models.weight_plan import Copy, plan_weights
 
@@ -56,10 +58,11 @@ def load_weights(
         if mapped + size > largest:
             checkpoint.close()
             mapped = 0
-        if copy.parameter not in filled:
-            shape = meta[copy.parameter].shape
-            filled[copy.parameter] = torch.empty(shape, dtype=dtype, device=device)
-        _fill(filled[copy.parameter], checkpoint, copy)
+        with computing():
+            if copy.parameter not in filled:
+                shape = meta[copy.parameter].shape
+                filled[copy.parameter] = torch.empty(shape, dtype=dtype, device=device)
+            _fill(filled[copy.parameter], checkpoint, copy)
         done, mapped = done + size, mapped + size
         if progress is not None:
             progress(done, total)
@@ -90,9 +93,18 @@ def refuse_overflow(cast: Tensor, stored_dtype: torch.dtype, file: Path, name: s
         if torch.isinf(low) or torch.isinf(high):
             raise WeightsError(
                 f"{file}: {name!r} holds values beyond {largest:g}, the largest "
-                f"{_name(cast.dtype)} can hold. Load it as bfloat16 or float32 (it is stored as "
-                f"{_name(stored_dtype)})."
+                f"{_name(cast.dtype)} can hold (it is stored as {_name(stored_dtype)}). "
+                f"{_overflow_remedy(cast.dtype, stored_dtype)}"
             )
+
+
+def _overflow_remedy(dtype: torch.dtype, stored_dtype: torch.dtype) -> str:
+    largest = torch.finfo(dtype).max
+    wider = [name for name, other in DTYPES.items() if torch.finfo(other).max > largest]
+    if not wider:
+        return "kept computes in no wider one, so it cannot run these weights; is the file damaged?"
+    sure = stored_dtype in DTYPES.values()
+    return f"Load it as {' or '.join(wider)}{'' if sure else ', if that holds them'}."
 
 
 def _name(dtype: torch.dtype) -> str:

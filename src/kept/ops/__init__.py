@@ -1,8 +1,9 @@
 """Arithmetic: one face per operation, and the views attention reads."""
 
+from kept.ops.attention import attend_stored
 from kept.ops.backend import backend, isa, num_threads, runs_natively, use_threads, why_reference
 from kept.ops.bias import RelativeBias
-from kept.ops.codecs import CODECS, Codec, Part, find_codec
+from kept.ops.codecs import KEY_CODECS, VALUE_CODECS, Codec, Part
 from kept.ops.faces import (
     Rope,
     activate,
@@ -12,12 +13,17 @@ from kept.ops.faces import (
     layer_norm,
     linear,
     rms_norm,
+    soft_cap,
     split_heads,
+    split_queries,
 )
+from kept.ops.hadamard import rotate_heads
+from kept.ops.kv_codec import KV_CODECS, KVCodec, KVDtype, find_kv_codec
 from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
-from kept.ops.program import LentBuffers, Placement, Program, RopeTables, StepBuffers
+from kept.ops.program import Program
 from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
 from kept.ops.spec import AttentionSpec, HeadSpec
+from kept.ops.step_buffers import LentBuffers, Placement, RopeTables, StepBuffers
 from kept.ops.views import (
     ContiguousView,
     CrossView,
@@ -32,7 +38,9 @@ from kept.ops.views import (
 
 __all__ = [
     "ACTIVATIONS",
-    "CODECS",
+    "KEY_CODECS",
+    "KV_CODECS",
+    "VALUE_CODECS",
     "AttentionSpec",
     "Codec",
     "ContiguousView",
@@ -40,6 +48,8 @@ __all__ = [
     "Group",
     "HeadSpec",
     "InputBuffers",
+    "KVCodec",
+    "KVDtype",
     "KVView",
     "LentBuffers",
     "PackedMatrix",
@@ -56,10 +66,11 @@ __all__ = [
     "StoredView",
     "activate",
     "attend",
+    "attend_stored",
     "attend_with_weights",
     "backend",
     "embedding",
-    "find_codec",
+    "find_kv_codec",
     "gated",
     "isa",
     "layer_norm",
@@ -70,8 +81,11 @@ __all__ = [
     "pack_matrix",
     "rms_norm",
     "rotary",
+    "rotate_heads",
     "runs_natively",
+    "soft_cap",
     "split_heads",
+    "split_queries",
     "use_threads",
     "why_reference",
 ]

@@ -1,7 +1,8 @@
 """How numbers are stored: what a cache keeps of a key or value, and what attention reads of it.
 
-A codec turns rows (..., D) into buffers that share all dimensions but the last, and back. What is
-written is final: nothing is ever coded again, so a token's bits depend on its own numbers alone.
+A codec is of keys or of values; `kv_codec.py` joins two. It turns rows (..., D) into buffers that
+share all dimensions but the last, and back. What is written is final: nothing is ever coded again,
+so a token's bits depend on its own numbers alone.
 
     name        buffers                                bytes a head at D = 64
     float32     numbers (..., D)                       256
@@ -12,12 +13,21 @@ written is final: nothing is ever coded again, so a token's bits depend on its o
     int4, D = 5      byte 0      byte 1      byte 2          one scale to 32 elements
                   x1+8 | x0+8  x3+8 | x2+8    8 | x4+8       (high nibble | low nibble)
 
-`int8` has one scale a token and head, `int4` one to 32 elements. A scale is the least bfloat16 not
-below amax / limit, so that codes never exceed their limit of 127 or 7 and are rounded half to
-even; a number decodes as code * scale in fp32, at most half a scale from where it was. An entry
-whose bytes are all zero decodes to zeros. Not finite: a row (int8) or group (int4) that holds an
-infinity or a NaN, whole or after the cast to fp32, gets the scale NaN and decodes to NaN, as it
-would have poisoned the scores without a codec; no finite number ever comes of it.
+A number decodes as code * scale in fp32; codes are rounded half to even. `int8` has one scale a
+token and head, the least bfloat16 not below amax / 127, so that codes never exceed 127 and a number
+comes back at most half a scale from where it was. `int4` has one scale to 32 elements and codes of
+-8 to 7: the element farthest from zero, the positive one of two, becomes -8, so a scale is that
+element over -8, rounded to the nearest bfloat16, and of either sign. What is as far on the other
+side is held at 7, a whole scale short. An entry whose bytes are all zero decodes to zeros. Not
+finite: a row (int8) or group (int4) that holds an infinity or a NaN, whole or after the cast to
+fp32, gets the scale NaN and decodes to NaN, as it would have poisoned the scores without a codec;
+no finite number ever comes of it.
+
+Keys have a few elements that are large in every token (Liu et al. 2024, KIVI), and would take the
+scale of their group. So `int4` of keys is of a head rotated by `hadamard.py`, which spreads them
+(Ashkboos et al. 2024, QuaRot). Scores do not change if queries are rotated alike, so kernels attend
+the codes as they are; `decode` rotates back. What is not finite takes its whole block with it, and
+so do numbers whose sum overflows.
 """
 
 from __future__ import annotations
@@ -30,10 +40,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kept.errors import OptionError
+from kept.ops.hadamard import rotate_heads
 
 INT8_LIMIT = 127
-INT4_LIMIT = 7
+INT4_LOW, INT4_HIGH = -8, 7
 INT4_GROUP = 32  # elements that share a scale
 INT4_ZERO = 8  # what is added to a code to make a nibble
 
@@ -54,6 +64,11 @@ class Codec(ABC):
     name: str
     dtype: torch.dtype
 
+    @property
+    def is_coded(self) -> bool:
+        """Whether numbers become codes with a scale, which round them."""
+        return True
+
     @abstractmethod
     def parts(self, head_dim: int) -> tuple[Part, ...]:
         """The buffers that hold heads of D numbers, in the order that the other methods use."""
@@ -63,8 +78,16 @@ class Codec(ABC):
         """One tensor for each part, (..., width) of x (..., D); a copy into the buffer may cast."""
 
     @abstractmethod
+    def read(self, buffers: Sequence[Tensor], head_dim: int) -> Tensor:
+        """The numbers (..., D) that buffers (..., width) stand for, rotated if they are."""
+
+    def turned(self, x: Tensor) -> Tensor:
+        """x (..., D) rotated as what is stored; and back, as it is its own inverse."""
+        return x
+
     def decode(self, buffers: Sequence[Tensor], head_dim: int) -> Tensor:
-        """The numbers (..., D) that buffers (..., width) stand for."""
+        """The numbers (..., D) that were stored, as far as the codec keeps them."""
+        return self.turned(self.read(buffers, head_dim))
 
     def num_bytes(self, head_dim: int) -> int:
         """Bytes that D numbers of one head take."""
@@ -75,6 +98,11 @@ class Codec(ABC):
 class FloatCodec(Codec):
     """Numbers as they are, in a dtype; what does not fit it becomes what torch's cast makes."""
 
+    @property
+    def is_coded(self) -> bool:
+        """See `Codec.is_coded`."""
+        return False
+
     def parts(self, head_dim: int) -> tuple[Part, ...]:
         """See `Codec.parts`."""
         return (Part("numbers", self.dtype, head_dim),)
@@ -83,8 +111,8 @@ class FloatCodec(Codec):
         """See `Codec.encode`; no copy, since the one into the buffer casts."""
         return (x,)
 
-    def decode(self, buffers: Sequence[Tensor], head_dim: int) -> Tensor:
-        """See `Codec.decode`; no copy."""
+    def read(self, buffers: Sequence[Tensor], head_dim: int) -> Tensor:
+        """See `Codec.read`; no copy."""
         return buffers[0]
 
 
@@ -100,17 +128,19 @@ class Int8Codec(Codec):
         """See `Codec.encode`."""
         wide = x.float()
         scales = _scales(wide, INT8_LIMIT)
-        return _codes(wide, scales, INT8_LIMIT).to(torch.int8), scales
+        return _codes(wide, scales, -INT8_LIMIT, INT8_LIMIT).to(torch.int8), scales
 
-    def decode(self, buffers: Sequence[Tensor], head_dim: int) -> Tensor:
-        """See `Codec.decode`; fp32."""
+    def read(self, buffers: Sequence[Tensor], head_dim: int) -> Tensor:
+        """See `Codec.read`; fp32."""
         codes, scales = buffers
         return codes.float().mul_(scales.float())
 
 
 @dataclass(frozen=True, slots=True)
 class Int4Codec(Codec):
-    """Two elements a byte, one scale to 32 elements."""
+    """Two elements a byte, one scale to 32 elements. rotated: the codes are of rotated heads."""
+
+    rotated: bool = False
 
     def parts(self, head_dim: int) -> tuple[Part, ...]:
         """See `Codec.parts`."""
@@ -123,18 +153,23 @@ class Int4Codec(Codec):
         """See `Codec.encode`."""
         width = x.shape[-1]
         missing = -width % INT4_GROUP  # filled up with zeros, whose nibble is INT4_ZERO
-        groups = F.pad(x.float(), (0, missing)).unflatten(-1, (-1, INT4_GROUP))
-        scales = _scales(groups, INT4_LIMIT)
-        nibbles = _codes(groups, scales, INT4_LIMIT).add_(INT4_ZERO).to(torch.uint8).flatten(-2)
+        groups = F.pad(self.turned(x.float()), (0, missing)).unflatten(-1, (-1, INT4_GROUP))
+        scales = _signed_scales(groups)
+        codes = _codes(groups, scales, INT4_LOW, INT4_HIGH)
+        nibbles = codes.add_(INT4_ZERO).to(torch.uint8).flatten(-2)
         low, high = nibbles[..., 0:width:2], nibbles[..., 1 : width + 1 : 2]
         return low | high << 4, scales.squeeze(-1)
 
-    def decode(self, buffers: Sequence[Tensor], head_dim: int) -> Tensor:
-        """See `Codec.decode`; fp32."""
+    def read(self, buffers: Sequence[Tensor], head_dim: int) -> Tensor:
+        """See `Codec.read`; fp32."""
         codes, scales = buffers
         nibbles = torch.stack((codes & 0xF, codes >> 4), dim=-1).flatten(-2)[..., :head_dim]
         wide = scales.float()[..., None].expand(*scales.shape, INT4_GROUP).flatten(-2)
         return nibbles.float().sub_(INT4_ZERO).mul_(wide[..., :head_dim])
+
+    def turned(self, x: Tensor) -> Tensor:
+        """See `Codec.turned`."""
+        return rotate_heads(x) if self.rotated else x
 
 
 def _scales(x: Tensor, limit: int) -> Tensor:
@@ -147,15 +182,25 @@ def _scales(x: Tensor, limit: int) -> Tensor:
     return ((quotient.view(torch.int32) + 0xFFFF) >> 16).to(torch.int16).view(torch.bfloat16)
 
 
-def _codes(x: Tensor, scales: Tensor, limit: int) -> Tensor:
+def _signed_scales(x: Tensor) -> Tensor:
+    """bf16 (..., 1) of fp32 x (..., D): its element farthest from zero over INT4_LOW; NaN if not
+    finite."""
+    high, low = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
+    quotient = torch.where(high >= -low, high, low) / torch.full_like(high, INT4_LOW)
+    quotient = torch.where(high.isfinite() & low.isfinite(), quotient, torch.nan)
+    scales = quotient.to(torch.bfloat16)
+    return torch.where(scales == 0, 0.0, scales)  # of zero's two signs one
+
+
+def _codes(x: Tensor, scales: Tensor, low: int, high: int) -> Tensor:
     """Whole numbers in fp32 (..., D); 0 where the scale is 0 or NaN."""
     wide = scales.float()
     # Zero scales belong to zeros, and to numbers so small that their scale underflowed.
     quotient = x / torch.where(wide == 0, 1.0, wide)
-    return quotient.round_().clamp_(-limit, limit).nan_to_num_(0.0)
+    return quotient.round_().clamp_(low, high).nan_to_num_(0.0)
 
 
-CODECS: Mapping[str, Codec] = {
+VALUE_CODECS: Mapping[str, Codec] = {
     codec.name: codec
     for codec in (
         FloatCodec("float64", torch.float64),
@@ -167,19 +212,7 @@ CODECS: Mapping[str, Codec] = {
     )
 }
 
-
-def find_codec(which: str | torch.dtype) -> Codec:
-    """The codec of a name, or the one that stores numbers in a torch dtype of real numbers.
-
-    Raises OptionError for one that does not exist.
-    """
-    if isinstance(which, torch.dtype):
-        floats = (codec for codec in CODECS.values() if isinstance(codec, FloatCodec))
-        found: Codec | None = next((codec for codec in floats if codec.dtype == which), None)
-    else:
-        found = CODECS.get(which) if isinstance(which, str) else None
-    if found is None:
-        raise OptionError(
-            f"keys and values cannot be stored as {which!r}; there are {', '.join(CODECS)}"
-        )
-    return found
+KEY_CODECS: Mapping[str, Codec] = {
+    **VALUE_CODECS,
+    "int4": Int4Codec("int4", torch.float32, rotated=True),
+}

@@ -51,8 +51,24 @@ def split_heads(
     return found
 
 
+def split_queries(
+    q: Tensor, heads: HeadSpec, rope: Rope = None, q_norm: Tensor | None = None
+) -> Tensor:
+    """Queries (N, H, D) of a projection (N, H D) that makes no keys and values; see `split_heads`.
+
+    For layers that attend what another one stores.
+    """
+    take = _trace if trace.is_traced(q) else reference
+    found: Tensor = take.split_queries(q, heads, rope, q_norm)
+    return found
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last dimension, in fp32 inside. Source: Zhang, Sennrich 2019."""
+    """x / rms(x) * weight over the last dimension, in fp32 inside. Source: Zhang, Sennrich 2019.
+
+    weight: of x's dtype, and x / rms(x) is rounded to it first (Llama); or fp32, and only the
+    product is rounded (Gemma).
+    """
     take = _trace if trace.is_traced(x) else reference
     out: Tensor = take.rms_norm(x, weight, eps)
     return out
@@ -72,10 +88,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out
 
 
-def embedding(ids: Tensor, weight: Tensor) -> Tensor:
-    """Rows of a table (V, E) by ids (N,): (N, E)."""
+def embedding(ids: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
+    """Rows of a table (V, E) by ids (N,), times `scale`: (N, E)."""
     take = _trace if trace.is_traced(ids) else reference
-    out: Tensor = take.embedding(ids, weight)
+    out: Tensor = take.embedding(ids, weight, scale)
+    return out
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap) in fp32, which keeps logits within the cap. Source: Gemma 2."""
+    take = _trace if trace.is_traced(x) else reference
+    out: Tensor = take.soft_cap(x, cap)
     return out
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,10 +12,10 @@ from kept.batch import Batch
 from kept.errors import OptionError
 from kept.ops import reference, trace
 from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
-from kept.ops.codecs import Codec
+from kept.ops.kv_codec import KVCodec
 from kept.ops.packed import PackedMatrix, address
 from kept.ops.spec import AttentionSpec, HeadSpec
-from kept.ops.views import StoredView
+from kept.ops.step_buffers import RopeTables, StepBuffers
 
 if TYPE_CHECKING:
     from kept import _native
@@ -28,6 +27,8 @@ _CODECS = {
     "int8": "int8",
     "int4": "int4",
 }
+# Beside one of these, attention computes in fp32.
+_FLOATS = {"float32", "float16"}
 _ACTIVATIONS = {
     "none": "none",
     "silu": "silu",
@@ -38,64 +39,6 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "relu": "relu",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """How a layout lays its tokens out. ring: whether tokens after the sinks wrap around the
-    capacity; window: what the layout itself forgets, None: nothing."""
-
-    ring: bool
-    capacity: int
-    sinks: int = 0
-    window: int | None = None
-
-
-class LentBuffers:
-    """The buffers of a cache's layers, as their addresses; good while these stay the same.
-
-    addresses: for each layer keys, their scales, values, theirs; 0: no scales. layouts: (L,) which
-    of the cache's layouts each layer follows.
-    """
-
-    def __init__(
-        self,
-        codec: Codec,
-        buffers: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]],
-        layouts: Sequence[int],
-    ) -> None:
-        """buffers: (L,) of keys and values, each as `Codec.parts` orders them."""
-        self.codec, self.layouts = codec, list(layouts)
-        self._alive = buffers
-        self.addresses = [
-            place
-            for layer in buffers
-            for parts in layer
-            for place in (address(parts[0]), address(parts[1] if len(parts) > 1 else None))
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class StepBuffers:
-    """Where a step's keys and values go.
-
-    placements: one per layout, as they are in this step. lengths: (B,) of the sequences, the new
-    tokens included. view: of a layer, what it holds once the new keys are written.
-    """
-
-    buffers: LentBuffers
-    placements: Sequence[Placement]
-    lengths: Sequence[int]
-    view: Callable[[int], StoredView]
-
-
-@dataclass(frozen=True, slots=True)
-class RopeTables:
-    """cos, sin: (P, R / 2) fp32. rows: (N,) int64, which row each of the batch takes."""
-
-    cos: Tensor
-    sin: Tensor
-    rows: Tensor
 
 
 class Program:
@@ -139,22 +82,18 @@ class Program:
         stores: StepBuffers,
         rope: RopeTables | None,
         logits: Tensor,
+        top_k: int = 0,
     ) -> _native.Step:
         """Bind the operations to a batch, the layers' buffers and the room for logits (M, V) fp32.
 
-        The step is good while all of these live. Raises OptionError for a codec the kernels do not
+        top_k: how many of the largest logits `top` will say of each row, at most V. The step is
+        good while all of these live. Raises OptionError for a codec the kernels do not
         read, and for tensors of the batch that are not what `Batch` says.
         """
         from kept import _native
 
         lent = stores.buffers
-        codec = _CODECS.get(lent.codec.name)
-        if codec is None:
-            raise OptionError(
-                f"the native kernels do not read keys and values of {lent.codec.name}; store "
-                f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
-            )
-        kind = getattr(_native.Codec, codec)
+        keys, values = codec_kinds(lent.codec)
         rows = batch.num_rows
         _check_ids("tokens", batch.tokens, rows)
         _check_ids("positions", batch.positions, rows)
@@ -173,12 +112,14 @@ class Program:
             sin=address(None if rope is None else rope.sin),
             rope_rows=address(None if rope is None else rope.rows),
             layouts=[(p.ring, p.capacity, p.sinks, _or_none(p.window)) for p in stores.placements],
-            keys=kind,
-            values=kind,
+            keys=keys,
+            values=values,
+            num_sinks=lent.num_sinks,
             buffers=lent.addresses,
             layer_layouts=lent.layouts,
             logits=logits.data_ptr(),
             vocabulary=self.vocab_size,
+            top_k=min(top_k, self.vocab_size),
         )
 
     def run(self, step: _native.Step, first: int = 0, last: int | None = None) -> None:
@@ -188,9 +129,38 @@ class Program:
         """
         self._native.run(step, first, len(self._lines) if last is None else last)
 
+    def repeat(self, last: _native.Step) -> _native.Repeat:
+        """Steps that add one token to each sequence of `last`, which has one row for each, all of
+        them wanted; good while what `last` was bound to lives."""
+        from kept import _native
+
+        return _native.Repeat(self._native, last)
+
+    def run_again(self, repeat: _native.Repeat, tokens: list[int]) -> list[tuple[float, int]]:
+        """Run the next of these steps, with its tokens (B,); returns what `best` does.
+
+        Mutates the layers' buffers and the logits. The repeat is spent if it raises.
+        """
+        return repeat.run(tokens)
+
     def best(self) -> list[tuple[float, int]]:
         """The largest logit of each wanted row of the last run, and the first token that has it."""
         return self._native.best
+
+    def top(self) -> tuple[Tensor, Tensor] | None:
+        """The K largest logits (M, K) fp32 of each row wanted of the last run, and their tokens
+        (M, K) int64.
+
+        The largest come first, NaN before any number, and of equal ones the lower token. K is what
+        the step asked for, None if nothing; M is 0 if the run made no logits.
+        """
+        shape = self._native.top_shape
+        if shape[1] == 0:
+            return None
+        values = torch.empty(shape, dtype=torch.float32)
+        tokens = torch.empty(shape, dtype=torch.int64)
+        self._native.read_top(values.data_ptr(), tokens.data_ptr())
+        return values, tokens
 
     def rows(self, buffer: trace.Buffer, count: int) -> Tensor:
         """Rows (count, width) of an fp32 buffer as the last run left them."""
@@ -198,12 +168,13 @@ class Program:
         self._native.read_buffer(self._buffers[buffer], count, out.data_ptr())
         return out
 
-    def queries(self, line: trace.Attend, count: int, codec: Codec) -> Tensor:
-        """Queries (count, H, D) fp32, as the line reads them over keys of `codec`."""
+    def queries(self, line: trace.Attend, count: int, codec: KVCodec) -> Tensor:
+        """Queries (count, H, D) fp32, as the line reads them over what `codec` stores: rounded
+        where it computes in bfloat16, and rotated where keys are."""
         heads = line.heads
         out = torch.empty(count, heads.num_heads, heads.head_dim, dtype=torch.float32)
-        floats = codec.name in ("float32", "float16")
-        shape = _shape(heads, line.spec)
+        floats = computes_in_floats(codec)
+        shape = native_shape(heads, line.spec)
         self._native.read_queries(self._buffers[line.queries], count, shape, floats, out.data_ptr())
         return out
 
@@ -215,27 +186,19 @@ class Program:
             return reference.rms_norm(x, line.weight, line.eps)
         return reference.layer_norm(x, line.weight, line.bias, line.eps)
 
-    def profile(self, on: bool) -> None:
-        """Begin to add up the time that operations take, or end."""
-        self._native.profile(on)
-
-    def spent(self) -> dict[str, float]:
-        """Seconds since `profile(True)`, by kind of operation; "waiting" at barriers, "total"."""
-        return self._native.spent
-
     def _add(self, line: trace.Line) -> None:
         from kept import _native
 
         native = self._native
         match line:
-            case trace.Embed(table, positions, out):
+            case trace.Embed(table, positions, out, scale):
                 place = address(self._keep(positions))
                 count = 0 if positions is None else len(positions)
-                native.embed(self._matrix(table), place, count, self._buffer(out))
-            case trace.Norm(x, weight, bias, eps, out, wanted):
+                native.embed(self._matrix(table), place, count, self._buffer(out), scale)
+            case trace.Norm(x, weight, bias, eps, out, wanted, add):
                 parts = address(self._keep(weight)), address(self._keep(bias))
-                native.norm(self._buffer(x), *parts, eps, self._buffer(out), wanted)
-            case trace.Linear(x, weight, out, epilogue, activation, wanted):
+                native.norm(self._buffer(x), *parts, eps, self._buffer(out), wanted, add)
+            case trace.Linear(x, weight, out, epilogue, activation, wanted, softcap):
                 native.linear(
                     self._buffer(x),
                     self._matrix(weight),
@@ -243,21 +206,25 @@ class Program:
                     getattr(_native.Activation, _ACTIVATIONS[activation]),
                     self._buffer(out),
                     wanted,
+                    softcap,
                 )
-            case trace.Place(qkv, queries, layer, heads, q_norm, k_norm, rope_dim):
+            case trace.Place(
+                qkv, queries, layer, heads, q_norm, k_norm, dim, begin, stride, only_queries
+            ):
                 if heads.head_dim > MAX_HEAD_DIM:
                     raise OptionError(
                         f"the native kernels take heads of up to {MAX_HEAD_DIM} numbers, and this "
                         f"model has {heads.head_dim}; use KEPT_OPS=reference"
                     )
-                shape = _shape(heads, AttentionSpec(1.0))
+                stored = replace(heads, num_kv_heads=0) if only_queries else heads
+                shape = native_shape(stored, AttentionSpec(1.0))
                 norms = address(self._keep(q_norm)), address(self._keep(k_norm))
                 native.place(
                     self._buffer(qkv), self._buffer(queries), layer, shape, *norms,
-                    heads.norm_eps, rope_dim,
+                    heads.norm_eps, dim, begin, dim // 2 if stride is None else stride,
                 )  # fmt: skip
             case trace.Attend(queries, layer, heads, spec, out):
-                shape = _shape(heads, spec)
+                shape = native_shape(heads, spec)
                 native.attend(self._buffer(queries), layer, shape, self._buffer(out))
 
     def _buffer(self, buffer: trace.Buffer) -> int:
@@ -287,7 +254,28 @@ def _check_ids(name: str, ids: Tensor, count: int) -> None:
         )
 
 
-def _shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape:
+def codec_kinds(codec: KVCodec) -> tuple[_native.Codec, _native.Codec]:
+    """The codecs of keys and of values as the kernels know them. Raises OptionError for one that
+    they do not read."""
+    from kept import _native
+
+    names = [_CODECS.get(name) for name in codec.pair]
+    if None in names:
+        raise OptionError(
+            f"the native kernels do not read keys and values of {codec.name}; store "
+            f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
+        )
+    keys, values = (getattr(_native.Codec, str(name)) for name in names)
+    return keys, values
+
+
+def computes_in_floats(codec: KVCodec) -> bool:
+    """Whether attention over keys and values of this codec takes its queries in fp32."""
+    return bool(_FLOATS.intersection(codec.pair))
+
+
+def native_shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape:
+    """A layer's attention as the kernels take it."""
     from kept import _native
 
     return _native.attention_shape(

@@ -173,6 +173,19 @@ def split_heads(
     return qk[:, :num_heads], qk[:, num_heads:], v
 
 
+def split_queries(
+    q: Tensor,
+    heads: HeadSpec,
+    rope: tuple[Tensor, Tensor] | None = None,
+    q_norm: Tensor | None = None,
+) -> Tensor:
+    """Queries alone, normalised and rotated; see `ops`."""
+    x = q.unflatten(1, (heads.num_heads, heads.head_dim))  # (N, H, D)
+    if q_norm is not None:
+        x = rms_norm(x, q_norm, heads.norm_eps)
+    return x if rope is None else rotary(x, *rope)
+
+
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding, halves rotated against each other.
 
@@ -187,11 +200,13 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last dimension, in fp32 inside. Source: Zhang, Sennrich 2019."""
+    """x / rms(x) * weight over the last dimension, in fp32 inside; see `ops` for its roundings."""
     if x.dtype == torch.float32:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
     wide = x.float()
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    if weight.dtype == torch.float32:
+        return (wide * weight).to(x.dtype)
     return weight * wide.to(x.dtype)
 
 
@@ -209,9 +224,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def embedding(ids: Tensor, weight: Tensor) -> Tensor:
-    """Rows of a table (V, E) by ids (N,): (N, E)."""
-    return F.embedding(ids, weight)
+def embedding(ids: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
+    """Rows of a table (V, E) by ids (N,), times `scale`: (N, E)."""
+    rows = F.embedding(ids, weight)
+    return rows if scale == 1 else rows * scale
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap) in fp32."""
+    return cap * torch.tanh(x.float() / cap)
 
 
 def gated(x: Tensor, activation: str) -> Tensor:

@@ -5,6 +5,7 @@ one adds a line here, and `kept.ops.program` turns the lines into one native cal
 activation follows a matrix product it joins the product's line, since the kernels do both at once:
 
     x + linear(h, w)       linear ... add to x's rows, in place
+    x + rms_norm(h, w)     norm ... add to x's rows, in place
     gated(linear(h, w))    linear ... gate
 """
 
@@ -20,16 +21,17 @@ from kept.ops.spec import AttentionSpec, HeadSpec
 
 @dataclass
 class Embed:
-    """Rows of a table by token, and of another by position."""
+    """Rows of a table by token, scaled, and of another by position."""
 
     table: PackedMatrix
     positions: Tensor | None
     out: Buffer
+    scale: float = 1.0
 
 
 @dataclass
 class Norm:
-    """Root-mean-square norm, or layer norm where there is a bias."""
+    """Root-mean-square norm, or layer norm where there is a bias. add: to the rows of `out`."""
 
     x: Buffer
     weight: Tensor
@@ -37,11 +39,15 @@ class Norm:
     eps: float
     out: Buffer
     wanted: bool
+    add: bool = False
 
 
 @dataclass
 class Linear:
-    """A matrix product and what becomes of it: store, add, activate, gate or logits."""
+    """A matrix product and what becomes of it: store, add, activate, gate or logits.
+
+    softcap: of logits, 0: none.
+    """
 
     x: Buffer
     weight: PackedMatrix
@@ -49,11 +55,17 @@ class Linear:
     epilogue: str = "store"
     activation: str = "none"
     wanted: bool = False
+    softcap: float = 0.0
 
 
 @dataclass
 class Place:
-    """Queries, keys and values of a projection, normalised, rotated and stored."""
+    """Queries, keys and values of a projection, normalised, rotated and stored.
+
+    only_queries: there are no keys and values; `layer` is whose they are to attend. rope_dim: R,
+    0: not rotated. rope_begin: which number of a row of the step's tables its angles
+    begin with. rope_stride: numbers of such a row, None: R / 2.
+    """
 
     qkv: Buffer
     queries: Buffer
@@ -62,6 +74,9 @@ class Place:
     q_norm: Tensor | None
     k_norm: Tensor | None
     rope_dim: int
+    rope_begin: int = 0
+    rope_stride: int | None = None
+    only_queries: bool = False
 
 
 @dataclass
@@ -101,7 +116,7 @@ class Rows:
     trace: Trace
     buffer: Buffer
     wanted: bool = False
-    product: Linear | None = None  # the line these rows are made by, while it can still be joined
+    made_by: Linear | Norm | None = None  # while that line can still be joined
     spent: bool = False  # a sum has taken their place
 
     def __add__(self, other: Rows) -> Rows:
@@ -111,8 +126,11 @@ class Rows:
             assert isinstance(embed, Embed)
             embed.positions = other.buffer.table
             return self
-        line = other.joined("add")
-        line.out = self.read()
+        if isinstance(other.made_by, Norm):
+            assert other.made_by is self.trace.lines[-1], "a norm is joined before anything else"
+            other.made_by.out, other.made_by.add = self.read(), True
+        else:
+            other.joined("add").out = self.read()
         self.spent = True
         return Rows(self.trace, self.buffer, self.wanted)
 
@@ -123,10 +141,10 @@ class Rows:
 
     def joined(self, epilogue: str, activation: str = "none") -> Linear:
         """Give the product these rows come from another ending."""
-        line = self.product
-        assert line is not None, "only a product can be joined"
+        line = self.made_by
+        assert isinstance(line, Linear), "only a product can be joined"
         assert line is self.trace.lines[-1], "a product is joined before anything else is done"
-        line.epilogue, line.activation, self.product = epilogue, activation, None
+        line.epilogue, line.activation, self.made_by = epilogue, activation, None
         return line
 
     def flatten(self, start: int) -> Rows:
@@ -164,9 +182,11 @@ class TracedBatch:
 
 @dataclass(frozen=True)
 class TracedRope:
-    """Stands in for the rotary tables of a batch. dim: R."""
+    """Stands in for the rotary tables of a batch. dim: R. begin, stride: see `Place`."""
 
     dim: int
+    begin: int = 0
+    stride: int | None = None
 
 
 def is_traced(x: object) -> bool:
@@ -191,25 +211,33 @@ class TracedView:
 
 @dataclass(frozen=True)
 class TracedStore:
-    """Stands in for where a layer stores its keys."""
+    """Stands in for where a layer stores its keys, or for the layer whose keys it shares."""
 
     layer: int
+    shares: int | None = None
 
     def append(self, k: Heads, v: Heads) -> TracedView:
         """The keys are stored by the line that made them."""
         assert k.place is v.place
+        assert self.shares is None, "this layer shares another's keys"
         k.place.layer = self.layer
         return TracedView(self.layer)
 
+    def read(self) -> TracedView:
+        """What the layer that this one shares has stored."""
+        assert self.shares is not None, "this layer stores keys of its own"
+        return TracedView(self.shares)
 
-def embedding(ids: Ids, weight: PackedMatrix | Tensor) -> Rows:
+
+def embedding(ids: Ids, weight: PackedMatrix | Tensor, scale: float) -> Rows:
     """See `ops.embedding`. A table of positions is a plain tensor."""
     if ids.are_positions:
         assert isinstance(weight, Tensor)
+        assert scale == 1, "positions are added as they are"
         return Rows(ids.trace, PositionBuffer(weight.shape[1], table=_widened(weight)))
     assert isinstance(weight, PackedMatrix)
     out = Rows(ids.trace, Buffer(weight.num_in))
-    ids.trace.lines.append(Embed(weight, None, out.buffer))
+    ids.trace.lines.append(Embed(weight, None, out.buffer, scale))
     return out
 
 
@@ -225,7 +253,8 @@ def layer_norm(x: Rows, weight: Tensor, bias: Tensor, eps: float) -> Rows:
 
 def _norm(x: Rows, weight: Tensor, bias: Tensor | None, eps: float) -> Rows:
     out = Rows(x.trace, Buffer(x.buffer.width), x.wanted)
-    x.trace.lines.append(Norm(x.read(), _widened(weight), bias, eps, out.buffer, x.wanted))
+    out.made_by = Norm(x.read(), _widened(weight), bias, eps, out.buffer, x.wanted)
+    x.trace.lines.append(out.made_by)
     return out
 
 
@@ -238,14 +267,21 @@ def linear(x: Rows, weight: PackedMatrix, bias: None = None) -> Rows:
     assert bias is None
     x.buffer.feeds.append(weight)
     out = Rows(x.trace, Buffer(weight.num_out), x.wanted)
-    out.product = Linear(x.read(), weight, out.buffer, wanted=x.wanted)
-    x.trace.lines.append(out.product)
+    out.made_by = Linear(x.read(), weight, out.buffer, wanted=x.wanted)
+    x.trace.lines.append(out.made_by)
     return out
 
 
 def activate(x: Rows, activation: str) -> Rows:
     """See `ops.activate`."""
     x.joined("activate", activation)
+    return x
+
+
+def soft_cap(x: Rows, cap: float) -> Rows:
+    """See `ops.soft_cap`; of the logits, which the product's line has yet to become."""
+    assert isinstance(x.made_by, Linear), "only a product can be capped"
+    x.made_by.softcap = cap
     return x
 
 
@@ -266,18 +302,41 @@ def split_heads(
     k_norm: Tensor | None,
 ) -> tuple[Heads, Heads, Heads]:
     """See `ops.split_heads`."""
-    queries = Rows(qkv.trace, Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32))
-    q_weight, k_weight = (None if x is None else _widened(x) for x in (q_norm, k_norm))
-    rope_dim = 0 if rope is None else rope.dim
-    place = Place(qkv.read(), queries.buffer, -1, heads, q_weight, k_weight, rope_dim)
-    qkv.trace.lines.append(place)
-    found = Heads(queries, place)
+    found = _place(qkv, heads, rope, q_norm, k_norm)
     return found, found, found
+
+
+def split_queries(
+    q: Rows, heads: HeadSpec, rope: TracedRope | None, q_norm: Tensor | None
+) -> Heads:
+    """See `ops.split_queries`."""
+    return _place(q, heads, rope, q_norm, None, only_queries=True)
+
+
+def _place(
+    x: Rows,
+    heads: HeadSpec,
+    rope: TracedRope | None,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    only_queries: bool = False,
+) -> Heads:
+    queries = Rows(x.trace, Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32))
+    q_weight, k_weight = (None if w is None else _widened(w) for w in (q_norm, k_norm))
+    tables = TracedRope(0) if rope is None else rope
+    place = Place(
+        x.read(), queries.buffer, -1, heads, q_weight, k_weight,
+        tables.dim, tables.begin, tables.stride, only_queries,
+    )  # fmt: skip
+    x.trace.lines.append(place)
+    return Heads(queries, place)
 
 
 def attend(q: Heads, view: TracedView, spec: AttentionSpec) -> Rows:
     """See `ops.attend`."""
     heads = q.place.heads
+    if q.place.only_queries:
+        q.place.layer = view.layer
     out = Rows(q.rows.trace, Buffer(heads.num_heads * heads.head_dim))
     q.rows.trace.lines.append(Attend(q.rows.buffer, view.layer, heads, spec, out.buffer))
     return out

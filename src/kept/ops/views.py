@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from kept.ops.codecs import Codec
+from kept.ops.kv_codec import KVCodec
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class KVView(Protocol):
     def stored(self) -> tuple[Tensor, Tensor]:
         """Keys and values (B, G, S, D) as they lie; `span.index` says which token each is.
 
-        In their codec's dtype: a copy in fp32 where they are stored as codes, else none.
+        In their codecs' dtype: a copy in fp32 where they are stored as codes, else none.
         """
         ...
 
@@ -132,21 +133,30 @@ class PackedView:
 class SlotView:
     """Sequences in the slots of buffers (slots, G, capacity, width); how they lie is a kind's.
 
-    keys, values: one buffer for each part of the codec, as `Codec.parts` orders them. head_dim: D.
+    keys, values: one buffer for each part of their codec, as `Codec.parts` orders them. head_dim:
+    D. key_sinks, value_sinks: (slots, G, n, D) the first n tokens of each sequence, to be read in
+    place of their codes, rotated as those are; None: there are none.
     """
 
     span: Span
-    codec: Codec
+    codec: KVCodec
     head_dim: int
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
+    key_sinks: Tensor | None = None
+    value_sinks: Tensor | None = None
 
     def stored(self) -> tuple[Tensor, Tensor]:
         """See `KVView.stored`."""
-        return self._decoded(self.keys), self._decoded(self.values)
+        codec = self.codec
+        keys = self._decoded(codec.keys, self.keys, self.key_sinks)
+        return keys, self._decoded(codec.values, self.values, self.value_sinks)
 
-    def _decoded(self, buffers: tuple[Tensor, ...]) -> Tensor:
-        return self.codec.decode([take(x, self.span) for x in buffers], self.head_dim)
+    def _decoded(self, codec: Codec, buffers: tuple[Tensor, ...], sinks: Tensor | None) -> Tensor:
+        found = codec.read([take(x, self.span) for x in buffers], self.head_dim)
+        if sinks is not None:
+            found = _with_sinks(found, sinks, self.span)
+        return codec.turned(found).to(self.codec.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +198,21 @@ class RingView(SlotView):
         return keys, values
 
 
+def _with_sinks(x: Tensor, sinks: Tensor, span: Span) -> Tensor:
+    """x (B, G, S, D) with the tokens that `sinks` (slots, G, n, D) holds from there."""
+    rows, count = sinks[list(span.slots)].to(x.dtype), sinks.shape[2]
+    if span.index is None:
+        there = min(count, span.width)
+        x[:, :, :there] = rows[:, :, :there]
+        return x
+    index = span.index[:, None, :, None]
+    taken = rows.take_along_dim(index.clamp(0, count - 1), dim=2)
+    return torch.where((index >= 0) & (index < count), taken, x)
+
+
 @dataclass(frozen=True, slots=True)
 class InputBuffers:
-    """One encoder input in one layer, written once: a buffer (G, S, width) for each part of the
+    """One encoder input in one layer, written once: a buffer (G, S, width) for each part of its
     codec, as `Codec.parts` orders them."""
 
     keys: tuple[Tensor, ...]
@@ -209,7 +231,7 @@ class CrossView:
     """
 
     span: Span
-    codec: Codec
+    codec: KVCodec
     head_dim: int
     inputs: tuple[InputBuffers, ...]
     of: tuple[int, ...]
@@ -235,10 +257,9 @@ class CrossView:
             yield rows, *self._decoded(buffers)
 
     def _decoded(self, buffers: InputBuffers) -> tuple[Tensor, Tensor]:
-        return (
-            self.codec.decode(buffers.keys, self.head_dim),
-            self.codec.decode(buffers.values, self.head_dim),
-        )
+        keys = self.codec.keys.decode(buffers.keys, self.head_dim)
+        values = self.codec.values.decode(buffers.values, self.head_dim)
+        return keys.to(self.codec.dtype), values.to(self.codec.dtype)
 
     def _readers(self) -> list[slice | Tensor]:
         """The rows of each input, found once a step for all layers."""

@@ -2,6 +2,7 @@
 
 from kept.sampling.draw import Key, derive_seed, draw, draw_distinct, fresh_seed
 from kept.sampling.history import TokenHistory
+from kept.sampling.likeliest import Likeliest, num_likeliest
 from kept.sampling.logprobs import TokenLogprob, TokenLogprobs, token_logprobs
 from kept.sampling.params import SamplingParams
 from kept.sampling.processors import process_scores
@@ -10,6 +11,7 @@ from kept.sampling.sampler import SampledTokens, sample
 
 __all__ = [
     "Key",
+    "Likeliest",
     "ResolvedParams",
     "SampledTokens",
     "SamplingParams",
@@ -20,6 +22,7 @@ __all__ = [
     "draw",
     "draw_distinct",
     "fresh_seed",
+    "num_likeliest",
     "process_scores",
     "sample",
     "token_logprobs",

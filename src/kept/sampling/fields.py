@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ from kept.errors import OptionError
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 EarlyStopping = bool | Literal["never"]
-CacheImplementation = Literal["dynamic", "static", "sliding"]
-KVDtype = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+CacheImplementation = Literal["dynamic", "static", "sliding", "evicting"]
+EvictionScore = Literal["window", "key-norm"]
+CodecName = Literal["float32", "bfloat16", "float16", "int8", "int4"]  # of keys, or of values
+KVDtypeName = CodecName | Literal["k8v4"]
+KVDtype = KVDtypeName | tuple[CodecName, CodecName]
 Overflow = Literal["stop", "slide"]
 
 
@@ -132,6 +136,25 @@ def _token_ids(label: str, value: object) -> tuple[int, ...]:
     return tuple(sorted({check(label, item) for item in items}))
 
 
+def _kv_dtype(label: str, value: object) -> KVDtype:
+    names: tuple[CodecName, ...] = get_args(CodecName)
+    allowed: tuple[KVDtypeName, ...] = (*names[:-1], "k8v4", names[-1])
+    if isinstance(value, str):
+        for name in allowed:
+            if value == name:
+                return name
+    elif isinstance(value, list | tuple) and len(value) == 2:
+        for keys, values in itertools.product(names, names):
+            if (keys, values) == tuple(value):
+                if keys == values:
+                    return keys
+                return "k8v4" if (keys, values) == ("int8", "int4") else (keys, values)
+    raise OptionError(
+        f"{label}={value!r} is not known; pass one of {', '.join(allowed)}, or a pair (keys, "
+        f"values) of {', '.join(names)}"
+    )
+
+
 MAX_WIDTH = 4096  # sequences of one prompt side by side: each has a slot of the cache
 MAX_PENALTY = 32.0  # a length of ten million to this power is still a finite number
 
@@ -157,9 +180,15 @@ USE_CACHE = Field("use_cache", _boolean, True)
 CACHE_IMPLEMENTATION: Field[CacheImplementation] = Field(
     "cache_implementation", _choice(*get_args(CacheImplementation)), "dynamic"
 )
-KV_DTYPE: Field[KVDtype | None] = Field("kv_dtype", _choice(*get_args(KVDtype)), None)
+KV_DTYPE: Field[KVDtype | None] = Field("kv_dtype", _kv_dtype, None)
+UNQUANTIZED_SINKS = Field("unquantized_sinks", _integer(0, 64), 0)
 SLIDING_WINDOW: Field[int | None] = Field("sliding_window", _integer(1), None)
 NUM_SINKS = Field("num_sinks", _integer(0), 0)
+KV_BUDGET: Field[int | None] = Field("kv_budget", _integer(1), None)
+EVICTION_SCORE: Field[EvictionScore] = Field(
+    "eviction_score", _choice(*get_args(EvictionScore)), "key-norm"
+)
+NUM_RECENT: Field[int | None] = Field("num_recent", _integer(0), None)
 MAX_CACHE_LEN: Field[int | None] = Field("max_cache_len", _integer(1), None)
 OVERFLOW: Field[Overflow] = Field("overflow", _choice(*get_args(Overflow)), "stop")
 SLIDE_HOP: Field[int | None] = Field("slide_hop", _integer(1), None)
@@ -172,6 +201,6 @@ FIELDS: tuple[Field[object], ...] = (
     *(MAX_NEW_TOKENS, MIN_NEW_TOKENS, DO_SAMPLE, TEMPERATURE, TOP_K, TOP_P, MIN_P),
     *(REPETITION_PENALTY, NO_REPEAT_NGRAM_SIZE, NUM_BEAMS, LENGTH_PENALTY, EARLY_STOPPING),
     *(NUM_RETURN_SEQUENCES, STOP_STRINGS, EOS_TOKEN_ID, IGNORE_EOS, SEED, LOGPROBS, USE_CACHE),
-    *(CACHE_IMPLEMENTATION, KV_DTYPE, SLIDING_WINDOW, NUM_SINKS, MAX_CACHE_LEN),
-    *(OVERFLOW, SLIDE_HOP),
+    *(CACHE_IMPLEMENTATION, KV_DTYPE, UNQUANTIZED_SINKS, SLIDING_WINDOW, NUM_SINKS, MAX_CACHE_LEN),
+    *(KV_BUDGET, EVICTION_SCORE, NUM_RECENT, OVERFLOW, SLIDE_HOP),
 )

@@ -38,6 +38,11 @@ class TokenHistory:
         """How many tokens follow the prompt."""
         return self._length - self.num_prompt
 
+    @property
+    def last(self) -> int:
+        """The newest token; there is at least one."""
+        return int(self._buffer[self._length - 1])
+
     def append(self, token_id: int) -> None:
         """Add one generated token."""
         if self._length == self._buffer.size:

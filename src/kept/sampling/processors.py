@@ -35,7 +35,7 @@ def process_scores(scores: Tensor, params: ResolvedParams, history: TokenHistory
         scores = repetition_penalty(scores, history.tokens, params.repetition_penalty)
     if params.no_repeat_ngram_size > 0:
         scores = no_repeat_ngrams(scores, history.tokens, params.no_repeat_ngram_size)
-    if history.num_generated < params.min_new_tokens or len(history) < params.min_length:
+    if suppresses_ends(params, history):
         scores = suppress(scores, params.eos_token_ids)
     if not params.do_sample:
         return scores
@@ -49,6 +49,11 @@ def process_scores(scores: Tensor, params: ResolvedParams, history: TokenHistory
     if params.min_p > 0.0:
         scores = min_p(scores, params.min_p, keep)
     return scores
+
+
+def suppresses_ends(params: ResolvedParams, history: TokenHistory) -> bool:
+    """Whether a text is still too short to end."""
+    return history.num_generated < params.min_new_tokens or len(history) < params.min_length
 
 
 def repetition_penalty(scores: Tensor, tokens: Ids, penalty: float) -> Tensor:
@@ -129,11 +134,17 @@ def min_p(scores: Tensor, fraction: float, min_tokens_to_keep: int = 1) -> Tenso
     return scores.masked_fill(remove, _NEVER)
 
 
-def highest(values: Tensor, count: int) -> Tensor:
+def highest(values: Tensor, count: int, among: Tensor | None = None) -> Tensor:
     """Return the indices of the `count` highest of `values` (V,), highest first.
 
     Among equal values the lower index comes first, which `torch.topk` does not promise. At most V.
+    `among`, where they are known, are indices whose values none of the others exceeds.
     """
+    if among is not None and 0 < count < among.numel():
+        among = among.sort().values
+        found = among[highest(values[among], count)]
+        if bool(values[among].min() < values[found[-1]]):  # so nothing else ties with the last
+            return found
     count = min(count, values.numel())
     if count == 0:
         return torch.empty(0, dtype=torch.int64, device=values.device)

@@ -11,6 +11,7 @@ from torch import Tensor
 from kept.errors import OptionError, SamplingError
 from kept.sampling.draw import draw
 from kept.sampling.history import TokenHistory
+from kept.sampling.likeliest import Likeliest, scores_to_draw_from
 from kept.sampling.logprobs import TokenLogprobs, token_logprobs
 from kept.sampling.processors import process_scores
 from kept.sampling.resolved import ResolvedParams
@@ -30,6 +31,7 @@ def sample(
     histories: Sequence[TokenHistory],
     keys: Sequence[tuple[int, int]],
     best: Sequence[tuple[float, int]] | None = None,
+    likeliest: Likeliest | None = None,
 ) -> SampledTokens:
     """Choose the next token of each row.
 
@@ -37,8 +39,9 @@ def sample(
     far, prompt first; `keys[b]` is (seed, position), which alone decides row b's random number. A
     row's token depends on nothing in the other rows. `num_beams` is not looked at: beam search
     calls `process_scores` itself. `best`, where it is known, holds each row's largest logit (NaN if
-    any is) and the first token that has it. Raises `SamplingError` on NaN or +inf logits and where
-    no token is possible; `OptionError` where the arguments do not fit each other.
+    any is) and the first token that has it; `likeliest` the largest few, which spare some requests
+    the reading of whole rows and change no token. Raises `SamplingError` on NaN or +inf logits and
+    where no token is possible; `OptionError` where the arguments do not fit each other.
     """
     _check_shapes(logits, params, histories, keys)
     if not params:
@@ -46,23 +49,33 @@ def sample(
     logits = logits.detach()
     if best is None:
         # (B,), (B,): the first among equals; NaN if any is NaN
-        found, likeliest = logits.max(dim=-1)
-        best = list(zip(found.tolist(), likeliest.tolist(), strict=True))
+        found, first = logits.max(dim=-1)
+        best = list(zip(found.tolist(), first.tolist(), strict=True))
     _check_peaks([peak for peak, _ in best])
     token_ids = [token for _, token in best]
     logprobs: list[TokenLogprobs | None] = [None] * len(params)
     for row, options in enumerate(params):
+        few = None if likeliest is None else (likeliest.logits[row], likeliest.tokens[row])
         if not options.is_plain_greedy:
-            token_ids[row] = _choose(logits[row].float(), options, histories[row], keys[row])
+            token_ids[row] = _choose(logits[row], options, histories[row], keys[row], few)
         if options.logprobs is not None:
-            logprobs[row] = token_logprobs(logits[row], token_ids[row], options.logprobs)
+            tokens = None if few is None else few[1]
+            logprobs[row] = token_logprobs(logits[row], token_ids[row], options.logprobs, tokens)
     return SampledTokens(tuple(token_ids), tuple(logprobs))
 
 
 def _choose(
-    logits: Tensor, options: ResolvedParams, history: TokenHistory, key: tuple[int, int]
+    logits: Tensor,
+    options: ResolvedParams,
+    history: TokenHistory,
+    key: tuple[int, int],
+    few: tuple[Tensor, Tensor] | None,
 ) -> int:
-    scores = process_scores(logits, options, history)
+    found = None if few is None else scores_to_draw_from(*few, options, history)
+    if found is not None:
+        scores, tokens = found
+        return int(tokens[draw(scores, key)])
+    scores = process_scores(logits.float(), options, history)
     peak, likeliest = scores.max(dim=-1)
     if not math.isfinite(float(peak)):
         raise SamplingError(_explain_no_choice(float(peak), options))

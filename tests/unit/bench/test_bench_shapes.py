@@ -16,6 +16,9 @@ PARAMETERS = {
     "gpt2-medium": 354_823_168,
     "gpt2-large": 774_030_080,
     "gpt2-xl": 1_557_611_200,
+    "gemma-2-2b": 2_614_341_888,
+    "gemma-3-270m": 268_098_176,
+    "gemma-3-1b": 999_885_952,
     "smollm2-135m": 134_515_008,
     "smollm2-360m": 361_821_120,
     "smollm2-1.7b": 1_711_376_384,
@@ -36,6 +39,9 @@ CACHE_BYTES = {
     "gpt2-medium": 2 * 24 * 16 * 64 * 4,
     "gpt2-large": 2 * 36 * 20 * 64 * 4,
     "gpt2-xl": 2 * 48 * 25 * 64 * 4,
+    "gemma-2-2b": 2 * 26 * 4 * 256 * 2,
+    "gemma-3-270m": 2 * 18 * 1 * 256 * 2,
+    "gemma-3-1b": 2 * 26 * 1 * 256 * 2,
     "smollm2-135m": 2 * 30 * 3 * 64 * 2,
     "smollm2-360m": 2 * 32 * 5 * 64 * 2,
     "smollm2-1.7b": 2 * 24 * 32 * 64 * 2,
@@ -52,6 +58,8 @@ CACHE_BYTES = {
 }
 CONTEXTS = {
     "gpt2": 1024,
+    "gemma-2-2b": 8192,
+    "gemma-3-1b": 32768,
     "smollm2-1.7b": 8192,
     "qwen2.5-0.5b": 32768,
     "qwen2.5-7b": 131072,
@@ -106,6 +114,14 @@ def test_random_weights_are_seeded_normal_and_tied() -> None:
     for name, value in weights.items():
         if "norm" in name:
             assert torch.equal(value, torch.full_like(value, float(name.endswith("weight"))))
+
+
+def test_random_norms_of_gemma_multiply_by_one() -> None:
+    tiny = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "vocab_size": 99}
+    model = random_model({**SHAPES["gemma-3-1b"], **tiny}, torch.float32, seed=0)
+    norms = [x for name, x in model.named_parameters() if "norm" in name]
+    assert len(norms) == 2 * 6 + 1
+    assert not any(x.any() for x in norms)
 
 
 def test_random_weights_of_a_large_table_repeat_no_row() -> None:

@@ -85,6 +85,18 @@ def test_fp32_does_not_differ_from_itself(
     assert (found.change, found.change_error, found.divergence, found.agreement) == (0, 0, 0, 1)
 
 
+def test_caches_are_scored_under_fp32_weights(models: dict[str, CausalLM]) -> None:
+    windows = cut_windows(torch.randint(61, (150,)).tolist(), 96)
+    found = measure_quality(models, windows, kv_dtypes=("float32", "int8", "int4"))
+    assert found.scores == measure_quality(models, windows).scores
+    plain, int8, int4 = found.kv_scores.values()
+    assert plain == found.scores["fp32"]
+    assert 0 < int8.divergence < int4.divergence
+    held = measure_quality(models, windows, kv_dtypes=("int4", "float32"), unquantized_sinks=64)
+    assert held.kv_scores["int4"].divergence < int4.divergence
+    assert held.kv_scores["float32"] == plain
+
+
 def test_ctrl_c_keeps_the_finished_windows(
     models: dict[str, CausalLM], documents: list[list[int]]
 ) -> None:

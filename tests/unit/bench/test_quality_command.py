@@ -38,7 +38,10 @@ def test_table_and_json(tmp_path: Path) -> None:
     assert found["backend"] in ("native", "reference")
     assert found["num_windows"] == found["num_windows_scored"] == 1
     assert list(found["weights"]) == ["fp32", "bf16", "int8", "int4"]
-    for name, score in found["weights"].items():
+    assert list(found["kv_dtypes"]) == ["bfloat16", "int8", "k8v4", "int4"]
+    for name, score in found["kv_dtypes"].items():
+        assert f"│ {name} │ {score['bytes_per_token']:,} │" in text_of(done.stdout)
+    for name, score in (*found["weights"].items(), *found["kv_dtypes"].items()):
         assert score["num_tokens"] == 150
         assert f"{score['perplexity']:.3f}" in done.stdout
         if name != "fp32":
@@ -51,7 +54,8 @@ def test_table_and_json(tmp_path: Path) -> None:
 def test_the_held_out_modules_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     module = standard_library.Module("socket.py", "import os\n" * 9)
     monkeypatch.setattr(standard_library, "read_modules", lambda root: [module])
-    done = runner.invoke(bench_app, ["quality", "--model", str(BUNDLED), "--formats", "int8"])
+    options = ["--model", str(BUNDLED), "--formats", "int8", "--kv-dtypes", ""]
+    done = runner.invoke(bench_app, ["quality", *options])
     assert done.exit_code == 0, done.output
     assert "tokens of 1 held-out modules of Python 3." in text_of(done.stdout)
     assert "fp32" in done.stdout
@@ -85,7 +89,8 @@ def test_ctrl_c_reports_what_there_is(interrupt: Callable[[int], None], tmp_path
     (tmp_path / "b.txt").write_text("y = 2\n" * 9)
     texts = ["--text", str(tmp_path / "a.txt"), "--text", str(tmp_path / "b.txt")]
     out = ["--json", str(tmp_path / "a.json")]
-    done = runner.invoke(bench_app, ["quality", *texts, "--formats", "fp32,int4", *out])
+    formats = ["--formats", "fp32,int4", "--kv-dtypes", ""]
+    done = runner.invoke(bench_app, ["quality", *texts, *formats, *out])
     assert done.exit_code == 130
     assert "Interrupted: 1 of 2 windows were scored." in done.stdout
     found = json.loads((tmp_path / "a.json").read_text())
@@ -105,6 +110,11 @@ def test_ctrl_c_before_anything_was_measured(interrupt: Callable[[int], None]) -
     ("options", "words"),
     [
         (["--formats", "int4,int3,fp8"], "'fp8', 'int3' is not one of fp32, bf16, int8, int4"),
+        (
+            ["--kv-dtypes", "int8,int5"],
+            "'int5' is not one of float32, bfloat16, float16, int8,",
+        ),
+        (["--unquantized-sinks", "65"], "--unquantized-sinks"),
         (["--tokens", "0"], "--tokens"),
         (["--json", "no/such/folder/a.json"], "does not exist"),
         (["--json", "."], "is a folder"),
@@ -148,7 +158,7 @@ def test_a_file_that_cannot_be_written_costs_no_table(
 
     (tmp_path / "a.txt").write_text("x = 1\n")
     monkeypatch.setattr(Path, "write_text", fail)
-    options = ["--text", str(tmp_path / "a.txt"), "--formats", "fp32"]
+    options = ["--text", str(tmp_path / "a.txt"), "--formats", "fp32", "--kv-dtypes", ""]
     done = runner.invoke(bench_app, ["quality", *options, "--json", str(tmp_path / "a.json")])
     assert "perplexity" in done.stdout
     assert isinstance(done.exception, KeptError)

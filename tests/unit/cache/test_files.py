@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from kept.cache import Cache, KVShape, files, load_cache, make_cache
 from kept.errors import CacheError, OptionError
+from kept.ops import KV_CODECS, KVDtype
 
 SHAPES = (KVShape(1, 3), KVShape(2, 4, 3))
 
 
-def filled(codec: str = "int4", kind: str = "sliding") -> Cache:
+def filled(codec: KVDtype = "int4", kind: str = "sliding", sinks: int = 0) -> Cache:
     """Two slots, the second layer in a ring where the kind is sliding; ragged where it is not."""
-    cache = make_cache(SHAPES, kind, num_slots=2, slack=0, kv_dtype=codec)
+    cache = make_cache(SHAPES, kind, num_slots=2, slack=0, kv_dtype=codec, unquantized_sinks=sinks)
     for count in (4, 1):
         for layer, shape in enumerate(SHAPES):
             x = torch.randn(2, shape.num_kv_heads, count, shape.head_dim)
@@ -122,8 +123,13 @@ def put(**fields: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put(codec="int2"), "stores keys and values as 'int2'.*there are .*int8"),
-        (put(codec="int8"), "tensor layers.0.keys.codes is not"),
+        (put(codec=["int8", "int2"]), "stores keys as 'int8' and values as 'int2'.*there are .*i"),
+        (put(codec=["int8", "int4"]), "tensor layers.0.keys.codes is not"),
+        (put(codec="int8"), "describes no cache"),
+        (put(codec=[["int4"], 3]), "describes no cache"),
+        (put(unquantized_sinks=2), "not hold the tensors|layers.0.sinks"),
+        (put(unquantized_sinks=65), "describes no cache"),
+        (put(unquantized_sinks=None), "describes no cache"),
         (put(lengths=[5, 6]), "cannot hold|not the one|cannot go back"),
         (put(lengths=[5]), "not the one"),
         (put(lengths=[]), "describes no cache"),
@@ -197,8 +203,8 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, place)
     with pytest.raises(CacheError, match="holds no cache of kept"):
         load_cache(place, SHAPES)
-    save_file({"weight": torch.zeros(2)}, place, {"kept_cache": "2"})
-    with pytest.raises(CacheError, match="version 2, and this kept reads version 1"):
+    save_file({"weight": torch.zeros(2)}, place, {"kept_cache": "1"})
+    with pytest.raises(CacheError, match=r"version 1, and this kept reads version 2.*make the cac"):
         load_cache(place, SHAPES)
     with pytest.raises(OptionError, match="device 'nope'"):
         load_cache(place, SHAPES, device="nope")
@@ -242,9 +248,10 @@ def test_a_file_is_on_disk_before_it_is_in_place(
     assert done == ["fsync", "replace", "fsync"]
 
 
-@pytest.mark.parametrize("codec", ["float64", "float32", "bfloat16", "float16", "int8", "int4"])
-def test_every_codec_of_a_grown_cache(codec: str, tmp_path: Path) -> None:
-    cache = filled(codec, "dynamic")
+@pytest.mark.parametrize("codec", [*KV_CODECS, ("int4", "float16")])
+def test_every_codec_of_a_grown_cache(codec: KVDtype, tmp_path: Path) -> None:
+    coded = codec in ("int8", "k8v4", "int4")
+    cache = filled(codec, "dynamic", sinks=3 if coded else 0)
     cache.save(str(tmp_path / "x"))
     assert same(load_cache(str(tmp_path / "x"), list(SHAPES)), cache)
 
@@ -257,3 +264,15 @@ def test_loading_in_inference_mode(tmp_path: Path) -> None:
     assert same(loaded, cache)
     loaded.reset()
     assert loaded.lengths == (0, 0)
+
+
+@pytest.mark.parametrize("shapes", [None, 5, "layers", [(1, 3)], [None], {1: 2}])
+def test_what_are_no_shapes(saved: tuple[Cache, bytes, Path], shapes: Any) -> None:
+    with pytest.raises(OptionError, match=r"the shapes are .*; pass model\.kv_shapes"):
+        load_cache(saved[2], shapes)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"cache"])
+def test_what_is_no_path(path: Any) -> None:
+    with pytest.raises(OptionError, match=r"the cache's file is named by .*; pass a path"):
+        load_cache(path, SHAPES)

@@ -88,13 +88,25 @@ def test_integer_and_8_bit_weights(
     assert "bfloat16" in text
 
 
-def test_values_beyond_the_dtype(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "stored", "dtype", "message"),
+    [
+        (7e4, torch.float32, torch.float16, "beyond 65504.* Load it as float32 or bfloat16[.]"),
+        (3.4e38, torch.float32, torch.bfloat16, "beyond 3.38953e.38.* Load it as float32[.]"),
+        (1e300, torch.float64, torch.bfloat16, "Load it as float32, if that holds them[.]"),
+        (1e300, torch.float64, torch.float32, "beyond 3.40282e.38.*in no wider one"),
+    ],
+)
+def test_values_beyond_the_dtype(
+    value: float, stored: torch.dtype, dtype: torch.dtype, message: str, tmp_path: Path
+) -> None:
     tensors = toy_tensors()
-    tensors["model.up.bias"][3] = 70_000
+    tensors["model.up.bias"] = tensors["model.up.bias"].to(stored)
+    tensors["model.up.bias"][3] = value
     module = Toy(tied=False)
     checkpoint = checkpoint_of(tmp_path, tensors)
-    with pytest.raises(WeightsError, match=r"'model\.up\.bias'.*beyond 65504.*bfloat16"):
-        load_weights(module, checkpoint, toy_map(), dtype=torch.float16, device=CPU)
+    with pytest.raises(WeightsError, match=rf"'model\.up\.bias'.*{message}"):
+        load_weights(module, checkpoint, toy_map(), dtype=dtype, device=CPU)
     assert all(parameter.is_meta for parameter in module.parameters())
 
 

@@ -16,16 +16,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kept.ops import AttentionSpec, HeadSpec, Placement, trace
+from kept.ops import AttentionSpec, HeadSpec, KVDtype, Placement, trace
 
 from .driving import EPS, HALF_STEP, LayerBuffers, Rig
-from .stores import FLOATS, empty, put, stored
+from .stores import computes_in_floats, empty, put, stored
 
 
 @dataclass(frozen=True)
 class Case:
     """One attention. Sequences have `lengths` tokens, the last `counts` of them new, and live in
-    slots in reverse order. size: of queries and keys, so of scores."""
+    slots in reverse order. size: of queries and keys, so of scores. num_sinks: first tokens
+    that lie beside their codes."""
 
     heads: HeadSpec
     spec: AttentionSpec
@@ -33,6 +34,7 @@ class Case:
     counts: tuple[int, ...]
     ring: tuple[int, int, int] | None = None  # window, sinks, slack
     size: float = 1.0
+    num_sinks: int = 0
 
     @property
     def placement(self) -> Placement:
@@ -71,10 +73,11 @@ class Held:
             ],
         )  # fmt: skip
 
-    def layer(self, codec: str) -> LayerBuffers:
+    def layer(self, codec: KVDtype) -> LayerBuffers:
         """What is stored before the step."""
         heads, case = self.case.heads, self.case
-        layer = empty(codec, case.placement, len(case.lengths), heads.num_kv_heads, heads.head_dim)
+        size = len(case.lengths), heads.num_kv_heads, heads.head_dim
+        layer = empty(codec, case.placement, *size, case.num_sinks)
         for slot, length, count, (_, k, v) in zip(
             case.slots, case.lengths, case.counts, self.parts, strict=True
         ):
@@ -87,7 +90,7 @@ class Held:
         return layer
 
     def attend(
-        self, codec: str, threads: int = 1, layer: LayerBuffers | None = None
+        self, codec: KVDtype, threads: int = 1, layer: LayerBuffers | None = None
     ) -> tuple[Tensor, Tensor, LayerBuffers]:
         """One step on the kernels: queries and outputs (N, H, D), and the layer after it."""
         case, heads = self.case, self.case.heads
@@ -155,12 +158,12 @@ def exactly(
     out = torch.einsum("ths,shd->thd", p, v)
     sizes = torch.einsum("ths,shd->thd", p, v.abs())
     parts = 2 * d + EPS * (8 + math.sqrt(len(needed)))
-    if layer.codec.name not in FLOATS:
+    if not computes_in_floats(layer.codec):
         parts = parts + 2 * HALF_STEP[torch.bfloat16]
     return out, parts * (sizes + out.abs())
 
 
-def check(held: Held, codec: str, threads: int = 1) -> Tensor:
+def check(held: Held, codec: KVDtype, threads: int = 1) -> Tensor:
     """Hold one step against the definition; returns its outputs."""
     queries, found, layer = held.attend(codec, threads)
     case, first = held.case, 0

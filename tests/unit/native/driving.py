@@ -13,15 +13,15 @@ from torch import Tensor
 from kept.batch import Batch
 from kept.ops import (
     AttentionSpec,
-    Codec,
     HeadSpec,
+    KVCodec,
     LentBuffers,
     PackedMatrix,
     Placement,
     Program,
     RopeTables,
     StepBuffers,
-    find_codec,
+    find_kv_codec,
     pack_matrix,
     trace,
     use_threads,
@@ -46,9 +46,11 @@ class Rig:
         # A linear layer's input of bf16 is only ever written by an epilogue that rounds.
         return self.linear(out, _one(x.shape[1]), "activate") if bf16 else out
 
-    def embed(self, table: PackedMatrix, positions: Tensor | None = None) -> trace.Buffer:
+    def embed(
+        self, table: PackedMatrix, positions: Tensor | None = None, scale: float = 1.0
+    ) -> trace.Buffer:
         out = trace.Buffer(table.num_in)
-        self.traced.lines.append(trace.Embed(table, positions, out))
+        self.traced.lines.append(trace.Embed(table, positions, out, scale))
         return out
 
     def norm(
@@ -58,9 +60,11 @@ class Rig:
         bias: Tensor | None,
         eps: float,
         wanted: bool = False,
+        add_to: trace.Buffer | None = None,
     ) -> trace.Buffer:
-        out = trace.Buffer(x.width)
-        self.traced.lines.append(trace.Norm(x, weight, bias, eps, out, wanted))
+        out = add_to or trace.Buffer(x.width)
+        add = add_to is not None
+        self.traced.lines.append(trace.Norm(x, weight, bias, eps, out, wanted, add))
         return out
 
     def linear(
@@ -71,11 +75,13 @@ class Rig:
         activation: str = "none",
         out: trace.Buffer | None = None,
         wanted: bool = False,
+        softcap: float = 0.0,
     ) -> trace.Buffer:
         x.feeds.append(weight)
         width = weight.num_out // 2 if epilogue == "gate" else weight.num_out
         out = out or trace.Buffer(width)
-        self.traced.lines.append(trace.Linear(x, weight, out, epilogue, activation, wanted))
+        line = trace.Linear(x, weight, out, epilogue, activation, wanted, softcap)
+        self.traced.lines.append(line)
         return out
 
     def place(
@@ -85,9 +91,13 @@ class Rig:
         norms: tuple[Tensor, Tensor] | None = None,
         rope_dim: int = 0,
         layer: int = 0,
+        rope_begin: int = 0,
+        rope_stride: int | None = None,
     ) -> trace.Buffer:
         queries = trace.Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32)
-        line = trace.Place(qkv, queries, layer, heads, *(norms or (None, None)), rope_dim)
+        line = trace.Place(
+            qkv, queries, layer, heads, *(norms or (None, None)), rope_dim, rope_begin, rope_stride
+        )
         self.traced.lines.append(line)
         return queries
 
@@ -111,6 +121,7 @@ class Rig:
         tokens: Tensor | None = None,
         positions: Tensor | None = None,
         threads: int | None = None,
+        top_k: int = 0,
     ) -> tuple[Program, Tensor]:
         """The program after one step over these rows, and its logits, if its last line makes them.
 
@@ -134,7 +145,7 @@ class Rig:
         count = num_rows if wanted is None else len(wanted)
         logits = torch.full((count, program.vocab_size), torch.nan)
         stores = as_step(layers or [NOWHERE], lengths or [num_rows])
-        step = program.step(batch, stores, rope, logits)
+        step = program.step(batch, stores, rope, logits, top_k)
         program.run(step)
         return program, logits
 
@@ -143,16 +154,19 @@ class Rig:
 class LayerBuffers:
     """What one layer stores, and how its tokens lie."""
 
-    codec: Codec
+    codec: KVCodec
     keys: Sequence[Tensor]
     values: Sequence[Tensor]
     placement: Placement
+    key_sinks: Tensor | None = None
+    value_sinks: Tensor | None = None
 
 
 def as_step(layers: Sequence[LayerBuffers], lengths: Sequence[int]) -> StepBuffers:
     """The layers as a step takes them, each with a layout of its own."""
     buffers = [(layer.keys, layer.values) for layer in layers]
-    lent = LentBuffers(layers[0].codec, buffers, range(len(layers)))
+    sinks = [(layer.key_sinks, layer.value_sinks) for layer in layers]
+    lent = LentBuffers(layers[0].codec, buffers, range(len(layers)), sinks)
     return StepBuffers(lent, [layer.placement for layer in layers], lengths, _no_view)
 
 
@@ -162,7 +176,7 @@ def _no_view(layer: int) -> NoReturn:
 
 # Of programs that store no keys: room for any number of rows, none of it ever touched.
 NOWHERE = LayerBuffers(
-    find_codec("float32"), (torch.zeros(1),), (torch.zeros(1),), Placement(False, 1 << 40)
+    find_kv_codec("float32"), (torch.zeros(1),), (torch.zeros(1),), Placement(False, 1 << 40)
 )
 
 

@@ -7,12 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kept.ops import Placement, find_codec
+from kept.ops import KVCodec, KVDtype, Placement, find_kv_codec
 
 from .driving import LayerBuffers
 
-CODECS = ("float32", "float16", "bfloat16", "int8", "int4")
-FLOATS = ("float32", "float16")  # over these, queries and weights stay fp32
+CODECS: tuple[KVDtype, ...] = (
+    "float32", "float16", "bfloat16", "int8", "int4", "k8v4", ("float16", "int4"),
+    ("int4", "bfloat16"),
+)  # fmt: skip
+
+
+def computes_in_floats(codec: KVCodec) -> bool:
+    """Whether queries and weights stay fp32 over what it stores."""
+    return not {"float32", "float16"}.isdisjoint(codec.pair)
 
 
 def entry_of(placement: Placement, tokens: Tensor) -> Tensor:
@@ -25,34 +32,58 @@ def entry_of(placement: Placement, tokens: Tensor) -> Tensor:
 
 
 def empty(
-    codec: str, placement: Placement, num_slots: int, num_kv_heads: int, head_dim: int
+    codec: KVDtype,
+    placement: Placement,
+    num_slots: int,
+    num_kv_heads: int,
+    head_dim: int,
+    num_sinks: int = 0,
 ) -> LayerBuffers:
-    """Zeroed buffers (slots, G, capacity, width)."""
+    """Zeroed buffers (slots, G, capacity, width), and beside codes (slots, G, num_sinks, D)."""
     size = num_slots, num_kv_heads, placement.capacity
-    found = find_codec(codec)
+    found = find_kv_codec(codec)
     keys, values = (
-        tuple(torch.zeros(*size, p.width, dtype=p.dtype) for p in found.parts(head_dim))
-        for _ in range(2)
+        tuple(torch.zeros(*size, p.width, dtype=p.dtype) for p in side.parts(head_dim))
+        for side in (found.keys, found.values)
     )
-    return LayerBuffers(found, keys, values, placement)
+    size = num_slots, num_kv_heads, num_sinks, head_dim
+    key_sinks, value_sinks = (
+        torch.zeros(*size, dtype=torch.bfloat16) if num_sinks and side.is_coded else None
+        for side in (found.keys, found.values)
+    )
+    return LayerBuffers(found, keys, values, placement, key_sinks, value_sinks)
 
 
 def put(layer: LayerBuffers, slot: int, tokens: Tensor, keys: Tensor, values: Tensor) -> None:
     """Store keys and values (T, G, D) of these tokens as the reference codes them."""
     entries = entry_of(layer.placement, tokens)
-    for buffers, x in ((layer.keys, keys), (layer.values, values)):
-        for buffer, part in zip(buffers, layer.codec.encode(x), strict=True):
+    for side, buffers, sinks, x in (
+        (layer.codec.keys, layer.keys, layer.key_sinks, keys),
+        (layer.codec.values, layer.values, layer.value_sinks, values),
+    ):
+        for buffer, part in zip(buffers, side.encode(x), strict=True):
             buffer[slot][:, entries] = part.transpose(0, 1).to(buffer.dtype)
+        if sinks is not None:
+            firsts = tokens < sinks.shape[2]
+            rows = side.turned(x[firsts]).transpose(0, 1)
+            sinks[slot][:, tokens[firsts]] = rows.to(sinks.dtype)
 
 
 def stored(layer: LayerBuffers, slot: int, tokens: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Keys and values (T, G, D) of these tokens, decoded, in float64."""
+    """Keys and values (T, G, D) of these tokens as attention reads them, in float64: keys are still
+    rotated if they were."""
     entries = entry_of(layer.placement, tokens)
-    keys, values = (
-        layer.codec.decode([x[slot][:, entries] for x in buffers], head_dim)
-        for buffers in (layer.keys, layer.values)
-    )
-    return keys.double().transpose(0, 1), values.double().transpose(0, 1)
+    found = []
+    for side, buffers, sinks in (
+        (layer.codec.keys, layer.keys, layer.key_sinks),
+        (layer.codec.values, layer.values, layer.value_sinks),
+    ):
+        x = side.read([x[slot][:, entries] for x in buffers], head_dim).double()
+        if sinks is not None:
+            firsts = tokens < sinks.shape[2]
+            x[:, firsts] = sinks[slot][:, tokens[firsts]].double()
+        found.append(x.transpose(0, 1))
+    return found[0], found[1]
 
 
 def same_bits(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kept.ops import AttentionSpec, HeadSpec
+from kept.ops import AttentionSpec, HeadSpec, KVDtype
 
 from .attending import Case, Held, check
 from .stores import CODECS
@@ -18,13 +18,14 @@ def case(
     ring: tuple[int, int, int] | None = None,
     size: float = 1.0,
     scale: float | None = None,
+    num_sinks: int = 0,
     **spec: object,
 ) -> Case:
     dim = heads[2]
     return Case(
         HeadSpec(*heads),
         AttentionSpec(dim**-0.5 if scale is None else scale, **spec),  # type: ignore[arg-type]
-        lengths, counts, ring, size,
+        lengths, counts, ring, size, num_sinks,
     )  # fmt: skip
 
 
@@ -52,6 +53,9 @@ CASES = (
     case((2, 1, 130), (64,), (64,), causal=False, softcap=1.0),
     case((2, 1, 256), (80,), (20,), size=0.5),
     case((2, 1, 320), (70,), (2,)),
+    case((2, 1, 33), (100, 3), (2, 3), num_sinks=4),
+    case((4, 2, 64), (140,), (140,), num_sinks=64, window=70, sinks=5),
+    case((2, 1, 40), (90, 12), (20, 2), (30, 2, 3), num_sinks=7),
 )
 LONG = (
     case((2, 1, 16), (1023, 1024, 1025), (1, 1, 1)),
@@ -64,13 +68,13 @@ LONG = (
 
 
 @codecs
-def test_any_attention_equals_the_definition(isa: str, codec: str) -> None:
+def test_any_attention_equals_the_definition(isa: str, codec: KVDtype) -> None:
     for some in CASES:
         check(Held.random(some), codec)
 
 
 @codecs
-def test_long_sequences_on_one_and_more_threads(isa: str, codec: str) -> None:
+def test_long_sequences_on_one_and_more_threads(isa: str, codec: KVDtype) -> None:
     """With threads to spare the chunks of a sequence are shared, and merged to the same bits."""
     for some in LONG:
         held = Held.random(some)
@@ -81,7 +85,7 @@ def test_long_sequences_on_one_and_more_threads(isa: str, codec: str) -> None:
 
 @codecs
 @pytest.mark.parametrize("size", [4.0, 12.0, 60.0])
-def test_large_scores(isa: str, codec: str, size: float) -> None:
+def test_large_scores(isa: str, codec: KVDtype, size: float) -> None:
     """Scores of +-80 and beyond, where all but the largest weights vanish."""
     for softcap in (None, 90.0):
         for dim in (16, 40, 64):
@@ -90,7 +94,7 @@ def test_large_scores(isa: str, codec: str, size: float) -> None:
 
 
 @codecs
-def test_scores_that_fall_and_rise(isa: str, codec: str) -> None:
+def test_scores_that_fall_and_rise(isa: str, codec: KVDtype) -> None:
     """The peak moves at every tile, or never; and all scores are equal."""
     for slope in (-1.0, 1.0, 0.0):
         held = Held.random(case((2, 1, 16), (400,), (2,), scale=1.0))
@@ -100,12 +104,13 @@ def test_scores_that_fall_and_rise(isa: str, codec: str) -> None:
 
 
 @codecs
-def test_rows_in_one_go_or_a_few_at_a_time(isa: str, codec: str) -> None:
+def test_rows_in_one_go_or_a_few_at_a_time(isa: str, codec: KVDtype) -> None:
     for some in (
         case((2, 1, 40), (200,), (200,)),
         case((8, 2, 33), (90,), (90,), window=20),
         case((3, 1, 16), (140,), (140,), (50, 3, 4)),
         case((1, 1, 5), (1060,), (60,), softcap=4.0),
+        case((2, 1, 36), (70,), (70,), num_sinks=9),
     ):
         held = Held.random(some)
         count = some.counts[0]
@@ -121,7 +126,7 @@ def test_rows_in_one_go_or_a_few_at_a_time(isa: str, codec: str) -> None:
 
 
 @codecs
-def test_a_sequence_is_the_same_among_any_others(isa: str, codec: str) -> None:
+def test_a_sequence_is_the_same_among_any_others(isa: str, codec: KVDtype) -> None:
     some = case((4, 2, 20), (100, 70, 1100, 3), (100, 1, 5, 2))
     held = Held.random(some)
     _, together, _ = held.attend(codec, 3)

@@ -178,6 +178,30 @@ def test_logits_and_the_first_of_the_largest(isa: str, format: str) -> None:
 
 
 @formats
+def test_capped_logits_and_the_first_of_the_largest(isa: str, format: str) -> None:
+    """Caps bend logits, and make equals of those far beyond them."""
+    x, weight = inputs(format, 12, 40), torch.randn(97, 40)
+    bias = torch.zeros(97)
+    bias[50], bias[3], bias[90] = torch.nan, torch.inf, -torch.inf
+    w = pack_as(format, weight)
+    for cap in (30.0, 5.0, 0.01):
+        rig = Rig()
+        rig.linear(rig.rows(x, bf16=format != "fp32"), w, "logits", softcap=cap)
+        program, logits = rig.run(12, threads=2)
+        exact, error = product(x, w, None)
+        check(logits, cap * torch.tanh(exact / cap), error + 4 * EPS * cap)
+        expect_first_of_the_largest(program, logits)
+    assert int((logits == logits.amax(1, keepdim=True)).sum(1).min()) > 1
+    rig = Rig()
+    strange = pack_as(format, weight, bias=bias)
+    rig.linear(rig.rows(x, bf16=format != "fp32"), strange, "logits", softcap=5.0)
+    program, logits = rig.run(12)
+    assert torch.equal(logits.isnan(), bias.isnan().expand(12, -1))
+    assert torch.equal(logits[:, [3, 90]], torch.tensor([5.0, -5.0]).expand(12, -1))
+    expect_first_of_the_largest(program, logits)
+
+
+@formats
 def test_the_largest_of_strange_logits(isa: str, format: str) -> None:
     """NaN wins, and the first one; so do equal infinities."""
     weight = torch.randn(131, 40)
@@ -205,6 +229,49 @@ def expect_first_of_the_largest(program: Program, logits: Tensor) -> None:
     assert torch.equal(torch.tensor(values).isnan(), expected.isnan())
     hits = torch.where(expected[:, None].isnan(), logits.isnan(), logits == expected[:, None])
     assert list(first) == hits.int().argmax(1).tolist()
+
+
+@formats
+def test_the_largest_few_logits(isa: str, format: str) -> None:
+    """Of equal ones the lower token, whoever finds them and however many rows there are."""
+    for outputs in (1, 31, 97, 300, 2050):
+        half = torch.randn(-(-outputs // 2), 40)
+        w = pack_as(format, half.repeat(2, 1)[:outputs])  # every logit comes twice
+        rig = Rig()
+        rig.linear(rig.rows(inputs(format, 35, 40), bf16=format != "fp32"), w, "logits")
+        for rows, threads, k in ((1, 1, 1), (1, 2, 50), (35, 3, 2), (17, 4, 7), (3, 5, 256)):
+            program, logits = rig.run(rows, threads=threads, top_k=k)
+            expect_largest(program, logits, min(k, outputs))
+            expect_first_of_the_largest(program, logits)
+
+
+@formats
+def test_the_largest_few_of_strange_logits(isa: str, format: str) -> None:
+    """NaN comes before any number; 0 and -0 are equal."""
+    nan, inf = torch.nan, torch.inf
+    weight = torch.zeros(331, 3)  # so that the bias alone decides
+    for bias in (
+        torch.zeros(331), -torch.zeros(331), torch.tensor([0.0, -0.0]).repeat(166)[:331],
+        torch.full((331,), -inf), torch.full((331,), nan), torch.arange(331.0),
+        -torch.arange(331.0), torch.tensor([1.0, -inf, inf, nan, 2.0]).repeat(67)[:331],
+        torch.tensor([-inf] * 330 + [-1e38]), torch.tensor([nan] + [-inf] * 330),
+        torch.randn(331).mul(1e-39), torch.randn(331).round(),
+    ):  # fmt: skip
+        rig = Rig()
+        a = rig.rows(torch.ones(2, 3), bf16=format != "fp32")
+        rig.linear(a, pack_as(format, weight, bias=bias), "logits")
+        for threads, k in ((1, 3), (2, 65), (3, 331), (5, 130)):
+            program, logits = rig.run(2, threads=threads, top_k=k)
+            expect_largest(program, logits, k)
+
+
+def expect_largest(program: Program, logits: Tensor, k: int) -> None:
+    values, tokens = program.top()
+    assert values.shape == tokens.shape == (len(logits), k)
+    # NaN is the largest to torch too, and a stable sort leaves equals in order.
+    expected = logits.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    assert torch.equal(tokens, expected)
+    assert torch.equal(values.view(torch.int32), logits.gather(1, expected).view(torch.int32))
 
 
 @formats

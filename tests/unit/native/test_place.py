@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from kept.ops import AttentionSpec, HeadSpec, Placement, RopeTables, trace
+from kept.ops import AttentionSpec, HeadSpec, KVDtype, Placement, RopeTables, trace
 
 from .driving import EPS, LayerBuffers, Rig
-from .stores import CODECS, FLOATS, empty, entry_of, put, same_bits
+from .stores import CODECS, computes_in_floats, empty, entry_of, put, same_bits
 
 codecs = pytest.mark.parametrize("codec", CODECS)
 PLACES = (Placement(False, 40), Placement(True, 23, sinks=2, window=9), Placement(True, 20))
 # Three sequences: where their rows begin, the slots they live in, their lengths after the step.
 STARTS, SLOTS, LENGTHS = (0, 5, 6, 18), (2, 0, 3), (30, 1, 18)
 ROWS = STARTS[-1]
+NUM_SINKS = 7  # the second sequence has only some of them, the third all
 # Query heads, key heads, head size, elements that are rotated.
 HEADS = (
     (1, 1, 1, 0), (3, 1, 3, 2), (4, 2, 5, 4), (2, 2, 16, 6), (8, 1, 31, 30), (2, 1, 32, 32),
@@ -41,7 +42,7 @@ class Placed:
 def place(
     qkv: Tensor,
     heads: HeadSpec,
-    codec: str,
+    codec: KVDtype,
     placement: Placement,
     norms: tuple[Tensor, Tensor] | None = None,
     rope: RopeTables | None = None,
@@ -50,7 +51,7 @@ def place(
     rig = Rig()
     rope_dim = 0 if rope is None else 2 * rope.cos.shape[1]
     queries = rig.place(rig.rows(qkv), heads, norms, rope_dim)
-    layer = empty(codec, placement, 4, heads.num_kv_heads, heads.head_dim)
+    layer = empty(codec, placement, 4, heads.num_kv_heads, heads.head_dim, NUM_SINKS)
     program, _ = rig.run(
         ROWS, layers=[layer], starts=STARTS, slots=SLOTS, lengths=LENGTHS, rope=rope,
         threads=threads,
@@ -60,10 +61,10 @@ def place(
 
 
 def expected_store(
-    k: Tensor, v: Tensor, codec: str, placement: Placement, heads: HeadSpec
+    k: Tensor, v: Tensor, codec: KVDtype, placement: Placement, heads: HeadSpec
 ) -> LayerBuffers:
     """Buffers that hold keys and values (N, G, D) of the three sequences where they belong."""
-    layer = empty(codec, placement, 4, heads.num_kv_heads, heads.head_dim)
+    layer = empty(codec, placement, 4, heads.num_kv_heads, heads.head_dim, NUM_SINKS)
     for sequence, slot in enumerate(SLOTS):
         a, b = STARTS[sequence], STARTS[sequence + 1]
         tokens = LENGTHS[sequence] - b + torch.arange(a, b)
@@ -100,7 +101,7 @@ def strange(width: int) -> Tensor:
 
 
 @codecs
-def test_stored_bytes_are_those_of_the_reference(isa: str, codec: str) -> None:
+def test_stored_bytes_are_those_of_the_reference(isa: str, codec: KVDtype) -> None:
     for index, (h, g, dim, _) in enumerate(HEADS):
         heads, placement = HeadSpec(h, g, dim), PLACES[index % len(PLACES)]
         qkv = strange((h + 2 * g) * dim)
@@ -109,6 +110,10 @@ def test_stored_bytes_are_those_of_the_reference(isa: str, codec: str) -> None:
         expected = expected_store(k, v, codec, placement, heads)
         assert same_bits(found.keys, expected.keys)
         assert same_bits(found.values, expected.values)
+        for sinks in ("key_sinks", "value_sinks"):
+            theirs, ours = getattr(found, sinks), getattr(expected, sinks)
+            assert (theirs is None) == (ours is None)
+            assert ours is None or same_bits([theirs], [ours])
 
 
 def turned(x: Tensor, error: Tensor, rope: RopeTables) -> tuple[Tensor, Tensor]:
@@ -165,6 +170,22 @@ def test_norms_and_rotations(isa: str, normed: bool) -> None:
         )
 
 
+def test_layers_may_read_tables_that_lie_side_by_side(isa: str) -> None:
+    heads, layers = HeadSpec(2, 1, 20), [empty("float32", PLACES[0], 4, 1, 20) for _ in range(3)]
+    dims, begins, stride = (20, 8, 0), (5, 1, 0), 17
+    qkv, rope = torch.randn(ROWS, 4 * 20), tables(2 * stride)
+    rig = Rig()
+    a = rig.rows(qkv)
+    for layer, (dim, begin) in enumerate(zip(dims, begins, strict=True)):
+        rig.place(a, heads, None, dim, layer, begin, stride)
+    rig.run(ROWS, layers=layers, starts=STARTS, slots=SLOTS, lengths=LENGTHS, rope=rope)
+    for layer, (dim, begin) in enumerate(zip(dims, begins, strict=True)):
+        cos, sin = (x[:, begin : begin + dim // 2].contiguous() for x in (rope.cos, rope.sin))
+        alone = RopeTables(cos, sin, rope.rows) if dim else None
+        found = place(qkv, heads, "float32", PLACES[0], rope=alone).layer
+        assert same_bits(layers[layer].keys, found.keys)
+
+
 def keys_of(layer: LayerBuffers) -> Tensor:
     """The step's own keys (N, G, D) as they lie in the layer."""
     found = []
@@ -176,7 +197,7 @@ def keys_of(layer: LayerBuffers) -> Tensor:
 
 
 @codecs
-def test_codecs_get_what_was_normed_and_rotated(isa: str, codec: str) -> None:
+def test_codecs_get_what_was_normed_and_rotated(isa: str, codec: KVDtype) -> None:
     """Any codec's bytes are the reference's for the keys that a float32 store was given, and its
     queries those, rounded where attention computes in bfloat16."""
     for index, (h, g, dim, rotated) in enumerate(HEADS):
@@ -189,5 +210,8 @@ def test_codecs_get_what_was_normed_and_rotated(isa: str, codec: str) -> None:
         expected = expected_store(keys, parts(qkv, heads)[2], codec, placement, heads)
         assert same_bits(found.layer.keys, expected.keys)
         assert same_bits(found.layer.values, expected.values)
-        queries = wide.queries if codec in FLOATS else wide.queries.bfloat16().float()
+        stored = found.layer.codec
+        queries = stored.keys.turned(wide.queries)
+        if not computes_in_floats(stored):
+            queries = queries.bfloat16().float()
         assert torch.equal(found.queries, queries)

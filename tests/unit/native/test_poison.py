@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kept.ops import AttentionSpec, HeadSpec
+from kept.ops import AttentionSpec, HeadSpec, KVDtype
 
 from .attending import Case, Held, seen
 from .stores import CODECS
@@ -25,7 +25,7 @@ STEPS = (
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("spec", SPECS, ids=["causal", "window", "sinks"])
-def test_only_rows_that_see_it_change(isa: str, codec: str, spec: AttentionSpec) -> None:
+def test_only_rows_that_see_it_change(isa: str, codec: KVDtype, spec: AttentionSpec) -> None:
     for dim, (lengths, counts, ring) in zip((16, 40, 5, 33, 64), STEPS, strict=True):
         held = Held.random(Case(HeadSpec(4, 2, dim), spec, lengths, counts, ring))
         _, clean, _ = held.attend(codec)

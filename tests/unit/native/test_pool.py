@@ -64,6 +64,27 @@ def test_more_threads_than_cores_and_than_work() -> None:
         assert torch.equal(decode(model, 2), expected[:-2])
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_what_one_thread_does_alone_and_what_all_share(name: str) -> None:
+    """Norms, placing and merging of one row, of some and of many, where chunks are shared too."""
+    model = native_model(name, "bf16")
+    story, chunks = PROMPT * 24, (1030, 32, 5, 1, 1)
+
+    def logits() -> Tensor:
+        cache, found = make_cache(model.kv_shapes, dtype=model.dtype), []
+        for count in chunks:
+            [past] = cache.lengths
+            found.append(model.run(pack([story[past : past + count]], past=[past]), cache))
+        return torch.cat(found)
+
+    use_threads(1)
+    expected = logits()
+    assert expected.isfinite().all()
+    for threads in (2, 3, 5):
+        use_threads(threads)
+        assert torch.equal(logits(), expected)
+
+
 def test_programs_of_several_callers_take_turns() -> None:
     names = (("gpt2", "fp32"), ("llama", "int4"), ("qwen3", "bf16"))
     models = [native_model(*name) for name in names]

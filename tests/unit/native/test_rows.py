@@ -88,6 +88,20 @@ def test_wanted_rows_alone_are_normed(isa: str) -> None:
 
 
 @pytest.mark.parametrize("biased", [False, True], ids=["rms", "layer"])
+def test_a_norm_is_added_where_it_belongs(isa: str, biased: bool) -> None:
+    for width in WIDTHS:
+        x, y = torch.randn(5, width), torch.randn(5, width)
+        weight, bias = torch.randn(width), torch.randn(width) if biased else None
+        rig = Rig()
+        a = rig.rows(x)
+        alone = rig.norm(a, weight, bias, 1e-6)
+        sums = rig.linear(rig.rows(y), pack_matrix(torch.eye(width), "fp32"))
+        rig.norm(a, weight, bias, 1e-6, add_to=sums)
+        program, _ = rig.run(5)
+        assert torch.equal(program.rows(sums, 5), y + program.rows(alone, 5))
+
+
+@pytest.mark.parametrize("biased", [False, True], ids=["rms", "layer"])
 def test_strange_rows_stay_alone(isa: str, biased: bool) -> None:
     x, bias = torch.randn(4, 40), torch.zeros(40) if biased else None
 
@@ -105,17 +119,18 @@ def test_strange_rows_stay_alone(isa: str, biased: bool) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("scale", [1.0, 6.25])
 @pytest.mark.parametrize("positions", [False, True], ids=["", "positions"])
-def test_embeddings_are_exact(isa: str, format: str, positions: bool) -> None:
+def test_embeddings_are_exact(isa: str, format: str, positions: bool, scale: float) -> None:
     for width in (1, 31, 32, 33, 70):
         table = pack_as(format, torch.randn(50, width))
         learned = torch.randn(20, width) if positions else None
         tokens, places = torch.randint(0, 50, (9,)), torch.randint(0, 20, (9,))
         rig = Rig()
-        out = rig.embed(table, learned)
+        out = rig.embed(table, learned, scale)
         for threads in (1, 2):
             program, _ = rig.run(9, tokens=tokens, positions=places, threads=threads)
-            expected = table.unpack()[tokens]
+            expected = table.unpack()[tokens] * scale
             if learned is not None:
                 expected = expected + learned[places]
             assert torch.equal(program.rows(out, 9), expected)

@@ -36,7 +36,11 @@ from kept.sampling import SamplingParams
         *[("logprobs", v) for v in (-1, True)],
         *[("use_cache", v) for v in (0, "no")],
         *[("cache_implementation", v) for v in ("hybrid", 1)],
-        *[("kv_dtype", v) for v in ("int5", "float64", 8)],
+        *[
+            ("kv_dtype", v)
+            for v in ("int5", "float64", 8, ("int8",), ("k8v4", "int8"), ["int8", 4])
+        ],
+        *[("unquantized_sinks", v) for v in (-1, 65, 1.0)],
         *[("sliding_window", v) for v in (0, 1.0)],
         *[("num_sinks", v) for v in (-1,)],
         *[("max_cache_len", v) for v in (0,)],
@@ -252,3 +256,12 @@ def test_params_are_frozen_hashable_and_canonical() -> None:
     assert hash(params) == hash(dataclasses.replace(params))
     with pytest.raises(dataclasses.FrozenInstanceError):
         params.top_k = 3  # type: ignore[misc]
+
+
+def test_a_pair_of_stored_dtypes_goes_by_its_name() -> None:
+    for given, expected in (
+        (("int8", "int4"), "k8v4"),
+        (["int8", "int8"], "int8"),
+        (["int4", "bfloat16"], ("int4", "bfloat16")),
+    ):
+        assert SamplingParams(kv_dtype=given).resolve().kv_dtype == expected  # type: ignore[arg-type]

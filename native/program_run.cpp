@@ -1,0 +1,190 @@
+// The run of a program: what every thread does of each operation.
+#include <atomic>
+
+#include "pool.h"
+#include "program.h"
+
+namespace kept {
+namespace {
+
+// Numbers that one thread works through in about the time that a barrier takes.
+constexpr std::int64_t kAlone = 8192;
+
+}  // namespace
+
+constexpr Program::Part Program::kWhole{0, 1};
+
+// What the threads of one run have in common.
+struct Program::Run {
+    const Step& step;
+    std::int64_t first, last;
+    int threads;
+    Sequences sequences;
+    Program* program;
+    std::atomic<std::int64_t> next{0};  // unit to take, of those that threads do not share evenly
+};
+
+void Program::run(const Step& step, std::int64_t first, std::int64_t last) {
+    // Before anything is reserved: the scratch is one for each thread.
+    Pool::Turn turn(Pool::shared());
+    check(step);
+    reserve(step);
+    Run run{step,
+            first,
+            last,
+            turn.num_threads(),
+            {static_cast<std::int64_t>(step.slots.size()), step.starts.data(), step.slots.data(),
+             step.lengths.data(), row_sequence_.data()},
+            this};
+    turn.run(
+        [](void* context, int thread) {
+            Run& r = *static_cast<Run*>(context);
+            r.program->work(r, thread);
+        },
+        &run);
+    merge_best();
+    if (last == num_ops()) top_.finish(step.logits, step.vocabulary);
+}
+
+void Program::work(Run& run, int thread) {
+    const Part part{thread, run.threads};
+    for (std::int64_t i = run.first, end; i < run.last; i = end) {
+        operate(run, i, part);
+        const AttendPlan* split = split_plan(run.step, op(i));
+        const bool merges_alone = split && split->floats <= kAlone;
+        if (split && !merges_alone) {
+            Pool::shared().sync();
+            merge(run, std::get<Attend>(op(i)), *split, part);
+        }
+        for (end = i + 1; end < run.last && is_small(run.step, op(end));) ++end;
+        if (i + 1 == run.last && !merges_alone) return;  // the job's end is a barrier too
+        // All but the last to come wait anyway: it does alone what is not worth another barrier.
+        Pool::shared().sync([&] {
+            run.next = 0;
+            if (merges_alone) merge(run, std::get<Attend>(op(i)), *split, kWhole);
+            for (std::int64_t small = i + 1; small < end; ++small) operate(run, small, kWhole);
+        });
+    }
+}
+
+void Program::operate(Run& run, std::int64_t index, Part part) {
+    std::visit([&](const auto& found) { operate(run, found, part); }, op(index));
+}
+
+bool Program::is_small(const Step& step, const Op& op) const {
+    if (const Norm* n = std::get_if<Norm>(&op))
+        return (n->wanted ? step.num_wanted : step.rows) * buffer(n->x).width() <= kAlone;
+    if (const Place* p = std::get_if<Place>(&op))
+        return step.rows * buffer(p->qkv).width() <= kAlone;
+    return false;
+}
+
+const AttendPlan* Program::split_plan(const Step& step, const Op& op) {
+    const Attend* attend = std::get_if<Attend>(&op);
+    if (!attend) return nullptr;
+    const AttendPlan& found = plan(step, *attend);
+    return found.merges.empty() ? nullptr : &found;
+}
+
+void Program::operate(Run& run, const Embed& op, Part part) {
+    const EmbedArgs args{
+        &weights(op.table),      op.position_table,       run.step.tokens, run.step.positions,
+        buffer(op.out).floats(), buffer(op.out).stride(), op.scale};
+    const auto [begin, end] = part.of(run.step.rows);
+    kernels_->embed(args, begin, end);
+}
+
+void Program::operate(Run& run, const Norm& op, Part part) {
+    const RowBuffer& x = buffer(op.x);
+    const NormArgs args{x.floats(), x.stride(), x.width(), op.wanted ? run.step.wanted : nullptr,
+                        op.weight,  op.bias,    op.eps,    buffer(op.out).act(),
+                        op.add};
+    const auto [begin, end] = part.of(op.wanted ? run.step.num_wanted : run.step.rows);
+    kernels_->norm(args, begin, end);
+}
+
+void Program::operate(Run& run, const Linear& op, Part part) {
+    const Step& step = run.step;
+    const Weights& w = weights(op.weights);
+    // There is room for the logits of wanted rows alone.
+    const bool is_head = op.epilogue == Epilogue::logits;
+    LinearArgs args{};
+    args.weights = &w;
+    args.in = buffer(op.in).act();
+    args.rows = op.wanted || is_head ? step.num_wanted : step.rows;
+    args.epilogue = op.epilogue;
+    args.activation = op.activation;
+    args.softcap = op.softcap;
+    args.best = thread_best_[static_cast<std::size_t>(part.thread)].data();
+    args.top = top_.rows_of(part.thread);
+    if (is_head) {
+        args.out = step.logits;
+        args.out_stride = step.vocabulary;
+    } else if (op.epilogue == Epilogue::store || op.epilogue == Epilogue::add) {
+        args.out = buffer(op.out).floats();
+        args.out_stride = buffer(op.out).stride();
+    } else {
+        args.act = buffer(op.out).act();
+    }
+    const auto [begin, end] = part.of(w.num_panels());
+    kernels_->linear(args, begin, end, scratch_[static_cast<std::size_t>(part.thread)].data());
+}
+
+void Program::operate(Run& run, const Place& op, Part part) {
+    const Step& step = run.step;
+    const LayerStores& layer = step.layers[static_cast<std::size_t>(op.layer)];
+    ActRows queries = buffer(op.queries).act();
+    queries.is_bf16 = !computes_in_floats(layer.keys, layer.values);
+    const PlaceArgs args{buffer(op.qkv).floats(),
+                         buffer(op.qkv).stride(),
+                         op.shape,
+                         op.q_norm,
+                         op.k_norm,
+                         op.eps,
+                         op.rope_dim > 0 ? step.cos : nullptr,
+                         step.sin,
+                         step.rope_rows,
+                         op.rope_dim,
+                         op.rope_begin,
+                         op.rope_stride,
+                         queries,
+                         layer.keys,
+                         layer.values,
+                         step.layouts[static_cast<std::size_t>(layer.layout)],
+                         run.sequences};
+    const auto [begin, end] = part.of(step.rows * (op.shape.heads + 2 * op.shape.kv_heads));
+    kernels_->place(args, begin, end);
+}
+
+AttendArgs Program::attend_args(const Run& run, const Attend& op) {
+    const LayerStores& layer = run.step.layers[static_cast<std::size_t>(op.layer)];
+    ActRows queries = buffer(op.queries).act();
+    queries.is_bf16 = !computes_in_floats(layer.keys, layer.values);
+    return {op.shape,
+            queries,
+            layer.keys,
+            layer.values,
+            run.step.layouts[static_cast<std::size_t>(layer.layout)],
+            run.sequences,
+            buffer(op.out).act(),
+            partials_.data()};
+}
+
+void Program::operate(Run& run, const Attend& op, Part part) {
+    const AttendArgs args = attend_args(run, op);
+    const AttendPlan& units = plan(run.step, op);
+    float* scratch = scratch_[static_cast<std::size_t>(part.thread)].data();
+    // Units differ in cost, so whoever is free takes the next.
+    const auto count = static_cast<std::int64_t>(units.units.size());
+    for (std::int64_t i = run.next++; i < count; i = run.next++)
+        kernels_->attend(args, units.units[static_cast<std::size_t>(i)], scratch);
+}
+
+void Program::merge(Run& run, const Attend& op, const AttendPlan& split, Part part) {
+    const AttendArgs args = attend_args(run, op);
+    const auto [begin, end] = part.of(static_cast<std::int64_t>(split.merges.size()));
+    for (std::int64_t i = begin; i < end; ++i)
+        kernels_->merge(args, split.merges[static_cast<std::size_t>(i)]);
+}
+
+}  // namespace kept

@@ -1,0 +1,31 @@
+#include "repeat.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace kept {
+
+Repeat::Repeat(Program& program, const Step& last)
+    : program_(program),
+      step_(last),
+      tokens_(static_cast<std::size_t>(last.rows)),
+      positions_(last.positions, last.positions + last.rows) {
+    if (last.rows != static_cast<std::int64_t>(last.slots.size()) || last.wanted ||
+        last.num_wanted != last.rows)
+        throw std::invalid_argument(
+            "only a step with one row a sequence, all of them wanted, can be repeated");
+    step_.tokens = tokens_.data();
+    step_.positions = positions_.data();
+    if (last.rope_rows == last.positions) step_.rope_rows = positions_.data();
+}
+
+void Repeat::run(const std::vector<std::int64_t>& tokens) {
+    if (tokens.size() != tokens_.size())
+        throw std::invalid_argument("a repeated step takes one token a sequence");
+    std::copy(tokens.begin(), tokens.end(), tokens_.begin());
+    for (auto& position : positions_) ++position;
+    for (auto& length : step_.lengths) ++length;
+    program_.run(step_, 0, program_.num_ops());
+}
+
+}  // namespace kept

@@ -1,0 +1,41 @@
+// Rows of activations between two operations of a program.
+#pragma once
+
+#include <memory>
+
+#include "kernels.h"
+
+namespace kept {
+
+class RowBuffer {
+  public:
+    // Rows of `width` numbers, padded to 32. `is_bf16`: what a linear layer reads.
+    RowBuffer(std::int64_t width, bool is_bf16);
+
+    std::int64_t width() const { return width_; }
+    std::int64_t stride() const { return stride_; }
+    float* floats() const { return reinterpret_cast<float*>(memory_.get()); }
+    ActRows act() const { return {memory_.get(), stride_, is_bf16_}; }
+
+    // Makes room for so many rows, whatever they held. Throws std::bad_alloc.
+    void reserve(std::int64_t rows);
+
+    // Writes rows of an fp32 buffer, (rows, width).
+    void read(std::int64_t rows, float* out) const;
+    // Writes queries as floats, (rows, H, D), which lie in heads padded to 32. `floats`: they are
+    // fp32, whatever linear layers read from this buffer.
+    void read_queries(std::int64_t rows, const AttentionShape& shape, bool floats,
+                      float* out) const;
+
+    // Puts queries (rows, H, D) where `place` would, fp32 if `floats`, else bf16; makes room for
+    // them.
+    void write_queries(std::int64_t rows, const AttentionShape& shape, bool floats,
+                       const std::byte* in);
+
+  private:
+    std::int64_t width_, stride_, rows_ = 0;
+    bool is_bf16_;
+    std::unique_ptr<std::byte, void (*)(void*)> memory_{nullptr, nullptr};
+};
+
+}  // namespace kept

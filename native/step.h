@@ -1,0 +1,32 @@
+// One step of a program, as plain data.
+#pragma once
+
+#include <vector>
+
+#include "kernels.h"
+
+namespace kept {
+
+// Where a layer keeps its keys and values, and in which of the step's layouts.
+struct LayerStores {
+    Stored keys, values;
+    std::int64_t layout;
+};
+
+// All pointers are the caller's and outlive the run.
+struct Step {
+    std::int64_t rows = 0;
+    const std::int64_t *tokens = nullptr, *positions = nullptr;
+    std::vector<std::int64_t> starts, slots, lengths;
+    const std::int64_t* wanted = nullptr;  // rows whose logits are wanted, or null: all
+    std::int64_t num_wanted = 0;
+    const float *cos = nullptr, *sin = nullptr;
+    const std::int64_t* rope_rows = nullptr;
+    std::vector<LayoutArgs> layouts;
+    std::vector<LayerStores> layers;
+    float* logits = nullptr;
+    std::int64_t vocabulary = 0;
+    std::int64_t top_k = 0;  // of each wanted row so many of the largest logits are found
+};
+
+}  // namespace kept

@@ -1,0 +1,189 @@
+// A tile of stored keys or values, expanded once from whatever codec to the operands of tile.h.
+// int8 and int4 codes stay as they are; their scales are read apart. The first tokens of a sequence
+// may lie apart as bf16: among codes they are of scale one.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "codecs.h"
+#include "linear.h"
+#include "place.h"
+#include "sight.h"
+
+namespace kept::KEPT_NS {
+
+// Zeros in place of tokens that no query of a unit sees: what lies there may be another token's, or
+// nothing.
+alignas(64) inline constexpr std::byte kNothing[4 * kMaxHeadDim] = {};
+
+// Where the codes of a tile's tokens lie, and which entries they are.
+struct TileRows {
+    const Stored& stored;
+    TokenSet seen, sinks;  // which of its tokens lie apart
+    std::int64_t head_dim, bytes, scales;
+    std::int64_t entries[kTile];
+    const std::byte* rows[kTile];  // of a token not in `seen`: zeros
+    const std::byte* next;         // where the next tile begins, as a rule
+
+    TileRows(const Stored& from, const LayoutArgs& layout, std::int64_t slot_head,
+             std::int64_t width, std::int64_t token, TokenSet tokens)
+        : stored(from),
+          seen(tokens),
+          sinks(tokens_below(token, from.num_sinks)),
+          head_dim(width),
+          bytes(code_bytes(from.codec, width)),
+          scales(num_scales(from.codec, width)) {
+        const std::int64_t base = slot_head * layout.capacity;
+        for (std::int64_t t = 0; t < kTile; ++t) {
+            entries[t] = base + entry_of(layout, token + t);
+            rows[t] = holds(seen, t) ? from.codes + entries[t] * bytes : kNothing;
+            if (holds(seen & sinks, t))
+                rows[t] = reinterpret_cast<const std::byte*>(
+                    from.sinks + (slot_head * from.num_sinks + token + t) * width);
+        }
+        next = from.codes + (entries[kTile - 1] + 1) * bytes;
+    }
+
+    Codec codec_of(std::int64_t t) const { return holds(sinks, t) ? Codec::bf16 : stored.codec; }
+    const std::uint16_t* scales_of(std::int64_t t) const {
+        return stored.scales + entries[t] * scales;
+    }
+    bool finite(std::int64_t t) const {
+        return all_finite(codec_of(t), rows[t], scales_of(t), head_dim);
+    }
+    void floats(std::int64_t t, float* out) const {
+        if (holds(seen, t))
+            read_floats(codec_of(t), rows[t], scales_of(t), head_dim, out);
+        else
+            std::fill_n(out, head_dim, 0.0f);
+    }
+};
+
+// Scales (scales, 64) of a tile's tokens, 0 of those that are not seen.
+inline void read_scales(const TileRows& from, float* out) {
+    for (std::int64_t g = 0; g < from.scales; ++g)
+        for (std::int64_t t = 0; t < kTile; ++t)
+            out[g * kTile + t] = !holds(from.seen, t)   ? 0.0f
+                                 : holds(from.sinks, t) ? 1.0f
+                                                        : bf16_to_float(from.scales_of(t)[g]);
+}
+
+// Keys of a tile as pairs of elements down, tokens across: (halves, padded / 2, 32 tokens) pairs.
+template <class Row, bool kWhole>
+void expand_keys(const std::byte* const* from, std::int64_t first, std::int64_t last,
+                 std::int64_t head_dim, std::int64_t padded, std::byte* out) {
+    for (std::int64_t t = 0; t < kTile; t += W)
+        for (std::int64_t d = first; d < last; d += 2 * W) {
+            vb rows[W];
+            KEPT_UNROLL_ALL
+            for (int i = 0; i < W; ++i)
+                rows[i] = Row::template read<kWhole>(from[t + i], d, head_dim);
+            transpose(rows);
+            std::byte* to =
+                out + ((t / kPanel) * (padded / 2) + d / 2) * kStepBytes + t % kPanel * 4;
+            KEPT_UNROLL_ALL
+            for (int i = 0; i < W; ++i) store_pairs(to + i * kStepBytes, rows[i]);
+        }
+}
+
+// Values of a tile as pairs of tokens down, elements across: (padded / 32, 32, 32 elements) pairs.
+template <class Row, bool kWhole>
+void expand_values(const std::byte* const* from, std::int64_t first, std::int64_t last,
+                   std::int64_t head_dim, std::byte* out) {
+    for (std::int64_t d = first; d < last; d += 2 * W) {
+        std::byte* to[2];
+        for (int i = 0; i < 2; ++i) {
+            const std::int64_t at = d + i * W;
+            to[i] = out + at / kPanel * (kTile / 2) * kStepBytes + at % kPanel * 4;
+        }
+        for (std::int64_t t = 0; t < kTile; t += 2) {
+            vb pairs[2];
+            zip_rows(Row::template read<kWhole>(from[t], d, head_dim),
+                     Row::template read<kWhole>(from[t + 1], d, head_dim), pairs);
+            for (int i = 0; i < 2; ++i) store_pairs(to[i] + t / 2 * kStepBytes, pairs[i]);
+        }
+    }
+}
+
+template <class Row>
+void expand_rows(const std::byte* const* from, bool are_keys, std::int64_t head_dim,
+                 std::int64_t padded, std::byte* out) {
+    const std::int64_t whole = head_dim / (2 * W) * (2 * W);
+    if (are_keys) {
+        expand_keys<Row, true>(from, 0, whole, head_dim, padded, out);
+        expand_keys<Row, false>(from, whole, padded, head_dim, padded, out);
+    } else {
+        expand_values<Row, true>(from, 0, whole, head_dim, out);
+        expand_values<Row, false>(from, whole, padded, head_dim, out);
+    }
+}
+
+// Rows of codes and of bf16, all as bf16: both are exact in it.
+template <class Row>
+void expand_mixed_rows(const TileRows& from, bool are_keys, std::int64_t padded, std::byte* out) {
+    alignas(64) std::uint16_t wide[kTile * kMaxHeadDim];
+    const std::byte* rows[kTile];
+    const std::int64_t head_dim = from.head_dim;
+    for (std::int64_t t = 0; t < kTile; ++t) {
+        rows[t] = from.rows[t];
+        if (holds(from.sinks | ~from.seen, t)) continue;
+        std::uint16_t* row = wide + t * padded;
+        rows[t] = reinterpret_cast<const std::byte*>(row);
+        for (std::int64_t d = 0; d < padded; d += 2 * W)
+            store_pairs(row + d, d + 2 * W <= head_dim
+                                     ? Row::template read<true>(from.rows[t], d, head_dim)
+                                     : Row::template read<false>(from.rows[t], d, head_dim));
+    }
+    expand_rows<Bf16Row>(rows, are_keys, head_dim, padded, out);
+}
+
+template <class Row>
+void expand_as(const TileRows& from, bool are_keys, std::int64_t padded, std::byte* out) {
+    if (from.sinks == 0)
+        expand_rows<Row>(from.rows, are_keys, from.head_dim, padded, out);
+    else
+        expand_mixed_rows<Row>(from, are_keys, padded, out);
+}
+
+inline void expand_codes(const TileRows& from, bool are_keys, std::int64_t padded, std::byte* out) {
+    switch (from.stored.codec) {
+        case Codec::int8:
+            return expand_as<Int8Row>(from, are_keys, padded, out);
+        case Codec::int4:
+            return expand_as<Int4Row>(from, are_keys, padded, out);
+        default:
+            return expand_as<Bf16Row>(from, are_keys, padded, out);
+    }
+}
+
+inline void expand_float_keys(const TileRows& from, std::int64_t padded, float* out) {
+    alignas(64) float x[W][kMaxHeadDim];
+    for (std::int64_t t = 0; t < kTile; t += W) {
+        for (int i = 0; i < W; ++i) {
+            std::fill_n(x[i], padded, 0.0f);
+            from.floats(t + i, x[i]);
+        }
+        for (std::int64_t d = 0; d < padded; d += W) {
+            vb rows[W];
+            KEPT_UNROLL_ALL
+            for (int i = 0; i < W; ++i) rows[i] = load_pairs(x[i] + d);
+            transpose(rows);
+            float* to = out + ((t / kPanel) * padded + d) * kPanel + t % kPanel;
+            KEPT_UNROLL_ALL
+            for (int i = 0; i < W; ++i) store_pairs(to + i * kPanel, rows[i]);
+        }
+    }
+}
+
+inline void expand_float_values(const TileRows& from, std::int64_t padded, float* out) {
+    alignas(64) float x[kMaxHeadDim];
+    std::fill_n(x, padded, 0.0f);
+    for (std::int64_t t = 0; t < kTile; ++t) {
+        from.floats(t, x);
+        for (std::int64_t d = 0; d < padded; d += kPanel)
+            std::memcpy(out + (d / kPanel * kTile + t) * kPanel, x + d, 4 * kPanel);
+    }
+}
+
+}  // namespace kept::KEPT_NS

@@ -1,0 +1,245 @@
+"""Where a cache's buffers lie: in memory, or in files that are mapped.
+
+A step goes through the layers in order, so what lies in files need not be in memory at once. The
+first layers stay, as many as the budget allows beyond two; of the others one is being attended
+while the next is read ahead:
+
+    budget of 4 layers, layer 5 of 8 begins     0  1 | .  .  .  5  6  .
+                                               stay   left     now ahead
+
+A step over layers in a fixed order would make "least recently used" throw out just what comes next.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import sys
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from kept.errors import CacheFullError, OptionError
+from kept.format import format_bytes
+
+Buffers = tuple[Tensor, ...]
+
+
+class Place(ABC):
+    """Makes buffers, and is told which layer a step has come to."""
+
+    @abstractmethod
+    def zeros(self, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A buffer of zeros. Raises CacheFullError where there is no room for it."""
+
+    def clone(self, x: Tensor) -> Tensor:
+        """A copy of a buffer, in this place."""
+        return self.zeros(x.shape, x.dtype).copy_(x)
+
+    @abstractmethod
+    def visit(self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]) -> None:
+        """A step begins with layer `index`. lengths: (slots,) entries of each that are used; of an
+        encoder's input, a buffer (G, S, width), all are.
+
+        Raises CacheFullError where the budget does not hold two layers.
+        """
+
+    @abstractmethod
+    def leave(self, buffers: Buffers) -> None:
+        """These are not needed for a while."""
+
+    @property
+    @abstractmethod
+    def budget(self) -> int | None:
+        """Bytes of buffers in memory at most; None: all of them are."""
+
+
+class InMemory(Place):
+    """Buffers of torch, on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def zeros(self, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """See `Place.zeros`."""
+        return torch.zeros(*size, dtype=dtype, device=self.device)
+
+    def clone(self, x: Tensor) -> Tensor:
+        """See `Place.clone`."""
+        return x.clone()
+
+    def visit(self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]) -> None:
+        """Nothing to fetch."""
+
+    def leave(self, buffers: Buffers) -> None:
+        """Nothing to give back."""
+
+    @property
+    def budget(self) -> int | None:
+        """See `Place.budget`."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _MappedFile:
+    """A file without a name, which is gone when nothing maps it any more."""
+
+    memory: mmap.mmap
+    descriptor: int
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+class Offloaded(Place):
+    """Buffers in nameless files of a folder, `budget` bytes of each cache held in memory.
+
+    The files' disk space is reserved when they are made. Linux alone lets a program say which pages
+    of a file it is done with.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], budget: int) -> None:
+        """Raises OptionError for a folder or a budget that will not do."""
+        self.folder = Path(folder)
+        self._budget = budget
+        self._files = WeakIdKeyDictionary()
+        self._num_staying = 0
+        if not sys.platform.startswith("linux"):
+            raise OptionError(
+                f"a cache in files needs Linux, and this is {sys.platform}; leave kv_folder out"
+            )
+        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+            raise OptionError(
+                f"kv_memory={budget!r}: give how many bytes of keys and values are in memory"
+            )
+        if not self.folder.is_dir() or not os.access(self.folder, os.W_OK):
+            raise OptionError(
+                f"kv_folder={self.folder} is no folder that can be written to; make it first"
+            )
+        kind = _file_system(self.folder)
+        if kind in ("tmpfs", "ramfs"):
+            raise OptionError(
+                f"kv_folder={self.folder} is on a {kind}, which lies in memory itself; give a "
+                "folder on a disk"
+            )
+
+    @property
+    def budget(self) -> int | None:
+        """See `Place.budget`."""
+        return self._budget
+
+    def zeros(self, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """See `Place.zeros`."""
+        count = prod(size)
+        if not count:
+            return torch.zeros(*size, dtype=dtype)
+        num_bytes = count * dtype.itemsize
+        descriptor = self._reserved(num_bytes)
+        memory = mmap.mmap(descriptor, num_bytes)
+        tensor = torch.frombuffer(memory, dtype=dtype).view(*size)
+        self._files[tensor] = _MappedFile(memory, descriptor)
+        return tensor
+
+    def _reserved(self, num_bytes: int) -> int:
+        """A new file of zeros, opened. Reserved, because writing to a page that has no room on the
+        disk would kill the process."""
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+                raise CacheFullError(
+                    f"{self.folder} has no room for {format_bytes(num_bytes)} of keys and values; "
+                    "make room, give another kv_folder, or generate less"
+                ) from error
+            return os.dup(file.fileno())
+
+    def visit(self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]) -> None:
+        """See `Place.visit`."""
+        last = len(layers) - 1
+        if index == 0:
+            self._num_staying = self._count_staying(layers, lengths)
+        first = self._num_staying  # of those that do not stay
+        if first > last:
+            return
+        if index >= first:
+            self.leave(layers[index - 1 if index > first else last])
+        if index >= first - 1:
+            self._fetch(layers[index + 1 if index < last else first], lengths)
+
+    def _count_staying(self, layers: Sequence[Buffers], lengths: Sequence[int]) -> int:
+        need = max(_used(buffers, lengths) for buffers in layers)
+        if need * len(layers) <= self._budget:
+            return len(layers)
+        if need * 2 > self._budget:
+            raise CacheFullError(
+                f"kv_memory of {format_bytes(self._budget)} does not hold two layers of keys and "
+                f"values, {format_bytes(need)} each at {max(lengths):,} tokens; raise it"
+            )
+        return self._budget // need - 2
+
+    def _fetch(self, buffers: Buffers, lengths: Sequence[int]) -> None:
+        for buffer in buffers:
+            file = self._files.get(buffer)
+            if file is None:
+                continue
+            heads, capacity, width = buffer.shape[-3:]
+            row = width * buffer.element_size()
+            for slot, used in enumerate(_used_entries(buffer, lengths)):
+                for head in range(heads):
+                    begin = (slot * heads + head) * capacity * row
+                    first = begin - begin % mmap.PAGESIZE
+                    size = begin + used * row - first
+                    if used:
+                        file.memory.madvise(mmap.MADV_WILLNEED, first, size)
+
+    def leave(self, buffers: Buffers) -> None:
+        """See `Place.leave`."""
+        for buffer in buffers:
+            file = self._files.get(buffer)
+            if file is not None:
+                file.memory.madvise(mmap.MADV_DONTNEED)
+                # Begins to write what has changed, and lets go of the rest.
+                os.posix_fadvise(file.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _used(buffers: Buffers, lengths: Sequence[int]) -> int:
+    """Bytes in memory when all used entries are: whole pages for each slot and head."""
+    total = 0
+    for buffer in buffers:
+        heads, width = buffer.shape[-3], buffer.shape[-1]
+        for used in _used_entries(buffer, lengths):
+            held = used * width * buffer.element_size()
+            total += heads * -(-held // mmap.PAGESIZE) * mmap.PAGESIZE
+    return total
+
+
+def _used_entries(buffer: Tensor, lengths: Sequence[int]) -> list[int]:
+    """Of each slot of a buffer, or of the one input that it holds."""
+    capacity = buffer.shape[-2]
+    return [min(n, capacity) for n in lengths] if buffer.ndim == 4 else [capacity]
+
+
+def _file_system(folder: Path) -> str:
+    """The type of file system a folder is on, "" where the system does not say."""
+    found, longest = "", -1
+    try:
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    target = folder.resolve()
+    for line in lines:
+        _, point, kind, *_ = line.split(" ")
+        mounted = Path(point.encode().decode("unicode_escape"))
+        if target.is_relative_to(mounted) and len(mounted.parts) > longest:
+            found, longest = kind, len(mounted.parts)
+    return found

@@ -1,0 +1,56 @@
+"""What runs when the interpreter ends is let finish, and nothing more begins.
+
+Up to Python 3.13, a daemon thread that comes back from native code while the interpreter ends is
+ended on the spot, by unwinding its stack. Where that meets C++, torch's or kept's own, the process
+aborts. So the interpreter waits for steps that are being computed, and daemon threads that would
+begin another stand still until the process is gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_changed = threading.Condition()
+_depths: dict[int, int] = {}  # of the threads that compute: how many `computing` deep
+_exiting: int | None = None  # the thread that ends the interpreter, which may go on
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Hold off the interpreter's end for a while; may be nested. Not to be yielded out of."""
+    me = threading.get_ident()
+    with _changed:
+        if _exiting not in (None, me) and me not in _depths:
+            _changed.wait_for(lambda: False)
+        _depths[me] = _depths.get(me, 0) + 1
+    try:
+        yield
+    finally:
+        with _changed:
+            _depths[me] -= 1
+            if not _depths[me]:
+                del _depths[me]
+                _changed.notify_all()
+
+
+def _wait() -> None:
+    global _exiting
+    with _changed:
+        _exiting = threading.get_ident()
+        _changed.wait_for(lambda: not _depths.keys() - {_exiting})
+
+
+def _forget_after_fork() -> None:
+    """A child has none of its parent's other threads."""
+    global _changed, _exiting
+    _changed, _exiting = threading.Condition(), None
+    for thread in _depths.keys() - {threading.get_ident()}:
+        del _depths[thread]
+
+
+atexit.register(_wait)
+os.register_at_fork(after_in_child=_forget_after_fork)

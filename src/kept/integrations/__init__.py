@@ -1,0 +1,1 @@
+"""kept inside other libraries: thin and optional, each imported only when asked for by name."""

@@ -1,0 +1,180 @@
+"""The attention function of attn_implementation="kept"."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from kept.errors import CacheError, OptionError
+from kept.integrations.transformers.dense import attend_dense
+from kept.integrations.transformers.held import Held, HeldTensor, narrowed
+from kept.integrations.transformers.masks import kept_mask, left_padding
+from kept.integrations.transformers.model import ATTENTION
+from kept.ops import AttentionSpec, attend_stored
+
+log = logging.getLogger("kept")
+
+# What models pass along that changes no score.
+_HARMLESS = {
+    "cache_position", "logits_to_keep", "num_items_in_batch", "output_attentions",
+    "output_hidden_states", "output_router_logits", "past_key_values", "position_embeddings",
+    "position_ids", "return_dict", "token_type_ids", "use_cache",
+}  # fmt: skip
+
+
+def register() -> None:
+    """Make attn_implementation="kept" known to transformers."""
+    AttentionInterface.register(ATTENTION, kept_attention)
+    AttentionMaskInterface.register(ATTENTION, kept_mask)
+
+
+def kept_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    position_bias: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attend what a kept cache holds as it lies there, and anything else as sdpa does.
+
+    query: (B, H, T, D). key, value: (B, G, S, D), as a `KeptCache` hands them out, or any others.
+    Returns (B, T, H, D), and no weights. Raises OptionError for a score that it cannot compute,
+    CacheError for a cache that was made for another model.
+    """
+    _check_known(module, others, scaling)
+    held = key.held if isinstance(key, HeldTensor) else None
+    padding = left_padding(attention_mask)
+    plain = (
+        held is not None
+        and isinstance(value, HeldTensor)
+        and value.held is held
+        and padding is not None
+        and position_bias is None
+        and not dropout
+        and getattr(module, "is_causal", True)
+        and (is_causal is not False or query.shape[2] == 1 or attention_mask is not None)
+    )
+    if plain and torch.is_grad_enabled() and query.requires_grad:
+        _say_once("under autograd, attention expands the cache; run generation in torch.no_grad()")
+        plain = False
+    if plain and held is not None and padding is not None:
+        spec = _spec(module, held, query, scaling, softcap, sliding_window)
+        out = _attend(query, held, padding, spec)
+        if out is not None:
+            return out, None
+    elif held is None and key.shape[2] > query.shape[2] and position_bias is None:
+        _say_once(
+            f"attn_implementation={ATTENTION!r} was handed keys and values that lie in no kept "
+            "cache it can read in place, so it attends them as sdpa does; pass "
+            "past_key_values=KeptCache.from_config(model.config)"
+        )
+    options = {} if position_bias is None else {"position_bias": position_bias}
+    out = attend_dense(
+        module, query, key, value, attention_mask, dropout, scaling, is_causal, softcap, **options
+    )
+    return out, None
+
+
+def _attend(
+    query: Tensor, held: Held, padding: tuple[int, ...], spec: AttentionSpec
+) -> Tensor | None:
+    """(B, T, H, D); None where padding lies among entries that a ring has wrapped around."""
+    batch, heads, num_new, width = query.shape
+    view, past = held.view, held.length - query.shape[2]
+    if any(padding) and held.forgets is not None and held.forgets[1]:
+        raise CacheError(
+            f"this cache keeps the first {held.forgets[1]} tokens as sinks, and the batch is "
+            f"padded on the left by {list(padding)}, so that they are padding; run sequences of "
+            "different lengths one by one, or without num_sinks"
+        )
+    windows = [w for w in (spec.window, view.span.window) if w is not None]
+    oldest = max(0, past - min(windows) + 1) if windows else 0
+    if all(n <= oldest for n in padding):
+        rows = query.transpose(1, 2).reshape(-1, heads, width)
+        return attend_stored(rows, view, spec).view(batch, num_new, heads, width)
+    codes = view.keys[0]
+    if view.span.index is not None and held.length > codes.stride(1) // codes.stride(2):
+        return None
+    return _attend_padded(query, held, padding, spec)
+
+
+def _attend_padded(
+    query: Tensor, held: Held, padding: Sequence[int], spec: AttentionSpec
+) -> Tensor:
+    """Sequences with equally much padding together, from their first real token on."""
+    batch, heads, num_new, width = query.shape
+    out = query.new_zeros(batch, num_new, heads, width)
+    for left in dict.fromkeys(padding):
+        members = tuple(i for i, n in enumerate(padding) if n == left)
+        count = min(num_new, held.length - left)
+        if count == 0:
+            continue  # nothing but padding so far
+        rows = query[list(members), :, num_new - count :].transpose(1, 2)
+        view = narrowed(held.view, left, members)
+        found = attend_stored(rows.reshape(-1, heads, width), view, spec)
+        out[list(members), num_new - count :] = found.view(len(members), count, heads, width)
+    return out
+
+
+def _spec(
+    module: Any,
+    held: Held,
+    query: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    sliding_window: int | None,
+) -> AttentionSpec:
+    """How the layer attends, by its cache; raises OptionError if the model says otherwise."""
+    kind, window = held.model.kinds[held.layer]
+    held.model.check_same(module.config, held.layer)
+    if kind == "chunked_attention":
+        raise OptionError(
+            f"layer {held.layer} attends in chunks, which kept's attention does not; load the "
+            "model with attn_implementation='sdpa'"
+        )
+    if sliding_window is not None and sliding_window != window:
+        raise OptionError(
+            f"layer {held.layer} attends a window of {sliding_window} tokens and its cache was "
+            f"made for one of {window}; make the cache with from_config(model.config)"
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return AttentionSpec(scale, window=window, softcap=softcap)
+
+
+def _check_known(module: Any, others: dict[str, Any], scaling: float | None) -> None:
+    unknown = [
+        name
+        for name, x in others.items()
+        if name not in _HARMLESS and isinstance(x, Tensor | float) and not isinstance(x, bool)
+    ]
+    if scaling is None and getattr(module, "scale_attn_by_inverse_layer_idx", False):
+        unknown.append("scale_attn_by_inverse_layer_idx")
+    if unknown:
+        raise OptionError(
+            f"attn_implementation={ATTENTION!r} does not know how {', '.join(unknown)} change a "
+            f"score of {type(module).__name__}; load the model with attn_implementation='eager', "
+            "which takes a kept cache as well"
+        )
+    if others.get("output_attentions"):
+        raise OptionError(
+            f"attn_implementation={ATTENTION!r} returns no attention weights; load the model with "
+            "attn_implementation='eager' for output_attentions"
+        )
+
+
+@cache
+def _say_once(text: str) -> None:
+    log.warning(text)

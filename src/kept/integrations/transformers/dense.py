@@ -1,0 +1,54 @@
+"""Attention over expanded keys and values, for what kept's own does not take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+
+
+def attend_dense(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    is_causal: bool | None,
+    softcap: float | None,
+    **options: Any,
+) -> Tensor:
+    """(B, T, H, D) as transformers' sdpa computes it, which does without a soft cap; with one,
+    written out.
+
+    query: (B, H, T, D). key, value: (B, G, S, D). mask: (B, 1, T, S), True or 0 where a query may
+    look, or None.
+    """
+    if softcap is None:
+        out: Tensor = sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            mask,
+            dropout=dropout,
+            scaling=scaling,
+            is_causal=is_causal,
+            **options,
+        )[0]
+        return out
+    share = query.shape[1] // key.shape[1]
+    keys, values = repeat_kv(key, share), repeat_kv(value, share)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = softcap * torch.tanh(query @ keys.transpose(-1, -2) * scale / softcap)
+    if mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True):
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        lowest = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = torch.nn.functional.dropout(weights, dropout, module.training)
+    return (weights @ values).transpose(1, 2).contiguous()

@@ -1,0 +1,100 @@
+"""Attention outside of a model's program, over what one layer of a cache holds."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from kept.ops import reference
+from kept.ops.backend import isa, runs_natively, use_threads
+from kept.ops.packed import address
+from kept.ops.program import codec_kinds, computes_in_floats, native_shape
+from kept.ops.spec import AttentionSpec, HeadSpec
+from kept.ops.views import StoredView
+
+
+def attend_stored(q: Tensor, view: StoredView, spec: AttentionSpec) -> Tensor:
+    """`attend` of queries that come from elsewhere, on the kernels where they run.
+
+    q: (N, H, D), the packed rows of the view's span. Returns (N, H, D) in q's dtype. On the kernels
+    no gradient flows, and each row's bits depend on its own sequence alone. Raises BackendError
+    where KEPT_OPS=native and they cannot run it, OptionError for a codec they do not read.
+    """
+    if not runs_natively(q.dtype, q.device, view.head_dim):
+        return reference.attend(q, view, spec)
+    heads = HeadSpec(q.shape[1], view.keys[0].shape[1], view.head_dim)
+    return _attention(isa(), heads, spec).run(q, view)
+
+
+@lru_cache(maxsize=256)
+def _attention(name: str, heads: HeadSpec, spec: AttentionSpec) -> _Attention:
+    return _Attention(name, heads, spec)
+
+
+class _Attention:
+    """A program of one operation."""
+
+    def __init__(self, name: str, heads: HeadSpec, spec: AttentionSpec) -> None:
+        from kept import _native
+
+        use_threads()
+        self._lock = Lock()  # it has one set of buffers
+        self._heads, self._shape = heads, native_shape(heads, spec)
+        self._native = _native.Program(name)
+        padded = -(-heads.head_dim // 32) * 32
+        self._queries = self._native.add_buffer(heads.num_heads * padded, False)
+        self._out = self._native.add_buffer(heads.num_heads * heads.head_dim, False)
+        self._native.attend(self._queries, 0, self._shape, self._out)
+
+    def run(self, q: Tensor, view: StoredView) -> Tensor:
+        """See `attend_stored`."""
+        from kept import _native
+
+        span, (keys, values) = view.span, codec_kinds(view.codec)
+        rows, floats = len(q), computes_in_floats(view.codec)
+        turned = view.codec.keys.turned(q.detach().float())
+        queries = turned.to(torch.float32 if floats else torch.bfloat16).contiguous()
+        codes, sinks = view.keys[0], (view.key_sinks, view.value_sinks)
+        layout = (
+            span.index is not None,
+            codes.stride(1) // codes.stride(2),  # the capacity, also where entries are left out
+            span.sinks,
+            -1 if span.window is None else span.window,
+        )
+        step = _native.step(
+            rows=rows,
+            tokens=0,
+            positions=0,
+            starts=span.starts,
+            slots=span.slots,
+            lengths=span.lengths,
+            wanted=0,
+            num_wanted=0,
+            cos=0,
+            sin=0,
+            rope_rows=0,
+            layouts=[layout],
+            keys=keys,
+            values=values,
+            num_sinks=max((x.shape[2] for x in sinks if x is not None), default=0),
+            buffers=[*_addresses(view.keys, sinks[0]), *_addresses(view.values, sinks[1])],
+            layer_layouts=[0],
+            logits=0,
+            vocabulary=0,
+            top_k=0,
+        )
+        out = torch.empty(rows, self._heads.num_heads, self._heads.head_dim)
+        with self._lock:
+            place = queries.data_ptr()
+            self._native.write_queries(self._queries, rows, self._shape, floats, place)
+            self._native.run(step, 0, 1)
+            self._native.read_buffer(self._out, rows, out.data_ptr())
+        return out.to(q.dtype)
+
+
+def _addresses(parts: tuple[Tensor, ...], sinks: Tensor | None) -> tuple[int, int, int]:
+    """Where codes, their scales and the first tokens beside them begin; 0: there are none."""
+    return address(parts[0]), address(parts[1] if len(parts) > 1 else None), address(sinks)

@@ -1,0 +1,87 @@
+"""What is asked of transformers, and what is said where it cannot be had."""
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from kept.errors import CacheError, OptionError
+from kept.integrations.transformers import KeptCache, versions
+from kept.integrations.transformers.model import ModelLayers
+
+from .models import SIZES, WINDOW, decoder
+
+
+def test_kept_does_without_transformers():
+    code = (
+        "import sys, kept.cache, kept.integrations;"
+        "assert 'transformers' not in sys.modules;"
+        "sys.modules['transformers'] = None;"
+        "import importlib.metadata as m;"
+        "def gone(name): raise m.PackageNotFoundError(name)\n"
+        "m.version = gone\n"
+        "try: import kept.integrations.transformers\n"
+        "except ImportError as error: print(error)"
+    )
+    code = code.replace(";def gone", "\ndef gone")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'kept[transformers]'" in done.stdout
+
+
+def test_old_transformers_are_refused(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda name: "4.56.2")
+    with pytest.raises(ImportError, match=r"4\.57 or newer, and 4\.56\.2"):
+        versions.check_installed()
+
+
+def test_windows_are_read_from_the_config():
+    assert ModelLayers.read(decoder("mistral").config).windows == (WINDOW,) * 3
+    assert ModelLayers.read(decoder("gemma2").config).windows == (WINDOW, None, WINDOW)
+    assert ModelLayers.read(decoder("gemma3_text").config).windows == (WINDOW, None, WINDOW)
+    assert ModelLayers.read(decoder("gpt2").config).windows == (None,) * 3
+
+
+def test_layers_that_no_cache_of_kept_holds_are_named():
+    config = AutoConfig.for_model("qwen3_next", num_hidden_layers=4)
+    with pytest.raises(OptionError, match="'linear_attention'"):
+        KeptCache.from_config(config)
+
+
+def test_chunked_attention_is_stored_as_a_window():
+    config = AutoConfig.for_model(
+        "llama4_text", **{**SIZES, "attention_chunk_size": 8, "num_hidden_layers": 4}
+    )
+    windows = ModelLayers.read(config).windows
+    assert set(windows) == {8, None}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"layout": "paged"}, "dynamic, static, sliding"),
+        ({"layout": "static"}, "max_cache_len"),
+        ({"kv_dtype": "int3"}, "int8"),
+        ({"max_cache_len": 9}, "static"),
+        ({"layout": "sliding"}, "sliding_window"),
+    ],
+)
+def test_options_are_refused_when_it_is_made(options, said):
+    with pytest.raises(OptionError, match=said):
+        KeptCache.from_config(decoder("llama").config, **options)
+
+
+def test_keys_of_another_shape_or_device_are_refused():
+    cache = KeptCache.from_config(decoder("llama").config)
+    new = torch.zeros(1, 2, 1, 12)
+    for layer in range(3):
+        cache.update(new, new, layer)
+    with pytest.raises(CacheError, match="do not fit layer 0"):
+        cache.update(new.repeat(2, 1, 1, 1), new.repeat(2, 1, 1, 1), 0)
+    with pytest.raises(CacheError, match="one device"):
+        cache.update(new.to("meta"), new.to("meta"), 0)
+    cache.reset()
+    with pytest.raises(CacheError, match="StaticCache"):
+        cache.early_initialization(1, 2, 12, torch.float32, torch.device("cpu"))
