@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from os import PathLike
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch
-from kept.cache.evicting_layer import choose_all, make_layer, tokens_of
+from kept.cache.evicting_layer import EvictingLayer, choose_all, make_layer, tokens_of
 from kept.cache.indices import read_all_whole, read_lengths, read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
@@ -22,12 +23,13 @@ from kept.cache.open_step import (
     OpenStep,
     check_slots,
     check_update,
+    not_shown,
     not_stored,
 )
 from kept.cache.place import InMemory, Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
-from kept.ops import KVCodec, KVView, StepBuffers, StoredView
+from kept.ops import AttentionSpec, KVCodec, KVView, StepBuffers, StoredView
 
 
 class Cache:
@@ -145,6 +147,8 @@ class Cache:
             stores = self._lender.lend(step.plans)
             if self.place.budget is not None:
                 stores = replace(stores, visit=self._visit)
+            if any(isinstance(x, EvictingLayer) and x.observer for x in self._layers):
+                stores = replace(stores, observe=partial(self._see, step))
             step.done.update(range(len(self._layers)))
             yield stores
 
@@ -225,6 +229,9 @@ class Cache:
 
     def put(self, k: Tensor, v: Tensor, layer: int) -> StoredView:
         """`update` that hands out the view of what is stored, for an operation that attends it."""
+        for index, found in enumerate(self._layers):
+            if isinstance(found, EvictingLayer) and found.observer is not None:
+                raise not_shown(index, found.rule.policy.scored_by.name)
         step = self._open if self._open is not None and self._open.joinable else None
         settled = step is not None or any(self._lengths)
         check_update(k, v, layer, self.shapes, self.num_slots if settled else None, step)
@@ -287,12 +294,25 @@ class Cache:
             step.done.add(index)
             return view
 
+        def see(q: Tensor, spec: AttentionSpec) -> None:
+            self._see(step, index, q, spec)
+
         def get() -> KVView:
             if owner not in step.done:
                 raise not_stored(owner)
             return layer.view(plan.span)
 
-        return LayerStore(plan.span, put) if owner == index else LayerStore(plan.span, None, get)
+        if owner != index:
+            return LayerStore(plan.span, None, get)
+        observes = isinstance(layer, EvictingLayer) and layer.observer is not None
+        return LayerStore(plan.span, put, see=see if observes else None)
+
+    def _see(self, step: OpenStep, index: int, q: Tensor, spec: AttentionSpec) -> None:
+        """Show a layer the queries of a step, if it looks at them."""
+        layer = self._layers[index]
+        if isinstance(layer, EvictingLayer) and layer.observer is not None:
+            layer.observer.see(q, *step.rows(self.device), spec)
+            step.seen.add(index)
 
     def _visit(self, index: int) -> None:
         """Tell the place that a step comes to a layer."""
@@ -305,6 +325,7 @@ class Cache:
 
     def _commit(self, step: OpenStep) -> None:
         try:
+            self._check_seen(step)
             chosen = choose_all(self._layers, step.slots, step.before, step.after)
         except BaseException:  # a score may be anybody's
             self.abandon()
@@ -319,6 +340,11 @@ class Cache:
         for layout, change in changes.items():
             if change is not None:
                 self._relayout(layout, change)
+
+    def _check_seen(self, step: OpenStep) -> None:
+        for index, layer in enumerate(self._layers):
+            if isinstance(layer, EvictingLayer) and layer.observer and index not in step.seen:
+                raise not_shown(index, layer.rule.policy.scored_by.name)
 
     def _relayout(self, layout: Layout, change: Relayout) -> None:
         self._lender.forget()

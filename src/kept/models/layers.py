@@ -88,7 +88,9 @@ def attend(
 
     Returns (N, H * D).
     """
-    return _attend(q, store.append(k, v), spec, record)
+    view = store.append(k, v)
+    store.observe(q, spec)
+    return _attend(q, view, spec, record)
 
 
 def attend_shared(q: Tensor, store: LayerStore, spec: AttentionSpec, record: Record) -> Tensor:
