@@ -75,6 +75,16 @@ def test_every_field_is_a_flag_in_kebab_case(name: str) -> None:
     }
 
 
+def test_a_budget_may_be_one_for_each_layer() -> None:
+    assert parse("--kv-budget", "512,256,128").kv_budget == (512, 256, 128)
+
+
+def test_a_budget_that_is_no_number_is_refused() -> None:
+    found = kept("generate", "x", "--kv-budget", "many")
+    assert found.exit_code == 2
+    assert "neither a whole number" in found.stderr
+
+
 def test_no_flags_are_no_options() -> None:
     assert parse() == SamplingParams()
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from kept.batch import pack
-from kept.cache import Cache, EvictionPolicy, KVShape, Offloaded, load_cache, make_cache
+from kept.cache import SCORES, Cache, EvictionPolicy, KVShape, Offloaded, load_cache, make_cache
 from kept.cache.policy import Entries
 from kept.errors import CacheError, OptionError
+from kept.ops import AttentionSpec
 
 SHAPES = (KVShape(1, 3), KVShape(2, 4))
 MIXED = (KVShape(1, 3, window=5), KVShape(2, 4))
@@ -26,7 +27,17 @@ RULES = [
     (1, 3, "key-norm", 0, 0),
     (5, 16, "key-norm", 2, 1),
     (70, 8, "key-norm", 4, None),
+    (6, 4, "attention", 1, 2),
+    (11, 4, "attention", 0, None),
+    (7, 1, "attention", 4, 2),
+    (5, 16, "attention", 0, 0),
+    (6, 4, "expected-attention", 1, 2),
+    (11, 4, "expected-attention", 0, None),
+    (5, 16, "expected-attention", 2, 1),
 ]
+OBSERVING = [rule for rule in RULES if "attention" in rule[2]]
+SPEC = AttentionSpec(0.7, softcap=3.0)
+SHARE = 2  # query heads that share a key head
 RULE = RULES[0]
 Rule = tuple[int, int, str, int, int | None]
 
@@ -48,6 +59,14 @@ def tokens(seed: int, layer: int, length: int = LENGTH) -> tuple[Tensor, Tensor]
     return keys, values
 
 
+def queries(seed: int, layer: int) -> Tensor:
+    """(LENGTH, G * SHARE, D) of a sequence in one layer."""
+    generator = torch.Generator().manual_seed(100 * seed + layer + 50)
+    shape = SHAPES[layer]
+    size = LENGTH, shape.num_kv_heads * SHARE, shape.head_dim
+    return 2 * torch.randn(size, generator=generator)
+
+
 def feed(cache: Cache, seeds: Sequence[int], counts: Sequence[int]) -> list[list[Tensor]]:
     """Bring so many further tokens to each slot in one step; what each layer attends, by layer."""
     slots = [slot for slot, count in enumerate(counts) if count]
@@ -63,6 +82,11 @@ def feed(cache: Cache, seeds: Sequence[int], counts: Sequence[int]) -> list[list
             ]
             k, v = (torch.cat(side) for side in zip(*rows, strict=True))
             seen.append([x.clone() for x in store.append(k, v).dense()])
+            asked = [
+                queries(seeds[slot], layer)[begin : begin + n]
+                for slot, begin, n in zip(slots, past, taken, strict=True)
+            ]
+            store.observe(torch.cat(asked), SPEC)
     return seen
 
 
@@ -89,14 +113,29 @@ def expected(rule: Rule, seed: int, layer: int, head: int, length: int) -> list[
     """Which tokens the rule leaves of a sequence, over plain lists."""
     budget, grain, score, sinks, recent = rule
     recent = max(0, budget - sinks) // 2 if recent is None else recent
-    norms = tokens(seed, layer)[0][:, head].norm(dim=-1).tolist()
+    keys, values = (x[:, head].double() for x in tokens(seed, layer))
+    asked = queries(seed, layer).double()[:, head * SHARE : (head + 1) * SHARE]
+    logits = 3 * torch.tanh(torch.einsum("thd,sd->hts", asked, keys) * 0.7 / 3)
+    received = [0.0] * LENGTH
     held: list[int] = []
     for token in range(length):
         held.append(token)
+        for of_head in logits[:, token, held].softmax(-1).tolist():
+            for j, weight in zip(held, of_head, strict=True):
+                received[j] += weight
         if (token + 1) % grain == 0 and token + 1 > budget:
+            last = logits[:, token + 1 - grain : token + 1, held]
+            to_come = (last.mean(1) + last.var(1, correction=0) / 2).softmax(-1).mean(0)
+            to_come *= values[held].norm(dim=-1)
+            worth = {
+                "window": [float(j) for j in held],
+                "key-norm": (-keys[held].norm(dim=-1)).tolist(),
+                "attention": [received[j] for j in held],
+                "expected-attention": to_come.tolist(),
+            }
+            of_token = dict(zip(held, worth[score], strict=True))
             middle = held[sinks : len(held) - recent]
-            worst = sorted(middle, key=lambda t: -norms[t] if score == "key-norm" else t)
-            gone = set(worst[: len(held) - budget])
+            gone = set(sorted(middle, key=of_token.__getitem__)[: len(held) - budget])
             held = [t for t in held if t not in gone]
     return held
 
@@ -173,6 +212,7 @@ def test_a_step_over_a_boundary_is_refused_and_changes_nothing() -> None:
 def test_a_step_that_fails_leaves_the_cache_as_it_was() -> None:
     class Fails:
         name = "fails"
+        looks_at = "entries"
 
         def __call__(self, entries: Entries) -> Tensor:
             raise ArithmeticError("no score")
@@ -291,19 +331,13 @@ def test_other_codecs_move_their_codes_and_stay_deterministic(codec: str, tmp_pa
 
 def test_layers_with_a_window_of_their_own_keep_it() -> None:
     cache = make(RULE, 1, MIXED)
-    with pytest.raises(CacheError, match="set KEPT_OPS=reference"), cache.lend(pack([[0]])):
-        pytest.fail("lent")
     run(cache, [1], LENGTH, draws(1))
     ring, held = cache.held(0)[0], cache.held(1)[0]
     assert ring[0].tolist()[-5:] == list(range(LENGTH - 5, LENGTH))
     want = [expected(RULE, 1, 1, head, LENGTH) for head in range(2)]
     assert held.tolist() == want
-    with (
-        pytest.raises(CacheError, match="set KEPT_OPS=reference"),
-        cache.lend(pack([[0]], past=[LENGTH])),
-    ):
-        pytest.fail("lent")
-    assert cache.lengths == (LENGTH,)
+    with cache.lend(pack([[0]], past=[LENGTH])) as lent:
+        assert lent.lengths == [(LENGTH + 1,), (len(want[0]) + 1,)]
 
 
 def test_layers_that_share_read_what_their_owner_holds() -> None:
@@ -316,6 +350,85 @@ def test_layers_that_share_read_what_their_owner_holds() -> None:
             shared = stores[2].read().dense()
         assert shared[0].shape[2] == min(begin, 6 if begin >= 8 else begin) + 4
     assert torch.equal(cache.held(2)[0], cache.held(1)[0])
+
+
+@pytest.mark.parametrize("rule", OBSERVING, ids=str)
+def test_what_was_observed_goes_where_its_tokens_go(rule: Rule, tmp_path: Path) -> None:
+    cache = make(rule, 3)
+    seeds = [1, 2, 3]
+    run(cache, seeds, 18, draws(1))
+    cache.select([2, 0, 0])
+    seeds = [3, 1, 1]
+    twin = cache.fork()
+    feed(cache, [4, 4, 4], [1, 1, 1])
+    run(twin, seeds, 30, draws(2))
+    twin.save(tmp_path / "cache")
+    loaded = load_cache(tmp_path / "cache", SHAPES)
+    loaded.reorder([1, 0, 2])
+    run(loaded, [1, 3, 1], LENGTH, draws(3))
+    assert_holds(loaded, rule, [1, 3, 1])
+    loaded.reset()
+    run(loaded, [2, 3, 4], LENGTH, ones())
+    assert_holds(loaded, rule, [2, 3, 4])
+
+
+@pytest.mark.parametrize("rule", OBSERVING, ids=str)
+def test_what_was_observed_can_be_gone_back_to_and_no_further(rule: Rule) -> None:
+    grain = rule[1]
+    cache = make(rule)
+    last = 32
+    run(cache, [1], last, draws(1))
+    feed(cache, [2], [min(3, cache.max_step(0) or 0)])
+    assert cache.max_step(0) == (grain - (cache.lengths[0] % grain))
+    if grain > 1:
+        with pytest.raises(CacheError, match=f"to {last - 1} tokens: it added up .* had {last}"):
+            cache.truncate(last - 1)
+        cache.truncate(last)
+        run(cache, [1], LENGTH, draws(2))
+        assert_holds(cache, rule, [1])
+
+
+def test_queries_that_are_not_shown_are_missed() -> None:
+    cache = make(OBSERVING[0])
+    feed(cache, [1], [3])
+    with pytest.raises(CacheError, match=r"layer 0 .*not shown .*'attention'"):
+        cache.update(torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1, 3), 0)
+
+    def shows_one_layer_alone() -> None:
+        with cache.step(pack([[0]], past=[3])) as stores:
+            for shape, store in zip(SHAPES, stores, strict=True):
+                rows = torch.ones(1, shape.num_kv_heads, shape.head_dim)
+                store.append(rows, rows)
+            with pytest.raises(CacheError, match=r"queries \(1, 2, 5\) do not fit"):
+                stores[0].observe(torch.zeros(1, 2, 5), SPEC)
+            stores[0].observe(torch.zeros(1, 2, 3), SPEC)
+
+    with pytest.raises(CacheError, match="layer 1 of this"):
+        shows_one_layer_alone()
+    assert cache.lengths == (3,)
+    run(cache, [1], LENGTH, draws(1))
+    assert_holds(cache, OBSERVING[0], [1])
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_each_layer_keeps_to_a_budget_of_its_own(score: str, tmp_path: Path) -> None:
+    rules = [(12, 4, score, 1, 2), (6, 4, score, 1, 2)]
+    policy = EvictionPolicy(score, 1, 2)
+    cache = make_cache(SHAPES, "evicting", num_slots=2, budget=[12, 6], grain=4, policy=policy)
+    expects_stop = 4 if SCORES[score].looks_at != "entries" else 8
+    assert cache.max_step(0) == expects_stop
+    run(cache, [1, 2], 30, draws(1))
+    cache.save(tmp_path / "cache")
+    loaded = load_cache(tmp_path / "cache", SHAPES)
+    cache.truncate(28)
+    for one in (cache, loaded):
+        run(one, [1, 2], LENGTH, draws(2))
+        for layer, rule in enumerate(rules):
+            for slot, held in enumerate(one.held(layer)):
+                for head, of_head in enumerate(held.tolist()):
+                    assert of_head == expected(rule, slot + 1, layer, head, LENGTH)
+        assert [layer.capacity <= 16 for layer in one.layers] == [True, True]
+    assert [layout.rule.budget for layout in cache.layouts] == [12, 6]  # type: ignore[attr-defined]
 
 
 def test_a_plain_caches_tokens_are_all_held() -> None:
@@ -332,6 +445,10 @@ BAD = [
     ({"budget": 8, "policy": "luck"}, "no eviction score is called 'luck'"),
     ({"budget": 8, "policy": 3}, "policy is 3"),
     ({"budget": 8.5}, "budget"),
+    ({"budget": "8"}, "budget"),
+    ({"budget": [8]}, "lists 1 numbers of tokens, and 2 layers"),
+    ({"budget": [8, 3]}, "a budget of 3 tokens does not hold the 4 first"),
+    ({"budget": [8, 9.5]}, "a layer's budget is 9.5"),
     ({"budget": 8, "kv_dtype": "int8", "unquantized_sinks": 2}, "unquantized_sinks=2"),
     ({"budget": 8, "place": Offloaded(Path(), 1 << 20)}, "lies in memory"),
     ({"budget": 8, "max_cache_len": 9}, "max_cache_len=9 is for static"),

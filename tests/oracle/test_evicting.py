@@ -9,7 +9,7 @@ import torch
 
 from kept import LLM, make_cache
 from kept.cache import SCORES, EvictionPolicy
-from kept.errors import CacheError, OptionError
+from kept.errors import OptionError
 from kept.ops import KVDtype
 from kept.sampling import fields
 
@@ -65,7 +65,10 @@ def test_the_window_score_is_a_sliding_cache(pair: Pair, sinks: int) -> None:
         {},
         {"eviction_score": "window", "num_sinks": 0, "num_recent": 5},
         {"kv_dtype": "int8"},
+        {"eviction_score": "attention"},
+        {"eviction_score": "expected-attention", "kv_dtype": "int4"},
         {"num_beams": 3},
+        {"num_beams": 3, "eviction_score": "attention"},
         {"temperature": 1.1, "seed": 4, "num_return_sequences": 2},
     ],
     ids=str,
@@ -83,20 +86,29 @@ def test_generation_in_a_batch_and_alone(pair: Pair, options: dict[str, Any]) ->
 
 
 @pairs
-def test_the_kernels_say_what_the_reference_says(pair: Pair, reference: LLM) -> None:
+@pytest.mark.parametrize("score", SCORES)
+def test_the_kernels_say_what_the_reference_says(pair: Pair, reference: LLM, score: str) -> None:
     several = prompts(100, 50, 70)
-    assert ids(reference, several, kv_budget=20) == ids(pair.llm, several, kv_budget=20)
+    options = {"kv_budget": 20, "eviction_score": score}
+    assert ids(reference, several, **options) == ids(pair.llm, several, **options)
 
 
 @pytest.mark.parametrize("pair", ["gpt2", "llama", "qwen3"], indirect=True)
 @pytest.mark.parametrize("kv_dtype", ["float32", "int8", "int4"])
-def test_the_kernels_give_the_same_bits_in_any_chunks(pair: Pair, kv_dtype: KVDtype) -> None:
+@pytest.mark.parametrize("score", SCORES)
+def test_the_kernels_give_the_same_bits_in_any_chunks(
+    pair: Pair, kv_dtype: KVDtype, score: str
+) -> None:
     if pair.model.native is None:
         pytest.skip("installed without a C++ compiler")
     [prompt] = prompts(90)
 
     def logits(longest: int) -> torch.Tensor:
-        cache = make_cache(pair.model.kv_shapes, "evicting", budget=11, grain=8, kv_dtype=kv_dtype)
+        budgets = [11 + 3 * layer for layer in range(pair.model.config.num_layers)]
+        cache = make_cache(
+            pair.model.kv_shapes, "evicting", budget=budgets, grain=8, kv_dtype=kv_dtype,
+            policy=score,
+        )  # fmt: skip
         found = []
         while cache.lengths[0] < len(prompt):
             begin, most = cache.lengths[0], cache.max_step(0)
@@ -111,13 +123,33 @@ def test_the_kernels_give_the_same_bits_in_any_chunks(pair: Pair, kv_dtype: KVDt
 
 
 @mixed
-def test_layers_of_two_kinds_run_on_the_reference_alone(pair: Pair, reference: LLM) -> None:
+@pytest.mark.parametrize("score", SCORES)
+def test_layers_of_two_kinds_run_on_both(pair: Pair, reference: LLM, score: str) -> None:
     several = prompts(100, 50, 70)
-    together = ids(reference, several, kv_budget=20)
-    assert together == [found for p in several for found in ids(reference, [p], kv_budget=20)]
-    if pair.model.native is not None:
-        with pytest.raises(CacheError, match="set KEPT_OPS=reference"):
-            ids(pair.llm, several, kv_budget=20)
+    options = {"kv_budget": 20, "eviction_score": score}
+    together = ids(pair.llm, several, **options)
+    assert together == ids(reference, several, **options)
+    assert together == [found for p in several for found in ids(pair.llm, [p], **options)]
+
+
+@pairs
+@pytest.mark.parametrize("score", SCORES)
+def test_layers_of_different_budgets_run_on_both(pair: Pair, reference: LLM, score: str) -> None:
+    several = prompts(100, 50, 70)
+    budgets = [30 - 8 * layer for layer in range(pair.model.config.num_layers)]
+    options = {"kv_budget": budgets, "eviction_score": score}
+    together = ids(pair.llm, several, **options)
+    assert together == ids(reference, several, **options)
+    assert together == [found for p in several for found in ids(pair.llm, [p], **options)]
+    assert together != ids(pair.llm, several, kv_budget=max(budgets), eviction_score=score)
+
+
+@pytest.mark.parametrize("pair", ["llama"], indirect=True)
+def test_attention_weights_have_no_columns_for_what_is_gone(pair: Pair) -> None:
+    cache = make_cache(pair.model.kv_shapes, "evicting", budget=9)
+    with pytest.raises(OptionError, match="leave output_attentions out"):
+        pair.model(torch.tensor([[1, 2]]), cache=cache, output_attentions=True)
+    assert cache.lengths == (0,)
 
 
 def test_the_options_offer_the_caches_scores() -> None:
@@ -133,6 +165,9 @@ def test_the_options_offer_the_caches_scores() -> None:
         ({**EVICTING, "kv_budget": 9, "num_sinks": 5, "num_recent": 5}, "the 5 first and 5 last"),
         ({**EVICTING, "kv_budget": 9, "sliding_window": 5}, "acts only on the sliding cache"),
         ({**EVICTING, "kv_budget": 9, "kv_dtype": "int8", "unquantized_sinks": 5}, "moves its"),
+        ({**EVICTING, "kv_budget": [9]}, "lists 1 numbers of tokens, and 2 layers"),
+        ({**EVICTING, "kv_budget": []}, "is an empty list"),
+        ({**EVICTING, "kv_budget": [9, 0]}, "kv_budget=0 is out of range"),
         ({"kv_budget": 9}, "acts only on the evicting cache"),
         ({"eviction_score": "window"}, "acts only on the evicting cache"),
         ({"num_recent": 1}, "acts only on the evicting cache"),

@@ -15,17 +15,17 @@ from torch import Tensor
 from kept.batch import Batch, Source
 from kept.cache.checks import check_joins, check_slots, check_update
 from kept.cache.cross import CrossLayers
-from kept.cache.evicting_layer import choose_all, make_layer, tokens_of
+from kept.cache.evicting_layer import check_seen, choose_all, make_layer, observer_of, tokens_of
 from kept.cache.indices import read_lengths, read_selected
 from kept.cache.layer import LayerCache, relay
 from kept.cache.layout import Layout, Plan, Relayout
 from kept.cache.lending import Lease, Lender
-from kept.cache.open_step import LayerStore, OpenStep, cross_store, not_stored
+from kept.cache.open_step import LayerStore, OpenStep, cross_store, own_store, shared_store
 from kept.cache.place import InMemory, Place
 from kept.cache.shape import KVShape
 from kept.cache.slots import Slots
 from kept.errors import CacheError
-from kept.ops import CrossView, KVCodec, KVView, StepBuffers, StoredView
+from kept.ops import AttentionSpec, CrossView, KVCodec, StepBuffers, StoredView
 
 
 class Cache(Slots):
@@ -156,6 +156,8 @@ class Cache(Slots):
             stores = self._lender.lend(step.plans)
             if self.place.budget is not None:
                 stores = replace(stores, visit=self._visit)
+            if any(map(observer_of, self._layers)):
+                stores = replace(stores, observe=partial(self._see, step))
             step.done.update(range(len(self._layers)))
             yield stores
 
@@ -219,6 +221,7 @@ class Cache(Slots):
         k, v = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))  # (B * T, G, D)
         if not own:
             return self.cross.put(k, v, layer, self._lengths)
+        check_seen(self._layers, ())  # nobody shows them here
         if step is None:
             starts = tuple(i * num_new for i in range(self.num_slots + 1))
             step = self._begin(starts, tuple(range(self.num_slots)), num_new=num_new)
@@ -285,25 +288,23 @@ class Cache(Slots):
         return index if shares is None else shares
 
     def _store(self, index: int, step: OpenStep) -> LayerStore:
+        visit = partial(self._visit, index)
         if self.shapes[index].cross:
             assert step.cross is not None
-            number = index - self.cross.first
-            return cross_store(step.cross, number, partial(self._visit, index))
+            return cross_store(step.cross, index - self.cross.first, visit)
         owner = self._owner(index)
         layer, plan = self._layers[owner], step.plans[self._layout_of[owner]]
+        if owner != index:
+            return shared_store(step, owner, layer, plan)
+        see = None if observer_of(layer) is None else partial(self._see, step, index)
+        return own_store(step, index, layer, plan, visit, see)
 
-        def put(k: Tensor, v: Tensor) -> KVView:
-            self._visit(index)
-            view = layer.append(k, v, plan.writes, plan.span)
-            step.done.add(index)
-            return view
-
-        def get() -> KVView:
-            if owner not in step.done:
-                raise not_stored(owner)
-            return layer.view(plan.span)
-
-        return LayerStore(plan.span, put) if owner == index else LayerStore(plan.span, None, get)
+    def _see(self, step: OpenStep, index: int, q: Tensor, spec: AttentionSpec) -> None:
+        """Show a layer the queries of a step, if it looks at them."""
+        observer = observer_of(self._layers[index])
+        if observer is not None:
+            observer.see(q, *step.rows(self.device), spec)
+            step.seen.add(index)
 
     def _visit(self, index: int) -> None:
         """Tell the place that a step comes to a layer."""
@@ -316,6 +317,7 @@ class Cache(Slots):
 
     def _commit(self, step: OpenStep) -> None:
         try:
+            check_seen(self._layers, step.seen)
             chosen = choose_all(self._layers, step.slots, step.before, step.after)
         except BaseException:  # a score may be anybody's
             self.abandon()

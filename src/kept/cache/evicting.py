@@ -44,9 +44,19 @@ class EvictionRule:
         last = length // self.grain * self.grain
         return last if last > self.budget else 0
 
-    def next(self, length: int) -> int:
-        """How many tokens it will have when it next does."""
-        return (max(length, self.budget) // self.grain + 1) * self.grain
+    @property
+    def observes(self) -> bool:
+        """Whether the score looks at queries, which are then seen at each multiple of `grain`."""
+        return self.policy.scored_by.looks_at != "entries"
+
+    def last_stop(self, length: int) -> int:
+        """How many tokens it had when it last dropped some or its queries were last seen."""
+        return length // self.grain * self.grain if self.observes else self.last(length)
+
+    def next_stop(self, length: int) -> int:
+        """How many tokens it will have when one of these is next due."""
+        least = length if self.observes else max(length, self.budget)
+        return (least // self.grain + 1) * self.grain
 
     def num_stored(self, length: int) -> int:
         """How many entries it has."""
@@ -61,9 +71,13 @@ class EvictingLayout(Layout):
         super().__init__(num_slots, capacity)
         self.rule = rule
 
+    @property
+    def _does(self) -> str:
+        return "looks at queries" if self.rule.observes else "drops tokens"
+
     def max_step(self, length: int) -> int:
         """See `Layout.max_step`."""
-        return self.rule.next(length) - length
+        return self.rule.next_stop(length) - length
 
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """See `Layout.reserve`; raises CacheError for a step that passes an eviction."""
@@ -71,7 +85,7 @@ class EvictingLayout(Layout):
             if count > self.max_step(length):
                 raise CacheError(
                     f"this step brings {count} tokens to a sequence of {length}, and the evicting "
-                    f"cache drops tokens when it has {self.rule.next(length)}; bring at most "
+                    f"cache {self._does} when it has {self.rule.next_stop(length)}; bring at most "
                     f"{self.max_step(length)}, as Cache.max_step says, and the others after it"
                 )
         before = map(self.rule.num_stored, lengths)
@@ -109,10 +123,11 @@ class EvictingLayout(Layout):
 
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """See `Layout.check_truncate`."""
-        last = self.rule.last(before)
+        last = self.rule.last_stop(before)
         if 0 < length < last:
+            did = "added up their attention" if self.rule.observes else "dropped some"
             raise CacheError(
-                f"the evicting cache cannot go back to {length} tokens: it dropped some when the "
+                f"the evicting cache cannot go back to {length} tokens: it {did} when the "
                 f"sequence had {last}; truncate to {last} or more, or to 0, or use the dynamic "
                 "cache, which forgets nothing"
             )
@@ -150,7 +165,7 @@ class EvictingLayout(Layout):
 def evicting_layouts(
     shapes: Sequence[KVShape],
     num_slots: int,
-    budget: int | None,
+    budget: int | Sequence[int] | None,
     policy: EvictionPolicy | str | None,
     grain: int | None,
     slack: int,
@@ -169,12 +184,34 @@ def evicting_layouts(
             "every layer of this model has a window of its own and forgets what is outside it, so "
             "there is nothing to choose; use kind='sliding'"
         )
+    budgets = iter(_budgets(shapes, budget))
+    layouts: dict[tuple[int | None, int], Layout] = {}
+    per_layer = []
+    for shape in shapes:
+        key = (None, next(budgets)) if shape.window is None else (shape.window, 0)
+        if key not in layouts and shape.window is not None:
+            layouts[key] = RingLayout(num_slots, shape.window, 0, slack)
+        elif key not in layouts:
+            rule = EvictionRule(key[1], grain, found.within(key[1]))
+            layouts[key] = EvictingLayout(num_slots, rule)
+        per_layer.append(layouts[key])
+    return per_layer
+
+
+def _budgets(shapes: Sequence[KVShape], budget: int | Sequence[int] | None) -> list[int]:
+    """Of each layer without a window of its own."""
+    count = sum(shape.window is None for shape in shapes)
     if budget is None:
         raise OptionError(
-            "an evicting cache needs budget=N, the tokens of each sequence that it keeps"
+            "an evicting cache needs budget=N, the tokens of each sequence that it keeps, or a "
+            f"list of {count}, one for each layer without a window of its own"
         )
-    rule = EvictionRule(budget, grain, found.within(budget))
-    windows = {shape.window for shape in shapes if shape.window is not None}
-    evicting = EvictingLayout(num_slots, rule)
-    rings = {window: RingLayout(num_slots, window, 0, slack) for window in windows}
-    return [evicting if s.window is None else rings[s.window] for s in shapes]
+    if isinstance(budget, int):
+        return [budget] * count
+    if len(budget) != count:
+        raise OptionError(
+            f"budget lists {len(budget)} numbers of tokens, and {count} layers of this model keep "
+            "tokens by budget, those that store keys and have no window of their own; give one "
+            "number for each, or one for all"
+        )
+    return list(budget)

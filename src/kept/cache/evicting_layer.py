@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,28 +11,34 @@ from torch import Tensor
 from kept.cache.evicting import EvictingLayout
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, lasting
+from kept.cache.observer import Observer, one_thread
+from kept.cache.open_step import not_shown
 from kept.cache.place import Buffers, Place
 from kept.cache.policy import Entries
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.ops import KVCodec
+from kept.ops.program import computes_in_floats
 
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """What a slot of a layer comes to hold: its buffers' entries (G, budget, width), and which
-    token each is (G, budget)."""
+    """What a slot of a layer comes to hold: its buffers' entries (G, S, width), which token each is
+    (G, S), and what it has received (G, S), where that is looked at. buffers: None where nothing
+    leaves yet."""
 
     slot: int
-    buffers: Buffers
+    buffers: Buffers | None
     held: Tensor
+    received: Tensor | None
 
 
 class EvictingLayer(LayerCache):
     """Keys and values of one layer, and which tokens they are of.
 
     held: (slots, G, budget) int64, which token each of the first `budget` entries holds since the
-    last eviction; of a sequence that has had none it says nothing.
+    last eviction; of a sequence that has had none it says nothing. observer: of the layer's
+    queries, None where the score does not look at them.
     """
 
     def __init__(
@@ -41,8 +47,14 @@ class EvictingLayer(LayerCache):
         super().__init__(shape, layout.num_slots, layout.capacity, codec, place)
         self.rule = layout.rule
         size = (layout.num_slots, shape.num_kv_heads, layout.rule.budget)
+        device = self.keys[0].device
         with lasting():
-            self.held = torch.zeros(size, dtype=torch.int64, device=self.keys[0].device)
+            self.held = torch.zeros(size, dtype=torch.int64, device=device)
+        self.observer: Observer | None = None
+        if self.rule.observes:
+            # Kernels round the queries to bf16 where they do not compute in floats.
+            dtype = torch.float32 if computes_in_floats(codec) else torch.bfloat16
+            self.observer = Observer(self.rule.grain, (*size, shape.head_dim), dtype, device)
 
     def tokens(self, slot: int, length: int) -> Tensor:
         """(G, S) int64, which tokens a slot of so many read ones holds, oldest first."""
@@ -50,26 +62,49 @@ class EvictingLayer(LayerCache):
         new = torch.arange(last, length, device=self.held.device).expand(self.num_kv_heads, -1)
         return torch.cat((self.held[slot], new), dim=1) if last else new.clone()
 
+    def is_due(self, length: int) -> bool:
+        """Whether a slot that has come to so many tokens drops some, or adds up what they
+        received."""
+        if self.rule.policy.scored_by.looks_at == "received":
+            return self.rule.last_stop(length) == length
+        return self.rule.last(length) == length
+
     def choose(self, slot: int, length: int) -> Eviction:
         """What is to stay of a slot that has come to `length` tokens; mutates nothing."""
         rule = self.rule
         # As it is before tokens leave: `length` itself counts as the place where they have left.
-        stored = rule.num_stored(length - 1) + 1
         tokens = self.tokens(slot, length - 1)
         tokens = torch.cat((tokens, torch.full_like(tokens[:, :1], length - 1)), dim=1)
-        keys, _ = self.read(slot, list(range(stored)), 0)
-        keep = rule.policy.keep(Entries(keys, tokens), rule.budget)
+        with one_thread():
+            entries = self._entries(slot, tokens, length)
+            if rule.last(length) != length:
+                return Eviction(slot, None, tokens, entries.received)
+            keep = rule.policy.keep(entries, rule.budget)
         buffers = tuple(x[slot].take_along_dim(keep[..., None], dim=1) for x in self.buffers)
-        return Eviction(slot, buffers, tokens.gather(1, keep))
+        received = None if entries.received is None else entries.received.gather(1, keep)
+        return Eviction(slot, buffers, tokens.gather(1, keep), received)
+
+    def _entries(self, slot: int, tokens: Tensor, length: int) -> Entries:
+        keys, values = self.read(slot, list(range(tokens.shape[1])), 0)
+        if self.observer is None:
+            return Entries(keys, values, tokens)
+        observed, received = self.observer.observed(slot), None
+        if self.rule.policy.scored_by.looks_at == "received":
+            received = self.observer.total(slot, observed, keys, length)
+        return Entries(keys, values, tokens, observed, received)
 
     def evict(self, chosen: Eviction) -> None:
         """Let a slot hold what was chosen of it, and nothing else."""
+        slot, count = chosen.slot, chosen.held.shape[1]
+        if self.observer is not None and chosen.received is not None:
+            self.observer.received[slot, :, :count] = chosen.received
+        if chosen.buffers is None:
+            return
         self.own()
-        budget = self.rule.budget
         for buffer, entries in zip(self.buffers, chosen.buffers, strict=True):
-            buffer[chosen.slot, :, :budget] = entries
-            buffer[chosen.slot, :, budget:] = 0
-        self.held[chosen.slot] = chosen.held
+            buffer[slot, :, :count] = entries
+            buffer[slot, :, count:] = 0
+        self.held[slot] = chosen.held
 
     def select(self, indices: Sequence[int]) -> None:
         """See `LayerCache.select`."""
@@ -77,20 +112,24 @@ class EvictingLayer(LayerCache):
         order = torch.tensor(list(indices), dtype=torch.int64, device=self.held.device)
         with lasting():
             self.held = self.held[order]
+        if self.observer is not None:
+            self.observer.select(order)
 
     def fork(self) -> EvictingLayer:
         """See `LayerCache.fork`; which tokens are held is copied at once."""
         twin = EvictingLayer.__new__(EvictingLayer)
         self._share(twin)
         twin.rule = self.rule
+        twin.observer = None if self.observer is None else self.observer.fork()
         with lasting():
             twin.held = self.held.clone()
         return twin
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the buffers, and of what says which tokens they hold."""
-        return super().num_bytes + self.held.nbytes
+        """Bytes of the buffers, of what says which tokens they hold, and of queries."""
+        beside = 0 if self.observer is None else self.observer.num_bytes
+        return super().num_bytes + self.held.nbytes + beside
 
 
 def make_layer(
@@ -103,13 +142,27 @@ def make_layer(
     return LayerCache(shape, *size, codec, place, unquantized_sinks)
 
 
+def observer_of(layer: LayerCache) -> Observer | None:
+    """What looks at the queries of a layer, if its tokens leave by attention."""
+    return layer.observer if isinstance(layer, EvictingLayer) else None
+
+
+def check_seen(layers: Sequence[LayerCache], seen: Container[int]) -> None:
+    """Raise CacheError where a layer that looks at queries is not among those that have seen a
+    step's."""
+    for index, layer in enumerate(layers):
+        if isinstance(layer, EvictingLayer) and layer.observer and index not in seen:
+            raise not_shown(index, layer.rule.policy.scored_by.name)
+
+
 def choose_all(
     layers: Sequence[LayerCache],
     slots: Sequence[int],
     before: Sequence[int],
     after: Sequence[int],
 ) -> list[tuple[EvictingLayer, Eviction]]:
-    """What layers come to hold of the sequences that have just come to an eviction.
+    """What layers come to hold of the sequences that have just come to an eviction, or to a place
+    where queries are looked at.
 
     before, after: (B,) tokens of each without and with a step's. Mutates nothing.
     """
@@ -118,7 +171,7 @@ def choose_all(
         for layer in layers
         if isinstance(layer, EvictingLayer)
         for slot, begin, length in zip(slots, before, after, strict=True)
-        if layer.rule.last(length) == length > begin
+        if length > begin and layer.is_due(length)
     ]
 
 

@@ -11,6 +11,8 @@
                 ...
                 layouts.1.held           (slots, capacity) a ring's labels, see `ring.py`
                 layers.0.held            (slots, G, budget) the tokens of an evicting layer
+                layers.0.queries         what an evicting layer that looks at queries keeps of
+                layers.0.received        them, see `observer.py`
                 inputs.0.layers.2.keys.codes   (G, S, width) an encoder input in a cross layer
 
 What is read is what was written, bit for bit, or an error. Files are written beside their place
@@ -66,6 +68,10 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     for index, layer in enumerate(cache.layers):
         if isinstance(layer, EvictingLayer):
             tensors[_tokens(index)] = layer.held.cpu().clone()
+            if layer.observer is not None:
+                tensors[_received(index)] = layer.observer.received.cpu().clone()
+            if layer.observer is not None and layer.observer.queries is not None:
+                tensors[_queries(index)] = layer.observer.queries.cpu().clone()
     tensors |= {name: buffer.cpu() for name, buffer in input_buffers(cache)}
     text = Description.of(
         cache, fingerprint, {name: _checksum(name, x) for name, x in tensors.items()}
@@ -182,6 +188,14 @@ def _read(
         if isinstance(layer, EvictingLayer):
             held = tensor(_tokens(index), torch.int64, *layer.held.shape)
             restore_held(index, layer, held, lengths)
+            observer = layer.observer
+            if observer is not None:
+                received = tensor(_received(index), torch.float32, *observer.received.shape)
+                queries = None
+                if any(lengths) or _queries(index) in found.checksums:
+                    size = num_slots, None, observer.grain, layer.head_dim
+                    queries = tensor(_queries(index), observer.dtype, *size)
+                observer.restore(queries, received)
     for name, buffer in _sinks(cache):
         _, heads, limit, width = buffer.shape
         firsts = [min(n, limit) for n in lengths]
@@ -217,6 +231,14 @@ def _held(index: int) -> str:
 
 def _tokens(index: int) -> str:
     return f"layers.{index}.held"
+
+
+def _queries(index: int) -> str:
+    return f"layers.{index}.queries"
+
+
+def _received(index: int) -> str:
+    return f"layers.{index}.received"
 
 
 def _count(layout: Layout, slot: int, length: int) -> int:

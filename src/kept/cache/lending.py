@@ -73,16 +73,7 @@ class Lender:
         self._buffers: LentBuffers | None = None
 
     def lend(self, plans: dict[Layout, Plan]) -> StepBuffers:
-        """What a step of these plans writes to and reads. Copies buffers that a fork shares.
-
-        Raises CacheError where layers come to hold different numbers of tokens: kernels know one.
-        """
-        if len(plans) > 1 and any(layout.max_step(0) is not None for layout in plans):
-            raise CacheError(
-                "an evicting cache of a model some of whose layers have a window of their own "
-                "holds different numbers of tokens in different layers, which native kernels do "
-                "not read; set KEPT_OPS=reference, or use the sliding cache"
-            )
+        """What a step of these plans writes to and reads. Copies buffers that a fork shares."""
         if self._buffers is None:
             self._buffers = self._gather()
 
@@ -90,7 +81,8 @@ class Lender:
             return self._layers[layer].view(plans[self._layouts[layer]].span)
 
         placements = [layout.placement for layout in plans]
-        return StepBuffers(self._buffers, placements, next(iter(plans.values())).span.lengths, view)
+        lengths = [plan.span.lengths for plan in plans.values()]
+        return StepBuffers(self._buffers, placements, lengths, view)
 
     def can_lease(self, lengths: Sequence[int]) -> bool:
         """Whether sequences of these lengths may take tokens without a plan: something is stored,

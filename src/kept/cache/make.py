@@ -9,7 +9,7 @@ import torch
 
 from kept.cache.cache import Cache
 from kept.cache.evicting import evicting_layouts
-from kept.cache.indices import read_whole
+from kept.cache.indices import read_all_whole, read_whole
 from kept.cache.layout import ContiguousLayout, Layout
 from kept.cache.place import Place
 from kept.cache.policy import EvictionPolicy
@@ -31,7 +31,7 @@ def make_cache(
     sliding_window: int | None = None,
     num_sinks: int = 0,
     slack: int = SLACK,
-    budget: int | None = None,
+    budget: int | Sequence[int] | None = None,
     policy: EvictionPolicy | str | None = None,
     grain: int | None = None,
     dtype: torch.dtype = torch.float32,
@@ -53,7 +53,8 @@ def make_cache(
         "evicting" keeps `budget` tokens a slot, of those that `policy` chooses (an
         `EvictionPolicy`, or the name of its score; default "key-norm"), each time a sequence comes
         to a multiple of `grain` tokens (default 64); see `cache/evicting.py`. Layers with a window
-        of their own keep that window instead, and cross layers all of an input.
+        of their own keep that window instead, and cross layers all of an input. A list of budgets
+        has one for each other layer that stores.
     num_slots: sequences it holds. dtype: the model's; new keys and values are cast to it.
     kv_dtype: what they are stored as, in place of `dtype`: "float32", "bfloat16", "float16",
         "int8" (half the bytes of bfloat16), "int4" (a quarter) or "k8v4" (int8 keys, int4 values);
@@ -69,11 +70,11 @@ def make_cache(
     for name, value in (
         ("max_cache_len", max_cache_len),
         ("sliding_window", sliding_window),
-        ("budget", budget),
         ("grain", grain),
     ):
         if value is not None:
             read_whole(value, name)
+    budget = _read_budget(budget)
     for name, value in (
         ("num_slots", num_slots),
         ("num_sinks", num_sinks),
@@ -211,9 +212,17 @@ def _check(
         )
 
 
+def _read_budget(budget: int | Sequence[int] | None) -> int | list[int] | None:
+    if budget is None:
+        return None
+    if isinstance(budget, list | tuple):
+        return read_all_whole(budget, "a layer's budget")
+    return read_whole(budget, "budget")
+
+
 def _check_evicting(
     kind: str,
-    budget: int | None,
+    budget: int | Sequence[int] | None,
     policy: EvictionPolicy | str | None,
     grain: int | None,
     unquantized_sinks: int,

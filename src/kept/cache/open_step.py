@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from kept.cache.cross import CrossStep
+from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, lengths_after
+from kept.cache.observer import rows_of
 from kept.cache.place import Buffers
 from kept.errors import CacheError
-from kept.ops import KVView, Span
+from kept.ops import AttentionSpec, KVView, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +22,21 @@ class LayerStore:
     """Where one layer puts its new keys and values in one step; hands back what to attend.
 
     put: None where the layer shares another's. get: None where its keys are of the step's own
-    tokens.
+    tokens. see: None where the cache does not look at queries.
     """
 
     span: Span
     put: Callable[[Tensor, Tensor], KVView] | None
     get: Callable[[], KVView] | None = None
+    see: Callable[[Tensor, AttentionSpec], None] | None = None
+
+    def observe(self, q: Tensor, spec: AttentionSpec) -> None:
+        """Show the queries (N, H, D) that attend the new keys, for a cache that looks at them.
+
+        Raises CacheError for queries that do not fit the keys.
+        """
+        if self.see is not None:
+            self.see(q, spec)
 
     def append(self, k: Tensor, v: Tensor) -> KVView:
         """Store k, v (N, G, D), the rows of the step's batch; returns all that may be attended.
@@ -49,6 +61,36 @@ class LayerStore:
         return self.get()
 
 
+def own_store(
+    step: OpenStep,
+    index: int,
+    layer: LayerCache,
+    plan: Plan,
+    visit: Callable[[], None],
+    see: Callable[[Tensor, AttentionSpec], None] | None,
+) -> LayerStore:
+    """The store of a layer that stores the step's tokens. visit: called before it does."""
+
+    def put(k: Tensor, v: Tensor) -> KVView:
+        visit()
+        view = layer.append(k, v, plan.writes, plan.span)
+        step.done.add(index)
+        return view
+
+    return LayerStore(plan.span, put, see=see)
+
+
+def shared_store(step: OpenStep, owner: int, layer: LayerCache, plan: Plan) -> LayerStore:
+    """The store of a layer that reads what layer `owner` has stored."""
+
+    def get() -> KVView:
+        if owner not in step.done:
+            raise not_stored(owner)
+        return layer.view(plan.span)
+
+    return LayerStore(plan.span, None, get)
+
+
 def cross_store(
     step: CrossStep, layer: int, visit: Callable[[], None] = lambda: None
 ) -> LayerStore:
@@ -69,7 +111,8 @@ def cross_store(
 class OpenStep:
     """plans: one per layout. starts, slots: of its batch. before: (B,) tokens of each sequence
     without the new ones. cross: of the cross layers, if there are any. num_new: T of a step that
-    `Cache.update` began and later calls join, else None. done: the layers that have stored."""
+    `Cache.update` began and later calls join, else None. done: the layers that have stored. seen:
+    those that were shown their queries."""
 
     plans: dict[Layout, Plan]
     starts: tuple[int, ...]
@@ -78,11 +121,19 @@ class OpenStep:
     cross: CrossStep | None = None
     num_new: int | None = None
     done: set[int] = field(default_factory=set)
+    seen: set[int] = field(default_factory=set)
+    _rows: tuple[Tensor, Tensor] | None = None
 
     @property
     def after(self) -> tuple[int, ...]:
         """(B,) tokens of each sequence with the new ones."""
         return lengths_after(self.starts, self.before)
+
+    def rows(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(N,) the slot and (N,) the token of each row."""
+        if self._rows is None:
+            self._rows = rows_of(self.starts, self.slots, self.before, device)
+        return self._rows
 
     @property
     def joinable(self) -> bool:
@@ -109,4 +160,14 @@ def not_stored(layer: int) -> CacheError:
     return CacheError(
         f"layer {layer} has not stored its keys and values in this step, so no other layer can "
         "read them; layers run in ascending order"
+    )
+
+
+def not_shown(layer: int, score: str) -> CacheError:
+    """What to raise where a layer whose tokens leave by attention was not shown its queries."""
+    return CacheError(
+        f"layer {layer} of this evicting cache was not shown the queries of the step, which its "
+        f"score {score!r} looks at: a model shows them, update() does not bring any, and with "
+        "step() they go to observe() of the layer's store; or use a score of what is stored alone, "
+        "as key-norm"
     )

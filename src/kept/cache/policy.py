@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from kept.cache.indices import read_whole
+from kept.cache.observer import Observed
 from kept.errors import OptionError
 
 
@@ -26,20 +27,33 @@ from kept.errors import OptionError
 class Entries:
     """What a score may look at: the S entries of one layer and slot, oldest first.
 
-    keys: (G, S, D) as their codec left them. tokens: (G, S) int64, which token each entry holds.
+    keys, values: (G, S, D) as their codec left them. tokens: (G, S) int64, which token each entry
+    holds. observed: the queries of the last `grain` tokens, for a score that looks at queries.
+    received: (G, S) fp32, the attention that each entry has received since it was stored, added
+    over queries and the heads that share its keys, for a score that looks at received attention.
     """
 
     keys: Tensor
+    values: Tensor
     tokens: Tensor
+    observed: Observed | None = None
+    received: Tensor | None = None
+
+
+LooksAt = Literal["entries", "queries", "received"]
 
 
 class Score(Protocol):
     """How much a token is worth keeping.
 
-    name: what files and `EvictionPolicy.score` call it.
+    name: what files and `EvictionPolicy.score` call it. looks_at: at what is stored alone, or
+    beside it at the last queries, or at them and what each entry has received. Where it looks at
+    queries, a cache keeps those of the last `grain` tokens, and is not truncated past a multiple of
+    `grain`.
     """
 
     name: ClassVar[str]
+    looks_at: ClassVar[LooksAt]
 
     def __call__(self, entries: Entries) -> Tensor:
         """(G, S) numbers; the lowest leave, of equal ones the oldest. NaN counts as highest."""
@@ -52,6 +66,7 @@ class Newest:
     2023, "Efficient Streaming Language Models with Attention Sinks"."""
 
     name: ClassVar[str] = "window"
+    looks_at: ClassVar[LooksAt] = "entries"
 
     def __call__(self, entries: Entries) -> Tensor:
         """See `Score`."""
@@ -65,14 +80,54 @@ class KeyNorm:
     Cache Compression"."""
 
     name: ClassVar[str] = "key-norm"
+    looks_at: ClassVar[LooksAt] = "entries"
 
     def __call__(self, entries: Entries) -> Tensor:
         """See `Score`."""
         return -entries.keys.double().square().sum(-1).float()
 
 
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Tokens that have received most attention stay, of all queries since they were read. It costs
+    the scores of attention once more. Source: Zhang et al. 2023, "H2O: Heavy-Hitter Oracle for
+    Efficient Generative Inference of Large Language Models", without its eviction at each token."""
+
+    name: ClassVar[str] = "attention"
+    looks_at: ClassVar[LooksAt] = "received"
+
+    def __call__(self, entries: Entries) -> Tensor:
+        """See `Score`."""
+        assert entries.received is not None
+        return entries.received
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedAttention:
+    """Tokens stay that queries to come are expected to attend, times the length of their values.
+
+    These queries are taken to be distributed normally, as the last `grain` ones were. Of a key k
+    the mean of exp(scale q k) is then exp(m + v / 2), where m and v are the mean and the variance
+    of scale q k over the last queries. Source: Devoto et al. 2025, "Expected Attention: KV Cache
+    Compression by Estimating Attention from Future Queries Distribution", which turns queries to
+    the positions to come, where these stay at their own.
+    """
+
+    name: ClassVar[str] = "expected-attention"
+    looks_at: ClassVar[LooksAt] = "queries"
+
+    def __call__(self, entries: Entries) -> Tensor:
+        """See `Score`."""
+        assert entries.observed is not None
+        scores = entries.observed.scores(entries.keys)  # (G, R, W, S)
+        variance, mean = torch.var_mean(scores, dim=2, correction=0)
+        expected = (mean + variance / 2).softmax(-1).mean(1)
+        lengths: Tensor = entries.values.float().norm(dim=-1)
+        return expected * lengths
+
+
 SCORES: Mapping[str, Score] = MappingProxyType(
-    {score.name: score for score in (Newest(), KeyNorm())}
+    {score.name: score for score in (Newest(), KeyNorm(), Attention(), ExpectedAttention())}
 )
 
 

@@ -41,6 +41,8 @@ class EvictionScore(StrEnum):
 
     WINDOW = "window"
     KEY_NORM = "key-norm"
+    ATTENTION = "attention"
+    EXPECTED_ATTENTION = "expected-attention"
 
 
 class KVDtype(StrEnum):
@@ -278,18 +280,21 @@ class SamplingOptions:
         ),
     ] = None
     kv_budget: Annotated[
-        int | None,
+        str | None,
         option(
             CACHE,
-            "Tokens of each sequence that an evicting cache keeps. Default: none, it needs one.",
+            "Tokens of each sequence that an evicting cache keeps: one number, or one for each "
+            "layer, as 512,256,256,128. Default: none, it needs one.",
+            metavar="<number, or a list with commas>",
         ),
     ] = None
     eviction_score: Annotated[
         EvictionScore | None,
         option(
             CACHE,
-            "Which tokens an evicting cache prefers: those of short keys (key-norm), or the last "
-            "ones (window). Default: key-norm.",
+            "Which tokens an evicting cache prefers: those of short keys (key-norm), those that "
+            "have received most attention (attention, H2O), those that the last tokens' queries "
+            "let expect most (expected-attention), or the last ones (window). Default: key-norm.",
         ),
     ] = None
     num_recent: Annotated[
@@ -320,4 +325,17 @@ class SamplingOptions:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.early_stopping is not None and self.early_stopping != EarlyStopping.NEVER:
             given["early_stopping"] = self.early_stopping == EarlyStopping.TRUE
+        if self.kv_budget is not None:
+            given["kv_budget"] = _read_budget(self.kv_budget)
         return SamplingParams(**{name: v for name, v in given.items() if v not in (None, [], ())})
+
+
+def _read_budget(text: str) -> int | tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is neither a whole number of tokens nor a list of them, as 512,256,256,128",
+            param_hint="--kv-budget",
+        ) from None
+    return found[0] if len(found) == 1 else found

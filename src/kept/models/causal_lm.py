@@ -269,10 +269,15 @@ class CausalLM(nn.Module, ABC):
 
         Raises OptionError for shapes, ids or masks that do not fit, ContextLengthError past the
         context where positions are absolute (rotary ones run on, beyond what the model was trained
-        for), and OptionError for a cache in training.
+        for), and OptionError for a cache in training, or attentions over an evicting cache.
         """
         if cache is not None and not use_cache:
             raise OptionError("a cache was passed with use_cache=False; drop one of the two")
+        if output_attentions and cache is not None and cache.name == "evicting":
+            raise OptionError(
+                "attention weights come with a column for each token, and the heads of an evicting "
+                "cache hold different ones; pass a dynamic cache, or leave output_attentions out"
+            )
         padded = read_padded(input_ids, attention_mask, position_ids, cache, self.config.vocab_size)
         self._check_positions(padded)
         if use_cache and cache is None:

@@ -94,7 +94,9 @@ def attend(
 
     Returns (N, H * D).
     """
-    return _attend(q, store.append(k, v), spec, record, bias)
+    view = store.append(k, v)
+    store.observe(q, spec)
+    return _attend(q, view, spec, record, bias)
 
 
 def attend_shared(q: Tensor, store: LayerStore, spec: AttentionSpec, record: Record) -> Tensor:

@@ -16,11 +16,12 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 EarlyStopping = bool | Literal["never"]
 CacheImplementation = Literal["dynamic", "static", "sliding", "evicting"]
-EvictionScore = Literal["window", "key-norm"]
+EvictionScore = Literal["window", "key-norm", "attention", "expected-attention"]
 CodecName = Literal["float32", "bfloat16", "float16", "int8", "int4"]  # of keys, or of values
 KVDtypeName = CodecName | Literal["k8v4"]
 KVDtype = KVDtypeName | tuple[CodecName, CodecName]
 Overflow = Literal["stop", "slide"]
+Budget = int | tuple[int, ...]  # one for all layers, or one for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,15 @@ def _kv_dtype(label: str, value: object) -> KVDtype:
     )
 
 
+def _budget(label: str, value: object) -> Budget:
+    if isinstance(value, int | float | str | np.number):
+        return _integer(1)(label, value)
+    items = _items(label, value, "a whole number, or one for each layer")
+    if not items:
+        raise OptionError(f"{label} is an empty list; pass a whole number, or one for each layer")
+    return tuple(_integer(1)(label, item) for item in items)
+
+
 MAX_WIDTH = 4096  # sequences of one prompt side by side: each has a slot of the cache
 MAX_PENALTY = 32.0  # a length of ten million to this power is still a finite number
 
@@ -184,7 +194,7 @@ KV_DTYPE: Field[KVDtype | None] = Field("kv_dtype", _kv_dtype, None)
 UNQUANTIZED_SINKS = Field("unquantized_sinks", _integer(0, 64), 0)
 SLIDING_WINDOW: Field[int | None] = Field("sliding_window", _integer(1), None)
 NUM_SINKS = Field("num_sinks", _integer(0), 0)
-KV_BUDGET: Field[int | None] = Field("kv_budget", _integer(1), None)
+KV_BUDGET: Field[Budget | None] = Field("kv_budget", _budget, None)
 EVICTION_SCORE: Field[EvictionScore] = Field(
     "eviction_score", _choice(*get_args(EvictionScore)), "key-norm"
 )

@@ -69,10 +69,13 @@ class SamplingParams:
         max_cache_len: tokens a static cache holds. Default: prompt plus new tokens.
         sliding_window, num_sinks: tokens a sliding cache holds, and how many of the first it
             keeps. Default: the model's window, and 0.
-        kv_budget: tokens of each sequence that an evicting cache keeps; it needs one.
-        eviction_score: which of them it prefers: "key-norm" (default), those of short keys, or
-            "window", the last ones. num_sinks, num_recent: how many of the first and of the last it
-            keeps whatever their score. Default: 4, and half of what these leave of the budget.
+        kv_budget: tokens of each sequence that an evicting cache keeps; it needs one. A list has
+            one for each layer that stores keys and has no window of its own.
+        eviction_score: which of them it prefers: "key-norm" (default), those of short keys;
+            "attention", those that have received most (H2O); "expected-attention", those that the
+            last tokens' queries let expect most; or "window", the last ones. num_sinks,
+            num_recent: how many of the first and of the last it keeps whatever their score.
+            Default: 4, and half of what these leave of the budget.
         overflow: at the end of the context "stop" (default) or "slide" on over the last tokens.
             Keys that stay in the cache keep what they saw of tokens that have left, so from there
             on the text can differ from use_cache=False, which reads the last tokens anew.
@@ -105,7 +108,7 @@ class SamplingParams:
     sliding_window: int | None = None
     num_sinks: int | None = None
     max_cache_len: int | None = None
-    kv_budget: int | None = None
+    kv_budget: int | Sequence[int] | None = None
     eviction_score: EvictionScore | None = None
     num_recent: int | None = None
     overflow: Overflow | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kept.errors import OptionError
 from kept.sampling.fields import (
+    Budget,
     CacheImplementation,
     EarlyStopping,
     EvictionScore,
@@ -52,7 +53,7 @@ class ResolvedParams:
     sliding_window: int | None
     num_sinks: int
     max_cache_len: int | None
-    kv_budget: int | None
+    kv_budget: Budget | None
     eviction_score: EvictionScore | None
     num_recent: int | None
     overflow: Overflow
