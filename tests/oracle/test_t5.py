@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -321,13 +322,34 @@ def test_what_is_refused(made: Callable[[str], Pair]) -> None:
     model, new = pair.model, draw(2, 1)
     held = model(draw(2, 4), decoder_input_ids=new).cache
     other = make_cache(model.kv_shapes[:2], num_slots=2)
+    swapped = make_cache([replace(s, cross=False) for s in model.kv_shapes], num_slots=2)
+    evicting = make_cache(model.kv_shapes, "evicting", num_slots=2, budget=9)
     for call, error, message in (
         (lambda: model(draw(2, 4)), OptionError, r"decoder_input_ids is missing.*start token 0"),
         (lambda: model(decoder_input_ids=new), CacheError, "slot 0 has no encoder input"),
         (lambda: model(decoder_input_ids=new, use_cache=False), OptionError, "without an encoder"),
         (lambda: model(draw(1, 4), decoder_input_ids=new), OptionError, "each sequence needs both"),
         (lambda: model(draw(2, 4), decoder_input_ids=new, cache=held), CacheError, "another input"),
-        (lambda: model(draw(2, 4), decoder_input_ids=new, cache=other), OptionError, "kv_shapes"),
+        (
+            lambda: model(draw(2, 4), decoder_input_ids=new, cache=other),
+            CacheError,
+            "of 2 layers, and this model has 2 layers and 2 cross layers; make it with.*kv_shapes",
+        ),
+        (
+            lambda: model(draw(2, 4), decoder_input_ids=new, cache=swapped),
+            CacheError,
+            "3 heads of 12 numbers in layer 2, and this model has .* numbers of an encoder input",
+        ),
+        (
+            lambda: model(draw(2, 4), decoder_input_ids=new, cache=evicting),
+            OptionError,
+            "how far apart tokens are, and an evicting cache closes the gaps",
+        ),
+        (
+            lambda: pair.llm.generate("", cache_implementation="evicting", kv_budget=9),
+            OptionError,
+            "'evicting' cannot serve this model: T5's scores depend on how far apart.*'sliding'",
+        ),
         (lambda: model(None, new, new, cache=held), OptionError, "attention_mask is of input_ids"),
         (lambda: pair.llm.chat([{"role": "user", "content": "x"}]), OptionError, "encoder-decoder"),
         (lambda: kept.LLM(pair.folder, dtype="float16"), OptionError, r"65,504.*bfloat16"),

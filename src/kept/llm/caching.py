@@ -41,11 +41,17 @@ def build_cache(
     """The cache the options ask for, or None for use_cache=False.
 
     Where the window slides in place, a dynamic cache becomes a ring as long as the context.
-    Raises CacheFullError if a static cache cannot hold the longest request.
+    Raises CacheFullError if a static cache cannot hold the longest request, OptionError for an
+    evicting cache of a model that cannot do with one.
     """
     if params.cache_implementation is None:
         return None
     kind, window = params.cache_implementation, params.sliding_window
+    if kind == "evicting" and model.not_evicting is not None:
+        raise OptionError(
+            f"cache_implementation='evicting' cannot serve this model: {model.not_evicting}; leave "
+            "it out, or use 'sliding'"
+        )
     if rule.in_place and (kind == "dynamic" or window is None):
         kind, window = "sliding", rule.length
     return make_cache(

@@ -61,13 +61,14 @@ class CausalLM(nn.Module, ABC):
 
     is_rotary: whether positions are relative, so that they may run past the context.
     is_encoder_decoder: whether a prompt goes to an encoder, see `EncoderDecoderLM`.
-    not_native: why the native kernels cannot run the family; None: they can. too_narrow: dtypes
-    that its activations outgrow.
+    not_native: why the native kernels cannot run the family; None: they can. not_evicting: why an
+    evicting cache cannot serve it; None: it can. too_narrow: dtypes that its activations outgrow.
     """
 
     is_rotary: ClassVar[bool]
     is_encoder_decoder: ClassVar[bool] = False
     not_native: ClassVar[str | None] = None
+    not_evicting: ClassVar[str | None] = None
     too_narrow: ClassVar[tuple[torch.dtype, ...]] = ()
     embedding: nn.Module
     blocks: nn.ModuleList
@@ -239,7 +240,7 @@ class CausalLM(nn.Module, ABC):
         if held == self._layers:
             return
         if len(held) != len(self._layers):
-            found = f"{len(held)} layers, and this model has {len(self._layers)}"
+            found = f"{_counted(held)}, and this model has {_counted(self._layers)}"
         else:
             layer = next(i for i, shape in enumerate(held) if shape != self._layers[i])
             theirs, own = _spelled(*held[layer]), _spelled(*self._layers[layer])
@@ -304,6 +305,12 @@ class CausalLM(nn.Module, ABC):
 def _sizes(shapes: Sequence[KVShape]) -> list[tuple[int, int, bool]]:
     """What layers store, without what says only how much of it is kept."""
     return [(shape.num_kv_heads, shape.head_dim, shape.cross) for shape in shapes]
+
+
+def _counted(layers: Sequence[tuple[int, int, bool]]) -> str:
+    crossing = sum(cross for _, _, cross in layers)
+    own = f"{len(layers) - crossing} layers"
+    return f"{own} and {crossing} cross layers" if crossing else own
 
 
 def _spelled(num_heads: int, head_dim: int, cross: bool) -> str:

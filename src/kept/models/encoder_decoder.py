@@ -70,6 +70,8 @@ class EncoderDecoderLM(CausalLM):
 
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
         self._check_layers(cache)
+        if cache is not None and cache.name == "evicting" and self.not_evicting is not None:
+            raise OptionError(f"{self.not_evicting}; make a cache of another kind")
         layers = self.config.num_layers
         with stores(cache, batch, self.kv_shapes) as found:
             if batch.source is not None:

@@ -248,6 +248,10 @@ class T5(EncoderDecoderLM):
     """A T5 encoder and decoder."""
 
     too_narrow = (torch.float16,)
+    not_evicting = (
+        "T5's scores depend on how far apart tokens are, and an evicting cache closes the gaps of "
+        "those that leave"
+    )
 
     def __init__(self, config: T5Config) -> None:
         super().__init__(config)
