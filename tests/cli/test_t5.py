@@ -109,11 +109,14 @@ def test_the_start_token_of_generation_config(folder: Path, tmp_path: Path) -> N
     assert "decoder_start_token_id = 'x'" in result.stderr
 
 
-def test_chat_and_bench_refuse(folder: Path) -> None:
+def test_chat_explain_and_bench_refuse(folder: Path) -> None:
     result = kept("chat", "-m", folder)
     assert result.exit_code == 2
     assert "is an encoder-decoder model" in result.stderr
-    for command in ("cache", "quality"):
+    result = kept("explain", PROMPT, "-m", folder)
+    assert result.exit_code == 2
+    assert "is an encoder-decoder model, whose cache holds a prompt that its" in result.stderr
+    for command in ("decode", "prefill", "cache", "quality"):
         result = kept("bench", command, "--model", folder)
         assert result.exit_code == 2, result.output
         assert "kept bench measures decoders" in result.stderr
@@ -126,7 +129,9 @@ def test_info(folder: Path) -> None:
     cache = make_cache(shapes, "static", max_cache_len=1)
     assert found["bytes_per_token"]["float32"] == cache.num_bytes
     assert found["bytes_per_input_token"]["float32"] == 2 * 2 * 3 * 8 * 4
+    assert found["not_native"].startswith("the native kernels run decoders")
     shown = kept("info", folder).stdout
+    assert "torch: the native kernels run decoders, and this model has an encoder" in shown
     assert "attends the encoder's input" in shown
     assert "bytes per input token" in shown
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
 import kept
-from kept import BackendError, CacheError, OptionError, load_cache, make_cache
+from kept import BackendError, CacheError, ContextLengthError, OptionError, load_cache, make_cache
 from kept.batch import pack, pack_source
 from kept.models import build_model, t5
 from kept.models.record import Record
@@ -105,6 +105,31 @@ def test_cached_steps_equal_one_pass(pair: Pair) -> None:
 
 @both_versions
 @torch.no_grad()
+def test_forked_truncated_and_selected_as_one_pass(pair: Pair) -> None:
+    """Whatever was done to the slots, each goes on as transformers does from its tokens alone."""
+    ids, new = draw(2, 11), draw(2, 9, seed=4)
+    for kind, options in KINDS.items():
+        held = make_cache(pair.model.kv_shapes, kind, num_slots=2, **options)
+        pair.model(ids, decoder_input_ids=new, cache=held)
+        twin = held.fork()
+        twin.truncate([4, 6])
+        twin.select([1, 0, 1])
+        for one, rows, lengths in ((twin, [1, 0, 1], [6, 4, 6]), (held, [0, 1], [9, 9])):
+            more = draw(len(rows), 3, seed=8)
+            found = pair.model(decoder_input_ids=more, cache=one).logits
+            for slot, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+                tokens = torch.cat((new[row, :length], more[slot]))[None]
+                wanted = pair.hf(input_ids=ids[row][None], decoder_input_ids=tokens).logits
+                torch.testing.assert_close(found[slot], wanted[0, length:], **CLOSE)
+        held.reset()
+        other = draw(2, 5, seed=6)
+        found = pair.model(other, decoder_input_ids=new, cache=held).logits
+        wanted = pair.hf(input_ids=other, decoder_input_ids=new).logits
+        torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+@both_versions
+@torch.no_grad()
 def test_padding_on_both_sides_of_both(pair: Pair) -> None:
     """Each sequence gives what it gives alone; what transformers makes of left padding is not."""
     inputs, news = [draw(n, seed=n) for n in (7, 2, 5)], [draw(n, seed=n + 9) for n in (3, 6, 1)]
@@ -147,6 +172,18 @@ def test_greedy(pair: Pair) -> None:
     assert len(set(expected)) == 3
     plain = [c.token_ids for c in pair.llm.generate(prompts(), max_new_tokens=24)]
     assert plain == [hf_generate(pair, prompt)[0] for prompt in prompts()]
+
+
+@both_versions
+def test_a_padded_batch_of_transformers(pair: Pair) -> None:
+    rows = [torch.tensor(prompt) for prompt in prompts()]
+    ids, mask = pad(rows, [0] * 3, 21)
+    options = {"max_new_tokens": 12, "no_repeat_ngram_size": 1}
+    wanted = pair.hf.generate(
+        ids, attention_mask=mask, pad_token_id=START, do_sample=False, **options
+    )
+    found = pair.llm.generate(prompts(), **options)
+    assert [list(c.token_ids) for c in found] == wanted[:, 1:].tolist()
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -194,7 +231,7 @@ def test_beams_and_processors(pair: Pair, options: dict[str, Any]) -> None:
         {"use_cache": False},
         {"cache_implementation": "static"},
         {"cache_implementation": "sliding", "sliding_window": 40},
-        {"kv_dtype": "float32", "overflow": "slide"},
+        {"kv_dtype": ("float32", "float32"), "overflow": "slide"},
     ],
     ids=str,
 )
@@ -218,6 +255,39 @@ def test_samples_are_those_of_each_seed_alone(pair: Pair) -> None:
         [alone] = pair.llm.generate([prompt], seed=completion.seed, **options)
         assert alone.token_ids == completion.token_ids
     assert len({c.token_ids for c in found}) > 3
+
+
+@both_versions
+def test_samples_come_with_transformers_log_probabilities(pair: Pair) -> None:
+    found = pair.llm.generate(
+        prompts(), num_return_sequences=2, seed=7, temperature=0.8, max_new_tokens=8, logprobs=3
+    )
+    assert len({c.token_ids for c in found}) == 6
+    for completion in found:
+        source = torch.tensor([prompts()[completion.prompt_index]])
+        tokens = torch.tensor([[START, *completion.token_ids]])
+        with torch.no_grad():
+            logits = pair.hf(input_ids=source, decoder_input_ids=tokens[:, :-1]).logits[0]
+        wanted = logits.log_softmax(-1).gather(1, tokens[0, 1:, None])[:, 0]
+        assert completion.logprobs is not None
+        chosen = torch.tensor([entry.chosen.logprob for entry in completion.logprobs])
+        torch.testing.assert_close(chosen, wanted, **CLOSE)
+
+
+@both_versions
+@pytest.mark.parametrize(
+    "options",
+    [{"kv_dtype": "k8v4"}, {"kv_dtype": "int8", "unquantized_sinks": 2}, {"kv_dtype": "bfloat16"}],
+    ids=str,
+)
+def test_keys_and_values_in_files(pair: Pair, options: dict[str, Any]) -> None:
+    """Where a cache lies changes nothing, whatever its codecs; its inputs lie there too."""
+    several = {"max_new_tokens": 12, "num_beams": 2, **options}
+    expected = pair.llm.generate(prompts(), **several)
+    filed = kept.LLM(pair.folder, kv_folder=Path(__file__).parent, kv_memory=1 << 22)
+    found = filed.generate(prompts(), **several)
+    assert [c.token_ids for c in found] == [c.token_ids for c in expected]
+    assert [c.cache_bytes for c in found] == [c.cache_bytes for c in expected]
 
 
 @pytest.mark.parametrize("pair", ["v1.0"], indirect=True)
@@ -346,13 +416,22 @@ def test_what_is_refused(made: Callable[[str], Pair]) -> None:
             "how far apart tokens are, and an evicting cache closes the gaps",
         ),
         (
-            lambda: pair.llm.generate("", cache_implementation="evicting", kv_budget=9),
+            lambda: pair.llm.generate([5], cache_implementation="evicting", kv_budget=9),
             OptionError,
             "'evicting' cannot serve this model: T5's scores depend on how far apart.*'sliding'",
         ),
         (lambda: model(None, new, new, cache=held), OptionError, "attention_mask is of input_ids"),
         (lambda: pair.llm.chat([{"role": "user", "content": "x"}]), OptionError, "encoder-decoder"),
         (lambda: kept.LLM(pair.folder, dtype="float16"), OptionError, r"65,504.*bfloat16"),
+        (lambda: pair.llm.generate([[]]), OptionError, "the prompt is empty.*at least one token"),
+        (
+            lambda: pair.llm.generate([[5] * 300_000]),
+            ContextLengthError,
+            "input of 300,000 tokens takes .*B for the attention.*cut it into parts.*on 512 tokens",
+        ),
+        (lambda: pair.llm.generate([[5, VOCAB]]), OptionError, f"{VOCAB}"),
+        (lambda: pair.llm.generate([[5, -1]]), OptionError, "-1"),
+        (lambda: model(draw(2, 0), decoder_input_ids=new), OptionError, "input_ids"),
     ):
         with pytest.raises(error, match=message):
             call()

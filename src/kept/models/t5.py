@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from kept import ops
 from kept.batch import Batch, Source
 from kept.cache import KVShape, LayerStore, stores
-from kept.errors import CheckpointError, UnsupportedModelError
+from kept.errors import CheckpointError, ContextLengthError, UnsupportedModelError
+from kept.format import format_bytes
+from kept.machine import describe_machine
 from kept.models.encoder_decoder import EncoderDecoderLM
 from kept.models.fields import MAX_HEAD, MAX_LAYERS, Fields
 from kept.models.layers import Embedding, Linear, RMSNorm, attend, attend_input
@@ -276,8 +278,10 @@ class T5(EncoderDecoderLM):
     def encode(self, source: Source, record: Record) -> Tensor:
         """See `EncoderDecoderLM.encode`; so many inputs at a time as ENCODER_ROWS allows.
 
-        What is to be recorded is read in one pass.
+        What is to be recorded is read in one pass. Raises ContextLengthError for an input whose
+        attention this machine's memory cannot hold.
         """
+        self._check_length(max(source.lengths))
         recorded = record.want_hidden or record.want_attention
         cuts = [source.num_inputs] if recorded else list(_cuts(source.lengths))
         states = [
@@ -285,6 +289,21 @@ class T5(EncoderDecoderLM):
             for part in (_part(source, a, b) for a, b in pairwise([0, *cuts]))
         ]
         return states[0] if len(states) == 1 else torch.cat(states)
+
+    def _check_length(self, length: int) -> None:
+        """No length is too long for relative positions, but every pair of tokens has a bias."""
+        if length <= ENCODER_ROWS or self.device.type != "cpu":
+            return
+        config, room = self.config, describe_machine().total_memory
+        assert isinstance(config, T5Config)
+        # Its bias for each head, and the distances and buckets that it is looked up by.
+        need = length**2 * (config.num_heads * self.dtype.itemsize + 5 * torch.int64.itemsize)
+        if room is not None and need > room:
+            raise ContextLengthError(
+                f"an input of {length:,} tokens takes {format_bytes(need)} for the attention of "
+                f"each to each, and this machine has {format_bytes(room)}; cut it into parts (the "
+                f"model was trained on {config.context:,} tokens)"
+            )
 
     def _logits(self, x: Tensor) -> Tensor:
         return super()._logits(x * self.output_scale)
