@@ -36,7 +36,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kept.cache.cache import Cache
-from kept.cache.cross_file import give_inputs, input_buffers
+from kept.cache.cross_file import input_buffers, read_inputs
 from kept.cache.description import Description, read_layout
 from kept.cache.evicting_layer import EvictingLayer
 from kept.cache.eviction_file import restore_held
@@ -177,7 +177,6 @@ def _read(
     per_layer = [layouts[index] for index in found.layout_of]
     made_of = found.codec, device, found.kind, lengths, found.unquantized_sinks
     cache = Cache(shapes, per_layer, *made_of)
-    give_inputs(cache, found.inputs, found.input_of)
     counts = {
         layout: sum(_count(layout, s, n) for s, n in enumerate(lengths)) for layout in layouts
     }
@@ -202,8 +201,7 @@ def _read(
         rows = tensor(name, buffer.dtype, heads, sum(firsts), width)
         for slot, part in enumerate(rows.split(firsts, dim=1)):
             buffer[slot, :, : part.shape[1]] = part.to(device)
-    for name, buffer in input_buffers(cache):
-        buffer.copy_(tensor(name, buffer.dtype, *buffer.shape))
+    read_inputs(cache, found.inputs, found.input_of, tensor)
     return cache
 
 
