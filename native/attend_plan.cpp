@@ -52,13 +52,14 @@ AttendPlan make_attend_plan(const Step& step, const AttentionShape& shape, std::
                             std::int64_t threads) {
     AttendPlan made{shape, layout, {}, {}, 0};
     const LayoutArgs& args = step.layouts[static_cast<std::size_t>(layout)];
+    const auto& lengths = step.lengths[static_cast<std::size_t>(layout)];
     const std::int64_t share = shape.heads / shape.kv_heads, block = query_rows(share);
     const auto count = static_cast<std::int64_t>(step.slots.size());
     const std::int64_t base_units = count * shape.kv_heads;
     for (std::int64_t s = 0; s < count; ++s) {
         const std::int64_t begin = step.starts[static_cast<std::size_t>(s)];
         const std::int64_t end = step.starts[static_cast<std::size_t>(s) + 1];
-        const std::int64_t length = step.lengths[static_cast<std::size_t>(s)];
+        const std::int64_t length = lengths[static_cast<std::size_t>(s)];
         for (std::int64_t first = begin; first < end; first += block) {
             const std::int64_t last = std::min(first + block, end);
             const std::int64_t seen = shape.causal ? length - end + last : length;

@@ -73,11 +73,12 @@ using LayoutTuple = std::tuple<bool, std::int64_t, std::int64_t, std::int64_t>;
 
 Step make_step(std::int64_t rows, Address tokens, Address positions,
                std::vector<std::int64_t> starts, std::vector<std::int64_t> slots,
-               std::vector<std::int64_t> lengths, Address wanted, std::int64_t num_wanted,
-               Address cos, Address sin, Address rope_rows, const std::vector<LayoutTuple>& layouts,
-               Codec keys, Codec values, std::int64_t num_sinks,
-               const std::vector<Address>& buffers, const std::vector<std::int64_t>& layer_layouts,
-               Address logits, std::int64_t vocabulary, std::int64_t top_k) {
+               std::vector<std::vector<std::int64_t>> lengths, Address wanted,
+               std::int64_t num_wanted, Address cos, Address sin, Address rope_rows,
+               const std::vector<LayoutTuple>& layouts, Codec keys, Codec values,
+               std::int64_t num_sinks, const std::vector<Address>& buffers,
+               const std::vector<std::int64_t>& layer_layouts, Address logits,
+               std::int64_t vocabulary, std::int64_t top_k) {
     Step s;
     s.rows = rows;
     s.tokens = at<const std::int64_t>(tokens);

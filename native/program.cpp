@@ -81,16 +81,21 @@ void Program::check(const Step& step) const {
     };
     const std::size_t count = step.slots.size();
     must(step.rows > 0 && count > 0, "a step has at least one row of one sequence");
-    must(step.starts.size() == count + 1 && step.lengths.size() == count &&
-             step.starts.front() == 0 && step.starts.back() == step.rows,
-         "starts, slots and lengths of a step do not fit its rows");
-    for (std::size_t s = 0; s < count; ++s) {
-        const std::int64_t new_tokens = step.starts[s + 1] - step.starts[s];
-        must(new_tokens > 0 && new_tokens <= step.lengths[s],
-             "every sequence of a step has new tokens, and no more of them than it is long");
-        for (const LayoutArgs& layout : step.layouts)
-            must(layout.ring || step.lengths[s] <= layout.capacity,
+    must(step.starts.size() == count + 1 && step.starts.front() == 0 &&
+             step.starts.back() == step.rows,
+         "starts and slots of a step do not fit its rows");
+    must(step.lengths.size() == step.layouts.size(), "a step has lengths for each of its layouts");
+    for (std::size_t l = 0; l < step.layouts.size(); ++l) {
+        const LayoutArgs& layout = step.layouts[l];
+        const auto& lengths = step.lengths[l];
+        must(lengths.size() == count, "a layout has a length for each sequence");
+        for (std::size_t s = 0; s < count; ++s) {
+            const std::int64_t new_tokens = step.starts[s + 1] - step.starts[s];
+            must(new_tokens > 0 && new_tokens <= lengths[s],
+                 "every sequence of a step has new tokens, and no more of them than it is long");
+            must(layout.ring || lengths[s] <= layout.capacity,
                  "a sequence is longer than its layout has room for");
+        }
     }
     for (const LayerStores& layer : step.layers) {
         must(layer.layout >= 0 && layer.layout < static_cast<std::int64_t>(step.layouts.size()),

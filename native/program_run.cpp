@@ -19,7 +19,6 @@ struct Program::Run {
     const Step& step;
     std::int64_t first, last;
     int threads;
-    Sequences sequences;
     Program* program;
     std::atomic<std::int64_t> next{0};  // unit to take, of those that threads do not share evenly
 };
@@ -29,13 +28,7 @@ void Program::run(const Step& step, std::int64_t first, std::int64_t last) {
     Pool::Turn turn(Pool::shared());
     check(step);
     reserve(step);
-    Run run{step,
-            first,
-            last,
-            turn.num_threads(),
-            {static_cast<std::int64_t>(step.slots.size()), step.starts.data(), step.slots.data(),
-             step.lengths.data(), row_sequence_.data()},
-            this};
+    Run run{step, first, last, turn.num_threads(), this};
     turn.run(
         [](void* context, int thread) {
             Run& r = *static_cast<Run*>(context);
@@ -151,9 +144,14 @@ void Program::operate(Run& run, const Place& op, Part part) {
                          layer.keys,
                          layer.values,
                          step.layouts[static_cast<std::size_t>(layer.layout)],
-                         run.sequences};
+                         sequences(step, layer.layout)};
     const auto [begin, end] = part.of(step.rows * (op.shape.heads + 2 * op.shape.kv_heads));
     kernels_->place(args, begin, end);
+}
+
+Sequences Program::sequences(const Step& step, std::int64_t layout) const {
+    return {static_cast<std::int64_t>(step.slots.size()), step.starts.data(), step.slots.data(),
+            step.lengths[static_cast<std::size_t>(layout)].data(), row_sequence_.data()};
 }
 
 AttendArgs Program::attend_args(const Run& run, const Attend& op) {
@@ -165,7 +163,7 @@ AttendArgs Program::attend_args(const Run& run, const Attend& op) {
             layer.keys,
             layer.values,
             run.step.layouts[static_cast<std::size_t>(layer.layout)],
-            run.sequences,
+            sequences(run.step, layer.layout),
             buffer(op.out).act(),
             partials_.data()};
 }

@@ -24,7 +24,8 @@ void Repeat::run(const std::vector<std::int64_t>& tokens) {
         throw std::invalid_argument("a repeated step takes one token a sequence");
     std::copy(tokens.begin(), tokens.end(), tokens_.begin());
     for (auto& position : positions_) ++position;
-    for (auto& length : step_.lengths) ++length;
+    for (auto& lengths : step_.lengths)
+        for (auto& length : lengths) ++length;
     program_.run(step_, 0, program_.num_ops());
 }
 

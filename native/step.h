@@ -17,7 +17,10 @@ struct LayerStores {
 struct Step {
     std::int64_t rows = 0;
     const std::int64_t *tokens = nullptr, *positions = nullptr;
-    std::vector<std::int64_t> starts, slots, lengths;
+    std::vector<std::int64_t> starts, slots;
+    // For each layout, of each sequence, the new tokens included. A layout that drops tokens from
+    // its middle counts the entries that it has.
+    std::vector<std::vector<std::int64_t>> lengths;
     const std::int64_t* wanted = nullptr;  // rows whose logits are wanted, or null: all
     std::int64_t num_wanted = 0;
     const float *cos = nullptr, *sin = nullptr;

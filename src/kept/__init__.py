@@ -24,10 +24,23 @@ from kept.errors import (
 )
 
 if TYPE_CHECKING:
-    from kept.cache import Cache, from_legacy, load_cache, make_cache, to_legacy
+    from kept.cache import (
+        Cache,
+        EvictionPolicy,
+        from_legacy,
+        load_cache,
+        make_cache,
+        to_legacy,
+    )
     from kept.engine import Completion, GenerationInterrupted
     from kept.llm import LLM, Stream
-    from kept.models import CausalLM, CausalLMOutput, quantize_checkpoint
+    from kept.models import (
+        CausalLM,
+        CausalLMOutput,
+        EncoderDecoderLM,
+        Seq2SeqLMOutput,
+        quantize_checkpoint,
+    )
     from kept.sampling import SamplingParams
 
 __version__ = "0.1.0"
@@ -44,6 +57,8 @@ __all__ = [
     "CheckpointNotFoundError",
     "Completion",
     "ContextLengthError",
+    "EncoderDecoderLM",
+    "EvictionPolicy",
     "GenerationInterrupted",
     "KeptError",
     "KeptWarning",
@@ -51,6 +66,7 @@ __all__ = [
     "OptionError",
     "SamplingError",
     "SamplingParams",
+    "Seq2SeqLMOutput",
     "Stream",
     "TemplateError",
     "TokenizerError",
@@ -71,9 +87,12 @@ _HOMES = {
     "CausalLM": "kept.models",
     "CausalLMOutput": "kept.models",
     "Completion": "kept.engine",
+    "EncoderDecoderLM": "kept.models",
+    "EvictionPolicy": "kept.cache",
     "GenerationInterrupted": "kept.engine",
     "Offloaded": "kept.cache",
     "SamplingParams": "kept.sampling",
+    "Seq2SeqLMOutput": "kept.models",
     "Stream": "kept.llm",
     "from_legacy": "kept.cache",
     "load_cache": "kept.cache",

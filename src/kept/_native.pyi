@@ -117,7 +117,7 @@ def step(
     positions: int,
     starts: Sequence[int],
     slots: Sequence[int],
-    lengths: Sequence[int],
+    lengths: Sequence[Sequence[int]],
     wanted: int,
     num_wanted: int,
     cos: int,

@@ -20,12 +20,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from kept.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the encoder of an encoder-decoder model reads in one pass: inputs laid end to end.
+
+    tokens: (M,) int64, on the model's device. starts: (I + 1,) where each of I inputs begins; the
+    last entry is M. of: (B,) the input that each sequence of the batch attends from now on; None:
+    the one that its slot of the cache holds already.
+    """
+
+    tokens: Tensor
+    starts: tuple[int, ...]
+    of: tuple[int | None, ...]
+
+    @property
+    def num_inputs(self) -> int:
+        """I."""
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """(I,) tokens of each input."""
+        return tuple(b - a for a, b in pairwise(self.starts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +65,7 @@ class Batch:
         Dynamic rotary scaling takes its base from this, so cutting a prompt into chunks cannot
         change it.
     wanted: (M,) int64 rows whose logits are wanted, or None for all of them.
+    source: what an encoder has to read before, None: nothing new.
     """
 
     tokens: Tensor
@@ -49,6 +74,7 @@ class Batch:
     slots: tuple[int, ...]
     totals: tuple[int, ...]
     wanted: Tensor | None = None
+    source: Source | None = None
 
     @property
     def num_rows(self) -> int:
@@ -73,6 +99,7 @@ def pack(
     slots: Sequence[int] | None = None,
     totals: Sequence[int] | None = None,
     last_of: Sequence[bool] | None = None,
+    sources: Sequence[Sequence[int] | None] | None = None,
     device: torch.device | str = "cpu",
 ) -> Batch:
     """Lay sequences of new tokens end to end.
@@ -80,6 +107,8 @@ def pack(
     tokens: B lists of token ids. past: (B,) tokens each sequence already has (default 0), from
     which positions count on. slots: (B,) default 0, 1, 2, ... totals: (B,) default past + new.
     last_of: (B,) want the logits of the last row of these sequences only; default all rows.
+    sources: (B,) the tokens of the input that an encoder is to read for each sequence, None: none.
+    Equal inputs are read once.
 
     Raises OptionError if nothing is given to compute or the lists disagree in length.
     """
@@ -109,4 +138,28 @@ def pack(
         slots=places,
         totals=tuple(spans),
         wanted=None if wanted is None else torch.tensor(wanted, dtype=torch.int64, device=device),
+        source=None if sources is None else pack_source(sources, num_sequences, device),
     )
+
+
+def pack_source(
+    sources: Sequence[Sequence[int] | None], num_sequences: int, device: torch.device | str = "cpu"
+) -> Source | None:
+    """Lay the inputs of an encoder end to end, equal ones once; None if there are none.
+
+    sources: (B,) as `pack` takes them. Raises OptionError for an empty input, or not one for each
+    of `num_sequences`.
+    """
+    if len(sources) != num_sequences or any(s is not None and not len(s) for s in sources):
+        raise OptionError(
+            f"{num_sequences} sequences came with {len(sources)} inputs of "
+            f"{[None if s is None else len(s) for s in sources]} tokens; pass one for each "
+            "sequence, of at least one token, or None where its slot holds one"
+        )
+    numbers: dict[tuple[int, ...], int] = {}
+    of = tuple(None if s is None else numbers.setdefault(tuple(s), len(numbers)) for s in sources)
+    if not numbers:
+        return None
+    flat = [token for row in numbers for token in row]
+    tokens = torch.tensor(flat, dtype=torch.int64, device=device)
+    return Source(tokens, (0, *accumulate(len(row) for row in numbers)), of)

@@ -43,6 +43,9 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "sliding_window": (["16"], 16),
     "num_sinks": (["4"], 4),
     "max_cache_len": (["64"], 64),
+    "kv_budget": (["512"], 512),
+    "eviction_score": (["window"], "window"),
+    "num_recent": (["32"], 32),
     "overflow": (["slide"], "slide"),
     "slide_hop": (["8"], 8),
 }
@@ -72,6 +75,16 @@ def test_every_field_is_a_flag_in_kebab_case(name: str) -> None:
     }
 
 
+def test_a_budget_may_be_one_for_each_layer() -> None:
+    assert parse("--kv-budget", "512,256,128").kv_budget == (512, 256, 128)
+
+
+def test_a_budget_that_is_no_number_is_refused() -> None:
+    found = kept("generate", "x", "--kv-budget", "many")
+    assert found.exit_code == 2
+    assert "neither a whole number" in found.stderr
+
+
 def test_no_flags_are_no_options() -> None:
     assert parse() == SamplingParams()
 
@@ -94,6 +107,7 @@ def test_the_choices_are_the_librarys() -> None:
     assert set(flags.CacheImplementation) == set(KINDS)
     names = {name for some in get_args(fields.KVDtypeName) for name in get_args(some)}
     assert set(flags.KVDtype) == names == set(KV_CODECS) - {"float64"}
+    assert set(flags.EvictionScore) == set(get_args(fields.EvictionScore))
     assert set(flags.Overflow) == set(get_args(fields.Overflow))
     assert set(flags.EarlyStopping) == {"true", "false", "never"}
 

@@ -4,14 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from kept.batch import Batch, Source
 from kept.cache import Cache, KVShape, Offloaded, make_cache
 from kept.ops import AttentionSpec
 from laws.rounding import pair_bytes, sides
 
 STATIC_LENGTH = 24
+
+
+Rows = list[tuple[Tensor, Tensor]]  # per layer keys and values (N, G, D)
+
+
+def random_rows(shapes: Sequence[KVShape], num_rows: int, generator: torch.Generator) -> Rows:
+    """Keys and values of so many tokens in layers of these shapes."""
+    return [
+        (
+            torch.randn(num_rows, shape.num_kv_heads, shape.head_dim, generator=generator),
+            torch.randn(num_rows, shape.num_kv_heads, shape.head_dim, generator=generator),
+        )
+        for shape in shapes
+    ]
+
+
+def give_inputs(cache: Cache, slots: Sequence[int], inputs: Sequence[Rows]) -> None:
+    """Let slots without tokens attend these inputs, in a step that brings no token."""
+    ends = list(accumulate(len(rows[0][0]) for rows in inputs))
+    none = torch.zeros(0, dtype=torch.int64)
+    source = Source(torch.zeros(ends[-1]), (0, *ends), tuple(range(len(slots))))
+    starts = (0,) * (len(slots) + 1)
+    with cache.step(Batch(none, none, starts, tuple(slots), starts[1:], None, source)) as stores:
+        for layer, store in enumerate(stores[cache.num_layers :]):
+            k, v = (torch.cat([rows[layer][which] for rows in inputs]) for which in (0, 1))
+            store.append(k, v)
 
 
 @dataclass(frozen=True)
@@ -39,7 +70,8 @@ class NothingStays(Offloaded):
 class Kind:
     """One cache of the list: how to make it, and what it is expected to do.
 
-    shapes: (L,) one per layer, layers differing on purpose. options: for `make_cache`. rings: (L,)
+    shapes: (L,) one per layer, layers differing on purpose. cross: those of cross layers; the slots
+    of a new cache then attend the `inputs` of the kind. options: for `make_cache`. rings: (L,)
     what each layer may forget, None: nothing. limit: most tokens a slot takes. codec: what
     numbers are stored as. unquantized: first tokens held beside their codes. offloaded: whether its
     buffers lie in files. readers: for each layer that comes after these, which it shares.
@@ -55,11 +87,12 @@ class Kind:
     unquantized: int = 0
     offloaded: bool = False
     readers: tuple[int, ...] = ()
+    cross: tuple[KVShape, ...] = ()
 
     def make(self, num_slots: int = 1) -> Cache:
-        """An empty cache of this kind."""
+        """A cache of this kind without tokens."""
         place = NothingStays(Path(__file__).parent, 1 << 30) if self.offloaded else None
-        return make_cache(
+        cache = make_cache(
             self.all_shapes,
             self.kind,
             num_slots=num_slots,
@@ -68,6 +101,15 @@ class Kind:
             place=place,
             **self.options,
         )
+        if self.cross:
+            rows = self.inputs(num_slots)
+            give_inputs(cache, list(range(num_slots)), [rows[i] for i in range(num_slots)])
+        return cache
+
+    def inputs(self, count: int, seed: int = 5) -> list[Rows]:
+        """Encoder inputs of different lengths: per cross layer keys and values (S, G, D)."""
+        generator = torch.Generator().manual_seed(seed)
+        return [random_rows(self.cross, 1 + 3 * number % 7, generator) for number in range(count)]
 
     def slot_bytes(self, layer: int) -> int:
         """Bytes of the tokens that one layer holds of a slot beside their codes."""
@@ -78,17 +120,25 @@ class Kind:
     @property
     def all_shapes(self) -> tuple[KVShape, ...]:
         """What a model with this cache asks for."""
-        return self.shapes + tuple(replace(self.shapes[i], shares=i) for i in self.readers)
+        readers = tuple(replace(self.shapes[i], shares=i) for i in self.readers)
+        return self.shapes + readers + self.cross
+
+    @property
+    def apart(self) -> tuple[KVShape, ...]:
+        """The layers that hold tokens of their own, by which the plain lists number them."""
+        return self.shapes + self.cross
 
     def token_bytes(self, layer: int) -> int:
         """Bytes of a token's key and value in one layer."""
-        shape = self.shapes[layer]
+        shape = self.apart[layer]
         return shape.num_kv_heads * pair_bytes(self.codec, shape.head_dim)
 
     def spec(self, layer: int, softcap: float | None = None) -> AttentionSpec:
-        """How the layer of a model with these shapes attends."""
-        shape = self.shapes[layer]
-        return AttentionSpec(shape.head_dim**-0.5, window=shape.window, softcap=softcap)
+        """How the layer of a model with these shapes attends; a cross layer sees all."""
+        shape = self.apart[layer]
+        return AttentionSpec(
+            shape.head_dim**-0.5, causal=not shape.cross, window=shape.window, softcap=softcap
+        )
 
 
 def _shapes(first: int | None = None, second: int | None = None) -> tuple[KVShape, ...]:
@@ -110,7 +160,8 @@ def _coded(kind: Kind, codec: str | tuple[str, str]) -> Kind:
     first, second = kind.shapes
     shapes = (first, replace(second, head_dim=37))
     named = codec if isinstance(codec, str) else "-".join(codec)
-    return replace(kind, name=f"{kind.name}-{named}", shapes=shapes, codec=codec)
+    cross = tuple(replace(shape, head_dim=37) if i else shape for i, shape in enumerate(kind.cross))
+    return replace(kind, name=f"{kind.name}-{named}", shapes=shapes, codec=codec, cross=cross)
 
 
 def _apart(kind: Kind, count: int) -> Kind:
@@ -119,6 +170,12 @@ def _apart(kind: Kind, count: int) -> Kind:
 
 def _offloaded(kind: Kind) -> Kind:
     return replace(kind, name=f"{kind.name}-offloaded", offloaded=True)
+
+
+def _cross(name: str) -> Kind:
+    """The same with cross layers beside its own."""
+    cross = tuple(replace(shape, window=None, cross=True) for shape in _shapes())
+    return replace(BY_NAME[name], name=f"cross-{name}", cross=cross)
 
 
 PLAIN = (
@@ -155,10 +212,25 @@ KINDS = (
     _apart(_coded(BY_NAME["static"], ("bfloat16", "int4")), 10),
     _apart(_coded(BY_NAME["sliding-5-sinks-2-slack-3"], "k8v4"), 3),
     _apart(_coded(BY_NAME["mixed"], "int8"), 64),
+    _cross("dynamic"),
+    _cross("shared-mixed"),
+    _coded(_cross("static"), "bfloat16"),
+    _coded(_cross("dynamic"), "int8"),
+    _coded(_cross("dynamic"), ("int4", "float16")),
+    _coded(_cross("sliding-5-sinks-2-slack-3"), "int4"),
+    _apart(_coded(_cross("static"), "k8v4"), 3),
 )
 KINDS += tuple(
     _offloaded(kind)
     for kind in KINDS
-    if kind.name in ("dynamic", "static", "sliding-5-sinks-2-slack-3", "mixed-int8-unquantized-64")
+    if kind.name
+    in (
+        "dynamic",
+        "static",
+        "sliding-5-sinks-2-slack-3",
+        "mixed-int8-unquantized-64",
+        "cross-dynamic-int8",
+        "cross-shared-mixed",
+    )
 )
 NAMES = [kind.name for kind in KINDS]

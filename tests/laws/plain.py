@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kept.ops import AttentionSpec
-from laws.kinds import Kind, Ring
+from laws.kinds import Kind, Ring, Rows
 from laws.rounding import rounded, sides, unquantized
 
 Token = tuple[Tensor, Tensor]  # key and value, (G, D) each
@@ -23,14 +23,16 @@ Token = tuple[Tensor, Tensor]  # key and value, (G, D) each
 @dataclass
 class Slot:
     """One sequence. layers: per layer its tokens, all of them. kept_from: per layer the first
-    token past the sinks that a ring still has."""
+    token past the sinks that a ring still has. input: per cross layer the tokens of the encoder
+    input; slots that attend the same one hold the same list."""
 
     layers: list[list[Token]]
     kept_from: list[int]
+    input: list[list[Token]]
 
     def copy(self) -> Slot:
-        """Independent lists; the tensors are never written to."""
-        return Slot([list(tokens) for tokens in self.layers], list(self.kept_from))
+        """Independent lists but for the input's; the tensors are never written to."""
+        return Slot([list(tokens) for tokens in self.layers], list(self.kept_from), self.input)
 
 
 @dataclass
@@ -45,8 +47,27 @@ class PlainCache:
     def empty(cls, kind: Kind, num_slots: int) -> PlainCache:
         """No tokens in any slot."""
         num_layers = len(kind.shapes)
-        slots = [Slot([[] for _ in range(num_layers)], [0] * num_layers) for _ in range(num_slots)]
-        return cls(kind, slots, [0] * num_layers)
+        layers = range(num_layers)
+        slots = [Slot([[] for _ in layers], [0] * num_layers, []) for _ in range(num_slots)]
+        found = cls(kind, slots, [0] * num_layers)
+        found.give_inputs(range(num_slots), kind.inputs(num_slots))
+        return found
+
+    def give_inputs(self, slots: Sequence[int], inputs: Sequence[Rows]) -> None:
+        """Let slots attend new inputs."""
+        for slot, rows in zip(slots, inputs, strict=True):
+            tokens = [list(zip(k, v, strict=True)) for k, v in rows]
+            self.slots[slot].input = [kept(of_layer, self.kind.codec) for of_layer in tokens]
+
+    def input_bytes(self) -> int:
+        """Bytes of the inputs, however many slots attend each."""
+        inputs = {id(slot.input): slot.input for slot in self.slots}.values()
+        first = len(self.kind.shapes)
+        return sum(
+            len(tokens) * self.kind.token_bytes(first + layer)
+            for held in inputs
+            for layer, tokens in enumerate(held)
+        )
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -120,11 +141,17 @@ class PlainCache:
 
     def attend(self, slot: int, layer: int, queries: Tensor, spec: AttentionSpec) -> Tensor:
         """Attention of the last T tokens' queries (T, H, D), in float64."""
+        num_layers = len(self.kind.shapes)
+        if layer >= num_layers:
+            return plain_attention(queries, self.slots[slot].input[layer - num_layers], spec)
         tokens = self.slots[slot].layers[layer]
         return plain_attention(queries, tokens, spec, self.kind.rings[layer])
 
     def readable(self, slot: int, layer: int, num_new: int) -> list[Token]:
         """What `dense` owes to a step that brought the last `num_new` tokens, oldest first."""
+        num_layers = len(self.kind.shapes)
+        if layer >= num_layers:
+            return self.slots[slot].input[layer - num_layers]
         tokens, ring = self.slots[slot].layers[layer], self.kind.rings[layer]
         if ring is None:
             return tokens

@@ -11,13 +11,12 @@ from torch import Tensor
 from kept.batch import Batch, pack
 from kept.cache import Cache, LayerStore
 from kept.ops import KVView, attend, attend_with_weights
-from laws.kinds import Kind
+from laws.kinds import Kind, Rows
+from laws.kinds import random_rows as rows_of
 from laws.plain import PlainCache, Token
 from laws.rounding import sides
 
 TOLERANCE = 1e-5  # fp32 against float64, outputs of order one
-
-Rows = list[tuple[Tensor, Tensor]]  # per layer keys and values (N, G, D)
 
 
 def batch_of(counts: Sequence[int], slots: Sequence[int]) -> Batch:
@@ -26,14 +25,8 @@ def batch_of(counts: Sequence[int], slots: Sequence[int]) -> Batch:
 
 
 def random_rows(kind: Kind, num_rows: int, generator: torch.Generator) -> Rows:
-    """Keys and values of every layer."""
-    return [
-        (
-            torch.randn(num_rows, shape.num_kv_heads, shape.head_dim, generator=generator),
-            torch.randn(num_rows, shape.num_kv_heads, shape.head_dim, generator=generator),
-        )
-        for shape in kind.shapes
-    ]
+    """Keys and values of every layer but the cross layers."""
+    return rows_of(kind.shapes, num_rows, generator)
 
 
 def tokens_of(rows: Rows, counts: Sequence[int]) -> list[list[list[Token]]]:
@@ -60,14 +53,21 @@ def step(
     with cache.step(batch_of(counts, slots)) as stores:
         for layer, (store, (k, v)) in enumerate(zip(storing(stores), rows, strict=True)):
             check_view(store.append(k, v), plain, layer, slots, counts, generator, share, softcap)
-        readers = zip(stores[len(rows) :], plain.kind.readers, strict=True)
+        readers = zip(
+            stores[len(rows) :], (*plain.kind.readers, *crossing(plain.kind)), strict=True
+        )
         for store, layer in readers:
             check_view(store.read(), plain, layer, slots, counts, generator, share, softcap)
 
 
 def storing(stores: Sequence[LayerStore]) -> list[LayerStore]:
-    """The stores of layers that share no other's."""
-    return [store for store in stores if store.put is not None]
+    """The stores of layers that store the step's own tokens."""
+    return [store for store in stores if store.get is None]
+
+
+def crossing(kind: Kind) -> range:
+    """The cross layers, as the plain lists number them."""
+    return range(len(kind.shapes), len(kind.apart))
 
 
 def check_view(
@@ -81,7 +81,7 @@ def check_view(
     softcap: float | None,
 ) -> None:
     """What a view holds, and what attending it gives."""
-    shape = plain.kind.shapes[layer]
+    shape = plain.kind.apart[layer]
     size = sum(counts), shape.num_kv_heads * share, shape.head_dim
     q = torch.randn(size, generator=generator)
     check_attention(view, q, plain, layer, slots, counts, softcap)
@@ -134,7 +134,8 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
     sizes = [layer.num_slots * layer.capacity for layer in cache._layers]
     apart = sum(cache.num_slots * plain.kind.slot_bytes(i) for i in range(len(sizes)))
     tokens = sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
-    assert cache.num_bytes == tokens + apart
+    assert cache.num_bytes == tokens + apart + plain.input_bytes()
+    check_inputs(cache, plain)
     for layer, ring in enumerate(plain.kind.rings):
         capacity = cache._layers[layer].capacity
         if ring is not None:
@@ -151,6 +152,15 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
             if tokens:
                 for found, expected in zip((keys, values), zip(*tokens, strict=True), strict=True):
                     assert torch.equal(found, torch.stack(expected, dim=1).to(found.dtype))
+
+
+def check_inputs(cache: Cache, plain: PlainCache) -> None:
+    """Every token of every slot's encoder input, bit for bit."""
+    for layer in range(len(plain.kind.cross)):
+        held = cache.layer(cache.num_layers + layer)
+        for slot, pair in zip(plain.slots, held, strict=True):
+            for found, expected in zip(pair, zip(*slot.input[layer], strict=True), strict=True):
+                assert torch.equal(found, torch.stack(expected, dim=1).to(found.dtype))
 
 
 def check_readers(cache: Cache, kind: Kind) -> None:

@@ -117,11 +117,13 @@ def test_buffers_are_seldom_replaced(kind: Kind) -> None:
 def test_static_or_not_a_full_step_shows_in_num_bytes(kind: Kind) -> None:
     cache = kind.make(2)
     before = cache.num_bytes
-    step(cache, PlainCache.empty(kind, 2), [20, 3], [1, 0], generator())
+    plain = PlainCache.empty(kind, 2)
+    step(cache, plain, [20, 3], [1, 0], generator())
     sizes = [kind.token_bytes(layer) for layer in range(len(kind.shapes))]
     if kind.limit is not None:
         apart = sum(kind.slot_bytes(layer) for layer in range(len(kind.shapes)))
-        assert before == cache.num_bytes == 2 * (kind.limit * sum(sizes) + apart)
+        held = 2 * (kind.limit * sum(sizes) + apart) + plain.input_bytes()
+        assert before == cache.num_bytes == held
     held = [min(20, ring.width) if ring else 20 for ring in kind.rings]
     assert cache.num_bytes >= 2 * sum(n * size for n, size in zip(held, sizes, strict=True))
 
@@ -236,7 +238,7 @@ def test_a_stored_dtype_beside_the_models_own() -> None:
     assert (cache.codec.name, cache.dtype) == ("int8", torch.float32)
     q = torch.randn(3, 1, 3, dtype=torch.bfloat16)
     with cache.step(batch_of([3], [0])) as stores:
-        for store, shape in zip(stores, shapes, strict=True):
+        for store, shape in zip(stores[:2], shapes, strict=True):
             k = torch.randn(3, shape.num_kv_heads, shape.head_dim, dtype=torch.bfloat16)
             view = store.append(k, k)
             if shape is shapes[0]:

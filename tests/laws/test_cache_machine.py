@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 from kept.batch import Batch
 from kept.cache import Cache, load_cache
 from kept.errors import CacheError, CacheFullError
-from laws.kinds import KINDS, NAMES, Kind
+from laws.kinds import KINDS, NAMES, Kind, give_inputs
 from laws.plain import PlainCache
 from laws.steps import Rows, batch_of, check_content, check_dense, random_rows, step, tokens_of
 
@@ -37,7 +37,7 @@ class StepFailed(Exception):
 def store_and_fail(cache: Cache, batch: Batch, rows: Rows) -> None:
     """Store the first layers' rows, then raise."""
     with cache.step(batch) as stores:
-        for store, (k, v) in zip(stores, rows, strict=False):
+        for store, (k, v) in zip(stores[:2], rows, strict=False):
             store.append(k, v)
         raise StepFailed
 
@@ -156,6 +156,21 @@ class CacheMachine(RuleBasedStateMachine):
         cache, plain = self.pick(data)
         cache.reset()
         plain.truncate([0] * cache.num_slots)
+
+    @precondition(lambda self: self.kind.cross)
+    @rule(data=st.data(), seed=st.integers(0, 9))
+    def read_an_input(self, data: st.DataObject, seed: int) -> None:
+        """Slots without tokens take new inputs; one with tokens keeps its own."""
+        cache, plain = self.pick(data)
+        count = data.draw(st.integers(1, cache.num_slots), label="inputs")
+        slots = data.draw(st.permutations(range(cache.num_slots)), label="order")[:count]
+        inputs = self.kind.inputs(count, seed)
+        if any(cache.lengths[slot] for slot in slots):
+            with pytest.raises(CacheError, match="attended another input"):
+                give_inputs(cache, slots, inputs)
+        else:
+            give_inputs(cache, slots, inputs)
+            plain.give_inputs(slots, inputs)
 
     @precondition(lambda self: len(self.pairs) < MAX_FORKS)
     @rule(data=st.data())

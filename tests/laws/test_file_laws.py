@@ -90,13 +90,13 @@ def test_a_step_in_progress_is_not_saved(kind: Kind, tmp_path: Path) -> None:
 
 @every_kind
 def test_a_file_holds_what_is_held_and_no_spare_room(kind: Kind, tmp_path: Path) -> None:
-    cache, _ = filled(kind)
+    cache, plain = filled(kind)
     cache.truncate([11, 9])
     cache.save(tmp_path / "cache")
-    held = 0
+    held = plain.input_bytes()
     for layer, ring in enumerate(kind.rings):
         counts = [min(n, ring.width) if ring else n for n in cache.lengths]
         held += sum(counts) * kind.token_bytes(layer) + 2 * kind.slot_bytes(layer)
         held += 8 * 2 * cache.layers[layer].capacity if ring else 0
-    assert (tmp_path / "cache").stat().st_size <= held + 4000
+    assert (tmp_path / "cache").stat().st_size <= held + (8000 if kind.cross else 6000)
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]

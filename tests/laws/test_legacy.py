@@ -20,9 +20,18 @@ def options(kind: Kind) -> dict[str, object]:
     return found if kind.kind != "sliding" else {"sliding_window": 4, **found}
 
 
-def tuples(num_tokens: int, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]]:
-    shapes = [(2, 1, num_tokens, 3), (2, 2, num_tokens, 4)]
-    return [(torch.randn(s).to(dtype), torch.randn(s).to(dtype)) for s in shapes]
+def tuples(
+    num_tokens: int, dtype: torch.dtype = torch.float32, num_read: int | None = None
+) -> list[tuple[Tensor, ...]]:
+    """Two layers of two sequences. num_read: tokens of an encoder input, None: there is none."""
+    counts = [num_tokens] * 2 + ([] if num_read is None else [num_read] * 2)
+    shapes = ((1, 3), (2, 4))
+    return [tuple(torch.randn(2, g, n, d).to(dtype) for n in counts) for g, d in shapes]
+
+
+def left(x: Tensor, codecs: tuple[str, str], which: int) -> Tensor:
+    """What the codec of keys (0) or of values (1) leaves."""
+    return rounded(x, codecs[which], are_keys=not which) if x.numel() else x
 
 
 def assert_same(found: object, expected: object) -> None:
@@ -33,18 +42,19 @@ def assert_same(found: object, expected: object) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("num_tokens", [0, 1, 4])
 def test_in_and_out_again(kind: Kind, num_tokens: int, dtype: torch.dtype) -> None:
-    layers = tuples(num_tokens, dtype)
+    num_read = 5 if kind.cross else None
+    layers = tuples(num_tokens, dtype, num_read)
     codec = None if kind.codec == "float32" else kind.codec
     cache = from_legacy(layers, kind.kind, kv_dtype=codec, **options(kind))
     assert cache.lengths == (num_tokens, num_tokens)
+    assert cache.input_lengths == (num_read or 0,) * 2
     assert cache.dtype == (dtype if codec is None else cache.codec.dtype)
-    if codec is not None and num_tokens:
-        keys, values = sides(codec)
+    if codec is not None:
         layers = [
-            (rounded(k, keys, are_keys=True).to(cache.dtype), rounded(v, values).to(cache.dtype))
-            for k, v in layers
+            tuple(left(x, sides(codec), i % 2).to(cache.dtype) for i, x in enumerate(tensors))
+            for tensors in layers
         ]
-    assert_same(to_legacy(cache), tuple(layers if num_tokens else tuples(0, cache.dtype)))
+    assert_same(to_legacy(cache), tuple(layers))
 
 
 @every_kind
@@ -55,6 +65,10 @@ def test_out_is_a_copy_of_every_token(kind: Kind) -> None:
     with pytest.raises(CacheError, match=r"one length.*\[3, 1\].*truncate"):
         to_legacy(cache)
     step(cache, plain, [2], [1], generator)
+    if kind.cross:
+        with pytest.raises(CacheError, match=r"one length.*\[1, 4\].*select"):
+            to_legacy(cache)
+        return
     if any(plain.gone(1, layer, 0, 3) for layer in range(2)):
         with pytest.raises(CacheError, match="no longer holds"):
             to_legacy(cache)
@@ -81,6 +95,8 @@ def test_a_ring_that_dropped_tokens_says_so() -> None:
     ("layers", "message"),
     [
         ([], "one .keys, values. pair per layer"),
+        ([(torch.zeros(1, 2, 3, 4),) * 4, (torch.zeros(1, 2, 3, 4),) * 2], "keys, values, keys"),
+        ([(*(torch.zeros(1, 2, 3, 4),) * 2, *(torch.zeros(2, 2, 3, 4),) * 2)], "layer 0 has keys"),
         ([(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3))], "need .batch, heads, time, head."),
         ([(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 4, 4))], "layer 0 has keys"),
         ([(torch.zeros(1, 2, 3, 4),) * 2, (torch.zeros(1, 2, 5, 4),) * 2], "layer 1 has keys"),

@@ -119,7 +119,7 @@ def _buffers(stored: Stored | None, length: int) -> StepBuffers:
             for i in range(num_layers)
         ]
         lent = LentBuffers(find_kv_codec(stored.codec), layers, [0] * num_layers)
-    return StepBuffers(lent, [Placement(False, length)], [length], _no_view)
+    return StepBuffers(lent, [Placement(False, length)], [[length]], _no_view)
 
 
 def _no_view(layer: int) -> NoReturn:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch
+from kept.bench.subject import refuse_encoders
 from kept.bench.windows import Window
-from kept.cache import make_cache
+from kept.cache import Cache, make_cache
 from kept.errors import OptionError
 from kept.models import CausalLM, load_model, open_checkpoint
 from kept.models.quantized_format import quantized_format
@@ -53,9 +54,10 @@ def load_variant(
     packed for the kernels, and their total.
 
     Raises what `kept.LLM` raises for a checkpoint, WeightsError for weights that cannot be
-    quantized, and OptionError for a checkpoint that holds them quantized.
+    quantized, and OptionError for a checkpoint that holds them quantized or has an encoder.
     """
     checkpoint = open_checkpoint(source)
+    refuse_encoders(checkpoint)
     held = quantized_format(checkpoint.folder, checkpoint.config)
     if held is not None:
         raise OptionError(
@@ -172,7 +174,7 @@ def measure_quality(
                 ):
                     here, targets = targets[: len(rows[0])], targets[len(rows[0]) :]
                     for index, found in enumerate(rows):
-                        sums[index] += _score(found, rows[0], here)
+                        sums[index] += score(found, rows[0], here)
                     done += len(here)
                     if progress is not None:
                         progress(done, total)
@@ -193,11 +195,8 @@ class _Variant:
     unquantized_sinks: int = 0
 
 
-@torch.inference_mode()
 def _predictions(variant: _Variant, window: Window) -> Iterator[Tensor]:
-    """Log-probabilities (rows, V) of the scored tokens, in order and in pieces."""
-    tokens, model = window.tokens[:-1], variant.model
-    unscored = len(tokens) - window.num_scored
+    model = variant.model
     cache = make_cache(
         model.kv_shapes,
         dtype=model.dtype,
@@ -205,12 +204,25 @@ def _predictions(variant: _Variant, window: Window) -> Iterator[Tensor]:
         unquantized_sinks=variant.unquantized_sinks,
         device=model.device,
     )
+    return predictions(model, cache, window)
+
+
+@torch.inference_mode()
+def predictions(model: CausalLM, cache: Cache, window: Window) -> Iterator[Tensor]:
+    """Log-probabilities (rows, V) of a window's scored tokens, in order and in pieces, which are
+    the same whatever the cache, an empty one of one slot."""
+    tokens = window.tokens[:-1]
+    unscored = len(tokens) - window.num_scored
     starts = [*range(0, unscored, _CHUNK), *range(unscored, len(tokens), _CHUNK)]
     for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
-        batch = _chunk(tokens, start, stop, wanted=start >= unscored)
-        logits = model.run(batch, cache)
-        if start >= unscored:
-            yield logits.log_softmax(-1)
+        wanted, found = start >= unscored, []
+        while start < stop:
+            most = cache.max_step(0)
+            end = stop if most is None else min(stop, start + most)
+            found.append(model.run(_chunk(tokens, start, end, wanted), cache))
+            start = end
+        if wanted:
+            yield torch.cat(found).log_softmax(-1)
 
 
 def _chunk(tokens: Sequence[int], start: int, stop: int, wanted: bool) -> Batch:
@@ -224,7 +236,7 @@ def _chunk(tokens: Sequence[int], start: int, stop: int, wanted: bool) -> Batch:
     )
 
 
-def _score(found: Tensor, reference: Tensor, targets: Tensor) -> Score:
+def score(found: Tensor, reference: Tensor, targets: Tensor) -> Score:
     """found, reference: (rows, V) log-probabilities; targets: (rows,) what came."""
     loss, expected = (-x.gather(1, targets[:, None]).double() for x in (found, reference))
     excess = loss - expected

@@ -70,8 +70,8 @@ def _table(found: Quality) -> Table:
     columns = ("weights", "bits", "perplexity", "change (%)", "KL", "top-1 (%)")
     table = new_table("The same text in every format", *columns)
     for name, score in found.scores.items():
-        compared = ("-", "-", "-") if name == "fp32" else _compared(score)
-        table.add_row(name, f"{BITS[name]:g}", f"{score.perplexity:.3f}", *compared)
+        last = ("-", "-", "-") if name == "fp32" else compared(score)
+        table.add_row(name, f"{BITS[name]:g}", f"{score.perplexity:.3f}", *last)
     return table
 
 
@@ -82,7 +82,7 @@ def _kv_table(setting: Setting, found: Quality) -> Table:
     table = new_table(f"{title}; {sinks} tokens unquantized" if sinks else title, *columns)
     for name, score in found.kv_scores.items():
         numbers = f"{_token_bytes(setting, name):,}", f"{score.perplexity:.3f}"
-        table.add_row(name, *numbers, *_compared(score))
+        table.add_row(name, *numbers, *compared(score))
     return table
 
 
@@ -91,7 +91,8 @@ def _token_bytes(setting: Setting, kv_dtype: str) -> int:
     return sum(shape.num_bytes(codec) for shape in setting.subject.model.kv_shapes)
 
 
-def _compared(score: Score) -> tuple[str, str, str]:
+def compared(score: Score) -> tuple[str, str, str]:
+    """Change with its error, divergence and agreement, as a table shows them."""
     return (
         f"{100 * score.change:+.2f} ± {100 * score.change_error:.2f}",
         f"{score.mean_divergence:.5f}",
@@ -111,17 +112,18 @@ def quality_json(setting: Setting, found: Quality) -> dict[str, Any]:
         "num_windows": setting.num_windows,
         "num_windows_scored": found.num_windows,
         "weights": {
-            name: {"bits": BITS[name], **_score_json(score)} for name, score in found.scores.items()
+            name: {"bits": BITS[name], **score_json(score)} for name, score in found.scores.items()
         },
         "unquantized_sinks": setting.unquantized_sinks,
         "kv_dtypes": {
-            name: {"bytes_per_token": _token_bytes(setting, name), **_score_json(score)}
+            name: {"bytes_per_token": _token_bytes(setting, name), **score_json(score)}
             for name, score in found.kv_scores.items()
         },
     }
 
 
-def _score_json(score: Score) -> dict[str, float]:
+def score_json(score: Score) -> dict[str, float]:
+    """A score as a JSON report has it."""
     return {
         "num_tokens": score.num_tokens,
         "nats": score.nats,

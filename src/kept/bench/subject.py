@@ -11,9 +11,10 @@ import torch
 from kept.bench.random_weights import random_model
 from kept.bench.shapes import shape_config
 from kept.bench.work import Costs, stored_bytes
+from kept.errors import OptionError
 from kept.llm import LLM
 from kept.machine import MatrixDtype
-from kept.models import CausalLM, resolve_dtype
+from kept.models import CausalLM, Checkpoint, build_model, open_checkpoint, resolve_dtype
 from kept.models.packing import prepare
 from kept.ops.backend import isa
 
@@ -103,7 +104,20 @@ def checkpoint_subject(
     progress: Callable[[int, int], None] | None = None,
     quantize: str | None = None,
 ) -> Subject:
-    """A checkpoint folder's or hub id's model. Raises what `kept.LLM` raises for one."""
+    """A checkpoint folder's or hub id's model.
+
+    Raises what `kept.LLM` raises for one, and OptionError for an encoder-decoder model.
+    """
+    refuse_encoders(open_checkpoint(source))
     llm = LLM(source, dtype=dtype, device=device, quantize=quantize, progress=progress)
     model = llm.model
     return Subject(Path(source).name or str(source), model, random=False, quantize=quantize)
+
+
+def refuse_encoders(checkpoint: Checkpoint) -> None:
+    """Raise OptionError for an encoder-decoder model, whose steps are not what is counted here."""
+    if build_model(checkpoint.config).is_encoder_decoder:
+        raise OptionError(
+            f"{checkpoint.folder} is an encoder-decoder model, and kept bench measures decoders; "
+            "name another model"
+        )

@@ -5,31 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from os import PathLike
 
 import torch
 from torch import Tensor
 
-from kept.batch import Batch
-from kept.cache.indices import read_all_whole, read_lengths, read_whole
-from kept.cache.layer import LayerCache
+from kept.batch import Batch, Source
+from kept.cache.checks import check_joins, check_slots, check_update
+from kept.cache.cross import CrossLayers
+from kept.cache.evicting_layer import check_seen, choose_all, make_layer, observer_of, tokens_of
+from kept.cache.indices import read_lengths, read_selected
+from kept.cache.layer import LayerCache, relay
 from kept.cache.layout import Layout, Plan, Relayout
 from kept.cache.lending import Lease, Lender
-from kept.cache.open_step import (
-    LayerStore,
-    OpenStep,
-    check_slots,
-    check_update,
-    not_stored,
-)
+from kept.cache.open_step import LayerStore, OpenStep, cross_store, own_store, shared_store
 from kept.cache.place import InMemory, Place
 from kept.cache.shape import KVShape
-from kept.errors import CacheError, OptionError
-from kept.ops import KVCodec, KVView, StepBuffers, StoredView
+from kept.cache.slots import Slots
+from kept.errors import CacheError
+from kept.ops import AttentionSpec, CrossView, KVCodec, StepBuffers, StoredView
 
 
-class Cache:
+class Cache(Slots):
     """Keys and values of several sequences, one slot each, for all layers of a model.
 
     Made by `make_cache`. A forward pass stores through `step`, a hand-written loop through
@@ -48,22 +47,23 @@ class Cache:
         unquantized_sinks: int = 0,
         place: Place | None = None,
     ) -> None:
-        """layouts: one per storing layer; layers that lay tokens out alike pass the same object.
-        lengths: (slots,) tokens that the caller is about to put into the layers, by default none.
-        unquantized_sinks: first tokens of each that layers hold beside their codes. place: of the
-        buffers, by default the device's memory."""
+        """layouts: one per storing layer but for cross layers, which need none; layers that lay
+        tokens out alike pass the same object. lengths: (slots,) tokens that the caller is about to
+        put into the layers, by default none. unquantized_sinks: first tokens of each that layers
+        hold beside their codes. place: of the buffers, by default the device's memory."""
         self.name, self.codec, self.device = name, codec, device
         self.shapes, self.unquantized_sinks = tuple(shapes), unquantized_sinks
         self.place = place or InMemory(device)
-        stored = [shape for shape in shapes if shape.shares is None]  # ahead of all that share
+        stored = [shape for shape in shapes if shape.shares is None and not shape.cross]
         self._layout_of = list(layouts)
         self._lengths = [0] * layouts[0].num_slots if lengths is None else list(lengths)
         self._layers = [
-            LayerCache(
-                shape, layout.num_slots, layout.capacity, codec, self.place, unquantized_sinks
-            )
+            make_layer(shape, layout, codec, self.place, unquantized_sinks)
             for shape, layout in zip(stored, layouts, strict=True)
         ]
+        crossing = [shape for shape in shapes if shape.cross]  # behind all others
+        none, first = [None] * self.num_slots, len(shapes) - len(crossing)
+        self.cross = CrossLayers(crossing, first, none, codec, self.place, device)
         self._open: OpenStep | None = None
         self._lender = Lender(codec, self._layers, self._layout_of)
         self._lease: Lease | None = None
@@ -77,12 +77,12 @@ class Cache:
 
     @property
     def num_layers(self) -> int:
-        """L, layers that share another's keys and values included."""
-        return len(self.shapes)
+        """L, layers that share another's keys and values included, cross layers not."""
+        return self.cross.first
 
     @property
     def layers(self) -> tuple[LayerCache, ...]:
-        """The buffers of each layer that stores."""
+        """The buffers of each layer that stores; those of cross layers are in `cross`."""
         return tuple(self._layers)
 
     @property
@@ -96,6 +96,11 @@ class Cache:
         return tuple(self._lengths)
 
     @property
+    def input_lengths(self) -> tuple[int, ...]:
+        """(slots,) tokens of the encoder input that each slot attends; 0: none."""
+        return self.cross.lengths
+
+    @property
     def max_length(self) -> int | None:
         """How many tokens a slot can have at most; None: any number."""
         return min((x.limit for x in self._layout_of if x.limit is not None), default=None)
@@ -107,13 +112,24 @@ class Cache:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes its buffers take, unused capacity included."""
-        return sum(layer.num_bytes for layer in self._layers)
+        """Bytes its buffers take, unused capacity included; an encoder input counts once."""
+        return sum(layer.num_bytes for layer in self._layers) + self.cross.num_bytes
+
+    def max_step(self, slot: int) -> int | None:
+        """How many tokens the slot may take in one step; None: any number.
+
+        Raises CacheError for no slot of this cache.
+        """
+        check_slots((slot,), self.num_slots)
+        length = self._lengths[slot]
+        found = [layout.max_step(length) for layout in dict.fromkeys(self._layout_of)]
+        return min((most for most in found if most is not None), default=None)
 
     def __repr__(self) -> str:
+        inputs = f"inputs of {list(self.input_lengths)}, " if self.cross.shapes else ""
         return (
             f"<Cache {self.name}: {self.num_layers} layers, lengths {list(self._lengths)}, "
-            f"{self.num_bytes:,} bytes of {self.codec.name}>"
+            f"{inputs}{self.num_bytes:,} bytes of {self.codec.name}>"
         )
 
     # Storing
@@ -122,11 +138,15 @@ class Cache:
     def step(self, batch: Batch) -> Iterator[list[LayerStore]]:
         """Open a step: yields a store per layer; the lengths advance when the block ends well.
 
+        A sequence whose slot holds no tokens may bring an encoder input (the batch's source), which
+        takes the place of the slot's; a slot that has none must.
+
         Raises CacheFullError or CacheError before anything is stored, and CacheError in the end if
-        the cache was truncated, selected from or stepped by someone else meanwhile.
+        a cross layer has not stored the input that was brought, or the cache was truncated,
+        selected from or stepped by someone else meanwhile.
         """
         with self._opened(batch) as step:
-            yield [self._store(i, step) for i in range(self.num_layers)]
+            yield [self._store(i, step) for i in range(len(self.shapes))]
 
     @contextmanager
     def lend(self, batch: Batch) -> Iterator[StepBuffers]:
@@ -136,62 +156,33 @@ class Cache:
             stores = self._lender.lend(step.plans)
             if self.place.budget is not None:
                 stores = replace(stores, visit=self._visit)
+            if any(map(observer_of, self._layers)):
+                stores = replace(stores, observe=partial(self._see, step))
             step.done.update(range(len(self._layers)))
             yield stores
 
     def lease(self, slots: tuple[int, ...]) -> Lease | None:
         """The right to add a token to each of the slots, step after step, at no more cost than
-        `extend`; None where a layout labels its entries, as a ring does, nothing is stored yet, or
-        buffers are not in memory.
+        `Lease.extend`; None where that cannot be: a layout labels its entries, as a ring does, or
+        drops some, nothing is stored yet, buffers are not in memory, or an input is attended too.
 
         Drops a step that is open.
         """
         check_slots(slots, self.num_slots)
-        layouts = dict.fromkeys(self._layout_of)
-        lengths = [self._lengths[slot] for slot in slots]
-        labelled = any(layout.placement.ring for layout in layouts)
-        if labelled or not all(lengths) or self.place.budget is not None:
+        can = self._lender.can_lease([self._lengths[slot] for slot in slots])
+        if not can or self.cross.shapes or self.place.budget is not None:
             return None
         self.abandon()
-        starts, before = tuple(range(len(slots) + 1)), [length - 1 for length in lengths]
-        plans = {layout: layout.plan(starts, slots, before, self.device) for layout in layouts}
-        room = min(layout.capacity for layout in layouts) - max(lengths)
-        self._lease = Lease(slots, self._lender.lend(plans), room)
+        self._lease = self._lender.lease(slots, self._lengths, self.device)
         return self._lease
-
-    def extend(self, lease: Lease) -> None:
-        """Count the token that the holder of a lease has written to each of its slots.
-
-        Raises CacheError where the lease has ended.
-        """
-        self.check(lease)
-        lengths = list(self._lengths)
-        for slot in lease.slots:
-            lengths[slot] += 1
-        self._lengths = lengths
-
-    def check(self, lease: Lease) -> None:
-        """Raise CacheError where a lease has ended."""
-        if self._lease is not lease:
-            raise CacheError(
-                "another operation on this cache ended the lease that keys are written under; take "
-                "a new one with lease(), or give each its own fork()"
-            )
-
-    def end(self, lease: Lease) -> None:
-        """End a lease, and zero what its holder may have written since the last `extend`."""
-        if self._lease is lease:
-            self._lease = None
-            for slot in lease.slots:
-                length = self._lengths[slot]
-                for layer in self._layers:
-                    layer.clear(slot, slice(length, length + 1), length)
 
     @contextmanager
     def _opened(self, batch: Batch) -> Iterator[OpenStep]:
-        step = self._begin(batch.starts, batch.slots)
+        step = self._begin(batch.starts, batch.slots, batch.source)
         try:
             yield step
+            if step.cross is not None:
+                step.cross.check_done()
             if self._open is not step:
                 raise CacheError(
                     "another operation on this cache dropped the step that was being stored; "
@@ -209,28 +200,36 @@ class Cache:
         k, v: (B, G, T, D), as transformers lays them out, the same T for every sequence. Returns
         two tensors (B, G, S, D), oldest first, shorter sequences padded with zeros at their end;
         read them before the next operation, they may be views. A cache without tokens takes on B
-        slots. Lengths advance once all layers have been updated. Raises CacheError when a layer is
-        updated twice in one step.
+        slots. Lengths advance once all layers have been updated. A cross layer takes the keys of a
+        whole encoder input instead, which counts once all cross layers have been updated; begin
+        before the first tokens are complete. Raises CacheError when a layer is updated twice in one
+        step.
         """
         return self.put(k, v, layer).dense()
 
-    def put(self, k: Tensor, v: Tensor, layer: int) -> StoredView:
+    def put(self, k: Tensor, v: Tensor, layer: int) -> StoredView | CrossView:
         """`update` that hands out the view of what is stored, for an operation that attends it."""
         step = self._open if self._open is not None and self._open.joinable else None
-        settled = step is not None or any(self._lengths)
-        check_update(k, v, layer, self.shapes, self.num_slots if settled else None, step)
+        begun = step is not None or self.cross.is_filling
+        settled = begun or any(self._lengths) or any(self.input_lengths)
+        check_update(k, v, layer, self.shapes, self.num_slots if settled else None)
+        own, num_new = not self.shapes[layer].cross, k.shape[2]
+        if k.shape[0] != self.num_slots:
+            for layout in dict.fromkeys(self._layout_of) if own else ():
+                layout.reserve([0], [num_new])  # refuses before slots change
+            self.select([0] * k.shape[0])
+        k, v = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))  # (B * T, G, D)
+        if not own:
+            return self.cross.put(k, v, layer, self._lengths)
+        check_seen(self._layers, ())  # nobody shows them here
         if step is None:
-            if k.shape[0] != self.num_slots:
-                for layout in dict.fromkeys(self._layout_of):
-                    layout.reserve([0], [k.shape[2]])  # refuses before slots change
-                self.select([0] * k.shape[0])
-            starts = tuple(i * k.shape[2] for i in range(k.shape[0] + 1))
-            step = self._begin(starts, tuple(range(k.shape[0])), num_new=k.shape[2])
+            starts = tuple(i * num_new for i in range(self.num_slots + 1))
+            step = self._begin(starts, tuple(range(self.num_slots)), num_new=num_new)
             self._lender.even_out()
-        rows = [x.transpose(1, 2).flatten(0, 1) for x in (k, v)]  # (B * T, G, D)
+        check_joins(layer, num_new, step.done, range(len(self._layers)), step.num_new)
         self._visit(layer)
         plan = step.plans[self._layout_of[layer]]
-        view = self._layers[layer].append(rows[0], rows[1], plan.writes, plan.span)
+        view = self._layers[layer].append(k, v, plan.writes, plan.span)
         step.done.add(layer)
         if len(step.done) == len(self._layers):
             self._commit(step)
@@ -238,9 +237,19 @@ class Cache:
 
     def abandon(self) -> None:
         """Drop a step that not every layer has taken part in, and what it stored."""
-        step, self._open, self._lease = self._open, None, None
+        self.cross.abandon()
+        self._abandon_own()
+
+    def _abandon_own(self) -> None:
+        self._end_lease()
+        step, self._open = self._open, None
         if step is not None:
             self._erase(step.done, step.plans)
+
+    def _end_lease(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.cancel()
 
     def _erase(self, layers: Iterable[int], plans: dict[Layout, Plan]) -> None:
         for i in layers:
@@ -248,19 +257,29 @@ class Cache:
             self._layers[i].erase(plan.writes, plan.span)
 
     def _begin(
-        self, starts: tuple[int, ...], slots: tuple[int, ...], num_new: int | None = None
+        self,
+        starts: tuple[int, ...],
+        slots: tuple[int, ...],
+        source: Source | None = None,
+        num_new: int | None = None,
     ) -> OpenStep:
+        """num_new: T of a step that `put` begins, which leaves cross layers to themselves."""
         check_slots(slots, self.num_slots)
         lengths = [self._lengths[s] for s in slots]
+        cross = None
+        if num_new is None:
+            cross = self.cross.begin(starts, slots, lengths, source)
         counts = [b - a for a, b in pairwise(starts)]
         layouts = dict.fromkeys(self._layout_of)
         changes = {layout: layout.reserve(lengths, counts) for layout in layouts}
-        self.abandon()
+        self._abandon_own()
+        if num_new is None:
+            self.cross.abandon()
         for layout, change in changes.items():
             if change is not None:
                 self._relayout(layout, change)
         plans = {layout: layout.plan(starts, slots, lengths, self.device) for layout in layouts}
-        self._open = OpenStep(plans, num_new)
+        self._open = OpenStep(plans, starts, slots, lengths, cross, num_new)
         return self._open
 
     def _owner(self, index: int) -> int:
@@ -269,37 +288,48 @@ class Cache:
         return index if shares is None else shares
 
     def _store(self, index: int, step: OpenStep) -> LayerStore:
+        visit = partial(self._visit, index)
+        if self.shapes[index].cross:
+            assert step.cross is not None
+            return cross_store(step.cross, index - self.cross.first, visit)
         owner = self._owner(index)
         layer, plan = self._layers[owner], step.plans[self._layout_of[owner]]
+        if owner != index:
+            return shared_store(step, owner, layer, plan)
+        see = None if observer_of(layer) is None else partial(self._see, step, index)
+        return own_store(step, index, layer, plan, visit, see)
 
-        def put(k: Tensor, v: Tensor) -> KVView:
-            self._visit(index)
-            view = layer.append(k, v, plan.writes, plan.span)
-            step.done.add(index)
-            return view
-
-        def get() -> KVView:
-            if owner not in step.done:
-                raise not_stored(owner)
-            return layer.view(plan.span)
-
-        return LayerStore(plan.span, put) if owner == index else LayerStore(plan.span, None, get)
+    def _see(self, step: OpenStep, index: int, q: Tensor, spec: AttentionSpec) -> None:
+        """Show a layer the queries of a step, if it looks at them."""
+        observer = observer_of(self._layers[index])
+        if observer is not None:
+            observer.see(q, *step.rows(self.device), spec)
+            step.seen.add(index)
 
     def _visit(self, index: int) -> None:
         """Tell the place that a step comes to a layer."""
-        stores = self.shapes[index].shares is None
-        if self.place.budget is not None and self._open is not None and stores:
-            span, lengths = next(iter(self._open.plans.values())).span, list(self._lengths)
-            for slot, length in zip(span.slots, span.lengths, strict=True):
-                lengths[slot] = length
-            self.place.visit([layer.buffers for layer in self._layers], index, lengths)
+        step = self._open
+        if self.place.budget is not None and step is not None and self.shapes[index].shares is None:
+            layers = [layer.buffers for layer in self._layers]
+            if self.shapes[index].cross:
+                index -= self.cross.first
+            self.place.visit(*step.visited(layers, index, self._lengths))
 
     def _commit(self, step: OpenStep) -> None:
+        try:
+            check_seen(self._layers, step.seen)
+            chosen = choose_all(self._layers, step.slots, step.before, step.after)
+        except BaseException:  # a score may be anybody's
+            self.abandon()
+            raise
         self._open = None
-        span = next(iter(step.plans.values())).span
+        if step.cross is not None:
+            self.cross.commit(step.cross)
         changes = {layout: layout.commit(plan) for layout, plan in step.plans.items()}
-        for slot, length in zip(span.slots, span.lengths, strict=True):
+        for slot, length in zip(step.slots, step.after, strict=True):
             self._lengths[slot] = length
+        for layer, eviction in chosen:
+            layer.evict(eviction)
         # Last, so that a ring whose shrinking fails is merely wider than it need be.
         for layout, change in changes.items():
             if change is not None:
@@ -307,16 +337,9 @@ class Cache:
 
     def _relayout(self, layout: Layout, change: Relayout) -> None:
         self._lender.forget()
-        layers = [x for x, of in zip(self._layers, self._layout_of, strict=True) if of is layout]
-        if change.gather is None:
-            # Entries stay in place, so a failure half-way leaves nothing but some larger buffers.
-            for layer in layers:
-                layer.adopt(layer.relaid(change))
-                self.place.leave(layer.buffers)
-        else:
-            for layer, buffers in zip(layers, [x.relaid(change) for x in layers], strict=True):
-                layer.adopt(buffers)
-                self.place.leave(layer.buffers)
+        relay(
+            [x for x, of in zip(self._layers, self._layout_of, strict=True) if of is layout], change
+        )
         layout.apply(change)
 
     # Moving
@@ -324,19 +347,15 @@ class Cache:
     def truncate(self, length: int | Sequence[int]) -> None:
         """Keep at most the first `length` tokens of each slot (one number, or one per slot).
 
-        Raises CacheError, changing nothing, if a ring has already dropped what it would need.
+        Encoder inputs stay; a slot of 0 tokens may take a new one. Raises CacheError, changing
+        nothing, if the cache has already dropped what it would need.
         """
         lengths = read_lengths(length, self.num_slots)
-        if len(lengths) != self.num_slots or any(n < 0 for n in lengths):
-            raise OptionError(
-                f"truncate takes one length of at least 0, or one for each of {self.num_slots} "
-                f"slots, and was given {length}"
-            )
         cuts = [(s, n) for s, n in enumerate(lengths) if n < self._lengths[s]]
         layouts = list(dict.fromkeys(self._layout_of))
         for layout in layouts:
             for slot, n in cuts:
-                layout.check_truncate(slot, n)
+                layout.check_truncate(slot, n, self._lengths[slot])
         self.abandon()
         for slot, n in cuts:
             for layer, layout in zip(self._layers, self._layout_of, strict=True):
@@ -345,21 +364,12 @@ class Cache:
                 layout.truncate(slot, n)
             self._lengths[slot] = n
 
-    def reset(self) -> None:
-        """Forget every token; buffers stay allocated."""
-        self.truncate(0)
-
     def select(self, indices: Sequence[int]) -> None:
         """Slot i becomes a copy of what slot indices[i] was; there are len(indices) slots then.
 
         Raises OptionError for an index that is no slot, or none at all.
         """
-        order = read_all_whole(indices, "a slot to select")
-        if not order or any(not 0 <= i < self.num_slots for i in order):
-            raise OptionError(
-                f"cannot select slots {order} of a cache of {self.num_slots}; "
-                f"give at least one index from 0 to {self.num_slots - 1}"
-            )
+        order = read_selected(indices, self.num_slots)
         self.abandon()
         if order == list(range(self.num_slots)):
             return
@@ -369,27 +379,12 @@ class Cache:
             self.place.leave(layer.buffers)
         for layout in dict.fromkeys(self._layout_of):
             layout.select(order)
+        self.cross.select(order)
         self._lengths = [self._lengths[i] for i in order]
-
-    def reorder(self, indices: Sequence[int]) -> None:
-        """`select` that keeps the number of slots, as beam search moves beams."""
-        order = read_all_whole(indices, "a slot to reorder")
-        if len(order) != self.num_slots:
-            raise OptionError(
-                f"reorder takes one source for each of {self.num_slots} slots, not {len(order)}; "
-                "use select() to change their number"
-            )
-        self.select(order)
-
-    def repeat(self, count: int) -> None:
-        """Repeat each slot `count` times in place: 0, 0, 1, 1, ... for 2."""
-        if read_whole(count, "the count to repeat") < 1:
-            raise OptionError(f"cannot repeat slots {count} times; give 1 or more")
-        self.select([slot for slot in range(self.num_slots) for _ in range(count)])
 
     def fork(self) -> Cache:
         """An independent cache with the same content; buffers are copied on the first write."""
-        self._lease = None
+        self._end_lease()
         self._lender.forget()
         twin = Cache.__new__(Cache)
         twin.name, twin.codec, twin.shapes = self.name, self.codec, self.shapes
@@ -398,7 +393,7 @@ class Cache:
         twins = {layout: layout.fork() for layout in dict.fromkeys(self._layout_of)}
         twin._layout_of = [twins[layout] for layout in self._layout_of]
         twin._layers = [layer.fork() for layer in self._layers]
-        twin._lengths = list(self._lengths)
+        twin._lengths, twin.cross = list(self._lengths), self.cross.fork()
         twin._open, twin._lease = None, None
         twin._lender = Lender(twin.codec, twin._layers, twin._layout_of)
         if self._open is not None:
@@ -412,12 +407,27 @@ class Cache:
         """Keys and values (G, S - begin, D) that one layer attends, of the tokens from
         `begin` on, per slot.
 
-        Codes come decoded. Raises CacheError if a ring has dropped one of the tokens.
+        Codes come decoded. Of a cross layer the tokens are those of the slot's input. Raises
+        CacheError if a ring has dropped one of the tokens.
         """
+        if self.shapes[index].cross:
+            return self.cross.read(index, begin)
         owner = self._owner(index)
         layout, layer = self._layout_of[owner], self._layers[owner]
         ends = enumerate(self._lengths)
         return [layer.read(slot, layout.entries(slot, begin, end), begin) for slot, end in ends]
+
+    def held(self, index: int) -> list[Tensor]:
+        """Which tokens one layer holds of each slot, (G, S) int64 each, oldest first.
+
+        Heads differ only in an evicting cache. A ring's are those that it has not overwritten, a
+        cross layer's all those of the input.
+        """
+        if self.shapes[index].cross:
+            return self.cross.tokens(index)
+        owner = self._owner(index)
+        layout, layer = self._layout_of[owner], self._layers[owner]
+        return [tokens_of(layout, layer, slot, length) for slot, length in enumerate(self._lengths)]
 
     def save(self, path: str | PathLike[str], *, fingerprint: str = "") -> None:
         """Write what it holds to a file that `load_cache` reads; see `kept.cache.files`."""

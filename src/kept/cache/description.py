@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kept.cache.cache import Cache
+from kept.cache.evicting import EvictingLayout
+from kept.cache.eviction_file import read_rule, write_rule
 from kept.cache.layout import ContiguousLayout, Layout, grown
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
@@ -20,11 +22,13 @@ from kept.ops import VALUE_CODECS, KVCodec, find_kv_codec
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Everything but keys, values and a ring's labels.
+    """Everything but keys, values and which tokens they are of.
 
     kind: the cache's name. shapes: (L,). lengths: (slots,) tokens of each. layouts: what
-    `write_layout` makes of each distinct one. layout_of: which of them each layer that stores has.
-    unquantized_sinks: tokens beside their codes.
+    `write_layout` makes of each distinct one. layout_of: which of them each layer that stores has,
+    cross layers left out. inputs: tokens of each encoder input. input_of: (slots,) which of them
+    each slot attends, -1: none; empty without cross layers. unquantized_sinks: tokens beside their
+    codes.
     checksums: of each tensor.
     """
 
@@ -34,6 +38,8 @@ class Description:
     lengths: tuple[int, ...]
     layouts: tuple[Mapping[str, Any], ...]
     layout_of: tuple[int, ...]
+    inputs: tuple[int, ...]
+    input_of: tuple[int, ...]
     unquantized_sinks: int
     fingerprint: str
     checksums: Mapping[str, str]
@@ -41,7 +47,8 @@ class Description:
     @classmethod
     def of(cls, cache: Cache, fingerprint: str, checksums: Mapping[str, str]) -> Description:
         """Describe a cache."""
-        layouts = list(dict.fromkeys(cache.layouts))
+        layouts, inputs = list(dict.fromkeys(cache.layouts)), list(cache.cross.inputs)
+        of = cache.cross.of if cache.cross.shapes else []
         return cls(
             cache.name,
             cache.codec,
@@ -49,6 +56,8 @@ class Description:
             cache.lengths,
             tuple(write_layout(layout) for layout in layouts),
             tuple(layouts.index(layout) for layout in cache.layouts),
+            tuple(found.length for found in inputs),
+            tuple(-1 if found is None else inputs.index(found) for found in of),
             cache.unquantized_sinks,
             fingerprint,
             checksums,
@@ -81,24 +90,33 @@ class Description:
                 tuple(map(int, fields["lengths"])),
                 tuple(fields["layouts"]),
                 tuple(map(int, fields["layout_of"])),
+                tuple(map(int, fields["inputs"])),
+                tuple(map(int, fields["input_of"])),
                 int(fields["unquantized_sinks"]),
                 fields["fingerprint"],
                 dict(fields["checksums"]),
             )
         except (ValueError, TypeError, LookupError, RecursionError, OptionError) as error:
             raise _unreadable(file) from error
-        known = range(len(found.layouts))
-        if (
-            not found.lengths
-            or min(found.lengths) < 0
-            or any(i not in known for i in found.layout_of)
-        ):
+        if not found._fits_together():
             raise _unreadable(file)
         return found
 
+    def _fits_together(self) -> bool:
+        layouts, inputs = range(len(self.layouts)), range(len(self.inputs))
+        cross = any(shape.cross for shape in self.shapes)
+        return (
+            bool(self.lengths)
+            and min(self.lengths) >= 0
+            and all(i in layouts for i in self.layout_of)
+            and all(length >= 1 for length in self.inputs)
+            and len(self.input_of) == (len(self.lengths) if cross else 0)
+            and set(self.input_of) - {-1} == set(inputs)
+        )
+
     def check(self, file: Path, shapes: Sequence[KVShape], fingerprint: str) -> None:
         """Raise CacheError unless the cache is one of this model and has this fingerprint."""
-        stored = sum(shape.shares is None for shape in self.shapes)
+        stored = sum(shape.shares is None and not shape.cross for shape in self.shapes)
         if len(shapes) != len(self.shapes) or len(self.layout_of) != stored:
             raise CacheError(
                 f"{file} holds {len(self.shapes)} layers and this model has {len(shapes)}; load it "
@@ -127,6 +145,8 @@ def write_layout(layout: Layout) -> dict[str, Any]:
             "sinks": layout.sinks,
             "slack": layout.slack,
         }
+    if isinstance(layout, EvictingLayout):
+        return {"layout": "evicting", **write_rule(layout.rule)}
     assert isinstance(layout, ContiguousLayout)
     return {"layout": "contiguous", "max_length": layout.capacity if layout.fixed else None}
 
@@ -142,6 +162,11 @@ def read_layout(file: Path, fields: Mapping[str, Any], lengths: Sequence[int]) -
             window, sinks, slack = (int(fields[name]) for name in ("window", "sinks", "slack"))
             if window >= 1 and sinks >= 0 and slack >= 0:
                 return RingLayout(len(lengths), window, sinks, slack)
+        elif fields["layout"] == "evicting":
+            rule = read_rule(fields)
+            stored = max(map(rule.num_stored, lengths))
+            capacity = min(grown(stored), rule.budget + rule.grain) if stored else 0
+            return EvictingLayout(len(lengths), rule, capacity)
         elif fields["layout"] == "contiguous":
             if fields["max_length"] is None:
                 return ContiguousLayout(len(lengths), grown(longest) if longest else 0)

@@ -10,6 +10,10 @@
                 layers.0.sinks.values    held beside their codes, see `sinks.py`
                 ...
                 layouts.1.held           (slots, capacity) a ring's labels, see `ring.py`
+                layers.0.held            (slots, G, budget) the tokens of an evicting layer
+                layers.0.queries         what an evicting layer that looks at queries keeps of
+                layers.0.received        them, see `observer.py`
+                inputs.0.layers.2.keys.codes   (G, S, width) an encoder input in a cross layer
 
 What is read is what was written, bit for bit, or an error. Files are written beside their place
 and moved there once they are on disk, so that a crash leaves the old one or the new one.
@@ -32,21 +36,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kept.cache.cache import Cache
+from kept.cache.cross_file import input_buffers, read_inputs
 from kept.cache.description import Description, read_layout
+from kept.cache.evicting_layer import EvictingLayer
+from kept.cache.eviction_file import restore_held
 from kept.cache.layout import Layout
 from kept.cache.make import read_device
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
 
-VERSION = "2"
+VERSION = "3"
 
 
 def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = "") -> None:
     """Write what a cache holds to a file; a step in progress is no part of it.
 
     fingerprint: what `load_cache` has to name as well, such as a model's name and revision. The
-    file takes about the bytes of the tokens that are held, and as much memory while it is written.
+    file takes about the bytes of the tokens that are held, and as much memory while it is written;
+    an encoder input is written once.
     Raises CacheError where it cannot be written; a file that was there before is then unchanged.
     """
     tensors = {name: _gathered(buffer, cache, layout) for name, layout, buffer in _buffers(cache)}
@@ -57,6 +65,14 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     for index, layout in enumerate(layouts):
         if isinstance(layout, RingLayout):
             tensors[_held(index)] = layout.held.clone()
+    for index, layer in enumerate(cache.layers):
+        if isinstance(layer, EvictingLayer):
+            tensors[_tokens(index)] = layer.held.cpu().clone()
+            if layer.observer is not None:
+                tensors[_received(index)] = layer.observer.received.cpu().clone()
+            if layer.observer is not None and layer.observer.queries is not None:
+                tensors[_queries(index)] = layer.observer.queries.cpu().clone()
+    tensors |= {name: buffer.cpu() for name, buffer in input_buffers(cache)}
     text = Description.of(
         cache, fingerprint, {name: _checksum(name, x) for name, x in tensors.items()}
     ).to_json()
@@ -167,12 +183,25 @@ def _read(
     for name, layout, buffer in _buffers(cache):
         _, heads, _, width = buffer.shape
         _scatter(tensor(name, buffer.dtype, heads, counts[layout], width), buffer, cache, layout)
+    for index, layer in enumerate(cache.layers):
+        if isinstance(layer, EvictingLayer):
+            held = tensor(_tokens(index), torch.int64, *layer.held.shape)
+            restore_held(index, layer, held, lengths)
+            observer = layer.observer
+            if observer is not None:
+                received = tensor(_received(index), torch.float32, *observer.received.shape)
+                queries = None
+                if any(lengths) or _queries(index) in found.checksums:
+                    size = num_slots, None, observer.grain, layer.head_dim
+                    queries = tensor(_queries(index), observer.dtype, *size)
+                observer.restore(queries, received)
     for name, buffer in _sinks(cache):
         _, heads, limit, width = buffer.shape
         firsts = [min(n, limit) for n in lengths]
         rows = tensor(name, buffer.dtype, heads, sum(firsts), width)
         for slot, part in enumerate(rows.split(firsts, dim=1)):
             buffer[slot, :, : part.shape[1]] = part.to(device)
+    read_inputs(cache, found.inputs, found.input_of, tensor)
     return cache
 
 
@@ -198,9 +227,21 @@ def _held(index: int) -> str:
     return f"layouts.{index}.held"
 
 
+def _tokens(index: int) -> str:
+    return f"layers.{index}.held"
+
+
+def _queries(index: int) -> str:
+    return f"layers.{index}.queries"
+
+
+def _received(index: int) -> str:
+    return f"layers.{index}.received"
+
+
 def _count(layout: Layout, slot: int, length: int) -> int:
     entries = layout.entries_from(slot, 0, length)
-    return length if isinstance(entries, slice) else len(entries)
+    return entries.stop - entries.start if isinstance(entries, slice) else len(entries)
 
 
 def _gathered(buffer: Tensor, cache: Cache, layout: Layout) -> Tensor:  # (G, N, width)

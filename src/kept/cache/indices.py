@@ -31,10 +31,28 @@ def read_all_whole(values: object, what: str) -> list[int]:
 
 
 def read_lengths(value: object, num_slots: int) -> list[int]:
-    """One length for every slot, or a list of lengths; raises OptionError as `read_whole`."""
+    """Lengths to truncate to: one for every slot, or one for all. Raises OptionError otherwise."""
     if isinstance(value, Iterable) and not _is_scalar(value):
-        return read_all_whole(value, "a length to truncate to")
-    return [read_whole(value, "the length to truncate to")] * num_slots
+        lengths = read_all_whole(value, "a length to truncate to")
+    else:
+        lengths = [read_whole(value, "the length to truncate to")] * num_slots
+    if len(lengths) != num_slots or any(n < 0 for n in lengths):
+        raise OptionError(
+            f"truncate takes one length of at least 0, or one for each of {num_slots} slots, and "
+            f"was given {value}"
+        )
+    return lengths
+
+
+def read_selected(values: object, num_slots: int) -> list[int]:
+    """Slots to select, one at least. Raises OptionError for what is no slot."""
+    order = read_all_whole(values, "a slot to select")
+    if not order or any(not 0 <= i < num_slots for i in order):
+        raise OptionError(
+            f"cannot select slots {order} of a cache of {num_slots}; give at least one index from "
+            f"0 to {num_slots - 1}"
+        )
+    return order
 
 
 def _is_scalar(value: object) -> bool:

@@ -155,13 +155,16 @@ class LayerCache:
     def fork(self) -> LayerCache:
         """A copy that shares this layer's buffers until either is written to."""
         twin = LayerCache.__new__(LayerCache)
+        self._share(twin)
+        return twin
+
+    def _share(self, twin: LayerCache) -> None:
         twin.codec, twin.num_kv_heads, twin.head_dim = self.codec, self.num_kv_heads, self.head_dim
         twin.place, twin.keys, twin.values = self.place, self.keys, self.values
         twin.key_sinks, twin.value_sinks = self.key_sinks, self.value_sinks
         twin._shared = self._shared
         twin._shared.add(twin)
         twin._was_forked = self._was_forked = True
-        return twin
 
     def own(self) -> None:
         """Copy the buffers if a fork shares them, so that they can be written to."""
@@ -211,6 +214,19 @@ class LayerCache:
     def _leave(self) -> None:
         self._shared.discard(self)
         self._shared, self._was_forked = WeakSet((self,)), False
+
+
+def relay(layers: Sequence[LayerCache], change: Relayout) -> None:
+    """Move layers of one layout to another capacity."""
+    if change.gather is None:
+        # Entries stay in place, so a failure half-way leaves nothing but some larger buffers.
+        for layer in layers:
+            layer.adopt(layer.relaid(change))
+            layer.place.leave(layer.buffers)
+        return
+    for layer, buffers in zip(layers, [x.relaid(change) for x in layers], strict=True):
+        layer.adopt(buffers)
+        layer.place.leave(layer.buffers)
 
 
 def _write(buffer: Tensor, x: Tensor, writes: Writes) -> None:

@@ -98,9 +98,13 @@ class Layout(ABC):
     def commit(self, plan: Plan) -> Relayout | None:
         """Make a step's tokens part of the cache; returns a shrink to carry out, if any."""
 
+    def max_step(self, length: int) -> int | None:
+        """How many tokens a sequence of `length` may take in one step; None: any number."""
+        return None
+
     @abstractmethod
-    def check_truncate(self, slot: int, length: int) -> None:
-        """Raise CacheError if the slot cannot go back to `length` tokens."""
+    def check_truncate(self, slot: int, length: int, before: int) -> None:
+        """Raise CacheError if the slot cannot go back from `before` to `length` tokens."""
 
     @abstractmethod
     def truncate(self, slot: int, length: int) -> None:
@@ -215,7 +219,7 @@ class ContiguousLayout(Layout):
         """See `Layout.commit`."""
         return None
 
-    def check_truncate(self, slot: int, length: int) -> None:
+    def check_truncate(self, slot: int, length: int, before: int) -> None:
         """Any length can be gone back to."""
 
     def truncate(self, slot: int, length: int) -> None:

@@ -1,4 +1,7 @@
-"""transformers' old cache format: a tuple over layers of (keys, values), (B, G, S, D) each."""
+"""transformers' old cache format: a tuple over layers of (keys, values), (B, G, S, D) each.
+
+Those of an encoder-decoder model are (keys, values, keys, values), the input's last.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from kept.cache.shape import KVShape
 from kept.errors import CacheError
 from kept.ops import KVDtype
 
-LegacyCache = tuple[tuple[Tensor, Tensor], ...]
+LegacyCache = tuple[tuple[Tensor, ...], ...]
 
 
 def to_legacy(cache: Cache) -> LegacyCache:
@@ -21,22 +24,37 @@ def to_legacy(cache: Cache) -> LegacyCache:
 
     Layers that share another's keys and values have copies of them there.
 
-    Raises CacheError if slots differ in length, or a ring has dropped tokens.
+    Raises CacheError if slots, or the encoder inputs they attend, differ in length, if there are
+    not as many cross layers as others, or if a ring has dropped tokens.
     """
-    if len(set(cache.lengths)) > 1:
+    for lengths, advice in (
+        (cache.lengths, "truncate or select() them to one length first"),
+        (cache.input_lengths, "select() slots whose inputs are of one length first"),
+    ):
+        if len(set(lengths)) > 1:
+            raise CacheError(
+                f"the tuple format holds sequences of one length, and these slots hold "
+                f"{list(lengths)} tokens; {advice}"
+            )
+    count, num_cross = cache.num_layers, len(cache.shapes) - cache.num_layers
+    if num_cross not in (0, count):
         raise CacheError(
-            f"the tuple format holds sequences of one length, and these slots hold "
-            f"{list(cache.lengths)} tokens; truncate or select() them to one length first"
+            f"the tuple format has a cross layer beside each other layer, and this cache has "
+            f"{num_cross} beside {count}"
         )
-    layers = []
-    for index in range(cache.num_layers):
-        slots = cache.layer(index)
-        layers.append((torch.stack([k for k, _ in slots]), torch.stack([v for _, v in slots])))
-    return tuple(layers)
+    pairs = [_stacked(cache, index) for index in range(len(cache.shapes))]
+    if not num_cross:
+        return tuple(pairs)
+    return tuple((*own, *cross) for own, cross in zip(pairs[:count], pairs[count:], strict=True))
+
+
+def _stacked(cache: Cache, index: int) -> tuple[Tensor, Tensor]:
+    slots = cache.layer(index)
+    return torch.stack([k for k, _ in slots]), torch.stack([v for _, v in slots])
 
 
 def from_legacy(
-    layers: Sequence[tuple[Tensor, Tensor]],
+    layers: Sequence[tuple[Tensor, ...]],
     kind: str = "dynamic",
     *,
     max_cache_len: int | None = None,
@@ -48,12 +66,15 @@ def from_legacy(
 
     Numbers that came out of a cache of int8 or int4 need not be coded as they were before.
 
-    layers: (L,) of (keys, values), (B, G, S, D) each. Other arguments as for `make_cache`.
+    layers: (L,) of (keys, values), (B, G, S, D) each, or with the keys and values of an encoder
+        input behind them, which is then stored for each sequence. Other arguments as for
+        `make_cache`.
     Raises CacheError for tensors that do not make a cache.
     """
-    _check(layers)
-    keys = layers[0][0]
-    shapes = [KVShape(k.shape[1], k.shape[3]) for k, _ in layers]
+    own, cross = _read(layers)
+    keys = own[0][0]
+    shapes = [KVShape(k.shape[1], k.shape[3]) for k, _ in own]
+    shapes += [KVShape(k.shape[1], k.shape[3], cross=True) for k, _ in cross]
     cache = make_cache(
         shapes,
         kind,
@@ -65,23 +86,43 @@ def from_legacy(
         kv_dtype=kv_dtype,
         device=keys.device,
     )
+    if cross and cross[0][0].shape[2]:
+        for index, (k, v) in enumerate(cross):
+            cache.update(k, v, len(own) + index)
     if keys.shape[2]:
-        for index, (k, v) in enumerate(layers):
+        for index, (k, v) in enumerate(own):
             cache.update(k, v, index)
     return cache
 
 
-def _check(layers: Sequence[tuple[Tensor, Tensor]]) -> None:
-    if not layers or any(len(pair) != 2 for pair in layers):
-        raise CacheError("the tuple format is one (keys, values) pair per layer, for all layers")
-    first = layers[0][0]
+Pairs = list[tuple[Tensor, Tensor]]
+
+
+def _read(layers: Sequence[tuple[Tensor, ...]]) -> tuple[Pairs, Pairs]:
+    """The layers' own keys and values, and those of encoder inputs, if there are any."""
+    widths = {len(tensors) for tensors in layers}
+    if widths not in ({2}, {4}):
+        raise CacheError(
+            "the tuple format is one (keys, values) pair per layer, for all layers, or (keys, "
+            "values, keys, values) where an encoder's input is attended too"
+        )
+    own = [(tensors[0], tensors[1]) for tensors in layers]
+    cross = [(tensors[2], tensors[3]) for tensors in layers] if widths == {4} else []
+    for pairs in (own, cross):
+        _check(pairs, own[0][0])
+    return own, cross
+
+
+def _check(layers: Pairs, keys: Tensor) -> None:
+    """keys: what batch and dtype have to be those of."""
+    first = layers[0][0] if layers else keys
     for index, (k, v) in enumerate(layers):
         same = k.shape == v.shape and k.ndim == 4 and first.ndim == 4
-        if not same or (k.shape[0], k.shape[2]) != (first.shape[0], first.shape[2]):
+        if not same or (k.shape[0], k.shape[2]) != (keys.shape[0], first.shape[2]):
             raise CacheError(
                 f"layer {index} has keys {tuple(k.shape)} and values {tuple(v.shape)}; all layers "
                 f"need (batch, heads, time, head) with batch and time as in layer 0, "
                 f"{tuple(first.shape)}"
             )
-        if k.dtype != first.dtype or v.dtype != first.dtype:
-            raise CacheError(f"layer {index} is {k.dtype}/{v.dtype}, layer 0 {first.dtype}")
+        if k.dtype != keys.dtype or v.dtype != keys.dtype:
+            raise CacheError(f"layer {index} is {k.dtype}/{v.dtype}, layer 0 {keys.dtype}")

@@ -8,16 +8,18 @@ from dataclasses import replace
 import torch
 
 from kept.cache.cache import Cache
-from kept.cache.indices import read_whole
+from kept.cache.evicting import evicting_layouts
+from kept.cache.indices import read_all_whole, read_whole
 from kept.cache.layout import ContiguousLayout, Layout
 from kept.cache.place import Place
+from kept.cache.policy import EvictionPolicy
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.cache.sinks import check_unquantized_sinks
 from kept.errors import OptionError
 from kept.ops import KVDtype, find_kv_codec
 
-KINDS = ("dynamic", "static", "sliding")
+KINDS = ("dynamic", "static", "sliding", "evicting")
 
 
 def make_cache(
@@ -29,6 +31,9 @@ def make_cache(
     sliding_window: int | None = None,
     num_sinks: int = 0,
     slack: int = SLACK,
+    budget: int | Sequence[int] | None = None,
+    policy: EvictionPolicy | str | None = None,
+    grain: int | None = None,
     dtype: torch.dtype = torch.float32,
     kv_dtype: KVDtype | None = None,
     unquantized_sinks: int = 0,
@@ -37,28 +42,39 @@ def make_cache(
 ) -> Cache:
     """An empty cache.
 
-    shapes: (L,) what each layer stores, `model.kv_shapes`. Layers that share the keys and values of
-        an earlier one come last.
+    shapes: what each layer stores, `model.kv_shapes`. Layers that share the keys and values of an
+        earlier one come behind it, and last cross layers, which hold the encoder inputs of an
+        encoder-decoder model, the same in every kind.
     kind: "dynamic" keeps everything and grows; "static" is allocated once for `max_cache_len`
         tokens a slot and refuses more; "sliding" keeps the last `sliding_window` tokens, and the
         first `num_sinks`. Without `sliding_window` it takes each layer's own window, and layers
         that have none keep everything; an own window hides sinks, so they are refused there.
         `slack` is how many tokens a full ring can be truncated by.
+        "evicting" keeps `budget` tokens a slot, of those that `policy` chooses (an
+        `EvictionPolicy`, or the name of its score; default "key-norm"), each time a sequence comes
+        to a multiple of `grain` tokens (default 64); see `cache/evicting.py`. Layers with a window
+        of their own keep that window instead, and cross layers all of an input. A list of budgets
+        has one for each other layer that stores.
     num_slots: sequences it holds. dtype: the model's; new keys and values are cast to it.
     kv_dtype: what they are stored as, in place of `dtype`: "float32", "bfloat16", "float16",
         "int8" (half the bytes of bfloat16), "int4" (a quarter) or "k8v4" (int8 keys, int4 values);
         or a pair of one for keys and one for values. Codes round, see `ops/codecs.py`.
     unquantized_sinks: the first tokens of each sequence, up to 64, that are held as bfloat16 beside
-        their codes, and attended from there.
-
+        their codes, and attended from there; none of an encoder's input.
     place: where buffers lie, by default in the device's memory; `Offloaded(folder, budget)` keeps
         them in files, and reads one layer ahead.
 
-    Raises OptionError for an unknown kind or kv_dtype, or an option that these have no use for.
+    Raises OptionError for an unknown kind or kv_dtype, too small a budget, or an option that these
+    have no use for.
     """
-    for name, value in (("max_cache_len", max_cache_len), ("sliding_window", sliding_window)):
+    for name, value in (
+        ("max_cache_len", max_cache_len),
+        ("sliding_window", sliding_window),
+        ("grain", grain),
+    ):
         if value is not None:
             read_whole(value, name)
+    budget = _read_budget(budget)
     for name, value in (
         ("num_slots", num_slots),
         ("num_sinks", num_sinks),
@@ -66,11 +82,13 @@ def make_cache(
         ("unquantized_sinks", unquantized_sinks),
     ):
         read_whole(value, name)
-    _check(shapes, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
+    own = _without_cross(shapes)
+    _check(own, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
+    _check_evicting(kind, budget, policy, grain, unquantized_sinks, place)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
     where, codec = read_device(device), find_kv_codec(dtype if kv_dtype is None else kv_dtype)
-    stored = [shape for shape in shapes if shape.shares is None]
+    stored = [shape for shape in own if shape.shares is None]
     check_unquantized_sinks(unquantized_sinks, codec)
     if place is not None and where.type != "cpu":
         raise OptionError(f"a cache in files is for the CPU, not {where}; leave place out")
@@ -84,6 +102,8 @@ def make_cache(
         assert max_cache_len is not None
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
         return made([layout] * len(stored))
+    if kind == "evicting":
+        return made(evicting_layouts(stored, num_slots, budget, policy, grain, slack))
     layouts: dict[int | None, Layout] = {None: ContiguousLayout(num_slots)}
     windows = [None] * len(stored) if kind == "dynamic" else _windows(stored, sliding_window)
     for window in windows:
@@ -105,6 +125,24 @@ def _windows(shapes: Sequence[KVShape], window: int | None) -> list[int | None]:
     return [
         min((w for w in (window, shape.window) if w is not None), default=None) for shape in shapes
     ]
+
+
+def _without_cross(shapes: Sequence[KVShape]) -> Sequence[KVShape]:
+    """Check sizes, and that cross layers come last and keep all; returns the others."""
+    count = sum(not shape.cross for shape in shapes)
+    for index, shape in enumerate(shapes):
+        whole = shape.window is None and shape.shares is None
+        if shape.cross != (index >= count) or (shape.cross and not whole):
+            raise OptionError(
+                f"layer {index} is {shape}; cross layers come after the others, and each stores "
+                "and attends the whole input, so give none a window, nor a layer to share"
+            )
+        if min(shape.num_kv_heads, shape.head_dim, shape.window or 1) < 1 or shape.window == 0:
+            raise OptionError(
+                f"layer {index} is {shape}; heads, head size and window need to be at least 1 "
+                "(window None: it has none)"
+            )
+    return shapes[:count]
 
 
 def _check_shares(shapes: Sequence[KVShape]) -> None:
@@ -135,12 +173,6 @@ def _check(
         raise OptionError(f"no cache is called {kind!r}; there are {', '.join(KINDS)}")
     if not shapes:
         raise OptionError("a cache of 0 layers holds nothing; give at least 1, as model.kv_shapes")
-    for index, shape in enumerate(shapes):
-        if min(shape.num_kv_heads, shape.head_dim, shape.window or 1) < 1 or shape.window == 0:
-            raise OptionError(
-                f"layer {index} is {shape}; heads, head size and window need to be at least 1 "
-                "(window None: it has none)"
-            )
     _check_shares(shapes)
     if num_slots < 1:
         raise OptionError(f"num_slots={num_slots}: a cache needs at least 1, one per sequence")
@@ -177,4 +209,36 @@ def _check(
         raise OptionError(
             f"num_sinks={num_sinks} would do nothing where the model's own window of {hidden} "
             "tokens hides the first ones; leave it out"
+        )
+
+
+def _read_budget(budget: int | Sequence[int] | None) -> int | list[int] | None:
+    if budget is None:
+        return None
+    if isinstance(budget, list | tuple):
+        return read_all_whole(budget, "a layer's budget")
+    return read_whole(budget, "budget")
+
+
+def _check_evicting(
+    kind: str,
+    budget: int | Sequence[int] | None,
+    policy: EvictionPolicy | str | None,
+    grain: int | None,
+    unquantized_sinks: int,
+    place: Place | None,
+) -> None:
+    if kind != "evicting" and any(x is not None for x in (budget, policy, grain)):
+        raise OptionError(
+            f"budget={budget}, policy={policy} and grain={grain} are for evicting caches; use "
+            f"kind='evicting' in place of {kind!r}"
+        )
+    if kind == "evicting" and unquantized_sinks:
+        raise OptionError(
+            f"unquantized_sinks={unquantized_sinks} is not for evicting caches, which move their "
+            "tokens; leave it out, or use kind='dynamic'"
+        )
+    if kind == "evicting" and place is not None:
+        raise OptionError(
+            "an evicting cache lies in memory, of which it takes a fixed amount; leave place out"
         )

@@ -5,30 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from kept.cache.indices import read_whole
-from kept.cache.layout import Layout, Plan
-from kept.cache.shape import KVShape
+from kept.cache.cross import CrossStep
+from kept.cache.layer import LayerCache
+from kept.cache.layout import Layout, Plan, lengths_after
+from kept.cache.observer import rows_of
+from kept.cache.place import Buffers
 from kept.errors import CacheError
-from kept.ops import KVView, Span
+from kept.ops import AttentionSpec, KVView, Span
 
 
 @dataclass(frozen=True, slots=True)
 class LayerStore:
     """Where one layer puts its new keys and values in one step; hands back what to attend.
 
-    put: None where the layer shares another's, get: None where it does not.
+    put: None where the layer shares another's. get: None where its keys are of the step's own
+    tokens. see: None where the cache does not look at queries.
     """
 
     span: Span
     put: Callable[[Tensor, Tensor], KVView] | None
     get: Callable[[], KVView] | None = None
+    see: Callable[[Tensor, AttentionSpec], None] | None = None
+
+    def observe(self, q: Tensor, spec: AttentionSpec) -> None:
+        """Show the queries (N, H, D) that attend the new keys, for a cache that looks at them.
+
+        Raises CacheError for queries that do not fit the keys.
+        """
+        if self.see is not None:
+            self.see(q, spec)
 
     def append(self, k: Tensor, v: Tensor) -> KVView:
         """Store k, v (N, G, D), the rows of the step's batch; returns all that may be attended.
 
-        Raises CacheError for a layer that shares another's.
+        A cross layer takes (M, G, D), the rows of the batch's source. Raises CacheError for a layer
+        that shares another's.
         """
         if self.put is None:
             raise CacheError(
@@ -37,28 +51,108 @@ class LayerStore:
         return self.put(k, v)
 
     def read(self) -> KVView:
-        """All that may be attended of the layer that this one shares, which stored before it.
+        """All that may be attended of the layer that this one shares, which stored before it; of a
+        cross layer the inputs, where the step brings none.
 
-        Raises CacheError where it has not stored yet, or this layer shares none.
+        Raises CacheError where that has not been stored yet, or this layer stores its own.
         """
         if self.get is None:
             raise CacheError("this layer stores keys and values of its own; append() them")
         return self.get()
 
 
+def own_store(
+    step: OpenStep,
+    index: int,
+    layer: LayerCache,
+    plan: Plan,
+    visit: Callable[[], None],
+    see: Callable[[Tensor, AttentionSpec], None] | None,
+) -> LayerStore:
+    """The store of a layer that stores the step's tokens. visit: called before it does."""
+
+    def put(k: Tensor, v: Tensor) -> KVView:
+        visit()
+        view = layer.append(k, v, plan.writes, plan.span)
+        step.done.add(index)
+        return view
+
+    return LayerStore(plan.span, put, see=see)
+
+
+def shared_store(step: OpenStep, owner: int, layer: LayerCache, plan: Plan) -> LayerStore:
+    """The store of a layer that reads what layer `owner` has stored."""
+
+    def get() -> KVView:
+        if owner not in step.done:
+            raise not_stored(owner)
+        return layer.view(plan.span)
+
+    return LayerStore(plan.span, None, get)
+
+
+def cross_store(
+    step: CrossStep, layer: int, visit: Callable[[], None] = lambda: None
+) -> LayerStore:
+    """The store of one cross layer. visit: called each time before it is written to or read."""
+
+    def put(k: Tensor, v: Tensor) -> KVView:
+        visit()
+        return step.put(layer, k, v)
+
+    def get() -> KVView:
+        visit()
+        return step.view(layer)
+
+    return LayerStore(step.span, put, get)
+
+
 @dataclass(slots=True)
 class OpenStep:
-    """plans: one per layout. done: the layers that have stored. num_new: T of a step that
-    `Cache.update` began and later calls join, else None."""
+    """plans: one per layout. starts, slots: of its batch. before: (B,) tokens of each sequence
+    without the new ones. cross: of the cross layers, if there are any. num_new: T of a step that
+    `Cache.update` began and later calls join, else None. done: the layers that have stored. seen:
+    those that were shown their queries."""
 
     plans: dict[Layout, Plan]
+    starts: tuple[int, ...]
+    slots: tuple[int, ...]
+    before: Sequence[int]
+    cross: CrossStep | None = None
     num_new: int | None = None
     done: set[int] = field(default_factory=set)
+    seen: set[int] = field(default_factory=set)
+    _rows: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """(B,) tokens of each sequence with the new ones."""
+        return lengths_after(self.starts, self.before)
+
+    def rows(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(N,) the slot and (N,) the token of each row."""
+        if self._rows is None:
+            self._rows = rows_of(self.starts, self.slots, self.before, device)
+        return self._rows
 
     @property
     def joinable(self) -> bool:
         """Whether the next `update` belongs to this step."""
         return self.num_new is not None and bool(self.done)
+
+    def visited(
+        self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]
+    ) -> tuple[list[Buffers], int, list[int]]:
+        """What a place is told where the step comes to a layer, or the cross layer behind it.
+
+        layers: of a cache, without cross layers. lengths: (slots,) its own.
+        """
+        found, after = list(layers), list(lengths)
+        for slot, length in zip(self.slots, self.after, strict=True):
+            after[slot] = length
+        if self.cross is not None:
+            found = self.cross.beside(found)
+        return found, min(index, len(found) - 1), after
 
 
 def not_stored(layer: int) -> CacheError:
@@ -69,60 +163,11 @@ def not_stored(layer: int) -> CacheError:
     )
 
 
-def check_slots(slots: Sequence[int], num_slots: int) -> None:
-    """Raise CacheError unless a step can store to these slots of a cache of `num_slots`."""
-    if any(not 0 <= slot < num_slots for slot in slots) or len(set(slots)) != len(slots):
-        raise CacheError(
-            f"slots {list(slots)} are not distinct slots of this cache of {num_slots}; make it "
-            "with more (num_slots), or select() more"
-        )
-
-
-def check_update(
-    k: Tensor,
-    v: Tensor,
-    layer: int,
-    shapes: Sequence[KVShape],
-    num_slots: int | None,
-    step: OpenStep | None,
-) -> None:
-    """Raise CacheError unless `layer` can take k, v (B, G, T, D) now.
-
-    num_slots: what B has to be, None where any will do. step: the one to join, if any.
-    """
-    for name, x in (("keys", k), ("values", v)):
-        if not isinstance(x, Tensor) or x.is_complex():
-            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise CacheError(f"the {name} are {given}; pass a tensor of real numbers")
-    if not 0 <= read_whole(layer, "the layer") < len(shapes):
-        raise CacheError(
-            f"layer {layer} does not exist; this cache has layers 0 to {len(shapes) - 1}"
-        )
-    if shapes[layer].shares is not None:
-        raise CacheError(
-            f"layer {layer} shares the keys and values of layer {shapes[layer].shares} and stores "
-            "none; update only the layers that store"
-        )
-    heads, width = shapes[layer].num_kv_heads, shapes[layer].head_dim
-    fits = k.ndim == 4 and k.shape == v.shape and k.shape[0] > 0 and k.shape[2] > 0
-    fits = fits and num_slots in (None, k.shape[0])
-    if not fits or (k.shape[1], k.shape[3]) != (heads, width):
-        raise CacheError(
-            f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit layer {layer}; pass "
-            f"(batch, heads, time, head) = ({num_slots or 'B'}, {heads}, T, {width}) for both, "
-            "with T of at least 1"
-        )
-    if step is None:
-        return
-    if layer in step.done:
-        storing = {i for i, shape in enumerate(shapes) if shape.shares is None}
-        missing = sorted(storing - step.done)
-        raise CacheError(
-            f"layer {layer} was updated twice in one step while layers {missing} were not; "
-            "update every layer once a step, or call abandon() to start the step again"
-        )
-    if k.shape[2] != step.num_new:
-        raise CacheError(
-            f"layer {layer} brings {k.shape[2]} new tokens where the step's first layer "
-            f"brought {step.num_new}; every layer stores the same tokens"
-        )
+def not_shown(layer: int, score: str) -> CacheError:
+    """What to raise where a layer whose tokens leave by attention was not shown its queries."""
+    return CacheError(
+        f"layer {layer} of this evicting cache was not shown the queries of the step, which its "
+        f"score {score!r} looks at: a model shows them, update() does not bring any, and with "
+        "step() they go to observe() of the layer's store; or use a score of what is stored alone, "
+        "as key-norm"
+    )

@@ -46,7 +46,8 @@ class Place(ABC):
 
     @abstractmethod
     def visit(self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]) -> None:
-        """A step begins with layer `index`. lengths: (slots,) entries of each that are used.
+        """A step begins with layer `index`. lengths: (slots,) entries of each that are used; of an
+        encoder's input, a buffer (G, S, width), all are.
 
         Raises CacheFullError where the budget does not hold two layers.
         """
@@ -191,14 +192,14 @@ class Offloaded(Place):
             file = self._files.get(buffer)
             if file is None:
                 continue
-            slots, heads, capacity, width = buffer.shape
+            heads, capacity, width = buffer.shape[-3:]
             row = width * buffer.element_size()
-            for slot in range(slots):
+            for slot, used in enumerate(_used_entries(buffer, lengths)):
                 for head in range(heads):
                     begin = (slot * heads + head) * capacity * row
                     first = begin - begin % mmap.PAGESIZE
-                    size = begin + min(lengths[slot], capacity) * row - first
-                    if lengths[slot]:
+                    size = begin + used * row - first
+                    if used:
                         file.memory.madvise(mmap.MADV_WILLNEED, first, size)
 
     def leave(self, buffers: Buffers) -> None:
@@ -215,11 +216,17 @@ def _used(buffers: Buffers, lengths: Sequence[int]) -> int:
     """Bytes in memory when all used entries are: whole pages for each slot and head."""
     total = 0
     for buffer in buffers:
-        _, heads, capacity, width = buffer.shape
-        for length in lengths:
-            held = min(length, capacity) * width * buffer.element_size()
+        heads, width = buffer.shape[-3], buffer.shape[-1]
+        for used in _used_entries(buffer, lengths):
+            held = used * width * buffer.element_size()
             total += heads * -(-held // mmap.PAGESIZE) * mmap.PAGESIZE
     return total
+
+
+def _used_entries(buffer: Tensor, lengths: Sequence[int]) -> list[int]:
+    """Of each slot of a buffer, or of the one input that it holds."""
+    capacity = buffer.shape[-2]
+    return [min(n, capacity) for n in lengths] if buffer.ndim == 4 else [capacity]
 
 
 def _file_system(folder: Path) -> str:

@@ -125,7 +125,7 @@ class RingLayout(Layout):
             return None
         return Relayout(self.full, self._gather(self.full))
 
-    def check_truncate(self, slot: int, length: int) -> None:
+    def check_truncate(self, slot: int, length: int, before: int) -> None:
         """See `Layout.check_truncate`."""
         oldest = max(min(self.sinks, length), length - self.window + 1)
         held = self.held[slot]
@@ -163,7 +163,7 @@ class RingLayout(Layout):
         with lasting():
             self.held, self.capacity = held.clone(), held.shape[1]
         for slot, length in enumerate(lengths):
-            self.check_truncate(slot, length)
+            self.check_truncate(slot, length, length)
 
     def fork(self) -> RingLayout:
         """See `Layout.fork`."""

@@ -12,13 +12,16 @@ class KVShape:
     """What one layer stores per token: G heads of D, and the window its config gives it.
 
     shares: the layer whose keys and values this one attends, storing none of its own (as Gemma 3n's
-    last layers do, config `num_kv_shared_layers`); None: it stores its own.
+    last layers do, config `num_kv_shared_layers`); None: it stores its own. cross: whether the
+    tokens are those of an encoder's input, which the layer attends whole. A model's layers are
+    listed so: those that store, those that share, and the cross layers.
     """
 
     num_kv_heads: int
     head_dim: int
     window: int | None = None
     shares: int | None = None
+    cross: bool = False
 
     @property
     def numel(self) -> int:

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from kept.batch import Batch
 from kept.cache.cache import Cache
-from kept.cache.open_step import LayerStore, not_stored
+from kept.cache.cross import CrossStep
+from kept.cache.open_step import LayerStore, cross_store, not_stored
 from kept.cache.shape import KVShape
+from kept.errors import OptionError
 from kept.ops import KVView, PackedView, Span
 
 
@@ -18,7 +20,11 @@ from kept.ops import KVView, PackedView, Span
 def stores(
     cache: Cache | None, batch: Batch, shapes: Sequence[KVShape]
 ) -> Iterator[list[LayerStore]]:
-    """The stores of one forward pass, with a cache or without. shapes: (L,) of the layers."""
+    """The stores of one forward pass, with a cache or without. shapes: (L,) of the layers.
+
+    Raises what `Cache.step` does, and OptionError for a sequence whose encoder input is neither in
+    the batch nor in a cache.
+    """
     if cache is not None:
         with cache.step(batch) as found:
             yield found
@@ -27,7 +33,22 @@ def stores(
     device = batch.tokens.device
     span = Span(batch.starts, tuple(range(len(counts))), counts, max(counts), device)
     passing = _Passing(span, frozenset(s.shares for s in shapes if s.shares is not None))
-    yield [passing.store(index, shape.shares) for index, shape in enumerate(shapes)]
+    own = [shape for shape in shapes if not shape.cross]
+    found = [passing.store(index, shape.shares) for index, shape in enumerate(own)]
+    yield found + _crossing(batch, shapes[len(own) :])
+
+
+def _crossing(batch: Batch, shapes: Sequence[KVShape]) -> list[LayerStore]:
+    if not shapes:
+        return []
+    if batch.source is None or None in batch.source.of:
+        raise OptionError(
+            "a sequence comes without an encoder input, and there is no cache to hold one; pass "
+            "input_ids, or the cache that has read them"
+        )
+    slots, held = tuple(range(len(batch.counts))), [None] * len(batch.counts)
+    step = CrossStep(batch.starts, slots, held, batch.source, shapes, batch.tokens.device)
+    return [cross_store(step, layer) for layer in range(len(shapes))]
 
 
 class _Passing:

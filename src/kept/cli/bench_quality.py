@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kept.cli.bench_eviction import BUDGETS, evictions, read_budgets
 from kept.cli.bench_files import check_targets, write_files, write_json
 from kept.cli.errors import INTERRUPTED
 from kept.cli.loading import bar, bars
@@ -69,11 +70,29 @@ def quality(
     tokens: Annotated[
         int, typer.Option(min=1, help="Score at most so many tokens, spread over the whole text.")
     ] = 40_000,
+    evict: Annotated[
+        bool,
+        typer.Option(
+            "--evict",
+            help="Measure caches that keep a part of their tokens instead: on the text, and on "
+            "recall tasks with a small model of their own.",
+        ),
+    ] = False,
+    budgets: Annotated[
+        str | None,
+        typer.Option(
+            help="With --evict: what they keep, in percent of the context, separated by commas. "
+            f"Default: {BUDGETS}.",
+            metavar="PERCENT[,PERCENT...]",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures here as JSON.", metavar="FILE")
     ] = None,
 ) -> None:
     """Score a text with the weights in each format, and with each cache, beside all in fp32.
+
+    Or, with --evict, over caches that drop tokens, beside one that keeps all.
 
     All run side by side on the same tokens, so memory must hold the model once in each format.
     The table goes to stdout, progress to stderr. Ctrl-C reports what was measured so far (exit
@@ -81,17 +100,29 @@ def quality(
     """
     from rich.console import Console
 
+    from kept.bench.eviction import late_windows
     from kept.bench.quality import measure_quality
     from kept.bench.quality_report import Setting, quality_json, quality_report
     from kept.bench.subject import Subject
+    from kept.bench.windows import choose_windows
     from kept.models import open_checkpoint, read_config
 
     names, caches = _read_formats(formats), _read_kv_dtypes(kv_dtypes)
     check_targets(json_file, None)
+    shares = read_budgets(budgets) if evict else []
+    _check_evict(evict, budgets, (formats, kv_dtypes, unquantized_sinks))
     documents, described = _read_texts(text)
     checkpoint = open_checkpoint(model)
     context = min(read_config(checkpoint.config).context, _LONGEST_WINDOW)
-    windows = _windows(checkpoint.folder, documents, context, tokens)
+    windows = _cut(checkpoint.folder, documents, context)
+    name = "bundled" if model is None else Path(model).name or model
+    if evict:
+        late = choose_windows(late_windows(windows, context), tokens)
+        [loaded] = _load(model, ["fp32"]).values()
+        subject = Subject(name, loaded, random=False)
+        evictions(subject, described, context, late, shares, json_file)
+        return
+    windows = choose_windows(windows, tokens)
     models = _load(model, names)
     with bar("Scoring", unit="tokens") as update:
         found = measure_quality(
@@ -100,7 +131,6 @@ def quality(
     if not found.num_windows:
         Console(stderr=True).print("Interrupted before anything was measured.")
         raise typer.Exit(INTERRUPTED)
-    name = "bundled" if model is None else Path(model).name or model
     subject = Subject(name, models["fp32"], random=False)
     setting = Setting(subject, described, context, len(windows), unquantized_sinks)
     Console(highlight=False).print(quality_report(setting, found))
@@ -165,8 +195,19 @@ def _load(model: str | None, names: list[WeightFormat]) -> dict[WeightFormat, Ca
     return found
 
 
-def _windows(folder: Path, documents: list[str], context: int, tokens: int) -> list[Window]:
-    from kept.bench.windows import choose_windows, cut_windows, encode_documents
+def _check_evict(evict: bool, budgets: str | None, others: tuple[str, str, int]) -> None:
+    if not evict and budgets is not None:
+        raise typer.BadParameter("it goes with --evict", param_hint="--budgets")
+    if evict and others != (_FORMATS, _KV_DTYPES, 0):
+        raise typer.BadParameter(
+            "eviction is measured with weights and caches in fp32; leave --formats, --kv-dtypes "
+            "and --unquantized-sinks out",
+            param_hint="--evict",
+        )
+
+
+def _cut(folder: Path, documents: list[str], context: int) -> list[Window]:
+    from kept.bench.windows import cut_windows, encode_documents
     from kept.text import find_tokenizer
 
     tokenizer = find_tokenizer(folder)
@@ -175,4 +216,4 @@ def _windows(folder: Path, documents: list[str], context: int, tokens: int) -> l
             f"{folder} has no tokenizer.json, which scoring a text needs; add it"
         )
     encoded = encode_documents(tokenizer, documents)
-    return choose_windows([w for ids in encoded for w in cut_windows(ids, context)], tokens)
+    return [w for ids in encoded for w in cut_windows(ids, context)]

@@ -59,11 +59,23 @@ class Description:
 
         Grouped heads count once, and scales are counted.
         """
-        return _bytes_of(self.kv_shapes)
+        return _bytes_of(self._shapes(cross=False))
 
     def token_bytes_past_windows(self) -> dict[str, int]:
         """`token_bytes` once the rings of a sliding cache are full: of layers without a window."""
-        return _bytes_of([shape for shape in self.kv_shapes if shape.window is None])
+        return _bytes_of([shape for shape in self._shapes(cross=False) if shape.window is None])
+
+    def input_token_bytes(self) -> dict[str, int]:
+        """The same of a token of an encoder's input, over all cross layers."""
+        return _bytes_of(self._shapes(cross=True))
+
+    def _shapes(self, cross: bool) -> list[KVShape]:
+        return [shape for shape in self.kv_shapes if shape.cross == cross]
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether a prompt goes to an encoder."""
+        return self.model.is_encoder_decoder
 
     @property
     def quantized(self) -> str | None:

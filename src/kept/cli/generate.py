@@ -57,14 +57,15 @@ def generate(
         ),
     ] = False,
     echo: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--echo/--no-echo",
-            help="Print the prompt in front of what continues it. Default: print.",
+            help="Print the prompt in front of what continues it. Default: print it, unless an "
+            "encoder-decoder model answers it.",
             rich_help_panel=REPORT,
             show_default=False,
         ),
-    ] = True,
+    ] = None,
     stats: Annotated[
         bool,
         typer.Option("--stats", help="Counts and times, on stderr.", rich_help_panel=REPORT),
@@ -93,6 +94,8 @@ def generate(
     llm = load(model)
     loading = time.perf_counter() - started
     texts = len(prompts) * _num_texts(llm, params)
+    if echo is None:
+        echo = not llm.model.is_encoder_decoder
     if as_json:
         completions, interrupted = _run(llm, prompts, params)
         for completion in completions:

@@ -16,6 +16,8 @@ from kept.cli.options import MODEL, option
 from kept.cli.terminal import BOLD, styled
 from kept.format import format_bytes, format_count, pairs
 
+_OF_DECODER = " of the decoder, each with a cross layer that attends the encoder's input"
+
 
 def info(
     model: Annotated[
@@ -114,6 +116,8 @@ def _model(d: Description) -> dict[str, Any]:
         "architecture": d.architecture,
         "model_type": d.config["model_type"],
         "num_layers": d.model.config.num_layers,
+        "is_encoder_decoder": d.is_encoder_decoder,
+        "not_native": d.model.not_native,
         "num_heads": d.model.config.num_heads,
         "num_kv_heads": first.num_kv_heads,
         "head_dim": first.head_dim,
@@ -127,6 +131,7 @@ def _model(d: Description) -> dict[str, Any]:
         "quantized_weight_bytes": d.quantized_bytes(),
         "bytes_per_token": d.token_bytes(),
         "bytes_per_token_past_windows": d.token_bytes_past_windows(),
+        "bytes_per_input_token": d.input_token_bytes() if d.is_encoder_decoder else None,
         "tokenizer": None if tokenizer is None else {"kind": tokenizer[0], "tokens": tokenizer[1]},
         "chat_template": d.has_chat_template(),
     }
@@ -144,7 +149,8 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("name", m["name"]),
         ("folder", m["folder"]),
         ("architecture", f"{m['architecture']} ({m['model_type']})"),
-        ("layers", str(m["num_layers"])),
+        *([("runs on", f"torch: {m['not_native']}")] if m["not_native"] else []),
+        ("layers", f"{m['num_layers']}{_OF_DECODER if m['is_encoder_decoder'] else ''}"),
         ("heads", f"{heads} query, {kv_heads} key/value, of {m['head_dim']}"),
         ("context", f"{m['context']:,} tokens"),
         ("sliding window", window if sizes else "none"),
@@ -153,9 +159,16 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("weights", _weights(m)),
         ("bytes per token", token_costs(m["bytes_per_token"])),
         *([("past the windows", f"{beyond}, in a sliding cache")] if sizes else []),
+        *_input_rows(m["bytes_per_input_token"]),
         ("tokenizer", tokenizer),
         ("chat template", "yes" if m["chat_template"] else "no"),
     ]
+
+
+def _input_rows(costs: dict[str, int] | None) -> list[tuple[str, str]]:
+    if costs is None:
+        return []
+    return [("bytes per input token", f"{token_costs(costs)}, once for all beams and samples")]
 
 
 def _weights(m: dict[str, Any]) -> str:

@@ -13,18 +13,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """A kind of cache. window, num_sinks: of the sliding kind; window None: the layers' own."""
+    """A kind of cache. window, num_sinks: of the sliding kind; window None: the layers' own.
+    input_length: tokens of the encoder input that a sequence attends in cross layers."""
 
     shapes: tuple[KVShape, ...]
     kind: str
     codec: KVCodec
     window: int | None = None
     num_sinks: int = 0
+    input_length: int = 0
 
     def num_bytes(self, length: int) -> int:
         """Bytes of one sequence once it has `length` tokens, unused room included."""
         return sum(
-            shape.num_bytes(self.codec) * self._capacity(shape.window, length)
+            shape.num_bytes(self.codec)
+            * (self.input_length if shape.cross else self._capacity(shape.window, length))
             for shape in self.shapes
         )
 

@@ -33,6 +33,16 @@ class CacheImplementation(StrEnum):
     DYNAMIC = "dynamic"
     STATIC = "static"
     SLIDING = "sliding"
+    EVICTING = "evicting"
+
+
+class EvictionScore(StrEnum):
+    """Which tokens an evicting cache prefers."""
+
+    WINDOW = "window"
+    KEY_NORM = "key-norm"
+    ATTENTION = "attention"
+    EXPECTED_ATTENTION = "expected-attention"
 
 
 class KVDtype(StrEnum):
@@ -232,8 +242,8 @@ class SamplingOptions:
         CacheImplementation | None,
         option(
             CACHE,
-            "Keep all and grow (dynamic), a fixed length (static), or only the last tokens "
-            "(sliding). Default: dynamic.",
+            "Keep all and grow (dynamic), a fixed length (static), only the last tokens "
+            "(sliding), or a budget of chosen ones (evicting). Default: dynamic.",
         ),
     ] = None
     kv_dtype: Annotated[
@@ -263,7 +273,37 @@ class SamplingOptions:
     ] = None
     num_sinks: Annotated[
         int | None,
-        option(CACHE, "First tokens a sliding cache never drops. Default: 0."),
+        option(
+            CACHE,
+            "First tokens a sliding or evicting cache never drops. Default: 0 of a sliding one, 4 "
+            "of an evicting one.",
+        ),
+    ] = None
+    kv_budget: Annotated[
+        str | None,
+        option(
+            CACHE,
+            "Tokens of each sequence that an evicting cache keeps: one number, or one for each "
+            "layer, as 512,256,256,128. Default: none, it needs one.",
+            metavar="<number, or a list with commas>",
+        ),
+    ] = None
+    eviction_score: Annotated[
+        EvictionScore | None,
+        option(
+            CACHE,
+            "Which tokens an evicting cache prefers: those of short keys (key-norm), those that "
+            "have received most attention (attention, H2O), those that the last tokens' queries "
+            "let expect most (expected-attention), or the last ones (window). Default: key-norm.",
+        ),
+    ] = None
+    num_recent: Annotated[
+        int | None,
+        option(
+            CACHE,
+            "Last tokens an evicting cache never drops. Default: half of what the first ones "
+            "leave of the budget.",
+        ),
     ] = None
     overflow: Annotated[
         Overflow | None,
@@ -285,4 +325,17 @@ class SamplingOptions:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.early_stopping is not None and self.early_stopping != EarlyStopping.NEVER:
             given["early_stopping"] = self.early_stopping == EarlyStopping.TRUE
+        if self.kv_budget is not None:
+            given["kv_budget"] = _read_budget(self.kv_budget)
         return SamplingParams(**{name: v for name, v in given.items() if v not in (None, [], ())})
+
+
+def _read_budget(text: str) -> int | tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is neither a whole number of tokens nor a list of them, as 512,256,256,128",
+            param_hint="--kv-budget",
+        ) from None
+    return found[0] if len(found) == 1 else found

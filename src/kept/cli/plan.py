@@ -70,6 +70,14 @@ def plan(
         int | None,
         option(CACHE, "Tokens of each sequence, prompt included. Default: the model's context."),
     ] = None,
+    input_length: Annotated[
+        int | None,
+        option(
+            CACHE,
+            "Tokens of the input that an encoder reads for each sequence. Default: the model's "
+            "context; only of an encoder-decoder model.",
+        ),
+    ] = None,
     batch: Annotated[int, option(CACHE, "Sequences side by side. Default: 1.")] = 1,
     sliding_window: Annotated[
         int | None, option(CACHE, "Tokens a sliding cache holds. Default: the model's window.")
@@ -94,6 +102,7 @@ def plan(
         raise OptionError("--revision is of a hub id, and no MODEL is given; leave it out")
     found = describe_model(model, revision) if shape is None else describe_shape(shape)
     length = _check(found, context, batch, sliding_window, num_sinks)
+    num_read = _read_input_length(found, input_length)
     machine = describe_machine()
     room = machine.total_memory if machine.available_memory is None else machine.available_memory
     rows = [
@@ -104,12 +113,19 @@ def plan(
             find_kv_codec(kv_dtype or ("bfloat16" if each in list(QuantizedFormat) else each)),
             sliding_window,
             num_sinks or 0,
+            num_read,
         )
     ]
     if as_json:
-        typer.echo(json.dumps(_to_json(found, rows, length, batch, room, machine.total_memory)))
+        numbers = _to_json(found, rows, length, batch, room, machine.total_memory)
+        if found.is_encoder_decoder:
+            numbers |= {
+                "input_length": num_read,
+                "bytes_per_input_token": found.input_token_bytes(),
+            }
+        typer.echo(json.dumps(numbers))
         return
-    print(pairs(_heading(found, length, batch, room, machine.total_memory)))
+    print(pairs(_heading(found, length, num_read, batch, room, machine.total_memory)))
     print(f"\n{_table(rows, found.model.config.context)}")
     print("\nA growing (dynamic) cache counts the room it grows into. Activations come on top.")
 
@@ -145,6 +161,20 @@ def _check(
     return limit if context is None else context
 
 
+def _read_input_length(found: Description, asked: int | None) -> int:
+    """Tokens of each encoder input. Raises OptionError for a number that makes no sense."""
+    if not found.is_encoder_decoder:
+        if asked is not None:
+            raise OptionError(
+                f"--input-length {asked} is of an encoder's input, and this model is a decoder; "
+                "leave it out"
+            )
+        return 0
+    if asked is not None and asked < 1:
+        raise OptionError(f"--input-length {asked}: give at least 1")
+    return found.model.config.context if asked is None else asked
+
+
 def _weights(found: Description, dtype: str | None) -> dict[str, int]:
     """Bytes of the weights in each dtype or format to plan for. Raises OptionError for another."""
     quantized = found.quantized_bytes()
@@ -162,10 +192,18 @@ def _weights(found: Description, dtype: str | None) -> dict[str, int]:
     return sizes | quantized if dtype is None else sizes
 
 
-def _caches(found: Description, codec: KVCodec, window: int | None, sinks: int) -> list[CachePlan]:
+def _caches(
+    found: Description, codec: KVCodec, window: int | None, sinks: int, num_read: int
+) -> list[CachePlan]:
     shapes = found.kv_shapes
     return [
-        CachePlan(shapes, kind, codec, *((window, sinks) if kind == "sliding" else ()))
+        CachePlan(
+            shapes,
+            kind,
+            codec,
+            *((window, sinks) if kind == "sliding" else (None, 0)),
+            input_length=num_read,
+        )
         for kind in kinds(shapes, window)
     ]
 
@@ -198,13 +236,18 @@ def _row(
 
 
 def _heading(
-    found: Description, length: int, batch: int, room: int | None, total: int | None
+    found: Description, length: int, num_read: int, batch: int, room: int | None, total: int | None
 ) -> list[tuple[str, str]]:
     config, first = found.model.config, found.kv_shapes[0]
     memory = "unknown" if room is None else f"{format_bytes(room)} available"
     if room is not None and total is not None:
         memory += f" of {format_bytes(total)}"
     beyond = f"{token_costs(found.token_bytes_past_windows())}, in a sliding cache"
+    planned = f"{batch:,} x {length:,} tokens"
+    of_input = []
+    if found.is_encoder_decoder:
+        of_input = [("bytes per input token", token_costs(found.input_token_bytes()))]
+        planned += f", and {batch:,} x {num_read:,} of inputs"
     return [
         (
             "model",
@@ -217,7 +260,8 @@ def _heading(
         ),
         ("bytes per token", token_costs(found.token_bytes())),
         *([("past the windows", beyond)] if found.windows else []),
-        ("planned", f"{batch:,} x {length:,} tokens"),
+        *of_input,
+        ("planned", planned),
         ("memory", memory),
     ]
 

@@ -17,6 +17,8 @@ class Continuation:
 
     offset: the first token of `history` inside the window; num_computed: how many tokens from
     there on have their keys in the cache. num_cached: how many of the prompt were there before.
+    source: the prompt of an encoder-decoder model, read before the first token of `history`, which
+    begins with the decoder's start token; else None.
     """
 
     history: TokenHistory
@@ -29,6 +31,7 @@ class Continuation:
     offset: int = 0
     num_computed: int = 0
     num_cached: int = 0
+    source: tuple[int, ...] | None = None
     started: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
     last_token_at: float | None = None
@@ -116,7 +119,7 @@ class Continuation:
             seed=self.seed,
             prompt_index=self.prompt_index,
             index=self.index,
-            prompt_tokens=self.history.num_prompt,
+            prompt_tokens=self.history.num_prompt if self.source is None else len(self.source),
             cached_tokens=self.num_cached,
             time_to_first_token=None if first is None else first - self.started,
             total_time=(last or now) - self.started,

@@ -83,7 +83,7 @@ class Engine:
         """Whatever is due."""
         self._admit()
         self._slide()
-        work = self.scheduler.next(self._slots)
+        work = self.scheduler.next(self._slots, self._most())
         batch = self._batch(work)
         found = self.model.next_logits(batch, self.cache, self._num_likeliest())
         is_decode = len(work) == len(self._slots) and all(item.num_new == 1 for item in work)
@@ -103,6 +103,10 @@ class Engine:
         found = repeated.run([item.continuation.history.last for item in work])
         self._last, self._repeated = last, repeated
         return work, found
+
+    def _most(self) -> list[int | None]:
+        slots = range(len(self._slots))
+        return [None if self.cache is None else self.cache.max_step(slot) for slot in slots]
 
     def _num_likeliest(self) -> int:
         groups = self.scheduler.running
@@ -145,7 +149,7 @@ class Engine:
 
     def _batch(self, work: list[Work]) -> Batch:
         slot_of = {continuation: slot for slot, continuation in enumerate(self._slots)}
-        tokens, past, totals, wanted = [], [], [], []
+        tokens, past, totals, wanted, sources = [], [], [], [], []
         for item in work:
             c = item.continuation
             begin = c.offset + c.num_computed
@@ -153,12 +157,14 @@ class Engine:
             past.append(c.num_computed)
             totals.append(len(c.history) - c.offset)
             wanted.append(item.num_new == c.num_pending)
+            sources.append(None if c.num_computed else c.source)
         return pack(
             tokens,
             past=past,
             totals=totals,
             slots=[slot_of[item.continuation] for item in work],
             last_of=wanted,
+            sources=sources,
             device=self.model.device,
         )
 

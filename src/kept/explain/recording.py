@@ -64,9 +64,15 @@ def record_generation(
     """Generate with a cache that keeps everything in fp32, and write down what happens.
 
     progress: called with the tokens drawn and their limit. Raises OptionError for more tokens than
-    can be shown, ContextLengthError for a prompt beyond the context.
+    can be shown, or an encoder-decoder model, ContextLengthError for a prompt beyond the context.
     """
     model = llm.model
+    if model.is_encoder_decoder:
+        raise OptionError(
+            f"{llm.checkpoint.folder} is an encoder-decoder model, whose cache holds a prompt that "
+            "its encoder read once, and kept explain shows how a decoder goes through one; name a "
+            "decoder"
+        )
     context = model.config.context
     if len(prompt) > context:
         raise ContextLengthError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kept.cache import Cache, Offloaded, make_cache
+from kept.cache import Cache, EvictionPolicy, Offloaded, make_cache
 from kept.engine import ContextRule, default_hop
 from kept.errors import CacheFullError, OptionError
 from kept.models import CausalLM
@@ -41,11 +41,17 @@ def build_cache(
     """The cache the options ask for, or None for use_cache=False.
 
     Where the window slides in place, a dynamic cache becomes a ring as long as the context.
-    Raises CacheFullError if a static cache cannot hold the longest request.
+    Raises CacheFullError if a static cache cannot hold the longest request, OptionError for an
+    evicting cache of a model that cannot do with one.
     """
     if params.cache_implementation is None:
         return None
     kind, window = params.cache_implementation, params.sliding_window
+    if kind == "evicting" and model.not_evicting is not None:
+        raise OptionError(
+            f"cache_implementation='evicting' cannot serve this model: {model.not_evicting}; leave "
+            "it out, or use 'sliding'"
+        )
     if rule.in_place and (kind == "dynamic" or window is None):
         kind, window = "sliding", rule.length
     return make_cache(
@@ -55,12 +61,20 @@ def build_cache(
         max_cache_len=_static_length(params, rule, prompt_lengths) if kind == "static" else None,
         sliding_window=window,
         num_sinks=params.num_sinks if kind == "sliding" else 0,
+        budget=params.kv_budget,
+        policy=_eviction_policy(params),
         dtype=model.dtype,
         kv_dtype=params.kv_dtype,
         unquantized_sinks=params.unquantized_sinks,
         device=model.device,
         place=place,
     )
+
+
+def _eviction_policy(params: ResolvedParams) -> EvictionPolicy | None:
+    if params.eviction_score is None:
+        return None
+    return EvictionPolicy(params.eviction_score, params.num_sinks, params.num_recent)
 
 
 def check_static(params: ResolvedParams, rule: ContextRule, prompt_lengths: Sequence[int]) -> None:

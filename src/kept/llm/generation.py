@@ -27,9 +27,10 @@ from kept.text import Tokenizer
 class Generation:
     """Prompts on their way to completions.
 
-    vary: give each prompt but the first a seed of its own in place of `params.seed`. kept: go on
-    from this conversation, as far as the only prompt begins like it; mutated, once everything that
-    can be checked has been. place: where a new cache lies, None: in memory.
+    start: the token that the decoder of an encoder-decoder model starts from, to whose encoder the
+    prompts go; else None. vary: give each prompt but the first a seed of its own in place of
+    `params.seed`. conversation: go on from it, as far as the only prompt begins like it; mutated,
+    once everything that can be checked has been. place: where a new cache lies, None: in memory.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Generation:
         *,
         max_slots: int,
         prefill_chunk: int,
+        start: int | None = None,
         vary: bool = False,
         conversation: Conversation | None = None,
         place: Offloaded | None = None,
@@ -51,10 +53,11 @@ class Generation:
         self.groups = []
         for index, prompt in enumerate(prompts):
             own = replace(params, seed=fresh_seed()) if vary and index else params
-            self.groups.append(_make_group(tokenizer, prompt, index, own, rule))
+            source, read = (None, prompt) if start is None else (tuple(prompt), [start])
+            self.groups.append(_make_group(tokenizer, read, index, own, rule, source))
         width = max(group.width for group in self.groups)
         slots = max(width, min(max_slots, sum(group.width for group in self.groups)))
-        lengths = [len(prompt) for prompt in prompts]
+        lengths = [len(prompt) if start is None else 1 for prompt in prompts]
         if conversation is None:
             cache = build_cache(model, params, rule, lengths, slots, place)
         else:
@@ -108,6 +111,7 @@ def _make_group(
     prompt_index: int,
     params: ResolvedParams,
     rule: ContextRule,
+    source: tuple[int, ...] | None,
 ) -> Group:
     limit = rule.limit(len(prompt), params.new_token_limit(len(prompt)))
     offset = rule.first_offset(len(prompt))
@@ -122,6 +126,7 @@ def _make_group(
             index=index,
             tokenizer=tokenizer if spelled else None,
             offset=offset,
+            source=source,
         )
 
     results = [continuation(i) for i in range(params.num_return_sequences)]

@@ -16,7 +16,7 @@ from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted
 from kept.errors import CheckpointNotFoundError, OptionError
 from kept.llm.conversation import Conversation
 from kept.llm.generation import Generation, remember
-from kept.llm.prompts import Prompt, Prompts, read_prompts
+from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
 from kept.llm.stream import Stream
 from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
 from kept.sampling import ResolvedParams, SamplingParams
@@ -31,8 +31,8 @@ Progress = Callable[[int, int], None]
 class LLM:
     """A language model loaded from a Hugging Face checkpoint.
 
-    model: the decoder, callable on padded tensors. tokenizer: None if the folder has none.
-    Not to be shared between threads.
+    model: the decoder, with its encoder if it has one, callable on padded tensors. tokenizer: None
+    if the folder has none. Not to be shared between threads.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class LLM:
         progress: Progress | None = None,
         **options: Any,
     ) -> list[Completion]:
-        """Continue one or many prompts.
+        """Continue one or many prompts; an encoder-decoder model answers them.
 
         prompts: a string, a list of token ids, or a list of either, of any lengths.
         params, options: a SamplingParams, its fields as keywords, or both (keywords win).
@@ -154,8 +154,8 @@ class LLM:
         template_options: what the template takes besides, such as `tools`, `documents` or
             `enable_thinking`.
 
-        Raises TemplateError where there is no template or it refuses the messages; else as
-        `stream`.
+        Raises OptionError for an encoder-decoder model, TemplateError where there is no template
+        or it refuses the messages; else as `stream`.
         """
         resolved = self._resolve_streaming(params, options)
         prompt = self.render_chat(messages, template_options=template_options)
@@ -175,6 +175,11 @@ class LLM:
         template_options: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt a chat template makes of messages."""
+        if self.model.is_encoder_decoder:
+            raise OptionError(
+                f"{self.checkpoint.folder} is an encoder-decoder model: it answers one prompt, and "
+                "there is no conversation to go on with; use generate() (kept generate)"
+            )
         if self.tokenizer is None:
             raise CheckpointNotFoundError(
                 f"{self.checkpoint.folder} has no tokenizer.json, which a chat needs; add it"
@@ -251,6 +256,7 @@ class LLM:
             params,
             max_slots=self.max_batch_size,
             prefill_chunk=self.prefill_chunk,
+            start=start_token(self.model, self.checkpoint),
             vary=vary,
             conversation=conversation,
             place=self.place,
@@ -302,6 +308,9 @@ def _cache_key(params: ResolvedParams) -> tuple[object, ...]:
         params.max_cache_len,
         params.sliding_window,
         params.num_sinks,
+        params.kv_budget,
+        params.eviction_score,
+        params.num_recent,
         params.overflow,
         params.slide_hop,
     )

@@ -8,7 +8,8 @@ from typing import TypeGuard
 import numpy as np
 import torch
 
-from kept.errors import OptionError, TokenizerError
+from kept.errors import CheckpointError, OptionError, TokenizerError
+from kept.models import CausalLM, Checkpoint, EncoderDecoderLM
 from kept.text import Tokenizer
 
 Prompt = str | Sequence[int]
@@ -84,3 +85,20 @@ def _begin(tokenizer: Tokenizer | None) -> int:
             "from; give at least one token"
         )
     return begin
+
+
+def start_token(model: CausalLM, checkpoint: Checkpoint) -> int | None:
+    """What the decoder of an encoder-decoder model starts from, None for a decoder alone.
+
+    By generation_config.json, else config.json. Raises CheckpointError for what is no token.
+    """
+    if not isinstance(model, EncoderDecoderLM):
+        return None
+    asked = checkpoint.generation_config.get("decoder_start_token_id")
+    start, size = model.config.start_token_id if asked is None else asked, model.config.vocab_size
+    if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < size:
+        raise CheckpointError(
+            f"generation_config.json has decoder_start_token_id = {start!r}, which must be a token "
+            f"id from 0 to {size - 1}"
+        )
+    return start

@@ -3,6 +3,7 @@
 from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig
 from kept.models.checkpoint import Checkpoint, open_checkpoint
 from kept.models.dtypes import DTYPES, resolve_dtype
+from kept.models.encoder_decoder import EncoderDecoderLM, Seq2SeqLMOutput
 from kept.models.folder import find_folder
 from kept.models.next_logits import NextLogits
 from kept.models.quantized_format import quantized_format, quantized_sizes
@@ -22,9 +23,11 @@ __all__ = [
     "CausalLM",
     "CausalLMOutput",
     "Checkpoint",
+    "EncoderDecoderLM",
     "ModelConfig",
     "NextLogits",
     "RepeatedStep",
+    "Seq2SeqLMOutput",
     "build_model",
     "find_folder",
     "load_model",

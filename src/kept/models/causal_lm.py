@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -60,9 +60,16 @@ class CausalLM(nn.Module, ABC):
     """A decoder. Families say how tokens are embedded and what a block does.
 
     is_rotary: whether positions are relative, so that they may run past the context.
+    is_encoder_decoder: whether a prompt goes to an encoder, see `EncoderDecoderLM`.
+    not_native: why the native kernels cannot run the family; None: they can. not_evicting: why an
+    evicting cache cannot serve it; None: it can. too_narrow: dtypes that its activations outgrow.
     """
 
     is_rotary: ClassVar[bool]
+    is_encoder_decoder: ClassVar[bool] = False
+    not_native: ClassVar[str | None] = None
+    not_evicting: ClassVar[str | None] = None
+    too_narrow: ClassVar[tuple[torch.dtype, ...]] = ()
     embedding: nn.Module
     blocks: nn.ModuleList
     norm: nn.Module
@@ -74,7 +81,7 @@ class CausalLM(nn.Module, ABC):
         self.config = config
         self.native: NativeDecoder | None = None
         self._dtype: torch.dtype | None = None
-        self._layers = [(shape.num_kv_heads, shape.head_dim) for shape in config.kv_shapes]
+        self._layers = _sizes(config.kv_shapes)
 
     @abstractmethod
     def embed(self, batch: Batch) -> tuple[Tensor, Rope | tuple[Rope, ...]]:
@@ -229,18 +236,15 @@ class CausalLM(nn.Module, ABC):
         """
         if cache is None:
             return
-        held = [(shape.num_kv_heads, shape.head_dim) for shape in cache.shapes]
+        held = _sizes(cache.shapes)
         if held == self._layers:
             return
         if len(held) != len(self._layers):
-            found = f"{len(held)} layers, and this model has {len(self._layers)}"
+            found = f"{_counted(held)}, and this model has {_counted(self._layers)}"
         else:
             layer = next(i for i, shape in enumerate(held) if shape != self._layers[i])
-            (heads, width), (own_heads, own_width) = held[layer], self._layers[layer]
-            found = (
-                f"{heads} heads of {width} numbers in layer {layer}, and this model has "
-                f"{own_heads} of {own_width}"
-            )
+            theirs, own = _spelled(*held[layer]), _spelled(*self._layers[layer])
+            found = f"{theirs} in layer {layer}, and this model has {own}"
         raise CacheError(f"the cache is one of {found}; make it with make_cache(model.kv_shapes)")
 
     def _logits(self, x: Tensor) -> Tensor:  # (M, E) -> (M, V)
@@ -266,10 +270,15 @@ class CausalLM(nn.Module, ABC):
 
         Raises OptionError for shapes, ids or masks that do not fit, ContextLengthError past the
         context where positions are absolute (rotary ones run on, beyond what the model was trained
-        for), and OptionError for a cache in training.
+        for), and OptionError for a cache in training, or attentions over an evicting cache.
         """
         if cache is not None and not use_cache:
             raise OptionError("a cache was passed with use_cache=False; drop one of the two")
+        if output_attentions and cache is not None and cache.name == "evicting":
+            raise OptionError(
+                "attention weights come with a column for each token, and the heads of an evicting "
+                "cache hold different ones; pass a dynamic cache, or leave output_attentions out"
+            )
         padded = read_padded(input_ids, attention_mask, position_ids, cache, self.config.vocab_size)
         self._check_positions(padded)
         if use_cache and cache is None:
@@ -291,3 +300,18 @@ class CausalLM(nn.Module, ABC):
                 f"position {int(padded.batch.positions.max())} is past this model's context of "
                 f"{self.config.context}; pass fewer tokens, or start a new cache"
             )
+
+
+def _sizes(shapes: Sequence[KVShape]) -> list[tuple[int, int, bool]]:
+    """What layers store, without what says only how much of it is kept."""
+    return [(shape.num_kv_heads, shape.head_dim, shape.cross) for shape in shapes]
+
+
+def _counted(layers: Sequence[tuple[int, int, bool]]) -> str:
+    crossing = sum(cross for _, _, cross in layers)
+    own = f"{len(layers) - crossing} layers"
+    return f"{own} and {crossing} cross layers" if crossing else own
+
+
+def _spelled(num_heads: int, head_dim: int, cross: bool) -> str:
+    return f"{num_heads} heads of {head_dim} numbers{' of an encoder input' if cross else ''}"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kept import ops
 from kept.cache import LayerStore
 from kept.models.record import Record
-from kept.ops import AttentionSpec, KVView
+from kept.ops import AttentionSpec, KVView, RelativeBias
 
 
 class Linear(nn.Module):
@@ -82,13 +82,21 @@ class Embedding(nn.Module):
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, store: LayerStore, spec: AttentionSpec, record: Record
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    store: LayerStore,
+    spec: AttentionSpec,
+    record: Record,
+    bias: RelativeBias | None = None,
 ) -> Tensor:
     """Store the new keys and values, then attend everything stored. q: (N, H, D), k, v: (N, G, D).
 
     Returns (N, H * D).
     """
-    return _attend(q, store.append(k, v), spec, record)
+    view = store.append(k, v)
+    store.observe(q, spec)
+    return _attend(q, view, spec, record, bias)
 
 
 def attend_shared(q: Tensor, store: LayerStore, spec: AttentionSpec, record: Record) -> Tensor:
@@ -96,9 +104,24 @@ def attend_shared(q: Tensor, store: LayerStore, spec: AttentionSpec, record: Rec
     return _attend(q, store.read(), spec, record)
 
 
-def _attend(q: Tensor, view: KVView, spec: AttentionSpec, record: Record) -> Tensor:
+def _attend(
+    q: Tensor,
+    view: KVView,
+    spec: AttentionSpec,
+    record: Record,
+    bias: RelativeBias | None = None,
+) -> Tensor:
+    if not record.want_attention:
+        return ops.attend(q, view, spec, bias).flatten(1)
+    out, weights = ops.attend_with_weights(q, view, spec, bias)
+    record.take_attention(view.span, weights, q, spec)
+    return out.flatten(1)
+
+
+def attend_input(q: Tensor, view: KVView, spec: AttentionSpec, record: Record) -> Tensor:
+    """Attend an encoder's input. q: (N, H, D); returns (N, H * D)."""
     if not record.want_attention:
         return ops.attend(q, view, spec).flatten(1)
     out, weights = ops.attend_with_weights(q, view, spec)
-    record.take_attention(view.span, weights, q, spec)
+    record.cross_attention.append((view.span, weights))
     return out.flatten(1)

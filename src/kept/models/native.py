@@ -19,13 +19,22 @@ from kept.cache import Cache, make_cache
 from kept.models.layers import Embedding, Linear
 from kept.models.record import Record
 from kept.models.repeated_step import RepeatedStep
-from kept.ops import PackedMatrix, Program, StepBuffers, trace, use_threads
+from kept.ops import (
+    AttentionSpec,
+    KVCodec,
+    PackedMatrix,
+    Program,
+    StepBuffers,
+    trace,
+    use_threads,
+)
 
 if TYPE_CHECKING:
     from kept import _native
     from kept.models.causal_lm import CausalLM
 
 Progress = Callable[[int, int], None]
+Observe = Callable[[int, Tensor, AttentionSpec], None]  # layer, queries (N, H, D)
 PackWeight = Callable[[Tensor, bool, Tensor | None], PackedMatrix]  # weight, gated, bias
 
 
@@ -58,6 +67,8 @@ class NativeDecoder:
                 self._run_by_layers(step, lent.visit)
             else:
                 self.program.run(step)
+            if lent.observe is not None:
+                self._show_queries(lent.observe, batch, lent.buffers.codec)
         return logits
 
     def repeat(self, batch: Batch, cache: Cache, top_k: int) -> RepeatedStep | None:
@@ -76,7 +87,7 @@ class NativeDecoder:
         logits = self._logits(count, lasting=False)
         batch = replace(batch, wanted=None)
         step = self.program.step(batch, lease.stores, rope, logits, top_k)
-        return RepeatedStep(self.program, self.program.repeat(step), cache, lease, logits, room)
+        return RepeatedStep(self.program, self.program.repeat(step), lease, logits, room)
 
     def _logits(self, count: int, lasting: bool) -> Tensor:
         if lasting:
@@ -93,6 +104,16 @@ class NativeDecoder:
             self.program.run(step, done, end)
             done = end
         self.program.run(step, done, len(self.program))
+
+    def _show_queries(self, observe: Observe, batch: Batch, codec: KVCodec) -> None:
+        """Show the cache the queries of each layer that stores, as the last run left them."""
+        shapes = self._model.kv_shapes
+        for layer, (shape, (_, line)) in enumerate(
+            zip(shapes, self.program.attends(), strict=True)
+        ):
+            if shape.shares is None:
+                queries = self.program.queries(line, batch.num_rows, codec)
+                observe(layer, codec.keys.turned(queries), line.spec)
 
     def _run_recorded(
         self, step: _native.Step, batch: Batch, lent: StepBuffers, record: Record

@@ -35,7 +35,7 @@ def prepare(model: CausalLM, format: str | None = None, progress: Progress | Non
     """
     check_format(format)
     widest = max(shape.head_dim for shape in model.kv_shapes)
-    if runs_natively(model.dtype, model.device, widest):
+    if runs_natively(model.dtype, model.device, widest, model.not_native):
         if format is None:
             name = "bf16" if model.dtype == torch.bfloat16 else "fp32"
             model.pack(partial(_pack_floats, name), progress)

@@ -60,7 +60,7 @@ def load_quantized(
     for name in plain:
         _place(model, name, _cast(checkpoint, name, dtype, device))
     stored = stored_matrices(model, format)
-    if runs_natively(dtype, device):
+    if runs_natively(dtype, device, why_not=model.not_native):
         packed = iter(_map(checkpoint, matrix) for matrix in stored)
         model.pack(lambda weight, gated, bias: next(packed), None, torch.bfloat16)
         if progress is not None:

@@ -16,6 +16,8 @@ class Record:
     hidden: (L + 1) of (N, E): the embeddings, each layer's output; the last is after the final
     norm. attention: (L,) of (span, weights of each of its groups, (B', H, T, S)). queries: (L,) of
     (queries (N, H, D) as the layer's keys meet them, its spec), beside the attention.
+    cross_attention: the attention to an encoder's input. encoder: what the encoder writes down, if
+    it runs. states: (M, E) its output.
     """
 
     want_hidden: bool = False
@@ -23,6 +25,9 @@ class Record:
     hidden: list[Tensor] = field(default_factory=list)
     attention: list[tuple[Span, list[Tensor]]] = field(default_factory=list)
     queries: list[tuple[Tensor, AttentionSpec]] = field(default_factory=list)
+    cross_attention: list[tuple[Span, list[Tensor]]] = field(default_factory=list)
+    encoder: Record | None = None
+    states: Tensor | None = None
 
     def take_hidden(self, x: Tensor) -> None:
         """Keep a hidden state, if they are wanted."""

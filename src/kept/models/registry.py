@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from kept.models.llama import Llama, llama_weight_map, read_llama_config
 from kept.models.packing import check_format, prepare
 from kept.models.quantized_format import read_format
 from kept.models.quantized_reader import load_quantized
+from kept.models.t5 import T5, read_t5_config, t5_weight_map
 from kept.models.weight_map import WeightMap
 from kept.models.weights import load_weights
 
@@ -53,6 +55,7 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": _llama("MistralForCausalLM"),
     "qwen2": _llama("Qwen2ForCausalLM"),
     "qwen3": _llama("Qwen3ForCausalLM"),
+    "t5": Family("T5ForConditionalGeneration", read_t5_config, T5, t5_weight_map),
 }
 
 ENCODERS = frozenset(
@@ -116,7 +119,7 @@ def find_family(config: Mapping[str, Any]) -> Family:
         )
     family = FAMILIES[kind]
     named = config.get("architectures") or [family.architecture]
-    base = family.architecture.replace("ForCausalLM", "Model").replace("LMHeadModel", "Model")
+    base = re.sub("ForCausalLM|LMHeadModel|ForConditionalGeneration", "Model", family.architecture)
     if not isinstance(named, list) or not named or named[0] not in (family.architecture, base):
         raise UnsupportedModelError(
             f"config.json has architectures = {named!r}, which has no language-model head kept "
@@ -193,10 +196,12 @@ def load_model(
             "leave it out, or load the checkpoint it was made from"
         )
     model, _ = _shaped(checkpoint)
+    wanted = resolve_dtype(dtype, checkpoint.config)
+    _check_dtype(model, wanted)
     load_quantized(
         model,
         checkpoint,
-        dtype=resolve_dtype(dtype, checkpoint.config),
+        dtype=wanted,
         stored_dtype=resolve_dtype(None, checkpoint.config),
         device=resolve_device(device),
         progress=progress,
@@ -215,8 +220,18 @@ def load_floats(
     model, weight_map = _shaped(checkpoint)
     place = resolve_device(device)
     wanted = resolve_dtype(dtype, checkpoint.config, checkpoint.stored_dtype)
+    _check_dtype(model, wanted)
     load_weights(model, checkpoint, weight_map, dtype=wanted, device=place, progress=progress)
     return model.eval()
+
+
+def _check_dtype(model: CausalLM, dtype: torch.dtype) -> None:
+    if dtype in model.too_narrow:
+        raise OptionError(
+            f"{type(model).__name__} cannot be computed in {str(dtype).removeprefix('torch.')}, "
+            f"whose largest number, {torch.finfo(dtype).max:,.0f}, its activations outgrow; load "
+            "it with dtype='bfloat16' or 'float32'"
+        )
 
 
 def _shaped(checkpoint: Checkpoint) -> tuple[CausalLM, WeightMap]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from kept.cache import Cache, Lease
+from kept.cache import Lease
 from kept.models.next_logits import NextLogits, likeliest
 from kept.ops import Program
 
@@ -25,13 +25,12 @@ class RepeatedStep:
         self,
         program: Program,
         repeat: _native.Repeat,
-        cache: Cache,
         lease: Lease,
         logits: Tensor,
         room: int,
     ) -> None:
         self._program, self._repeat = program, repeat
-        self._cache, self._lease = cache, lease
+        self._lease = lease
         self._logits = logits
         self.room = room
 
@@ -43,12 +42,12 @@ class RepeatedStep:
         """
         assert self.room > 0, "a repeated step needs room for its tokens"
         try:
-            self._cache.check(self._lease)
+            self._lease.check()
             best = self._program.run_again(self._repeat, tokens)
-            self._cache.extend(self._lease)
+            self._lease.extend()
         except BaseException:
             self.room = 0
-            self._cache.end(self._lease)
+            self._lease.end()
             raise
         self.room -= 1
         return NextLogits(self._logits, best, likeliest(self._program))

@@ -2,6 +2,7 @@
 
 from kept.ops.attention import attend_stored
 from kept.ops.backend import backend, isa, num_threads, runs_natively, use_threads, why_reference
+from kept.ops.bias import RelativeBias
 from kept.ops.codecs import KEY_CODECS, VALUE_CODECS, Codec, Part
 from kept.ops.faces import (
     Rope,
@@ -23,7 +24,17 @@ from kept.ops.program import Program
 from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.step_buffers import LentBuffers, Placement, RopeTables, StepBuffers
-from kept.ops.views import ContiguousView, Group, KVView, PackedView, RingView, Span, StoredView
+from kept.ops.views import (
+    ContiguousView,
+    CrossView,
+    Group,
+    InputBuffers,
+    KVView,
+    PackedView,
+    RingView,
+    Span,
+    StoredView,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -33,8 +44,10 @@ __all__ = [
     "AttentionSpec",
     "Codec",
     "ContiguousView",
+    "CrossView",
     "Group",
     "HeadSpec",
+    "InputBuffers",
     "KVCodec",
     "KVDtype",
     "KVView",
@@ -44,6 +57,7 @@ __all__ = [
     "Part",
     "Placement",
     "Program",
+    "RelativeBias",
     "RingView",
     "Rope",
     "RopeTables",

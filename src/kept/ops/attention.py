@@ -70,7 +70,7 @@ class _Attention:
             positions=0,
             starts=span.starts,
             slots=span.slots,
-            lengths=span.lengths,
+            lengths=[span.lengths],
             wanted=0,
             num_wanted=0,
             cos=0,

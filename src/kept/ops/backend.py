@@ -52,17 +52,22 @@ def why_reference() -> str | None:
     return machine.native_error()
 
 
-def runs_natively(dtype: torch.dtype, device: torch.device, head_dim: int = 1) -> bool:
+def runs_natively(
+    dtype: torch.dtype, device: torch.device, head_dim: int = 1, why_not: str | None = None
+) -> bool:
     """Whether a model of these weights, with heads of up to `head_dim`, is to run on the kernels.
 
-    Raises BackendError where KEPT_OPS=native demands it and they cannot run it; under `auto` the
-    log says once why not.
+    why_not: the reason why its family cannot, if there is one. Raises BackendError where
+    KEPT_OPS=native demands it and they cannot run it; under `auto` the log says once why not.
     """
     if backend() == "reference":
         if not machine.NATIVE_AVAILABLE and os.environ.get("KEPT_OPS", "auto") == "auto":
             _say_once(f"using the torch reference: {machine.native_error()}")
         return False
-    if device.type != "cpu":
+    advice = "pass dtype='bfloat16' and no device, or use KEPT_OPS=auto"
+    if why_not is not None:
+        why, advice = why_not, "use KEPT_OPS=auto"
+    elif device.type != "cpu":
         why = f"the native kernels run on the CPU, and the model is on {device}"
     elif dtype not in NATIVE_DTYPES:
         why = f"the native kernels compute in float32 or bfloat16, and the model is {dtype}"
@@ -71,9 +76,7 @@ def runs_natively(dtype: torch.dtype, device: torch.device, head_dim: int = 1) -
     else:
         return True
     if os.environ.get("KEPT_OPS") == "native":
-        raise BackendError(
-            f"KEPT_OPS=native, but {why}; pass dtype='bfloat16' and no device, or use KEPT_OPS=auto"
-        )
+        raise BackendError(f"KEPT_OPS=native, but {why}; {advice}")
     _say_once(f"using the torch reference: {why}")
     return False
 

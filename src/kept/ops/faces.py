@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from kept.ops import reference, trace
+from kept.ops.bias import RelativeBias
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.views import KVView
 
@@ -17,15 +18,20 @@ Rope = tuple[Tensor, Tensor] | None  # cos, sin (N, 1, R), or None where positio
 _trace: Any = trace
 
 
-def attend(q: Tensor, view: KVView, spec: AttentionSpec) -> Tensor:
+def attend(
+    q: Tensor, view: KVView, spec: AttentionSpec, bias: RelativeBias | None = None
+) -> Tensor:
     """Softmax attention of packed queries over a view.
 
-    q: (N, H, D). Returns (N, H, D) in q's dtype. Head h reads key head h // (H / G).
+    q: (N, H, D). bias: what the scores take on by distance (T5); only on torch. Returns (N, H, D)
+    in q's dtype. Head h reads key head h // (H / G).
     Source: Vaswani et al. 2017, equation 1; grouped heads after Ainslie et al. 2023.
     """
-    take = _trace if trace.is_traced(q) else reference
-    out: Tensor = take.attend(q, view, spec)
-    return out
+    if trace.is_traced(q):
+        assert bias is None, "a model with a relative bias is not traced"
+        out: Tensor = _trace.attend(q, view, spec)
+        return out
+    return reference.attend(q, view, spec, bias)
 
 
 def split_heads(

@@ -31,6 +31,13 @@ class Visibility:
     mask: Tensor | None
     causal: bool = False
 
+    def explicit(self, num_new: int, device: torch.device) -> Tensor:
+        """The mask of T new tokens, (B', T, end - begin) bool, B' of 1 where there is none."""
+        if self.mask is not None:
+            return self.mask
+        mask = torch.ones(1, num_new, self.end - self.begin, dtype=torch.bool, device=device)
+        return mask.tril() if self.causal else mask
+
 
 def visibility(span: Span, spec: AttentionSpec, group: Group) -> Visibility:
     """What a group's queries see; made once a step and shared by layers with the same spec."""

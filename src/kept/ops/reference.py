@@ -10,25 +10,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kept.ops.bias import RelativeBias, biased_mask
 from kept.ops.masks import Visibility, visibility
 from kept.ops.spec import AttentionSpec, HeadSpec
-from kept.ops.views import Group, KVView
+from kept.ops.views import CrossView, Group, KVView
 
 
-def attend(q: Tensor, view: KVView, spec: AttentionSpec) -> Tensor:
-    """Softmax attention of packed queries over a view.
-
-    q: (N, H, D). Returns (N, H, D) in q's dtype. Head h reads key head h // (H / G).
-    Source: Vaswani et al. 2017, equation 1; grouped heads after Ainslie et al. 2023.
-    """
+def attend(
+    q: Tensor, view: KVView, spec: AttentionSpec, bias: RelativeBias | None = None
+) -> Tensor:
+    """Softmax attention of packed queries over a view; see `ops`."""
     if spec.softcap is not None:
-        return attend_with_weights(q, view, spec)[0]
+        return attend_with_weights(q, view, spec, bias)[0]
+    if isinstance(view, CrossView) and bias is None and not spec.causal:
+        return _attend_inputs(q, view, spec)
     keys, values = view.stored()
     out: Tensor | None = None
     for group in view.span.groups:
         seen = visibility(view.span, spec, group)
+        added = None if bias is None else biased_mask(bias, view.span, spec, group, seen)
         k, v = (_of_group(x, group, seen).to(q.dtype) for x in (keys, values))
-        attended = _sdpa(_rows(q, group), k, v, seen, spec)  # (B', T, H, D)
+        attended = _sdpa(_rows(q, group), k, v, seen, spec, added)  # (B', T, H, D)
         if group.first is not None and attended.shape[0] * attended.shape[1] == q.shape[0]:
             return attended.reshape(q.shape)
         out = torch.empty_like(q) if out is None else out
@@ -37,13 +39,31 @@ def attend(q: Tensor, view: KVView, spec: AttentionSpec) -> Tensor:
     return out
 
 
+def _attend_inputs(q: Tensor, view: CrossView, spec: AttentionSpec) -> Tensor:
+    """Each encoder input is read once for all the rows that attend it, and all of it is seen."""
+    out = torch.empty_like(q)
+    for rows, keys, values in view.by_input():
+        queries = q[rows].transpose(0, 1)[None]  # (1, H, R, D)
+        if not queries.shape[2]:
+            continue
+        k, v = keys[None].to(q.dtype), values[None].to(q.dtype)
+        shared = queries.shape[1] != k.shape[1]
+        attended = F.scaled_dot_product_attention(
+            queries, k, v, scale=spec.scale, enable_gqa=shared
+        )
+        if attended.shape[2] == q.shape[0]:
+            return attended[0].transpose(0, 1)
+        out[rows] = attended[0].transpose(0, 1)
+    return out
+
+
 def attend_with_weights(
-    q: Tensor, view: KVView, spec: AttentionSpec
+    q: Tensor, view: KVView, spec: AttentionSpec, bias: RelativeBias | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """Attention written out, with the weights it used.
 
-    q: (N, H, D). Returns (N, H, D) and, for each group of the view's span, weights
-    (B', H, T, S) in q's dtype over the span's stored entries.
+    q: (N, H, D). bias: as `ops.attend` takes it. Returns (N, H, D) and, for each
+    group of the view's span, weights (B', H, T, S) in q's dtype over the span's stored entries.
     """
     keys, values = view.stored()
     out, weights = torch.empty_like(q), []
@@ -51,10 +71,16 @@ def attend_with_weights(
         seen = visibility(view.span, spec, group)
         k, v = (_of_group(x, group, seen).to(q.dtype) for x in (keys, values))
         queries = _rows(q, group).transpose(1, 2)  # (B', H, T, D)
-        scores = _fold(queries, k.shape[1]) @ k[:, :, None].transpose(-1, -2) * spec.scale
+        scores = _fold_heads(queries, k.shape[1]) @ k[:, :, None].transpose(-1, -2) * spec.scale
         if spec.softcap is not None:
             scores = spec.softcap * torch.tanh(scores / spec.softcap)
-        scores = scores.masked_fill(~_explicit(seen, group, q.device)[:, None, None], -math.inf)
+        if bias is not None:
+            scores = scores + _fold_heads(
+                biased_mask(bias, view.span, spec, group, seen), k.shape[1]
+            )
+        else:
+            hidden = ~seen.explicit(group.num_new, q.device)
+            scores = scores.masked_fill(hidden[:, None, None], -math.inf)
         probabilities = scores.softmax(-1, dtype=torch.float32).to(q.dtype)  # (B', G, H/G, T, S)
         _put(out, group, (probabilities @ v[:, :, None]).flatten(1, 2).transpose(1, 2))
         whole = probabilities.new_zeros(*queries.shape[:3], view.span.width)
@@ -63,11 +89,24 @@ def attend_with_weights(
     return out, weights
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, seen: Visibility, spec: AttentionSpec) -> Tensor:
+def _sdpa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seen: Visibility,
+    spec: AttentionSpec,
+    added: Tensor | None,
+) -> Tensor:
+    """q: (B', T, H, D). added: (B' or 1, H, T, S), in place of the mask."""
+    mask = None if seen.mask is None else seen.mask[:, None]
+    if added is not None:
+        mask = added.to(q.dtype)
     if q.shape[1] == 1:
         # One query a sequence: the heads that share keys become rows, so each key is read once.
         folded = q.squeeze(1).reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B', G, H/G, D)
-        mask = None if seen.mask is None else seen.mask[:, None]
+        if added is not None:
+            assert mask is not None
+            mask = _fold_heads(mask, k.shape[1]).squeeze(3)  # (B', G, H/G, S)
         return F.scaled_dot_product_attention(
             folded, k, v, attn_mask=mask, scale=spec.scale
         ).flatten(1, 2)[:, None]
@@ -75,23 +114,15 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, seen: Visibility, spec: AttentionSpec
         q.transpose(1, 2),
         k,
         v,
-        attn_mask=None if seen.mask is None else seen.mask[:, None],
-        is_causal=seen.causal,
+        attn_mask=mask,
+        is_causal=seen.causal and added is None,
         scale=spec.scale,
         enable_gqa=q.shape[2] != k.shape[1],
     ).transpose(1, 2)
 
 
-def _explicit(seen: Visibility, group: Group, device: torch.device) -> Tensor:
-    if seen.mask is not None:
-        return seen.mask
-    mask = torch.ones(1, group.num_new, seen.end - seen.begin, dtype=torch.bool, device=device)
-    return mask.tril() if seen.causal else mask
-
-
-def _fold(q: Tensor, num_kv_heads: int) -> Tensor:  # (B', H, T, D) -> (B', G, H/G, T, D)
-    batch, _, num_new, width = q.shape
-    return q.reshape(batch, num_kv_heads, -1, num_new, width)
+def _fold_heads(x: Tensor, num_kv_heads: int) -> Tensor:  # (B', H, T, D) -> (B', G, H/G, T, D)
+    return x.reshape(x.shape[0], num_kv_heads, -1, *x.shape[2:])
 
 
 def _rows(x: Tensor, group: Group) -> Tensor:  # (N, H, D) -> (B', T, H, D)

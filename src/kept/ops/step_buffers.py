@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kept.ops.kv_codec import KVCodec
 from kept.ops.packed import address
+from kept.ops.spec import AttentionSpec
 from kept.ops.views import StoredView
 
 
@@ -58,16 +59,19 @@ class LentBuffers:
 class StepBuffers:
     """Where a step's keys and values go.
 
-    placements: one per layout, as they are in this step. lengths: (B,) of the sequences, the new
-    tokens included. view: of a layer, what it holds once the new keys are written. visit: to be
-    called before each layer, where its buffers are not all in memory.
+    placements: one per layout, as they are in this step. lengths: for each of them (B,) of the
+    sequences, the new tokens included. view: of a layer, what it holds once the new keys are
+    written. visit: to be called before each layer, where its buffers are not all in memory.
+    observe: to be called with each layer that stores and its queries (N, H, D), as
+    `LayerStore.observe`, where the cache looks at them.
     """
 
     buffers: LentBuffers
     placements: Sequence[Placement]
-    lengths: Sequence[int]
+    lengths: Sequence[Sequence[int]]
     view: Callable[[int], StoredView]
     visit: Callable[[int], None] | None = None
+    observe: Callable[[int, Tensor, AttentionSpec], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,6 +223,9 @@ class TracedStore:
         k.place.layer = self.layer
         return TracedView(self.layer)
 
+    def observe(self, q: Heads, spec: AttentionSpec) -> None:
+        """Queries stay in their buffers, from where they are read after a run."""
+
     def read(self) -> TracedView:
         """What the layer that this one shares has stored."""
         assert self.shares is not None, "this layer stores keys of its own"

@@ -15,11 +15,13 @@ from kept.errors import OptionError
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 EarlyStopping = bool | Literal["never"]
-CacheImplementation = Literal["dynamic", "static", "sliding"]
+CacheImplementation = Literal["dynamic", "static", "sliding", "evicting"]
+EvictionScore = Literal["window", "key-norm", "attention", "expected-attention"]
 CodecName = Literal["float32", "bfloat16", "float16", "int8", "int4"]  # of keys, or of values
 KVDtypeName = CodecName | Literal["k8v4"]
 KVDtype = KVDtypeName | tuple[CodecName, CodecName]
 Overflow = Literal["stop", "slide"]
+Budget = int | tuple[int, ...]  # one for all layers, or one for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,15 @@ def _kv_dtype(label: str, value: object) -> KVDtype:
     )
 
 
+def _budget(label: str, value: object) -> Budget:
+    if isinstance(value, int | float | str | np.number):
+        return _integer(1)(label, value)
+    items = _items(label, value, "a whole number, or one for each layer")
+    if not items:
+        raise OptionError(f"{label} is an empty list; pass a whole number, or one for each layer")
+    return tuple(_integer(1)(label, item) for item in items)
+
+
 MAX_WIDTH = 4096  # sequences of one prompt side by side: each has a slot of the cache
 MAX_PENALTY = 32.0  # a length of ten million to this power is still a finite number
 
@@ -183,6 +194,11 @@ KV_DTYPE: Field[KVDtype | None] = Field("kv_dtype", _kv_dtype, None)
 UNQUANTIZED_SINKS = Field("unquantized_sinks", _integer(0, 64), 0)
 SLIDING_WINDOW: Field[int | None] = Field("sliding_window", _integer(1), None)
 NUM_SINKS = Field("num_sinks", _integer(0), 0)
+KV_BUDGET: Field[Budget | None] = Field("kv_budget", _budget, None)
+EVICTION_SCORE: Field[EvictionScore] = Field(
+    "eviction_score", _choice(*get_args(EvictionScore)), "key-norm"
+)
+NUM_RECENT: Field[int | None] = Field("num_recent", _integer(0), None)
 MAX_CACHE_LEN: Field[int | None] = Field("max_cache_len", _integer(1), None)
 OVERFLOW: Field[Overflow] = Field("overflow", _choice(*get_args(Overflow)), "stop")
 SLIDE_HOP: Field[int | None] = Field("slide_hop", _integer(1), None)
@@ -196,5 +212,5 @@ FIELDS: tuple[Field[object], ...] = (
     *(REPETITION_PENALTY, NO_REPEAT_NGRAM_SIZE, NUM_BEAMS, LENGTH_PENALTY, EARLY_STOPPING),
     *(NUM_RETURN_SEQUENCES, STOP_STRINGS, EOS_TOKEN_ID, IGNORE_EOS, SEED, LOGPROBS, USE_CACHE),
     *(CACHE_IMPLEMENTATION, KV_DTYPE, UNQUANTIZED_SINKS, SLIDING_WINDOW, NUM_SINKS, MAX_CACHE_LEN),
-    *(OVERFLOW, SLIDE_HOP),
+    *(KV_BUDGET, EVICTION_SCORE, NUM_RECENT, OVERFLOW, SLIDE_HOP),
 )

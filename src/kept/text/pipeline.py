@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from kept.errors import TokenizerError
 
@@ -18,8 +19,9 @@ _REGISTERED = {
     "mistral": GENERIC,
     "qwen2": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
+    "t5": "T5Tokenizer",
 }
-_SPECIFIC = frozenset({"GPT2Tokenizer", "LlamaTokenizer", "Qwen2Tokenizer"})
+_SPECIFIC = frozenset({"GPT2Tokenizer", "LlamaTokenizer", "Qwen2Tokenizer", "T5Tokenizer"})
 _FOREIGN: Final = (
     *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "tiktoken.model"),
     *("tekken.json", "vocab.txt"),
@@ -54,9 +56,10 @@ def load_backend(
 ) -> tuple[tokenizers.Tokenizer, str]:
     """Build the library tokenizer, and name the class whose defaults apply to it.
 
-    tokenizer.json is taken as written, but for Llama tokenizers of the SentencePiece kind: there
-    the place of the leading space follows `legacy` and `add_prefix_space` of the configuration.
-    Raises `TokenizerError` when no file of the folder can be used.
+    tokenizer.json is taken as written, but for Llama tokenizers of the SentencePiece kind, where
+    the place of the leading space follows `legacy` and `add_prefix_space` of the configuration, and
+    for T5's, of which only the vocabulary and the table of characters are. Raises
+    `TokenizerError` when no file of the folder can be used.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -72,6 +75,8 @@ def load_backend(
         if _is_byte_level(backend):
             return backend, GENERIC
         _set_llama_pipeline(backend, config)
+    if tokenizer_class == "T5Tokenizer":
+        _set_t5_pipeline(backend, config)
     return backend, tokenizer_class
 
 
@@ -149,6 +154,33 @@ def _set_llama_pipeline(backend: tokenizers.Tokenizer, config: Mapping[str, Any]
     if prefix_space:
         steps.append(decoders.Strip(content=" ", left=1, right=0))
     backend.decoder = decoders.Sequence(steps)
+
+
+def _set_t5_pipeline(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    if not isinstance(backend.model, models.Unigram):
+        return
+    eos = config.get("eos_token", "</s>")
+    eos = eos["content"] if isinstance(eos, Mapping) else eos
+    backend.normalizer = _character_table(backend)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    backend.decoder = decoders.Metaspace(prepend_scheme="always")
+    if (eos_id := backend.token_to_id(eos)) is not None:
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"$A {eos}", pair=f"$A {eos} $B {eos}", special_tokens=[(eos, eos_id)]
+        )
+
+
+def _character_table(backend: tokenizers.Tokenizer) -> normalizers.Normalizer | None:
+    """SentencePiece's own normalizer, out of what may be a sequence of several."""
+    if backend.normalizer is None:
+        return None
+    state = json.loads(backend.normalizer.__getstate__())
+    for step in state.get("normalizers", [state]):
+        if step["type"] == "Precompiled":
+            return normalizers.Precompiled(base64.b64decode(step["precompiled_charsmap"]))
+    return None
 
 
 def decoder_steps(backend: tokenizers.Tokenizer) -> list[dict[str, Any]]:

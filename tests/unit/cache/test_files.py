@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from kept.batch import pack
 from kept.cache import Cache, KVShape, files, load_cache, make_cache
 from kept.errors import CacheError, OptionError
 from kept.ops import KV_CODECS, KVDtype
 
 SHAPES = (KVShape(1, 3), KVShape(2, 4, 3))
+CROSSED = (KVShape(1, 3), KVShape(1, 3), KVShape(1, 3, cross=True))
 
 
 def filled(codec: KVDtype = "int4", kind: str = "sliding", sinks: int = 0) -> Cache:
@@ -102,7 +104,7 @@ def test_stretches_of_noise(saved: tuple[Cache, bytes, Path], data: st.DataObjec
     refused_or_same(saved, bytes(content))
 
 
-def rewritten(saved: tuple[Cache, bytes, Path], change: Callable[[dict[str, Any]], None]) -> Path:
+def rewritten(saved: tuple[Cache, bytes, Path], change: Callable[[dict[str, Any]], object]) -> Path:
     """The file as somebody would write it who can make checksums. Changes its description."""
     _, content, place = saved
     place.write_bytes(content)
@@ -155,6 +157,55 @@ def test_descriptions_that_make_no_sense(
         load_cache(rewritten(saved, change), SHAPES, fingerprint="a")
 
 
+@pytest.fixture(scope="module")
+def crossed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, bytes, Path]:
+    """`saved` of a cache whose slots attend inputs of 2 and 3 tokens."""
+    folder = tmp_path_factory.mktemp("caches")
+    cache = make_cache(CROSSED, num_slots=2, kv_dtype=("int8", "float32"))
+    with cache.step(pack([[0], [0, 0]], sources=[[1, 2], [3, 4, 5]])) as stores:
+        for store, count in zip(stores, (3, 3, 5), strict=True):
+            store.append(*torch.randn(2, count, 1, 3))
+    cache.save(folder / "whole", fingerprint="a")
+    return cache, (folder / "whole").read_bytes(), folder / "changed"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put(inputs=[2, 10**12]), "tensor inputs.1.layers.2.keys.codes is not"),
+        (put(inputs=[3, 2]), "tensor inputs.0.layers.2.keys.codes is not"),
+        (put(inputs=[2]), "describes no cache"),
+        (put(inputs=[2, 3, 4]), "describes no cache"),
+        (put(inputs=[2, 0]), "describes no cache"),
+        (put(input_of=[0, 2]), "describes no cache"),
+        (put(input_of=[0, 0]), "describes no cache"),
+        (put(input_of=[-2, 1]), "describes no cache"),
+        (put(input_of=[0, 1, 1]), "describes no cache"),
+        (put(input_of=[]), "describes no cache"),
+        (lambda d: d.pop("inputs"), "describes no cache"),
+    ],
+)
+def test_inputs_that_make_no_sense(
+    crossed: tuple[Cache, bytes, Path], change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    with pytest.raises(CacheError, match=message):
+        load_cache(rewritten(crossed, change), CROSSED, fingerprint="a")
+
+
+def test_every_changed_byte_of_an_input_is_an_error(crossed: tuple[Cache, bytes, Path]) -> None:
+    cache, content, place = crossed
+    place.write_bytes(content)
+    loaded = load_cache(place, CROSSED, fingerprint="a")
+    assert loaded.input_lengths == cache.input_lengths == (2, 3)
+    begin = 8 + int.from_bytes(content[:8], "little")
+    for index in range(begin, len(content)):
+        flipped = bytearray(content)
+        flipped[index] ^= 1 << index % 8
+        place.write_bytes(flipped)
+        with pytest.raises(CacheError, match=r"damaged: tensor \S+ is not the one.*delete it"):
+            load_cache(place, CROSSED, fingerprint="a")
+
+
 def test_labels_that_no_ring_has(saved: tuple[Cache, bytes, Path]) -> None:
     _, content, place = saved
     place.write_bytes(content)
@@ -203,9 +254,11 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, place)
     with pytest.raises(CacheError, match="holds no cache of kept"):
         load_cache(place, SHAPES)
-    save_file({"weight": torch.zeros(2)}, place, {"kept_cache": "1"})
-    with pytest.raises(CacheError, match=r"version 1, and this kept reads version 2.*make the cac"):
-        load_cache(place, SHAPES)
+    for version in ("1", "2"):
+        save_file({"weight": torch.zeros(2)}, place, {"kept_cache": version})
+        message = f"version {version}, and this kept reads version 3.*make the cache anew"
+        with pytest.raises(CacheError, match=message):
+            load_cache(place, SHAPES)
     with pytest.raises(OptionError, match="device 'nope'"):
         load_cache(place, SHAPES, device="nope")
 

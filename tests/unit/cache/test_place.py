@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,38 @@ def test_memory_stays_within_the_budget() -> None:
             assert torch.equal(one[0], other[0])
             assert torch.equal(one[1], other[1])
     del cache, one
+
+
+def test_an_encoders_input_counts_with_the_layer_in_front_of_it() -> None:
+    shapes = (*SHAPES[:6], *(replace(shape, cross=True) for shape in SHAPES[:6]))
+    layer = 2 * 2 * 512 * 32 * 4
+    cache = make_cache(shapes, place=Offloaded(FOLDER, 4 * 2 * layer))
+    plain = make_cache(shapes)
+    for one in (cache, plain):
+        generator = torch.Generator().manual_seed(0)
+        for count in (500, 1, 1):
+            new = count > 1
+            batch = pack([[0] * count], sources=[[1] * 512] if new else None)
+            with one.step(batch) as stores:
+                for store, cross in zip(stores[:6], stores[6:], strict=True):
+                    rows = torch.randn(2, count, 2, 32, generator=generator)
+                    store.append(rows[0], rows[1]).stored()
+                    rows = torch.randn(2, 512, 2, 32, generator=generator)
+                    (cross.append(rows[0], rows[1]) if new else cross.read()).stored()
+        assert one.num_bytes == 12 * layer
+    assert mapped_bytes(FOLDER) <= 4 * 2 * layer
+    for index in range(12):
+        for found, expected in zip(cache.layer(index), plain.layer(index), strict=True):
+            assert torch.equal(torch.stack(found), torch.stack(expected))
+    tight = make_cache(shapes, place=Offloaded(FOLDER, 3 * layer // 2))
+    with pytest.raises(CacheFullError, match="does not hold two layers"):
+        begin(tight)
+    assert (tight.lengths, tight.input_lengths, tight.cross.num_bytes) == ((0,), (0,), 0)
+
+
+def begin(cache: Cache) -> None:
+    with cache.step(pack([[0]], sources=[[1] * 512])) as stores:
+        stores[0].append(*torch.zeros(2, 1, 2, 32))
 
 
 def test_two_layers_must_fit() -> None:

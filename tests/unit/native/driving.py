@@ -167,7 +167,8 @@ def as_step(layers: Sequence[LayerBuffers], lengths: Sequence[int]) -> StepBuffe
     buffers = [(layer.keys, layer.values) for layer in layers]
     sinks = [(layer.key_sinks, layer.value_sinks) for layer in layers]
     lent = LentBuffers(layers[0].codec, buffers, range(len(layers)), sinks)
-    return StepBuffers(lent, [layer.placement for layer in layers], lengths, _no_view)
+    placements = [layer.placement for layer in layers]
+    return StepBuffers(lent, placements, [lengths] * len(placements), _no_view)
 
 
 def _no_view(layer: int) -> NoReturn:

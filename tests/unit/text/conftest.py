@@ -42,6 +42,8 @@ KINDS = (
     "llama_legacy_class",
     "llama_style",
     "no_decoder",
+    "t5_class",
+    "t5_class_as_written",
     "unigram",
     "wordpiece",
 )
@@ -105,6 +107,28 @@ def unigram() -> Tokenizer:
     return with_byte_fallback(tokenizer, trainers.UnigramTrainer, unk_token="<unk>")
 
 
+def t5_style(as_written: bool) -> Tokenizer:
+    """as_written: with a pipeline of its own, of which transformers takes no notice."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    specials = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200, special_tokens=specials, unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    if as_written:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+        tokenizer.decoder = decoders.ByteFallback()
+        return tokenizer
+    spaces = pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(spaces))
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return tokenizer
+
+
 def wordpiece() -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -163,6 +187,12 @@ def byte_level_chat() -> Tokenizer:
 SPECIALS = {
     "llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
     "chat": {"bos_token": "<|begin|>", "eos_token": "<|im_end|>"},
+    "t5": {
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "additional_special_tokens": ["<extra_id_0>", "<extra_id_1>"],
+    },
     "bert": {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"},
 }
 
@@ -200,6 +230,10 @@ def build(kind: str, folder: Path) -> Path:
             legacy = kind == "llama_legacy_class"
             config = folder / "tokenizer_config.json"
             write_json(config, tokenizer_class="LlamaTokenizer", legacy=legacy)
+            return folder
+        case "t5_class" | "t5_class_as_written":
+            save(folder, t5_style(kind == "t5_class_as_written"), "t5", **SPECIALS["t5"])
+            write_json(folder / "tokenizer_config.json", tokenizer_class="T5Tokenizer", extra_ids=2)
             return folder
         case "unigram":
             return save(folder, unigram(), **SPECIALS["llama"])

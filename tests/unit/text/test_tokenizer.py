@@ -27,6 +27,7 @@ TEXTS = [
     "<s>[INST] hi [/INST] there</s><s>again",
     "<|begin|><|im_start|>user\nhi<tool> <tool>x<|im_end|>",
     "<|endoftext|> [CLS] [SEP] [PAD] <0x41> ünïcode tøken</w>",
+    "The <extra_id_0> fox<extra_id_1>.</s> <pad>",
     "word " * 300,
 ]
 LAW = settings(

@@ -18,6 +18,7 @@ from kept.integrations.transformers.held import Held, whole
 from kept.integrations.transformers.layer import KeptLayer
 from kept.integrations.transformers.model import ATTENTION, SHARED, ModelLayers
 from kept.integrations.transformers.versions import length_after_crop, shared_layer
+from kept.ops import CrossView
 
 Forgets = tuple[int, int] | None
 
@@ -95,6 +96,11 @@ class KeptCache(DynamicCache):
 
     @classmethod
     def _of(cls, model: ModelLayers, options: dict[str, Any], *, lends: bool = True) -> Self:
+        if options["kind"] == "evicting":
+            raise OptionError(
+                "transformers gives a whole prompt in one step and masks by position, which an "
+                "evicting cache does not follow; use layout='sliding', or generate with kept.LLM"
+            )
         make: Callable[..., Cache] = partial(make_cache, **options)
         # One that stores next to nothing: options are refused now rather than in the first pass.
         trial = make([KVShape(1, 1, window) for window in model.windows])
@@ -144,6 +150,7 @@ class KeptCache(DynamicCache):
         if self._records:
             self._keep_for_crop(cache, k.shape[2])
         view = cache.put(k, v, layer.index)
+        assert not isinstance(view, CrossView), "an encoder's keys have a cache of their own"
         self._dtypes = k.dtype, v.dtype
         held = Held(view, self._model, layer.number, num_tokens, layer.forgets, self._dtypes)
         if self._lends and self._model.uses_kept_attention:

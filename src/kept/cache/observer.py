@@ -1,0 +1,166 @@
+"""What scores by attention look at: the last queries of a sequence, and what entries received.
+
+Queries are kept until a sequence comes to a multiple of `grain` tokens. Nothing has left meanwhile,
+so that their attention can be computed then, all at once, as it was:
+
+    grain 4, 8 tokens     entries  0  2  3 | 4  5  6  7      0 2 3: what an eviction at 4 left
+                          query 4  x  x  x | x  .  .  .
+                                5  x  x  x | x  x  .  .
+                                6  x  x  x | x  x  x  .      received: the sum of each column,
+                                7  x  x  x | x  x  x  x      added to what it was before
+
+Each query is seen once, in one product of the same shape whatever the steps were, on one thread:
+the numbers depend on the sequence alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kept.cache.layout import lasting
+from kept.errors import CacheError
+from kept.ops import AttentionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The queries of the W tokens before an eviction, and how they attend.
+
+    queries: (G, R, W, D) fp32, of the R query heads that read each key head, rotated as keys are.
+    The tokens are the last ones of the entries.
+    """
+
+    queries: Tensor
+    spec: AttentionSpec
+
+    def scores(self, keys: Tensor) -> Tensor:
+        """(G, R, W, S) fp32, what a softmax is taken of; keys: (G, S, D). Nothing is hidden."""
+        heads, share, count, width = self.queries.shape
+        found = self.queries.reshape(heads, share * count, width) @ keys.float().transpose(1, 2)
+        found = found.view(heads, share, count, -1) * self.spec.scale
+        cap = self.spec.softcap
+        return found if cap is None else cap * torch.tanh(found / cap)
+
+    def weights(self, keys: Tensor) -> Tensor:
+        """(G, R, W, S) fp32, the attention that each query paid to the entries up to itself."""
+        scores = self.scores(keys)
+        count = scores.shape[2]
+        later = torch.ones(count, count, dtype=torch.bool, device=scores.device).triu(1)
+        scores[..., -count:].masked_fill_(later, -torch.inf)
+        return scores.softmax(-1)
+
+
+class Observer:
+    """The queries of one layer's sequences since they last came to a multiple of `grain` tokens.
+
+    queries: (slots, H, grain, D), token i's at i modulo `grain`; None before there are any, since
+    the first ones say how many heads there are. received: (slots, G, budget) fp32, the attention
+    that each entry has received by then, added over queries and over the heads that share its keys.
+    """
+
+    def __init__(
+        self,
+        grain: int,
+        size: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """size: slots, G, budget, D. dtype: of the queries."""
+        num_slots, heads, budget, width = size
+        self.grain, self.dtype, self._heads, self._width = grain, dtype, heads, width
+        self.queries: Tensor | None = None
+        self.spec: AttentionSpec | None = None
+        with lasting():
+            self.received = torch.zeros(num_slots, heads, budget, device=device)
+
+    def see(self, q: Tensor, slots: Tensor, tokens: Tensor, spec: AttentionSpec) -> None:
+        """Keep the queries (N, H, D) of a step's rows. slots, tokens: (N,) which they are of.
+
+        Raises CacheError for queries that do not fit the layer's keys.
+        """
+        heads = self._heads if self.queries is None else self.queries.shape[1]
+        fits = q.ndim == 3 and len(q) == len(tokens) and q.shape[2] == self._width
+        if not fits or q.shape[1] % heads:
+            raise CacheError(
+                f"queries {tuple(q.shape)} do not fit this layer, which takes (rows, heads, head) "
+                f"= ({len(tokens)}, a multiple of {heads}, {self._width}); show it the queries "
+                "that attend its keys"
+            )
+        if self.queries is None:
+            with lasting():
+                room = len(self.received), q.shape[1], self.grain, self._width
+                self.queries = torch.zeros(room, dtype=self.dtype, device=self.received.device)
+        self.queries[slots, :, tokens % self.grain] = q.detach().to(self.queries)
+        self.spec = spec
+
+    def observed(self, slot: int) -> Observed:
+        """The queries of a slot that has come to a multiple of `grain` tokens."""
+        assert self.queries is not None, "a step that stores shows its queries"
+        assert self.spec is not None
+        queries = self.queries[slot].float()  # (H, W, D)
+        return Observed(queries.unflatten(0, (self._heads, -1)), self.spec)
+
+    def total(self, slot: int, observed: Observed, keys: Tensor, length: int) -> Tensor:
+        """(G, S) fp32, what the entries of these keys (G, S, D) have received, the observed queries
+        among it. length: tokens of the slot."""
+        found = observed.weights(keys).sum(dim=(1, 2))
+        held = found.shape[1] - self.grain if length > self.grain else 0
+        found[:, :held] += self.received[slot, :, :held]
+        return found
+
+    def select(self, indices: Tensor) -> None:
+        """Slot i becomes a copy of what slot indices[i] was. indices: (slots,) int64."""
+        with lasting():
+            self.received = self.received[indices]
+            self.queries = None if self.queries is None else self.queries[indices]
+
+    def restore(self, queries: Tensor | None, received: Tensor) -> None:
+        """Take on what a file holds; a copy, on the layer's device."""
+        with lasting():
+            self.received = received.to(self.received.device)
+            self.queries = None if queries is None else queries.to(self.received.device)
+
+    def fork(self) -> Observer:
+        """An independent copy."""
+        twin = Observer.__new__(Observer)
+        twin.grain, twin.dtype, twin.spec = self.grain, self.dtype, self.spec
+        twin._heads, twin._width = self._heads, self._width
+        with lasting():
+            twin.received = self.received.clone()
+            twin.queries = None if self.queries is None else self.queries.clone()
+        return twin
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of queries and sums."""
+        return self.received.nbytes + (0 if self.queries is None else self.queries.nbytes)
+
+
+def rows_of(
+    starts: Sequence[int], slots: Sequence[int], before: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(N,) the slot and (N,) the token of each row of a step. before: (B,) tokens of each sequence
+    without the step's."""
+    counts = torch.tensor(starts).diff()
+    first = torch.tensor(before) - torch.tensor(starts[:-1])
+    tokens = torch.arange(starts[-1]) + first.repeat_interleave(counts)
+    return torch.tensor(slots).repeat_interleave(counts).to(device), tokens.to(device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold torch to one thread, so that how many there are decides no order of summation."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,175 @@
+"""A decoder that attends what an encoder has read, and the padded face over both."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from kept.batch import Batch, Source
+from kept.cache import Cache, make_cache, stores
+from kept.errors import OptionError
+from kept.models.causal_lm import CausalLM, ModelConfig
+from kept.models.padded import PaddedInput, read_padded
+from kept.models.record import Record
+
+
+class EncoderDecoderConfig(ModelConfig, Protocol):
+    """A config with the token that a decoder starts from."""
+
+    @property
+    def start_token_id(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seq2SeqLMOutput:
+    """What the padded face returns, under transformers' names. S: the width of `input_ids`.
+
+    logits: (B, T, V) fp32, zero at padding. cache: the one given, or a new one; None without.
+    Of the decoder: hidden states (L + 1) of (B, T, E), attentions (L,) of (B, H, T, past + T),
+    cross_attentions (L,) of (B, H, T, S). Of the encoder, where it ran: its output (B, S, E), zero
+    at padding; hidden states; attentions (layers,) of (B, H, S, S).
+    """
+
+    logits: Tensor
+    cache: Cache | None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+class EncoderDecoderLM(CausalLM):
+    """An encoder, and a decoder whose layers attend its output besides the tokens before.
+
+    A batch's source is what the encoder reads in a pass; what it makes of it goes to the cross
+    layers of the cache, and later passes attend it there. Families say how an input is encoded,
+    and what a block does: `block(x, shared, store, cross, states, record)` runs it, where `cross`
+    stores the keys and values of its cross layer, and `states` is the encoder's output, if it ran.
+    """
+
+    is_rotary = True
+    is_encoder_decoder: ClassVar[bool] = True
+    not_native: ClassVar[str | None] = (
+        "the native kernels run decoders, and this model has an encoder"
+    )
+    config: EncoderDecoderConfig
+
+    @abstractmethod
+    def encode(self, source: Source, record: Record) -> Tensor:
+        """The encoder's output (M, E), each input by itself."""
+
+    @abstractmethod
+    def shared(self) -> object:
+        """What all blocks of the decoder take in a pass."""
+
+    def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
+        self._check_layers(cache)
+        if cache is not None and cache.name == "evicting" and self.not_evicting is not None:
+            raise OptionError(f"{self.not_evicting}; make a cache of another kind")
+        layers = self.config.num_layers
+        with stores(cache, batch, self.kv_shapes) as found:
+            if batch.source is not None:
+                record.states = self.encode(batch.source, record.encoder or Record())
+            x, shared = self.embed(batch)[0], self.shared()
+            for block, store, cross in zip(
+                self.blocks, found[:layers], found[layers:], strict=True
+            ):
+                record.take_hidden(x)
+                x = block(x, shared, store, cross, record.states, record)
+        if record.want_hidden:
+            x = self.norm(x)
+            record.take_hidden(x)
+            return self._logits(x if batch.wanted is None else x[batch.wanted])
+        return self._logits(self.norm(x if batch.wanted is None else x[batch.wanted]))
+
+    # The encoder's input stands first, as in transformers, where a decoder takes its own.
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool = True,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> Seq2SeqLMOutput:
+        """The face people know from transformers, over padded input.
+
+        input_ids: (B, S) int, what the encoder reads; leave it out to go on with what the cache
+            has read before. attention_mask: (B, S), 0 is padding. decoder_input_ids: (B, T), the
+            decoder's new tokens, of which the first is the decoder's start token. decoder_
+            attention_mask: (B, T) for the new ones, or (B, past + T). cache: continue from it
+            (mutated); with use_cache and none, a dynamic one is made and returned.
+
+        Raises OptionError for shapes, ids or masks that do not fit, and for a cache in training;
+        CacheError for new inputs where the cache holds tokens that attended others.
+        """
+        if cache is not None and not use_cache:
+            raise OptionError("a cache was passed with use_cache=False; drop one of the two")
+        if decoder_input_ids is None:
+            raise OptionError(
+                "decoder_input_ids is missing; pass the decoder's tokens, at first its start "
+                f"token {self.config.start_token_id} for each sequence"
+            )
+        vocab = self.config.vocab_size
+        new = read_padded(decoder_input_ids, decoder_attention_mask, None, cache, vocab)
+        read = None
+        if input_ids is not None:
+            read = read_padded(input_ids, attention_mask, None, None, vocab)
+            new = replace(new, batch=replace(new.batch, source=_source(read, new.batch)))
+        elif attention_mask is not None:
+            raise OptionError("attention_mask is of input_ids, and there are none; leave it out")
+        if use_cache and cache is None:
+            cache = make_cache(
+                self.kv_shapes,
+                num_slots=decoder_input_ids.shape[0],
+                dtype=self.dtype,
+                device=self.device,
+            )
+        record, encoder = (Record(output_hidden_states, output_attentions) for _ in range(2))
+        record.encoder = encoder
+        logits = self.run(new.batch, cache, record)
+        inputs = _columns(cache, new) if read is None else read.columns
+        crossing = replace(new, columns=inputs)
+        return Seq2SeqLMOutput(
+            logits=new.unpack(logits),
+            cache=cache,
+            decoder_hidden_states=tuple(new.unpack(x) for x in record.hidden) or None,
+            decoder_attentions=tuple(new.unpack_weights(*x) for x in record.attention) or None,
+            cross_attentions=tuple(crossing.unpack_weights(*x) for x in record.cross_attention)
+            or None,
+            **({} if read is None else _of_encoder(read, record, encoder)),
+        )
+
+
+def _source(read: PaddedInput, new: Batch) -> Source:
+    """The encoder's input, one for each of the decoder's sequences."""
+    if read.batch.slots != new.slots or read.present.shape[0] < new.slots[-1] + 1:
+        raise OptionError(
+            f"input_ids has tokens in sequences {list(read.batch.slots)} and decoder_input_ids in "
+            f"{list(new.slots)}; each sequence needs both"
+        )
+    return Source(read.batch.tokens, read.batch.starts, tuple(range(len(new.slots))))
+
+
+def _columns(cache: Cache | None, new: PaddedInput) -> Tensor:
+    """(B, S) bool: where the inputs that a cache holds have tokens, begun on the left."""
+    lengths = torch.tensor([0] if cache is None else cache.input_lengths)
+    lengths = lengths.to(new.present.device)
+    return torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+
+
+def _of_encoder(read: PaddedInput, record: Record, encoder: Record) -> dict[str, Any]:
+    assert record.states is not None
+    return {
+        "encoder_last_hidden_state": read.unpack(record.states),
+        "encoder_hidden_states": tuple(read.unpack(x) for x in encoder.hidden) or None,
+        "encoder_attentions": tuple(read.unpack_weights(*x) for x in encoder.attention) or None,
+    }
