@@ -406,6 +406,13 @@ class Cache:
             twin._erase(self._open.done, plans)
         return twin
 
+    def concatenate(self, others: Sequence[Cache]) -> Cache:
+        """A new cache with its slots and those of the others after them; see
+        `kept.cache.concatenate`."""
+        from kept.cache.concatenate import concatenate  # which needs this class
+
+        return concatenate([self, *others] if isinstance(others, Sequence) else others)
+
     # Reading
 
     def layer(self, index: int, begin: int = 0) -> list[tuple[Tensor, Tensor]]:

@@ -111,6 +111,14 @@ class Layout(ABC):
         """Slot i becomes a copy of what slot indices[i] was."""
 
     @abstractmethod
+    def widened(self, capacity: int) -> Relayout:
+        """The change to a capacity no smaller than it has. Mutates nothing, as `reserve`."""
+
+    @abstractmethod
+    def join(self, other: Layout) -> None:
+        """Take on the slots of a layout of the same kind and capacity, after its own."""
+
+    @abstractmethod
     def fork(self) -> Layout:
         """An independent copy."""
 
@@ -219,6 +227,14 @@ class ContiguousLayout(Layout):
     def select(self, indices: Sequence[int]) -> None:
         """See `Layout.select`."""
         self.num_slots = len(indices)
+
+    def widened(self, capacity: int) -> Relayout:
+        """See `Layout.widened`."""
+        return Relayout(capacity)
+
+    def join(self, other: Layout) -> None:
+        """See `Layout.join`."""
+        self.num_slots += other.num_slots
 
     def fork(self) -> ContiguousLayout:
         """See `Layout.fork`."""

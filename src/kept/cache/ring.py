@@ -149,6 +149,17 @@ class RingLayout(Layout):
             self.held = self.held[list(indices)]
         self.num_slots = len(indices)
 
+    def widened(self, capacity: int) -> Relayout:
+        """See `Layout.widened`."""
+        return Relayout(capacity, self._gather(capacity))
+
+    def join(self, other: Layout) -> None:
+        """See `Layout.join`."""
+        assert isinstance(other, RingLayout)
+        with lasting():
+            self.held = torch.cat((self.held, other.held))
+        self.num_slots += other.num_slots
+
     def restore(self, held: Tensor, lengths: Sequence[int]) -> None:
         """Take on the labels (slots, capacity) of a ring that sequences of `lengths` lay in.
 
