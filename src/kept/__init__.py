@@ -24,7 +24,14 @@ from kept.errors import (
 )
 
 if TYPE_CHECKING:
-    from kept.cache import Cache, from_legacy, load_cache, make_cache, to_legacy
+    from kept.cache import (
+        Cache,
+        EvictionPolicy,
+        from_legacy,
+        load_cache,
+        make_cache,
+        to_legacy,
+    )
     from kept.engine import Completion, GenerationInterrupted
     from kept.llm import LLM, Stream
     from kept.models import CausalLM, CausalLMOutput, quantize_checkpoint
@@ -44,6 +51,7 @@ __all__ = [
     "CheckpointNotFoundError",
     "Completion",
     "ContextLengthError",
+    "EvictionPolicy",
     "GenerationInterrupted",
     "KeptError",
     "KeptWarning",
@@ -71,6 +79,7 @@ _HOMES = {
     "CausalLM": "kept.models",
     "CausalLMOutput": "kept.models",
     "Completion": "kept.engine",
+    "EvictionPolicy": "kept.cache",
     "GenerationInterrupted": "kept.engine",
     "Offloaded": "kept.cache",
     "SamplingParams": "kept.sampling",

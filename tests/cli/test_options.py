@@ -43,6 +43,9 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "sliding_window": (["16"], 16),
     "num_sinks": (["4"], 4),
     "max_cache_len": (["64"], 64),
+    "kv_budget": (["512"], 512),
+    "eviction_score": (["window"], "window"),
+    "num_recent": (["32"], 32),
     "overflow": (["slide"], "slide"),
     "slide_hop": (["8"], 8),
 }
@@ -94,6 +97,7 @@ def test_the_choices_are_the_librarys() -> None:
     assert set(flags.CacheImplementation) == set(KINDS)
     names = {name for some in get_args(fields.KVDtypeName) for name in get_args(some)}
     assert set(flags.KVDtype) == names == set(KV_CODECS) - {"float64"}
+    assert set(flags.EvictionScore) == set(get_args(fields.EvictionScore))
     assert set(flags.Overflow) == set(get_args(fields.Overflow))
     assert set(flags.EarlyStopping) == {"true", "false", "never"}
 

@@ -162,6 +162,11 @@ def test_sinks_refuse_padding():
         generate(model, cache, *padded(9, 4))
 
 
+def test_an_evicting_cache_is_refused():
+    with pytest.raises(OptionError, match="layout='sliding'"):
+        kept(decoder("llama", "kept"), layout="evicting")
+
+
 def test_a_cache_that_forgets_needs_kepts_attention():
     with pytest.raises(OptionError, match="attn_implementation='kept'"):
         kept(decoder("llama"), layout="sliding", sliding_window=5)

@@ -2,6 +2,7 @@
 
 from kept.cache.cache import Cache
 from kept.cache.concatenate import concatenate
+from kept.cache.evicting import EVICTION_GRAIN
 from kept.cache.files import load_cache, saved_shapes
 from kept.cache.layer import LayerCache
 from kept.cache.layout import grown
@@ -10,14 +11,18 @@ from kept.cache.lending import Lease
 from kept.cache.make import KINDS, make_cache
 from kept.cache.open_step import LayerStore
 from kept.cache.place import Offloaded, Place
+from kept.cache.policy import SCORES, EvictionPolicy
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.cache.stores import stores
 
 __all__ = [
+    "EVICTION_GRAIN",
     "KINDS",
+    "SCORES",
     "SLACK",
     "Cache",
+    "EvictionPolicy",
     "KVShape",
     "LayerCache",
     "LayerStore",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch
+from kept.cache.evicting_layer import choose_all, make_layer, tokens_of
 from kept.cache.indices import read_all_whole, read_lengths, read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
@@ -59,9 +60,7 @@ class Cache:
         self._layout_of = list(layouts)
         self._lengths = [0] * layouts[0].num_slots if lengths is None else list(lengths)
         self._layers = [
-            LayerCache(
-                shape, layout.num_slots, layout.capacity, codec, self.place, unquantized_sinks
-            )
+            make_layer(shape, layout, codec, self.place, unquantized_sinks)
             for shape, layout in zip(stored, layouts, strict=True)
         ]
         self._open: OpenStep | None = None
@@ -110,6 +109,16 @@ class Cache:
         """Bytes its buffers take, unused capacity included."""
         return sum(layer.num_bytes for layer in self._layers)
 
+    def max_step(self, slot: int) -> int | None:
+        """How many tokens the slot may take in one step; None: any number.
+
+        Raises CacheError for no slot of this cache.
+        """
+        check_slots((slot,), self.num_slots)
+        length = self._lengths[slot]
+        found = [layout.max_step(length) for layout in dict.fromkeys(self._layout_of)]
+        return min((most for most in found if most is not None), default=None)
+
     def __repr__(self) -> str:
         return (
             f"<Cache {self.name}: {self.num_layers} layers, lengths {list(self._lengths)}, "
@@ -141,16 +150,16 @@ class Cache:
 
     def lease(self, slots: tuple[int, ...]) -> Lease | None:
         """The right to add a token to each of the slots, step after step, at no more cost than
-        `extend`; None where a layout labels its entries, as a ring does, nothing is stored yet, or
-        buffers are not in memory.
+        `extend`; None where a layout labels its entries, as a ring does, or drops some, nothing is
+        stored yet, or buffers are not in memory.
 
         Drops a step that is open.
         """
         check_slots(slots, self.num_slots)
         layouts = dict.fromkeys(self._layout_of)
         lengths = [self._lengths[slot] for slot in slots]
-        labelled = any(layout.placement.ring for layout in layouts)
-        if labelled or not all(lengths) or self.place.budget is not None:
+        plain = all(x.max_step(0) is None and not x.placement.ring for x in layouts)
+        if not plain or not all(lengths) or self.place.budget is not None:
             return None
         self.abandon()
         starts, before = tuple(range(len(slots) + 1)), [length - 1 for length in lengths]
@@ -260,7 +269,7 @@ class Cache:
             if change is not None:
                 self._relayout(layout, change)
         plans = {layout: layout.plan(starts, slots, lengths, self.device) for layout in layouts}
-        self._open = OpenStep(plans, num_new)
+        self._open = OpenStep(plans, starts, slots, lengths, num_new)
         return self._open
 
     def _owner(self, index: int) -> int:
@@ -295,11 +304,17 @@ class Cache:
             self.place.visit([layer.buffers for layer in self._layers], index, lengths)
 
     def _commit(self, step: OpenStep) -> None:
+        try:
+            chosen = choose_all(self._layers, step.slots, step.before, step.after)
+        except BaseException:  # a score may be anybody's
+            self.abandon()
+            raise
         self._open = None
-        span = next(iter(step.plans.values())).span
         changes = {layout: layout.commit(plan) for layout, plan in step.plans.items()}
-        for slot, length in zip(span.slots, span.lengths, strict=True):
+        for slot, length in zip(step.slots, step.after, strict=True):
             self._lengths[slot] = length
+        for layer, eviction in chosen:
+            layer.evict(eviction)
         # Last, so that a ring whose shrinking fails is merely wider than it need be.
         for layout, change in changes.items():
             if change is not None:
@@ -324,7 +339,7 @@ class Cache:
     def truncate(self, length: int | Sequence[int]) -> None:
         """Keep at most the first `length` tokens of each slot (one number, or one per slot).
 
-        Raises CacheError, changing nothing, if a ring has already dropped what it would need.
+        Raises CacheError, changing nothing, if the cache has already dropped what it would need.
         """
         lengths = read_lengths(length, self.num_slots)
         if len(lengths) != self.num_slots or any(n < 0 for n in lengths):
@@ -336,7 +351,7 @@ class Cache:
         layouts = list(dict.fromkeys(self._layout_of))
         for layout in layouts:
             for slot, n in cuts:
-                layout.check_truncate(slot, n)
+                layout.check_truncate(slot, n, self._lengths[slot])
         self.abandon()
         for slot, n in cuts:
             for layer, layout in zip(self._layers, self._layout_of, strict=True):
@@ -425,6 +440,15 @@ class Cache:
         layout, layer = self._layout_of[owner], self._layers[owner]
         ends = enumerate(self._lengths)
         return [layer.read(slot, layout.entries(slot, begin, end), begin) for slot, end in ends]
+
+    def held(self, index: int) -> list[Tensor]:
+        """Which tokens one layer holds of each slot, (G, S) int64 each, oldest first.
+
+        Heads differ only in an evicting cache. A ring's are those that it has not overwritten.
+        """
+        owner = self._owner(index)
+        layout, layer = self._layout_of[owner], self._layers[owner]
+        return [tokens_of(layout, layer, slot, length) for slot, length in enumerate(self._lengths)]
 
     def save(self, path: str | PathLike[str], *, fingerprint: str = "") -> None:
         """Write what it holds to a file that `load_cache` reads; see `kept.cache.files`."""

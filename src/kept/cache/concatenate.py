@@ -8,17 +8,13 @@ a ring that is narrower than another has its tokens laid out anew, as when it gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
-from torch import Tensor
-
 from kept.cache.cache import Cache
-from kept.cache.description import write_layout
+from kept.cache.layer import Moves
 from kept.cache.layout import Layout, Relayout
 from kept.errors import CacheError, OptionError
-
-Moves = list[tuple[slice | list[int], slice | list[int]]]  # per slot, entries before and after
 
 
 def concatenate(caches: Sequence[Cache]) -> Cache:
@@ -29,8 +25,8 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
     layer. The same cache may be given more than once.
 
     Raises OptionError for no cache at all or something else than one, CacheError where shapes,
-    codecs, unquantized sinks, devices or layouts (windows, sinks, slack, a static length) differ,
-    and CacheFullError where its place has no room.
+    codecs, unquantized sinks, devices or layouts (windows, sinks, slack, a static length, a budget
+    and its policy) differ, and CacheFullError where its place has no room.
     """
     if isinstance(caches, Cache) or not isinstance(caches, Sequence) or not caches:
         raise OptionError(f"concatenate takes a list of caches, at least one, not {caches!r:.100}")
@@ -40,24 +36,22 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
         _check(index, cache, caches[0])
     first = caches[0]
     distinct = [list(dict.fromkeys(cache.layouts)) for cache in caches]
-    parts = dict(zip(distinct[0], zip(*distinct, strict=True), strict=True))
-    joined, moves = {}, {}
-    for layout, layouts in parts.items():
-        capacity = max(x.capacity for x in layouts)
-        changes = [x.widened(capacity) for x in layouts]
+    joined: dict[Layout, Layout] = {}
+    moves: dict[Layout, list[list[Moves]]] = {}
+    for layout, layouts in zip(distinct[0], zip(*distinct, strict=True), strict=True):
+        changes = [x.widened(max(y.capacity for y in layouts)) for x in layouts]
         joined[layout] = _joined(layouts, changes)
         moves[layout] = [
-            list(_moves(x, change, cache.lengths))
+            _moves(x, change, cache.lengths)
             for x, change, cache in zip(layouts, changes, caches, strict=True)
         ]
-    lengths = [length for cache in caches for length in cache.lengths]
     found = Cache(
         first.shapes,
         [joined[layout] for layout in first.layouts],
         first.codec,
         first.device,
         first.name,
-        lengths,
+        [length for cache in caches for length in cache.lengths],
         first.unquantized_sinks,
         first.place,
     )
@@ -65,11 +59,7 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
     for index, (layer, layout) in enumerate(zip(found.layers, first.layouts, strict=True)):
         for begin, cache, of in zip(begins, caches, moves[layout], strict=False):
             source = cache.layers[index]
-            pairs = zip(layer.keys + layer.values, source.keys + source.values, strict=True)
-            for into, x in pairs:
-                _copy(into[begin:], x, of)
-            for into, x in zip(layer.sinks, source.sinks, strict=True):
-                _copy(into[begin:], x, [(slice(n), slice(n)) for n in cache.lengths])
+            layer.take(begin, source, of, cache.lengths)
             cache.place.leave(source.buffers)
         found.place.leave(layer.buffers)
     return found
@@ -85,21 +75,17 @@ def _joined(layouts: Sequence[Layout], changes: Sequence[Relayout]) -> Layout:
     return twins[0]
 
 
-def _moves(
-    layout: Layout, change: Relayout, lengths: Sequence[int]
-) -> Iterator[tuple[slice | list[int], slice | list[int]]]:
+def _moves(layout: Layout, change: Relayout, lengths: Sequence[int]) -> list[Moves]:
+    """Which entries of each slot hold something, and which they become."""
+    found: list[Moves] = []
     for slot, length in enumerate(lengths):
         if change.gather is None:
             entries = layout.entries_from(slot, 0, length)
-            yield entries, entries
+            found.append((entries, entries))
         else:
             into = (change.gather[slot] >= 0).nonzero().flatten()
-            yield change.gather[slot, into].tolist(), into.tolist()
-
-
-def _copy(into: Tensor, x: Tensor, moves: Moves) -> None:
-    for slot, (old, new) in enumerate(moves):
-        into[slot][:, new] = x[slot][:, old]
+            found.append((change.gather[slot, into].tolist(), into.tolist()))
+    return found
 
 
 def _check(index: int, cache: Cache, first: Cache) -> None:
@@ -109,7 +95,7 @@ def _check(index: int, cache: Cache, first: Cache) -> None:
         ("stores", cache.codec.name, first.codec.name),
         ("holds unquantized sinks:", cache.unquantized_sinks, first.unquantized_sinks),
         ("is on", cache.device, first.device),
-        ("is laid out as", _layouts(cache), _layouts(first)),
+        ("is laid out as", _traits(cache), _traits(first)),
     ):
         if ours != theirs:
             raise CacheError(
@@ -118,7 +104,7 @@ def _check(index: int, cache: Cache, first: Cache) -> None:
             )
 
 
-def _layouts(cache: Cache) -> list[dict[str, object]]:
-    """What each layer's layout is, and which other layers have the same one."""
+def _traits(cache: Cache) -> list[dict[str, object]]:
+    """Of each layer's layout, and which other layers have the same one."""
     distinct = list(dict.fromkeys(cache.layouts))
-    return [{**write_layout(x), "shared": distinct.index(x)} for x in cache.layouts]
+    return [{**x.traits, "shared": distinct.index(x)} for x in cache.layouts]

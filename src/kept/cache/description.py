@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kept.cache.cache import Cache
+from kept.cache.evicting import EvictingLayout
+from kept.cache.eviction_file import read_rule, write_rule
 from kept.cache.layout import ContiguousLayout, Layout, grown
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
@@ -20,7 +22,7 @@ from kept.ops import VALUE_CODECS, KVCodec, find_kv_codec
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Everything but keys, values and a ring's labels.
+    """Everything but keys, values and which tokens they are of.
 
     kind: the cache's name. shapes: (L,). lengths: (slots,) tokens of each. layouts: what
     `write_layout` makes of each distinct one. layout_of: which of them each layer that stores has.
@@ -120,15 +122,9 @@ class Description:
 
 def write_layout(layout: Layout) -> dict[str, Any]:
     """A layout's own numbers, as JSON takes them."""
-    if isinstance(layout, RingLayout):
-        return {
-            "layout": "ring",
-            "window": layout.window,
-            "sinks": layout.sinks,
-            "slack": layout.slack,
-        }
-    assert isinstance(layout, ContiguousLayout)
-    return {"layout": "contiguous", "max_length": layout.capacity if layout.fixed else None}
+    if isinstance(layout, EvictingLayout):
+        return {"layout": "evicting", **write_rule(layout.rule)}
+    return layout.traits
 
 
 def read_layout(file: Path, fields: Mapping[str, Any], lengths: Sequence[int]) -> Layout:
@@ -142,6 +138,11 @@ def read_layout(file: Path, fields: Mapping[str, Any], lengths: Sequence[int]) -
             window, sinks, slack = (int(fields[name]) for name in ("window", "sinks", "slack"))
             if window >= 1 and sinks >= 0 and slack >= 0:
                 return RingLayout(len(lengths), window, sinks, slack)
+        elif fields["layout"] == "evicting":
+            rule = read_rule(fields)
+            stored = max(map(rule.num_stored, lengths))
+            capacity = min(grown(stored), rule.budget + rule.grain) if stored else 0
+            return EvictingLayout(len(lengths), rule, capacity)
         elif fields["layout"] == "contiguous":
             if fields["max_length"] is None:
                 return ContiguousLayout(len(lengths), grown(longest) if longest else 0)

@@ -10,6 +10,7 @@
                 layers.0.sinks.values    held beside their codes, see `sinks.py`
                 ...
                 layouts.1.held           (slots, capacity) a ring's labels, see `ring.py`
+                layers.0.held            (slots, G, budget) the tokens of an evicting layer
 
 What is read is what was written, bit for bit, or an error. Files are written beside their place
 and moved there once they are on disk, so that a crash leaves the old one or the new one.
@@ -33,6 +34,8 @@ from torch import Tensor
 
 from kept.cache.cache import Cache
 from kept.cache.description import Description, read_layout
+from kept.cache.evicting_layer import EvictingLayer
+from kept.cache.eviction_file import restore_held
 from kept.cache.layout import Layout
 from kept.cache.make import read_device
 from kept.cache.ring import RingLayout
@@ -57,6 +60,9 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     for index, layout in enumerate(layouts):
         if isinstance(layout, RingLayout):
             tensors[_held(index)] = layout.held.clone()
+    for index, layer in enumerate(cache.layers):
+        if isinstance(layer, EvictingLayer):
+            tensors[_tokens(index)] = layer.held.cpu().clone()
     text = Description.of(
         cache, fingerprint, {name: _checksum(name, x) for name, x in tensors.items()}
     ).to_json()
@@ -167,6 +173,10 @@ def _read(
     for name, layout, buffer in _buffers(cache):
         _, heads, _, width = buffer.shape
         _scatter(tensor(name, buffer.dtype, heads, counts[layout], width), buffer, cache, layout)
+    for index, layer in enumerate(cache.layers):
+        if isinstance(layer, EvictingLayer):
+            held = tensor(_tokens(index), torch.int64, *layer.held.shape)
+            restore_held(index, layer, held, lengths)
     for name, buffer in _sinks(cache):
         _, heads, limit, width = buffer.shape
         firsts = [min(n, limit) for n in lengths]
@@ -198,9 +208,13 @@ def _held(index: int) -> str:
     return f"layouts.{index}.held"
 
 
+def _tokens(index: int) -> str:
+    return f"layers.{index}.held"
+
+
 def _count(layout: Layout, slot: int, length: int) -> int:
     entries = layout.entries_from(slot, 0, length)
-    return length if isinstance(entries, slice) else len(entries)
+    return entries.stop - entries.start if isinstance(entries, slice) else len(entries)
 
 
 def _gathered(buffer: Tensor, cache: Cache, layout: Layout) -> Tensor:  # (G, N, width)

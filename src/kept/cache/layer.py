@@ -15,6 +15,9 @@ from kept.cache.sinks import SINK_DTYPE, erase_sinks, put_sinks
 from kept.errors import CacheError
 from kept.ops import Codec, ContiguousView, KVCodec, RingView, Span, StoredView
 
+Entries = slice | list[int]
+Moves = tuple[Entries, Entries]  # entries of one slot, and which they become
+
 
 class LayerCache:
     """Keys and values of one layer, as their codecs store them.
@@ -132,6 +135,19 @@ class LayerCache:
         new = self.place.zeros((len(order), *buffer.shape[1:]), buffer.dtype)
         return torch.index_select(buffer, 0, order, out=new)
 
+    def take(
+        self, begin: int, source: LayerCache, moves: Sequence[Moves], lengths: Sequence[int]
+    ) -> None:
+        """Copy what another layer holds to slots from `begin` on. moves, lengths: of its slots."""
+        self.own()
+        pairs = zip(self.keys + self.values, source.keys + source.values, strict=True)
+        for into, x in pairs:
+            for slot, (old, new) in enumerate(moves):
+                into[begin + slot][:, new] = x[slot][:, old]
+        for into, x in zip(self.sinks, source.sinks, strict=True):
+            for slot, length in enumerate(lengths):
+                into[begin + slot, :, :length] = x[slot, :, :length]
+
     def clear(self, slot: int, entries: slice | list[int], begin: int) -> None:
         """Zero entries of a slot, which hold all its tokens from `begin` on."""
         self.own()
@@ -155,13 +171,16 @@ class LayerCache:
     def fork(self) -> LayerCache:
         """A copy that shares this layer's buffers until either is written to."""
         twin = LayerCache.__new__(LayerCache)
+        self._share(twin)
+        return twin
+
+    def _share(self, twin: LayerCache) -> None:
         twin.codec, twin.num_kv_heads, twin.head_dim = self.codec, self.num_kv_heads, self.head_dim
         twin.place, twin.keys, twin.values = self.place, self.keys, self.values
         twin.key_sinks, twin.value_sinks = self.key_sinks, self.value_sinks
         twin._shared = self._shared
         twin._shared.add(twin)
         twin._was_forked = self._was_forked = True
-        return twin
 
     def own(self) -> None:
         """Copy the buffers if a fork shares them, so that they can be written to."""

@@ -67,6 +67,11 @@ class Layout(ABC):
         """How many tokens a sequence can have at most; None: any number."""
         return None
 
+    @property
+    @abstractmethod
+    def traits(self) -> dict[str, object]:
+        """What two layouts have in common that treat tokens alike, by name."""
+
     @abstractmethod
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """The change of capacity needed before sequences of `lengths` take `counts` more tokens.
@@ -98,9 +103,13 @@ class Layout(ABC):
     def commit(self, plan: Plan) -> Relayout | None:
         """Make a step's tokens part of the cache; returns a shrink to carry out, if any."""
 
+    def max_step(self, length: int) -> int | None:
+        """How many tokens a sequence of `length` may take in one step; None: any number."""
+        return None
+
     @abstractmethod
-    def check_truncate(self, slot: int, length: int) -> None:
-        """Raise CacheError if the slot cannot go back to `length` tokens."""
+    def check_truncate(self, slot: int, length: int, before: int) -> None:
+        """Raise CacheError if the slot cannot go back from `before` to `length` tokens."""
 
     @abstractmethod
     def truncate(self, slot: int, length: int) -> None:
@@ -180,6 +189,11 @@ class ContiguousLayout(Layout):
         """See `Layout.limit`."""
         return self.capacity if self.fixed else None
 
+    @property
+    def traits(self) -> dict[str, object]:
+        """See `Layout.traits`."""
+        return {"layout": "contiguous", "max_length": self.limit}
+
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """See `Layout.reserve`."""
         needed = max(a + b for a, b in zip(lengths, counts, strict=True))
@@ -218,7 +232,7 @@ class ContiguousLayout(Layout):
         """See `Layout.commit`."""
         return None
 
-    def check_truncate(self, slot: int, length: int) -> None:
+    def check_truncate(self, slot: int, length: int, before: int) -> None:
         """Any length can be gone back to."""
 
     def truncate(self, slot: int, length: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
+from kept.errors import CacheError
 from kept.ops import KVCodec, LentBuffers, StepBuffers, StoredView
 
 
@@ -36,7 +37,16 @@ class Lender:
         self._buffers: LentBuffers | None = None
 
     def lend(self, plans: dict[Layout, Plan]) -> StepBuffers:
-        """What a step of these plans writes to and reads. Copies buffers that a fork shares."""
+        """What a step of these plans writes to and reads. Copies buffers that a fork shares.
+
+        Raises CacheError where layers come to hold different numbers of tokens: kernels know one.
+        """
+        if len(plans) > 1 and any(layout.max_step(0) is not None for layout in plans):
+            raise CacheError(
+                "an evicting cache of a model some of whose layers have a window of their own "
+                "holds different numbers of tokens in different layers, which native kernels do "
+                "not read; set KEPT_OPS=reference, or use the sliding cache"
+            )
         if self._buffers is None:
             self._buffers = self._gather()
 

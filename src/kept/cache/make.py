@@ -8,16 +8,18 @@ from dataclasses import replace
 import torch
 
 from kept.cache.cache import Cache
+from kept.cache.evicting import evicting_layouts
 from kept.cache.indices import read_whole
 from kept.cache.layout import ContiguousLayout, Layout
 from kept.cache.place import Place
+from kept.cache.policy import EvictionPolicy
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.cache.sinks import check_unquantized_sinks
 from kept.errors import OptionError
 from kept.ops import KVDtype, find_kv_codec
 
-KINDS = ("dynamic", "static", "sliding")
+KINDS = ("dynamic", "static", "sliding", "evicting")
 
 
 def make_cache(
@@ -29,6 +31,9 @@ def make_cache(
     sliding_window: int | None = None,
     num_sinks: int = 0,
     slack: int = SLACK,
+    budget: int | None = None,
+    policy: EvictionPolicy | str | None = None,
+    grain: int | None = None,
     dtype: torch.dtype = torch.float32,
     kv_dtype: KVDtype | None = None,
     unquantized_sinks: int = 0,
@@ -44,6 +49,10 @@ def make_cache(
         first `num_sinks`. Without `sliding_window` it takes each layer's own window, and layers
         that have none keep everything; an own window hides sinks, so they are refused there.
         `slack` is how many tokens a full ring can be truncated by.
+        "evicting" keeps `budget` tokens a slot, of those that `policy` chooses (an
+        `EvictionPolicy`, or the name of its score; default "key-norm"), each time a sequence comes
+        to a multiple of `grain` tokens (default 64); see `cache/evicting.py`. Layers with a window
+        of their own keep that window instead.
     num_slots: sequences it holds. dtype: the model's; new keys and values are cast to it.
     kv_dtype: what they are stored as, in place of `dtype`: "float32", "bfloat16", "float16",
         "int8" (half the bytes of bfloat16), "int4" (a quarter) or "k8v4" (int8 keys, int4 values);
@@ -54,9 +63,15 @@ def make_cache(
     place: where buffers lie, by default in the device's memory; `Offloaded(folder, budget)` keeps
         them in files, and reads one layer ahead.
 
-    Raises OptionError for an unknown kind or kv_dtype, or an option that these have no use for.
+    Raises OptionError for an unknown kind or kv_dtype, too small a budget, or an option that these
+    have no use for.
     """
-    for name, value in (("max_cache_len", max_cache_len), ("sliding_window", sliding_window)):
+    for name, value in (
+        ("max_cache_len", max_cache_len),
+        ("sliding_window", sliding_window),
+        ("budget", budget),
+        ("grain", grain),
+    ):
         if value is not None:
             read_whole(value, name)
     for name, value in (
@@ -67,6 +82,7 @@ def make_cache(
     ):
         read_whole(value, name)
     _check(shapes, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
+    _check_evicting(kind, budget, policy, grain, unquantized_sinks, place)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
     where, codec = read_device(device), find_kv_codec(dtype if kv_dtype is None else kv_dtype)
@@ -84,6 +100,8 @@ def make_cache(
         assert max_cache_len is not None
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
         return made([layout] * len(stored))
+    if kind == "evicting":
+        return made(evicting_layouts(stored, num_slots, budget, policy, grain, slack))
     layouts: dict[int | None, Layout] = {None: ContiguousLayout(num_slots)}
     windows = [None] * len(stored) if kind == "dynamic" else _windows(stored, sliding_window)
     for window in windows:
@@ -177,4 +195,28 @@ def _check(
         raise OptionError(
             f"num_sinks={num_sinks} would do nothing where the model's own window of {hidden} "
             "tokens hides the first ones; leave it out"
+        )
+
+
+def _check_evicting(
+    kind: str,
+    budget: int | None,
+    policy: EvictionPolicy | str | None,
+    grain: int | None,
+    unquantized_sinks: int,
+    place: Place | None,
+) -> None:
+    if kind != "evicting" and any(x is not None for x in (budget, policy, grain)):
+        raise OptionError(
+            f"budget={budget}, policy={policy} and grain={grain} are for evicting caches; use "
+            f"kind='evicting' in place of {kind!r}"
+        )
+    if kind == "evicting" and unquantized_sinks:
+        raise OptionError(
+            f"unquantized_sinks={unquantized_sinks} is not for evicting caches, which move their "
+            "tokens; leave it out, or use kind='dynamic'"
+        )
+    if kind == "evicting" and place is not None:
+        raise OptionError(
+            "an evicting cache lies in memory, of which it takes a fixed amount; leave place out"
         )

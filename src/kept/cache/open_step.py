@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from kept.cache.indices import read_whole
-from kept.cache.layout import Layout, Plan
+from kept.cache.layout import Layout, Plan, lengths_after
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
 from kept.ops import KVView, Span
@@ -48,12 +48,21 @@ class LayerStore:
 
 @dataclass(slots=True)
 class OpenStep:
-    """plans: one per layout. done: the layers that have stored. num_new: T of a step that
-    `Cache.update` began and later calls join, else None."""
+    """plans: one per layout. starts, slots: of its batch. before: (B,) tokens of each sequence
+    without the new ones. num_new: T of a step that `Cache.update` began and later calls join, else
+    None. done: the layers that have stored."""
 
     plans: dict[Layout, Plan]
+    starts: tuple[int, ...]
+    slots: tuple[int, ...]
+    before: Sequence[int]
     num_new: int | None = None
     done: set[int] = field(default_factory=set)
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """(B,) tokens of each sequence with the new ones."""
+        return lengths_after(self.starts, self.before)
 
     @property
     def joinable(self) -> bool:

@@ -41,6 +41,16 @@ class RingLayout(Layout):
         """Entries a slot needs once its sequence is long."""
         return self.sinks + self.window + self.slack
 
+    @property
+    def traits(self) -> dict[str, object]:
+        """See `Layout.traits`."""
+        return {
+            "layout": "ring",
+            "window": self.window,
+            "sinks": self.sinks,
+            "slack": self.slack,
+        }
+
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """See `Layout.reserve`."""
         longest = max(a + b for a, b in zip(lengths, counts, strict=True))
@@ -125,7 +135,7 @@ class RingLayout(Layout):
             return None
         return Relayout(self.full, self._gather(self.full))
 
-    def check_truncate(self, slot: int, length: int) -> None:
+    def check_truncate(self, slot: int, length: int, before: int) -> None:
         """See `Layout.check_truncate`."""
         oldest = max(min(self.sinks, length), length - self.window + 1)
         held = self.held[slot]
@@ -174,7 +184,7 @@ class RingLayout(Layout):
         with lasting():
             self.held, self.capacity = held.clone(), held.shape[1]
         for slot, length in enumerate(lengths):
-            self.check_truncate(slot, length)
+            self.check_truncate(slot, length, length)
 
     def fork(self) -> RingLayout:
         """See `Layout.fork`."""

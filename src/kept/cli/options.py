@@ -33,6 +33,14 @@ class CacheImplementation(StrEnum):
     DYNAMIC = "dynamic"
     STATIC = "static"
     SLIDING = "sliding"
+    EVICTING = "evicting"
+
+
+class EvictionScore(StrEnum):
+    """Which tokens an evicting cache prefers."""
+
+    WINDOW = "window"
+    KEY_NORM = "key-norm"
 
 
 class KVDtype(StrEnum):
@@ -232,8 +240,8 @@ class SamplingOptions:
         CacheImplementation | None,
         option(
             CACHE,
-            "Keep all and grow (dynamic), a fixed length (static), or only the last tokens "
-            "(sliding). Default: dynamic.",
+            "Keep all and grow (dynamic), a fixed length (static), only the last tokens "
+            "(sliding), or a budget of chosen ones (evicting). Default: dynamic.",
         ),
     ] = None
     kv_dtype: Annotated[
@@ -263,7 +271,34 @@ class SamplingOptions:
     ] = None
     num_sinks: Annotated[
         int | None,
-        option(CACHE, "First tokens a sliding cache never drops. Default: 0."),
+        option(
+            CACHE,
+            "First tokens a sliding or evicting cache never drops. Default: 0 of a sliding one, 4 "
+            "of an evicting one.",
+        ),
+    ] = None
+    kv_budget: Annotated[
+        int | None,
+        option(
+            CACHE,
+            "Tokens of each sequence that an evicting cache keeps. Default: none, it needs one.",
+        ),
+    ] = None
+    eviction_score: Annotated[
+        EvictionScore | None,
+        option(
+            CACHE,
+            "Which tokens an evicting cache prefers: those of short keys (key-norm), or the last "
+            "ones (window). Default: key-norm.",
+        ),
+    ] = None
+    num_recent: Annotated[
+        int | None,
+        option(
+            CACHE,
+            "Last tokens an evicting cache never drops. Default: half of what the first ones "
+            "leave of the budget.",
+        ),
     ] = None
     overflow: Annotated[
         Overflow | None,

@@ -83,7 +83,7 @@ class Engine:
         """Whatever is due."""
         self._admit()
         self._slide()
-        work = self.scheduler.next(self._slots)
+        work = self.scheduler.next(self._slots, self._most())
         batch = self._batch(work)
         found = self.model.next_logits(batch, self.cache, self._num_likeliest())
         is_decode = len(work) == len(self._slots) and all(item.num_new == 1 for item in work)
@@ -103,6 +103,10 @@ class Engine:
         found = repeated.run([item.continuation.history.last for item in work])
         self._last, self._repeated = last, repeated
         return work, found
+
+    def _most(self) -> list[int | None]:
+        slots = range(len(self._slots))
+        return [None if self.cache is None else self.cache.max_step(slot) for slot in slots]
 
     def _num_likeliest(self) -> int:
         groups = self.scheduler.running

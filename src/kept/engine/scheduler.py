@@ -7,6 +7,7 @@ one of them or a thousand, and a pass takes some from each, short ones first.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kept.engine.continuation import Continuation
@@ -49,9 +50,13 @@ class Scheduler:
             admitted.append(group)
         return admitted
 
-    def next(self, live: list[Continuation]) -> list[Work]:
-        """The next pass over `live`, in their order: everyone's turn, within the budget."""
+    def next(self, live: list[Continuation], most: Sequence[int | None]) -> list[Work]:
+        """The next pass over `live`, in their order: everyone's turn, within the budget.
+
+        most: how many tokens each may bring to its cache in one pass; None: any number.
+        """
         budget = self.chunk
+        limits = dict(zip(live, most, strict=True))
         taken: dict[Continuation, int] = {}
         for continuation in sorted(live, key=lambda c: c.num_pending):
             pending = continuation.num_pending
@@ -60,6 +65,8 @@ class Scheduler:
             part = pending if budget is None else min(pending, max(budget, 1))
             if budget is not None and budget <= 0 and pending > 1:
                 continue
+            limit = limits[continuation]
+            part = part if limit is None else min(part, limit)
             taken[continuation] = part
             if budget is not None:
                 budget -= part

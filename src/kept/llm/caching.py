@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kept.cache import Cache, Offloaded, make_cache
+from kept.cache import Cache, EvictionPolicy, Offloaded, make_cache
 from kept.engine import ContextRule, default_hop
 from kept.errors import CacheFullError, OptionError
 from kept.models import CausalLM
@@ -55,12 +55,20 @@ def build_cache(
         max_cache_len=_static_length(params, rule, prompt_lengths) if kind == "static" else None,
         sliding_window=window,
         num_sinks=params.num_sinks if kind == "sliding" else 0,
+        budget=params.kv_budget,
+        policy=_eviction_policy(params),
         dtype=model.dtype,
         kv_dtype=params.kv_dtype,
         unquantized_sinks=params.unquantized_sinks,
         device=model.device,
         place=place,
     )
+
+
+def _eviction_policy(params: ResolvedParams) -> EvictionPolicy | None:
+    if params.eviction_score is None:
+        return None
+    return EvictionPolicy(params.eviction_score, params.num_sinks, params.num_recent)
 
 
 def check_static(params: ResolvedParams, rule: ContextRule, prompt_lengths: Sequence[int]) -> None:

@@ -302,6 +302,9 @@ def _cache_key(params: ResolvedParams) -> tuple[object, ...]:
         params.max_cache_len,
         params.sliding_window,
         params.num_sinks,
+        params.kv_budget,
+        params.eviction_score,
+        params.num_recent,
         params.overflow,
         params.slide_hop,
     )

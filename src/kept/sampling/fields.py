@@ -15,7 +15,8 @@ from kept.errors import OptionError
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 EarlyStopping = bool | Literal["never"]
-CacheImplementation = Literal["dynamic", "static", "sliding"]
+CacheImplementation = Literal["dynamic", "static", "sliding", "evicting"]
+EvictionScore = Literal["window", "key-norm"]
 CodecName = Literal["float32", "bfloat16", "float16", "int8", "int4"]  # of keys, or of values
 KVDtypeName = CodecName | Literal["k8v4"]
 KVDtype = KVDtypeName | tuple[CodecName, CodecName]
@@ -183,6 +184,11 @@ KV_DTYPE: Field[KVDtype | None] = Field("kv_dtype", _kv_dtype, None)
 UNQUANTIZED_SINKS = Field("unquantized_sinks", _integer(0, 64), 0)
 SLIDING_WINDOW: Field[int | None] = Field("sliding_window", _integer(1), None)
 NUM_SINKS = Field("num_sinks", _integer(0), 0)
+KV_BUDGET: Field[int | None] = Field("kv_budget", _integer(1), None)
+EVICTION_SCORE: Field[EvictionScore] = Field(
+    "eviction_score", _choice(*get_args(EvictionScore)), "key-norm"
+)
+NUM_RECENT: Field[int | None] = Field("num_recent", _integer(0), None)
 MAX_CACHE_LEN: Field[int | None] = Field("max_cache_len", _integer(1), None)
 OVERFLOW: Field[Overflow] = Field("overflow", _choice(*get_args(Overflow)), "stop")
 SLIDE_HOP: Field[int | None] = Field("slide_hop", _integer(1), None)
@@ -196,5 +202,5 @@ FIELDS: tuple[Field[object], ...] = (
     *(REPETITION_PENALTY, NO_REPEAT_NGRAM_SIZE, NUM_BEAMS, LENGTH_PENALTY, EARLY_STOPPING),
     *(NUM_RETURN_SEQUENCES, STOP_STRINGS, EOS_TOKEN_ID, IGNORE_EOS, SEED, LOGPROBS, USE_CACHE),
     *(CACHE_IMPLEMENTATION, KV_DTYPE, UNQUANTIZED_SINKS, SLIDING_WINDOW, NUM_SINKS, MAX_CACHE_LEN),
-    *(OVERFLOW, SLIDE_HOP),
+    *(KV_BUDGET, EVICTION_SCORE, NUM_RECENT, OVERFLOW, SLIDE_HOP),
 )

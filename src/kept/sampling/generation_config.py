@@ -88,5 +88,5 @@ def without_transformers_caches(config: Mapping[str, object]) -> Mapping[str, ob
         return {**config, "cache_implementation": "static"}
     raise OptionError(
         f"generation_config.json sets cache_implementation={kind!r}, which kept does not "
-        "implement; pass cache_implementation as dynamic, static or sliding"
+        "implement; pass cache_implementation as dynamic, static, sliding or evicting"
     )

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from kept.sampling.fields import FIELDS, CacheImplementation, EarlyStopping, KVDtype, Overflow
+from kept.sampling.fields import (
+    FIELDS,
+    CacheImplementation,
+    EarlyStopping,
+    EvictionScore,
+    KVDtype,
+    Overflow,
+)
 from kept.sampling.resolve import resolve
 from kept.sampling.resolved import ResolvedParams
 
@@ -52,7 +59,7 @@ class SamplingParams:
             and those of this many likeliest tokens. Default: not reported.
     Cache
         use_cache: keep keys and values between steps. Default True.
-        cache_implementation: "dynamic" (default), "static" or "sliding".
+        cache_implementation: "dynamic" (default), "static", "sliding" or "evicting".
         kv_dtype: what keys and values are stored as: "float32", "bfloat16", "float16", "int8",
             "int4" or "k8v4", or a pair (keys, values) of all but the last. int8 takes half and
             int4 a quarter of bfloat16's memory; k8v4, int8 keys and int4 values, lies between.
@@ -62,6 +69,10 @@ class SamplingParams:
         max_cache_len: tokens a static cache holds. Default: prompt plus new tokens.
         sliding_window, num_sinks: tokens a sliding cache holds, and how many of the first it
             keeps. Default: the model's window, and 0.
+        kv_budget: tokens of each sequence that an evicting cache keeps; it needs one.
+        eviction_score: which of them it prefers: "key-norm" (default), those of short keys, or
+            "window", the last ones. num_sinks, num_recent: how many of the first and of the last it
+            keeps whatever their score. Default: 4, and half of what these leave of the budget.
         overflow: at the end of the context "stop" (default) or "slide" on over the last tokens.
             Keys that stay in the cache keep what they saw of tokens that have left, so from there
             on the text can differ from use_cache=False, which reads the last tokens anew.
@@ -94,6 +105,9 @@ class SamplingParams:
     sliding_window: int | None = None
     num_sinks: int | None = None
     max_cache_len: int | None = None
+    kv_budget: int | None = None
+    eviction_score: EvictionScore | None = None
+    num_recent: int | None = None
     overflow: Overflow | None = None
     slide_hop: int | None = None
 

@@ -24,12 +24,19 @@ _CACHE_FIELDS: tuple[Field[object], ...] = (
     f.MAX_CACHE_LEN,
     f.SLIDING_WINDOW,
     f.NUM_SINKS,
+    f.KV_BUDGET,
+    f.EVICTION_SCORE,
+    f.NUM_RECENT,
 )
-_ONLY_ON: tuple[tuple[Field[object], str], ...] = (
-    (f.MAX_CACHE_LEN, "static"),
-    (f.SLIDING_WINDOW, "sliding"),
-    (f.NUM_SINKS, "sliding"),
+_ONLY_ON: tuple[tuple[Field[object], tuple[str, ...]], ...] = (
+    (f.MAX_CACHE_LEN, ("static",)),
+    (f.SLIDING_WINDOW, ("sliding",)),
+    (f.NUM_SINKS, ("sliding", "evicting")),
+    (f.KV_BUDGET, ("evicting",)),
+    (f.EVICTION_SCORE, ("evicting",)),
+    (f.NUM_RECENT, ("evicting",)),
 )
+_EVICTING_SINKS = 4  # first tokens that an evicting cache keeps, unless asked otherwise
 
 
 class _Reader:
@@ -82,7 +89,7 @@ def resolve(
     refuse_unsupported(config, do_sample=do_sample, num_beams=num_beams)
     use_cache = read.get(f.USE_CACHE)
     cache_implementation = read.get(f.CACHE_IMPLEMENTATION) if use_cache else None
-    sliding = cache_implementation == "sliding"
+    sliding, evicting = (cache_implementation == kind for kind in ("sliding", "evicting"))
     seed = read.get_given(f.SEED)
     return ResolvedParams(
         max_new_tokens=read.get(f.MAX_NEW_TOKENS),
@@ -110,8 +117,11 @@ def resolve(
         kv_dtype=read.get_given(f.KV_DTYPE),
         unquantized_sinks=read.get_given(f.UNQUANTIZED_SINKS),
         sliding_window=read.get(f.SLIDING_WINDOW) if sliding else None,
-        num_sinks=read.get(f.NUM_SINKS) if sliding else 0,
+        num_sinks=_resolve_sinks(read, cache_implementation),
         max_cache_len=read.get(f.MAX_CACHE_LEN) if cache_implementation == "static" else None,
+        kv_budget=read.get(f.KV_BUDGET) if evicting else None,
+        eviction_score=read.get(f.EVICTION_SCORE) if evicting else None,
+        num_recent=read.get(f.NUM_RECENT) if evicting else None,
         overflow=read.get_given(f.OVERFLOW),
         slide_hop=read.get_given(f.SLIDE_HOP),
     )
@@ -196,13 +206,33 @@ def _check_cache(read: _Reader) -> None:
                     "pass use_cache=True, or leave it out"
                 )
         return
-    for field, kind in _ONLY_ON:
-        if read.is_given(field) and read.get(f.CACHE_IMPLEMENTATION) != kind:
+    for field, kinds in _ONLY_ON:
+        if read.is_given(field) and read.get(f.CACHE_IMPLEMENTATION) not in kinds:
             raise OptionError(
-                f"{read.show(field)} acts only on the {kind} cache, and there is "
-                f"{read.show(f.CACHE_IMPLEMENTATION)}; pass cache_implementation={kind!r}, or "
+                f"{read.show(field)} acts only on the {' or '.join(kinds)} cache, and there is "
+                f"{read.show(f.CACHE_IMPLEMENTATION)}; pass cache_implementation={kinds[0]!r}, or "
                 "leave it out"
             )
+    if read.get(f.CACHE_IMPLEMENTATION) == "evicting":
+        _check_evicting(read)
+
+
+def _check_evicting(read: _Reader) -> None:
+    if not read.is_set(f.KV_BUDGET):
+        raise OptionError(
+            "an evicting cache needs kv_budget, the tokens of each sequence that it keeps; pass it"
+        )
+    if read.is_given(f.UNQUANTIZED_SINKS) and read.get(f.UNQUANTIZED_SINKS):
+        raise OptionError(
+            f"{read.show(f.UNQUANTIZED_SINKS)} is not for the evicting cache, which moves its "
+            "tokens; leave it out, or use another cache"
+        )
+
+
+def _resolve_sinks(read: _Reader, kind: str | None) -> int:
+    if kind == "evicting" and not read.is_set(f.NUM_SINKS):
+        return _EVICTING_SINKS
+    return read.get(f.NUM_SINKS) if kind in ("sliding", "evicting") else 0
 
 
 def _resolve_eos(read: _Reader, vocab_size: int | None) -> frozenset[int]:

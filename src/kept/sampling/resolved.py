@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kept.errors import OptionError
-from kept.sampling.fields import CacheImplementation, EarlyStopping, KVDtype, Overflow
+from kept.sampling.fields import (
+    CacheImplementation,
+    EarlyStopping,
+    EvictionScore,
+    KVDtype,
+    Overflow,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +19,11 @@ class ResolvedParams:
     """Every option of a request, verified and concrete; made by `SamplingParams.resolve`.
 
     Where `do_sample` is False, `temperature`, `top_k`, `top_p` and `min_p` stand at the values
-    that change nothing (1, 0, 1, 0). `None` is left in seven places: `max_length` (the checkpoint
+    that change nothing (1, 0, 1, 0). `None` is left in ten places: `max_length` (the checkpoint
     sets none, or `max_new_tokens` was given), `logprobs` (not wanted), `cache_implementation` (no
     cache), `kv_dtype` (the model's dtype), `sliding_window` (the model's own), `max_cache_len`
-    (prompt plus new tokens) and `slide_hop` (chosen from the context's length).
+    (prompt plus new tokens), `slide_hop` (chosen from the context's length), `kv_budget` and
+    `eviction_score` (no evicting cache) and `num_recent` (half of what sinks leave of the budget).
     """
 
     max_new_tokens: int
@@ -45,6 +52,9 @@ class ResolvedParams:
     sliding_window: int | None
     num_sinks: int
     max_cache_len: int | None
+    kv_budget: int | None
+    eviction_score: EvictionScore | None
+    num_recent: int | None
     overflow: Overflow
     slide_hop: int | None
 

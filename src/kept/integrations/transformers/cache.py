@@ -95,6 +95,11 @@ class KeptCache(DynamicCache):
 
     @classmethod
     def _of(cls, model: ModelLayers, options: dict[str, Any], *, lends: bool = True) -> Self:
+        if options["kind"] == "evicting":
+            raise OptionError(
+                "transformers gives a whole prompt in one step and masks by position, which an "
+                "evicting cache does not follow; use layout='sliding', or generate with kept.LLM"
+            )
         make: Callable[..., Cache] = partial(make_cache, **options)
         # One that stores next to nothing: options are refused now rather than in the first pass.
         trial = make([KVShape(1, 1, window) for window in model.windows])

@@ -1,0 +1,193 @@
+"""A cache of a fixed budget: what is more leaves by a policy's choice, at fixed places.
+
+Entry j of a slot holds the j-th oldest token that is still there, so that to attention a slot is a
+shorter sequence: keys were rotated to their positions when they were stored, and their order is
+kept. Tokens leave when a sequence comes to a multiple of `grain` tokens that is more than the
+budget, and then all that are too many:
+
+    budget 6, grain 4        tokens read   6  7  8    9 10 11 12    13 ...
+                             stored        6  7  8>6  7  8  9 10>6   7 ...
+
+So what is dropped depends on a sequence's own tokens, never on how they were cut into steps: a step
+may not pass such a place (`Cache.max_step`), and how many entries a slot has is arithmetic on its
+length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kept.cache.indices import read_whole
+from kept.cache.layout import Layout, Plan, Relayout, grown, lengths_after, make_writes
+from kept.cache.policy import EvictionPolicy
+from kept.cache.ring import RingLayout
+from kept.cache.shape import KVShape
+from kept.errors import CacheError, OptionError
+from kept.ops import Placement, Span
+
+EVICTION_GRAIN = 64  # tokens between two evictions, unless asked otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionRule:
+    """When tokens leave, and how many stay; `policy` says which, its `recent` decided."""
+
+    budget: int
+    grain: int
+    policy: EvictionPolicy
+
+    def last(self, length: int) -> int:
+        """How many tokens a sequence of `length` had when it last dropped some; 0: never."""
+        last = length // self.grain * self.grain
+        return last if last > self.budget else 0
+
+    def next(self, length: int) -> int:
+        """How many tokens it will have when it next does."""
+        return (max(length, self.budget) // self.grain + 1) * self.grain
+
+    def num_stored(self, length: int) -> int:
+        """How many entries it has."""
+        last = self.last(length)
+        return self.budget + length - last if last else length
+
+
+class EvictingLayout(Layout):
+    """Keeps `rule.budget` tokens of each sequence, and those read since the last eviction."""
+
+    def __init__(self, num_slots: int, rule: EvictionRule, capacity: int = 0) -> None:
+        super().__init__(num_slots, capacity)
+        self.rule = rule
+
+    @property
+    def traits(self) -> dict[str, object]:
+        """See `Layout.traits`."""
+        return {"layout": "evicting", "rule": self.rule}
+
+    def max_step(self, length: int) -> int:
+        """See `Layout.max_step`."""
+        return self.rule.next(length) - length
+
+    def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
+        """See `Layout.reserve`; raises CacheError for a step that passes an eviction."""
+        for length, count in zip(lengths, counts, strict=True):
+            if count > self.max_step(length):
+                raise CacheError(
+                    f"this step brings {count} tokens to a sequence of {length}, and the evicting "
+                    f"cache drops tokens when it has {self.rule.next(length)}; bring at most "
+                    f"{self.max_step(length)}, as Cache.max_step says, and the others after it"
+                )
+        before = map(self.rule.num_stored, lengths)
+        needed = max(a + b for a, b in zip(before, counts, strict=True))
+        if needed <= self.capacity:
+            return None
+        return Relayout(min(grown(needed), max(self.rule.budget + self.rule.grain, needed)))
+
+    def apply(self, change: Relayout) -> None:
+        """See `Layout.apply`."""
+        self.capacity = change.capacity
+
+    def plan(
+        self,
+        starts: tuple[int, ...],
+        slots: tuple[int, ...],
+        lengths: Sequence[int],
+        device: torch.device,
+    ) -> Plan:
+        """See `Layout.plan`."""
+        before = [self.rule.num_stored(length) for length in lengths]
+        after = lengths_after(starts, before)
+        entries = [range(a, b) for a, b in zip(before, after, strict=True)]
+        span = Span(starts, slots, after, max(after), device)
+        return Plan(span, make_writes(starts, slots, entries, device))
+
+    @property
+    def placement(self) -> Placement:
+        """See `Layout.placement`."""
+        return Placement(ring=False, capacity=self.capacity)
+
+    def commit(self, plan: Plan) -> Relayout | None:
+        """See `Layout.commit`; the layers drop tokens by themselves."""
+        return None
+
+    def check_truncate(self, slot: int, length: int, before: int) -> None:
+        """See `Layout.check_truncate`."""
+        last = self.rule.last(before)
+        if 0 < length < last:
+            raise CacheError(
+                f"the evicting cache cannot go back to {length} tokens: it dropped some when the "
+                f"sequence had {last}; truncate to {last} or more, or to 0, or use the dynamic "
+                "cache, which forgets nothing"
+            )
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Nothing to forget: lengths say what counts."""
+
+    def select(self, indices: Sequence[int]) -> None:
+        """See `Layout.select`."""
+        self.num_slots = len(indices)
+
+    def widened(self, capacity: int) -> Relayout:
+        """See `Layout.widened`."""
+        return Relayout(capacity)
+
+    def join(self, other: Layout) -> None:
+        """See `Layout.join`."""
+        self.num_slots += other.num_slots
+
+    def fork(self) -> EvictingLayout:
+        """See `Layout.fork`."""
+        return EvictingLayout(self.num_slots, self.rule, self.capacity)
+
+    def entries_from(self, slot: int, begin: int, end: int) -> slice:
+        """See `Layout.entries_from`; begin: 0, or no token before the last eviction."""
+        moved = self.rule.num_stored(end) - end
+        assert begin == 0 or begin + moved >= self.rule.budget or not moved
+        return slice(begin + moved if begin else 0, end + moved)
+
+    def entries(self, slot: int, begin: int, end: int) -> list[int]:
+        """See `Layout.entries`; raises CacheError if tokens from `begin` on may be gone."""
+        last = self.rule.last(end)
+        if begin < last:
+            raise CacheError(
+                f"the evicting cache no longer holds all of tokens {begin} to {end}: it keeps "
+                f"{self.rule.budget} of the first {last}; held() says which; use the dynamic "
+                "cache where every token is needed"
+            )
+        moved = self.rule.num_stored(end) - end
+        return list(range(begin + moved, end + moved))
+
+
+def evicting_layouts(
+    shapes: Sequence[KVShape],
+    num_slots: int,
+    budget: int | None,
+    policy: EvictionPolicy | str | None,
+    grain: int | None,
+    slack: int,
+) -> list[Layout]:
+    """(L,) the layouts of an evicting cache; see `make_cache`."""
+    found = EvictionPolicy() if policy is None else policy
+    if isinstance(found, str):
+        found = EvictionPolicy(found)
+    if not isinstance(found, EvictionPolicy):
+        raise OptionError(f"policy is {policy!r}; pass an EvictionPolicy, or the name of its score")
+    grain = EVICTION_GRAIN if grain is None else read_whole(grain, "grain")
+    if grain < 1:
+        raise OptionError(f"grain={grain}: tokens leave every so many; give at least 1")
+    if all(shape.window is not None for shape in shapes):
+        raise OptionError(
+            "every layer of this model has a window of its own and forgets what is outside it, so "
+            "there is nothing to choose; use kind='sliding'"
+        )
+    if budget is None:
+        raise OptionError(
+            "an evicting cache needs budget=N, the tokens of each sequence that it keeps"
+        )
+    rule = EvictionRule(budget, grain, found.within(budget))
+    windows = {shape.window for shape in shapes if shape.window is not None}
+    evicting = EvictingLayout(num_slots, rule)
+    rings = {window: RingLayout(num_slots, window, 0, slack) for window in windows}
+    return [evicting if s.window is None else rings[s.window] for s in shapes]
