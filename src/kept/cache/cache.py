@@ -106,8 +106,12 @@ class Cache:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes its buffers take, unused capacity included."""
-        return sum(layer.num_bytes for layer in self._layers)
+        """Bytes it takes: buffers, unused capacity included, and what says which tokens they hold.
+
+        Exact; of what forks share, each counts the whole.
+        """
+        layers = sum(layer.num_bytes for layer in self._layers)
+        return layers + sum(layout.num_bytes for layout in dict.fromkeys(self._layout_of))
 
     def max_step(self, slot: int) -> int | None:
         """How many tokens the slot may take in one step; None: any number.

@@ -68,6 +68,11 @@ class Layout(ABC):
         return None
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes of what it keeps to tell entries apart."""
+        return 0
+
+    @property
     @abstractmethod
     def traits(self) -> dict[str, object]:
         """What two layouts have in common that treat tokens alike, by name."""

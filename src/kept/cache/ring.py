@@ -42,6 +42,11 @@ class RingLayout(Layout):
         return self.sinks + self.window + self.slack
 
     @property
+    def num_bytes(self) -> int:
+        """See `Layout.num_bytes`: a label of 8 bytes an entry, once for all layers."""
+        return self.held.nbytes
+
+    @property
     def traits(self) -> dict[str, object]:
         """See `Layout.traits`."""
         return {
