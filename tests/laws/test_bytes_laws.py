@@ -1,5 +1,6 @@
 """`num_bytes` is what the allocator has given, to the byte: the storages behind a cache."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 
 from kept.cache import SCORES, Cache, KVShape, load_cache, make_cache
 from kept.ops import KV_CODECS
+from laws.grid_page import WIDTHS
 from laws.kinds import KINDS, NAMES, Kind
+from laws.rounding import pair_bytes
 from laws.steps import addresses, filled, generator, step
 from laws.storages import storage_bytes, tensors
 
@@ -60,6 +63,22 @@ def test_evicting_caches(score: str, codec: str, tmp_path: Path) -> None:
         assert each.num_bytes == storage_bytes(each)
     cache.save(tmp_path / "cache")
     assert load_cache(tmp_path / "cache", shapes).num_bytes == cache.num_bytes
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("codec", [*KV_CODECS, ("int4", "bfloat16")], ids=str)
+def test_what_a_token_takes(
+    codec: str | tuple[str, str], width: int, record_property: Callable[[str, object], None]
+) -> None:
+    """The allocator's bytes for one token more; `scripts/cache_grid` collects them."""
+    sizes = [
+        storage_bytes(make_cache([KVShape(1, width)], "static", max_cache_len=n, kv_dtype=codec))
+        for n in (10, 11)
+    ]
+    each = sizes[1] - sizes[0]
+    assert each == pair_bytes(codec, width)
+    name = codec if isinstance(codec, str) else "{} keys, {} values".format(*codec)
+    record_property("token bytes", [name, width, each])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
