@@ -106,7 +106,7 @@ def test_layers_with_and_without_a_window() -> None:
     token, past = (found[f"bytes_per_token{x}"]["bfloat16"] for x in ("", "_past_windows"))
     assert (token, past) == (18 * 2 * 256 * 2, 3 * 2 * 256 * 2)
     assert rows["dynamic"]["cache_bytes"] == rows["static"]["cache_bytes"] == 32768 * token
-    assert rows["sliding"]["cache_bytes"] == 32768 * past + (512 + 64) * (token - past)
+    assert rows["sliding"]["cache_bytes"] == 32768 * past + (512 + 64) * (token - past + 8)
     for command in (("plan", "--shape", "gemma-3-270m"), ("plan", "--shape", "gpt2")):
         assert ("past the windows" in kept(*command).stdout) == ("gemma" in command[2])
 
@@ -202,7 +202,7 @@ def test_a_sliding_cache_where_there_is_a_window() -> None:
     rows = plan("--shape", "gpt2", "--sliding-window", 128, "--num-sinks", 4)["rows"]
     assert {row["cache"] for row in rows} == {"dynamic", "static", "sliding"}
     sliding = next(row for row in rows if row["cache"] == "sliding")
-    assert sliding["cache_bytes"] == 2 * 12 * 768 * (4 + 128 + 64) * 4
+    assert sliding["cache_bytes"] == (2 * 12 * 768 * 4 + 8) * (4 + 128 + 64)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,11 @@ class PlainCache:
         """See `Cache.select`."""
         self.slots = [self.slots[i].copy() for i in indices]
 
+    def concatenate(self, other: PlainCache) -> PlainCache:
+        """See `Cache.concatenate`."""
+        wide = [max(pair) for pair in zip(self.wide, other.wide, strict=True)]
+        return PlainCache(self.kind, self.copy().slots + other.copy().slots, wide)
+
     def append(self, slots: Sequence[int], new: Sequence[Sequence[Sequence[Token]]]) -> None:
         """Store a step. new: per sequence and layer, its tokens."""
         self._overwrite(slots, [len(layers[0]) for layers in new])

@@ -8,7 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FLOATS = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 def sides(codec: str | tuple[str, str]) -> tuple[str, str]:

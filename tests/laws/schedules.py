@@ -55,7 +55,7 @@ class Schedule:
     def __init__(
         self, alone: Alone, make: MakeCache, random: Random, limit: int, story: Sequence[int] = ()
     ) -> None:
-        self.alone, self.random, self.limit = alone, random, limit
+        self.alone, self.make, self.random, self.limit = alone, make, random, limit
         num_slots = random.randint(1, 4)
         self.cache = make(num_slots)
         self.held: list[list[int]] = [[] for _ in range(num_slots)]
@@ -110,6 +110,14 @@ class Schedule:
         self.feed()
         if self.random.random() < 0.5:
             self.cache, self.held = mine, held
+
+    def concatenate(self) -> None:
+        """A sequence computed in a cache of its own joins the others."""
+        if len(self.held) < 5:
+            mine, held = self.cache, self.held
+            self.cache, self.held = self.make(1), [[]]
+            self.feed()
+            self.cache, self.held = mine.concatenate([self.cache]), held + self.held
 
     def reload(self, folder: Path) -> None:
         """The cache is saved and read back."""
@@ -169,7 +177,7 @@ class Schedule:
 
 ACTIONS = (
     "feed", "feed", "decode", "draft", "truncate", "select", "reorder", "fork", "reload",
-    "compute_anew", "threads",
+    "concatenate", "compute_anew", "threads",
 )  # fmt: skip
 
 

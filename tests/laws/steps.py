@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch, pack
-from kept.cache import Cache, LayerStore
+from kept.cache import Cache, LayerStore, RingLayout
 from kept.ops import KVView, attend, attend_with_weights
 from laws.kinds import Kind, Rows
 from laws.kinds import random_rows as rows_of
@@ -134,7 +134,9 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
     sizes = [layer.num_slots * layer.capacity for layer in cache._layers]
     apart = sum(cache.num_slots * plain.kind.slot_bytes(i) for i in range(len(sizes)))
     tokens = sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
-    assert cache.num_bytes == tokens + apart + plain.input_bytes()
+    rings = {layout for layout in cache.layouts if isinstance(layout, RingLayout)}
+    labels = sum(8 * ring.num_slots * ring.capacity for ring in rings)
+    assert cache.num_bytes == tokens + apart + labels + plain.input_bytes()
     check_inputs(cache, plain)
     for layer, ring in enumerate(plain.kind.rings):
         capacity = cache._layers[layer].capacity

@@ -95,7 +95,7 @@ def test_company_changes_no_output(kind: Kind, data: st.DataObject) -> None:
 
 @every_kind
 def test_buffers_are_seldom_replaced(kind: Kind) -> None:
-    """A thousand single tokens move the buffers a logarithmic number of times."""
+    """What is copied while single tokens come stays in proportion to what they take."""
     cache = kind.make()
     rows = random_rows(kind, 1, generator())
     kept: list[Tensor] = []  # holding them keeps an address from being used twice
@@ -108,7 +108,7 @@ def test_buffers_are_seldom_replaced(kind: Kind) -> None:
                 kept.append(layer.keys[0])
             ring = kind.rings[index]
             assert ring is None or layer.capacity <= ring.width
-    assert len(kept) <= 8 * len(cache.layers)
+    assert sum(x.shape[2] for x in kept) <= 10 * sum(x.capacity for x in cache.layers)
     if kind.limit is not None:
         assert len(kept) == len(cache.layers)
 

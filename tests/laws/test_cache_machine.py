@@ -218,6 +218,14 @@ class CacheMachine(RuleBasedStateMachine):
             cache.repeat(count)
             plain.select(sources)
 
+    @rule(data=st.data())
+    def concatenate(self, data: st.DataObject) -> None:
+        """Two of them, or one twice, take the place of the first."""
+        (cache, plain), (other, other_plain) = self.pick(data), self.pick(data)
+        if cache.num_slots + other.num_slots <= MAX_SLOTS:
+            index = next(i for i, pair in enumerate(self.pairs) if pair[0] is cache)
+            self.pairs[index] = (cache.concatenate([other]), plain.concatenate(other_plain))
+
     @invariant()
     def equal_to_the_lists(self) -> None:
         for cache, plain in self.pairs:

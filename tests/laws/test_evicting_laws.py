@@ -219,6 +219,7 @@ def test_a_step_that_fails_leaves_the_cache_as_it_was() -> None:
 
     cache = make_cache(SHAPES, "evicting", budget=6, grain=4, policy=EvictionPolicy(Fails(), 0, 0))
     feed(cache, [1], [7])
+    assert cache.concatenate([cache]).lengths == (7, 7)
     with pytest.raises(ArithmeticError):
         feed(cache, [1], [1])
     assert cache.lengths == (7,)
@@ -288,6 +289,34 @@ def test_a_fork_and_its_origin_go_on_apart(length: int) -> None:
     run(twin, [2], LENGTH, draws(3))
     assert_holds(cache, RULE, [1])
     assert_holds(twin, RULE, [2])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("lengths", [(5, 18, 32), (32, 0, 7)])
+def test_caches_made_one_go_on_as_each_would(rule: Rule, lengths: tuple[int, int, int]) -> None:
+    caches = [make(rule, 2), make(rule), make(rule)]
+    seeds = [1, 2, 3, 4]
+    for cache, of, length in zip(caches, ([1, 2], [3], [4]), lengths, strict=True):
+        run(cache, of, length, draws(length))
+    joined = caches[0].concatenate(caches[1:])
+    assert joined.lengths == (lengths[0], *lengths)
+    assert_holds(joined, rule, seeds)
+    run(joined, seeds, LENGTH, draws(2))
+    assert_holds(joined, rule, seeds)
+    for cache, of in zip(caches, ([1, 2], [3], [4]), strict=True):
+        assert_holds(cache, rule, of)
+        run(cache, of, LENGTH, draws(3))
+        assert_holds(cache, rule, of)
+
+
+def test_caches_of_other_rules_are_not_made_one() -> None:
+    for other in (RULES[1], (6, 4, "key-norm", 1, 1), (6, 5, "key-norm", 1, 2)):
+        with pytest.raises(CacheError, match=r"is laid out as .*EvictionRule"):
+            make(RULE).concatenate([make(other)])
+    joined = make(RULE, 1, MIXED).concatenate([make(RULE, 2, MIXED)])
+    run(joined, [1, 2, 3], LENGTH, draws(1))
+    for slot, held in enumerate(joined.held(1)):
+        assert held.tolist() == [expected(RULE, slot + 1, 1, head, LENGTH) for head in range(2)]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)

@@ -1,6 +1,7 @@
 """Where keys and values live: layouts, layers, and the cache that joins them."""
 
 from kept.cache.cache import Cache
+from kept.cache.concatenate import concatenate
 from kept.cache.evicting import EVICTION_GRAIN
 from kept.cache.files import load_cache, saved_shapes
 from kept.cache.layer import LayerCache
@@ -30,6 +31,7 @@ __all__ = [
     "Offloaded",
     "Place",
     "RingLayout",
+    "concatenate",
     "from_legacy",
     "grown",
     "load_cache",

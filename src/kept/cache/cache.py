@@ -112,8 +112,13 @@ class Cache(Slots):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes its buffers take, unused capacity included; an encoder input counts once."""
-        return sum(layer.num_bytes for layer in self._layers) + self.cross.num_bytes
+        """Bytes it takes: buffers, unused capacity included, and what says which tokens they hold.
+
+        Exact; an encoder input counts once, and of what forks share, each counts the whole.
+        """
+        layers = sum(layer.num_bytes for layer in self._layers)
+        layouts = sum(layout.num_bytes for layout in dict.fromkeys(self._layout_of))
+        return layers + layouts + self.cross.num_bytes
 
     def max_step(self, slot: int) -> int | None:
         """How many tokens the slot may take in one step; None: any number.
@@ -400,6 +405,13 @@ class Cache(Slots):
             plans = {twins[layout]: plan for layout, plan in self._open.plans.items()}
             twin._erase(self._open.done, plans)
         return twin
+
+    def concatenate(self, others: Sequence[Cache]) -> Cache:
+        """A new cache with its slots and those of the others after them; see
+        `kept.cache.concatenate`."""
+        from kept.cache.concatenate import concatenate  # which needs this class
+
+        return concatenate([self, *others] if isinstance(others, Sequence) else others)
 
     # Reading
 

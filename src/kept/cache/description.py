@@ -138,17 +138,9 @@ class Description:
 
 def write_layout(layout: Layout) -> dict[str, Any]:
     """A layout's own numbers, as JSON takes them."""
-    if isinstance(layout, RingLayout):
-        return {
-            "layout": "ring",
-            "window": layout.window,
-            "sinks": layout.sinks,
-            "slack": layout.slack,
-        }
     if isinstance(layout, EvictingLayout):
         return {"layout": "evicting", **write_rule(layout.rule)}
-    assert isinstance(layout, ContiguousLayout)
-    return {"layout": "contiguous", "max_length": layout.capacity if layout.fixed else None}
+    return layout.traits
 
 
 def read_layout(file: Path, fields: Mapping[str, Any], lengths: Sequence[int]) -> Layout:

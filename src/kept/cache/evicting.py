@@ -72,6 +72,11 @@ class EvictingLayout(Layout):
         self.rule = rule
 
     @property
+    def traits(self) -> dict[str, object]:
+        """See `Layout.traits`."""
+        return {"layout": "evicting", "rule": self.rule}
+
+    @property
     def _does(self) -> str:
         return "looks at queries" if self.rule.observes else "drops tokens"
 
@@ -138,6 +143,14 @@ class EvictingLayout(Layout):
     def select(self, indices: Sequence[int]) -> None:
         """See `Layout.select`."""
         self.num_slots = len(indices)
+
+    def widened(self, capacity: int) -> Relayout:
+        """See `Layout.widened`."""
+        return Relayout(capacity)
+
+    def join(self, other: Layout) -> None:
+        """See `Layout.join`."""
+        self.num_slots += other.num_slots
 
     def fork(self) -> EvictingLayout:
         """See `Layout.fork`."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kept.cache.evicting import EvictingLayout
-from kept.cache.layer import LayerCache
+from kept.cache.layer import LayerCache, Moves
 from kept.cache.layout import Layout, lasting
 from kept.cache.observer import Observer, one_thread
 from kept.cache.open_step import not_shown
@@ -114,6 +114,16 @@ class EvictingLayer(LayerCache):
             self.held = self.held[order]
         if self.observer is not None:
             self.observer.select(order)
+
+    def take(
+        self, begin: int, source: LayerCache, moves: Sequence[Moves], lengths: Sequence[int]
+    ) -> None:
+        """See `LayerCache.take`."""
+        assert isinstance(source, EvictingLayer)
+        super().take(begin, source, moves, lengths)
+        self.held[begin : begin + source.num_slots] = source.held
+        if self.observer is not None and source.observer is not None:
+            self.observer.take(begin, source.observer)
 
     def fork(self) -> EvictingLayer:
         """See `LayerCache.fork`; which tokens are held is copied at once."""

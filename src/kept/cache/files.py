@@ -38,10 +38,12 @@ from torch import Tensor
 from kept.cache.cache import Cache
 from kept.cache.cross_file import input_buffers, read_inputs
 from kept.cache.description import Description, read_layout
+from kept.cache.evicting import EvictingLayout
 from kept.cache.evicting_layer import EvictingLayer
 from kept.cache.eviction_file import restore_held
 from kept.cache.layout import Layout
-from kept.cache.make import read_device
+from kept.cache.make import check_place, read_device
+from kept.cache.place import Place
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
@@ -86,22 +88,24 @@ def load_cache(
     *,
     fingerprint: str = "",
     device: torch.device | str = "cpu",
+    place: Place | None = None,
 ) -> Cache:
     """The cache that `Cache.save` wrote; it goes on with the very same bits.
 
     shapes: (L,) what the model's layers store, `model.kv_shapes`. fingerprint: as it was saved.
+    place: where its buffers lie from now on, by default in the device's memory.
     Raises CacheError for a file that is not there, cut short or changed, that another version of
     kept wrote, or that belongs to another model or fingerprint, OptionError for what is no path or
-    are no shapes.
+    are no shapes, or a place that will not do.
     """
     if not isinstance(path, str | PathLike):
         raise OptionError(
             f"the cache's file is named by {path!r}, a {type(path).__name__}; pass a path"
         )
     _check_shapes(shapes)
-    file, place = Path(path), read_device(device)
+    file, where = Path(path), read_device(device)
     with _opened(file) as handle:
-        return _read(file, handle, tuple(shapes), fingerprint, place)
+        return _read(file, handle, tuple(shapes), fingerprint, where, place)
 
 
 def saved_shapes(path: str | PathLike[str]) -> tuple[KVShape, ...]:
@@ -150,7 +154,12 @@ def _described(file: Path, handle: Any) -> Description:
 
 
 def _read(
-    file: Path, handle: Any, shapes: tuple[KVShape, ...], fingerprint: str, device: torch.device
+    file: Path,
+    handle: Any,
+    shapes: tuple[KVShape, ...],
+    fingerprint: str,
+    device: torch.device,
+    place: Place | None,
 ) -> Cache:
     found = _described(file, handle)
     found.check(file, shapes, fingerprint)
@@ -174,9 +183,10 @@ def _read(
         if isinstance(layout, RingLayout):
             layout.restore(tensor(_held(index), torch.int64, num_slots, None), lengths)
         layouts.append(layout)
+    check_place(place, device, evicts=any(isinstance(x, EvictingLayout) for x in layouts))
     per_layer = [layouts[index] for index in found.layout_of]
     made_of = found.codec, device, found.kind, lengths, found.unquantized_sinks
-    cache = Cache(shapes, per_layer, *made_of)
+    cache = Cache(shapes, per_layer, *made_of, place)
     counts = {
         layout: sum(_count(layout, s, n) for s, n in enumerate(lengths)) for layout in layouts
     }

@@ -15,6 +15,9 @@ from kept.cache.sinks import SINK_DTYPE, erase_sinks, put_sinks
 from kept.errors import CacheError
 from kept.ops import Codec, ContiguousView, KVCodec, RingView, Span, StoredView
 
+Entries = slice | list[int]
+Moves = tuple[Entries, Entries]  # entries of one slot, and which they become
+
 
 class LayerCache:
     """Keys and values of one layer, as their codecs store them.
@@ -131,6 +134,19 @@ class LayerCache:
     def _taken(self, buffer: Tensor, order: Tensor) -> Tensor:
         new = self.place.zeros((len(order), *buffer.shape[1:]), buffer.dtype)
         return torch.index_select(buffer, 0, order, out=new)
+
+    def take(
+        self, begin: int, source: LayerCache, moves: Sequence[Moves], lengths: Sequence[int]
+    ) -> None:
+        """Copy what another layer holds to slots from `begin` on. moves, lengths: of its slots."""
+        self.own()
+        pairs = zip(self.keys + self.values, source.keys + source.values, strict=True)
+        for into, x in pairs:
+            for slot, (old, new) in enumerate(moves):
+                into[begin + slot][:, new] = x[slot][:, old]
+        for into, x in zip(self.sinks, source.sinks, strict=True):
+            for slot, length in enumerate(lengths):
+                into[begin + slot, :, :length] = x[slot, :, :length]
 
     def clear(self, slot: int, entries: slice | list[int], begin: int) -> None:
         """Zero entries of a slot, which hold all its tokens from `begin` on."""

@@ -67,6 +67,16 @@ class Layout(ABC):
         """How many tokens a sequence can have at most; None: any number."""
         return None
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of what it keeps to tell entries apart."""
+        return 0
+
+    @property
+    @abstractmethod
+    def traits(self) -> dict[str, object]:
+        """What two layouts have in common that treat tokens alike, by name."""
+
     @abstractmethod
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """The change of capacity needed before sequences of `lengths` take `counts` more tokens.
@@ -113,6 +123,14 @@ class Layout(ABC):
     @abstractmethod
     def select(self, indices: Sequence[int]) -> None:
         """Slot i becomes a copy of what slot indices[i] was."""
+
+    @abstractmethod
+    def widened(self, capacity: int) -> Relayout:
+        """The change to a capacity no smaller than it has. Mutates nothing, as `reserve`."""
+
+    @abstractmethod
+    def join(self, other: Layout) -> None:
+        """Take on the slots of a layout of the same kind and capacity, after its own."""
 
     @abstractmethod
     def fork(self) -> Layout:
@@ -170,7 +188,7 @@ def grown(length: int) -> int:
 
 
 class ContiguousLayout(Layout):
-    """Token i lies in entry i. Grows by a share of its size, or has a fixed capacity and refuses more."""
+    """Token i lies in entry i. Grows by a share of its size, or is fixed and refuses more."""
 
     def __init__(self, num_slots: int, capacity: int = 0, *, fixed: bool = False) -> None:
         super().__init__(num_slots, capacity)
@@ -180,6 +198,11 @@ class ContiguousLayout(Layout):
     def limit(self) -> int | None:
         """See `Layout.limit`."""
         return self.capacity if self.fixed else None
+
+    @property
+    def traits(self) -> dict[str, object]:
+        """See `Layout.traits`."""
+        return {"layout": "contiguous", "max_length": self.limit}
 
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """See `Layout.reserve`."""
@@ -228,6 +251,14 @@ class ContiguousLayout(Layout):
     def select(self, indices: Sequence[int]) -> None:
         """See `Layout.select`."""
         self.num_slots = len(indices)
+
+    def widened(self, capacity: int) -> Relayout:
+        """See `Layout.widened`."""
+        return Relayout(capacity)
+
+    def join(self, other: Layout) -> None:
+        """See `Layout.join`."""
+        self.num_slots += other.num_slots
 
     def fork(self) -> ContiguousLayout:
         """See `Layout.fork`."""

@@ -84,14 +84,13 @@ def make_cache(
         read_whole(value, name)
     own = _without_cross(shapes)
     _check(own, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
-    _check_evicting(kind, budget, policy, grain, unquantized_sinks, place)
+    _check_evicting(kind, budget, policy, grain, unquantized_sinks)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
     where, codec = read_device(device), find_kv_codec(dtype if kv_dtype is None else kv_dtype)
     stored = [shape for shape in own if shape.shares is None]
     check_unquantized_sinks(unquantized_sinks, codec)
-    if place is not None and where.type != "cpu":
-        raise OptionError(f"a cache in files is for the CPU, not {where}; leave place out")
+    check_place(place, where, evicts=kind == "evicting")
 
     def made(layouts: Sequence[Layout]) -> Cache:
         return Cache(
@@ -119,6 +118,16 @@ def read_device(device: torch.device | str) -> torch.device:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"device {device!r} cannot be used: {reason}") from error
+
+
+def check_place(place: Place | None, device: torch.device, *, evicts: bool) -> None:
+    """Raise OptionError for a place where a cache on this device cannot lie."""
+    if place is not None and device.type != "cpu":
+        raise OptionError(f"a cache in files is for the CPU, not {device}; leave place out")
+    if place is not None and evicts:
+        raise OptionError(
+            "an evicting cache lies in memory, of which it takes a fixed amount; leave place out"
+        )
 
 
 def _windows(shapes: Sequence[KVShape], window: int | None) -> list[int | None]:
@@ -226,7 +235,6 @@ def _check_evicting(
     policy: EvictionPolicy | str | None,
     grain: int | None,
     unquantized_sinks: int,
-    place: Place | None,
 ) -> None:
     if kind != "evicting" and any(x is not None for x in (budget, policy, grain)):
         raise OptionError(
@@ -237,8 +245,4 @@ def _check_evicting(
         raise OptionError(
             f"unquantized_sinks={unquantized_sinks} is not for evicting caches, which move their "
             "tokens; leave it out, or use kind='dynamic'"
-        )
-    if kind == "evicting" and place is not None:
-        raise OptionError(
-            "an evicting cache lies in memory, of which it takes a fixed amount; leave place out"
         )

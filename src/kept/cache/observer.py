@@ -119,6 +119,20 @@ class Observer:
             self.received = self.received[indices]
             self.queries = None if self.queries is None else self.queries[indices]
 
+    def take(self, begin: int, source: Observer) -> None:
+        """Copy what another one holds to slots from `begin` on."""
+        count = len(source.received)
+        with lasting():
+            self.received[begin : begin + count] = source.received
+            if source.queries is None:
+                return
+            if self.queries is None:
+                self.queries = source.queries.new_zeros(
+                    len(self.received), *source.queries.shape[1:]
+                )
+            self.queries[begin : begin + count] = source.queries
+        self.spec = source.spec
+
     def restore(self, queries: Tensor | None, received: Tensor) -> None:
         """Take on what a file holds; a copy, on the layer's device."""
         with lasting():

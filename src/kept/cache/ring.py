@@ -41,6 +41,21 @@ class RingLayout(Layout):
         """Entries a slot needs once its sequence is long."""
         return self.sinks + self.window + self.slack
 
+    @property
+    def num_bytes(self) -> int:
+        """See `Layout.num_bytes`: a label of 8 bytes an entry, once for all layers."""
+        return self.held.nbytes
+
+    @property
+    def traits(self) -> dict[str, object]:
+        """See `Layout.traits`."""
+        return {
+            "layout": "ring",
+            "window": self.window,
+            "sinks": self.sinks,
+            "slack": self.slack,
+        }
+
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """See `Layout.reserve`."""
         longest = max(a + b for a, b in zip(lengths, counts, strict=True))
@@ -148,6 +163,17 @@ class RingLayout(Layout):
         with lasting():
             self.held = self.held[list(indices)]
         self.num_slots = len(indices)
+
+    def widened(self, capacity: int) -> Relayout:
+        """See `Layout.widened`."""
+        return Relayout(capacity, self._gather(capacity))
+
+    def join(self, other: Layout) -> None:
+        """See `Layout.join`."""
+        assert isinstance(other, RingLayout)
+        with lasting():
+            self.held = torch.cat((self.held, other.held))
+        self.num_slots += other.num_slots
 
     def restore(self, held: Tensor, lengths: Sequence[int]) -> None:
         """Take on the labels (slots, capacity) of a ring that sequences of `lengths` lay in.

@@ -1,6 +1,6 @@
 """How much room a growing cache takes."""
 
-from itertools import accumulate, repeat
+from itertools import accumulate, pairwise, repeat
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,5 +18,5 @@ def test_room_is_enough_and_little_more(length: int) -> None:
 
 def test_growing_token_by_token_copies_a_fixed_share() -> None:
     rooms = list(accumulate(repeat(None, 200), lambda room, _: grown(room + 1), initial=64))
-    ample = [(a, b) for a, b in zip(rooms, rooms[1:], strict=False) if a >= 1024]
+    ample = [(a, b) for a, b in pairwise(rooms) if a >= 1024]
     assert all(a * 17 / 16 <= b for a, b in ample)

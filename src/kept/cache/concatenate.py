@@ -1,0 +1,111 @@
+"""Several caches made one, which has the slots of all, end to end.
+
+    slots 0 1 | 0 1 2   ->   0 1 2 3 4
+
+What was computed by itself can then be stepped as one batch. Only tokens that are held are copied;
+a ring that is narrower than another has its tokens laid out anew, as when it grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from kept.cache.cache import Cache
+from kept.cache.layer import Moves
+from kept.cache.layout import Layout, Relayout
+from kept.errors import CacheError, OptionError
+
+
+def concatenate(caches: Sequence[Cache]) -> Cache:
+    """A cache with the slots of all, in their order.
+
+    The caches keep what they hold and share nothing with the new one but encoder inputs, which
+    nobody writes to; a step in progress on one of them is no part of it. It lies in the first one's
+    place, and takes the largest capacity of each layer. The same cache may be given more than once.
+
+    Raises OptionError for no cache at all or something else than one, CacheError where shapes,
+    codecs, unquantized sinks, devices or layouts (windows, sinks, slack, a static length, a budget
+    and its policy) differ, and CacheFullError where its place has no room.
+    """
+    if isinstance(caches, Cache) or not isinstance(caches, Sequence) or not caches:
+        raise OptionError(f"concatenate takes a list of caches, at least one, not {caches!r:.100}")
+    for index, cache in enumerate(caches):
+        if not isinstance(cache, Cache):
+            raise OptionError(f"{cache!r:.100}, number {index} to concatenate, is no cache")
+        _check(index, cache, caches[0])
+    first = caches[0]
+    distinct = [list(dict.fromkeys(cache.layouts)) for cache in caches]
+    joined: dict[Layout, Layout] = {}
+    moves: dict[Layout, list[list[Moves]]] = {}
+    for layout, layouts in zip(distinct[0], zip(*distinct, strict=True), strict=True):
+        changes = [x.widened(max(y.capacity for y in layouts)) for x in layouts]
+        joined[layout] = _joined(layouts, changes)
+        moves[layout] = [
+            _moves(x, change, cache.lengths)
+            for x, change, cache in zip(layouts, changes, caches, strict=True)
+        ]
+    found = Cache(
+        first.shapes,
+        [joined[layout] for layout in first.layouts],
+        first.codec,
+        first.device,
+        first.name,
+        [length for cache in caches for length in cache.lengths],
+        first.unquantized_sinks,
+        first.place,
+    )
+    found.cross.of = [held for cache in caches for held in cache.cross.of]
+    begins = [0, *accumulate(cache.num_slots for cache in caches)]
+    for index, (layer, layout) in enumerate(zip(found.layers, first.layouts, strict=True)):
+        for begin, cache, of in zip(begins, caches, moves[layout], strict=False):
+            source = cache.layers[index]
+            layer.take(begin, source, of, cache.lengths)
+            cache.place.leave(source.buffers)
+        found.place.leave(layer.buffers)
+    return found
+
+
+def _joined(layouts: Sequence[Layout], changes: Sequence[Relayout]) -> Layout:
+    """One layout with the slots of all, once each has made its change."""
+    twins = [layout.fork() for layout in layouts]
+    for twin, change in zip(twins, changes, strict=True):
+        twin.apply(change)
+    for twin in twins[1:]:
+        twins[0].join(twin)
+    return twins[0]
+
+
+def _moves(layout: Layout, change: Relayout, lengths: Sequence[int]) -> list[Moves]:
+    """Which entries of each slot hold something, and which they become."""
+    found: list[Moves] = []
+    for slot, length in enumerate(lengths):
+        if change.gather is None:
+            entries = layout.entries_from(slot, 0, length)
+            found.append((entries, entries))
+        else:
+            into = (change.gather[slot] >= 0).nonzero().flatten()
+            found.append((change.gather[slot, into].tolist(), into.tolist()))
+    return found
+
+
+def _check(index: int, cache: Cache, first: Cache) -> None:
+    """Raise CacheError unless a cache is of the first one's kind."""
+    for what, ours, theirs in (
+        ("is for layers of", cache.shapes, first.shapes),
+        ("stores", cache.codec.name, first.codec.name),
+        ("holds unquantized sinks:", cache.unquantized_sinks, first.unquantized_sinks),
+        ("is on", cache.device, first.device),
+        ("is laid out as", _traits(cache), _traits(first)),
+    ):
+        if ours != theirs:
+            raise CacheError(
+                f"cache {index} {what} {ours} and the first one {theirs}, so they cannot be "
+                "concatenated; make both with the same arguments of make_cache, num_slots apart"
+            )
+
+
+def _traits(cache: Cache) -> list[dict[str, object]]:
+    """Of each layer's layout, and which other layers have the same one."""
+    distinct = list(dict.fromkeys(cache.layouts))
+    return [{**x.traits, "shared": distinct.index(x)} for x in cache.layouts]
