@@ -20,6 +20,7 @@
 #include "program.h"
 #include "quantize.h"
 #include "repeat.h"
+#include "torch_team.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -240,7 +241,8 @@ void bind_program(nb::module_& m) {
              })
         .def("attend", &Program::attend)
         .def_prop_ro("num_ops", &Program::num_ops)
-        .def("run", &Program::run, "step"_a, "first"_a, "last"_a, Release())
+        .def("run", &Program::run, "step"_a, "first"_a, "last"_a, "among_torch"_a = false,
+             Release())
         .def_prop_ro("best", &best_as_pairs)
         .def_prop_ro("top_shape", [](const Program& p) { return p.top().shape(); })
         .def("read_top",
@@ -272,6 +274,7 @@ void bind_kernels(nb::module_& m) {
     m.def("zeros", &zeros, "bytes"_a);
     m.def("num_threads", [] { return Pool::shared().num_threads(); });
     m.def("set_num_threads", [](int n) { Pool::shared().resize(n); }, Release());
+    m.def("find_torch_team", &find_torch_team, "path"_a);
     bind_packing(m);
     bind_program(m);
 }

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "cpu_features.h"
+#include "torch_team.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -142,6 +143,19 @@ void Pool::run(Job job, void* context) {
     round_.notify_all();
     job(context, 0);
     sync();
+}
+
+void Pool::run_among_torch(Job job, void* context) {
+    struct Plain {
+        Job job;
+        void* context;
+    } plain{job, context};
+    const auto one = [](void* data, int thread) {
+        const PlainArithmetic arithmetic;
+        const Plain& found = *static_cast<Plain*>(data);
+        found.job(found.context, thread);
+    };
+    if (num_threads_ == 1 || !run_on_torch_team(num_threads_, one, &plain)) run(job, context);
 }
 
 bool Pool::arrive() {

@@ -38,6 +38,9 @@ class Pool {
         // Runs job(context, thread) on every thread, the caller being thread 0, and returns when
         // all are done. A job must not throw, nor take a turn.
         void run(Job job, void* context) { pool_.run(job, context); }
+        // The same on threads of torch where it lends as many, for a caller between operations of
+        // torch.
+        void run_among_torch(Job job, void* context) { pool_.run_among_torch(job, context); }
 
       private:
         Pool& pool_;
@@ -64,6 +67,7 @@ class Pool {
     void start(int num_threads);
     void stop();
     void run(Job job, void* context);
+    void run_among_torch(Job job, void* context);
     void work(int thread, std::uint32_t seen);
     bool arrive();  // whether all others have
     void release(std::uint32_t phase);

@@ -51,7 +51,7 @@ class Program {
     // Runs operations [first, last). Mutates the buffers, the layers' stores and the logits.
     // Throws std::bad_alloc, or std::out_of_range for a token, position or wanted row that does
     // not exist, before anything is stored.
-    void run(const Step& step, std::int64_t first, std::int64_t last);
+    void run(const Step& step, std::int64_t first, std::int64_t last, bool among_torch = false);
 
     // The largest logit of each wanted row of the last run.
     const std::vector<Best>& best() const { return best_; }

@@ -23,18 +23,20 @@ struct Program::Run {
     std::atomic<std::int64_t> next{0};  // unit to take, of those that threads do not share evenly
 };
 
-void Program::run(const Step& step, std::int64_t first, std::int64_t last) {
+void Program::run(const Step& step, std::int64_t first, std::int64_t last, bool among_torch) {
     // Before anything is reserved: the scratch is one for each thread.
     Pool::Turn turn(Pool::shared());
     check(step);
     reserve(step);
     Run run{step, first, last, turn.num_threads(), this};
-    turn.run(
-        [](void* context, int thread) {
-            Run& r = *static_cast<Run*>(context);
-            r.program->work(r, thread);
-        },
-        &run);
+    const auto work = [](void* context, int thread) {
+        Run& r = *static_cast<Run*>(context);
+        r.program->work(r, thread);
+    };
+    if (among_torch)
+        turn.run_among_torch(work, &run);
+    else
+        turn.run(work, &run);
     merge_best();
     if (last == num_ops()) top_.finish(step.logits, step.vocabulary);
 }

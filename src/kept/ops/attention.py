@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from threading import Lock
 
 import torch
@@ -34,6 +35,16 @@ def _attention(name: str, heads: HeadSpec, spec: AttentionSpec) -> _Attention:
     return _Attention(name, heads, spec)
 
 
+@cache
+def _find_torch_team() -> None:
+    """Let kernels run on torch's own threads, which spin for a while after each of its operations
+    and would be in the way of others. Where torch brings no GNU OpenMP, others it is."""
+    from kept import _native
+
+    for library in (Path(torch.__file__).parent / "lib").glob("libgomp*"):
+        _native.find_torch_team(str(library))
+
+
 class _Attention:
     """A program of one operation."""
 
@@ -41,6 +52,7 @@ class _Attention:
         from kept import _native
 
         use_threads()
+        _find_torch_team()
         self._lock = Lock()  # it has one set of buffers
         self._heads, self._shape = heads, native_shape(heads, spec)
         self._native = _native.Program(name)
@@ -90,7 +102,7 @@ class _Attention:
         with self._lock:
             place = queries.data_ptr()
             self._native.write_queries(self._queries, rows, self._shape, floats, place)
-            self._native.run(step, 0, 1)
+            self._native.run(step, 0, 1, among_torch=True)
             self._native.read_buffer(self._out, rows, out.data_ptr())
         return out.to(q.dtype)
 
