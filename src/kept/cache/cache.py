@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -280,26 +280,25 @@ class Cache(Slots):
         self._abandon_own()
         if num_new is None:
             self.cross.abandon()
-        for layout, change in changes.items():
-            if change is not None:
-                self._relayout(layout, change)
+        self._relayout(changes)
         plans = {layout: layout.plan(starts, slots, lengths, self.device) for layout in layouts}
         self._open = OpenStep(plans, starts, slots, lengths, cross, num_new)
         return self._open
 
-    def _owner(self, index: int) -> int:
-        """The layer that stores what layer `index` attends."""
+    def _held_by(self, index: int) -> tuple[Layout, LayerCache]:
+        """What holds the keys that layer `index` attends, its own or those of another."""
         shares = self.shapes[index].shares
-        return index if shares is None else shares
+        owner = index if shares is None else shares
+        return self._layout_of[owner], self._layers[owner]
 
     def _store(self, index: int, step: OpenStep) -> LayerStore:
         visit = partial(self._visit, index)
         if self.shapes[index].cross:
             assert step.cross is not None
             return cross_store(step.cross, index - self.cross.first, visit)
-        owner = self._owner(index)
-        layer, plan = self._layers[owner], step.plans[self._layout_of[owner]]
-        if owner != index:
+        layout, layer = self._held_by(index)
+        plan, owner = step.plans[layout], self.shapes[index].shares
+        if owner is not None:
             return shared_store(step, owner, layer, plan)
         see = None if observer_of(layer) is None else partial(self._see, step, index)
         return own_store(step, index, layer, plan, visit, see)
@@ -336,16 +335,15 @@ class Cache(Slots):
         for layer, eviction in chosen:
             layer.evict(eviction)
         # Last, so that a ring whose shrinking fails is merely wider than it need be.
+        self._relayout(changes)
+
+    def _relayout(self, changes: Mapping[Layout, Relayout | None]) -> None:
         for layout, change in changes.items():
             if change is not None:
-                self._relayout(layout, change)
-
-    def _relayout(self, layout: Layout, change: Relayout) -> None:
-        self._lender.forget()
-        relay(
-            [x for x, of in zip(self._layers, self._layout_of, strict=True) if of is layout], change
-        )
-        layout.apply(change)
+                self._lender.forget()
+                pairs = zip(self._layers, self._layout_of, strict=True)
+                relay([layer for layer, of in pairs if of is layout], change)
+                layout.apply(change)
 
     # Moving
 
@@ -424,8 +422,7 @@ class Cache(Slots):
         """
         if self.shapes[index].cross:
             return self.cross.read(index, begin)
-        owner = self._owner(index)
-        layout, layer = self._layout_of[owner], self._layers[owner]
+        layout, layer = self._held_by(index)
         ends = enumerate(self._lengths)
         return [layer.read(slot, layout.entries(slot, begin, end), begin) for slot, end in ends]
 
@@ -437,8 +434,7 @@ class Cache(Slots):
         """
         if self.shapes[index].cross:
             return self.cross.tokens(index)
-        owner = self._owner(index)
-        layout, layer = self._layout_of[owner], self._layers[owner]
+        layout, layer = self._held_by(index)
         return [tokens_of(layout, layer, slot, length) for slot, length in enumerate(self._lengths)]
 
     def save(self, path: str | PathLike[str], *, fingerprint: str = "") -> None:
