@@ -5,7 +5,8 @@
 
 A random Llama (no download) decodes one token at a time over caches that hold from 1k to 16k
 random keys and values. At one length, `--quantized-at`, transformers' quantized caches join in,
-those of quanto and hqq if they are installed. Every cache at every length has a process of its own,
+those of quanto and hqq if they are installed, and kept's own engine over the same weights and a
+prompt of so many tokens. Every cache at every length has a process of its own,
 so that peak memory is its own; they take turns, `--runs` times.
 
 What is timed is a whole step of the model: the pass and the choice of the likeliest token. Memory
@@ -28,11 +29,13 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 import kept
+from kept.bench.trace import greedy, random_prompt, timed_steps
 from kept.machine import describe_machine
 
 SHAPES = {
@@ -53,7 +56,7 @@ SHAPES = {
 }
 VOCABULARY = 8192
 MIB = 1 << 20
-TRANSFORMERS, KEPT = "transformers", "kept"
+TRANSFORMERS, KEPT, ENGINE = "transformers", "kept", "kept's engine"
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,9 @@ QUANTIZED = (
     Contestant("QuantizedCache quanto 4 bits", TRANSFORMERS, "sdpa", "quanto-4", "optimum.quanto"),
     Contestant("QuantizedCache hqq 4 bits", TRANSFORMERS, "sdpa", "hqq-4", "hqq"),
     Contestant("QuantizedCache hqq 8 bits", TRANSFORMERS, "sdpa", "hqq-8", "hqq"),
+    Contestant("kept.LLM", ENGINE, "", "model"),
+    Contestant("kept.LLM int8", ENGINE, "", "int8"),
+    Contestant("kept.LLM int4", ENGINE, "", "int4"),
 )
 
 
@@ -124,6 +130,8 @@ def measure(contestant: Contestant, length: int, settings: Settings) -> dict[str
         **SHAPES[settings.shape],
     )
     dtype = getattr(torch, settings.dtype)
+    if contestant.maker == ENGINE:
+        return measure_engine(contestant, config, dtype, length, settings)
     model = transformers.AutoModelForCausalLM.from_config(
         config, dtype=dtype, attn_implementation=contestant.attention
     ).eval()
@@ -141,6 +149,30 @@ def measure(contestant: Contestant, length: int, settings: Settings) -> dict[str
         token = logits[:, -1:].argmax(-1)
         seconds.append(time.perf_counter() - start)
     return {"seconds": seconds[2:], "filled_bytes": filled, "peak_bytes": peak() - before}
+
+
+def measure_engine(
+    contestant: Contestant, config: Any, dtype: torch.dtype, length: int, settings: Settings
+) -> dict[str, Any]:
+    """The same of kept's engine. Its memory has that of reading the prompt in it."""
+    import transformers
+
+    with TemporaryDirectory() as folder:
+        transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
+        model = kept.LLM(folder).model
+    before, start_peak = resident(), reset_peak()
+    start_peak()
+    prompts = [random_prompt(VOCABULARY, length, seed) for seed in range(settings.batch)]
+    kv_dtype = None if contestant.kv == "model" else contestant.kv
+    generation = greedy(model, prompts, settings.steps + 2, kv_dtype=kv_dtype)
+    [*_, last] = generation.continuations
+    seconds = []
+    for step in timed_steps(generation):
+        if last.history.num_generated > 1:  # the first one ends the reading of the prompt
+            seconds.append(step)
+    cache = generation.engine.cache
+    filled = 0 if cache is None else cache.num_bytes
+    return {"seconds": seconds[1:], "filled_bytes": filled, "peak_bytes": peak() - before}
 
 
 def fill(cache: Any, config: Any, length: int, batch: int, dtype: torch.dtype) -> None:
