@@ -209,6 +209,18 @@ void bind_program(nb::module_& m) {
         .value("fp16", Codec::fp16)
         .value("int8", Codec::int8)
         .value("int4", Codec::int4);
+    m.def(
+        "encode_heads",
+        [](const std::string& isa, Codec codec, bool turns, Address heads, std::int64_t num_heads,
+           std::int64_t head_dim, Address codes, Address scales) {
+            const Kernels* kernels = find_kernels(isa.c_str());
+            if (!kernels) throw std::invalid_argument("no kernels are called " + isa);
+            if (head_dim < 1 || head_dim > kMaxHeadDim)
+                throw std::invalid_argument("heads of " + std::to_string(head_dim));
+            const Stored to{codec, at<std::byte>(codes), at<std::uint16_t>(scales), nullptr, 0};
+            encode_heads(*kernels, {to, turns, at<const float>(heads), head_dim}, num_heads);
+        },
+        Release());
     nb::class_<AttentionShape>(m, "AttentionShape");
     m.def("attention_shape", &make_shape, "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a,
           "causal"_a, "window"_a, "sinks"_a, "softcap"_a);

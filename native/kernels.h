@@ -201,6 +201,14 @@ struct QuantizeArgs {
     void* scales;
 };
 
+// Heads of num_heads x D floats, one behind the other, to stored ones of which they are the first.
+struct EncodeArgs {
+    Stored to;
+    bool turns;  // them first, as int4 keys are
+    const float* heads;
+    std::int64_t head_dim;
+};
+
 struct Kernels {
     const char* name;
     void (*linear)(const LinearArgs&, std::int64_t first_panel, std::int64_t last_panel,
@@ -218,6 +226,7 @@ struct Kernels {
     // is a padded row.
     std::int64_t (*quantize_rows)(const QuantizeArgs&, std::int64_t first_row,
                                   std::int64_t last_row, float* scratch);
+    void (*encode_heads)(const EncodeArgs&, std::int64_t first_head, std::int64_t last_head);
 };
 
 // The kernels of a set of instructions by name, null if this build or CPU lacks them.

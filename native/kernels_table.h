@@ -20,9 +20,9 @@ namespace kept {
 
 extern const Kernels KEPT_JOIN(kernels_, KEPT_NS);
 const Kernels KEPT_JOIN(kernels_, KEPT_NS) = {
-    KEPT_TEXT(KEPT_NS), KEPT_NS::KEPT_LINEAR, KEPT_NS::norm,
-    KEPT_NS::embed,     KEPT_NS::place,       KEPT_NS::attend,
-    KEPT_NS::merge,     KEPT_NS::unpack_row,  KEPT_NS::quantize_rows,
+    KEPT_TEXT(KEPT_NS),     KEPT_NS::KEPT_LINEAR,  KEPT_NS::norm,  KEPT_NS::embed,
+    KEPT_NS::place,         KEPT_NS::attend,       KEPT_NS::merge, KEPT_NS::unpack_row,
+    KEPT_NS::quantize_rows, KEPT_NS::encode_heads,
 };
 
 }  // namespace kept

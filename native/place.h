@@ -70,4 +70,14 @@ inline void place(const PlaceArgs& args, std::int64_t first_unit, std::int64_t l
     }
 }
 
+inline void encode_heads(const EncodeArgs& args, std::int64_t first, std::int64_t last) {
+    const std::int64_t dim = args.head_dim;
+    alignas(64) float x[kMaxHeadDim];
+    for (std::int64_t head = first; head < last; ++head) {
+        std::memcpy(x, args.heads + head * dim, 4 * static_cast<std::size_t>(dim));
+        if (args.turns) turn_head(x, dim);
+        encode(args.to, head, x, dim);
+    }
+}
+
 }  // namespace kept::KEPT_NS

@@ -37,4 +37,23 @@ std::int64_t quantize(const Kernels& kernels, const QuantizeArgs& args) {
     return -1;
 }
 
+void encode_heads(const Kernels& kernels, const EncodeArgs& args, std::int64_t num_heads) {
+    constexpr std::int64_t kAlone = 1 << 15;  // numbers that are not worth waking threads for
+    if (num_heads * args.head_dim <= kAlone) return kernels.encode_heads(args, 0, num_heads);
+    Pool::Turn turn(Pool::shared());
+    struct Context {
+        const Kernels& kernels;
+        const EncodeArgs& args;
+        std::int64_t num_heads;
+        int threads;
+    } context{kernels, args, num_heads, turn.num_threads()};
+    turn.run_among_torch(
+        [](void* p, int thread) {
+            const Context& c = *static_cast<Context*>(p);
+            c.kernels.encode_heads(c.args, c.num_heads * thread / c.threads,
+                                   c.num_heads * (thread + 1) / c.threads);
+        },
+        &context);
+}
+
 }  // namespace kept

@@ -59,6 +59,18 @@ class Codec(enum.Enum):
     int8 = ...
     int4 = ...
 
+def encode_heads(
+    isa: str,
+    codec: Codec,
+    turns: bool,
+    heads: int,
+    num_heads: int,
+    head_dim: int,
+    codes: int,
+    scales: int,
+    /,
+) -> None: ...
+
 class Weights:
     @property
     def num_panels(self) -> int: ...

@@ -24,7 +24,7 @@ from kept.cache.layout import lasting
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
-from kept.ops import Codec, CrossView, InputBuffers, KVCodec, Span, find_kv_codec
+from kept.ops import Codec, CrossView, InputBuffers, KVCodec, Span, encode_heads, find_kv_codec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -306,5 +306,5 @@ class CrossStep:
 
 
 def _write(buffers: Buffers, codec: Codec, x: Tensor) -> None:  # x: (S, G, D)
-    for buffer, part in zip(buffers, codec.encode(x.detach()), strict=True):
+    for buffer, part in zip(buffers, encode_heads(codec, x.detach()), strict=True):
         buffer.copy_(part.transpose(0, 1))

@@ -13,7 +13,7 @@ from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.cache.sinks import SINK_DTYPE, erase_sinks, put_sinks
 from kept.errors import CacheError
-from kept.ops import Codec, ContiguousView, KVCodec, RingView, Span, StoredView
+from kept.ops import Codec, ContiguousView, KVCodec, RingView, Span, StoredView, encode_heads
 
 Entries = slice | list[int]
 Moves = tuple[Entries, Entries]  # entries of one slot, and which they become
@@ -72,7 +72,7 @@ class LayerCache:
             )
         self.own()
         codec = self.codec
-        parts = (*codec.keys.encode(k.detach()), *codec.values.encode(v.detach()))
+        parts = (*encode_heads(codec.keys, k.detach()), *encode_heads(codec.values, v.detach()))
         for buffer, part in zip(self.keys + self.values, parts, strict=True):
             _write(buffer, part, writes)
         for sinks, of, x in ((self.key_sinks, codec.keys, k), (self.value_sinks, codec.values, v)):

@@ -4,6 +4,7 @@ from kept.ops.attention import attend_stored
 from kept.ops.backend import backend, isa, num_threads, runs_natively, use_threads, why_reference
 from kept.ops.bias import RelativeBias
 from kept.ops.codecs import KEY_CODECS, VALUE_CODECS, Codec, Part
+from kept.ops.encoding import encode_heads
 from kept.ops.faces import (
     Rope,
     activate,
@@ -70,6 +71,7 @@ __all__ = [
     "attend_with_weights",
     "backend",
     "embedding",
+    "encode_heads",
     "find_kv_codec",
     "gated",
     "isa",
