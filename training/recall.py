@@ -3,7 +3,7 @@
     python training/recall.py            # -> src/kept/bench/recall_model
 
 It learns texts of `kept.bench.recall_tasks` alone: the loss is of the values that questions ask
-for. Bodies grow from 16 tokens to 510 while it learns, so that it first finds out how to look
+for. Bodies grow from 8 tokens to 510 as it learns, so that it first finds out how to look
 something up and then to do so far back. Ctrl-C stops it, and what it has learned is written.
 """
 
@@ -35,13 +35,14 @@ SHAPE = ModelShape(
     head_dim=32,
     max_position_embeddings=1024,
 )
-LONGEST, BATCH_TOKENS = 510, 8192
+SHORTEST, LONGEST = 8, 510
+BATCH_TOKENS = 4096
+LEARNED = 0.3  # nats of an answer, at which bodies grow
 
 
-def draw_task(share: float, chance: random.Random) -> RecallTask:
-    """A task for the time when `share` of the training is done."""
-    longest = 16 + int((LONGEST - 16) * min(1.0, share / 0.6)) // 2 * 2
-    body = chance.choice((longest, chance.randrange(16, longest + 1, 2)))
+def draw_task(longest: int, chance: random.Random) -> RecallTask:
+    """A task with a body of at most so many tokens."""
+    body = chance.choice((longest, chance.randrange(SHORTEST, longest + 1, 2)))
     pairs = min(64, body // 2)
     num_pairs = chance.choice((4, pairs, chance.randint(1, pairs)))
     return RecallTask("", body, num_pairs, min(num_pairs, 32))
@@ -63,16 +64,19 @@ def train(steps: int, seed: int) -> Llama:
     model = Llama(SHAPE)
     optimizers = build_optimizers(model, 0.02, 0.003, 0.0)
     rates = [[group["lr"] for group in o.param_groups] for o in optimizers]
-    begun = time.monotonic()
+    begun, longest, recent = time.monotonic(), SHORTEST, 4.0
     try:
         for step in range(steps):
             factor = min(1.0, (step + 1) / 100, (steps - step) / (0.4 * steps))
-            task = draw_task(step / steps, chance)
+            task = draw_task(longest, chance)
             texts = task.draw(max(1, BATCH_TOKENS // task.length), generator)
             hidden = model.hidden(texts[:, :-1])[:, task.body + 1 :: 2]
             logits = F.linear(hidden, model.model.embed_tokens.weight).flatten(0, 1)
             loss = F.cross_entropy(logits, texts[:, task.answers].flatten())
             loss.backward()
+            recent += (loss.item() - recent) / 20
+            if recent < LEARNED and longest < LONGEST:
+                longest, recent = min(LONGEST, longest * 5 // 4 // 2 * 2 + 2), 2 * LEARNED
             for optimizer, starts in zip(optimizers, rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, starts, strict=True):
                     group["lr"] = factor * rate
@@ -81,7 +85,8 @@ def train(steps: int, seed: int) -> Llama:
             if step % 100 == 99:
                 right = ", ".join(f"{task.name} {accuracy(model, task):.3f}" for task in TASKS)
                 print(
-                    f"{step + 1:5} {time.monotonic() - begun:6.0f} s, {loss:.3f}: {right}",
+                    f"{step + 1:5} {time.monotonic() - begun:6.0f} s, "
+                    f"{longest} tokens, {recent:.3f} nats: {right}",
                     flush=True,
                 )
     except KeyboardInterrupt:
@@ -92,7 +97,7 @@ def train(steps: int, seed: int) -> Llama:
 def main() -> None:
     """Train and write the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()

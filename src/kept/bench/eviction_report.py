@@ -61,7 +61,7 @@ def _parts(setting: EvictionSetting, found: Evictions) -> Iterator[RenderableTyp
         yield Text()
         yield Text(
             f"Tokens with at least {setting.context // 2:,} before them, in windows of at most "
-            f"{setting.context:,}, of which a cache keeps the share. Change: of the perplexity "
+            f"{setting.context:,}, of which a cache keeps the share. ppl: perplexity. Change: "
             "against the cache that keeps all, with the standard error that so many tokens leave. "
             "KL: the divergence of the predictions, nats a token. Top-1: how often the most likely "
             "token is the same."
@@ -84,7 +84,7 @@ def _described(task: RecallTask) -> str:
 
 
 def _text_table(found: Evictions, context: int) -> Table:
-    columns = ("policy", "keeps", "perplexity", "change (%)", "KL", "top-1 (%)")
+    columns = ("policy", "keeps", "ppl", "change (%)", "KL", "top-1 %")
     table = new_table("The same text over every cache", *columns)
     for kept, score in found.scores.items():
         first = ("all", "100 %") if kept is None else (kept.policy, f"{100 * kept.share:g} %")
