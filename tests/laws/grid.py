@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kept.batch import pack
 from kept.cache import Cache, KVShape, Place, RingLayout, make_cache
 from kept.cache.evicting import EvictingLayout
 from kept.ops import KV_CODECS, KVDtype, KVView
@@ -38,6 +39,16 @@ class LayoutRow:
     options: dict[str, Any] = field(default_factory=dict)
     shapes: tuple[KVShape, ...] = (FIRST, SECOND)
 
+    @property
+    def own(self) -> tuple[KVShape, ...]:
+        """Of layers that attend a sequence's own tokens."""
+        return tuple(shape for shape in self.shapes if not shape.cross)
+
+    @property
+    def cross(self) -> tuple[KVShape, ...]:
+        """Of cross layers, behind the others."""
+        return tuple(shape for shape in self.shapes if shape.cross)
+
 
 @dataclass(frozen=True)
 class CodecRow:
@@ -58,6 +69,8 @@ LAYOUTS = (
               (FIRST, replace(SECOND, window=5))),
     LayoutRow("dynamic, layers that share", "dynamic", {},
               (FIRST, SECOND, replace(SECOND, shares=1), replace(FIRST, shares=0))),
+    LayoutRow("dynamic, and cross layers", "dynamic", {},
+              (FIRST, SECOND, replace(FIRST, cross=True), KVShape(2, 5, cross=True))),
     LayoutRow("evicting", "evicting", {"budget": 6, "grain": 4}),
 )  # fmt: skip
 CODECS = (
@@ -157,12 +170,23 @@ class Case:
         new = {slot: [next(NEW) % NUM_TOKENS for _ in range(counts[slot])] for slot in slots}
         order = [token for tokens in new.values() for token in tokens]
         views: list[KVView] = []
-        with self.cache.step(batch_of([counts[slot] for slot in slots], slots)) as stores:
-            own = storing(stores)
-            for store, shape in zip(own, self.of.layout.shapes, strict=False):
+        shapes, cross = self.of.layout.own, self.of.layout.cross
+        sources = [
+            input_of(new[slot][0]) if cross and not self.held[slot] else None for slot in slots
+        ]
+        batch = pack([[0] * counts[slot] for slot in slots], slots=slots, sources=sources)
+        with self.cache.step(batch) as stores:
+            own = storing(stores[: len(shapes)])
+            for store, shape in zip(own, shapes, strict=False):
                 keys, values = stored(replace(shape, window=None))
                 views.append(store.append(keys[order], values[order]))
-            views += [store.read() for store in stores[len(own) :]]
+            views += [store.read() for store in stores[len(own) : len(shapes)]]
+            for store, shape in zip(stores[len(shapes) :], cross, strict=True):
+                keys, values = stored(replace(shape, cross=False))
+                rows = None if batch.source is None else batch.source.tokens
+                views.append(
+                    store.read() if rows is None else store.append(keys[rows], values[rows])
+                )
             # Copies, as tokens leave an evicting cache when the step ends.
             seen = [[x.clone() for x in view.dense()] for view in views]
         for slot, tokens in new.items():
@@ -175,7 +199,10 @@ class Case:
         probe = Case(self.of, self.cache.fork(), self.held)
         before = [probe.visible_before(slot) for slot in range(len(self.held))]
         views = probe.step([1] * len(self.held))
-        for layer, dense in enumerate(views):
+        num_own = len(self.of.layout.own)
+        for shape, dense in zip(self.of.layout.cross, views[num_own:], strict=True):
+            probe.check_inputs(shape, dense)
+        for layer, dense in enumerate(views[:num_own]):
             shape = replace(self.of.layout.shapes[layer], window=None, shares=None)
             for slot, tokens in enumerate(probe.held):
                 for head, places in enumerate(before[slot][layer]):
@@ -184,6 +211,16 @@ class Case:
                         row = dense[side][slot, head]
                         assert torch.equal(row[: len(seen)], want.to(row.dtype))
                         assert not row[len(seen) :].any()
+
+    def check_inputs(self, shape: KVShape, dense: list[Tensor]) -> None:
+        """A cross layer attends the input of each slot, all of it and nothing else."""
+        sides = rounded(replace(shape, cross=False), self.of.codec.kv_dtype, False)
+        for slot, tokens in enumerate(self.held):
+            rows = input_of(tokens[0])
+            for found, side in zip(dense, sides, strict=True):
+                want = side[rows].transpose(0, 1)
+                assert torch.equal(found[slot, :, : len(rows)], want.to(found.dtype))
+                assert not found[slot, :, len(rows) :].any()
 
     def _expected(
         self, shape: KVShape, tokens: Sequence[int], places: Tensor, head: int
@@ -201,7 +238,7 @@ class Case:
     def visible_before(self, slot: int) -> list[list[list[int]]]:
         """Per layer and head, which of a slot's tokens the next one sees."""
         length, found = len(self.held[slot]), []
-        for layer, shape in enumerate(self.of.layout.shapes):
+        for layer, shape in enumerate(self.of.layout.own):
             owner = layer if shape.shares is None else shape.shares
             layout = self.cache.layouts[owner]
             places = list(range(length))
@@ -216,6 +253,11 @@ class Case:
 
 
 NEW = count()
+
+
+def input_of(token: int) -> list[int]:
+    """The encoder input of a sequence that begins with this token."""
+    return [(7 * token + i) % NUM_TOKENS for i in range(1 + token % 4)]
 
 
 @cache
