@@ -16,7 +16,7 @@ import kept
 from .generation import upto_eos
 
 VOCAB, START = 97, 0
-_BASE = {
+BASE = {
     "vocab_size": VOCAB,
     "d_model": 40,
     "d_kv": 12,
@@ -57,7 +57,7 @@ class Pair:
 
 def make_hf(name: str) -> T5ForConditionalGeneration:
     """transformers' model, seeded by its name, in eval mode, eager attention."""
-    config = T5Config(**{**_BASE, **T5S[name]})
+    config = T5Config(**{**BASE, **T5S[name]})
     config._attn_implementation = "eager"
     hf = T5ForConditionalGeneration(config)
     if not config.scale_decoder_outputs:

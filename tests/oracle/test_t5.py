@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention
 
 import kept
@@ -22,7 +23,7 @@ from kept.models import build_model, t5
 from kept.models.record import Record
 from kept.ops import RelativeBias
 
-from .seq2seq import START, T5S, VOCAB, Pair, draw, hf_generate, make_hf
+from .seq2seq import BASE, START, T5S, VOCAB, Pair, draw, hf_generate, make_hf
 
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
 KINDS: dict[str, dict[str, Any]] = {
@@ -452,3 +453,17 @@ def test_what_is_refused(made: Callable[[str], Pair]) -> None:
 def test_configs_that_cannot_be_run(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(kept.CheckpointError, match=message):
         build_model({"model_type": "t5", **fields})
+
+
+def test_a_tied_head_that_is_not_scaled(tmp_path: Path) -> None:
+    """transformers 5 makes v1.1 with its head tied, where no checkpoint says otherwise."""
+    hf = T5ForConditionalGeneration(T5Config(**{**BASE, **T5S["v1.1"]})).eval()
+    assert hf.lm_head.weight is hf.shared.weight
+    assert not hf.config.scale_decoder_outputs
+    hf.save_pretrained(tmp_path)
+    found = kept.LLM(tmp_path).model
+    tokens = draw(2, 9), draw(2, 5, seed=4)
+    expected = hf(input_ids=tokens[0], decoder_input_ids=tokens[1]).logits
+    torch.testing.assert_close(
+        found(tokens[0], decoder_input_ids=tokens[1]).logits, expected, **CLOSE
+    )

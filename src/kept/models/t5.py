@@ -69,7 +69,8 @@ def read_t5_config(config: dict[str, Any]) -> T5Config:
     hidden = fields.integer("d_model", 512)
     encoder_layers = fields.integer("num_layers", 6, maximum=MAX_LAYERS)
     gated, activation = _feed_forward(config.get("feed_forward_proj", "relu"))
-    # transformers 5 calls every T5 tied, and says of v1.1 that its outputs are not scaled.
+    # transformers 5 calls every T5 tied, and says of v1.1 that its outputs are not scaled; a head
+    # in the file that is not the table is loaded all the same.
     tied = fields.flag("tie_word_embeddings", True)
     scaled = fields.flag("scale_decoder_outputs", tied)
     buckets = fields.integer("relative_attention_num_buckets", 32, minimum=4)
@@ -95,7 +96,7 @@ def read_t5_config(config: dict[str, Any]) -> T5Config:
         norm_eps=fields.number("layer_norm_epsilon", 1e-6),
         activation=activation,
         gated=gated,
-        tied=tied and scaled,
+        tied=tied,
         output_scale=hidden**-0.5 if scaled else 1.0,
         start_token_id=fields.integer(
             "decoder_start_token_id", start, minimum=0, maximum=vocabulary - 1
@@ -353,11 +354,13 @@ def t5_weight_map(config: T5Config) -> WeightMap:
             block = f"{here}blocks.{layer}"
             placements |= _block_placements(config, there, block, stack == "decoder")
     tied = {"lm_head.weight"} if config.tied else set()
+    scaled = config.output_scale != 1.0
     return WeightMap(
         placements,
         optional=frozenset({*tables, *tied}),
         # An old conversion left a bias that nothing reads.
         ignored=(r"EncDecAttention\.relative_attention_bias\.weight$",),
+        may_untie=not scaled,
     )
 
 

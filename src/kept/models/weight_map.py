@@ -37,13 +37,15 @@ class WeightMap:
     tensor fills the same parameter, as with tied embeddings. Names in which one of the regexes
     `ignored` is found are expected and carry nothing that is needed. `prefixes` may stand before a
     canonical name in a file, or be missing from it: "transformer." finds both
-    "transformer.wte.weight" and "wte.weight".
+    "transformer.wte.weight" and "wte.weight". `may_untie`: that tensors of tied parameters differ
+    is usual in this family, whatever its config.json says, and no reason for a warning.
     """
 
     placements: Mapping[str, Placement]
     optional: frozenset[str] = frozenset()
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    may_untie: bool = False
     _ignored: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

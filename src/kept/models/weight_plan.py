@@ -68,7 +68,7 @@ def plan_weights(
         _copy(stored, weight_map.placements[canonical], shapes)
         for canonical, stored in found.items()
     ]
-    return _settle_tied(checkpoint, candidates, owners, dtype)
+    return _settle_tied(checkpoint, candidates, owners, dtype, warns=not weight_map.may_untie)
 
 
 def _shared_names(module: nn.Module) -> dict[str, str]:
@@ -213,6 +213,8 @@ def _settle_tied(
     candidates: Sequence[Copy],
     owners: Mapping[str, str],
     dtype: torch.dtype,
+    *,
+    warns: bool,
 ) -> WeightPlan:
     """Keep one copy per destination, and part tied parameters whose tensors differ."""
     first: dict[tuple[str, int], Copy] = {}
@@ -228,12 +230,13 @@ def _settle_tied(
                 f"{differ} for one parameter. Set tie_word_embeddings to false in config.json "
                 "if they are meant to differ, or save the checkpoint again with one of them."
             )
-        warnings.warn(
-            f"{differ}, though config.json ties them; each is used where it belongs. "
-            "Set tie_word_embeddings to false in config.json to say so.",
-            KeptWarning,
-            stacklevel=4,
-        )
+        if warns:
+            warnings.warn(
+                f"{differ}, though config.json ties them; each is used where it belongs. "
+                "Set tie_word_embeddings to false in config.json to say so.",
+                KeptWarning,
+                stacklevel=4,
+            )
         apart[copy.parameter] = copy
     filled_by = {owner: copy.parameter for (owner, _), copy in first.items()}
     settled = {name: name if name in apart else filled_by[owner] for name, owner in owners.items()}

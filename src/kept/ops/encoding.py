@@ -10,6 +10,7 @@ from torch import Tensor
 from kept.ops.backend import MAX_HEAD_DIM, backend, isa, use_threads
 from kept.ops.codecs import Codec, Int4Codec
 
+_ALONE = 1 << 15  # numbers that one thread encodes, and that are too few to ask how many there are
 _EXACT_IN_FP32 = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -21,7 +22,8 @@ def encode_heads(codec: Codec, x: Tensor) -> Sequence[Tensor]:
         return codec.encode(x)
     from kept import _native
 
-    use_threads()
+    if x.numel() > _ALONE:
+        use_threads()
     heads = x.detach().float().contiguous()
     codes, scales = (
         torch.empty(*x.shape[:-1], part.width, dtype=part.dtype) for part in codec.parts(width)
