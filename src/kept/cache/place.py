@@ -124,6 +124,12 @@ class Offloaded(Place):
             raise OptionError(
                 f"kv_folder={self.folder} is no folder that can be written to; make it first"
             )
+        try:
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise OptionError(
+                f"kv_folder={self.folder} takes no files ({error.strerror}); give a folder on a disk"
+            ) from error
         kind = _file_system(self.folder)
         if kind in ("tmpfs", "ramfs"):
             raise OptionError(

@@ -139,6 +139,7 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         (FOLDER, True, "kv_memory=True: give how many bytes"),
         (FOLDER / "nowhere", 1 << 20, "nowhere is no folder that can be written to"),
         (Path(__file__), 1 << 20, "is no folder that can be written to"),
+        (Path("/proc"), 1 << 20, "/proc takes no files"),
     ],
 )
 def test_what_cannot_be(folder: Path, budget: int, message: str) -> None:
