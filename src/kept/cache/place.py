@@ -128,7 +128,7 @@ class Offloaded(Place):
             tempfile.TemporaryFile(dir=self.folder).close()
         except OSError as error:
             raise OptionError(
-                f"kv_folder={self.folder} takes no files ({error.strerror}); give a folder on a disk"
+                f"kv_folder={self.folder} takes no files ({error.strerror}); give one on a disk"
             ) from error
         kind = _file_system(self.folder)
         if kind in ("tmpfs", "ramfs"):

@@ -20,7 +20,9 @@ from kept.models.llama import Llama, llama_weight_map, read_llama_config
 from kept.models.packing import check_format, prepare
 from kept.models.quantized_format import read_format
 from kept.models.quantized_reader import load_quantized
-from kept.models.t5 import T5, read_t5_config, t5_weight_map
+from kept.models.t5 import T5
+from kept.models.t5_config import read_t5_config
+from kept.models.t5_weights import t5_weight_map
 from kept.models.weight_map import WeightMap
 from kept.models.weights import load_weights
 

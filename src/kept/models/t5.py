@@ -10,9 +10,7 @@ v1.1 has gates and an output layer of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,102 +18,16 @@ from torch import Tensor, nn
 from kept import ops
 from kept.batch import Batch, Source
 from kept.cache import KVShape, LayerStore, stores
-from kept.errors import CheckpointError, ContextLengthError, UnsupportedModelError
+from kept.errors import ContextLengthError
 from kept.format import format_bytes
 from kept.machine import describe_machine
 from kept.models.encoder_decoder import EncoderDecoderLM
-from kept.models.fields import MAX_HEAD, MAX_LAYERS, Fields
 from kept.models.layers import Embedding, Linear, RMSNorm, attend, attend_input
 from kept.models.record import Record
-from kept.models.weight_map import Placement, WeightMap
-from kept.ops import ACTIVATIONS, AttentionSpec, HeadSpec, RelativeBias, Rope
+from kept.models.t5_config import T5Config
+from kept.ops import AttentionSpec, HeadSpec, RelativeBias, Rope
 
 ENCODER_ROWS = 2048  # tokens of inputs that the encoder reads side by side, or one input
-
-
-@dataclass(frozen=True)
-class T5Config:
-    """What config.json says of a T5. num_layers: of the decoder. context: what it was trained on;
-    positions are relative, so an input may be longer."""
-
-    vocab_size: int
-    hidden_size: int
-    mlp_size: int
-    num_layers: int
-    num_encoder_layers: int
-    num_heads: int
-    head_dim: int
-    context: int
-    num_buckets: int
-    max_distance: int
-    norm_eps: float
-    activation: str
-    gated: bool
-    tied: bool
-    output_scale: float
-    start_token_id: int
-
-    @property
-    def kv_shapes(self) -> tuple[KVShape, ...]:
-        """What each layer stores per token, and each cross layer per token of the input."""
-        own = KVShape(self.num_heads, self.head_dim)
-        cross = KVShape(self.num_heads, self.head_dim, cross=True)
-        return (own,) * self.num_layers + (cross,) * self.num_layers
-
-
-def read_t5_config(config: dict[str, Any]) -> T5Config:
-    """Read config.json of model type t5."""
-    fields = Fields(config)
-    hidden = fields.integer("d_model", 512)
-    encoder_layers = fields.integer("num_layers", 6, maximum=MAX_LAYERS)
-    gated, activation = _feed_forward(config.get("feed_forward_proj", "relu"))
-    # transformers 5 calls every T5 tied, and says of v1.1 that its outputs are not scaled; a head
-    # in the file that is not the table is loaded all the same.
-    tied = fields.flag("tie_word_embeddings", True)
-    scaled = fields.flag("scale_decoder_outputs", tied)
-    buckets = fields.integer("relative_attention_num_buckets", 32, minimum=4)
-    distance = fields.integer("relative_attention_max_distance", 128)
-    if distance <= buckets // 2:
-        raise CheckpointError(
-            f"config.json has relative_attention_max_distance = {distance}, which must be more "
-            f"than half of relative_attention_num_buckets = {buckets}"
-        )
-    vocabulary = fields.integer("vocab_size", 32128)
-    start = fields.integer("pad_token_id", 0, minimum=0)
-    return T5Config(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        mlp_size=fields.integer("d_ff", 2048),
-        num_layers=fields.integer("num_decoder_layers", encoder_layers, maximum=MAX_LAYERS),
-        num_encoder_layers=encoder_layers,
-        num_heads=fields.integer("num_heads", 8),
-        head_dim=fields.integer("d_kv", 64, maximum=MAX_HEAD),
-        context=fields.integer("n_positions", 512),
-        num_buckets=buckets,
-        max_distance=distance,
-        norm_eps=fields.number("layer_norm_epsilon", 1e-6),
-        activation=activation,
-        gated=gated,
-        tied=tied,
-        output_scale=hidden**-0.5 if scaled else 1.0,
-        start_token_id=fields.integer(
-            "decoder_start_token_id", start, minimum=0, maximum=vocabulary - 1
-        ),
-    )
-
-
-def _feed_forward(name: object) -> tuple[bool, str]:
-    """Whether it is gated, and its activation. "gated-gelu" means the approximation, by T5 v1.1."""
-    known = {
-        **{a: (False, a) for a in ACTIVATIONS},
-        **{f"gated-{a}": (True, a) for a in ACTIVATIONS},
-    }
-    known["gated-gelu"] = (True, "gelu_new")
-    if not isinstance(name, str) or name not in known:
-        raise UnsupportedModelError(
-            f"config.json has feed_forward_proj = {name!r}, and kept runs {', '.join(known)}"
-        )
-    return known[name]
 
 
 class T5Attention(nn.Module):
@@ -332,73 +244,3 @@ def _part(source: Source, begin: int, end: int) -> Batch:
         slots=tuple(range(end - begin)),
         totals=lengths,
     )
-
-
-def t5_weight_map(config: T5Config) -> WeightMap:
-    """Where the tensors of a T5 checkpoint go. Files name the one table of tokens several times."""
-    vocabulary = ("vocab_size", "d_model")
-    tables = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-    placements = {name: Placement("embedding.weight", config_fields=vocabulary) for name in tables}
-    placements["lm_head.weight"] = Placement("head.weight", config_fields=vocabulary)
-    for stack, here, layers in (
-        ("encoder", "encoder.", config.num_encoder_layers),
-        ("decoder", "", config.num_layers),
-    ):
-        placements[f"{stack}.final_layer_norm.weight"] = Placement(f"{here}norm.weight")
-        first = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        placements[first] = Placement(
-            f"{here}bias.weight", config_fields=("relative_attention_num_buckets", "num_heads")
-        )
-        for layer in range(layers):
-            there = f"{stack}.block.{layer}.layer"
-            block = f"{here}blocks.{layer}"
-            placements |= _block_placements(config, there, block, stack == "decoder")
-    tied = {"lm_head.weight"} if config.tied else set()
-    scaled = config.output_scale != 1.0
-    return WeightMap(
-        placements,
-        optional=frozenset({*tables, *tied}),
-        # An old conversion left a bias that nothing reads.
-        ignored=(r"EncDecAttention\.relative_attention_bias\.weight$",),
-        may_untie=not scaled,
-    )
-
-
-def _block_placements(
-    config: T5Config, there: str, here: str, decoder: bool
-) -> dict[str, Placement]:
-    inner = config.num_heads * config.head_dim
-    fields = ("num_heads", "d_kv", "d_model")
-    modules = [(f"{there}.0.SelfAttention", "attention", "qkv")]
-    if decoder:
-        modules.append((f"{there}.1.EncDecAttention", "cross", "kv"))
-    found = {}
-    for index, (module, name, fused) in enumerate(modules):
-        for i, which in enumerate(fused):
-            rows = slice(i * inner, (i + 1) * inner)
-            found[f"{module}.{which}.weight"] = Placement(
-                f"{here}.{name}.{fused}.weight", rows, config_fields=fields
-            )
-        found[f"{module}.o.weight"] = Placement(f"{here}.{name}.out.weight", config_fields=fields)
-        norm = f"{here}.{name}_norm.weight"
-        found[f"{there}.{index}.layer_norm.weight"] = Placement(norm, config_fields=("d_model",))
-    if decoder:
-        found[f"{there}.1.EncDecAttention.q.weight"] = Placement(
-            f"{here}.cross.q.weight", config_fields=fields
-        )
-    return found | _mlp_placements(config, f"{there}.{len(modules)}", here)
-
-
-def _mlp_placements(config: T5Config, there: str, here: str) -> dict[str, Placement]:
-    size, fields, mlp = config.mlp_size, ("d_ff", "d_model"), f"{there}.DenseReluDense"
-    found = {
-        f"{there}.layer_norm.weight": Placement(f"{here}.mlp_norm.weight"),
-        f"{mlp}.wo.weight": Placement(f"{here}.mlp.down.weight", config_fields=fields),
-    }
-    names = ("wi_0", "wi_1") if config.gated else ("wi",)
-    for i, name in enumerate(names):
-        rows = slice(i * size, (i + 1) * size) if config.gated else None
-        found[f"{mlp}.{name}.weight"] = Placement(
-            f"{here}.mlp.up.weight", rows, config_fields=fields
-        )
-    return found
