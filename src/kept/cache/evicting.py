@@ -21,7 +21,15 @@ from dataclasses import dataclass
 import torch
 
 from kept.cache.indices import read_whole
-from kept.cache.layout import Layout, Plan, Relayout, grown, lengths_after, make_writes
+from kept.cache.layout import (
+    Layout,
+    OrderedLayout,
+    Plan,
+    Relayout,
+    grown,
+    lengths_after,
+    make_writes,
+)
 from kept.cache.policy import EvictionPolicy
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
@@ -64,7 +72,7 @@ class EvictionRule:
         return self.budget + length - last if last else length
 
 
-class EvictingLayout(Layout):
+class EvictingLayout(OrderedLayout):
     """Keeps `rule.budget` tokens of each sequence, and those read since the last eviction."""
 
     def __init__(self, num_slots: int, rule: EvictionRule, capacity: int = 0) -> None:
@@ -136,21 +144,6 @@ class EvictingLayout(Layout):
                 f"sequence had {last}; truncate to {last} or more, or to 0, or use the dynamic "
                 "cache, which forgets nothing"
             )
-
-    def truncate(self, slot: int, length: int) -> None:
-        """Nothing to forget: lengths say what counts."""
-
-    def select(self, indices: Sequence[int]) -> None:
-        """See `Layout.select`."""
-        self.num_slots = len(indices)
-
-    def widened(self, capacity: int) -> Relayout:
-        """See `Layout.widened`."""
-        return Relayout(capacity)
-
-    def join(self, other: Layout) -> None:
-        """See `Layout.join`."""
-        self.num_slots += other.num_slots
 
     def fork(self) -> EvictingLayout:
         """See `Layout.fork`."""

@@ -11,13 +11,13 @@ from torch import Tensor
 from kept.cache.evicting import EvictingLayout
 from kept.cache.layer import LayerCache, Moves
 from kept.cache.layout import Layout, lasting
-from kept.cache.observer import Observer, one_thread
+from kept.cache.observer import Observer
 from kept.cache.open_step import not_shown
 from kept.cache.place import Buffers, Place
 from kept.cache.policy import Entries
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
-from kept.ops import KVCodec
+from kept.ops import KVCodec, one_torch_thread
 from kept.ops.program import computes_in_floats
 
 
@@ -75,7 +75,7 @@ class EvictingLayer(LayerCache):
         # As it is before tokens leave: `length` itself counts as the place where they have left.
         tokens = self.tokens(slot, length - 1)
         tokens = torch.cat((tokens, torch.full_like(tokens[:, :1], length - 1)), dim=1)
-        with one_thread():
+        with one_torch_thread():  # so that how many there are decides no order of summation
             entries = self._entries(slot, tokens, length)
             if rule.last(length) != length:
                 return Eviction(slot, None, tokens, entries.received)

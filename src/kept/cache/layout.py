@@ -187,7 +187,26 @@ def grown(length: int) -> int:
     return max(1, -(-length // unit)) * unit
 
 
-class ContiguousLayout(Layout):
+class OrderedLayout(Layout):
+    """Entries in the order of their tokens, so that a slot needs no notes of its own."""
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Nothing to forget: lengths say what counts."""
+
+    def select(self, indices: Sequence[int]) -> None:
+        """See `Layout.select`."""
+        self.num_slots = len(indices)
+
+    def widened(self, capacity: int) -> Relayout:
+        """See `Layout.widened`."""
+        return Relayout(capacity)
+
+    def join(self, other: Layout) -> None:
+        """See `Layout.join`."""
+        self.num_slots += other.num_slots
+
+
+class ContiguousLayout(OrderedLayout):
     """Token i lies in entry i. Grows by a share of its size, or is fixed and refuses more."""
 
     def __init__(self, num_slots: int, capacity: int = 0, *, fixed: bool = False) -> None:
@@ -244,21 +263,6 @@ class ContiguousLayout(Layout):
 
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """Any length can be gone back to."""
-
-    def truncate(self, slot: int, length: int) -> None:
-        """Nothing to forget: lengths say what counts."""
-
-    def select(self, indices: Sequence[int]) -> None:
-        """See `Layout.select`."""
-        self.num_slots = len(indices)
-
-    def widened(self, capacity: int) -> Relayout:
-        """See `Layout.widened`."""
-        return Relayout(capacity)
-
-    def join(self, other: Layout) -> None:
-        """See `Layout.join`."""
-        self.num_slots += other.num_slots
 
     def fork(self) -> ContiguousLayout:
         """See `Layout.fork`."""

@@ -15,8 +15,7 @@ the numbers depend on the sequence alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -164,17 +163,3 @@ def rows_of(
     first = torch.tensor(before) - torch.tensor(starts[:-1])
     tokens = torch.arange(starts[-1]) + first.repeat_interleave(counts)
     return torch.tensor(slots).repeat_interleave(counts).to(device), tokens.to(device)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Hold torch to one thread, so that how many there are decides no order of summation."""
-    before = torch.get_num_threads()
-    if before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -169,15 +169,8 @@ class CausalLM(nn.Module, ABC):
 
         Its threads spin for milliseconds after a parallel operation, on the CPUs of the kernels'.
         """
-        before = torch.get_num_threads()
-        if self.native is None or before == 1:
+        with nullcontext() if self.native is None else ops.one_torch_thread():
             yield
-            return
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
     def next_logits(self, batch: Batch, cache: Cache | None = None, top_k: int = 0) -> NextLogits:
         """`run`, and the likeliest token of each row and its `top_k` largest logits, where the

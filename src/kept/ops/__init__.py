@@ -1,7 +1,15 @@
 """Arithmetic: one face per operation, and the views attention reads."""
 
 from kept.ops.attention import attend_stored
-from kept.ops.backend import backend, isa, num_threads, runs_natively, use_threads, why_reference
+from kept.ops.backend import (
+    backend,
+    isa,
+    num_threads,
+    one_torch_thread,
+    runs_natively,
+    use_threads,
+    why_reference,
+)
 from kept.ops.bias import RelativeBias
 from kept.ops.codecs import KEY_CODECS, VALUE_CODECS, Codec, Part
 from kept.ops.encoding import encode_heads
@@ -78,6 +86,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "num_threads",
+    "one_torch_thread",
     "pack_int4",
     "pack_int8",
     "pack_matrix",

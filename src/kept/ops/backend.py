@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -117,6 +119,20 @@ def num_threads() -> int:
             f"KEPT_NUM_THREADS={asked!r} must be a whole number from 1 to {_MAX_THREADS}"
         )
     return int(asked)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Hold torch to one thread meanwhile."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def use_threads(count: int | None = None) -> int:
