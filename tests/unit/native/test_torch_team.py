@@ -1,6 +1,9 @@
 """Attention between operations of torch, on torch's own threads."""
 
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,19 @@ def test_several_callers_at_once(attended: tuple[Tensor, StoredView]) -> None:
     in_threads(*[work] * 4)
     assert len(found) == 80
     assert all(torch.equal(x, alone) for x in found)
+
+
+def test_a_forked_child_has_threads_of_its_own(attended: tuple[Tensor, StoredView]) -> None:
+    expected = attend(attended, 2)
+    child = os.fork()
+    if child == 0:  # torch's own operations may hang here, as its threads are gone
+        found = attend_stored(*attended, AttentionSpec(0.2))
+        os._exit(0 if torch.equal(found, expected) else 1)
+    deadline = time.monotonic() + 30
+    while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("the child hangs")
+        time.sleep(0.01)
+    assert done[1] == 0
