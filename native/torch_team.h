@@ -13,8 +13,8 @@ namespace kept {
 bool find_torch_team(const char* path);
 
 // Runs job(context, thread) on `num_threads` threads of torch and returns true when all are done;
-// false, and runs nothing, where it does not give so many: within a parallel region of its own, in a
-// forked child, or because nothing was found.
+// false, and runs nothing, where it does not give so many: within a parallel region of its own, in
+// a forked child, or because nothing was found.
 bool run_on_torch_team(int num_threads, Pool::Job job, void* context);
 
 }  // namespace kept
