@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from kept.batch import Batch, Source
 from kept.cache.checks import check_joins, check_slots, check_update
 from kept.cache.cross import CrossLayers
 from kept.cache.evicting_layer import check_seen, choose_all, make_layer, observer_of, tokens_of
-from kept.cache.indices import read_lengths, read_selected
+from kept.cache.indices import read_lengths, read_selected, read_whole
 from kept.cache.layer import LayerCache, relay
 from kept.cache.layout import Layout, Plan, Relayout
 from kept.cache.lending import Lease, Lender
@@ -24,8 +25,10 @@ from kept.cache.open_step import LayerStore, OpenStep, cross_store, own_store, s
 from kept.cache.place import InMemory, Place
 from kept.cache.shape import KVShape
 from kept.cache.slots import Slots
-from kept.errors import CacheError
+from kept.errors import CacheError, CacheFullError, OptionError
 from kept.ops import AttentionSpec, CrossView, KVCodec, StepBuffers, StoredView
+
+log = logging.getLogger("kept")
 
 
 class Cache(Slots):
@@ -334,8 +337,11 @@ class Cache(Slots):
             self._lengths[slot] = length
         for layer, eviction in chosen:
             layer.evict(eviction)
-        # Last, so that a ring whose shrinking fails is merely wider than it need be.
-        self._relayout(changes)
+        try:
+            self._relayout(changes)
+        except (CacheFullError, MemoryError, RuntimeError) as error:
+            # The step is stored all the same, in a ring that is wider than it need be.
+            log.warning("a ring keeps its spare room: %s", error)
 
     def _relayout(self, changes: Mapping[Layout, Relayout | None]) -> None:
         for layout, change in changes.items():
@@ -360,6 +366,9 @@ class Cache(Slots):
             for slot, n in cuts:
                 layout.check_truncate(slot, n, self._lengths[slot])
         self.abandon()
+        if cuts:  # before any of them is cleared: there may be no room for copies of all
+            for layer in self._layers:
+                layer.own()
         for slot, n in cuts:
             for layer, layout in zip(self._layers, self._layout_of, strict=True):
                 layer.clear(slot, layout.entries_from(slot, n, self._lengths[slot]), n)
@@ -420,6 +429,9 @@ class Cache(Slots):
         Codes come decoded. Of a cross layer the tokens are those of the slot's input. Raises
         CacheError if a ring has dropped one of the tokens.
         """
+        self._check_index(index)
+        if read_whole(begin, "begin") < 0:
+            raise OptionError(f"begin={begin} is before the first token; give 0 or more")
         if self.shapes[index].cross:
             return self.cross.read(index, begin)
         layout, layer = self._held_by(index)
@@ -432,10 +444,15 @@ class Cache(Slots):
         Heads differ only in an evicting cache. A ring's are those that it has not overwritten, a
         cross layer's all those of the input.
         """
+        self._check_index(index)
         if self.shapes[index].cross:
             return self.cross.tokens(index)
         layout, layer = self._held_by(index)
         return [tokens_of(layout, layer, slot, length) for slot, length in enumerate(self._lengths)]
+
+    def _check_index(self, index: int) -> None:
+        if not 0 <= read_whole(index, "a layer") < len(self.shapes):
+            raise OptionError(f"layer {index} is none of the {len(self.shapes)} of this cache")
 
     def save(self, path: str | PathLike[str], *, fingerprint: str = "") -> None:
         """Write what it holds to a file that `load_cache` reads; see `kept.cache.files`."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from kept.cache.cache import Cache
+from kept.cache.cross import EncodedInput, moved
 from kept.cache.layer import Moves
 from kept.cache.layout import Layout, Relayout
 from kept.errors import CacheError, OptionError
@@ -55,7 +56,7 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
         first.unquantized_sinks,
         first.place,
     )
-    found.cross.of = [held for cache in caches for held in cache.cross.of]
+    found.cross.of = _inputs(caches)
     begins = [0, *accumulate(cache.num_slots for cache in caches)]
     for index, (layer, layout) in enumerate(zip(found.layers, first.layouts, strict=True)):
         for begin, cache, of in zip(begins, caches, moves[layout], strict=False):
@@ -64,6 +65,20 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
             cache.place.leave(source.buffers)
         found.place.leave(layer.buffers)
     return found
+
+
+def _inputs(caches: Sequence[Cache]) -> list[EncodedInput | None]:
+    """Which input each slot attends; those that lie in another place than the first cache's, once
+    copied to it."""
+    copies: dict[EncodedInput, EncodedInput] = {}
+    for cache in caches:
+        if cache.place is not caches[0].place and (cache.place.budget or caches[0].place.budget):
+            copies |= {found: moved(found, caches[0].place) for found in cache.cross.inputs}
+    return [
+        None if held is None else copies.get(held, held)
+        for cache in caches
+        for held in cache.cross.of
+    ]
 
 
 def _joined(layouts: Sequence[Layout], changes: Sequence[Relayout]) -> Layout:

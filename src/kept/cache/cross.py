@@ -59,6 +59,21 @@ def make_input(
         return EncodedInput(length, tuple(map(zeros, shapes)))
 
 
+def put(place: Place, x: Tensor) -> Tensor:
+    """A copy of a buffer that lies in this place."""
+    with lasting():
+        return place.zeros(x.shape, x.dtype).copy_(x)
+
+
+def moved(found: EncodedInput, place: Place) -> EncodedInput:
+    """A copy of an input that lies in this place."""
+    layers = (
+        InputBuffers(*(tuple(put(place, x) for x in side) for side in (of.keys, of.values)))
+        for of in found.layers
+    )
+    return EncodedInput(found.length, tuple(layers))
+
+
 class CrossLayers:
     """Which input each slot of a cache attends.
 

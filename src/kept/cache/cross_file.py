@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kept.cache.cache import Cache
-from kept.cache.cross import EncodedInput
+from kept.cache.cross import EncodedInput, put
 from kept.cache.place import Buffers
 from kept.ops import InputBuffers, Part
 
@@ -34,9 +34,12 @@ def read_inputs(
     def read(index: int, layer: int, which: str) -> Buffers:
         heads, length = cache.cross.shapes[layer].num_kv_heads, lengths[index]
         return tuple(
-            tensor(
-                _name(cache, index, layer, which, part), part.dtype, heads, length, part.width
-            ).to(cache.device)
+            put(
+                cache.place,
+                tensor(
+                    _name(cache, index, layer, which, part), part.dtype, heads, length, part.width
+                ),
+            )
             for part in _parts(cache, layer, which)
         )
 

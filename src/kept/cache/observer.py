@@ -82,9 +82,11 @@ class Observer:
 
         Raises CacheError for queries that do not fit the layer's keys.
         """
-        heads = self._heads if self.queries is None else self.queries.shape[1]
+        heads = self._heads
         fits = q.ndim == 3 and len(q) == len(tokens) and q.shape[2] == self._width
-        if not fits or q.shape[1] % heads:
+        if fits and self.queries is not None:
+            fits = q.shape[1] == self.queries.shape[1]
+        if not fits or q.shape[1] < heads or q.shape[1] % heads:
             raise CacheError(
                 f"queries {tuple(q.shape)} do not fit this layer, which takes (rows, heads, head) "
                 f"= ({len(tokens)}, a multiple of {heads}, {self._width}); show it the queries "
