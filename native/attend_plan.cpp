@@ -54,7 +54,7 @@ AttendPlan make_attend_plan(const Step& step, const AttentionShape& shape, std::
     const LayoutArgs& args = step.layouts[static_cast<std::size_t>(layout)];
     const auto& lengths = step.lengths[static_cast<std::size_t>(layout)];
     const std::int64_t share = shape.heads / shape.kv_heads, block = query_rows(share);
-    const auto count = static_cast<std::int64_t>(step.slots.size());
+    const std::int64_t count = step.num_sequences();
     const std::int64_t base_units = count * shape.kv_heads;
     for (std::int64_t s = 0; s < count; ++s) {
         const std::int64_t begin = step.starts[static_cast<std::size_t>(s)];

@@ -74,12 +74,13 @@ inline void attend_tile(const AttendArgs& args, const AttendUnit& unit, const At
                         const Sight& sight, std::int64_t token, std::int64_t num_queries) {
     const AttentionShape& shape = args.shape;
     const std::int64_t sequence = unit.sequence, length = args.sequences.lengths[sequence];
-    const std::int64_t slot_head = args.sequences.slots[sequence] * shape.kv_heads + unit.kv_head;
+    const BlockEntries where(args.layout, args.sequences.tables, sequence, shape.kv_heads,
+                             unit.kv_head, token);
     const std::int64_t offset = length - args.sequences.starts[sequence + 1];
     const std::int64_t first = offset + unit.first, last = offset + unit.last - 1;
     const TokenSet seen = sight.by_any(first, last, token, length);
     const auto rows_of = [&](const Stored& stored, TokenSet of_tokens) {
-        return TileRows(stored, args.layout, slot_head, shape.head_dim, token, of_tokens);
+        return TileRows(stored, where, shape.head_dim, token, of_tokens);
     };
     const TileRows keys = rows_of(args.keys, seen), values = rows_of(args.values, seen);
     const auto expand = [&](const TileRows& from) {

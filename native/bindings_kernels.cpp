@@ -69,11 +69,13 @@ AttentionShape make_shape(std::int64_t heads, std::int64_t kv_heads, std::int64_
     return {heads, kv_heads, head_dim, scale, causal, window, sinks, softcap};
 }
 
-// (ring, capacity, sinks, window) of each layout.
+// (ring, tokens of a block, sinks, window) of each layout.
 using LayoutTuple = std::tuple<bool, std::int64_t, std::int64_t, std::int64_t>;
+// (sequences, columns) blocks; the step reads them where they lie.
+using Table = nb::ndarray<const std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 Step make_step(std::int64_t rows, Address tokens, Address positions,
-               std::vector<std::int64_t> starts, std::vector<std::int64_t> slots,
+               std::vector<std::int64_t> starts, const std::vector<Table>& tables,
                std::vector<std::vector<std::int64_t>> lengths, Address wanted,
                std::int64_t num_wanted, Address cos, Address sin, Address rope_rows,
                const std::vector<LayoutTuple>& layouts, Codec keys, Codec values,
@@ -85,15 +87,19 @@ Step make_step(std::int64_t rows, Address tokens, Address positions,
     s.tokens = at<const std::int64_t>(tokens);
     s.positions = at<const std::int64_t>(positions);
     s.starts = std::move(starts);
-    s.slots = std::move(slots);
     s.lengths = std::move(lengths);
     s.wanted = at<const std::int64_t>(wanted);
     s.num_wanted = num_wanted;
     s.cos = at<const float>(cos);
     s.sin = at<const float>(sin);
     s.rope_rows = at<const std::int64_t>(rope_rows);
-    for (const auto& [ring, capacity, sinks, window] : layouts)
-        s.layouts.push_back({ring, capacity, sinks, window});
+    for (const auto& [ring, block, sinks, window] : layouts)
+        s.layouts.push_back({ring, block, sinks, window});
+    for (const Table& table : tables) {
+        if (table.shape(0) + 1 != s.starts.size())
+            throw std::invalid_argument("a table has a row for each sequence of a step");
+        s.tables.push_back({table.data(), static_cast<std::int64_t>(table.shape(1))});
+    }
     // Six addresses a layer: keys, their scales and first tokens, values and theirs.
     if (buffers.size() != 6 * layer_layouts.size())
         throw std::invalid_argument("a step takes six addresses a layer");
@@ -225,7 +231,7 @@ void bind_program(nb::module_& m) {
     m.def("attention_shape", &make_shape, "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a,
           "causal"_a, "window"_a, "sinks"_a, "softcap"_a);
     nb::class_<Step>(m, "Step");
-    m.def("step", &make_step, "rows"_a, "tokens"_a, "positions"_a, "starts"_a, "slots"_a,
+    m.def("step", &make_step, "rows"_a, "tokens"_a, "positions"_a, "starts"_a, "tables"_a,
           "lengths"_a, "wanted"_a, "num_wanted"_a, "cos"_a, "sin"_a, "rope_rows"_a, "layouts"_a,
           "keys"_a, "values"_a, "num_sinks"_a, "buffers"_a, "layer_layouts"_a, "logits"_a,
           "vocabulary"_a, "top_k"_a);

@@ -78,8 +78,9 @@ constexpr bool is_float(Codec codec) {
     return codec == Codec::fp32 || codec == Codec::fp16;
 }
 
-// Keys or values of one layer: (slots, G, capacity, D) codes and their scales. Tokens below
-// `num_sinks` are read from (slots, G, num_sinks, D) bf16 instead, whatever is coded for them.
+// Keys or values of one layer: (blocks, G, tokens of a block, D) codes and their scales. Tokens below
+// `num_sinks` are read from (slots, G, num_sinks, D) bf16 instead, whatever is coded for them; a
+// slot is then the one block of its sequence.
 struct Stored {
     Codec codec;
     std::byte* codes;
@@ -98,19 +99,31 @@ constexpr bool computes_in_floats(const Stored& keys, const Stored& values) {
     return is_float(keys.codec) || is_float(values.codec);
 }
 
-// Which tokens a layout keeps where. Token i lies in entry i, or, with `ring`, after the sinks
-// wrapped around the rest of the capacity.
+// Where a layout keeps tokens: token i in entry i % block of block i / block of its sequence's
+// table, or, with `ring`, in the only block there, after the sinks wrapped around the rest of it.
+//
+//   block 64     table 7 2 5     token 70     entry 6 of block 2
+//
+// Unless it is the only one, a block is a whole number of tiles.
 struct LayoutArgs {
     bool ring;
-    std::int64_t capacity, sinks;
+    std::int64_t block, sinks;
     std::int64_t window;  // of what the layout forgets; -1: nothing
+};
+
+// The blocks of each sequence, (count, columns); a sequence may need fewer of them.
+struct BlockTables {
+    const std::int32_t* blocks = nullptr;
+    std::int64_t columns = 0;
+
+    const std::int32_t* of(std::int64_t sequence) const { return blocks + sequence * columns; }
 };
 
 // The sequences of a step.
 struct Sequences {
     std::int64_t count;
     const std::int64_t* starts;        // (count + 1) rows
-    const std::int64_t* slots;         // (count)
+    BlockTables tables;                // of one layout
     const std::int64_t* lengths;       // (count) with the new tokens
     const std::int32_t* row_sequence;  // (rows) which sequence a row belongs to
 };

@@ -8,10 +8,32 @@
 
 namespace kept::KEPT_NS {
 
-inline std::int64_t entry_of(const LayoutArgs& layout, std::int64_t token) {
-    if (!layout.ring || token < layout.sinks) return token;
-    return layout.sinks + (token - layout.sinks) % (layout.capacity - layout.sinks);
-}
+// Where the tokens of one block of a sequence lie for one key/value head, counted over (blocks, G,
+// tokens of a block).
+class BlockEntries {
+  public:
+    // The block that holds `token`, and with it the others of its tile.
+    BlockEntries(const LayoutArgs& layout, const BlockTables& tables, std::int64_t sequence,
+                 std::int64_t kv_heads, std::int64_t kv_head, std::int64_t token)
+        : layout_(layout) {
+        const std::int64_t index = tables.columns == 1 ? 0 : token / layout.block;
+        head_ = tables.of(sequence)[index] * kv_heads + kv_head;
+        base_ = (head_ - index) * layout.block;
+    }
+
+    std::int64_t of(std::int64_t token) const {
+        if (!layout_.ring || token < layout_.sinks) return base_ + token;
+        return base_ + layout_.sinks + (token - layout_.sinks) % (layout_.block - layout_.sinks);
+    }
+    // The same over (slots, G, num_sinks), of tokens beside their codes.
+    std::int64_t sink(std::int64_t token, std::int64_t num_sinks) const {
+        return head_ * num_sinks + token;
+    }
+
+  private:
+    const LayoutArgs& layout_;
+    std::int64_t head_, base_;
+};
 
 inline void rotate(float* x, std::int64_t width, const float* cos, const float* sin) {
     const std::int64_t half = width / 2;
@@ -60,13 +82,13 @@ inline void place(const PlaceArgs& args, std::int64_t first_unit, std::int64_t l
         const Sequences& s = args.sequences;
         const std::int64_t sequence = s.row_sequence[row];
         const std::int64_t token = s.lengths[sequence] - s.starts[sequence + 1] + row;
-        const std::int64_t group = (head - heads) % keys;
-        const std::int64_t slot_head = s.slots[sequence] * keys + group;
+        const BlockEntries where(args.layout, s.tables, sequence, keys, (head - heads) % keys,
+                                 token);
         const Stored& to = is_value ? args.values : args.keys;
-        encode(to, slot_head * args.layout.capacity + entry_of(args.layout, token), x, dim);
+        encode(to, where.of(token), x, dim);
         if (token < to.num_sinks)
             for (std::int64_t i = 0; i < dim; ++i)
-                to.sinks[(slot_head * to.num_sinks + token) * dim + i] = float_to_bf16(x[i]);
+                to.sinks[where.sink(token, to.num_sinks) * dim + i] = float_to_bf16(x[i]);
     }
 }
 

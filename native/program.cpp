@@ -79,21 +79,24 @@ void Program::check(const Step& step) const {
     const auto must = [](bool holds, const char* what) {
         if (!holds) throw std::invalid_argument(what);
     };
-    const std::size_t count = step.slots.size();
-    must(step.rows > 0 && count > 0, "a step has at least one row of one sequence");
-    must(step.starts.size() == count + 1 && step.starts.front() == 0 &&
-             step.starts.back() == step.rows,
-         "starts and slots of a step do not fit its rows");
-    must(step.lengths.size() == step.layouts.size(), "a step has lengths for each of its layouts");
+    must(step.rows > 0 && step.starts.size() > 1, "a step has at least one row of one sequence");
+    must(step.starts.front() == 0 && step.starts.back() == step.rows,
+         "starts of a step do not fit its rows");
+    const auto count = static_cast<std::size_t>(step.num_sequences());
+    must(step.lengths.size() == step.layouts.size() && step.tables.size() == step.layouts.size(),
+         "a step has lengths and tables for each of its layouts");
     for (std::size_t l = 0; l < step.layouts.size(); ++l) {
         const LayoutArgs& layout = step.layouts[l];
         const auto& lengths = step.lengths[l];
+        const std::int64_t columns = step.tables[l].columns;
         must(lengths.size() == count, "a layout has a length for each sequence");
+        must(columns == 1 || (columns > 1 && !layout.ring && layout.block % kTile == 0),
+             "several blocks of a sequence are whole tiles each, and no ring");
         for (std::size_t s = 0; s < count; ++s) {
             const std::int64_t new_tokens = step.starts[s + 1] - step.starts[s];
             must(new_tokens > 0 && new_tokens <= lengths[s],
                  "every sequence of a step has new tokens, and no more of them than it is long");
-            must(layout.ring || lengths[s] <= layout.capacity,
+            must(layout.ring || lengths[s] <= columns * layout.block,
                  "a sequence is longer than its layout has room for");
         }
     }

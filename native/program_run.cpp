@@ -152,8 +152,9 @@ void Program::operate(Run& run, const Place& op, Part part) {
 }
 
 Sequences Program::sequences(const Step& step, std::int64_t layout) const {
-    return {static_cast<std::int64_t>(step.slots.size()), step.starts.data(), step.slots.data(),
-            step.lengths[static_cast<std::size_t>(layout)].data(), row_sequence_.data()};
+    const auto at = static_cast<std::size_t>(layout);
+    return {step.num_sequences(), step.starts.data(), step.tables[at], step.lengths[at].data(),
+            row_sequence_.data()};
 }
 
 AttendArgs Program::attend_args(const Run& run, const Attend& op) {

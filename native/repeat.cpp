@@ -10,7 +10,7 @@ Repeat::Repeat(Program& program, const Step& last)
       step_(last),
       tokens_(static_cast<std::size_t>(last.rows)),
       positions_(last.positions, last.positions + last.rows) {
-    if (last.rows != static_cast<std::int64_t>(last.slots.size()) || last.wanted ||
+    if (last.rows != last.num_sequences() || last.wanted ||
         last.num_wanted != last.rows)
         throw std::invalid_argument(
             "only a step with one row a sequence, all of them wanted, can be repeated");

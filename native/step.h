@@ -17,7 +17,7 @@ struct LayerStores {
 struct Step {
     std::int64_t rows = 0;
     const std::int64_t *tokens = nullptr, *positions = nullptr;
-    std::vector<std::int64_t> starts, slots;
+    std::vector<std::int64_t> starts;
     // For each layout, of each sequence, the new tokens included. A layout that drops tokens from
     // its middle counts the entries that it has.
     std::vector<std::vector<std::int64_t>> lengths;
@@ -26,10 +26,13 @@ struct Step {
     const float *cos = nullptr, *sin = nullptr;
     const std::int64_t* rope_rows = nullptr;
     std::vector<LayoutArgs> layouts;
+    std::vector<BlockTables> tables;  // of each layout
     std::vector<LayerStores> layers;
     float* logits = nullptr;
     std::int64_t vocabulary = 0;
     std::int64_t top_k = 0;  // of each wanted row so many of the largest logits are found
+
+    std::int64_t num_sequences() const { return static_cast<std::int64_t>(starts.size()) - 1; }
 };
 
 }  // namespace kept

@@ -28,17 +28,15 @@ struct TileRows {
     const std::byte* rows[kTile];  // of a token not in `seen`: zeros
     const std::byte* next;         // where the next tile begins, as a rule
 
-    TileRows(const Stored& from, const LayoutArgs& layout, std::int64_t slot_head,
-             std::int64_t width, std::int64_t token, TokenSet tokens)
+    TileRows(const Stored& from, const BlockEntries& where, std::int64_t width, std::int64_t token,
+             TokenSet tokens)
         : stored(from),
           seen(tokens),
           sinks(tokens_below(token, from.num_sinks)),
           head_dim(width),
           bytes(code_bytes(from.codec, width)),
           scales(num_scales(from.codec, width)) {
-        const std::int64_t base = slot_head * layout.capacity;
-        const std::int64_t first = base + entry_of(layout, token);
-        const std::int64_t last = base + entry_of(layout, token + kTile - 1);
+        const std::int64_t first = where.of(token), last = where.of(token + kTile - 1);
         next = from.codes + (last + 1) * bytes;
         plain = seen == ~TokenSet{0} && sinks == 0 && last - first == kTile - 1;
         if (plain) {
@@ -47,11 +45,11 @@ struct TileRows {
             return;
         }
         for (std::int64_t t = 0; t < kTile; ++t) {
-            entries[t] = base + entry_of(layout, token + t);
+            entries[t] = where.of(token + t);
             rows[t] = holds(seen, t) ? from.codes + entries[t] * bytes : kNothing;
             if (holds(seen & sinks, t))
                 rows[t] = reinterpret_cast<const std::byte*>(
-                    from.sinks + (slot_head * from.num_sinks + token + t) * width);
+                    from.sinks + where.sink(token + t, from.num_sinks) * width);
         }
     }
 

@@ -1,6 +1,8 @@
 import enum
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 class Rate:
@@ -129,7 +131,7 @@ def step(
     tokens: int,
     positions: int,
     starts: Sequence[int],
-    slots: Sequence[int],
+    tables: Sequence[NDArray[np.int32]],
     lengths: Sequence[Sequence[int]],
     wanted: int,
     num_wanted: int,

@@ -11,7 +11,14 @@ import torch
 from kept.batch import Batch
 from kept.bench.work import Work
 from kept.machine import MatrixDtype
-from kept.ops import LentBuffers, Placement, Program, StepBuffers, find_kv_codec
+from kept.ops import (
+    LentBuffers,
+    Placement,
+    Program,
+    StepBuffers,
+    find_kv_codec,
+    one_block_each,
+)
 
 # Operations of arithmetic after which a run has walked far enough: milliseconds of any machine.
 _ENOUGH = 8e9
@@ -119,7 +126,8 @@ def _buffers(stored: Stored | None, length: int) -> StepBuffers:
             for i in range(num_layers)
         ]
         lent = LentBuffers(find_kv_codec(stored.codec), layers, [0] * num_layers)
-    return StepBuffers(lent, [Placement(False, length)], [[length]], _no_view)
+    tables = [one_block_each([0])]
+    return StepBuffers(lent, [Placement(False, length)], tables, [[length]], _no_view)
 
 
 def _no_view(layer: int) -> NoReturn:

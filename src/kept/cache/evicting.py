@@ -128,7 +128,7 @@ class EvictingLayout(OrderedLayout):
     @property
     def placement(self) -> Placement:
         """See `Layout.placement`."""
-        return Placement(ring=False, capacity=self.capacity)
+        return Placement(ring=False, block=self.capacity)
 
     def commit(self, plan: Plan) -> Relayout | None:
         """See `Layout.commit`; the layers drop tokens by themselves."""

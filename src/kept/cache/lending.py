@@ -9,7 +9,7 @@ import torch
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, Relayout
 from kept.errors import CacheError
-from kept.ops import KVCodec, LentBuffers, StepBuffers, StoredView
+from kept.ops import KVCodec, LentBuffers, StepBuffers, StoredView, one_block_each
 
 
 class Lease:
@@ -81,8 +81,9 @@ class Lender:
             return self._layers[layer].view(plans[self._layouts[layer]].span)
 
         placements = [layout.placement for layout in plans]
+        tables = [one_block_each(plan.span.slots) for plan in plans.values()]
         lengths = [plan.span.lengths for plan in plans.values()]
-        return StepBuffers(self._buffers, placements, lengths, view)
+        return StepBuffers(self._buffers, placements, tables, lengths, view)
 
     def can_lease(self, lengths: Sequence[int]) -> bool:
         """Whether sequences of these lengths may take tokens without a plan: something is stored,

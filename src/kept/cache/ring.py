@@ -130,7 +130,7 @@ class RingLayout(Layout):
     def placement(self) -> Placement:
         """See `Layout.placement`. Labels say which tokens are gone; all that a step's queries may
         see are there, in the entries that `_place` gives them."""
-        return Placement(ring=True, capacity=self.capacity, sinks=self.sinks, window=self.window)
+        return Placement(ring=True, block=self.capacity, sinks=self.sinks, window=self.window)
 
     def commit(self, plan: Plan) -> Relayout | None:
         """See `Layout.commit`."""

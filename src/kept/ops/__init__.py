@@ -32,7 +32,7 @@ from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
 from kept.ops.program import Program
 from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
 from kept.ops.spec import AttentionSpec, HeadSpec
-from kept.ops.step_buffers import LentBuffers, Placement, RopeTables, StepBuffers
+from kept.ops.step_buffers import LentBuffers, Placement, RopeTables, StepBuffers, one_block_each
 from kept.ops.views import (
     ContiguousView,
     CrossView,
@@ -86,6 +86,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "num_threads",
+    "one_block_each",
     "one_torch_thread",
     "pack_int4",
     "pack_int8",

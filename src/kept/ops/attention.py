@@ -14,6 +14,7 @@ from kept.ops.backend import isa, runs_natively, use_threads
 from kept.ops.packed import address
 from kept.ops.program import codec_kinds, computes_in_floats, native_shape
 from kept.ops.spec import AttentionSpec, HeadSpec
+from kept.ops.step_buffers import one_block_each
 from kept.ops.views import StoredView
 
 
@@ -81,7 +82,7 @@ class _Attention:
             tokens=0,
             positions=0,
             starts=span.starts,
-            slots=span.slots,
+            tables=[one_block_each(span.slots)],
             lengths=[span.lengths],
             wanted=0,
             num_wanted=0,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kept.ops.kv_codec import KVCodec
@@ -15,11 +17,12 @@ from kept.ops.views import StoredView
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How a layout lays its tokens out. ring: whether tokens after the sinks wrap around the
-    capacity; window: what the layout itself forgets, None: nothing."""
+    """Where a layout keeps tokens: token i in entry i % block of block i // block of its sequence's
+    table. ring: in its only block instead, tokens after the sinks wrapped around the rest of it.
+    window: what the layout itself forgets, None: nothing."""
 
     ring: bool
-    capacity: int
+    block: int
     sinks: int = 0
     window: int | None = None
 
@@ -59,8 +62,8 @@ class LentBuffers:
 class StepBuffers:
     """Where a step's keys and values go.
 
-    placements: one per layout, as they are in this step. lengths: for each of them (B,) of the
-    sequences, the new tokens included. view: of a layer, what it holds once the new keys are
+    placements: one per layout, as they are in this step. tables: for each of them (B, n) int32, the
+    blocks of each sequence. lengths: the same (B,), the new tokens included. view: of a layer, what it holds once the new keys are
     written. visit: to be called before each layer, where its buffers are not all in memory.
     observe: to be called with each layer that stores and its queries (N, H, D), as
     `LayerStore.observe`, where the cache looks at them.
@@ -68,6 +71,7 @@ class StepBuffers:
 
     buffers: LentBuffers
     placements: Sequence[Placement]
+    tables: Sequence[NDArray[np.int32]]
     lengths: Sequence[Sequence[int]]
     view: Callable[[int], StoredView]
     visit: Callable[[int], None] | None = None
@@ -84,3 +88,8 @@ class RopeTables:
     sin: Tensor
     rows: Tensor
     room: int = 0
+
+
+def one_block_each(slots: Sequence[int]) -> NDArray[np.int32]:
+    """The table (B, 1) of sequences that lie in one block each, their slot."""
+    return np.array(slots, dtype=np.int32)[:, None]

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+import numpy as np
 import torch
 from laws.tiny import FORMATS, pack_as
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kept.batch import Batch
@@ -22,6 +24,7 @@ from kept.ops import (
     RopeTables,
     StepBuffers,
     find_kv_codec,
+    one_block_each,
     pack_matrix,
     trace,
     use_threads,
@@ -115,6 +118,7 @@ class Rig:
         layers: Sequence[LayerBuffers] = (),
         starts: tuple[int, ...] | None = None,
         slots: tuple[int, ...] = (0,),
+        blocks: NDArray[np.int32] | None = None,
         lengths: Sequence[int] | None = None,
         rope: RopeTables | None = None,
         wanted: Tensor | None = None,
@@ -125,7 +129,7 @@ class Rig:
     ) -> tuple[Program, Tensor]:
         """The program after one step over these rows, and its logits, if its last line makes them.
 
-        Row i has token i unless told otherwise.
+        Row i has token i unless told otherwise. blocks: (B, n) of each sequence, by default its slot.
         """
         if not isinstance(self.traced.lines[-1], trace.Linear):
             # A program ends in a head; this one reads nothing that matters.
@@ -144,7 +148,8 @@ class Rig:
         )
         count = num_rows if wanted is None else len(wanted)
         logits = torch.full((count, program.vocab_size), torch.nan)
-        stores = as_step(layers or [NOWHERE], lengths or [num_rows])
+        tables = one_block_each(slots) if blocks is None else blocks
+        stores = as_step(layers or [NOWHERE], tables, lengths or [num_rows])
         step = program.step(batch, stores, rope, logits, top_k)
         program.run(step)
         return program, logits
@@ -162,13 +167,16 @@ class LayerBuffers:
     value_sinks: Tensor | None = None
 
 
-def as_step(layers: Sequence[LayerBuffers], lengths: Sequence[int]) -> StepBuffers:
+def as_step(
+    layers: Sequence[LayerBuffers], table: NDArray[np.int32], lengths: Sequence[int]
+) -> StepBuffers:
     """The layers as a step takes them, each with a layout of its own."""
     buffers = [(layer.keys, layer.values) for layer in layers]
     sinks = [(layer.key_sinks, layer.value_sinks) for layer in layers]
     lent = LentBuffers(layers[0].codec, buffers, range(len(layers)), sinks)
     placements = [layer.placement for layer in layers]
-    return StepBuffers(lent, placements, [lengths] * len(placements), _no_view)
+    count = len(placements)
+    return StepBuffers(lent, placements, [table] * count, [lengths] * count, _no_view)
 
 
 def _no_view(layer: int) -> NoReturn:

@@ -26,7 +26,7 @@ def entry_of(placement: Placement, tokens: Tensor) -> Tensor:
     """Which entry of its slot each token lies in, once newer ones have come."""
     if not placement.ring:
         return tokens
-    around = max(placement.capacity - placement.sinks, 1)
+    around = max(placement.block - placement.sinks, 1)
     wrapped = placement.sinks + (tokens - placement.sinks) % around
     return torch.where(tokens < placement.sinks, tokens, wrapped)
 
@@ -40,7 +40,7 @@ def empty(
     num_sinks: int = 0,
 ) -> LayerBuffers:
     """Zeroed buffers (slots, G, capacity, width), and beside codes (slots, G, num_sinks, D)."""
-    size = num_slots, num_kv_heads, placement.capacity
+    size = num_slots, num_kv_heads, placement.block
     found = find_kv_codec(codec)
     keys, values = (
         tuple(torch.zeros(*size, p.width, dtype=p.dtype) for p in side.parts(head_dim))
