@@ -1,9 +1,12 @@
 #include "attend_plan.h"
 
 #include <algorithm>
+#include <span>
 
 namespace kept {
 namespace {
+
+using Group = std::vector<std::size_t>;  // rows that go through a chunk together, by number
 
 // The first token that a row sees, of those whose row has `query` tokens before it.
 std::int64_t first_seen(const AttentionShape& shape, const LayoutArgs& layout, std::int64_t query) {
@@ -15,29 +18,153 @@ std::int64_t first_seen(const AttentionShape& shape, const LayoutArgs& layout, s
     return low;
 }
 
-// Adds a unit for each key/value head, or one for each chunk of it and what joins them.
-void add_units(AttendPlan& made, AttendUnit unit, bool splits, std::int64_t queries) {
-    const std::int64_t chunk = unit.chunk, chunk_end = unit.chunk_end;
-    const std::int64_t floats = partial_floats(queries, made.shape.head_dim);
-    for (std::int64_t g = 0; g < made.shape.kv_heads; ++g) {
-        unit.kv_head = g;
-        unit.chunk = chunk;
-        unit.chunk_end = chunk_end;
-        if (!splits) {
-            made.units.push_back(unit);
-            continue;
+class Planner {
+  public:
+    Planner(const Step& step, const AttentionShape& shape, std::int64_t layout,
+            std::int64_t threads)
+        : step_(step),
+          layout_(step.layouts[static_cast<std::size_t>(layout)]),
+          tables_(step.tables[static_cast<std::size_t>(layout)]),
+          lengths_(step.lengths[static_cast<std::size_t>(layout)]),
+          share_(shape.heads / shape.kv_heads),
+          most_rows_(query_rows(share_)),
+          // Few long sequences: threads share the chunks of each.
+          few_(threads > 1 && step.num_sequences() * shape.kv_heads < 4 * threads),
+          made_{shape, layout, {}, {}, {}, 0} {}
+
+    AttendPlan make() {
+        cut_rows();
+        const std::vector<std::vector<Group>> groups = find_groups();
+        for (std::size_t i = 0; i < cut_.size(); ++i)
+            if (!grouped_[i].empty() || splits(cut_[i])) reserve_partial(cut_[i]);
+        for (std::size_t chunk = 0; chunk < groups.size(); ++chunk)
+            for (const Group& group : groups[chunk])
+                add_units(group, static_cast<std::int64_t>(chunk));
+        for (std::size_t i = 0; i < cut_.size(); ++i) add_units(i);
+        return std::move(made_);
+    }
+
+  private:
+    void cut_rows() {
+        for (std::int64_t s = 0; s < step_.num_sequences(); ++s) {
+            const std::int64_t begin = step_.starts[static_cast<std::size_t>(s)];
+            const std::int64_t end = step_.starts[static_cast<std::size_t>(s) + 1];
+            const std::int64_t length = lengths_[static_cast<std::size_t>(s)];
+            for (std::int64_t first = begin; first < end; first += most_rows_) {
+                const std::int64_t last = std::min(first + most_rows_, end);
+                const std::int64_t seen = made_.shape.causal ? length - end + last : length;
+                const std::int64_t low = first_seen(made_.shape, layout_, length - end + first);
+                cut_.push_back({s, first, last, low / kChunk, (seen + kChunk - 1) / kChunk, -1});
+            }
         }
-        unit.partial = made.floats;
-        made.merges.push_back(unit);
-        for (std::int64_t c = chunk; c < chunk_end; ++c) {
-            unit.chunk = c;
-            unit.chunk_end = c + 1;
-            unit.partial = made.floats;
-            made.units.push_back(unit);
-            made.floats += floats;
+        grouped_.resize(cut_.size());
+    }
+
+    bool splits(const AttendRows& rows) const {
+        const auto s = static_cast<std::size_t>(rows.sequence);
+        return few_ && rows.chunk_end - rows.chunk > 1 &&
+               step_.starts[s + 1] - step_.starts[s] <= most_rows_;
+    }
+
+    // The blocks of a chunk, as far as the rows see.
+    std::span<const std::int32_t> blocks_of(const AttendRows& rows, std::int64_t chunk) const {
+        const std::int64_t length = lengths_[static_cast<std::size_t>(rows.sequence)];
+        const std::int64_t end = std::min(length, (chunk + 1) * kChunk);
+        const std::int64_t first = chunk * kChunk / layout_.block;
+        const std::int64_t last = (end + layout_.block - 1) / layout_.block;
+        return {tables_.of(rows.sequence) + first, static_cast<std::size_t>(last - first)};
+    }
+
+    // Of each chunk the rows, two or more, whose first block there is the same. Those that have
+    // further blocks in common stand side by side.
+    std::vector<std::vector<Group>> find_groups() {
+        std::vector<std::vector<Group>> found;
+        if (tables_.columns == 1 || kChunk % layout_.block != 0 || step_.num_sequences() == 1)
+            return found;
+        std::int64_t end = 0;
+        for (const AttendRows& rows : cut_) end = std::max(end, rows.chunk_end);
+        found.resize(static_cast<std::size_t>(end));
+        for (std::int64_t chunk = 0; chunk < end; ++chunk) {
+            Group all;
+            for (std::size_t i = 0; i < cut_.size(); ++i)
+                if (cut_[i].chunk <= chunk && chunk < cut_[i].chunk_end &&
+                    2 * num_queries_of(made_.shape, cut_[i]) <= kMaxQueries)
+                    all.push_back(i);
+            found[static_cast<std::size_t>(chunk)] = together(std::move(all), chunk);
+        }
+        return found;
+    }
+
+    std::vector<Group> together(Group all, std::int64_t chunk) {
+        const auto blocks = [&](std::size_t i) { return blocks_of(cut_[i], chunk); };
+        std::stable_sort(all.begin(), all.end(), [&](std::size_t a, std::size_t b) {
+            return std::ranges::lexicographical_compare(blocks(a), blocks(b));
+        });
+        std::vector<Group> found;
+        for (std::size_t i = 0, last; i < all.size(); i = last) {
+            std::int64_t queries = num_queries_of(made_.shape, cut_[all[i]]);
+            for (last = i + 1; last < all.size(); ++last) {
+                queries += num_queries_of(made_.shape, cut_[all[last]]);
+                if (blocks(all[last]).front() != blocks(all[i]).front() || queries > kMaxQueries)
+                    break;
+            }
+            if (last - i < 2) continue;
+            found.emplace_back(all.begin() + static_cast<std::ptrdiff_t>(i),
+                               all.begin() + static_cast<std::ptrdiff_t>(last));
+            for (const std::size_t member : found.back()) grouped_[member].push_back(chunk);
+        }
+        return found;
+    }
+
+    void reserve_partial(AttendRows& rows) {
+        rows.partial = made_.floats;
+        const std::int64_t queries = num_queries_of(made_.shape, rows);
+        made_.floats += made_.shape.kv_heads * (rows.chunk_end - rows.chunk) *
+                        partial_floats(queries, made_.shape.head_dim);
+    }
+
+    void add_units(const Group& group, std::int64_t chunk) {
+        const auto begin = static_cast<std::int64_t>(made_.rows.size());
+        for (const std::size_t i : group) made_.rows.push_back(cut_[i]);
+        add_unit(begin, chunk, chunk + 1);
+    }
+
+    // What is left of rows besides the chunks that they go through with others.
+    void add_units(std::size_t index) {
+        const AttendRows& rows = cut_[index];
+        const auto begin = static_cast<std::int64_t>(made_.rows.size());
+        made_.rows.push_back(rows);
+        if (rows.partial >= 0)
+            for (std::int64_t g = 0; g < made_.shape.kv_heads; ++g)
+                made_.merges.push_back({begin, g});
+        const auto is_free = [&](std::int64_t chunk) {
+            return std::ranges::find(grouped_[index], chunk) == grouped_[index].end();
+        };
+        for (std::int64_t chunk = rows.chunk, end; chunk < rows.chunk_end; chunk = end) {
+            end = chunk + 1;
+            if (!is_free(chunk)) continue;
+            const bool alone = rows.partial >= 0 && few_;
+            while (!alone && end < rows.chunk_end && is_free(end)) ++end;
+            add_unit(begin, chunk, end);
         }
     }
-}
+
+    void add_unit(std::int64_t begin, std::int64_t chunk, std::int64_t chunk_end) {
+        const auto end = static_cast<std::int64_t>(made_.rows.size());
+        for (std::int64_t g = 0; g < made_.shape.kv_heads; ++g)
+            made_.units.push_back({begin, end, g, chunk, chunk_end});
+    }
+
+    const Step& step_;
+    const LayoutArgs& layout_;
+    const BlockTables& tables_;
+    const std::vector<std::int64_t>& lengths_;
+    std::int64_t share_, most_rows_;
+    bool few_;
+    std::vector<AttendRows> cut_;
+    std::vector<std::vector<std::int64_t>> grouped_;  // of each, chunks it shares
+    AttendPlan made_;
+};
 
 }  // namespace
 
@@ -50,29 +177,7 @@ bool AttendPlan::fits(const AttentionShape& other, std::int64_t other_layout) co
 
 AttendPlan make_attend_plan(const Step& step, const AttentionShape& shape, std::int64_t layout,
                             std::int64_t threads) {
-    AttendPlan made{shape, layout, {}, {}, 0};
-    const LayoutArgs& args = step.layouts[static_cast<std::size_t>(layout)];
-    const auto& lengths = step.lengths[static_cast<std::size_t>(layout)];
-    const std::int64_t share = shape.heads / shape.kv_heads, block = query_rows(share);
-    const std::int64_t count = step.num_sequences();
-    const std::int64_t base_units = count * shape.kv_heads;
-    for (std::int64_t s = 0; s < count; ++s) {
-        const std::int64_t begin = step.starts[static_cast<std::size_t>(s)];
-        const std::int64_t end = step.starts[static_cast<std::size_t>(s) + 1];
-        const std::int64_t length = lengths[static_cast<std::size_t>(s)];
-        for (std::int64_t first = begin; first < end; first += block) {
-            const std::int64_t last = std::min(first + block, end);
-            const std::int64_t seen = shape.causal ? length - end + last : length;
-            const std::int64_t chunk = first_seen(shape, args, length - end + first) / kChunk;
-            const std::int64_t chunk_end = (seen + kChunk - 1) / kChunk;
-            // Few long sequences: threads share the chunks of each.
-            const bool splits = threads > 1 && chunk_end - chunk > 1 && end - begin <= block &&
-                                base_units < 4 * threads;
-            add_units(made, {s, first, last, 0, chunk, chunk_end, -1}, splits,
-                      (last - first) * share);
-        }
-    }
-    return made;
+    return Planner(step, shape, layout, threads).make();
 }
 
 }  // namespace kept

@@ -9,9 +9,16 @@ namespace kept {
 
 // The units of an attention, shared by layers of the same shape and layout.
 struct AttendPlan {
+    // One head of rows whose partial results are to be joined.
+    struct Merge {
+        std::int64_t rows, kv_head;
+    };
+
     AttentionShape shape;
     std::int64_t layout;
-    std::vector<AttendUnit> units, merges;
+    std::vector<AttendRows> rows;
+    std::vector<AttendUnit> units;
+    std::vector<Merge> merges;
     std::int64_t floats = 0;  // of partial results
 
     bool fits(const AttentionShape& other, std::int64_t other_layout) const;

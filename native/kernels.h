@@ -78,9 +78,9 @@ constexpr bool is_float(Codec codec) {
     return codec == Codec::fp32 || codec == Codec::fp16;
 }
 
-// Keys or values of one layer: (blocks, G, tokens of a block, D) codes and their scales. Tokens below
-// `num_sinks` are read from (slots, G, num_sinks, D) bf16 instead, whatever is coded for them; a
-// slot is then the one block of its sequence.
+// Keys or values of one layer: (blocks, G, tokens of a block, D) codes and their scales. Tokens
+// below `num_sinks` are read from (slots, G, num_sinks, D) bf16 instead, whatever is coded for
+// them; a slot is then the one block of its sequence.
 struct Stored {
     Codec codec;
     std::byte* codes;
@@ -154,21 +154,29 @@ struct PlaceArgs {
     Sequences sequences;
 };
 
+// Rows [first, last) of a sequence, which see chunks [chunk, chunk_end) of its tokens. `partial` is
+// where their partial results go, in floats, a head's chunks one behind the other; -1: one unit
+// covers all of these chunks, and finishes the rows.
+struct AttendRows {
+    std::int64_t sequence, first, last, chunk, chunk_end, partial;
+};
+
+// A part of one attention: key/value head `kv_head` over chunks [chunk, chunk_end) for rows `begin`
+// to `end` of AttendArgs::all_rows. Where several sequences have the same block for a tile, it is
+// read once for all of them.
+struct AttendUnit {
+    std::int64_t begin, end, kv_head, chunk, chunk_end;
+};
+
 struct AttendArgs {
     AttentionShape shape;
     ActRows queries;
     Stored keys, values;
     LayoutArgs layout;
     Sequences sequences;
-    ActRows out;      // (rows, H * D)
-    float* partials;  // see attention.h; used where a sequence has more than one chunk
-};
-
-// A part of one attention: key/value head `kv_head` for rows [first, last) of a sequence, over
-// chunks [chunk, chunk_end) of its tokens. `partial` is where its first partial result goes, in
-// floats, or -1: this unit covers every chunk that its rows see, and finishes them.
-struct AttendUnit {
-    std::int64_t sequence, first, last, kv_head, chunk, chunk_end, partial;
+    ActRows out;  // (rows, H * D)
+    const AttendRows* all_rows;
+    float* partials;  // see attention.h
 };
 
 constexpr std::int64_t kTile = 64;  // tokens walked together, aligned to token 0
@@ -185,6 +193,18 @@ constexpr std::int64_t query_rows(std::int64_t heads_per_group) {
 // Floats of one partial result: for each query a maximum, a sum, and its padded values.
 constexpr std::int64_t partial_floats(std::int64_t queries, std::int64_t head_dim) {
     return queries * (2 + round_up(head_dim, 32));
+}
+
+// Queries of one head of rows.
+constexpr std::int64_t num_queries_of(const AttentionShape& shape, const AttendRows& rows) {
+    return (rows.last - rows.first) * (shape.heads / shape.kv_heads);
+}
+
+// Where the partial results of rows lie for one head and chunk, in floats.
+constexpr std::int64_t partial_at(const AttentionShape& shape, const AttendRows& rows,
+                                  std::int64_t kv_head, std::int64_t chunk) {
+    const std::int64_t index = kv_head * (rows.chunk_end - rows.chunk) + chunk - rows.chunk;
+    return rows.partial + index * partial_floats(num_queries_of(shape, rows), shape.head_dim);
 }
 
 // Inputs between turns of many rows over one panel.
@@ -231,8 +251,8 @@ struct Kernels {
     // Units are rows times (H + 2 G) heads.
     void (*place)(const PlaceArgs&, std::int64_t first_unit, std::int64_t last_unit);
     void (*attend)(const AttendArgs&, const AttendUnit&, float* scratch);
-    // Joins the partial results of a unit's chunks, which start at `partial`.
-    void (*merge)(const AttendArgs&, const AttendUnit&);
+    // Joins the partial results of all chunks of one head of rows, and finishes them.
+    void (*merge)(const AttendArgs&, const AttendRows&, std::int64_t kv_head);
     // Writes a row of packed weights as floats, without gate order or bias.
     void (*unpack_row)(const Weights&, std::int64_t row, float* out);
     // Stops at the first number that is not finite and returns where it lies, else -1. The scratch

@@ -131,7 +131,7 @@ class Program {
     void operate(Run& run, const Place& op, Part part);
     void operate(Run& run, const Attend& op, Part part);
     Sequences sequences(const Step& step, std::int64_t layout) const;
-    AttendArgs attend_args(const Run& run, const Attend& op);
+    AttendArgs attend_args(const Run& run, const Attend& op, const AttendPlan& units);
     void merge(Run& run, const Attend& op, const AttendPlan& split, Part part);
 
     const Kernels* kernels_;

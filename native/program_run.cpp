@@ -157,7 +157,7 @@ Sequences Program::sequences(const Step& step, std::int64_t layout) const {
             row_sequence_.data()};
 }
 
-AttendArgs Program::attend_args(const Run& run, const Attend& op) {
+AttendArgs Program::attend_args(const Run& run, const Attend& op, const AttendPlan& units) {
     const LayerStores& layer = run.step.layers[static_cast<std::size_t>(op.layer)];
     ActRows queries = buffer(op.queries).act();
     queries.is_bf16 = !computes_in_floats(layer.keys, layer.values);
@@ -168,12 +168,13 @@ AttendArgs Program::attend_args(const Run& run, const Attend& op) {
             run.step.layouts[static_cast<std::size_t>(layer.layout)],
             sequences(run.step, layer.layout),
             buffer(op.out).act(),
+            units.rows.data(),
             partials_.data()};
 }
 
 void Program::operate(Run& run, const Attend& op, Part part) {
-    const AttendArgs args = attend_args(run, op);
     const AttendPlan& units = plan(run.step, op);
+    const AttendArgs args = attend_args(run, op, units);
     float* scratch = scratch_[static_cast<std::size_t>(part.thread)].data();
     // Units differ in cost, so whoever is free takes the next.
     const auto count = static_cast<std::int64_t>(units.units.size());
@@ -182,10 +183,12 @@ void Program::operate(Run& run, const Attend& op, Part part) {
 }
 
 void Program::merge(Run& run, const Attend& op, const AttendPlan& split, Part part) {
-    const AttendArgs args = attend_args(run, op);
+    const AttendArgs args = attend_args(run, op, split);
     const auto [begin, end] = part.of(static_cast<std::int64_t>(split.merges.size()));
-    for (std::int64_t i = begin; i < end; ++i)
-        kernels_->merge(args, split.merges[static_cast<std::size_t>(i)]);
+    for (std::int64_t i = begin; i < end; ++i) {
+        const AttendPlan::Merge& found = split.merges[static_cast<std::size_t>(i)];
+        kernels_->merge(args, split.rows[static_cast<std::size_t>(found.rows)], found.kv_head);
+    }
 }
 
 }  // namespace kept

@@ -10,8 +10,7 @@ Repeat::Repeat(Program& program, const Step& last)
       step_(last),
       tokens_(static_cast<std::size_t>(last.rows)),
       positions_(last.positions, last.positions + last.rows) {
-    if (last.rows != last.num_sequences() || last.wanted ||
-        last.num_wanted != last.rows)
+    if (last.rows != last.num_sequences() || last.wanted || last.num_wanted != last.rows)
         throw std::invalid_argument(
             "only a step with one row a sequence, all of them wanted, can be repeated");
     step_.tokens = tokens_.data();

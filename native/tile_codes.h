@@ -26,7 +26,6 @@ struct TileRows {
     bool plain;  // one behind the other, all of them seen and none apart
     std::int64_t entries[kTile];
     const std::byte* rows[kTile];  // of a token not in `seen`: zeros
-    const std::byte* next;         // where the next tile begins, as a rule
 
     TileRows(const Stored& from, const BlockEntries& where, std::int64_t width, std::int64_t token,
              TokenSet tokens)
@@ -37,7 +36,6 @@ struct TileRows {
           bytes(code_bytes(from.codec, width)),
           scales(num_scales(from.codec, width)) {
         const std::int64_t first = where.of(token), last = where.of(token + kTile - 1);
-        next = from.codes + (last + 1) * bytes;
         plain = seen == ~TokenSet{0} && sinks == 0 && last - first == kTile - 1;
         if (plain) {
             for (std::int64_t t = 0; t < kTile; ++t) entries[t] = first + t;

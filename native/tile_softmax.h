@@ -150,31 +150,33 @@ void multiply(const Panels<typename Read::Act>& panels, std::int64_t ahead_bytes
     }
 }
 
+// Scores of queries [first, last) over a tile's keys.
 template <class Read>
-void score_tile(const AttendScratch& s, std::int64_t num_queries, const std::byte* ahead,
-                std::int64_t ahead_bytes) {
+void score_tile(const AttendScratch& s, std::int64_t num_queries, std::int64_t first,
+                std::int64_t last, const std::byte* ahead, std::int64_t ahead_bytes) {
     using Act = typename Read::Act;
-    const auto* queries = reinterpret_cast<const Act*>(s.queries);
-    const std::int64_t half = num_queries * kPanel;
+    const auto* queries = reinterpret_cast<const Act*>(s.queries) + first * s.padded;
+    const std::int64_t half = num_queries * kPanel, begin = first * kPanel;
+    const std::int64_t count = (last - first) * kPanel;
     const Between between{s.padded / Read::kUnitInputs * kStepBytes, 0, 0};
     const std::int64_t groups = std::max<std::int64_t>(s.key_groups, 1);
     const std::int64_t inputs = s.padded / groups;
     for (std::int64_t g = 0; g < groups; ++g) {
-        const TileArgs<Act> first{s.keys + g * inputs / Read::kUnitInputs * kStepBytes,
-                                  queries + g * inputs,
-                                  s.padded,
-                                  inputs,
-                                  groups > 1 ? s.part : s.scores,
-                                  false,
-                                  ahead + g * ahead_bytes / groups,
-                                  0,
-                                  nullptr};
-        multiply<Read>({kHalves, first, between, half, num_queries}, ahead_bytes / groups);
+        const TileArgs<Act> args{s.keys + g * inputs / Read::kUnitInputs * kStepBytes,
+                                 queries + g * inputs,
+                                 s.padded,
+                                 inputs,
+                                 (groups > 1 ? s.part : s.scores) + begin,
+                                 false,
+                                 ahead + g * ahead_bytes / groups,
+                                 0,
+                                 nullptr};
+        multiply<Read>({kHalves, args, between, half, last - first}, ahead_bytes / groups);
         if (groups == 1) return;
         for (std::int64_t t = 0; t < kTile; t += W) {
             const vf scale = load(s.key_scales + g * kTile + t);
-            const std::int64_t at = t / kPanel * half + t % kPanel;
-            for (std::int64_t i = at; i < at + half; i += kPanel) {
+            const std::int64_t at = t / kPanel * half + begin + t % kPanel;
+            for (std::int64_t i = at; i < at + count; i += kPanel) {
                 const vf x = load(s.part + i);
                 store(s.scores + i, g == 0 ? mul(x, scale) : fma(x, scale, load(s.scores + i)));
             }

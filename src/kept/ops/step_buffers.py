@@ -63,10 +63,10 @@ class StepBuffers:
     """Where a step's keys and values go.
 
     placements: one per layout, as they are in this step. tables: for each of them (B, n) int32, the
-    blocks of each sequence. lengths: the same (B,), the new tokens included. view: of a layer, what it holds once the new keys are
-    written. visit: to be called before each layer, where its buffers are not all in memory.
-    observe: to be called with each layer that stores and its queries (N, H, D), as
-    `LayerStore.observe`, where the cache looks at them.
+    blocks of each sequence. lengths: for each (B,) of the sequences, the new tokens included. view:
+    of a layer, what it holds once the new keys are written. visit: to be called before each layer,
+    where its buffers are not all in memory. observe: to be called with each layer that stores and
+    its queries (N, H, D), as `LayerStore.observe`, where the cache looks at them.
     """
 
     buffers: LentBuffers

@@ -13,7 +13,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kept.ops import AttentionSpec, HeadSpec, KVDtype, Placement, trace
@@ -90,9 +92,16 @@ class Held:
         return layer
 
     def attend(
-        self, codec: KVDtype, threads: int = 1, layer: LayerBuffers | None = None
+        self,
+        codec: KVDtype,
+        threads: int = 1,
+        layer: LayerBuffers | None = None,
+        blocks: NDArray[np.int32] | None = None,
     ) -> tuple[Tensor, Tensor, LayerBuffers]:
-        """One step on the kernels: queries and outputs (N, H, D), and the layer after it."""
+        """One step on the kernels: queries and outputs (N, H, D), and the layer after it.
+
+        blocks: (B, n) where the layer keeps each sequence, by default in its slot.
+        """
         case, heads = self.case, self.case.heads
         layer = layer or self.layer(codec)
         rows = [
@@ -105,8 +114,8 @@ class Held:
         total = sum(case.counts)
         starts = (0, *torch.tensor(case.counts).cumsum(0).tolist())
         program, _ = rig.run(
-            total, layers=[layer], starts=starts, slots=case.slots, lengths=case.lengths,
-            threads=threads,
+            total, layers=[layer], starts=starts, slots=case.slots, blocks=blocks,
+            lengths=case.lengths, threads=threads,
         )  # fmt: skip
         line = trace.Attend(queries, 0, heads, case.spec, out)
         attended = program.rows(out, total).unflatten(1, (heads.num_heads, heads.head_dim))

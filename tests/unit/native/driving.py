@@ -129,7 +129,8 @@ class Rig:
     ) -> tuple[Program, Tensor]:
         """The program after one step over these rows, and its logits, if its last line makes them.
 
-        Row i has token i unless told otherwise. blocks: (B, n) of each sequence, by default its slot.
+        Row i has token i unless told otherwise. blocks: (B, n) of each sequence, by default its
+        slot.
         """
         if not isinstance(self.traced.lines[-1], trace.Linear):
             # A program ends in a head; this one reads nothing that matters.
