@@ -132,4 +132,6 @@ def _make_group(
     results = [continuation(i) for i in range(params.num_return_sequences)]
     if params.num_beams == 1:
         return SampleGroup(results)
+    for result in results:  # one search, and one seed of its draws, found them all
+        result.seed = params.seed
     return BeamGroup(results, [continuation(i, spelled=False) for i in range(params.num_beams)])
