@@ -20,9 +20,9 @@ class Completion:
     end-of-sequence token or a stop string, "length" for max_new_tokens or the end of the context,
     "interrupted" for Ctrl-C. logprobs: one entry per token, or None if not asked for.
     score: the beam's score (sum of log-probabilities over length ** length_penalty), None without
-    beams. prompt_index, index: which prompt, and which of its `num_return_sequences`. seed: given as
-    `seed` with this prompt alone, it draws the same text again, as the only text; with beams, whose
-    one search found every text of a prompt, as the text of the same index of a search as wide.
+    beams. prompt_index, index: which prompt, and which of its `num_return_sequences`. seed: as the
+    `seed` of a request for one text of this prompt it draws the same text again; with beams, where
+    one search finds every text of a prompt, it repeats that search and the text is at this index.
 
     Counts and times: prompt_tokens; cached_tokens of them were in the cache already;
     time_to_first_token and total_time in seconds from the request's arrival; tokens_per_second

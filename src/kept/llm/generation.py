@@ -118,7 +118,7 @@ def _make_group(
 
     def continuation(index: int, spelled: bool = True) -> Continuation:
         return Continuation(
-            history=TokenHistory(prompt),
+            history=TokenHistory(prompt, source),
             params=params,
             seed=derive_seed(params.seed, index),
             limit=limit,

@@ -19,7 +19,7 @@ from kept.llm.generation import Generation, remember
 from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
 from kept.llm.stream import Stream
 from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
-from kept.sampling import ResolvedParams, SamplingParams
+from kept.sampling import ResolvedParams, SamplingParams, check_keywords
 from kept.text import ChatTemplate, find_tokenizer
 
 log = logging.getLogger("kept")
@@ -212,17 +212,14 @@ class LLM:
                 f"params is a {type(params).__name__}; pass SamplingParams(...), or its fields as "
                 "keywords, as in max_new_tokens=20"
             )
-        known = {field.name for field in dataclasses.fields(SamplingParams)}
-        unknown = sorted(set(options) - known)
-        if unknown:
-            raise OptionError(
-                f"no option is called {', '.join(unknown)}; there are {', '.join(sorted(known))}"
-            )
-        asked = dataclasses.replace(params or SamplingParams(), **options)
-        config = dict(self.checkpoint.generation_config)
-        if config.get("eos_token_id") is None:
-            config["eos_token_id"] = self.checkpoint.config.get("eos_token_id")
-        return asked.resolve(config, vocab_size=self.model.config.vocab_size)
+        known = frozenset(field.name for field in dataclasses.fields(SamplingParams))
+        given = check_keywords(options, known)
+        asked = dataclasses.replace(params or SamplingParams(), **given)
+        return asked.resolve(
+            self.checkpoint.generation_config,
+            vocab_size=self.model.config.vocab_size,
+            source=self.checkpoint.generation_source,
+        )
 
     def _resolve_streaming(
         self, params: SamplingParams | None, options: Mapping[str, Any]

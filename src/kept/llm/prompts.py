@@ -90,15 +90,18 @@ def _begin(tokenizer: Tokenizer | None) -> int:
 def start_token(model: CausalLM, checkpoint: Checkpoint) -> int | None:
     """What the decoder of an encoder-decoder model starts from, None for a decoder alone.
 
-    By generation_config.json, else config.json. Raises CheckpointError for what is no token.
+    By `decoder_start_token_id`, else `bos_token_id`, of the generation settings, as transformers
+    does; else by config.json. Raises CheckpointError for what is no token.
     """
     if not isinstance(model, EncoderDecoderLM):
         return None
-    asked = checkpoint.generation_config.get("decoder_start_token_id")
+    names = ("decoder_start_token_id", "bos_token_id")
+    found = (checkpoint.generation_config.get(name) for name in names)
+    asked = next((token for token in found if token is not None), None)
     start, size = model.config.start_token_id if asked is None else asked, model.config.vocab_size
     if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < size:
         raise CheckpointError(
-            f"generation_config.json has decoder_start_token_id = {start!r}, which must be a token "
-            f"id from 0 to {size - 1}"
+            f"{checkpoint.generation_source} has decoder_start_token_id = {start!r}, which must be "
+            f"a token id from 0 to {size - 1}"
         )
     return start

@@ -21,6 +21,7 @@ from kept.models.dtypes import DTYPES
 from kept.models.folder import find_folder
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
 from kept.models.weight_files import INDEX, all_tensors, open_weight_files
+from kept.sampling import GENERATION_CONFIG, settings_of_model_config
 
 QUANTIZATION = "kept_quantization"  # config.json's entry of a folder that kept has quantized
 # Not model.safetensors, in which transformers would look in vain for every weight.
@@ -37,6 +38,8 @@ class Checkpoint:
     """A model's folder: its configuration, and its tensors by name, read on demand.
 
     `tensors` is in the order of the files and of the data within each, the cheapest to read in.
+    `generation_config` is what `generation_source` says: generation_config.json, or the settings
+    that config.json holds where there is none, as old ones do.
     """
 
     folder: Path
@@ -44,6 +47,7 @@ class Checkpoint:
     generation_config: Mapping[str, Any] = field(repr=False)
     tensors: Mapping[str, TensorInfo] = field(repr=False)
     files: Mapping[Path, SafetensorsFile] = field(repr=False)
+    generation_source: str = GENERATION_CONFIG
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -97,9 +101,10 @@ def _open_folder(folder: Path, repo_id: str | None) -> Checkpoint:
     _refuse_other_formats(folder, names)
     config = read_json_object(folder / "config.json", CheckpointError)
     _refuse_quantized(folder, config)
-    generation_config: Mapping[str, Any] = {}
-    if "generation_config.json" in names:
-        generation_config = read_json_object(folder / "generation_config.json", CheckpointError)
+    source = GENERATION_CONFIG if GENERATION_CONFIG in names else "config.json"
+    generation_config: Mapping[str, Any] = settings_of_model_config(config)
+    if source == GENERATION_CONFIG:
+        generation_config = read_json_object(folder / source, CheckpointError)
     if QUANTIZATION in config:
         if not isinstance(config[QUANTIZATION], Mapping):
             raise CheckpointError(
@@ -112,7 +117,7 @@ def _open_folder(folder: Path, repo_id: str | None) -> Checkpoint:
         _refuse_packed(files)
     tensors = all_tensors(files)
     return Checkpoint(
-        folder, config, generation_config, tensors, {file.path: file for file in files}
+        folder, config, generation_config, tensors, {file.path: file for file in files}, source
     )
 
 
