@@ -18,6 +18,7 @@ from kept.llm.conversation import Conversation
 from kept.llm.generation import Generation, remember
 from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
 from kept.llm.stream import Stream
+from kept.llm.turns import turn_end, with_turn_ends
 from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
 from kept.sampling import ResolvedParams, SamplingParams, check_keywords
 from kept.text import ChatTemplate, find_tokenizer
@@ -154,12 +155,21 @@ class LLM:
         template_options: what the template takes besides, such as `tools`, `documents` or
             `enable_thinking`.
 
+        An answer ends where the settings say, and at the end of sequence or turn that only
+        tokenizer, config.json or template know, unless `eos_token_id` or `ignore_eos` is given.
+
         Raises OptionError for an encoder-decoder model, TemplateError where there is no template
         or it refuses the messages; else as `stream`.
         """
         resolved = self._resolve_streaming(params, options)
         prompt = self.render_chat(messages, template_options=template_options)
         assert self.tokenizer is not None
+        asked = SamplingParams() if params is None else params
+        eos = options.get("eos_token_id", asked.eos_token_id)
+        if eos is None and not options.get("ignore_eos", asked.ignore_eos):
+            named = self.tokenizer.special_tokens.get("eos_token"), self._turn_end
+            config = self.checkpoint.config
+            resolved = with_turn_ends(resolved, self.tokenizer, named, config)
         ids = self.tokenizer.encode(prompt, add_special_tokens=False)
         [tokens] = self._read(ids)
         key = _cache_key(resolved)
@@ -200,6 +210,11 @@ class LLM:
     def _template(self) -> ChatTemplate:
         assert self.tokenizer is not None
         return ChatTemplate.from_folder(self.checkpoint.folder, self.tokenizer.special_tokens)
+
+    @cached_property
+    def _turn_end(self) -> str | None:
+        assert self.tokenizer is not None
+        return turn_end(self._template, self.tokenizer)
 
     def forget(self) -> None:
         """Drop the cache kept for `chat`."""
