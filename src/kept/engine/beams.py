@@ -14,6 +14,7 @@ from kept.engine.group import Group, Move
 from kept.errors import SamplingError
 from kept.models import NextLogits
 from kept.sampling import TokenLogprobs, draw_distinct, process_scores, token_logprobs
+from kept.text import ends_in_stop
 
 LOWEST = -1.0e9  # stands for "cannot win" in sums of log-probabilities, as in transformers
 
@@ -105,11 +106,9 @@ class BeamGroup(Group):
             return True
         if not self.params.stop_strings or first.tokenizer is None:
             return False
-        # Beams change parents at every step, and a StopChecker would have to be forked with each.
-        # Every token spells at least one byte, so this tail holds any stop that ends just now.
-        tail = max(len(s.encode()) for s in self.params.stop_strings) + 8
-        text = first.tokenizer.decode(tokens[-tail:])
-        return any(stop in text for stop in self.params.stop_strings)
+        # Beams change parents at every step, and a Spelling would have to be forked with each.
+        before = first.history.tokens[-64:].tolist()
+        return ends_in_stop(first.tokenizer, before, tokens, self.params.stop_strings)
 
     def _collect(self, candidates: list[Hypothesis]) -> None:
         """Merge the best candidates that just ended into the finished ones."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from kept.engine.completion import Completion, FinishReason
 from kept.engine.window import ContextRule
 from kept.sampling import ResolvedParams, TokenHistory, TokenLogprobs
-from kept.text import IncrementalDetokenizer, StopChecker, Tokenizer
+from kept.text import Spelling, Tokenizer
 
 
 @dataclass(slots=True, eq=False)
@@ -40,14 +40,12 @@ class Continuation:
     score: float | None = None
     _pieces: list[str] = field(default_factory=list)
     _taken: int = 0
-    _detokenizer: IncrementalDetokenizer | None = None
-    _stops: StopChecker | None = None
+    _spelling: Spelling | None = None
 
     def __post_init__(self) -> None:
         if self.tokenizer is not None:
             prompt = self.history.tokens[-64:].tolist()
-            self._detokenizer = IncrementalDetokenizer(self.tokenizer, prompt)
-            self._stops = StopChecker(self.params.stop_strings)
+            self._spelling = Spelling(self.tokenizer, prompt, self.params.stop_strings)
 
     @property
     def num_pending(self) -> int:
@@ -71,14 +69,15 @@ class Continuation:
         if logprobs is not None:
             self.logprobs.append(logprobs)
         self._spell([token])
-        if token in self.params.eos_token_ids or (self._stops is not None and self._stops.stopped):
+        stopped = self._spelling is not None and self._spelling.stopped
+        if stopped or token in self.params.eos_token_ids:
             self.finish("stop")
         elif len(self.history) >= self.limit:
             self.finish("length")
 
     def _spell(self, tokens: list[int]) -> None:
-        if self._detokenizer is not None and self._stops is not None:
-            self._pieces.append(self._stops.add(self._detokenizer.add(tokens)))
+        if self._spelling is not None:
+            self._pieces.append(self._spelling.add(tokens))
 
     def adopt(self, tokens: list[int], logprobs: list[TokenLogprobs], score: float) -> None:
         """Become what a beam search found: its new tokens, and their text up to a stop string."""
@@ -89,10 +88,9 @@ class Continuation:
 
     def finish(self, reason: FinishReason) -> None:
         """Give out what text was withheld, and end. A stop string found only now counts."""
-        if self._detokenizer is not None and self._stops is not None:
-            self._pieces.append(self._stops.add(self._detokenizer.finish()))
-            self._pieces.append(self._stops.finish())
-            if self._stops.stopped:
+        if self._spelling is not None:
+            self._pieces.append(self._spelling.finish())
+            if self._spelling.stopped:
                 reason = "stop"
         self.finish_reason = reason
 
