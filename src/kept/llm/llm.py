@@ -16,6 +16,7 @@ from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted
 from kept.errors import CheckpointNotFoundError, OptionError
 from kept.llm.conversation import Conversation
 from kept.llm.generation import Generation, remember
+from kept.llm.padding import padding_of
 from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
 from kept.llm.stream import Stream
 from kept.llm.turns import turn_end, with_turn_ends
@@ -89,12 +90,16 @@ class LLM:
         prompts: Prompts,
         params: SamplingParams | None = None,
         *,
+        attention_mask: Any = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> list[Completion]:
         """Continue one or many prompts; an encoder-decoder model answers them.
 
-        prompts: a string, a list of token ids, or a list of either, of any lengths.
+        prompts: a string, a list of token ids, or a list of either, of any lengths; a tensor or
+            array of ids; or the output of a transformers tokenizer.
+        attention_mask: of the prompts' shape, 0 where they are padding, on either side. Ids that
+            look padded are refused without it.
         params, options: a SamplingParams, its fields as keywords, or both (keywords win).
         progress: called after each step with the finished and all completions.
 
@@ -105,10 +110,16 @@ class LLM:
         """
         resolved = self.resolve(params, options)
         seed = options.get("seed", None if params is None else params.seed)
-        return self._begin(self._read(prompts), resolved, vary=seed is None).run(progress)
+        read = self._read(prompts, attention_mask)
+        return self._begin(read, resolved, vary=seed is None).run(progress)
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, **options: Any
+        self,
+        prompt: Prompt | Mapping[str, Any],
+        params: SamplingParams | None = None,
+        *,
+        attention_mask: Any = None,
+        **options: Any,
     ) -> Stream:
         """Continue one prompt, handing out text as it is written.
 
@@ -116,7 +127,7 @@ class LLM:
         OptionError for beams or several return sequences, whose text is known only at the end.
         """
         resolved = self._resolve_streaming(params, options)
-        return Stream(self._begin(self._read(prompt, single=True), resolved))
+        return Stream(self._begin(self._read(prompt, attention_mask, single=True), resolved))
 
     def chat(
         self,
@@ -171,7 +182,7 @@ class LLM:
             config = self.checkpoint.config
             resolved = with_turn_ends(resolved, self.tokenizer, named, config)
         ids = self.tokenizer.encode(prompt, add_special_tokens=False)
-        [tokens] = self._read(ids)
+        [tokens] = read_prompts(ids, self.tokenizer, self.model.config.vocab_size)
         key = _cache_key(resolved)
         generation = self._begin([tokens], resolved, self._reusable(key, tokens, resolved))
         self._conversation = None
@@ -248,11 +259,9 @@ class LLM:
             )
         return resolved
 
-    def _read(self, prompts: Prompts, single: bool = False) -> list[list[int]]:
-        found = read_prompts(prompts, self.tokenizer, self.model.config.vocab_size)
-        if single and len(found) != 1:
-            raise OptionError(f"stream() takes one prompt, not {len(found)}; use generate()")
-        return found
+    def _read(self, prompts: Prompts, mask: Any, single: bool = False) -> list[list[int]]:
+        padding, size = padding_of(self.checkpoint, self.tokenizer), self.model.config.vocab_size
+        return read_prompts(prompts, self.tokenizer, size, mask, padding, single)
 
     def _begin(
         self,

@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 
 from kept.errors import CheckpointError, OptionError, TokenizerError
+from kept.llm.padding import NO_PADDING, Padding, unpack, without_padding
 from kept.models import CausalLM, Checkpoint, EncoderDecoderLM
 from kept.text import Tokenizer
 
 Prompt = str | Sequence[int]
-Prompts = Prompt | Sequence[Prompt]
+Prompts = Prompt | Sequence[Prompt] | Mapping[str, Any]
 
 
-def read_prompts(prompts: Prompts, tokenizer: Tokenizer | None, vocab_size: int) -> list[list[int]]:
+def read_prompts(
+    prompts: Prompts,
+    tokenizer: Tokenizer | None,
+    vocab_size: int,
+    attention_mask: object = None,
+    padding: Padding = NO_PADDING,
+    single: bool = False,
+) -> list[list[int]]:
     """One list of token ids per prompt.
 
-    prompts: a string, a list, array or tensor of token ids, or a list of those. An empty string
-    becomes the tokenizer's beginning-of-sequence token. Raises OptionError for anything else, for
-    no prompt, for an id outside the vocabulary, and for an empty prompt where there is no such
-    token.
+    prompts: a string, a list, array or tensor of token ids, or a list of those; or what a tokenizer
+    of transformers gives, a mapping with input_ids and attention_mask. attention_mask: 0 where ids
+    are padding, which is left out; None: nothing may be padded. An empty string becomes the
+    tokenizer's beginning-of-sequence token. Raises OptionError for anything else, for no prompt,
+    for what looks like `padding`, for an id outside the vocabulary, and for an empty prompt where
+    there is no such token.
     """
-    listed = list(prompts) if _are_several(prompts) and not _is_ids(prompts) else [prompts]
+    given, mask = unpack(prompts, attention_mask)
+    if mask is not None:
+        given = without_padding(given, mask)
+    listed = list(given) if _are_several(given) and not _is_ids(given) else [given]
     if not listed:
         raise OptionError("no prompt was given; pass a string, token ids, or a list of them")
-    return [_read_prompt(prompt, tokenizer, vocab_size) for prompt in listed]
+    if single and len(listed) != 1:
+        raise OptionError(f"stream() takes one prompt, not {len(listed)}; use generate()")
+    found = [_read_prompt(prompt, tokenizer, vocab_size) for prompt in listed]
+    if mask is None and not any(isinstance(prompt, str) for prompt in listed):
+        padding.refuse(found)
+    return found
 
 
 def _are_several(prompts: object) -> TypeGuard[Iterable[object]]:
