@@ -99,8 +99,11 @@ def _turn(session: Session, line: str) -> bool:
     if line.startswith("/") and not line.startswith("//"):
         return _obey(session, line)
     out = Writer(sys.stdout)
-    completion = session.ask(line.removeprefix("/") if line.startswith("//") else line, out.write)
-    out.end_line()
+    try:
+        question = line.removeprefix("/") if line.startswith("//") else line
+        completion = session.ask(question, out.write)
+    finally:
+        out.end_line()
     if completion.finish_reason == "interrupted" and not sys.stdin.isatty():
         raise typer.Exit(INTERRUPTED)
     _comment(completion)

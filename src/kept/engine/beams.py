@@ -75,8 +75,9 @@ class BeamGroup(Group):
         peak = float(flat.max())
         if not math.isfinite(peak):
             raise SamplingError(
-                f"the best of {self.width} beams has score {peak}, so none can go on; check the "
-                "model's weights, or loosen no_repeat_ngram_size if it leaves no token to choose"
+                f"prompt {self.results[0].prompt_index}: the best of {self.width} beams has score "
+                f"{peak}, so none can go on; check the model's weights, or loosen what leaves no "
+                f"token to choose, as no_repeat_ngram_size={params.no_repeat_ngram_size} may"
             )
         count = min(max(2, 1 + len(params.eos_token_ids)) * self.width, flat.numel())
         if params.do_sample:
@@ -176,8 +177,8 @@ class BeamGroup(Group):
         reached = len(result.history) >= result.limit and last not in self.params.eos_token_ids
         result.finish("length" if reached else "stop")
 
-    def interrupt(self) -> None:
-        """Return the best beams as they stand."""
+    def _keep_best(self) -> None:
+        """The best beams as they stand."""
         penalty = self.params.length_penalty
         running = [
             replace(h, score=h.score / len(h.tokens) ** penalty) for h in self._running if h.tokens
@@ -185,4 +186,3 @@ class BeamGroup(Group):
         ranked = sorted([*self._finished, *running], key=lambda h: h.score, reverse=True)
         for result, hypothesis in zip(self.results, ranked, strict=False):
             result.adopt(list(hypothesis.tokens), list(hypothesis.logprobs), hypothesis.score)
-        super().interrupt()

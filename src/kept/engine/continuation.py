@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from kept.engine.completion import Completion, FinishReason
@@ -36,6 +37,7 @@ class Continuation:
     first_token_at: float | None = None
     last_token_at: float | None = None
     finish_reason: FinishReason | None = None
+    error: Exception | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     score: float | None = None
     _pieces: list[str] = field(default_factory=list)
@@ -90,9 +92,16 @@ class Continuation:
         """Give out what text was withheld, and end. A stop string found only now counts."""
         if self._spelling is not None:
             self._pieces.append(self._spelling.finish())
-            if self._spelling.stopped:
+            if self._spelling.stopped and reason != "error":
                 reason = "stop"
         self.finish_reason = reason
+
+    def fail(self, error: Exception) -> None:
+        """End as things stand, for an error that concerns this text alone, or all of them."""
+        self.error = error
+        with suppress(Exception):  # what failed may be the spelling itself
+            self.finish("error")
+        self.finish_reason = "error"
 
     def take_text(self) -> str:
         """The text since the last call."""
@@ -123,4 +132,5 @@ class Continuation:
             total_time=(last or now) - self.started,
             tokens_per_second=rate,
             cache_bytes=cache_bytes,
+            error=None if self.error is None else str(self.error) or repr(self.error),
         )

@@ -105,8 +105,10 @@ class LLM:
 
         Returns the completions, prompt after prompt, `num_return_sequences` of each. Raises
         OptionError for options that contradict each other or the model, ContextLengthError for a
-        prompt beyond the context, and GenerationInterrupted, which holds the text so far, on
-        Ctrl-C.
+        prompt beyond the context, before anything is computed. Raises GenerationInterrupted on
+        Ctrl-C, and GenerationError where a text cannot go on (no token is left to choose from, its
+        logits are not finite), once all others are done; their `completions` holds every text, and
+        so it does in any other exception that ends a call half way.
         """
         resolved = self.resolve(params, options)
         seed = options.get("seed", None if params is None else params.seed)
