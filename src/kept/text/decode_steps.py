@@ -16,6 +16,8 @@ from typing import Protocol
 
 from tokenizers import decoders, pre_tokenizers
 
+from kept.text.library import DECODING
+
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _UNKNOWN = "\ufffd"
 
@@ -40,7 +42,8 @@ class PerToken:
         self._decoder = decoder
 
     def feed(self, tokens: list[str]) -> list[str]:
-        return [self._decoder.decode([token]) for token in tokens]
+        with DECODING:
+            return [self._decoder.decode([token]) for token in tokens]
 
     def settle(self) -> list[str]:
         return []
@@ -60,7 +63,8 @@ class FirstTokenDiffers(PerToken):
         outputs = []
         for token in tokens:
             # An empty token in front makes this one not the first, and adds no text.
-            outputs.append(self._decoder.decode(["", token] if self._started else [token]))
+            with DECODING:
+                outputs.append(self._decoder.decode(["", token] if self._started else [token]))
             self._started = True
         return outputs
 
@@ -94,7 +98,8 @@ class LastTokenDiffers:
     def feed(self, tokens: list[str]) -> list[str]:
         outputs = []
         for token in tokens:
-            inner, last = self._decoder.decode([token, ""]), self._decoder.decode([token])
+            with DECODING:
+                inner, last = self._decoder.decode([token, ""]), self._decoder.decode([token])
             certain = _common_length(inner, last)
             outputs += [self._if_more, last[:certain]]
             self._if_more, self._if_end = inner[certain:], last[certain:]
@@ -220,11 +225,13 @@ class WholeText:
         return []
 
     def settle(self) -> list[str]:
-        self._settled = self._decoder.decode(self._tokens)
+        with DECODING:
+            self._settled = self._decoder.decode(self._tokens)
         return [self._settled]
 
     def finish(self) -> list[str]:
-        text = self._decoder.decode(self._tokens)
+        with DECODING:
+            text = self._decoder.decode(self._tokens)
         return [text[_common_length(text, self._settled) :]]
 
 
