@@ -63,7 +63,9 @@ class ChatTemplate:
         for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
             files[path.name.removesuffix(".jinja")] = path
         if files:
-            templates = {name: read_text(path, TokenizerError) for name, path in files.items()}
+            texts = {name: read_text(path, TokenizerError) for name, path in files.items()}
+            # A mark of the encoding is no text of the prompt.
+            templates = {name: text.removeprefix("\ufeff") for name, text in texts.items()}
             return cls(templates, special_tokens, source=str(default))
         config_path = folder / "tokenizer_config.json"
         config = read_json_object(config_path, TokenizerError, optional=True)
