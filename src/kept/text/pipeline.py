@@ -16,7 +16,7 @@ from kept.errors import TokenizerError
 from kept.json_file import read_text
 from kept.text.library import refusing
 from kept.text.tokenizer_classes import GENERIC, RULES, Rules, add_bos_eos
-from kept.text.tokenizer_file import check_tokenizer
+from kept.text.tokenizer_file import check_backend, check_text
 
 log = logging.getLogger("kept")
 
@@ -87,9 +87,11 @@ def load_backend(folder: Path, config: Mapping[str, Any], tokenizer_class: str) 
         backend = _backend_without_json(folder, config, tokenizer_class)
         return Loaded(backend, tokenizer_class, {}, has_json=False)
     text = read_text(path, TokenizerError)
-    file = check_tokenizer(text, path)
+    rules = RULES.get(tokenizer_class)
+    file = check_text(text, path, needed=rules is not None and rules.reads_file)
     with refusing(f"{path} cannot be read as a tokenizer", "copy or download it again"):
         backend = tokenizers.Tokenizer.from_str(text)
+        check_backend(backend, path)
         added = backend.get_added_tokens_decoder()
         rules = _rules(tokenizer_class, backend, text)
         if rules is None:

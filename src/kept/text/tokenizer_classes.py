@@ -47,11 +47,12 @@ class Rules:
     """How a class makes its tokenizer.
 
     `tokens` are its special tokens by name. `build` sets normalizer, pre-tokenizer and decoder of a
-    tokenizer that has only its model; it is given tokenizer_config.json and the parsed
-    tokenizer.json ({} without). `finish` sets the post-processor once all tokens are there, None:
-    it is the one of tokenizer.json. `model` is the kind of model it takes, `files` whether
-    vocab.json and merges.txt suffice, `adds_again` whether it takes its special tokens without the
-    spaces they were declared with, `numbered` whether it has <extra_id_0> and so on unasked.
+    tokenizer that has only its model; it is given tokenizer_config.json, and the parsed
+    tokenizer.json where it `reads_file`. `finish` sets the post-processor once all tokens are
+    there, None: it is the one of tokenizer.json. `model` is the kind of model it takes, `files`
+    whether vocab.json and merges.txt suffice, `adds_again` whether it takes its special tokens
+    without the spaces they were declared with, `numbered` whether it has <extra_id_0> and so on
+    unasked.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Rules:
     files: bool = False
     adds_again: bool = False
     numbered: bool = False
+    reads_file: bool = False
 
 
 def byte_level(*, nfc: bool = False, split: str | None = None) -> Build:
@@ -252,5 +254,6 @@ RULES: Final[Mapping[str, Rules]] = {
         _t5,
         _surround(None, "eos_token", "</s>"),
         numbered=True,
+        reads_file=True,
     ),
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,22 @@ import tokenizers
 from kept.errors import OptionError, TokenizerError
 
 _MAX_PREPEND = 64  # characters; SentencePiece prepends one
+# The table the library dies of, also where its name is spelled with escapes.
+_HARMFUL = re.compile(r"precompiled_charsmap|\\u00[4-7]")
 # What normalizing may multiply a text by unasked: ▁ has three bytes, NFKC makes up to 18.
 _FREE_GROWTH = 64
 _MAX_NORMALIZED = 1 << 24  # bytes, at 17 bytes of memory each
 _MAX_DECODED_GROWTH = 64  # a decoder puts back what normalizing took
 
 
-def check_tokenizer(text: str, path: Path) -> dict[str, Any]:
-    """Parse tokenizer.json and give it. Raises `TokenizerError` naming the part that is wrong."""
+def check_text(text: str, path: Path, *, needed: bool = False) -> dict[str, Any]:
+    """Check the text of a tokenizer.json before the library reads it, and give what it holds.
+
+    {} where nothing in it can do harm, unless it is `needed`: parsing all of it takes as long as
+    reading it does. Raises `TokenizerError` naming the part that is wrong.
+    """
+    if not (needed or _HARMFUL.search(text)):
+        return {}
     try:
         file = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -39,14 +48,19 @@ def check_tokenizer(text: str, path: Path) -> dict[str, Any]:
     for step in _steps(file.get("normalizer"), "normalizers"):
         if step.get("type") == "Precompiled":
             _check_table(step.get("precompiled_charsmap"), path)
+    return file
+
+
+def check_backend(backend: tokenizers.Tokenizer, path: Path) -> None:
+    """Refuse what has been read and would make text grow without end, with `TokenizerError`."""
+    for step in _steps(_state(backend.normalizer), "normalizers"):
         if step.get("type") == "Prepend" and len(str(step.get("prepend"))) > _MAX_PREPEND:
             raise _refused(path, f"a normalizer that prepends more than {_MAX_PREPEND} characters")
     growth = 1
-    for step in _steps(file.get("decoder"), "decoders"):
+    for step in _steps(_state(backend.decoder), "decoders"):
         growth *= _growth(step)
     if growth > _MAX_DECODED_GROWTH:
         raise _refused(path, f"a decoder that makes text {growth:,} times as long")
-    return file
 
 
 class Growth:
@@ -54,8 +68,7 @@ class Growth:
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         """Read the normalizer of a tokenizer that is complete."""
-        state = backend.normalizer and json.loads(backend.normalizer.__getstate__())
-        self._steps = list(_steps(state, "normalizers"))
+        self._steps = list(_steps(_state(backend.normalizer), "normalizers"))
         self._bound = 1
         for step in self._steps:
             self._bound *= _growth(step)
@@ -74,6 +87,10 @@ class Growth:
                     "by much longer text. Give a shorter text, or mend tokenizer.json"
                 )
             text = _normalizer(step).normalize_str(text)
+
+
+def _state(part: Any) -> Any:
+    return None if part is None else json.loads(part.__getstate__())
 
 
 def _steps(part: Any, name: str) -> Iterator[Mapping[str, Any]]:
