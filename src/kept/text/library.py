@@ -34,7 +34,7 @@ class refusing:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None or isinstance(error, KeptError | TypeError):
+        if error is None or isinstance(error, KeptError):
             return
         # The library raises the bare class, or the panic.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":

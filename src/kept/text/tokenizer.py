@@ -98,15 +98,16 @@ class Tokenizer:
         Raises `OptionError` for a text that is not valid Unicode or that the tokenizer's
         normalizer would make too long, `TokenizerError` where a damaged tokenizer fails on it.
         """
-        self._growth.check(text)
         try:
-            with ENCODING:
-                return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
-        except TypeError as error:  # how the library says that half a surrogate pair has no UTF-8
+            text.encode()
+        except UnicodeEncodeError as error:
             raise OptionError(
                 f"a prompt has to be valid Unicode, and {text[:40]!r} is not; replace "
                 "its lone surrogates, as text.encode(errors='replace').decode() does"
             ) from error
+        self._growth.check(text)
+        with ENCODING:
+            return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Encode a prompt: like `encode`, but a bos that the text begins with is not doubled.

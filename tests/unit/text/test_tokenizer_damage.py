@@ -108,6 +108,14 @@ def test_what_the_library_panics_on_is_an_error(tmp_path: Path, name: str) -> No
         use(write(tmp_path / "x", tokenizer_json(**PANICS[name])))
 
 
+def test_a_regex_that_goes_back_without_end_is_an_error(tmp_path: Path) -> None:
+    split = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated"}
+    state = tokenizer_json(pre_tokenizer={**split, "invert": False})
+    tokenizer = Tokenizer.from_folder(write(tmp_path / "x", state))
+    with pytest.raises(TokenizerError, match="retry-limit"):
+        tokenizer.encode("x" * 40)
+
+
 def test_panics_while_text_arrives_are_errors(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", tokenizer_json(**PANICS["strip"]))
     detokenizer = IncrementalDetokenizer(Tokenizer.from_folder(folder))
@@ -225,6 +233,13 @@ def test_wrong_fields_are_named(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path / "x", tokenizer_json(), **{file: fields})
     with pytest.raises(TokenizerError, match=rf"{file}\.json has .*must be"):
         Tokenizer.from_folder(folder)
+
+
+def test_a_flag_the_library_does_not_take_is_an_error(tmp_path: Path) -> None:
+    state = tokenizer_json(**PANICS["no unknown token"])
+    config = {"tokenizer_class": "BertTokenizer", "strip_accents": 1}
+    with pytest.raises(TokenizerError, match="cannot be read as a tokenizer"):
+        Tokenizer.from_folder(write(tmp_path / "x", state, tokenizer_config=config))
 
 
 FIELDS = (
