@@ -71,7 +71,7 @@ def _read_prompt(prompt: object, tokenizer: Tokenizer | None, vocab_size: int) -
                 "this checkpoint has no tokenizer.json, so a prompt of text cannot be read; "
                 "add the file, or pass token ids"
             )
-        ids = tokenizer.encode(prompt)
+        ids = tokenizer.encode_prompt(prompt)
     else:
         ids = _read_ids(prompt)
     if not ids:

@@ -106,6 +106,10 @@ class Fields:
             raise self._wrong(name, value, "an object")
         return Fields(value, f"{self._where}'s {name}")
 
+    def over(self, below: Fields) -> Fields:
+        """These fields, and those of `below` that are not among them."""
+        return Fields({**below._config, **self._config}, self._where)
+
     def refuse(self, name: str, neutral: object, why: str) -> None:
         """Raise UnsupportedModelError unless the field is absent or has its neutral value."""
         value = self._config.get(name)

@@ -57,12 +57,15 @@ def read_rope(
 ) -> tuple[RopeConfig, int]:
     """The rotary config, and the context length once scaling has stretched it.
 
-    Reads `rope_scaling` with `rope_theta`, or else `rope_parameters` (since transformers 5); inner:
-    the object to read in place of those two. Heads are rotated whole: as in transformers,
-    `partial_rotary_factor` changes nothing without a scaling.
+    Reads `rope_scaling`, or else `rope_parameters` (since transformers 5); inner: the object to
+    read in place of those two. Where a field is in there and beside it too, `rope_theta` in there
+    counts, and `original_max_position_embeddings` beside it unless there is an inner. Heads
+    are rotated whole: as in transformers, `partial_rotary_factor` changes nothing without a
+    scaling.
 
     Raises UnsupportedModelError for it with one, which transformers cannot run either.
     """
+    beside = inner is None
     if inner is None:
         inner = fields.nested("rope_scaling") or fields.nested("rope_parameters") or Fields({})
     theta = inner.number("rope_theta", fields.number("rope_theta", default_theta))
@@ -84,8 +87,8 @@ def read_rope(
             f"config.json has partial_rotary_factor = {share} and rope_type = {kind!r}; models of "
             "this family rotate whole heads. Leave partial_rotary_factor out"
         )
-    original = fields.integer("original_max_position_embeddings", context)
-    original = inner.integer("original_max_position_embeddings", original)
+    trained = "original_max_position_embeddings"
+    original = (fields if beside and fields.has(trained) else inner).integer(trained, context)
     if kind == "dynamic":
         original = context
     return _scaled(inner, kind, theta, head_dim, original, context)

@@ -121,6 +121,13 @@ def _strings(label: str, value: object) -> tuple[str, ...]:
             raise OptionError(
                 f"{label} holds an empty string, which would stop every text at once; remove it"
             )
+        try:
+            item.encode()
+        except UnicodeEncodeError:
+            raise OptionError(
+                f"{label} holds {item!r}, half of a surrogate pair, which no text has; pass valid "
+                "Unicode"
+            ) from None
         if item not in strings:
             strings.append(item)
     return tuple(strings)

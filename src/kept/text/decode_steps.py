@@ -17,6 +17,8 @@ from typing import Protocol, Self
 
 from tokenizers import decoders, pre_tokenizers
 
+from kept.text.library import DECODING
+
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _UNKNOWN = "\ufffd"
 
@@ -51,7 +53,8 @@ class PerToken(_Forks):
         self._decoder = decoder
 
     def feed(self, tokens: list[str]) -> list[str]:
-        return [self._decoder.decode([token]) for token in tokens]
+        with DECODING:
+            return [self._decoder.decode([token]) for token in tokens]
 
     def settle(self) -> list[str]:
         return []
@@ -71,7 +74,8 @@ class FirstTokenDiffers(PerToken):
         outputs = []
         for token in tokens:
             # An empty token in front makes this one not the first, and adds no text.
-            outputs.append(self._decoder.decode(["", token] if self._started else [token]))
+            with DECODING:
+                outputs.append(self._decoder.decode(["", token] if self._started else [token]))
             self._started = True
         return outputs
 
@@ -105,7 +109,8 @@ class LastTokenDiffers(_Forks):
     def feed(self, tokens: list[str]) -> list[str]:
         outputs = []
         for token in tokens:
-            inner, last = self._decoder.decode([token, ""]), self._decoder.decode([token])
+            with DECODING:
+                inner, last = self._decoder.decode([token, ""]), self._decoder.decode([token])
             certain = common_length(inner, last)
             outputs += [self._if_more, last[:certain]]
             self._if_more, self._if_end = inner[certain:], last[certain:]
@@ -241,11 +246,13 @@ class WholeText(_Forks):
         return []
 
     def settle(self) -> list[str]:
-        self._settled = self._decoder.decode(self._tokens)
+        with DECODING:
+            self._settled = self._decoder.decode(self._tokens)
         return [self._settled]
 
     def finish(self) -> list[str]:
-        text = self._decoder.decode(self._tokens)
+        with DECODING:
+            text = self._decoder.decode(self._tokens)
         return [text[common_length(text, self._settled) :]]
 
 
