@@ -442,6 +442,14 @@ class Cache(Slots):
             twin._erase(self._open.done, plans)
         return twin
 
+    def __deepcopy__(self, memo: object) -> Cache:
+        return self.fork()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        from kept.cache.pickling import read, written  # which need this class
+
+        return read, (written(self), self.shapes, str(self.device))
+
     def concatenate(self, others: Sequence[Cache]) -> Cache:
         """A new cache with its slots and those of the others after them; see
         `kept.cache.concatenate`."""
