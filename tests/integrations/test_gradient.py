@@ -23,10 +23,11 @@ def gradients(model, cache, *passes, prefix=None):
     return {name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None}
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "mistral"])
+@pytest.mark.parametrize(
+    ("family", "layout"), [("llama", "static"), ("gemma2", "dynamic"), ("mistral", "dynamic")]
+)
 @pytest.mark.parametrize("attention", ["sdpa", "kept"])
 @pytest.mark.parametrize("prefix", [None, 8])
-@pytest.mark.parametrize("layout", ["dynamic", "static"])
 def test_of_a_pass_they_are_those_of_a_dynamic_cache(family, attention, prefix, layout):
     attention = "eager" if (family, attention) == ("gemma2", "sdpa") else attention
     theirs, model = decoder(family), decoder(family, attention)
