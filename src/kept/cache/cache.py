@@ -394,6 +394,35 @@ class Cache(Slots):
         self.cross.select(order)
         self._lengths = [self._lengths[i] for i in order]
 
+    def reshape(self, layer: int, shape: KVShape) -> None:
+        """Give a layer another number of heads or sizes of them before it stores anything.
+
+        For a model whose layers say what they store only with their first keys. Raises CacheError
+        once there are tokens, or for another kind of layer.
+        """
+        self._check_index(layer)
+        old, step = self.shapes[layer], self._open
+        shared = any(of.shares == layer for of in self.shapes) or old.shares is not None
+        same = (shape.window, shape.shares, shape.cross) == (old.window, old.shares, old.cross)
+        if old.cross:
+            held = any(self.input_lengths) or self.cross.is_filling
+        else:
+            held = any(self._lengths) or (step is not None and layer in step.done)
+        if shared or held or not same:
+            raise CacheError(
+                f"layer {layer} stores {old} and cannot come to store {shape}: a layer takes other "
+                "heads only while nothing is stored or shared; make the cache anew"
+            )
+        if old.cross:
+            self.cross.reshape(layer, shape)
+        else:
+            new = make_layer(
+                shape, self._layout_of[layer], self.codec, self.place, self.unquantized_sinks
+            )
+            self._lender.forget()
+            self._layers[layer] = new
+        self.shapes = (*self.shapes[:layer], shape, *self.shapes[layer + 1 :])
+
     def fork(self) -> Cache:
         """An independent cache with the same content; buffers are copied on the first write."""
         self._end_lease()
@@ -412,6 +441,14 @@ class Cache(Slots):
             plans = {twins[layout]: plan for layout, plan in self._open.plans.items()}
             twin._erase(self._open.done, plans)
         return twin
+
+    def __deepcopy__(self, memo: object) -> Cache:
+        return self.fork()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        from kept.cache.pickling import read, written  # which need this class
+
+        return read, (written(self), self.shapes, str(self.device))
 
     def concatenate(self, others: Sequence[Cache]) -> Cache:
         """A new cache with its slots and those of the others after them; see

@@ -42,14 +42,15 @@ def check_update(
             f"layer {layer} shares the keys and values of layer {shapes[layer].shares} and stores "
             "none; update only the layers that store"
         )
-    heads, width = shapes[layer].num_kv_heads, shapes[layer].head_dim
-    fits = k.ndim == 4 and k.shape == v.shape and k.shape[0] > 0 and k.shape[2] > 0
-    fits = fits and num_slots in (None, k.shape[0])
-    if not fits or (k.shape[1], k.shape[3]) != (heads, width):
+    heads, widths = shapes[layer].num_kv_heads, (shapes[layer].head_dim, shapes[layer].value_width)
+    fits = k.ndim == 4 and k.shape[:3] == v.shape[:3] and v.ndim == 4
+    fits = fits and k.shape[0] > 0 and k.shape[2] > 0 and num_slots in (None, k.shape[0])
+    if not fits or k.shape[1] != heads or (k.shape[3], v.shape[3]) != widths:
+        sizes = [f"({num_slots or 'B'}, {heads}, T, {width})" for width in dict.fromkeys(widths)]
         raise CacheError(
             f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit layer {layer}; pass "
-            f"(batch, heads, time, head) = ({num_slots or 'B'}, {heads}, T, {width}) for both, "
-            "with T of at least 1"
+            f"(batch, heads, time, head) = {' and '.join(sizes)} "
+            f"{'for both' if len(sizes) == 1 else 'for them'}, with T of at least 1"
         )
 
 

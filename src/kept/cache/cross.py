@@ -115,6 +115,11 @@ class CrossLayers:
         """Whether `put` has stored an input in some layers and not in others."""
         return self._filling is not None
 
+    def reshape(self, layer: int, shape: KVShape) -> None:
+        """`Cache.reshape` of one of a model's layers, while there are no inputs."""
+        index = layer - self.first
+        self.shapes = (*self.shapes[:index], shape, *self.shapes[index + 1 :])
+
     def select(self, indices: Sequence[int]) -> None:
         """Slot i attends what slot indices[i] did."""
         self.of = [self.of[i] for i in indices]

@@ -67,7 +67,7 @@ class Description:
         """One line that `read` reads."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["codec"] = self.codec.pair
-        fields["shapes"] = [dataclasses.asdict(shape) for shape in self.shapes]
+        fields["shapes"] = [_shape_fields(shape) for shape in self.shapes]
         return json.dumps(fields)
 
     @classmethod
@@ -134,6 +134,13 @@ class Description:
                 "what it holds belongs to something else, so make the cache anew, or name the "
                 "fingerprint it was saved with"
             )
+
+
+def _shape_fields(shape: KVShape) -> dict[str, Any]:
+    fields = dataclasses.asdict(shape)
+    if shape.value_dim is None:  # what a kept that knows no value_dim reads too
+        del fields["value_dim"]
+    return fields
 
 
 def write_layout(layout: Layout) -> dict[str, Any]:

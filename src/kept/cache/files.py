@@ -219,9 +219,12 @@ def _buffers(cache: Cache) -> Iterator[tuple[str, Layout, Tensor]]:
     """Every buffer of keys and values with its name in a file."""
     for index, (layer, layout) in enumerate(zip(cache.layers, cache.layouts, strict=True)):
         codec = cache.codec
-        sides = ("keys", codec.keys, layer.keys), ("values", codec.values, layer.values)
-        for which, of, buffers in sides:
-            for part, buffer in zip(of.parts(layer.head_dim), buffers, strict=True):
+        sides = (
+            ("keys", codec.keys.parts(layer.head_dim), layer.keys),
+            ("values", codec.values.parts(layer.value_dim), layer.values),
+        )
+        for which, parts, buffers in sides:
+            for part, buffer in zip(parts, buffers, strict=True):
                 yield f"layers.{index}.{which}.{part.name}", layout, buffer
 
 

@@ -37,25 +37,25 @@ class LayerCache:
         place: Place,
         unquantized_sinks: int = 0,
     ) -> None:
-        self.codec, self.num_kv_heads, self.head_dim = codec, shape.num_kv_heads, shape.head_dim
+        self.codec, self.num_kv_heads = codec, shape.num_kv_heads
+        self.head_dim, self.value_dim = shape.head_dim, shape.value_width
         self.place = place
         size = (num_slots, shape.num_kv_heads, capacity)
 
         # Zeros: attention multiplies masked entries by zero, which must not meet a stray NaN.
-        def empty(of: Codec) -> Buffers:
-            return tuple(
-                place.zeros((*size, part.width), part.dtype) for part in of.parts(shape.head_dim)
-            )
+        def empty(of: Codec, width: int) -> Buffers:
+            return tuple(place.zeros((*size, part.width), part.dtype) for part in of.parts(width))
 
-        def apart(of: Codec) -> Tensor | None:
+        def apart(of: Codec, width: int) -> Tensor | None:
             if not unquantized_sinks or not of.is_coded:
                 return None
-            room = num_slots, shape.num_kv_heads, unquantized_sinks, shape.head_dim
+            room = num_slots, shape.num_kv_heads, unquantized_sinks, width
             return place.zeros(room, SINK_DTYPE)
 
+        widths = self.head_dim, self.value_dim
         with lasting():
-            self.keys, self.values = empty(codec.keys), empty(codec.values)
-            self.key_sinks, self.value_sinks = apart(codec.keys), apart(codec.values)
+            self.keys, self.values = map(empty, (codec.keys, codec.values), widths)
+            self.key_sinks, self.value_sinks = map(apart, (codec.keys, codec.values), widths)
         self._shared, self._was_forked = WeakSet((self,)), False
 
     def append(self, k: Tensor, v: Tensor, writes: Writes, span: Span) -> StoredView:
@@ -64,11 +64,12 @@ class LayerCache:
         Mutates the buffers, not the lengths. What is stored carries no gradient. Raises CacheError
         for another shape.
         """
-        expected = (span.starts[-1], self.num_kv_heads, self.head_dim)
-        if k.shape != expected or v.shape != expected:
+        rows = span.starts[-1], self.num_kv_heads
+        if k.shape != (*rows, self.head_dim) or v.shape != (*rows, self.value_dim):
             raise CacheError(
                 f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit this layer, which "
-                f"takes (rows, heads, head) = {expected}; make the cache from model.kv_shapes"
+                f"takes (rows, heads, head) = {(*rows, self.head_dim)} and "
+                f"{(*rows, self.value_dim)}; make the cache from model.kv_shapes"
             )
         self.own()
         codec = self.codec
@@ -84,21 +85,22 @@ class LayerCache:
         """What a step of this span reads."""
         kind = ContiguousView if span.index is None else RingView
         stored = self.keys, self.values, self.key_sinks, self.value_sinks
-        return kind(span, self.codec, self.head_dim, *stored)
+        return kind(span, self.codec, self.head_dim, *stored, value_dim=self.value_dim)
 
     def read(self, slot: int, entries: list[int], begin: int) -> tuple[Tensor, Tensor]:
         """Keys and values (G, S, D) of a slot's entries, decoded, that hold tokens from `begin` on
         in their order."""
 
-        def decoded(of: Codec, buffers: Buffers, sinks: Tensor | None) -> Tensor:
-            found = of.read([x[slot][:, entries] for x in buffers], self.head_dim)
+        def decoded(of: Codec, buffers: Buffers, sinks: Tensor | None, width: int) -> Tensor:
+            found = of.read([x[slot][:, entries] for x in buffers], width)
             if sinks is not None:
                 apart = sinks[slot, :, begin : begin + len(entries)]
                 found[:, : apart.shape[1]] = apart
             return of.turned(found).to(self.codec.dtype)
 
-        keys = decoded(self.codec.keys, self.keys, self.key_sinks)
-        return keys, decoded(self.codec.values, self.values, self.value_sinks)
+        keys = decoded(self.codec.keys, self.keys, self.key_sinks, self.head_dim)
+        values = decoded(self.codec.values, self.values, self.value_sinks, self.value_dim)
+        return keys, values
 
     def relaid(self, change: Relayout) -> Buffers:
         """All buffers at another capacity; the layer itself stays as it is."""
@@ -175,7 +177,8 @@ class LayerCache:
         return twin
 
     def _share(self, twin: LayerCache) -> None:
-        twin.codec, twin.num_kv_heads, twin.head_dim = self.codec, self.num_kv_heads, self.head_dim
+        twin.codec, twin.num_kv_heads = self.codec, self.num_kv_heads
+        twin.head_dim, twin.value_dim = self.head_dim, self.value_dim
         twin.place, twin.keys, twin.values = self.place, self.keys, self.values
         twin.key_sinks, twin.value_sinks = self.key_sinks, self.value_sinks
         twin._shared = self._shared

@@ -73,7 +73,7 @@ def from_legacy(
     """
     own, cross = _read(layers)
     keys = own[0][0]
-    shapes = [KVShape(k.shape[1], k.shape[3]) for k, _ in own]
+    shapes = [KVShape(k.shape[1], k.shape[3], value_dim=v.shape[3]) for k, v in own]
     shapes += [KVShape(k.shape[1], k.shape[3], cross=True) for k, _ in cross]
     cache = make_cache(
         shapes,
@@ -117,7 +117,7 @@ def _check(layers: Pairs, keys: Tensor) -> None:
     """keys: what batch and dtype have to be those of."""
     first = layers[0][0] if layers else keys
     for index, (k, v) in enumerate(layers):
-        same = k.shape == v.shape and k.ndim == 4 and first.ndim == 4
+        same = k.shape[:3] == v.shape[:3] and k.ndim == v.ndim == first.ndim == 4
         if not same or (k.shape[0], k.shape[2]) != (keys.shape[0], first.shape[2]):
             raise CacheError(
                 f"layer {index} has keys {tuple(k.shape)} and values {tuple(v.shape)}; all layers "

@@ -146,10 +146,16 @@ def _without_cross(shapes: Sequence[KVShape]) -> Sequence[KVShape]:
                 f"layer {index} is {shape}; cross layers come after the others, and each stores "
                 "and attends the whole input, so give none a window, nor a layer to share"
             )
-        if min(shape.num_kv_heads, shape.head_dim, shape.window or 1) < 1 or shape.window == 0:
+        sizes = shape.num_kv_heads, shape.head_dim, shape.value_width, shape.window or 1
+        if min(sizes) < 1 or shape.window == 0:
             raise OptionError(
                 f"layer {index} is {shape}; heads, head size and window need to be at least 1 "
                 "(window None: it has none)"
+            )
+        if shape.cross and shape.value_width != shape.head_dim:
+            raise OptionError(
+                f"layer {index} is {shape}; the keys and values of a cross layer have one size, so "
+                "leave value_dim out"
             )
     return shapes[:count]
 

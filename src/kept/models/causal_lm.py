@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -236,7 +236,7 @@ class CausalLM(nn.Module, ABC):
             found = f"{_counted(held)}, and this model has {_counted(self._layers)}"
         else:
             layer = next(i for i, shape in enumerate(held) if shape != self._layers[i])
-            theirs, own = _spelled(*held[layer]), _spelled(*self._layers[layer])
+            theirs, own = _spelled(held[layer]), _spelled(self._layers[layer])
             found = f"{theirs} in layer {layer}, and this model has {own}"
         raise CacheError(f"the cache is one of {found}; make it with make_cache(model.kv_shapes)")
 
@@ -295,16 +295,18 @@ class CausalLM(nn.Module, ABC):
             )
 
 
-def _sizes(shapes: Sequence[KVShape]) -> list[tuple[int, int, bool]]:
+def _sizes(shapes: Sequence[KVShape]) -> list[KVShape]:
     """What layers store, without what says only how much of it is kept."""
-    return [(shape.num_kv_heads, shape.head_dim, shape.cross) for shape in shapes]
+    return [replace(shape, window=None, shares=None) for shape in shapes]
 
 
-def _counted(layers: Sequence[tuple[int, int, bool]]) -> str:
-    crossing = sum(cross for _, _, cross in layers)
+def _counted(layers: Sequence[KVShape]) -> str:
+    crossing = sum(shape.cross for shape in layers)
     own = f"{len(layers) - crossing} layers"
     return f"{own} and {crossing} cross layers" if crossing else own
 
 
-def _spelled(num_heads: int, head_dim: int, cross: bool) -> str:
-    return f"{num_heads} heads of {head_dim} numbers{' of an encoder input' if cross else ''}"
+def _spelled(shape: KVShape) -> str:
+    values = "" if shape.value_dim is None else f" in keys and {shape.value_dim} in values"
+    cross = " of an encoder input" if shape.cross else ""
+    return f"{shape.num_kv_heads} heads of {shape.head_dim} numbers{values}{cross}"

@@ -135,7 +135,8 @@ class SlotView:
 
     keys, values: one buffer for each part of their codec, as `Codec.parts` orders them. head_dim:
     D. key_sinks, value_sinks: (slots, G, n, D) the first n tokens of each sequence, to be read in
-    place of their codes, rotated as those are; None: there are none.
+    place of their codes, rotated as those are; None: there are none. value_dim: of values, where
+    it is not D.
     """
 
     span: Span
@@ -145,15 +146,24 @@ class SlotView:
     values: tuple[Tensor, ...]
     key_sinks: Tensor | None = None
     value_sinks: Tensor | None = None
+    value_dim: int | None = None
+
+    @property
+    def value_width(self) -> int:
+        """Numbers in a value of one head."""
+        return self.head_dim if self.value_dim is None else self.value_dim
 
     def stored(self) -> tuple[Tensor, Tensor]:
         """See `KVView.stored`."""
         codec = self.codec
-        keys = self._decoded(codec.keys, self.keys, self.key_sinks)
-        return keys, self._decoded(codec.values, self.values, self.value_sinks)
+        keys = self._decoded(codec.keys, self.keys, self.key_sinks, self.head_dim)
+        values = self._decoded(codec.values, self.values, self.value_sinks, self.value_width)
+        return keys, values
 
-    def _decoded(self, codec: Codec, buffers: tuple[Tensor, ...], sinks: Tensor | None) -> Tensor:
-        found = codec.read([take(x, self.span) for x in buffers], self.head_dim)
+    def _decoded(
+        self, codec: Codec, buffers: tuple[Tensor, ...], sinks: Tensor | None, width: int
+    ) -> Tensor:
+        found = codec.read([take(x, self.span) for x in buffers], width)
         if sinks is not None:
             found = _with_sinks(found, sinks, self.span)
         return codec.turned(found).to(self.codec.dtype)
