@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from kept.errors import TokenizerError
+from kept.json_file import check_regular
 
 GENERIC = "PreTrainedTokenizerFast"
 _REGISTERED = {
@@ -26,6 +27,7 @@ _FOREIGN: Final = (
     *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "tiktoken.model"),
     *("tekken.json", "vocab.txt"),
 )
+_MAX_BYTES: Final = 256 << 20  # the largest in use, of 262,144 tokens, have 33 MB
 # Any of these says that a folder has a tokenizer, be it one that kept cannot read.
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.json", "merges.txt", *_FOREIGN)
 _CONVERT = (
@@ -62,7 +64,9 @@ def load_backend(
     `TokenizerError` when no file of the folder can be used.
     """
     path = folder / "tokenizer.json"
-    if not path.is_file():
+    if path.is_symlink() or path.exists():
+        check_regular(path, TokenizerError, max_bytes=_MAX_BYTES)
+    else:
         return _backend_without_json(folder, config, tokenizer_class), tokenizer_class
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
@@ -105,6 +109,8 @@ def _backend_without_json(
 
 
 def _gpt2_backend(vocab: Path, merges: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    for path in (vocab, merges):
+        check_regular(path, TokenizerError, max_bytes=_MAX_BYTES)
     try:
         backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
     except Exception as error:  # the library raises the bare class
