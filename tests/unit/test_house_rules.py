@@ -11,7 +11,7 @@ SOURCE = Path(kept.__file__).parent
 # Lower floors first; a room may import from rooms before its own line, and from itself.
 FLOORS = (
     ("errors",),
-    ("json_file",),
+    ("interrupt", "json_file", "paths"),
     ("batch", "exiting", "format", "machine", "text", "sampling"),
     ("ops",),
     ("cache",),

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from kept.cli.errors import INTERRUPTED
 from kept.cli.loading import load
 from kept.cli.options import ModelOptions, SamplingOptions, option
 from kept.cli.prompts import check_text, decode
 from kept.cli.session import Session
 from kept.cli.terminal import DIM, Writer, styled
 from kept.errors import ContextLengthError, KeptError, OptionError
+from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from kept.engine import Completion
@@ -50,6 +50,8 @@ def chat(
     if system is not None:
         check_text(system, "--system")
     params = sampling.to_params()
+    if sys.stdin is None:
+        raise OptionError("stdin is closed, so nothing can be said; give a terminal or a pipe")
     llm = load(model)
     session = Session(llm, params, system)
     if sys.stdin.isatty():

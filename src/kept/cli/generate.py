@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kept.cli.errors import INTERRUPTED
 from kept.cli.loading import bar, load
 from kept.cli.options import REPORT, ModelOptions, SamplingOptions
 from kept.cli.prompts import read_prompts
@@ -18,6 +17,7 @@ from kept.cli.report import to_json
 from kept.cli.streaming import show
 from kept.cli.terminal import BOLD, Writer
 from kept.errors import OptionError
+from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from kept.engine import Completion

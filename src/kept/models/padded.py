@@ -35,8 +35,11 @@ class PaddedInput:
 
     def unpack(self, rows: Tensor) -> Tensor:
         """(N, E) -> (B, T, E), zero at padding."""
+        if rows.shape[0] == self.present.numel():  # no padding: logits can be gigabytes
+            return rows.reshape(*self.present.shape, rows.shape[-1])
         out = rows.new_zeros(*self.present.shape, rows.shape[-1])
-        return out.masked_scatter(self.present[..., None], rows)
+        out[self.present] = rows
+        return out
 
     def unpack_weights(self, span: Span, groups: list[Tensor]) -> Tensor:
         """Attention weights (B', H, T', S) of a span's groups -> (B, H, T, past + T)."""

@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import AddedToken, models
 
 from kept.errors import TokenizerError
-from kept.json_file import read_text
+from kept.json_file import check_regular, read_text
 from kept.text.library import refusing
 from kept.text.tokenizer_classes import GENERIC, RULES, Rules, add_bos_eos
 from kept.text.tokenizer_file import check_backend, check_text
@@ -36,6 +36,7 @@ _FOREIGN: Final = (
     *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "tiktoken.model"),
     *("tekken.json", "vocab.txt"),
 )
+_MAX_BYTES: Final = 256 << 20  # the largest in use, of 262,144 tokens, have 33 MB
 # Any of these says that a folder has a tokenizer, be it one that kept cannot read.
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.json", "merges.txt", *_FOREIGN)
 _CONVERT = (
@@ -83,10 +84,10 @@ def load_backend(folder: Path, config: Mapping[str, Any], tokenizer_class: str) 
     once the tokens are added. Raises `TokenizerError` when no file of the folder can be used.
     """
     path = folder / "tokenizer.json"
-    if not path.is_file():
+    if not (path.is_symlink() or path.exists()):
         backend = _backend_without_json(folder, config, tokenizer_class)
         return Loaded(backend, tokenizer_class, {}, has_json=False)
-    text = read_text(path, TokenizerError)
+    text = read_text(path, TokenizerError, max_bytes=_MAX_BYTES)
     rules = RULES.get(tokenizer_class)
     file = check_text(text, path, needed=rules is not None and rules.reads_file)
     with refusing(f"{path} cannot be read as a tokenizer", "copy or download it again"):
@@ -169,6 +170,8 @@ def _named(tokenizer_class: str) -> str:
 def _backend_from_merges(
     vocab: Path, merges: Path, rules: Rules, config: Mapping[str, Any]
 ) -> tokenizers.Tokenizer:
+    for path in (vocab, merges):
+        check_regular(path, TokenizerError, max_bytes=_MAX_BYTES)
     with refusing(
         f"{vocab} and {merges} cannot be read as a byte-level BPE",
         "they are damaged or do not belong together, copy or download both again",
