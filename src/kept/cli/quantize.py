@@ -28,7 +28,8 @@ def quantize(
         str | None,
         typer.Option(
             help="auto, float32, bfloat16 or float16, of what is not quantized, and what weights "
-            "are rounded to before. Default: auto, the checkpoint's own.",
+            "are rounded to before. Default: auto, the checkpoint's own; for float16 bfloat16, and "
+            "weights are not rounded before.",
             show_default=False,
         ),
     ] = None,
