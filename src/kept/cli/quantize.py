@@ -46,7 +46,8 @@ def quantize(
 
     OUT holds the matrices as kept's kernels read them, so that loading maps the file and reads
     nothing. It generates the same text as the checkpoint with --quantize. Only kept can load OUT:
-    transformers and others cannot. Ctrl-C leaves nothing behind.
+    transformers and others cannot. Ctrl-C leaves nothing behind; what a
+    killed run leaves is removed by the next. Without --force nothing in OUT is ever replaced.
 
     For example: kept quantize Qwen/Qwen2.5-0.5B qwen-int4 --format int4
     """

@@ -8,8 +8,6 @@ at a time writes a place (`claim.py`).
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -23,9 +21,11 @@ from kept.errors import BackendError, CheckpointError, OptionError
 from kept.machine import NATIVE_AVAILABLE, native_error
 from kept.models.causal_lm import CausalLM
 from kept.models.checkpoint import PACKED_WEIGHTS, QUANTIZATION, Checkpoint, open_checkpoint
+from kept.models.claim import UNFINISHED, claimed, discard, name_beside
 from kept.models.hub import DESCRIPTIONS
 from kept.models.layers import Linear
 from kept.models.loading import fetch_matrices, open_weights, rounds_once
+from kept.models.moving import move
 from kept.models.native import Progress, matrices
 from kept.models.packing import Quantizer, check_format
 from kept.models.quantized_format import (
@@ -39,7 +39,7 @@ from kept.models.quantized_format import (
     stored_tensors,
 )
 from kept.models.safetensors_writer import write_safetensors
-from kept.models.target_folder import find_target
+from kept.models.target_folder import find_target, refuse_strange
 from kept.ops import use_threads
 from kept.ops.quantize import QUANTIZED_FORMATS
 
@@ -88,20 +88,29 @@ def quantize_checkpoint(
     place = find_target(target, checkpoint.folder, force=force)
     model, weights = open_weights(checkpoint, dtype=dtype, progress=loading)
     exact = rounds_once(checkpoint, dtype, weights.dtype)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
     try:
-        temporary.mkdir()
-        fetch = partial(fetch_matrices(model, weights), exact=exact)
-        _write(temporary, model, checkpoint, Quantizer(model, kind, quantizing, fetch))
-        _move(temporary, place)
+        with claimed(place):
+            # Anew, as the claim may have put back what a killed run had moved away.
+            find_target(target, checkpoint.folder, force=force)
+            temporary = name_beside(place, UNFINISHED)
+            try:
+                temporary.mkdir()
+                fetch = partial(fetch_matrices(model, weights), exact=exact)
+                _write(temporary, model, checkpoint, Quantizer(model, kind, quantizing, fetch))
+            except BaseException:
+                discard(temporary, place)
+                raise
+            move(temporary, place, (lambda old: _check_old(target, old)) if force else None)
     except OSError as error:
         raise CheckpointError(
             f"{place} cannot be written: {error.strerror or error}; make room there, or name "
             "another folder"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return place
+
+
+def _check_old(target: str | Path, old: Path) -> None:
+    refuse_strange(target, sorted(old.iterdir()))
 
 
 def _write(folder: Path, model: CausalLM, checkpoint: Checkpoint, quantizer: Quantizer) -> None:
@@ -143,25 +152,3 @@ def _tensors(model: CausalLM, quantizer: Quantizer) -> Iterator[tuple[str, Tenso
             yield f"{matrix.name}.{part}", getattr(packed, part)
     for name, parameter in plain.items():
         yield name, parameter.detach()
-
-
-def _move(temporary: Path, place: Path) -> None:
-    """Put a complete folder in its place, and drop the one that was there."""
-    old = place.with_name(f".{place.name}.{secrets.token_hex(8)}.old")
-    replaced = place.is_dir()
-    if replaced:
-        place.rename(old)
-    try:
-        temporary.rename(place)
-    except BaseException:
-        if replaced:
-            old.rename(place)
-        raise
-    if replaced:
-        shutil.rmtree(old)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        handle = os.open(place.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
