@@ -56,7 +56,8 @@ class LLM:
 
         source: a folder, a hub id ("org/name", fetched through huggingface_hub and kept in its
             cache), or None for the bundled model.
-        dtype: "float32", "bfloat16", "float16", a torch dtype, or None for the checkpoint's own.
+        dtype: "float32", "bfloat16", "float16", a torch dtype, or None for the checkpoint's own;
+            float16 nobody asked for is computed in bfloat16 on a CPU, and the log says so.
         device: as torch names them; None is the CPU.
         quantize: "int8" or "int4" rounds the weights to a byte or half of one, with scales.
         revision: branch, tag or commit of a hub id.
@@ -64,7 +65,8 @@ class LLM:
         kv_folder, kv_memory: keep keys and values in files of this folder, with at most so many
             bytes of them in memory, for contexts that memory does not hold. Both, or neither.
         progress: called with the weight bytes loaded and their total. packing: called with the
-            weights packed for the native kernels and their total; quantizing takes a while.
+            weights packed for the native kernels and their total; quantizing takes a while. The
+            two go on side by side.
 
         Raises CheckpointError and its kinds, or OptionError.
         """

@@ -1,4 +1,4 @@
-"""Which families kept runs, and how a checkpoint becomes a model."""
+"""Which families kept runs, and the model that a config.json describes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,15 @@ import torch
 
 from kept.errors import CheckpointError, KeptError, OptionError, UnsupportedModelError
 from kept.models.causal_lm import CausalLM, ModelConfig
-from kept.models.checkpoint import QUANTIZATION, Checkpoint
-from kept.models.dtypes import resolve_dtype
+from kept.models.checkpoint import Checkpoint
 from kept.models.gemma import Gemma, gemma3_weight_map, gemma_weight_map
 from kept.models.gemma_config import read_gemma3_config, read_gemma_config
 from kept.models.gpt2 import GPT2, gpt2_weight_map, read_gpt2_config
 from kept.models.llama import Llama, llama_weight_map, read_llama_config
-from kept.models.packing import check_format, prepare
-from kept.models.quantized_format import read_format
-from kept.models.quantized_reader import load_quantized
 from kept.models.t5 import T5
 from kept.models.t5_config import read_t5_config
 from kept.models.t5_weights import t5_weight_map
 from kept.models.weight_map import WeightMap
-from kept.models.weights import load_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +150,13 @@ def build_model(config: Mapping[str, Any]) -> CausalLM:
     return _lay_out(family, family.read_config(dict(config)))
 
 
+def lay_out(checkpoint: Checkpoint) -> tuple[CausalLM, WeightMap]:
+    """A checkpoint's model as `build_model` makes it, and where its tensors go."""
+    family = find_family(checkpoint.config)
+    config = family.read_config(dict(checkpoint.config))
+    return _lay_out(family, config), family.weight_map(config)
+
+
 def _lay_out(family: Family, config: Any) -> CausalLM:
     try:
         with torch.device("meta"):
@@ -167,76 +169,3 @@ def _lay_out(family: Family, config: Any) -> CausalLM:
             f"config.json describes matrices that no machine can hold ({reason}): {config}; "
             "correct its sizes"
         ) from error
-
-
-def load_model(
-    checkpoint: Checkpoint,
-    *,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    quantize: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    packing: Callable[[int, int], None] | None = None,
-) -> CausalLM:
-    """The checkpoint's model, its weights cast to `dtype` on `device`, in eval mode.
-
-    quantize: round its matrices to "int8" or "int4". progress: called with the stored bytes read
-    so far and their total; packing: with the weights packed for the kernels and their total.
-
-    Raises UnsupportedModelError, WeightsError or UnsupportedFormatError where the files cannot be
-    used, OptionError for a dtype or device that cannot.
-    """
-    check_format(quantize)
-    if QUANTIZATION not in checkpoint.config:
-        model = load_floats(checkpoint, dtype=dtype, device=device, progress=progress)
-        prepare(model, quantize, packing)
-        return model
-    if quantize is not None:
-        format = read_format(checkpoint.folder, checkpoint.config)
-        raise OptionError(
-            f"quantize={quantize!r}, but {checkpoint.folder} is quantized to {format} already; "
-            "leave it out, or load the checkpoint it was made from"
-        )
-    model, _ = _shaped(checkpoint)
-    wanted = resolve_dtype(dtype, checkpoint.config)
-    _check_dtype(model, wanted)
-    load_quantized(
-        model,
-        checkpoint,
-        dtype=wanted,
-        stored_dtype=resolve_dtype(None, checkpoint.config),
-        device=resolve_device(device),
-        progress=progress,
-    )
-    return model.eval()
-
-
-def load_floats(
-    checkpoint: Checkpoint,
-    *,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> CausalLM:
-    """See `load_model`, which goes on to make the model ready to run."""
-    model, weight_map = _shaped(checkpoint)
-    place = resolve_device(device)
-    wanted = resolve_dtype(dtype, checkpoint.config, checkpoint.stored_dtype)
-    _check_dtype(model, wanted)
-    load_weights(model, checkpoint, weight_map, dtype=wanted, device=place, progress=progress)
-    return model.eval()
-
-
-def _check_dtype(model: CausalLM, dtype: torch.dtype) -> None:
-    if dtype in model.too_narrow:
-        raise OptionError(
-            f"{type(model).__name__} cannot be computed in {str(dtype).removeprefix('torch.')}, "
-            f"whose largest number, {torch.finfo(dtype).max:,.0f}, its activations outgrow; load "
-            "it with dtype='bfloat16' or 'float32'"
-        )
-
-
-def _shaped(checkpoint: Checkpoint) -> tuple[CausalLM, WeightMap]:
-    family = find_family(checkpoint.config)
-    config = family.read_config(dict(checkpoint.config))
-    return _lay_out(family, config), family.weight_map(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,25 @@ from torch import Tensor, nn
 
 from kept.models.checkpoint import Checkpoint, open_checkpoint
 from kept.models.weight_map import Placement, WeightMap
-from kept.models.weights import load_weights
+from kept.models.weights import StoredWeights
 
 E, F, V = 6, 10, 20
 CPU = torch.device("cpu")
+
+
+def load_weights(
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    weight_map: WeightMap,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """All of a checkpoint at once."""
+    StoredWeights(
+        module, checkpoint, weight_map, dtype=dtype, device=device, progress=progress
+    ).place_all()
 
 
 class Toy(nn.Module):
