@@ -69,6 +69,8 @@ def quantize_checkpoint(
     cannot be written.
     """
     check_format(format)
+    if format is None:
+        raise OptionError(f"format is None; there are {', '.join(QUANTIZED_FORMATS)}")
     kind = next(name for name in QUANTIZED_FORMATS if name == format)
     refuse_big_endian()
     if not NATIVE_AVAILABLE:
