@@ -17,7 +17,7 @@ from kept.batch import Batch, Source
 from kept.cache.checks import check_joins, check_slots, check_update
 from kept.cache.cross import CrossLayers
 from kept.cache.evicting_layer import check_seen, choose_all, make_layer, observer_of, tokens_of
-from kept.cache.indices import read_lengths, read_selected, read_whole
+from kept.cache.indices import read_lengths, read_selected, read_slots, read_whole
 from kept.cache.layer import LayerCache, relay
 from kept.cache.layout import Layout, Plan, Relayout
 from kept.cache.lending import Lease, Lender
@@ -126,8 +126,9 @@ class Cache(Slots):
     def max_step(self, slot: int) -> int | None:
         """How many tokens the slot may take in one step; None: any number.
 
-        Raises CacheError for no slot of this cache.
+        Raises CacheError for no slot of this cache, OptionError for what is no number.
         """
+        slot = read_whole(slot, "a slot")
         check_slots((slot,), self.num_slots)
         length = self._lengths[slot]
         found = [layout.max_step(length) for layout in dict.fromkeys(self._layout_of)]
@@ -174,8 +175,10 @@ class Cache(Slots):
         `Lease.extend`; None where that cannot be: a layout labels its entries, as a ring does, or
         drops some, nothing is stored yet, buffers are not in memory, or an input is attended too.
 
-        Drops a step that is open.
+        Drops a step that is open. Raises CacheError for slots that are not this cache's, and
+        OptionError for none.
         """
+        slots = read_slots(slots, "the slots to lease")
         check_slots(slots, self.num_slots)
         can = self._lender.can_lease([self._lengths[slot] for slot in slots])
         if not can or self.cross.shapes or self.place.budget is not None:
@@ -219,6 +222,7 @@ class Cache(Slots):
         """`update` that hands out the view of what is stored, for an operation that attends it."""
         step = self._open if self._open is not None and self._open.joinable else None
         begun = step is not None or self.cross.is_filling
+        layer = read_whole(layer, "the layer")
         settled = begun or any(self._lengths) or any(self.input_lengths)
         check_update(k, v, layer, self.shapes, self.num_slots if settled else None)
         own, num_new = not self.shapes[layer].cross, k.shape[2]

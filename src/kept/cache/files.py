@@ -43,7 +43,7 @@ from kept.cache.evicting_layer import EvictingLayer
 from kept.cache.eviction_file import restore_held
 from kept.cache.file_claims import check_claims, count_entries
 from kept.cache.layout import Layout
-from kept.cache.make import check_place, read_device
+from kept.cache.make import check_place, check_shapes, read_device
 from kept.cache.place import Place
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
@@ -103,7 +103,7 @@ def load_cache(
     kept wrote, or that belongs to another model or fingerprint, OptionError for what is no path or
     are no shapes, or a place that will not do.
     """
-    _check_shapes(shapes)
+    check_shapes(shapes)
     _check_fingerprint(fingerprint)
     file, where = read_path(path, "the cache's file"), read_device(device)
     with _opened(file) as handle:
@@ -142,15 +142,6 @@ def _check_fingerprint(fingerprint: object) -> None:
         raise OptionError(
             f"the fingerprint is {fingerprint!r:.100}, a {type(fingerprint).__name__}; pass text"
         )
-
-
-def _check_shapes(shapes: object) -> None:
-    if isinstance(shapes, Sequence) and all(isinstance(shape, KVShape) for shape in shapes):
-        return
-    raise OptionError(
-        f"the shapes are {shapes!r:.100}, a {type(shapes).__name__}; pass model.kv_shapes, the "
-        "KVShape of each layer"
-    )
 
 
 def _described(file: Path, handle: Any) -> Description:

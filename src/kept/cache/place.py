@@ -29,6 +29,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from kept.errors import CacheFullError, OptionError
 from kept.format import format_bytes
+from kept.paths import read_path
 
 Buffers = tuple[Tensor, ...]
 
@@ -108,7 +109,7 @@ class Offloaded(Place):
 
     def __init__(self, folder: str | os.PathLike[str], budget: int) -> None:
         """Raises OptionError for a folder or a budget that will not do."""
-        self.folder = Path(folder)
+        self.folder = read_path(folder, "kv_folder")
         self._budget = budget
         self._files = WeakIdKeyDictionary()
         self._num_staying = 0
@@ -120,7 +121,7 @@ class Offloaded(Place):
             raise OptionError(
                 f"kv_memory={budget!r}: give how many bytes of keys and values are in memory"
             )
-        if not self.folder.is_dir() or not os.access(self.folder, os.W_OK):
+        if not os.path.isdir(self.folder) or not os.access(self.folder, os.W_OK):
             raise OptionError(
                 f"kv_folder={self.folder} is no folder that can be written to; make it first"
             )

@@ -86,7 +86,11 @@ def _read_prompt(prompt: object, tokenizer: Tokenizer | None, vocab_size: int) -
 
 
 def _read_ids(prompt: object) -> list[int]:
-    given = prompt.tolist() if isinstance(prompt, torch.Tensor | np.ndarray) else prompt
+    given = prompt
+    if isinstance(prompt, torch.Tensor) and (prompt.is_meta or prompt.layout != torch.strided):
+        raise OptionError(f"a prompt is {prompt!r:.100}, whose token ids cannot be read")
+    if isinstance(prompt, torch.Tensor | np.ndarray):
+        given = prompt.tolist()
     if isinstance(given, bytes) or not isinstance(given, Sequence) or not all(map(_is_id, given)):
         raise OptionError(
             f"a prompt is a string or a list of token ids, and {prompt!r} is neither; "

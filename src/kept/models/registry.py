@@ -138,9 +138,9 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         torch.empty(0, device=found)
         if found.type == "meta":
             raise RuntimeError("it holds shapes and no numbers")
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's, by device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # torch's, by device
         reason = str(error).splitlines()[0]
-        raise OptionError(f"device {str(device)!r} cannot be used: {reason}") from error
+        raise OptionError(f"device {str(device)[:100]!r} cannot be used: {reason}") from error
     return found
 
 

@@ -101,6 +101,11 @@ def without_transformers_caches(config: Mapping[str, object], source: str) -> Ma
     kind = config.get("cache_implementation")
     if kind is None or kind == "sliding":
         return config
+    if not isinstance(kind, str):
+        raise OptionError(
+            f"generation_config.json sets cache_implementation={kind!r:.100}, which must be the "
+            "name of a cache; pass cache_implementation as dynamic, static, sliding or evicting"
+        )
     if kind in _SAME_AS_DYNAMIC:
         return {**config, "cache_implementation": "dynamic"}
     if kind in _SAME_AS_STATIC:
