@@ -17,7 +17,8 @@ from kept.models.native import matrices
 from kept.models.packing import check_format, may_run_natively, prepare
 from kept.models.quantized_format import read_format
 from kept.models.quantized_reader import load_quantized
-from kept.models.registry import lay_out, resolve_device
+from kept.models.registry import find_family, resolve_device, shape_model
+from kept.models.weight_map import WeightMap
 from kept.models.weights import StoredWeights
 from kept.ops.backend import say_once
 
@@ -63,6 +64,13 @@ def load_model(
         progress=progress,
     )
     return model.eval()
+
+
+def lay_out(checkpoint: Checkpoint) -> tuple[CausalLM, WeightMap]:
+    """A checkpoint's model on the meta device, and where its tensors go."""
+    family = find_family(checkpoint.config)
+    config = family.read_config(dict(checkpoint.config))
+    return shape_model(family, config), family.weight_map(config)
 
 
 def _load_original(

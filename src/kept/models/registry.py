@@ -11,7 +11,6 @@ import torch
 
 from kept.errors import CheckpointError, KeptError, OptionError, UnsupportedModelError
 from kept.models.causal_lm import CausalLM, ModelConfig
-from kept.models.checkpoint import Checkpoint
 from kept.models.gemma import Gemma, gemma3_weight_map, gemma_weight_map
 from kept.models.gemma_config import read_gemma3_config, read_gemma_config
 from kept.models.gpt2 import GPT2, gpt2_weight_map, read_gpt2_config
@@ -24,16 +23,20 @@ from kept.models.weight_map import WeightMap
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How checkpoints of one `model_type` are read."""
+    """How checkpoints of one `model_type` are read.
+
+    architecture: what transformers calls the model; aliases: what it or others called it once.
+    """
 
     architecture: str
     read_config: Callable[[dict[str, Any]], Any]
     build: Callable[[Any], CausalLM]
     weight_map: Callable[[Any], WeightMap]
+    aliases: tuple[str, ...] = ()
 
 
-def _llama(architecture: str) -> Family:
-    return Family(architecture, read_llama_config, Llama, llama_weight_map)
+def _llama(architecture: str, *aliases: str) -> Family:
+    return Family(architecture, read_llama_config, Llama, llama_weight_map, aliases)
 
 
 def _gemma(architecture: str) -> Family:
@@ -47,12 +50,17 @@ FAMILIES: Mapping[str, Family] = {
         "Gemma3ForConditionalGeneration", read_gemma3_config, Gemma, gemma3_weight_map
     ),
     "gemma3_text": _gemma("Gemma3ForCausalLM"),
-    "gpt2": Family("GPT2LMHeadModel", read_gpt2_config, GPT2, gpt2_weight_map),
-    "llama": _llama("LlamaForCausalLM"),
+    # trl's first models for PPO; their value head is no part of the model.
+    "gpt2": Family(
+        "GPT2LMHeadModel", read_gpt2_config, GPT2, gpt2_weight_map, ("GPT2HeadWithValueModel",)
+    ),
+    "llama": _llama("LlamaForCausalLM", "LLaMAForCausalLM"),
     "mistral": _llama("MistralForCausalLM"),
     "qwen2": _llama("Qwen2ForCausalLM"),
     "qwen3": _llama("Qwen3ForCausalLM"),
-    "t5": Family("T5ForConditionalGeneration", read_t5_config, T5, t5_weight_map),
+    "t5": Family(
+        "T5ForConditionalGeneration", read_t5_config, T5, t5_weight_map, ("T5WithLMHeadModel",)
+    ),
 }
 
 ENCODERS = frozenset(
@@ -117,7 +125,8 @@ def find_family(config: Mapping[str, Any]) -> Family:
     family = FAMILIES[kind]
     named = config.get("architectures") or [family.architecture]
     base = re.sub("ForCausalLM|LMHeadModel|ForConditionalGeneration", "Model", family.architecture)
-    if not isinstance(named, list) or not named or named[0] not in (family.architecture, base):
+    known_names = (family.architecture, base, *family.aliases)
+    if not isinstance(named, list) or not named or named[0] not in known_names:
         raise UnsupportedModelError(
             f"config.json has architectures = {named!r}, which has no language-model head kept "
             f"knows; for model_type {kind!r} it runs {family.architecture}"
@@ -147,17 +156,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 def build_model(config: Mapping[str, Any]) -> CausalLM:
     """A model of the config's shape with parameters on the meta device: shapes, no memory."""
     family = find_family(config)
-    return _lay_out(family, family.read_config(dict(config)))
+    return shape_model(family, family.read_config(dict(config)))
 
 
-def lay_out(checkpoint: Checkpoint) -> tuple[CausalLM, WeightMap]:
-    """A checkpoint's model as `build_model` makes it, and where its tensors go."""
-    family = find_family(checkpoint.config)
-    config = family.read_config(dict(checkpoint.config))
-    return _lay_out(family, config), family.weight_map(config)
-
-
-def _lay_out(family: Family, config: Any) -> CausalLM:
+def shape_model(family: Family, config: Any) -> CausalLM:
+    """`build_model` of a config that its family has read."""
     try:
         with torch.device("meta"):
             return family.build(config)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint_files import write_folder
+from checkpoint_files import CONFIG, write_folder
 from torch import Tensor, nn
 
 from kept.models.checkpoint import Checkpoint, open_checkpoint
@@ -85,7 +85,7 @@ def toy_tensors(dtype: torch.dtype = torch.float32, tied: bool = False) -> dict[
 
 
 def checkpoint_of(folder: Path, tensors: dict[str, Tensor], **config: Any) -> Checkpoint:
-    return open_checkpoint(write_folder(folder, tensors, config=config))
+    return open_checkpoint(write_folder(folder, tensors, config={**CONFIG, **config}))
 
 
 def load(
