@@ -72,14 +72,17 @@ AttentionShape make_shape(std::int64_t heads, std::int64_t kv_heads, std::int64_
 // (ring, capacity, sinks, window) of each layout.
 using LayoutTuple = std::tuple<bool, std::int64_t, std::int64_t, std::int64_t>;
 
+// (slots, heads, capacity, entries) of each layer's buffers.
+using RoomTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
+
 Step make_step(std::int64_t rows, Address tokens, Address positions,
                std::vector<std::int64_t> starts, std::vector<std::int64_t> slots,
                std::vector<std::vector<std::int64_t>> lengths, Address wanted,
                std::int64_t num_wanted, Address cos, Address sin, Address rope_rows,
                const std::vector<LayoutTuple>& layouts, Codec keys, Codec values,
                std::int64_t num_sinks, const std::vector<Address>& buffers,
-               const std::vector<std::int64_t>& layer_layouts, Address logits,
-               std::int64_t vocabulary, std::int64_t top_k) {
+               const std::vector<std::int64_t>& layer_layouts, const std::vector<RoomTuple>& rooms,
+               Address logits, std::int64_t vocabulary, std::int64_t top_k) {
     Step s;
     s.rows = rows;
     s.tokens = at<const std::int64_t>(tokens);
@@ -97,13 +100,20 @@ Step make_step(std::int64_t rows, Address tokens, Address positions,
     // Six addresses a layer: keys, their scales and first tokens, values and theirs.
     if (buffers.size() != 6 * layer_layouts.size())
         throw std::invalid_argument("a step takes six addresses a layer");
+    if (rooms.size() != layer_layouts.size())
+        throw std::invalid_argument("a step takes the size of each layer's buffers");
     const auto stored = [&](Codec codec, std::size_t first) {
         auto* sinks = at<std::uint16_t>(buffers[first + 2]);
         return Stored{codec, at<std::byte>(buffers[first]), at<std::uint16_t>(buffers[first + 1]),
                       sinks, sinks ? num_sinks : 0};
     };
-    for (std::size_t i = 0; i < layer_layouts.size(); ++i)
-        s.layers.push_back({stored(keys, 6 * i), stored(values, 6 * i + 3), layer_layouts[i]});
+    for (std::size_t i = 0; i < layer_layouts.size(); ++i) {
+        const auto& [slots, heads, capacity, entries] = rooms[i];
+        s.layers.push_back({stored(keys, 6 * i),
+                            stored(values, 6 * i + 3),
+                            layer_layouts[i],
+                            {slots, heads, capacity, entries}});
+    }
     s.logits = at<float>(logits);
     s.vocabulary = vocabulary;
     s.top_k = top_k;
@@ -227,8 +237,8 @@ void bind_program(nb::module_& m) {
     nb::class_<Step>(m, "Step");
     m.def("step", &make_step, "rows"_a, "tokens"_a, "positions"_a, "starts"_a, "slots"_a,
           "lengths"_a, "wanted"_a, "num_wanted"_a, "cos"_a, "sin"_a, "rope_rows"_a, "layouts"_a,
-          "keys"_a, "values"_a, "num_sinks"_a, "buffers"_a, "layer_layouts"_a, "logits"_a,
-          "vocabulary"_a, "top_k"_a);
+          "keys"_a, "values"_a, "num_sinks"_a, "buffers"_a, "layer_layouts"_a, "rooms"_a,
+          "logits"_a, "vocabulary"_a, "top_k"_a);
     nb::class_<Program>(m, "Program")
         .def(nb::init<const std::string&>(), "isa"_a)
         .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a)

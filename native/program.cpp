@@ -19,6 +19,10 @@ const Best& likelier(const Best& a, const Best& b) {
     return wins ? b : a;
 }
 
+void must(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+}
+
 }  // namespace
 
 Program::Program(const std::string& isa) : kernels_(find_kernels(isa.c_str())) {
@@ -61,6 +65,25 @@ void Program::attend(int queries, std::int64_t layer, const AttentionShape& shap
     ops_.push_back(Attend{queries, layer, shape, out});
 }
 
+void Program::check_room(const Step& step, std::int64_t layer, std::int64_t heads) {
+    must(layer >= 0 && layer < static_cast<std::int64_t>(step.layers.size()),
+         "the step has buffers for fewer layers than the program");
+    const LayerStores& stores = step.layers[static_cast<std::size_t>(layer)];
+    const auto at = static_cast<std::size_t>(stores.layout);
+    const Room& room = stores.room;
+    must(room.heads == heads, "a layer's buffers have not the heads of its attention");
+    must(room.capacity == step.layouts[at].capacity && room.entries <= room.capacity,
+         "a layer's buffers have not the capacity of its layout");
+    must(!step.layouts[at].ring || room.entries == room.capacity,
+         "a ring's buffers hold all of its entries");
+    for (std::size_t s = 0; s < step.slots.size(); ++s) {
+        must(step.slots[s] >= 0 && step.slots[s] < room.slots,
+             "a sequence's slot is none of a layer's buffers");
+        must(step.layouts[at].ring || step.lengths[at][s] <= room.entries,
+             "a sequence is longer than a layer's buffers");
+    }
+}
+
 void Program::check(const Step& step) const {
     const auto within = [](const char* what, const std::int64_t* ids, std::int64_t count,
                            std::int64_t limit) {
@@ -76,9 +99,6 @@ void Program::check(const Step& step) const {
             within("token", step.tokens, step.rows, table.num_out);
             if (e->position_table) within("position", step.positions, step.rows, e->num_positions);
         }
-    const auto must = [](bool holds, const char* what) {
-        if (!holds) throw std::invalid_argument(what);
-    };
     const std::size_t count = step.slots.size();
     must(step.rows > 0 && count > 0, "a step has at least one row of one sequence");
     must(step.starts.size() == count + 1 && step.starts.front() == 0 &&
@@ -105,10 +125,11 @@ void Program::check(const Step& step) const {
                  "a layer holds apart more tokens than one tile has");
     }
     for (const Op& op : ops_) {
-        const Place* place = std::get_if<Place>(&op);
-        must(!place || (place->layer >= 0 &&
-                        place->layer < static_cast<std::int64_t>(step.layers.size())),
-             "the step has buffers for fewer layers than the program");
+        // A layer that reads another's keys places queries alone.
+        if (const Place* p = std::get_if<Place>(&op); p && p->shape.kv_heads > 0)
+            check_room(step, p->layer, p->shape.kv_heads);
+        if (const Attend* a = std::get_if<Attend>(&op))
+            check_room(step, a->layer, a->shape.kv_heads);
     }
     must(step.top_k >= 0 && step.top_k <= step.vocabulary,
          "a step asks for no more of the largest logits than there are");

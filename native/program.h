@@ -115,6 +115,8 @@ class Program {
 
     const Weights& weights(int name) const { return weights_[static_cast<std::size_t>(name)]; }
     void check(const Step& step) const;
+    // That an operation of `heads` key/value heads stays within a layer's buffers.
+    static void check_room(const Step& step, std::int64_t layer, std::int64_t heads);
     void reserve(const Step& step);
     const AttendPlan& plan(const Step& step, const Attend& op);
     void merge_best();

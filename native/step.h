@@ -7,10 +7,17 @@
 
 namespace kept {
 
+// How large a layer's buffers are: (slots, heads, entries), of which each head of a slot is
+// `capacity` entries behind the one before.
+struct Room {
+    std::int64_t slots, heads, capacity, entries;
+};
+
 // Where a layer keeps its keys and values, and in which of the step's layouts.
 struct LayerStores {
     Stored keys, values;
     std::int64_t layout;
+    Room room;
 };
 
 // All pointers are the caller's and outlive the run.

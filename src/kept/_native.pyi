@@ -142,6 +142,7 @@ def step(
     num_sinks: int,
     buffers: Sequence[int],
     layer_layouts: Sequence[int],
+    rooms: Sequence[tuple[int, int, int, int]],
     logits: int,
     vocabulary: int,
     top_k: int,

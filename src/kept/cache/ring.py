@@ -14,6 +14,7 @@ the window, so only slack is lost.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -85,16 +86,22 @@ class RingLayout(Layout):
             gather[slot, self._place(tokens[kept], capacity)] = order[kept]
         return gather
 
-    def apply(self, change: Relayout) -> None:
-        """See `Layout.apply`."""
+    def _with(self, held: Tensor) -> RingLayout:
+        """Of the same window, with other labels (slots, capacity) that nobody else writes to."""
+        twin = copy(self)
+        twin.held, (twin.num_slots, twin.capacity) = held, held.shape
+        return twin
+
+    def relaid(self, change: Relayout) -> RingLayout:
+        """See `Layout.relaid`."""
         with lasting():
             held = torch.full((self.num_slots, change.capacity), -1, dtype=torch.int64)
-        if change.gather is None:
-            held[:, : self.capacity] = self.held
-        elif self.capacity:
-            taken = self.held.gather(1, change.gather.clamp(min=0))
-            held.copy_(torch.where(change.gather >= 0, taken, -1))
-        self.held, self.capacity = held, change.capacity
+            if change.gather is None:
+                held[:, : self.capacity] = self.held
+            elif self.capacity:
+                taken = self.held.gather(1, change.gather.clamp(min=0))
+                held.copy_(torch.where(change.gather >= 0, taken, -1))
+        return self._with(held)
 
     def plan(
         self,
@@ -132,13 +139,16 @@ class RingLayout(Layout):
         see are there, in the entries that `_place` gives them."""
         return Placement(ring=True, capacity=self.capacity, sinks=self.sinks, window=self.window)
 
-    def commit(self, plan: Plan) -> Relayout | None:
-        """See `Layout.commit`."""
+    def committed(self, plan: Plan) -> tuple[RingLayout, Relayout | None]:
+        """See `Layout.committed`."""
         assert plan.held is not None
-        self.held[list(plan.span.slots), : plan.span.width] = plan.held
+        with lasting():
+            held = self.held.clone()
+            held[list(plan.span.slots), : plan.span.width] = plan.held
+        found = self._with(held)
         if self.capacity <= self.full:
-            return None
-        return Relayout(self.full, self._gather(self.full))
+            return found, None
+        return found, Relayout(self.full, found._gather(self.full))
 
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """See `Layout.check_truncate`."""
@@ -154,26 +164,28 @@ class RingLayout(Layout):
                 "by less, make it with more slack, or use the dynamic cache, which forgets nothing"
             )
 
-    def truncate(self, slot: int, length: int) -> None:
-        """See `Layout.truncate`."""
-        self.held[slot][self.held[slot] >= length] = -1
-
-    def select(self, indices: Sequence[int]) -> None:
-        """See `Layout.select`."""
+    def truncated(self, cuts: Sequence[tuple[int, int]]) -> RingLayout:
+        """See `Layout.truncated`."""
         with lasting():
-            self.held = self.held[list(indices)]
-        self.num_slots = len(indices)
+            held = self.held.clone()
+            for slot, length in cuts:
+                held[slot][held[slot] >= length] = -1
+        return self._with(held)
+
+    def selected(self, indices: Sequence[int]) -> RingLayout:
+        """See `Layout.selected`."""
+        with lasting():
+            return self._with(self.held[list(indices)])
 
     def widened(self, capacity: int) -> Relayout:
         """See `Layout.widened`."""
         return Relayout(capacity, self._gather(capacity))
 
-    def join(self, other: Layout) -> None:
-        """See `Layout.join`."""
+    def joined(self, other: Layout) -> RingLayout:
+        """See `Layout.joined`."""
         assert isinstance(other, RingLayout)
         with lasting():
-            self.held = torch.cat((self.held, other.held))
-        self.num_slots += other.num_slots
+            return self._with(torch.cat((self.held, other.held)))
 
     def restore(self, held: Tensor, lengths: Sequence[int]) -> None:
         """Take on the labels (slots, capacity) of a ring that sequences of `lengths` lay in.
@@ -193,10 +205,8 @@ class RingLayout(Layout):
 
     def fork(self) -> RingLayout:
         """See `Layout.fork`."""
-        twin = RingLayout(self.num_slots, self.window, self.sinks, self.slack)
         with lasting():
-            twin.held, twin.capacity = self.held.clone(), self.capacity
-        return twin
+            return self._with(self.held.clone())
 
     def entries_from(self, slot: int, begin: int, end: int) -> slice | list[int]:
         """See `Layout.entries_from`."""

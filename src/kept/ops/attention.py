@@ -14,6 +14,7 @@ from kept.ops.backend import isa, runs_natively, use_threads
 from kept.ops.packed import address
 from kept.ops.program import codec_kinds, computes_in_floats, native_shape
 from kept.ops.spec import AttentionSpec, HeadSpec
+from kept.ops.step_buffers import room_of
 from kept.ops.views import StoredView
 
 
@@ -76,10 +77,10 @@ class _Attention:
         rows, floats = len(q), computes_in_floats(view.codec)
         turned = view.codec.keys.turned(q.detach().float())
         queries = turned.to(torch.float32 if floats else torch.bfloat16).contiguous()
-        codes, sinks = view.keys[0], (view.key_sinks, view.value_sinks)
+        room, sinks = room_of(*view.keys, *view.values), (view.key_sinks, view.value_sinks)
         layout = (
             span.index is not None,
-            codes.stride(1) // codes.stride(2),  # the capacity, also where entries are left out
+            room[2],  # the capacity, also where entries are left out
             span.sinks,
             -1 if span.window is None else span.window,
         )
@@ -101,6 +102,7 @@ class _Attention:
             num_sinks=max((x.shape[2] for x in sinks if x is not None), default=0),
             buffers=[*_addresses(view.keys, sinks[0]), *_addresses(view.values, sinks[1])],
             layer_layouts=[0],
+            rooms=[room],
             logits=0,
             vocabulary=0,
             top_k=0,

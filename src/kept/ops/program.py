@@ -117,6 +117,7 @@ class Program:
             num_sinks=lent.num_sinks,
             buffers=lent.addresses,
             layer_layouts=lent.layouts,
+            rooms=lent.rooms,
             logits=logits.data_ptr(),
             vocabulary=self.vocab_size,
             top_k=min(top_k, self.vocab_size),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from kept.errors import OptionError
 from kept.ops.kv_codec import KVCodec
 from kept.ops.packed import address
 from kept.ops.spec import AttentionSpec
@@ -24,12 +25,28 @@ class Placement:
     window: int | None = None
 
 
+Room = tuple[int, int, int, int]
+
+
+def room_of(*parts: Tensor) -> Room:
+    """How many slots, heads, entries from one head to the next, and entries of each the buffers of
+    a layer (slots, G, capacity, width) have, for kernels to stay within. Raises OptionError where
+    they differ."""
+    found = {(x.shape[0], x.shape[1], x.stride(1) // x.stride(2), x.shape[2]) for x in parts}
+    if len(found) != 1:
+        raise OptionError(
+            f"the buffers of a layer are of {sorted(found)} slots, heads, capacity and entries; "
+            "keys, values and their scales need to be alike"
+        )
+    return found.pop()
+
+
 class LentBuffers:
     """The buffers of a cache's layers, as their addresses; good while these stay the same.
 
     addresses: for each layer keys, their scales and first tokens, and the same of values; 0: there
     are none. layouts: (L,) which of the cache's layouts each layer follows. num_sinks: first tokens
-    of each sequence that are held beside their codes.
+    of each sequence that are held beside their codes. rooms: (L,) as `room_of` finds them.
     """
 
     def __init__(
@@ -42,6 +59,7 @@ class LentBuffers:
         """buffers: (L,) of keys and values, each as their codec's `parts` orders them. sinks: (L,)
         of keys and values, bf16 (slots, G, n, D); None: there are none."""
         self.codec, self.layouts = codec, list(layouts)
+        self.rooms = [room_of(*keys, *values) for keys, values in buffers]
         apart = [(None, None)] * len(buffers) if sinks is None else sinks
         self._alive = buffers, apart
         self.num_sinks = max(
