@@ -146,7 +146,7 @@ class Offloaded(Place):
         """See `Place.zeros`."""
         count = prod(size)
         if not count:
-            return torch.zeros(*size, dtype=dtype)
+            return torch.zeros(*size, dtype=dtype, device="cpu")
         num_bytes = count * dtype.itemsize
         descriptor = self._reserved(num_bytes)
         memory = mmap.mmap(descriptor, num_bytes)

@@ -161,9 +161,10 @@ def _source(read: PaddedInput, new: Batch) -> Source:
 
 def _columns(cache: Cache | None, new: PaddedInput) -> Tensor:
     """(B, S) bool: where the inputs that a cache holds have tokens, begun on the left."""
-    lengths = torch.tensor([0] if cache is None else cache.input_lengths)
-    lengths = lengths.to(new.present.device)
-    return torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    device = new.present.device
+    held = (0,) if cache is None else cache.input_lengths
+    lengths = torch.tensor(held, dtype=torch.int64, device=device)
+    return torch.arange(max(held), dtype=torch.int64, device=device) < lengths[:, None]
 
 
 def _of_encoder(read: PaddedInput, record: Record, encoder: Record) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class NativeDecoder:
         self.num_parameters = num_parameters
         self._model = model
         self.program = _compile(model)
-        self._room = torch.empty(0, self.program.vocab_size)
+        self._room = self._logits_room(0)
 
     def run(
         self, batch: Batch, cache: Cache | None, record: Record | None, top_k: int = 0
@@ -91,10 +91,14 @@ class NativeDecoder:
 
     def _logits(self, count: int, lasting: bool) -> Tensor:
         if lasting:
-            return torch.empty(count, self.program.vocab_size)
+            return self._logits_room(count)
         if len(self._room) < count:
-            self._room = torch.empty(count, self.program.vocab_size)
+            self._room = self._logits_room(count)
         return self._room[:count]
+
+    def _logits_room(self, count: int) -> Tensor:
+        size = count, self.program.vocab_size
+        return torch.empty(size, dtype=torch.float32, device="cpu")
 
     def _run_by_layers(self, step: _native.Step, visit: Callable[[int], None]) -> None:
         """Stop before each layer to have its keys and values fetched."""

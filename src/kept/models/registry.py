@@ -140,7 +140,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, or the CPU. Raises OptionError for one torch does not have."""
     try:
         found = torch.device(device or "cpu")
-        torch.empty(0, device=found)
+        torch.empty(0, dtype=torch.float32, device=found)
         if found.type == "meta":
             raise RuntimeError("it holds shapes and no numbers")
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's, by device
@@ -157,8 +157,7 @@ def build_model(config: Mapping[str, Any]) -> CausalLM:
 
 def _lay_out(family: Family, config: Any) -> CausalLM:
     try:
-        with torch.device("meta"):
-            return family.build(config)
+        return family.build(config)
     except KeptError:
         raise
     except RuntimeError as error:  # sizes within bounds one by one, whose product is not

@@ -98,7 +98,13 @@ class _Attention:
             vocabulary=0,
             top_k=0,
         )
-        out = torch.empty(rows, self._heads.num_heads, self._heads.head_dim)
+        out = torch.empty(
+            rows,
+            self._heads.num_heads,
+            self._heads.head_dim,
+            dtype=torch.float32,
+            device="cpu",
+        )
         with self._lock:
             place = queries.data_ptr()
             self._native.write_queries(self._queries, rows, self._shape, floats, place)

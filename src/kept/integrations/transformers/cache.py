@@ -207,8 +207,8 @@ class KeptCache(DynamicCache):
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these sequences only, in this order. indices: numbers, or a mask over them."""
         if self._stored is not None and self.num_tokens:
-            every = torch.arange(self._stored.num_slots)
-            self._stored.select(every[torch.as_tensor(indices).cpu()].tolist())
+            every = torch.arange(self._stored.num_slots, dtype=torch.int64, device="cpu")
+            self._stored.select(every[torch.as_tensor(indices, device="cpu")].tolist())
 
     def fork(self) -> Self:
         """An independent cache with the same content; what is stored is copied when written to."""
