@@ -12,7 +12,7 @@ SOURCE = Path(kept.__file__).parent
 FLOORS = (
     ("errors",),
     ("json_file",),
-    ("batch", "exiting", "format", "machine", "text", "sampling"),
+    ("batch", "exiting", "format", "machine", "text", "sampling", "turns"),
     ("ops",),
     ("cache",),
     ("models",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache, lru_cache
 from pathlib import Path
-from threading import Lock
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from kept.ops.packed import address
 from kept.ops.program import codec_kinds, computes_in_floats, native_shape
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.views import StoredView
+from kept.turns import Turn
 
 
 def attend_stored(q: Tensor, view: StoredView, spec: AttentionSpec) -> Tensor:
@@ -53,7 +53,7 @@ class _Attention:
 
         use_threads()
         _find_torch_team()
-        self._lock = Lock()  # it has one set of buffers
+        self._turn = Turn()  # it has one set of buffers
         self._heads, self._shape = heads, native_shape(heads, spec)
         self._native = _native.Program(name)
         padded = -(-heads.head_dim // 32) * 32
@@ -105,7 +105,7 @@ class _Attention:
             dtype=torch.float32,
             device="cpu",
         )
-        with self._lock:
+        with self._turn:
             place = queries.data_ptr()
             self._native.write_queries(self._queries, rows, self._shape, floats, place)
             self._native.run(step, 0, 1, among_torch=True)
