@@ -26,7 +26,7 @@ from kept.cache.place import InMemory, Place
 from kept.cache.shape import KVShape
 from kept.cache.slots import Slots
 from kept.errors import CacheError, CacheFullError, OptionError
-from kept.ops import AttentionSpec, CrossView, KVCodec, StepBuffers, StoredView
+from kept.ops import AttentionSpec, CrossView, KVCodec, StepBuffers, StoredView, plain_torch
 
 log = logging.getLogger("kept")
 
@@ -202,6 +202,7 @@ class Cache(Slots):
             raise
         self._commit(step)
 
+    @plain_torch()
     def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Append one layer's new keys and values; returns what the new tokens may attend.
 
@@ -215,6 +216,7 @@ class Cache(Slots):
         """
         return self.put(k, v, layer).dense()
 
+    @plain_torch()
     def put(self, k: Tensor, v: Tensor, layer: int) -> StoredView | CrossView:
         """`update` that hands out the view of what is stored, for an operation that attends it."""
         step = self._open if self._open is not None and self._open.joinable else None
@@ -248,6 +250,7 @@ class Cache(Slots):
         self.cross.abandon()
         self._abandon_own()
 
+    @plain_torch()
     def _abandon_own(self) -> None:
         self._end_lease()
         step, self._open = self._open, None
@@ -264,6 +267,7 @@ class Cache(Slots):
             plan = plans[self._layout_of[i]]
             self._layers[i].erase(plan.writes, plan.span)
 
+    @plain_torch()
     def _begin(
         self,
         starts: tuple[int, ...],
@@ -322,6 +326,7 @@ class Cache(Slots):
                 index -= self.cross.first
             self.place.visit(*step.visited(layers, index, self._lengths))
 
+    @plain_torch()
     def _commit(self, step: OpenStep) -> None:
         try:
             check_seen(self._layers, step.seen)
@@ -353,6 +358,7 @@ class Cache(Slots):
 
     # Moving
 
+    @plain_torch()
     def truncate(self, length: int | Sequence[int]) -> None:
         """Keep at most the first `length` tokens of each slot (one number, or one per slot).
 
@@ -376,6 +382,7 @@ class Cache(Slots):
                 layout.truncate(slot, n)
             self._lengths[slot] = n
 
+    @plain_torch()
     def select(self, indices: Sequence[int]) -> None:
         """Slot i becomes a copy of what slot indices[i] was; there are len(indices) slots then.
 
@@ -394,6 +401,7 @@ class Cache(Slots):
         self.cross.select(order)
         self._lengths = [self._lengths[i] for i in order]
 
+    @plain_torch()
     def fork(self) -> Cache:
         """An independent cache with the same content; buffers are copied on the first write."""
         self._end_lease()
@@ -422,6 +430,7 @@ class Cache(Slots):
 
     # Reading
 
+    @plain_torch()
     def layer(self, index: int, begin: int = 0) -> list[tuple[Tensor, Tensor]]:
         """Keys and values (G, S - begin, D) that one layer attends, of the tokens from
         `begin` on, per slot.
@@ -438,6 +447,7 @@ class Cache(Slots):
         ends = enumerate(self._lengths)
         return [layer.read(slot, layout.entries(slot, begin, end), begin) for slot, end in ends]
 
+    @plain_torch()
     def held(self, index: int) -> list[Tensor]:
         """Which tokens one layer holds of each slot, (G, S) int64 each, oldest first.
 

@@ -47,10 +47,12 @@ from kept.cache.place import Place
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
+from kept.ops import plain_torch
 
 VERSION = "3"
 
 
+@plain_torch()
 def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = "") -> None:
     """Write what a cache holds to a file; a step in progress is no part of it.
 
@@ -82,6 +84,7 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     _write(Path(path), tensors, metadata)
 
 
+@plain_torch()
 def load_cache(
     path: str | PathLike[str],
     shapes: Sequence[KVShape],

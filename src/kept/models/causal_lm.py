@@ -144,6 +144,7 @@ class CausalLM(nn.Module, ABC):
         """Where the weights are."""
         return _CPU if self.native is not None else next(self.parameters()).device
 
+    @ops.plain_torch()
     def run(self, batch: Batch, cache: Cache | None = None, record: Record | None = None) -> Tensor:
         """The forward pass over packed rows.
 
@@ -246,6 +247,7 @@ class CausalLM(nn.Module, ABC):
     def _logits(self, x: Tensor) -> Tensor:  # (M, E) -> (M, V)
         return self.project(x).float()
 
+    @ops.plain_torch()
     def forward(
         self,
         input_ids: Tensor,

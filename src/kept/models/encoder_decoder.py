@@ -15,6 +15,7 @@ from kept.errors import OptionError
 from kept.models.causal_lm import CausalLM, ModelConfig
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
+from kept.ops import plain_torch
 
 
 class EncoderDecoderConfig(ModelConfig, Protocol):
@@ -89,6 +90,7 @@ class EncoderDecoderLM(CausalLM):
         return self._logits(self.norm(x if batch.wanted is None else x[batch.wanted]))
 
     # The encoder's input stands first, as in transformers, where a decoder takes its own.
+    @plain_torch()
     def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,

@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kept.errors import BackendError, CheckpointError, OptionError
@@ -38,12 +39,14 @@ from kept.models.quantized_format import (
 from kept.models.registry import load_floats
 from kept.models.safetensors_writer import write_safetensors
 from kept.models.target_folder import find_target
-from kept.ops import use_threads
+from kept.ops import plain_torch, use_threads
 from kept.ops.quantize import QUANTIZED_FORMATS, QuantizedFormat
 
 _NOT_COPIED = ("config.json", "*.index.json")
 
 
+@torch.inference_mode(False)
+@plain_torch()
 def quantize_checkpoint(
     source: str | Path | None,
     target: str | Path,

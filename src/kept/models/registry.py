@@ -25,6 +25,7 @@ from kept.models.t5_config import read_t5_config
 from kept.models.t5_weights import t5_weight_map
 from kept.models.weight_map import WeightMap
 from kept.models.weights import load_weights
+from kept.ops import plain_torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,8 @@ def _lay_out(family: Family, config: Any) -> CausalLM:
         ) from error
 
 
+@torch.inference_mode(False)  # what is loaded outlives the caller's mode
+@plain_torch()
 def load_model(
     checkpoint: Checkpoint,
     *,

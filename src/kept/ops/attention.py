@@ -11,12 +11,14 @@ from torch import Tensor
 from kept.ops import reference
 from kept.ops.backend import isa, runs_natively, use_threads
 from kept.ops.packed import address
+from kept.ops.plain import plain_torch
 from kept.ops.program import codec_kinds, computes_in_floats, native_shape
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.views import StoredView
 from kept.turns import Turn
 
 
+@plain_torch()
 def attend_stored(q: Tensor, view: StoredView, spec: AttentionSpec) -> Tensor:
     """`attend` of queries that come from elsewhere, on the kernels where they run.
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from kept.errors import OptionError, WeightsError
 from kept.ops.backend import backend, isa, use_threads
+from kept.ops.plain import plain_torch
 
 QuantizedFormat = Literal["int8", "int4"]
 QUANTIZED_FORMATS: tuple[QuantizedFormat, ...] = get_args(QuantizedFormat)
@@ -67,6 +68,7 @@ class QuantizedMatrix:
     scales: Tensor
 
 
+@plain_torch()
 def quantize(
     weight: Tensor, format: str, progress: Callable[[int], None] | None = None
 ) -> QuantizedMatrix:
@@ -103,6 +105,7 @@ def quantize(
     return QuantizedMatrix("int8" if int8 else "int4", codes, scales)
 
 
+@plain_torch()
 def dequantize(matrix: QuantizedMatrix) -> Tensor:
     """The numbers a quantized matrix stands for, (out, in) fp32; int4 products are exact."""
     codes, scales = matrix.codes, matrix.scales

@@ -16,7 +16,7 @@ from kept.integrations.transformers.dense import attend_dense
 from kept.integrations.transformers.held import Held, HeldTensor, narrowed
 from kept.integrations.transformers.masks import kept_mask, left_padding
 from kept.integrations.transformers.model import ATTENTION
-from kept.ops import AttentionSpec, attend_stored
+from kept.ops import AttentionSpec, attend_stored, plain_torch
 
 log = logging.getLogger("kept")
 
@@ -88,6 +88,7 @@ def kept_attention(
     return out, None
 
 
+@plain_torch()
 def _attend(
     query: Tensor, held: Held, padding: tuple[int, ...], spec: AttentionSpec
 ) -> Tensor | None:

@@ -18,7 +18,7 @@ from kept.integrations.transformers.held import Held, whole
 from kept.integrations.transformers.layer import KeptLayer
 from kept.integrations.transformers.model import ATTENTION, SHARED, ModelLayers
 from kept.integrations.transformers.versions import length_after_crop, shared_layer
-from kept.ops import CrossView
+from kept.ops import CrossView, plain_torch
 
 Forgets = tuple[int, int] | None
 
@@ -127,6 +127,7 @@ class KeptCache(DynamicCache):
 
     # Storing
 
+    @plain_torch()
     def store(self, k: Tensor, v: Tensor, layer: KeptLayer) -> tuple[Tensor, Tensor]:
         """Append one layer's new keys and values (B, G, T, D); what `update` comes down to.
 
@@ -229,6 +230,7 @@ class KeptCache(DynamicCache):
 
     # Reading
 
+    @plain_torch()
     def contents(self, index: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Keys and values (B, G, S, D) of a layer, of which a ring gives its window."""
         cache = self._stored
