@@ -297,6 +297,7 @@ void bind_kernels(nb::module_& m) {
     m.def("num_threads", [] { return Pool::shared().num_threads(); });
     m.def("set_num_threads", [](int n) { Pool::shared().resize(n); }, Release());
     m.def("find_torch_team", &find_torch_team, "path"_a);
+    m.def("forget_torch_team", &forget_torch_team);
     bind_packing(m);
     bind_program(m);
 }

@@ -171,7 +171,7 @@ def measure_quality(
         with models["fp32"].running():
             for window in windows:
                 sums = list(scores)
-                targets = torch.tensor(window.tokens[-window.num_scored :])
+                targets = _ids(window.tokens[-window.num_scored :])
                 for rows in zip(
                     *(_predictions(variant, window) for variant in variants), strict=True
                 ):
@@ -234,14 +234,18 @@ def predictions(model: CausalLM, cache: Cache, window: Window) -> Iterator[Tenso
             del scores
 
 
+def _ids(numbers: Sequence[int]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+
+
 def _chunk(tokens: Sequence[int], start: int, stop: int, wanted: bool) -> Batch:
     return Batch(
-        tokens=torch.tensor(tokens[start:stop]),
-        positions=torch.arange(start, stop),
+        tokens=_ids(tokens[start:stop]),
+        positions=_ids(range(start, stop)),
         starts=(0, stop - start),
         slots=(0,),
         totals=(len(tokens),),
-        wanted=None if wanted else torch.empty(0, dtype=torch.int64),
+        wanted=None if wanted else _ids(()),
     )
 
 

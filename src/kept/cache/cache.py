@@ -27,7 +27,7 @@ from kept.cache.shape import KVShape
 from kept.cache.slots import Slots
 from kept.cache.state import Holder, State
 from kept.errors import CacheError, OptionError
-from kept.ops import AttentionSpec, CrossView, KVCodec, StepBuffers, StoredView
+from kept.ops import AttentionSpec, CrossView, KVCodec, StepBuffers, StoredView, plain_torch
 
 
 class Cache(Slots):
@@ -223,6 +223,7 @@ class Cache(Slots):
             raise
         self._commit(step)
 
+    @plain_torch()
     def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Append one layer's new keys and values; returns what the new tokens may attend.
 
@@ -236,6 +237,7 @@ class Cache(Slots):
         """
         return self.put(k, v, layer).dense()
 
+    @plain_torch()
     def put(self, k: Tensor, v: Tensor, layer: int) -> StoredView | CrossView:
         """`update` that hands out the view of what is stored, for an operation that attends it."""
         step = self._state.open
@@ -273,10 +275,12 @@ class Cache(Slots):
         self.cross.abandon()
         self._settle()
 
+    @plain_torch()
     def _settle(self) -> None:
         """Drop what is being stored in its own layers; ends a lease."""
         self._state = self._state.settled()
 
+    @plain_torch()
     def _begin(
         self,
         starts: tuple[int, ...],
@@ -361,6 +365,7 @@ class Cache(Slots):
                 index -= self.cross.first
             self.place.visit(*step.visited(layers, index, self.lengths))
 
+    @plain_torch()
     def _commit(self, step: OpenStep) -> None:
         state = self._state
         try:
@@ -374,6 +379,7 @@ class Cache(Slots):
 
     # Moving
 
+    @plain_torch()
     def truncate(self, length: int | Sequence[int]) -> None:
         """Keep at most the first `length` tokens of each slot (one number, or one per slot).
 
@@ -391,6 +397,7 @@ class Cache(Slots):
             self._state = self._state.truncated(cuts)
             self._finish()
 
+    @plain_torch()
     def select(self, indices: Sequence[int]) -> None:
         """Slot i becomes a copy of what slot indices[i] was; there are len(indices) slots then.
 
@@ -404,6 +411,7 @@ class Cache(Slots):
         self._finish()
         self._leave()
 
+    @plain_torch()
     def reshape(self, layer: int, shape: KVShape) -> None:
         """Give a layer another number of heads or sizes of them before it stores anything.
 
@@ -434,6 +442,7 @@ class Cache(Slots):
         self._state = state
         self.shapes = (*self.shapes[:layer], shape, *self.shapes[layer + 1 :])
 
+    @plain_torch()
     def fork(self) -> Cache:
         """An independent cache with the same content; buffers are copied on the first write."""
         if self._state.open is None:
@@ -459,6 +468,7 @@ class Cache(Slots):
 
     # Reading
 
+    @plain_torch()
     def layer(self, index: int, begin: int = 0) -> list[tuple[Tensor, Tensor]]:
         """Keys and values (G, S - begin, D) that one layer attends, of the tokens from
         `begin` on, per slot.
@@ -475,6 +485,7 @@ class Cache(Slots):
         ends = enumerate(self.lengths)
         return [layer.read(slot, layout.entries(slot, begin, end), begin) for slot, end in ends]
 
+    @plain_torch()
     def held(self, index: int) -> list[Tensor]:
         """Which tokens one layer holds of each slot, (G, S) int64 each, oldest first.
 

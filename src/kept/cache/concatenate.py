@@ -17,8 +17,10 @@ from kept.cache.cross import EncodedInput, moved
 from kept.cache.layer import Moves
 from kept.cache.layout import Layout, Relayout
 from kept.errors import CacheError, OptionError
+from kept.ops import plain_torch
 
 
+@plain_torch()
 def concatenate(caches: Sequence[Cache]) -> Cache:
     """A cache with the slots of all, in their order.
 

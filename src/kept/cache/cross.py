@@ -198,7 +198,7 @@ class CrossLayers:
         count, rows, step = len(self.of), len(k), self._now[1]
         if step is None:
             slots, ends = tuple(range(count)), range(0, rows + 1, rows // count)
-            source = Source(torch.zeros(rows, dtype=torch.int64), tuple(ends), slots)
+            source = Source(torch.zeros(rows, dtype=torch.int64, device="cpu"), tuple(ends), slots)
             step = self.begin((0,) * (count + 1), slots, lengths, source)
             assert step is not None
             self._now = self.of, step
@@ -234,7 +234,8 @@ class CrossLayers:
     def tokens(self, layer: int) -> list[Tensor]:
         """(G, S) int64 per slot: all tokens of its input, for each head of a model's layer."""
         heads = self.shapes[layer - self.first].num_kv_heads
-        return [torch.arange(length).expand(heads, -1).clone() for length in self.lengths]
+        tokens = (torch.arange(length, dtype=torch.int64, device="cpu") for length in self.lengths)
+        return [each.expand(heads, -1).clone() for each in tokens]
 
 
 class CrossStep:

@@ -60,7 +60,8 @@ class EvictingLayer(LayerCache):
     def tokens(self, slot: int, length: int) -> Tensor:
         """(G, S) int64, which tokens a slot of so many read ones holds, oldest first."""
         last = self.rule.last(length)
-        new = torch.arange(last, length, device=self.held.device).expand(self.num_kv_heads, -1)
+        new = torch.arange(last, length, dtype=torch.int64, device=self.held.device)
+        new = new.expand(self.num_kv_heads, -1)
         return torch.cat((self.held[slot], new), dim=1) if last else new.clone()
 
     def is_due(self, length: int) -> bool:
@@ -208,7 +209,7 @@ def tokens_of(layout: Layout, layer: LayerCache, slot: int, length: int) -> Tens
     """(G, S) int64, which of a slot's `length` tokens a layer holds, oldest first."""
     if isinstance(layer, EvictingLayer):
         return layer.tokens(slot, length)
-    tokens = torch.arange(length)
+    tokens = torch.arange(length, dtype=torch.int64, device="cpu")
     if isinstance(layout, RingLayout):
         tokens = layout.held[slot][layout.held[slot] >= 0].sort().values
     return tokens.expand(layer.num_kv_heads, -1).clone()

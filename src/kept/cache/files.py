@@ -48,11 +48,13 @@ from kept.cache.place import Place
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
+from kept.ops import plain_torch
 from kept.paths import read_path
 
 VERSION = "3"
 
 
+@plain_torch()
 def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = "") -> None:
     """Write what a cache holds to a file; a step in progress is no part of it.
 
@@ -87,6 +89,7 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     _write(file, tensors, metadata)
 
 
+@plain_torch()
 def load_cache(
     path: str | PathLike[str],
     shapes: Sequence[KVShape],

@@ -20,7 +20,16 @@ from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.cache.sinks import SINK_DTYPE, erase_sinks, put_sinks
 from kept.errors import CacheError
-from kept.ops import Codec, ContiguousView, KVCodec, RingView, Span, StoredView, encode_heads
+from kept.ops import (
+    Codec,
+    ContiguousView,
+    KVCodec,
+    RingView,
+    Span,
+    StoredView,
+    encode_heads,
+    plain_torch,
+)
 
 Entries = slice | list[int]
 Moves = tuple[Entries, Entries]  # entries of one slot, and which they become
@@ -66,6 +75,7 @@ class LayerCache:
             self.key_sinks, self.value_sinks = map(apart, (codec.keys, codec.values), widths)
         self._shared, self._was_forked = WeakSet((self,)), False
 
+    @plain_torch()
     def append(self, k: Tensor, v: Tensor, writes: Writes, span: Span) -> StoredView:
         """Store the packed keys and values (N, G, D) of a step; returns all that attention reads.
 

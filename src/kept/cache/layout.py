@@ -193,9 +193,11 @@ def make_writes(
     together = slots == tuple(range(slots[0], slots[0] + len(slots)))
     if together and isinstance(first, range) and all(e == first for e in entries):
         return Writes((slots[0], len(slots), first.start, len(first)))
-    counts = torch.tensor([b - a for a, b in pairwise(starts)])
-    rows = torch.tensor(slots).repeat_interleave(counts)
-    flat = torch.tensor(list(chain.from_iterable(entries)))
+    counts, each, flat = (
+        torch.tensor(list(x), dtype=torch.int64, device="cpu")
+        for x in ((b - a for a, b in pairwise(starts)), slots, chain.from_iterable(entries))
+    )
+    rows = each.repeat_interleave(counts)
     return Writes(None, rows.to(device), flat.to(device))
 
 

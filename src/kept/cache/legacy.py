@@ -15,11 +15,12 @@ from kept.cache.checks import check_numbers
 from kept.cache.make import make_cache
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
-from kept.ops import KVDtype
+from kept.ops import KVDtype, plain_torch
 
 LegacyCache = tuple[tuple[Tensor, ...], ...]
 
 
+@plain_torch()
 def to_legacy(cache: Cache) -> LegacyCache:
     """A copy of the cache's content as tuples, bit for bit; int8 and int4 come decoded, in fp32.
 
@@ -56,6 +57,7 @@ def _stacked(cache: Cache, index: int) -> tuple[Tensor, Tensor]:
     return torch.stack([k for k, _ in slots]), torch.stack([v for _, v in slots])
 
 
+@plain_torch()
 def from_legacy(
     layers: Sequence[tuple[Tensor, ...]],
     kind: str = "dynamic",

@@ -17,11 +17,12 @@ from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.cache.sinks import check_unquantized_sinks
 from kept.errors import OptionError
-from kept.ops import KVDtype, find_kv_codec
+from kept.ops import KVDtype, find_kv_codec, plain_torch
 
 KINDS = ("dynamic", "static", "sliding", "evicting")
 
 
+@plain_torch()
 def make_cache(
     shapes: Sequence[KVShape],
     kind: str = "dynamic",

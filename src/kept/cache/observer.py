@@ -77,7 +77,9 @@ class Observer:
         self.queries: Tensor | None = None
         self.spec: AttentionSpec | None = None
         with lasting():
-            self.received = torch.zeros(num_slots, heads, budget, device=device)
+            self.received = torch.zeros(
+                num_slots, heads, budget, dtype=torch.float32, device=device
+            )
 
     def see(self, q: Tensor, slots: Tensor, tokens: Tensor, spec: AttentionSpec) -> None:
         """Keep the queries (N, H, D) of a step's rows. slots, tokens: (N,) which they are of.
@@ -160,7 +162,10 @@ def rows_of(
 ) -> tuple[Tensor, Tensor]:
     """(N,) the slot and (N,) the token of each row of a step. before: (B,) tokens of each sequence
     without the step's."""
-    counts = torch.tensor(starts).diff()
-    first = torch.tensor(before) - torch.tensor(starts[:-1])
-    tokens = torch.arange(starts[-1]) + first.repeat_interleave(counts)
-    return torch.tensor(slots).repeat_interleave(counts).to(device), tokens.to(device)
+    begins, slot, first = (
+        torch.tensor(x, dtype=torch.int64, device="cpu") for x in (starts, slots, before)
+    )
+    counts = begins.diff()
+    tokens = torch.arange(starts[-1], dtype=torch.int64, device="cpu")
+    tokens += (first - begins[:-1]).repeat_interleave(counts)
+    return slot.repeat_interleave(counts).to(device), tokens.to(device)

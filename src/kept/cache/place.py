@@ -168,7 +168,7 @@ class Offloaded(Place):
         """See `Place.zeros`."""
         count = prod(size)
         if not count:
-            return torch.zeros(*size, dtype=dtype)
+            return torch.zeros(*size, dtype=dtype, device="cpu")
         file = self._reserved(count * dtype.itemsize)
         tensor = torch.frombuffer(file.memory, dtype=dtype).view(*size)
         self._files[tensor] = file

@@ -35,7 +35,9 @@ class RingLayout(Layout):
         # Which token each entry holds, -1: none. Kept rather than computed, because truncating
         # and a step that failed leave entries whose token no formula over the length knows.
         with lasting():
-            self.held = torch.full((num_slots, 0), -1, dtype=torch.int64)  # (slots, capacity)
+            self.held = torch.full(
+                (num_slots, 0), -1, dtype=torch.int64, device="cpu"
+            )  # (slots, capacity)
 
     @property
     def full(self) -> int:
@@ -74,10 +76,10 @@ class RingLayout(Layout):
     def _gather(self, capacity: int) -> Tensor | None:
         """Which old entry each entry takes at another capacity; None: all stay in place."""
         held = self.held
-        here = torch.arange(held.shape[1]).expand_as(held)
+        here = torch.arange(held.shape[1], dtype=torch.int64, device="cpu").expand_as(held)
         if not bool(((held >= 0) & (here != held)).any()) and capacity >= self.capacity:
             return None
-        gather = torch.full((self.num_slots, capacity), -1, dtype=torch.int64)
+        gather = torch.full((self.num_slots, capacity), -1, dtype=torch.int64, device="cpu")
         for slot in range(self.num_slots):
             tokens, order = held[slot].sort()
             # Of tokens that share a place the newest stays; the sinks have places of their own.
@@ -95,7 +97,9 @@ class RingLayout(Layout):
     def relaid(self, change: Relayout) -> RingLayout:
         """See `Layout.relaid`."""
         with lasting():
-            held = torch.full((self.num_slots, change.capacity), -1, dtype=torch.int64)
+            held = torch.full(
+                (self.num_slots, change.capacity), -1, dtype=torch.int64, device="cpu"
+            )
             if change.gather is None:
                 held[:, : self.capacity] = self.held
             elif self.capacity:
@@ -115,7 +119,7 @@ class RingLayout(Layout):
         index = self.held[list(slots)].clone()  # (B, capacity)
         entries: list[range | list[int]] = []
         for row, (slot, begin, end) in enumerate(zip(slots, lengths, after, strict=True)):
-            tokens = torch.arange(begin, end)
+            tokens = torch.arange(begin, end, dtype=torch.int64, device="cpu")
             places = self._place(tokens, self.capacity)
             index[row, places] = tokens
             self.held[slot, places] = -1  # about to be overwritten, whether or not the step ends

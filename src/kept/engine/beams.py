@@ -70,7 +70,9 @@ class BeamGroup(Group):
         scores = logits.float().log_softmax(-1)
         histories = [beam.history for beam in self.live]
         rows = [process_scores(scores[i], params, h) for i, h in enumerate(histories)]
-        beam_scores = torch.tensor([h.score for h in self._running], device=logits.device)
+        beam_scores = torch.tensor(
+            [h.score for h in self._running], dtype=torch.float32, device=logits.device
+        )
         flat = (torch.stack(rows) + beam_scores[:, None]).flatten()
         peak = float(flat.max())
         if not math.isfinite(peak):

@@ -16,6 +16,7 @@ from kept.engine.window import ContextRule
 from kept.errors import OptionError
 from kept.exiting import computing
 from kept.models import CausalLM, NextLogits, RepeatedStep
+from kept.ops import plain_torch
 from kept.sampling import num_likeliest
 
 PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
@@ -74,7 +75,7 @@ class Engine:
     # A function of its own: what it held is freed before the interpreter may end.
     @torch.inference_mode()
     def _step(self) -> None:
-        with self.model.running():
+        with plain_torch(), self.model.running():
             work, found = self._repeat() or self._compute()
             moves = self._settle(work, found)
             self._place(moves)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from kept.cache import Offloaded
 from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted
-from kept.errors import CheckpointNotFoundError, OptionError
+from kept.errors import CheckpointNotFoundError, KeptError, OptionError
 from kept.llm.conversation import Conversation
 from kept.llm.generation import Generation, remember
 from kept.llm.padding import padding_of
@@ -34,7 +35,7 @@ class LLM:
     """A language model loaded from a Hugging Face checkpoint.
 
     model: the decoder, with its encoder if it has one, callable on padded tensors. tokenizer: None
-    if the folder has none. Not to be shared between threads.
+    if the folder has none. Threads may share it: they take turns, a step at a time.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class LLM:
         )
         self.tokenizer = find_tokenizer(self.checkpoint.folder)
         self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
-        self._conversation: Conversation | None = None
+        self._kept: deque[Conversation] = deque(maxlen=1)  # threads take it out in one stroke
 
     def generate(
         self,
@@ -188,8 +189,13 @@ class LLM:
         ids = self.tokenizer.encode(prompt, add_special_tokens=False)
         [tokens] = read_prompts(ids, self.tokenizer, self.model.config.vocab_size)
         key = _cache_key(resolved)
-        generation = self._begin([tokens], resolved, self._reusable(key, tokens, resolved))
-        self._conversation = None
+        kept = self._take_conversation()
+        try:
+            reusable = self._reusable(kept, key, tokens, resolved)
+            generation = self._begin([tokens], resolved, reusable)
+        except KeptError:  # of a check: what was kept has not been touched
+            self._kept.extend([] if kept is None else [kept])
+            raise
         return Stream(generation, self._keeper(key))
 
     def render_chat(
@@ -233,7 +239,7 @@ class LLM:
 
     def forget(self) -> None:
         """Drop the cache kept for `chat`."""
-        self._conversation = None
+        self._kept.clear()
 
     def resolve(self, params: SamplingParams | None, options: Mapping[str, Any]) -> ResolvedParams:
         """Options made concrete by the checkpoint's generation_config.json."""
@@ -287,8 +293,19 @@ class LLM:
             place=self.place,
         )
 
+    def _take_conversation(self) -> Conversation | None:
+        """What the last turn left behind; from now on it is the caller's alone."""
+        try:
+            return self._kept.pop()
+        except IndexError:
+            return None
+
     def _reusable(
-        self, key: tuple[object, ...], tokens: list[int], params: ResolvedParams
+        self,
+        kept: Conversation | None,
+        key: tuple[object, ...],
+        tokens: list[int],
+        params: ResolvedParams,
     ) -> Conversation | None:
         """The kept conversation, if this turn can go on from it; else the log says why not."""
         if params.cache_implementation == "static" and params.max_cache_len is None:
@@ -296,7 +313,6 @@ class LLM:
                 "a chat with a static cache needs max_cache_len, since its turns share one cache; "
                 f"give the tokens all of them may come to, up to {self.model.config.context}"
             )
-        kept = self._conversation
         if kept is None:
             return None
         if kept.key != key:
@@ -309,7 +325,8 @@ class LLM:
 
     def _keeper(self, key: tuple[object, ...]) -> Callable[[Generation], None]:
         def keep(generation: Generation) -> None:
-            self._conversation = remember(generation, key)
+            found = remember(generation, key)
+            self._kept.extend([] if found is None else [found])
 
         return keep
 

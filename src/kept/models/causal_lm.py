@@ -17,11 +17,12 @@ from kept.cache import Cache, KVShape, make_cache, stores
 from kept.errors import CacheError, ContextLengthError, OptionError
 from kept.exiting import computing
 from kept.models.native import NativeDecoder, PackWeight, Progress, pack_model
-from kept.models.next_logits import NextLogits, likeliest
+from kept.models.next_logits import NextLogits
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
 from kept.models.repeated_step import RepeatedStep
 from kept.ops import PackedMatrix, Rope, RopeTables
+from kept.turns import Turn
 
 
 class ModelConfig(Protocol):
@@ -82,6 +83,7 @@ class CausalLM(nn.Module, ABC):
         self.native: NativeDecoder | None = None
         self._dtype: torch.dtype | None = None
         self._layers = _sizes(config.kv_shapes)
+        self._turn = Turn()
 
     @abstractmethod
     def embed(self, batch: Batch) -> tuple[Tensor, Rope | tuple[Rope, ...]]:
@@ -142,6 +144,7 @@ class CausalLM(nn.Module, ABC):
         """Where the weights are."""
         return _CPU if self.native is not None else next(self.parameters()).device
 
+    @ops.plain_torch()
     def run(self, batch: Batch, cache: Cache | None = None, record: Record | None = None) -> Tensor:
         """The forward pass over packed rows.
 
@@ -156,30 +159,31 @@ class CausalLM(nn.Module, ABC):
                 "cached keys carry no gradient, so a backward pass would silently miss their part; "
                 "call model.eval(), use torch.no_grad(), or pass use_cache=False"
             )
-        with computing():
+        with computing(), self._turn:
             if self.native is not None:
-                return self._run_native(batch, cache, record or Record())
+                return self._run_native(batch, cache, record or Record()).logits
             # What comes back from a cache carries no gradient: better none than a wrong one.
             with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
                 return self._run(batch, cache, record or Record())
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Hold torch to one thread while the native kernels take turns with it.
+        """Have the model to oneself, and hold torch to one thread while the native kernels take
+        turns with it.
 
         Its threads spin for milliseconds after a parallel operation, on the CPUs of the kernels'.
+        Other threads wait; the one that is running may run within.
         """
-        with nullcontext() if self.native is None else ops.one_torch_thread():
+        with self._turn, nullcontext() if self.native is None else ops.one_torch_thread():
             yield
 
     def next_logits(self, batch: Batch, cache: Cache | None = None, top_k: int = 0) -> NextLogits:
         """`run`, and the likeliest token of each row and its `top_k` largest logits, where the
-        native kernels find them on their way."""
+        native kernels find them on their way. To be called, and what it returns to be read, while
+        `running`."""
         if self.native is None:
             return NextLogits(self.run(batch, cache))
-        logits = self._run_native(batch, cache, None, top_k)
-        program = self.native.program
-        return NextLogits(logits, program.best(), likeliest(program))
+        return self._run_native(batch, cache, None, top_k)
 
     def repeat(self, batch: Batch, cache: Cache, top_k: int = 0) -> RepeatedStep | None:
         """Steps that go on from `batch`, which was the last to be run on this cache; each finds
@@ -194,7 +198,7 @@ class CausalLM(nn.Module, ABC):
 
     def _run_native(
         self, batch: Batch, cache: Cache | None, record: Record | None, top_k: int = 0
-    ) -> Tensor:
+    ) -> NextLogits:
         assert self.native is not None
         if self.training and torch.is_grad_enabled():
             raise OptionError(
@@ -243,6 +247,7 @@ class CausalLM(nn.Module, ABC):
     def _logits(self, x: Tensor) -> Tensor:  # (M, E) -> (M, V)
         return self.project(x).float()
 
+    @ops.plain_torch()
     def forward(
         self,
         input_ids: Tensor,

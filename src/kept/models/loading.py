@@ -20,11 +20,14 @@ from kept.models.quantized_reader import load_quantized
 from kept.models.registry import find_family, resolve_device, shape_model
 from kept.models.weight_map import WeightMap
 from kept.models.weights import StoredWeights
+from kept.ops import plain_torch
 from kept.ops.backend import say_once
 
 _CPU = torch.device("cpu")
 
 
+@torch.inference_mode(False)  # what is loaded outlives the caller's mode
+@plain_torch()
 def load_model(
     checkpoint: Checkpoint,
     *,

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kept.errors import BackendError, CheckpointError, OptionError
@@ -40,12 +41,14 @@ from kept.models.quantized_format import (
 )
 from kept.models.safetensors_writer import write_safetensors
 from kept.models.target_folder import find_target, refuse_strange
-from kept.ops import use_threads
+from kept.ops import plain_torch, use_threads
 from kept.ops.quantize import QUANTIZED_FORMATS
 
 _NOT_COPIED = ("config.json", "*.index.json")
 
 
+@torch.inference_mode(False)
+@plain_torch()
 def quantize_checkpoint(
     source: str | Path | None,
     target: str | Path,

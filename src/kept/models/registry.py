@@ -144,7 +144,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, or the CPU. Raises OptionError for one torch does not have."""
     try:
         found = torch.device(device or "cpu")
-        torch.empty(0, device=found)
+        torch.empty(0, dtype=torch.float32, device=found)
         if found.type == "meta":
             raise RuntimeError("it holds shapes and no numbers")
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # torch's, by device
@@ -162,8 +162,7 @@ def build_model(config: Mapping[str, Any]) -> CausalLM:
 def shape_model(family: Family, config: Any) -> CausalLM:
     """`build_model` of a config that its family has read."""
     try:
-        with torch.device("meta"):
-            return family.build(config)
+        return family.build(config)
     except KeptError:
         raise
     except RuntimeError as error:  # sizes within bounds one by one, whose product is not

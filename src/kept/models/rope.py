@@ -211,11 +211,14 @@ class Rotary:
         needed = highest + 1
         if lowest < 0 or needed > _LARGEST_TABLE or self._moves(batch):
             cos, sin = self._scaled(self._angles(batch))
-            return RopeTables(cos, sin, torch.arange(batch.num_rows))
+            return RopeTables(
+                cos, sin, torch.arange(batch.num_rows, dtype=torch.int64, device="cpu")
+            )
         if self._halves is None or len(self._halves[0]) < needed:
             with torch.inference_mode(False):
-                positions = torch.arange(_TABLE << max(0, (needed - 1) // _TABLE).bit_length())
-                self._halves = self._scaled(positions[:, None].float() * self._frequencies)
+                size = _TABLE << max(0, (needed - 1) // _TABLE).bit_length()
+                positions = torch.arange(size, dtype=torch.float32, device="cpu")
+                self._halves = self._scaled(positions[:, None] * self._frequencies)
         return RopeTables(*self._halves, batch.positions, self._room(batch, needed))
 
     def _room(self, batch: Batch, needed: int) -> int:
@@ -240,6 +243,6 @@ class Rotary:
         frequencies = self._frequencies
         if self._moves(batch):
             each = [inverse_frequencies(self.config, total) for total in batch.totals]
-            counts = torch.tensor(batch.counts)
+            counts = torch.tensor(batch.counts, dtype=torch.int64, device="cpu")
             frequencies = torch.stack(each).repeat_interleave(counts, 0).to(device)  # (N, R / 2)
         return batch.positions[:, None].float() * frequencies

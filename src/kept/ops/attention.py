@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache, lru_cache
 from pathlib import Path
-from threading import Lock
 
 import torch
 from torch import Tensor
@@ -12,12 +11,15 @@ from torch import Tensor
 from kept.ops import reference
 from kept.ops.backend import isa, runs_natively, use_threads
 from kept.ops.packed import address
+from kept.ops.plain import plain_torch
 from kept.ops.program import codec_kinds, computes_in_floats, native_shape
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.step_buffers import room_of
 from kept.ops.views import StoredView
+from kept.turns import Turn
 
 
+@plain_torch()
 def attend_stored(q: Tensor, view: StoredView, spec: AttentionSpec) -> Tensor:
     """`attend` of queries that come from elsewhere, on the kernels where they run.
 
@@ -61,7 +63,7 @@ class _Attention:
 
         use_threads()
         _find_torch_team()
-        self._lock = Lock()  # it has one set of buffers
+        self._turn = Turn()  # it has one set of buffers
         self._heads, self._shape = heads, native_shape(heads, spec)
         self._native = _native.Program(name)
         padded = -(-heads.head_dim // 32) * 32
@@ -107,8 +109,14 @@ class _Attention:
             vocabulary=0,
             top_k=0,
         )
-        out = torch.empty(rows, self._heads.num_heads, self._heads.head_dim)
-        with self._lock:
+        out = torch.empty(
+            rows,
+            self._heads.num_heads,
+            self._heads.head_dim,
+            dtype=torch.float32,
+            device="cpu",
+        )
+        with self._turn:
             place = queries.data_ptr()
             self._native.write_queries(self._queries, rows, self._shape, floats, place)
             self._native.run(step, 0, 1, among_torch=True)

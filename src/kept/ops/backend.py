@@ -19,6 +19,7 @@ import torch
 
 from kept import machine
 from kept.errors import BackendError, OptionError
+from kept.ops.forking import watch_forks
 
 log = logging.getLogger("kept")
 
@@ -26,6 +27,8 @@ CHOICES = ("auto", "native", "reference")
 NATIVE_DTYPES = (torch.float32, torch.bfloat16)
 MAX_HEAD_DIM = 512
 _MAX_THREADS = 1024
+
+watch_forks()
 
 
 def backend() -> str:

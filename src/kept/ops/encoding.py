@@ -26,7 +26,8 @@ def encode_heads(codec: Codec, x: Tensor) -> Sequence[Tensor]:
         use_threads()
     heads = x.detach().float().contiguous()
     codes, scales = (
-        torch.empty(*x.shape[:-1], part.width, dtype=part.dtype) for part in codec.parts(width)
+        torch.empty(*x.shape[:-1], part.width, dtype=part.dtype, device="cpu")
+        for part in codec.parts(width)
     )
     _native.encode_heads(
         isa(),

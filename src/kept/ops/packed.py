@@ -88,7 +88,7 @@ class PackedMatrix:
         """The numbers (num_out, num_in), fp32: exactly what the kernels multiply with."""
         from kept import _native
 
-        out = torch.empty(self.shape, dtype=torch.float32)
+        out = torch.empty(self.shape, dtype=torch.float32, device="cpu")
         _native.unpack(self.handle, out.data_ptr())
         return out
 
@@ -150,7 +150,9 @@ def pack_int4(
     codes, scales = codes.contiguous(), scales.contiguous()
     shape, data = _room("int4", gated, codes)
     _native.pack_codes(shape, codes.data_ptr(), data.data_ptr())
-    room = torch.empty(shape.num_panels, shape.num_groups, PANEL, dtype=torch.bfloat16)
+    room = torch.empty(
+        shape.num_panels, shape.num_groups, PANEL, dtype=torch.bfloat16, device="cpu"
+    )
     _native.pack_group_scales(shape, scales.data_ptr(), room.data_ptr())
     parts = None, room, _outputs(shape, bias, len(codes))
     return PackedMatrix("int4", gated, len(codes), codes.shape[1], data, *parts)
@@ -190,6 +192,6 @@ def _outputs(shape: _native.Weights, values: Tensor | None, num_out: int) -> Ten
         raise OptionError(
             f"scales or biases {tuple(wide.shape)} do not fit {num_out} outputs; give one each"
         )
-    out = torch.empty(shape.num_panels * PANEL, dtype=torch.float32)
+    out = torch.empty(shape.num_panels * PANEL, dtype=torch.float32, device="cpu")
     _native.pack_outputs(shape, wide.data_ptr(), out.data_ptr())
     return out

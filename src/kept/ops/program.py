@@ -158,14 +158,14 @@ class Program:
         shape = self._native.top_shape
         if shape[1] == 0:
             return None
-        values = torch.empty(shape, dtype=torch.float32)
-        tokens = torch.empty(shape, dtype=torch.int64)
+        values = torch.empty(shape, dtype=torch.float32, device="cpu")
+        tokens = torch.empty(shape, dtype=torch.int64, device="cpu")
         self._native.read_top(values.data_ptr(), tokens.data_ptr())
         return values, tokens
 
     def rows(self, buffer: trace.Buffer, count: int) -> Tensor:
         """Rows (count, width) of an fp32 buffer as the last run left them."""
-        out = torch.empty(count, buffer.width, dtype=torch.float32)
+        out = torch.empty(count, buffer.width, dtype=torch.float32, device="cpu")
         self._native.read_buffer(self._buffers[buffer], count, out.data_ptr())
         return out
 
@@ -173,7 +173,8 @@ class Program:
         """Queries (count, H, D) fp32, as the line reads them over what `codec` stores: rounded
         where it computes in bfloat16, and rotated where keys are."""
         heads = line.heads
-        out = torch.empty(count, heads.num_heads, heads.head_dim, dtype=torch.float32)
+        size = count, heads.num_heads, heads.head_dim
+        out = torch.empty(size, dtype=torch.float32, device="cpu")
         floats = computes_in_floats(codec)
         shape = native_shape(heads, line.spec)
         self._native.read_queries(self._buffers[line.queries], count, shape, floats, out.data_ptr())

@@ -78,8 +78,11 @@ class Span:
         together = all(self.starts[m] == first + i * count for i, m in enumerate(members))
         if together:
             return Group(members, count, first, None)
-        begins = torch.tensor([self.starts[m] for m in members], device=self.device)
-        rows = begins[:, None] + torch.arange(count, device=self.device)  # (B', T)
+        begins = torch.tensor(
+            [self.starts[m] for m in members], dtype=torch.int64, device=self.device
+        )
+        new = torch.arange(count, dtype=torch.int64, device=self.device)
+        rows = begins[:, None] + new  # (B', T)
         return Group(members, count, None, rows)
 
 
@@ -178,8 +181,9 @@ class ContiguousView(SlotView):
         keys, values = self.stored()
         if min(self.span.lengths) == self.span.width:
             return keys, values
-        lengths = torch.tensor(self.span.lengths, device=keys.device)
-        empty = torch.arange(self.span.width, device=keys.device) >= lengths[:, None]
+        lengths = torch.tensor(self.span.lengths, dtype=torch.int64, device=keys.device)
+        entries = torch.arange(self.span.width, dtype=torch.int64, device=keys.device)
+        empty = entries >= lengths[:, None]
         empty = empty[:, None, :, None]
         return keys.masked_fill(empty, 0), values.masked_fill(empty, 0)
 
@@ -195,7 +199,8 @@ class RingView(SlotView):
         held = index >= 0
         if span.window is not None:
             first = [n - count for n, count in zip(span.lengths, span.counts, strict=True)]
-            query = torch.tensor(first, device=index.device)[:, None]  # (B, 1) the earliest
+            earliest = torch.tensor(first, dtype=torch.int64, device=index.device)
+            query = earliest[:, None]  # (B, 1)
             held &= (index > query - span.window) | (index < span.sinks)
         order = torch.where(held, index, torch.iinfo(index.dtype).max).argsort(dim=1, stable=True)
         width = int(held.sum(1).max())
@@ -297,5 +302,5 @@ def take(buffer: Tensor, span: Span) -> Tensor:
     first, count = span.slots[0], len(span.slots)
     if span.slots == tuple(range(first, first + count)):
         return buffer[first : first + count, :, : span.width]
-    slots = torch.tensor(span.slots, device=buffer.device)
+    slots = torch.tensor(span.slots, dtype=torch.int64, device=buffer.device)
     return buffer[slots, :, : span.width]

@@ -18,7 +18,7 @@ from kept.integrations.transformers.masks import Said, kept_mask, said_by
 from kept.integrations.transformers.model import ATTENTION
 from kept.integrations.transformers.support import refuse_unsupported
 from kept.integrations.transformers.versions import wants_weights
-from kept.ops import AttentionSpec, attend_stored
+from kept.ops import AttentionSpec, attend_stored, plain_torch
 
 log = logging.getLogger("kept")
 
@@ -120,6 +120,7 @@ def _say_why_dense(
         )
 
 
+@plain_torch()
 def _attend(
     query: Tensor, held: Held, said: Said, scaling: float | None, softcap: float | None
 ) -> Tensor | None:

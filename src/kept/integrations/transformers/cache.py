@@ -23,7 +23,7 @@ from kept.integrations.transformers.held import Held
 from kept.integrations.transformers.layer import KeptCrossLayer, KeptLayer
 from kept.integrations.transformers.model import CROSS, SHARED, ModelLayers
 from kept.integrations.transformers.versions import length_after_crop, shared_layer
-from kept.ops import CrossView
+from kept.ops import CrossView, plain_torch
 
 
 class KeptCache(Contents, DynamicCache):
@@ -121,6 +121,7 @@ class KeptCache(Contents, DynamicCache):
 
     # Storing
 
+    @plain_torch()
     def store(self, k: Tensor, v: Tensor, layer: KeptLayer) -> tuple[Tensor, Tensor]:
         """Append one layer's new keys and values (B, G, T, D); what `update` comes down to.
 
@@ -233,8 +234,8 @@ class KeptCache(Contents, DynamicCache):
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these sequences only, in this order. indices: numbers, or a mask over them."""
         if self._stored is not None and self.num_tokens:
-            every = torch.arange(self._stored.num_slots)
-            self._stored.select(every[torch.as_tensor(indices).cpu()].tolist())
+            every = torch.arange(self._stored.num_slots, dtype=torch.int64, device="cpu")
+            self._stored.select(every[torch.as_tensor(indices, device="cpu")].tolist())
 
     @classmethod
     def from_legacy_cache(cls, *args: Any, **kwargs: Any) -> Self:

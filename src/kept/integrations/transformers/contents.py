@@ -11,6 +11,7 @@ from kept.cache import Cache, RingLayout
 from kept.integrations.transformers.forgets import Forgets
 from kept.integrations.transformers.gradient import EARLIER, refused
 from kept.integrations.transformers.held import whole
+from kept.ops import plain_torch
 
 
 class Contents:
@@ -66,6 +67,7 @@ class Contents:
         """Whether anything is stored."""
         return self.num_tokens > 0
 
+    @plain_torch()
     def contents(self, index: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Keys and values (B, G, S, D) of a layer, of which a ring gives its window."""
         cache = self._stored
