@@ -16,6 +16,7 @@ from kept.integrations.transformers.dense import attend_dense, attend_written_ou
 from kept.integrations.transformers.held import Held, HeldTensor, narrowed
 from kept.integrations.transformers.masks import Said, kept_mask, said_by
 from kept.integrations.transformers.model import ATTENTION
+from kept.integrations.transformers.support import refuse_unsupported
 from kept.integrations.transformers.versions import wants_weights
 from kept.ops import AttentionSpec, attend_stored
 
@@ -30,7 +31,9 @@ _HARMLESS = {
 
 
 def register() -> None:
-    """Make attn_implementation="kept" known to transformers."""
+    """Make attn_implementation="kept" known to transformers, which then refuses it where a model
+    does not attend through its interface."""
+    refuse_unsupported()
     AttentionInterface.register(ATTENTION, kept_attention)
     AttentionMaskInterface.register(ATTENTION, kept_mask)
 
