@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -447,9 +446,13 @@ class Cache(Slots):
         """An independent cache with the same content; buffers are copied on the first write."""
         if self._state.open is None:
             self._settle()  # ends a lease
-        twin = copy(self)
+        twin = Cache.__new__(Cache)
+        twin.__dict__.update(self.__dict__)
         twin._holder = Holder(self._state.forked().settled())
         return twin
+
+    def __copy__(self) -> Cache:
+        return self.fork()
 
     def __deepcopy__(self, memo: object) -> Cache:
         return self.fork()
