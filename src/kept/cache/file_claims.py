@@ -80,15 +80,18 @@ def _claims(
 
 
 def _parts(found: Description, shape: KVShape) -> Iterator[tuple[str, Part]]:
-    for which, codec in (("keys", found.codec.keys), ("values", found.codec.values)):
-        yield from ((which, part) for part in codec.parts(shape.head_dim))
+    keys, values = found.codec.keys, found.codec.values
+    yield from (("keys", part) for part in keys.parts(shape.head_dim))
+    yield from (("values", part) for part in values.parts(shape.value_width))
 
 
 def _num_bytes(found: Description, shape: KVShape, layout: Layout) -> int:
     rows = len(found.lengths) * shape.num_kv_heads
-    sides = [codec for codec in (found.codec.keys, found.codec.values) if codec.is_coded]
-    beside = found.unquantized_sinks * len(sides) * shape.head_dim * SINK_DTYPE.itemsize
-    return rows * (layout.capacity * found.codec.num_bytes(shape.head_dim) + beside)
+    sides = (found.codec.keys, shape.head_dim), (found.codec.values, shape.value_width)
+    beside = sum(width for codec, width in sides if codec.is_coded)
+    per_token = found.codec.num_bytes(shape.head_dim, shape.value_width)
+    sinks = found.unquantized_sinks * beside * SINK_DTYPE.itemsize
+    return rows * (layout.capacity * per_token + sinks)
 
 
 def _short(lengths: Sequence[int]) -> str:

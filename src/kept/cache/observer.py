@@ -149,7 +149,8 @@ class Observer:
 
     def fork(self) -> Observer:
         """An independent copy."""
-        return self.selected(torch.arange(len(self.received), device=self.received.device))
+        every = torch.arange(len(self.received), dtype=torch.int64, device=self.received.device)
+        return self.selected(every)
 
     @property
     def num_bytes(self) -> int:

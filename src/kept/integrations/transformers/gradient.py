@@ -46,7 +46,9 @@ def followed(dense: Tensor, new: Tensor, codec: Codec, *, earlier: bool) -> Tens
 
 def refused(x: Tensor, why: str, new: Tensor | None = None) -> Tensor:
     """x, whose gradient raises CacheError of `why`; new: what the graph goes on from."""
-    root = torch.zeros((), device=x.device, requires_grad=True) if new is None else new
+    root = new
+    if root is None:
+        root = torch.zeros((), dtype=torch.float32, device=x.device, requires_grad=True)
     found: Tensor = _Refused.apply(x, root, why)  # type: ignore[no-untyped-call]  # torch's own
     return found
 
