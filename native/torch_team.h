@@ -12,8 +12,8 @@ namespace kept {
 // enough.
 bool find_torch_team(const char* path);
 
-// From now on there is none: a forked child has none of its parent's threads, and GNU's OpenMP would
-// wait for those that it was not made to let go.
+// From now on there is none: a forked child has none of its parent's threads, and GNU's OpenMP
+// would wait for those that it was not made to let go.
 void forget_torch_team();
 
 // Runs job(context, thread) on `num_threads` threads of torch and returns true when all are done;

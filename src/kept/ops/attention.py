@@ -10,11 +10,10 @@ from torch import Tensor
 
 from kept.ops import reference
 from kept.ops.backend import isa, runs_natively, use_threads
-from kept.ops.packed import address
 from kept.ops.plain import plain_torch
-from kept.ops.program import codec_kinds, computes_in_floats, native_shape
+from kept.ops.program import computes_in_floats, native_shape
 from kept.ops.spec import AttentionSpec, HeadSpec
-from kept.ops.step_buffers import room_of
+from kept.ops.step_buffers import codec_kinds, layer_buffers
 from kept.ops.views import StoredView
 from kept.turns import Turn
 
@@ -23,18 +22,11 @@ from kept.turns import Turn
 def attend_stored(q: Tensor, view: StoredView, spec: AttentionSpec) -> Tensor:
     """`attend` of queries that come from elsewhere, on the kernels where they run.
 
-    q: (N, H, D), the packed rows of the view's span. Returns (N, H, D) in q's dtype, or as wide as
-    the values are. On the kernels no gradient flows, and each row's bits depend on its own sequence
-    alone. Raises BackendError where KEPT_OPS=native and they cannot run it, OptionError for a codec
-    they do not read.
+    q: (N, H, D), the packed rows of the view's span. Returns (N, H, D) in q's dtype. On the kernels
+    no gradient flows, and each row's bits depend on its own sequence alone. Raises BackendError
+    where KEPT_OPS=native and they cannot run it, OptionError for a codec they do not read.
     """
-    why_not = None
-    if view.value_width != view.head_dim:
-        why_not = (
-            f"the native kernels take keys and values of one size, and these have "
-            f"{view.head_dim} and {view.value_width}"
-        )
-    if not runs_natively(q.dtype, q.device, view.head_dim, why_not):
+    if not runs_natively(q.dtype, q.device, view.head_dim):
         return reference.attend(q, view, spec)
     heads = HeadSpec(q.shape[1], view.keys[0].shape[1], view.head_dim)
     return _attention(isa(), heads, spec).run(q, view)
@@ -79,33 +71,29 @@ class _Attention:
         rows, floats = len(q), computes_in_floats(view.codec)
         turned = view.codec.keys.turned(q.detach().float())
         queries = turned.to(torch.float32 if floats else torch.bfloat16).contiguous()
-        room, sinks = room_of(*view.keys, *view.values), (view.key_sinks, view.value_sinks)
+        codes = view.keys[0]
+        buffers = layer_buffers(view.keys, view.key_sinks, view.values, view.value_sinks)
         layout = (
             span.index is not None,
-            room[2],  # the capacity, also where entries are left out
+            codes.stride(1) // codes.stride(2),  # the capacity, also where entries are left out
             span.sinks,
             -1 if span.window is None else span.window,
         )
         step = _native.step(
             rows=rows,
-            tokens=0,
-            positions=0,
+            tokens=None,
+            positions=None,
             starts=span.starts,
             slots=span.slots,
             lengths=[span.lengths],
-            wanted=0,
+            wanted=None,
             num_wanted=0,
-            cos=0,
-            sin=0,
-            rope_rows=0,
+            cos=None,
+            sin=None,
+            rope_rows=None,
             layouts=[layout],
-            keys=keys,
-            values=values,
-            num_sinks=max((x.shape[2] for x in sinks if x is not None), default=0),
-            buffers=[*_addresses(view.keys, sinks[0]), *_addresses(view.values, sinks[1])],
-            layer_layouts=[0],
-            rooms=[room],
-            logits=0,
+            layers=_native.layers(keys, values, [buffers], [0]),
+            logits=None,
             vocabulary=0,
             top_k=0,
         )
@@ -117,13 +105,7 @@ class _Attention:
             device="cpu",
         )
         with self._turn:
-            place = queries.data_ptr()
-            self._native.write_queries(self._queries, rows, self._shape, floats, place)
+            self._native.write_queries(self._queries, rows, self._shape, floats, queries)
             self._native.run(step, 0, 1, among_torch=True)
-            self._native.read_buffer(self._out, rows, out.data_ptr())
+            self._native.read_buffer(self._out, rows, out)
         return out.to(q.dtype)
-
-
-def _addresses(parts: tuple[Tensor, ...], sinks: Tensor | None) -> tuple[int, int, int]:
-    """Where codes, their scales and the first tokens beside them begin; 0: there are none."""
-    return address(parts[0]), address(parts[1] if len(parts) > 1 else None), address(sinks)

@@ -33,10 +33,10 @@ def encode_heads(codec: Codec, x: Tensor) -> Sequence[Tensor]:
         isa(),
         _native.Codec[codec.name],
         isinstance(codec, Int4Codec) and codec.rotated,
-        heads.data_ptr(),
+        heads,
         heads.numel() // width,
         width,
-        codes.data_ptr(),
-        scales.data_ptr(),
+        codes,
+        scales,
     )
     return codes, scales

@@ -152,12 +152,11 @@ def _on_kernels(weight: Tensor, codes: Tensor, scales: Tensor, first_row: int, f
     wrong = _native.quantize(
         isa(),
         getattr(_native.Format, format),
-        piece.data_ptr(),
-        is_bf16,
+        piece,
         num_rows,
         num_in,
-        codes.data_ptr(),
-        scales.data_ptr(),
+        codes,
+        scales,
     )
     if wrong >= 0:
         _check_finite(piece, first_row, format)
