@@ -24,7 +24,7 @@ class Planner {
             std::int64_t threads)
         : step_(step),
           layout_(step.layouts[static_cast<std::size_t>(layout)]),
-          tables_(step.tables[static_cast<std::size_t>(layout)]),
+          tables_(step.tables[static_cast<std::size_t>(layout)].view()),
           lengths_(step.lengths[static_cast<std::size_t>(layout)]),
           share_(shape.heads / shape.kv_heads),
           most_rows_(query_rows(share_)),
@@ -157,7 +157,7 @@ class Planner {
 
     const Step& step_;
     const LayoutArgs& layout_;
-    const BlockTables& tables_;
+    BlockTables tables_;
     const std::vector<std::int64_t>& lengths_;
     std::int64_t share_, most_rows_;
     bool few_;

@@ -1,5 +1,5 @@
-// Kernels, packing and programs for Python. Addresses come as integers: the tensors they belong to
-// are checked and kept alive by kept.ops.packed and kept.ops.program, the public faces.
+// Kernels and programs for Python. Tensors are checked as handed.h says, and kept alive by what is
+// made of them.
 #include "bindings_kernels.h"
 
 #include <nanobind/ndarray.h>
@@ -14,11 +14,10 @@
 #include <tuple>
 
 #include "dispatch.h"
+#include "handed.h"
 #include "memory.h"
-#include "pack.h"
 #include "pool.h"
 #include "program.h"
-#include "quantize.h"
 #include "repeat.h"
 #include "torch_team.h"
 
@@ -28,13 +27,10 @@ using namespace nb::literals;
 namespace kept {
 namespace {
 
-using Address = std::uintptr_t;
 using Release = nb::call_guard<nb::gil_scoped_release>;
-
-template <class T>
-T* at(Address address) {
-    return reinterpret_cast<T*>(address);
-}
+// The first argument (0: the result) holds the second for as long as it lives.
+template <std::size_t Holder, std::size_t Held>
+using Keep = nb::keep_alive<Holder, Held>;
 
 std::vector<std::string> names_of(const std::vector<const Kernels*>& list) {
     std::vector<std::string> names;
@@ -49,20 +45,6 @@ nb::ndarray<nb::pytorch, std::uint8_t> zeros(std::size_t bytes) {
     return nb::ndarray<nb::pytorch, std::uint8_t>(memory, {bytes}, owner);
 }
 
-Weights make_weights(Format format, bool gated, std::int64_t num_out, std::int64_t num_in,
-                     Address data, Address channel_scales, Address group_scales, Address bias) {
-    Weights w;
-    w.format = format;
-    w.gated = gated;
-    w.num_out = num_out;
-    w.num_in = num_in;
-    w.data = at<const std::byte>(data);
-    w.channel_scales = at<const float>(channel_scales);
-    w.group_scales = at<const std::uint16_t>(group_scales);
-    w.bias = at<const float>(bias);
-    return w;
-}
-
 AttentionShape make_shape(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim,
                           float scale, bool causal, std::int64_t window, std::int64_t sinks,
                           float softcap) {
@@ -74,46 +56,72 @@ using LayoutTuple = std::tuple<bool, std::int64_t, std::int64_t, std::int64_t>;
 // (sequences, columns) blocks; the step reads them where they lie.
 using Table = nb::ndarray<const std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-Step make_step(std::int64_t rows, Address tokens, Address positions,
+StepTable read_table(const Table& table, std::int64_t num_sequences) {
+    if (static_cast<std::int64_t>(table.shape(0)) != num_sequences || table.shape(1) == 0)
+        throw std::invalid_argument("a table has a row of blocks for each sequence of a step");
+    return {{table.data(), table.data() + table.size()}, static_cast<std::int64_t>(table.shape(1))};
+}
+
+// The buffers of all layers, made once for as long as they stay the same.
+struct Layers {
+    std::vector<LayerStores> each;
+};
+
+// buffers: for each layer codes, scales and first tokens of its keys, and of its values.
+Layers make_layers(Codec keys, Codec values, const std::vector<nb::tuple>& buffers,
+                   const std::vector<std::int64_t>& layouts) {
+    if (buffers.size() != layouts.size())
+        throw std::invalid_argument("each layer has its buffers and its layout");
+    Layers made;
+    for (std::size_t i = 0; i < buffers.size(); ++i) {
+        const nb::tuple& b = buffers[i];
+        if (b.size() != 6) throw std::invalid_argument("a layer has six buffers, or None");
+        made.each.push_back(
+            {hand_side(keys, b[0], b[1], b[2]), hand_side(values, b[3], b[4], b[5]), layouts[i]});
+    }
+    return made;
+}
+
+Step make_step(std::int64_t rows, nb::handle tokens, nb::handle positions,
                std::vector<std::int64_t> starts, const std::vector<Table>& tables,
-               std::vector<std::vector<std::int64_t>> lengths, Address wanted,
-               std::int64_t num_wanted, Address cos, Address sin, Address rope_rows,
-               const std::vector<LayoutTuple>& layouts, Codec keys, Codec values,
-               std::int64_t num_sinks, const std::vector<Address>& buffers,
-               const std::vector<std::int64_t>& layer_layouts, Address logits,
+               std::vector<std::vector<std::int64_t>> lengths, nb::handle wanted,
+               std::int64_t num_wanted, nb::handle cos, nb::handle sin, nb::handle rope_rows,
+               const std::vector<LayoutTuple>& layouts, const Layers& layers, nb::handle logits,
                std::int64_t vocabulary, std::int64_t top_k) {
+    if (rows < 0 || num_wanted < 0 || vocabulary < 0)
+        throw std::invalid_argument("a step counts from zero");
     Step s;
     s.rows = rows;
-    s.tokens = at<const std::int64_t>(tokens);
-    s.positions = at<const std::int64_t>(positions);
+    s.tokens = numbers<const std::int64_t>(tokens, rows, "tokens");
+    s.positions = numbers<const std::int64_t>(positions, rows, "positions");
     s.starts = std::move(starts);
     s.lengths = std::move(lengths);
-    s.wanted = at<const std::int64_t>(wanted);
+    s.wanted = numbers<const std::int64_t>(wanted, num_wanted, "wanted rows");
     s.num_wanted = num_wanted;
-    s.cos = at<const float>(cos);
-    s.sin = at<const float>(sin);
-    s.rope_rows = at<const std::int64_t>(rope_rows);
+    s.rope_count = hand(cos, "cosines").count;
+    s.cos = numbers<const float>(cos, s.rope_count, "cosines");
+    s.sin = numbers<const float>(sin, s.rope_count, "sines");
+    s.rope_rows = numbers<const std::int64_t>(rope_rows, rows, "rows of the rotary tables");
     for (const auto& [ring, block, sinks, window] : layouts)
         s.layouts.push_back({ring, block, sinks, window});
-    for (const Table& table : tables) {
-        if (table.shape(0) + 1 != s.starts.size())
-            throw std::invalid_argument("a table has a row for each sequence of a step");
-        s.tables.push_back({table.data(), static_cast<std::int64_t>(table.shape(1))});
-    }
-    // Six addresses a layer: keys, their scales and first tokens, values and theirs.
-    if (buffers.size() != 6 * layer_layouts.size())
-        throw std::invalid_argument("a step takes six addresses a layer");
-    const auto stored = [&](Codec codec, std::size_t first) {
-        auto* sinks = at<std::uint16_t>(buffers[first + 2]);
-        return Stored{codec, at<std::byte>(buffers[first]), at<std::uint16_t>(buffers[first + 1]),
-                      sinks, sinks ? num_sinks : 0};
-    };
-    for (std::size_t i = 0; i < layer_layouts.size(); ++i)
-        s.layers.push_back({stored(keys, 6 * i), stored(values, 6 * i + 3), layer_layouts[i]});
-    s.logits = at<float>(logits);
+    for (const Table& table : tables) s.tables.push_back(read_table(table, s.num_sequences()));
+    s.layers = layers.each;
+    s.logits = numbers<float>(logits, num_wanted * vocabulary, "logits");
     s.vocabulary = vocabulary;
     s.top_k = top_k;
     return s;
+}
+
+const RowBuffer& held(const Program& p, int buffer, std::int64_t rows) {
+    const RowBuffer& found = p.known(buffer);
+    if (rows < 0 || rows > found.rows())
+        throw std::invalid_argument("the last run had fewer rows than are read");
+    return found;
+}
+
+void check_queries(const RowBuffer& buffer, const AttentionShape& shape) {
+    if (shape.heads * round_up(shape.head_dim, 32) > buffer.stride())
+        throw std::invalid_argument("heads outgrow the rows of their queries");
 }
 
 using BestPairs = std::vector<std::pair<float, std::int32_t>>;
@@ -135,67 +143,6 @@ BestPairs run_repeat(Repeat& repeat, const std::vector<std::int64_t>& tokens) {
     return found;
 }
 
-void bind_packing(nb::module_& m) {
-    nb::enum_<Format>(m, "Format")
-        .value("fp32", Format::fp32)
-        .value("bf16", Format::bf16)
-        .value("int8", Format::int8)
-        .value("int4", Format::int4);
-    nb::enum_<Source>(m, "Source")
-        .value("fp32", Source::fp32)
-        .value("bf16", Source::bf16)
-        .value("fp16", Source::fp16);
-    nb::class_<Weights>(m, "Weights")
-        .def_prop_ro("num_panels", &Weights::num_panels)
-        .def_prop_ro("num_groups", &Weights::num_groups)
-        .def_prop_ro("bytes_per_panel", &Weights::bytes_per_panel);
-    m.def("weights", &make_weights, "format"_a, "gated"_a, "num_out"_a, "num_in"_a, "data"_a = 0,
-          "channel_scales"_a = 0, "group_scales"_a = 0, "bias"_a = 0);
-    m.def(
-        "pack_floats",
-        [](const Weights& shape, Address source, Source type, Address data) {
-            pack_floats(shape, at<const void>(source), type, at<std::byte>(data));
-        },
-        Release());
-    m.def(
-        "pack_codes",
-        [](const Weights& shape, Address codes, Address data) {
-            pack_codes(shape, at<const std::int8_t>(codes), at<std::byte>(data));
-        },
-        Release());
-    m.def(
-        "unpack_codes",
-        [](const Weights& w, Address codes) { unpack_codes(w, at<std::int8_t>(codes)); },
-        Release());
-    m.def(
-        "pack_group_scales",
-        [](const Weights& shape, Address scales, Address out) {
-            pack_group_scales(shape, at<const std::uint16_t>(scales), at<std::uint16_t>(out));
-        },
-        Release());
-    m.def(
-        "unpack_group_scales",
-        [](const Weights& w, Address scales) { unpack_group_scales(w, at<std::uint16_t>(scales)); },
-        Release());
-    m.def(
-        "pack_outputs",
-        [](const Weights& shape, Address values, Address out) {
-            pack_outputs(shape, at<const float>(values), at<float>(out));
-        },
-        Release());
-    m.def(
-        "quantize",
-        [](const std::string& isa, Format format, Address source, bool is_bf16,
-           std::int64_t num_rows, std::int64_t num_in, Address codes, Address scales) {
-            const Kernels* kernels = find_kernels(isa.c_str());
-            if (!kernels) throw std::invalid_argument("no kernels for " + isa);
-            return quantize(*kernels, {format, at<const void>(source), is_bf16, num_rows, num_in,
-                                       at<std::int8_t>(codes), at<void>(scales)});
-        },
-        Release());
-    m.def("unpack", [](const Weights& w, Address out) { unpack(w, at<float>(out)); }, Release());
-}
-
 void bind_program(nb::module_& m) {
     nb::enum_<Epilogue>(m, "Epilogue")
         .value("store", Epilogue::store)
@@ -215,48 +162,55 @@ void bind_program(nb::module_& m) {
         .value("fp16", Codec::fp16)
         .value("int8", Codec::int8)
         .value("int4", Codec::int4);
-    m.def(
-        "encode_heads",
-        [](const std::string& isa, Codec codec, bool turns, Address heads, std::int64_t num_heads,
-           std::int64_t head_dim, Address codes, Address scales) {
-            const Kernels* kernels = find_kernels(isa.c_str());
-            if (!kernels) throw std::invalid_argument("no kernels are called " + isa);
-            if (head_dim < 1 || head_dim > kMaxHeadDim)
-                throw std::invalid_argument("heads of " + std::to_string(head_dim));
-            const Stored to{codec, at<std::byte>(codes), at<std::uint16_t>(scales), nullptr, 0};
-            encode_heads(*kernels, {to, turns, at<const float>(heads), head_dim}, num_heads);
-        },
-        Release());
     nb::class_<AttentionShape>(m, "AttentionShape");
     m.def("attention_shape", &make_shape, "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a,
           "causal"_a, "window"_a, "sinks"_a, "softcap"_a);
+    nb::class_<Layers>(m, "Layers");
+    m.def("layers", &make_layers, "keys"_a, "values"_a, "buffers"_a, "layouts"_a, Keep<0, 3>());
     nb::class_<Step>(m, "Step");
-    m.def("step", &make_step, "rows"_a, "tokens"_a, "positions"_a, "starts"_a, "tables"_a,
-          "lengths"_a, "wanted"_a, "num_wanted"_a, "cos"_a, "sin"_a, "rope_rows"_a, "layouts"_a,
-          "keys"_a, "values"_a, "num_sinks"_a, "buffers"_a, "layer_layouts"_a, "logits"_a,
-          "vocabulary"_a, "top_k"_a);
+    m.def("step", &make_step, "rows"_a, "tokens"_a.none(), "positions"_a.none(), "starts"_a,
+          "tables"_a, "lengths"_a, "wanted"_a.none(), "num_wanted"_a, "cos"_a.none(),
+          "sin"_a.none(), "rope_rows"_a.none(), "layouts"_a, "layers"_a, "logits"_a.none(),
+          "vocabulary"_a, "top_k"_a, Keep<0, 2>(), Keep<0, 3>(), Keep<0, 7>(), Keep<0, 9>(),
+          Keep<0, 10>(), Keep<0, 11>(), Keep<0, 13>(), Keep<0, 14>());
     nb::class_<Program>(m, "Program")
         .def(nb::init<const std::string&>(), "isa"_a)
         .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a)
-        .def("add_weights", &Program::add_weights, "weights"_a)
-        .def("embed",
-             [](Program& p, int table, Address position_table, std::int64_t num_positions, int out,
-                float scale) {
-                 p.embed(table, at<const float>(position_table), num_positions, out, scale);
-             })
-        .def("norm",
-             [](Program& p, int x, Address weight, Address bias, float eps, int out, bool wanted,
-                bool add) {
-                 p.norm(x, at<const float>(weight), at<const float>(bias), eps, out, wanted, add);
-             })
+        .def("add_weights", &Program::add_weights, "weights"_a, Keep<1, 2>())
+        .def(
+            "embed",
+            [](Program& p, int table, nb::handle positions, std::int64_t num_positions, int out,
+               float scale) {
+                const std::int64_t count = num_positions * p.known(out).width();
+                p.embed(table, numbers<const float>(positions, count, "positions' vectors"),
+                        num_positions, out, scale);
+            },
+            "table"_a, "positions"_a.none(), "num_positions"_a, "out"_a, "scale"_a, Keep<1, 3>())
+        .def(
+            "norm",
+            [](Program& p, int x, nb::handle weight, nb::handle bias, float eps, int out,
+               bool wanted, bool add) {
+                const std::int64_t width = p.known(x).width();
+                p.norm(x, some<const float>(weight, width, "weights of a norm"),
+                       numbers<const float>(bias, width, "biases of a norm"), eps, out, wanted,
+                       add);
+            },
+            "x"_a, "weight"_a, "bias"_a.none(), "eps"_a, "out"_a, "wanted"_a, "add"_a, Keep<1, 3>(),
+            Keep<1, 4>())
         .def("linear", &Program::linear)
-        .def("place",
-             [](Program& p, int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
-                Address q_norm, Address k_norm, float eps, std::int64_t rope_dim,
-                std::int64_t rope_begin, std::int64_t rope_stride) {
-                 p.place(qkv, queries, layer, shape, at<const float>(q_norm),
-                         at<const float>(k_norm), eps, rope_dim, rope_begin, rope_stride);
-             })
+        .def(
+            "place",
+            [](Program& p, int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
+               nb::handle q_norm, nb::handle k_norm, float eps, std::int64_t rope_dim,
+               std::int64_t rope_begin, std::int64_t rope_stride) {
+                const auto norm = [&](nb::handle x) {
+                    return numbers<const float>(x, shape.head_dim, "weights of a head's norm");
+                };
+                p.place(qkv, queries, layer, shape, norm(q_norm), norm(k_norm), eps, rope_dim,
+                        rope_begin, rope_stride);
+            },
+            "qkv"_a, "queries"_a, "layer"_a, "shape"_a, "q_norm"_a.none(), "k_norm"_a.none(),
+            "eps"_a, "rope_dim"_a, "rope_begin"_a, "rope_stride"_a, Keep<1, 6>(), Keep<1, 7>())
         .def("attend", &Program::attend)
         .def_prop_ro("num_ops", &Program::num_ops)
         .def("run", &Program::run, "step"_a, "first"_a, "last"_a, "among_torch"_a = false,
@@ -264,23 +218,36 @@ void bind_program(nb::module_& m) {
         .def_prop_ro("best", &best_as_pairs)
         .def_prop_ro("top_shape", [](const Program& p) { return p.top().shape(); })
         .def("read_top",
-             [](const Program& p, Address values, Address tokens) {
-                 std::ranges::copy(p.top().values(), at<float>(values));
-                 std::ranges::copy(p.top().tokens(), at<std::int64_t>(tokens));
+             [](const Program& p, nb::handle values, nb::handle tokens) {
+                 const auto count = static_cast<std::int64_t>(p.top().values().size());
+                 std::ranges::copy(p.top().values(), some<float>(values, count, "logits"));
+                 std::ranges::copy(p.top().tokens(), some<std::int64_t>(tokens, count, "tokens"));
              })
-        .def("read_buffer", [](const Program& p, int buffer, std::int64_t rows,
-                               Address out) { p.buffer(buffer).read(rows, at<float>(out)); })
+        .def("read_buffer",
+             [](const Program& p, int buffer, std::int64_t rows, nb::handle out) {
+                 const RowBuffer& from = held(p, buffer, rows);
+                 from.read(rows, some<float>(out, rows * from.width(), "rows"));
+             })
         .def("read_queries",
              [](const Program& p, int buffer, std::int64_t rows, const AttentionShape& shape,
-                bool floats, Address out) {
-                 p.buffer(buffer).read_queries(rows, shape, floats, at<float>(out));
+                bool floats, nb::handle out) {
+                 const RowBuffer& from = held(p, buffer, rows);
+                 check_queries(from, shape);
+                 const std::int64_t count = rows * shape.heads * shape.head_dim;
+                 from.read_queries(rows, shape, floats, some<float>(out, count, "queries"));
              })
         .def("write_queries", [](Program& p, int buffer, std::int64_t rows,
-                                 const AttentionShape& shape, bool floats, Address in) {
-            p.buffer(buffer).write_queries(rows, shape, floats, at<std::byte>(in));
+                                 const AttentionShape& shape, bool floats, nb::handle in) {
+            check_queries(p.known(buffer), shape);
+            const Number type = floats ? Number::fp32 : Number::bf16;
+            const std::int64_t count = rows * shape.heads * shape.head_dim;
+            if (rows < 0) throw std::invalid_argument("rows are counted from zero");
+            need(in, "queries");
+            const std::byte* from = numbers(in, type, count, "queries");
+            p.known(buffer).write_queries(rows, shape, floats, from);
         });
     nb::class_<Repeat>(m, "Repeat")
-        .def(nb::init<Program&, const Step&>(), "program"_a, "last"_a, nb::keep_alive<1, 2>())
+        .def(nb::init<Program&, const Step&>(), "program"_a, "last"_a, Keep<1, 2>(), Keep<1, 3>())
         .def("run", &run_repeat, "tokens"_a);
 }
 
@@ -293,6 +260,7 @@ void bind_kernels(nb::module_& m) {
     m.def("num_threads", [] { return Pool::shared().num_threads(); });
     m.def("set_num_threads", [](int n) { Pool::shared().resize(n); }, Release());
     m.def("find_torch_team", &find_torch_team, "path"_a);
+    m.def("forget_torch_team", &forget_torch_team);
     bind_packing(m);
     bind_program(m);
 }

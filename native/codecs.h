@@ -42,25 +42,6 @@ inline float code_of(float x, float scale, float low, float high) {
     return std::min(std::max(std::nearbyintf(quotient), low), high);
 }
 
-constexpr std::int64_t code_bytes(Codec codec, std::int64_t head_dim) {
-    switch (codec) {
-        case Codec::fp32:
-            return 4 * head_dim;
-        case Codec::bf16:
-        case Codec::fp16:
-            return 2 * head_dim;
-        case Codec::int8:
-            return head_dim;
-        case Codec::int4:
-            return (head_dim + 1) / 2;
-    }
-    return 0;
-}
-
-constexpr std::int64_t num_scales(Codec codec, std::int64_t head_dim) {
-    return codec == Codec::int8 ? 1 : codec == Codec::int4 ? (head_dim + 31) / 32 : 0;
-}
-
 // Stores one vector; `entry` counts over (slots, G, capacity).
 inline void encode(const Stored& to, std::int64_t entry, const float* x, std::int64_t head_dim) {
     std::byte* codes = to.codes + entry * code_bytes(to.codec, head_dim);

@@ -78,6 +78,26 @@ constexpr bool is_float(Codec codec) {
     return codec == Codec::fp32 || codec == Codec::fp16;
 }
 
+// Bytes of the codes, and bf16 scales, of one head.
+constexpr std::int64_t code_bytes(Codec codec, std::int64_t head_dim) {
+    switch (codec) {
+        case Codec::fp32:
+            return 4 * head_dim;
+        case Codec::bf16:
+        case Codec::fp16:
+            return 2 * head_dim;
+        case Codec::int8:
+            return head_dim;
+        case Codec::int4:
+            return (head_dim + 1) / 2;
+    }
+    return 0;
+}
+
+constexpr std::int64_t num_scales(Codec codec, std::int64_t head_dim) {
+    return codec == Codec::int8 ? 1 : codec == Codec::int4 ? (head_dim + 31) / 32 : 0;
+}
+
 // Keys or values of one layer: (blocks, G, tokens of a block, D) codes and their scales. Tokens
 // below `num_sinks` are read from (slots, G, num_sinks, D) bf16 instead, whatever is coded for
 // them; a slot is then the one block of its sequence.

@@ -31,91 +31,35 @@ int Program::add_buffer(std::int64_t width, bool is_bf16) {
 }
 
 int Program::add_weights(const Weights& weights) {
+    if (!weights.data) throw std::invalid_argument("weights without numbers");
     weights_.push_back(weights);
     return static_cast<int>(weights_.size()) - 1;
 }
 
 void Program::embed(int table, const float* position_table, std::int64_t num_positions, int out,
                     float scale) {
-    ops_.push_back(Embed{table, position_table, num_positions, out, scale});
+    append(Embed{table, position_table, num_positions, out, scale});
 }
 
 void Program::norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted,
                    bool add) {
-    ops_.push_back(Norm{x, weight, bias, eps, out, wanted, add});
+    append(Norm{x, weight, bias, eps, out, wanted, add});
 }
 
 void Program::linear(int in, int weights, Epilogue epilogue, Activation activation, int out,
                      bool wanted, float softcap) {
-    ops_.push_back(Linear{in, weights, epilogue, activation, out, wanted, softcap});
+    append(Linear{in, weights, epilogue, activation, out, wanted, softcap});
 }
 
 void Program::place(int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
                     const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim,
                     std::int64_t rope_begin, std::int64_t rope_stride) {
-    ops_.push_back(
+    append(
         Place{qkv, queries, layer, shape, q_norm, k_norm, eps, rope_dim, rope_begin, rope_stride});
 }
 
 void Program::attend(int queries, std::int64_t layer, const AttentionShape& shape, int out) {
-    ops_.push_back(Attend{queries, layer, shape, out});
-}
-
-void Program::check(const Step& step) const {
-    const auto within = [](const char* what, const std::int64_t* ids, std::int64_t count,
-                           std::int64_t limit) {
-        for (std::int64_t i = 0; i < count; ++i)
-            if (ids[i] < 0 || ids[i] >= limit)
-                throw std::out_of_range(std::string(what) + " " + std::to_string(ids[i]) +
-                                        " does not exist: there are " + std::to_string(limit) +
-                                        ", from 0 on");
-    };
-    for (const Op& op : ops_)
-        if (const Embed* e = std::get_if<Embed>(&op)) {
-            const Weights& table = weights(e->table);
-            within("token", step.tokens, step.rows, table.num_out);
-            if (e->position_table) within("position", step.positions, step.rows, e->num_positions);
-        }
-    const auto must = [](bool holds, const char* what) {
-        if (!holds) throw std::invalid_argument(what);
-    };
-    must(step.rows > 0 && step.starts.size() > 1, "a step has at least one row of one sequence");
-    must(step.starts.front() == 0 && step.starts.back() == step.rows,
-         "starts of a step do not fit its rows");
-    const auto count = static_cast<std::size_t>(step.num_sequences());
-    must(step.lengths.size() == step.layouts.size() && step.tables.size() == step.layouts.size(),
-         "a step has lengths and tables for each of its layouts");
-    for (std::size_t l = 0; l < step.layouts.size(); ++l) {
-        const LayoutArgs& layout = step.layouts[l];
-        const auto& lengths = step.lengths[l];
-        const std::int64_t columns = step.tables[l].columns;
-        must(lengths.size() == count, "a layout has a length for each sequence");
-        must(columns == 1 || (columns > 1 && !layout.ring && layout.block % kTile == 0),
-             "several blocks of a sequence are whole tiles each, and no ring");
-        for (std::size_t s = 0; s < count; ++s) {
-            const std::int64_t new_tokens = step.starts[s + 1] - step.starts[s];
-            must(new_tokens > 0 && new_tokens <= lengths[s],
-                 "every sequence of a step has new tokens, and no more of them than it is long");
-            must(layout.ring || lengths[s] <= columns * layout.block,
-                 "a sequence is longer than its layout has room for");
-        }
-    }
-    for (const LayerStores& layer : step.layers) {
-        must(layer.layout >= 0 && layer.layout < static_cast<std::int64_t>(step.layouts.size()),
-             "a layer follows a layout that the step does not have");
-        for (const Stored* stored : {&layer.keys, &layer.values})
-            must(stored->num_sinks >= 0 && stored->num_sinks <= kMaxSinks,
-                 "a layer holds apart more tokens than one tile has");
-    }
-    for (const Op& op : ops_) {
-        const Place* place = std::get_if<Place>(&op);
-        must(!place || (place->layer >= 0 &&
-                        place->layer < static_cast<std::int64_t>(step.layers.size())),
-             "the step has buffers for fewer layers than the program");
-    }
-    must(step.top_k >= 0 && step.top_k <= step.vocabulary,
-         "a step asks for no more of the largest logits than there are");
-    if (step.wanted) within("wanted row", step.wanted, step.num_wanted, step.rows);
+    append(Attend{queries, layer, shape, out});
 }
 
 void Program::reserve(const Step& step) {

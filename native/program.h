@@ -49,18 +49,19 @@ class Program {
     std::int64_t num_ops() const { return static_cast<std::int64_t>(ops_.size()); }
 
     // Runs operations [first, last). Mutates the buffers, the layers' stores and the logits.
-    // Throws std::bad_alloc, or std::out_of_range for a token, position or wanted row that does
-    // not exist, before anything is stored.
+    // Before anything is stored it throws std::bad_alloc, std::out_of_range for a token, position
+    // or wanted row that does not exist, or std::invalid_argument for operations that there are not
+    // and a step whose memory does not hold what the program reads and writes.
     void run(const Step& step, std::int64_t first, std::int64_t last, bool among_torch = false);
 
     // The largest logit of each wanted row of the last run.
     const std::vector<Best>& best() const { return best_; }
     // The step's top_k largest of each wanted row, if the last run made its logits.
     const TopLogits& top() const { return top_; }
-    // Rows as the last run left them.
-    const RowBuffer& buffer(int name) const { return buffers_[static_cast<std::size_t>(name)]; }
+    // Rows as the last run left them. Throws std::invalid_argument for a name that there is not.
+    const RowBuffer& known(int name) const;
     // For a program that only attends: where its queries are to be put before each run.
-    RowBuffer& buffer(int name) { return buffers_[static_cast<std::size_t>(name)]; }
+    RowBuffer& known(int name) { return const_cast<RowBuffer&>(std::as_const(*this).known(name)); }
 
   private:
     struct Embed {
@@ -114,7 +115,20 @@ class Program {
     static const Part kWhole;
 
     const Weights& weights(int name) const { return weights_[static_cast<std::size_t>(name)]; }
+    const RowBuffer& buffer(int name) const { return buffers_[static_cast<std::size_t>(name)]; }
+    // Throw std::invalid_argument for an operation or a step that would leave its memory, and
+    // std::out_of_range for a token, position or row that does not exist.
+    void check_op(const Embed& op) const;
+    void check_op(const Norm& op) const;
+    void check_op(const Linear& op) const;
+    void check_op(const Place& op) const;
+    void check_op(const Attend& op) const;
     void check(const Step& step) const;
+    template <class T>
+    void append(const T& op) {
+        check_op(op);
+        ops_.push_back(op);
+    }
     void reserve(const Step& step);
     const AttendPlan& plan(const Step& step, const Attend& op);
     void merge_best();

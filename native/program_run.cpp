@@ -1,5 +1,6 @@
 // The run of a program: what every thread does of each operation.
 #include <atomic>
+#include <stdexcept>
 
 #include "pool.h"
 #include "program.h"
@@ -26,6 +27,8 @@ struct Program::Run {
 void Program::run(const Step& step, std::int64_t first, std::int64_t last, bool among_torch) {
     // Before anything is reserved: the scratch is one for each thread.
     Pool::Turn turn(Pool::shared());
+    if (first < 0 || first > last || last > num_ops())
+        throw std::invalid_argument("a run of operations that the program does not have");
     check(step);
     reserve(step);
     Run run{step, first, last, turn.num_threads(), this};
@@ -129,7 +132,7 @@ void Program::operate(Run& run, const Place& op, Part part) {
     const Step& step = run.step;
     const LayerStores& layer = step.layers[static_cast<std::size_t>(op.layer)];
     ActRows queries = buffer(op.queries).act();
-    queries.is_bf16 = !computes_in_floats(layer.keys, layer.values);
+    queries.is_bf16 = !computes_in_floats(layer.keys.stored, layer.values.stored);
     const PlaceArgs args{buffer(op.qkv).floats(),
                          buffer(op.qkv).stride(),
                          op.shape,
@@ -143,8 +146,8 @@ void Program::operate(Run& run, const Place& op, Part part) {
                          op.rope_begin,
                          op.rope_stride,
                          queries,
-                         layer.keys,
-                         layer.values,
+                         layer.keys.stored,
+                         layer.values.stored,
                          step.layouts[static_cast<std::size_t>(layer.layout)],
                          sequences(step, layer.layout)};
     const auto [begin, end] = part.of(step.rows * (op.shape.heads + 2 * op.shape.kv_heads));
@@ -153,18 +156,18 @@ void Program::operate(Run& run, const Place& op, Part part) {
 
 Sequences Program::sequences(const Step& step, std::int64_t layout) const {
     const auto at = static_cast<std::size_t>(layout);
-    return {step.num_sequences(), step.starts.data(), step.tables[at], step.lengths[at].data(),
-            row_sequence_.data()};
+    return {step.num_sequences(), step.starts.data(), step.tables[at].view(),
+            step.lengths[at].data(), row_sequence_.data()};
 }
 
 AttendArgs Program::attend_args(const Run& run, const Attend& op, const AttendPlan& units) {
     const LayerStores& layer = run.step.layers[static_cast<std::size_t>(op.layer)];
     ActRows queries = buffer(op.queries).act();
-    queries.is_bf16 = !computes_in_floats(layer.keys, layer.values);
+    queries.is_bf16 = !computes_in_floats(layer.keys.stored, layer.values.stored);
     return {op.shape,
             queries,
-            layer.keys,
-            layer.values,
+            layer.keys.stored,
+            layer.values.stored,
             run.step.layouts[static_cast<std::size_t>(layer.layout)],
             sequences(run.step, layer.layout),
             buffer(op.out).act(),

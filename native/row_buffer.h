@@ -14,6 +14,8 @@ class RowBuffer {
 
     std::int64_t width() const { return width_; }
     std::int64_t stride() const { return stride_; }
+    // For how many there is room.
+    std::int64_t rows() const { return rows_; }
     float* floats() const { return reinterpret_cast<float*>(memory_.get()); }
     ActRows act() const { return {memory_.get(), stride_, is_bf16_}; }
 

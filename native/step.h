@@ -7,10 +7,32 @@
 
 namespace kept {
 
+// How large a layer's buffers are: (slots, G, entries, width) of codes; capacity: entries from one
+// head to the next, -1 where there is but one; scales: width of theirs; sink_width: of the first
+// tokens'.
+struct Room {
+    std::int64_t slots = 0, heads = 0, entries = 0, width = 0, capacity = -1;
+    std::int64_t scales = 0, sink_width = 0;
+};
+
+// Keys or values, and the room they have.
+struct LayerSide {
+    Stored stored;
+    Room room;
+};
+
 // Where a layer keeps its keys and values, and in which of the step's layouts.
 struct LayerStores {
-    Stored keys, values;
+    LayerSide keys, values;
     std::int64_t layout;
+};
+
+// The blocks of each sequence in one layout, (sequences, columns).
+struct StepTable {
+    std::vector<std::int32_t> blocks;
+    std::int64_t columns = 0;
+
+    BlockTables view() const { return {blocks.data(), columns}; }
 };
 
 // All pointers are the caller's and outlive the run.
@@ -24,9 +46,10 @@ struct Step {
     const std::int64_t* wanted = nullptr;  // rows whose logits are wanted, or null: all
     std::int64_t num_wanted = 0;
     const float *cos = nullptr, *sin = nullptr;
+    std::int64_t rope_count = 0;  // numbers of cos, and of sin
     const std::int64_t* rope_rows = nullptr;
     std::vector<LayoutArgs> layouts;
-    std::vector<BlockTables> tables;  // of each layout
+    std::vector<StepTable> tables;  // of each layout
     std::vector<LayerStores> layers;
     float* logits = nullptr;
     std::int64_t vocabulary = 0;

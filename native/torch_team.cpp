@@ -1,7 +1,6 @@
 #include "torch_team.h"
 
 #include <dlfcn.h>
-#include <pthread.h>
 
 #include <atomic>
 
@@ -16,7 +15,7 @@ struct Library {
 };
 
 Library g_library;
-std::atomic<bool> g_found{false}, g_forked{false};
+std::atomic<bool> g_found{false}, g_forgotten{false};
 
 template <class F>
 bool look_up(void* handle, const char* name, F& to) {
@@ -43,7 +42,7 @@ void take_part(void* data) {
 }  // namespace
 
 bool find_torch_team(const char* path) {
-    if (g_found) return true;
+    if (g_found || g_forgotten) return g_found;
     void* handle = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
     if (handle == nullptr) return false;
     Library found;
@@ -53,15 +52,17 @@ bool find_torch_team(const char* path) {
         !look_up(handle, "omp_in_parallel", found.in_parallel))
         return false;
     g_library = found;
-    // A forked child has none of the threads, and GNU's OpenMP would wait for them for ever.
-    static const int registered = pthread_atfork(nullptr, nullptr, [] { g_forked = true; });
-    static_cast<void>(registered);
     g_found = true;
     return true;
 }
 
+void forget_torch_team() {
+    g_forgotten = true;
+    g_found = false;
+}
+
 bool run_on_torch_team(int num_threads, Pool::Job job, void* context) {
-    if (!g_found || g_forked || g_library.in_parallel()) return false;
+    if (!g_found || g_library.in_parallel()) return false;
     Task task{num_threads, job, context};
     g_library.parallel(take_part, &task, static_cast<unsigned>(num_threads), 0);
     return task.missing == 0;

@@ -12,9 +12,13 @@ namespace kept {
 // enough.
 bool find_torch_team(const char* path);
 
+// From now on there is none: a forked child has none of its parent's threads, and GNU's OpenMP
+// would wait for those that it was not made to let go.
+void forget_torch_team();
+
 // Runs job(context, thread) on `num_threads` threads of torch and returns true when all are done;
-// false, and runs nothing, where it does not give so many: within a parallel region of its own, in
-// a forked child, or because nothing was found.
+// false, and runs nothing, where it does not give so many: within a parallel region of its own, or
+// because nothing was found.
 bool run_on_torch_team(int num_threads, Pool::Job job, void* context);
 
 }  // namespace kept

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         make_cache,
         to_legacy,
     )
-    from kept.engine import Completion, GenerationInterrupted
+    from kept.engine import Completion, GenerationError, GenerationInterrupted
     from kept.llm import LLM, Stream
     from kept.models import (
         CausalLM,
@@ -59,6 +59,7 @@ __all__ = [
     "ContextLengthError",
     "EncoderDecoderLM",
     "EvictionPolicy",
+    "GenerationError",
     "GenerationInterrupted",
     "KeptError",
     "KeptWarning",
@@ -89,6 +90,7 @@ _HOMES = {
     "Completion": "kept.engine",
     "EncoderDecoderLM": "kept.models",
     "EvictionPolicy": "kept.cache",
+    "GenerationError": "kept.engine",
     "GenerationInterrupted": "kept.engine",
     "Offloaded": "kept.cache",
     "SamplingParams": "kept.sampling",

@@ -27,6 +27,7 @@ def emulated_isa_names() -> list[str]: ...
 def zeros(bytes: int) -> Tensor: ...
 def num_threads() -> int: ...
 def find_torch_team(path: str) -> bool: ...
+def forget_torch_team() -> None: ...
 def set_num_threads(n: int, /) -> None: ...
 
 class Format(enum.Enum):
@@ -34,11 +35,6 @@ class Format(enum.Enum):
     bf16 = ...
     int8 = ...
     int4 = ...
-
-class Source(enum.Enum):
-    fp32 = ...
-    bf16 = ...
-    fp16 = ...
 
 class Epilogue(enum.Enum):
     store = ...
@@ -65,11 +61,11 @@ def encode_heads(
     isa: str,
     codec: Codec,
     turns: bool,
-    heads: int,
+    heads: Tensor,
     num_heads: int,
     head_dim: int,
-    codes: int,
-    scales: int,
+    codes: Tensor,
+    scales: Tensor,
     /,
 ) -> None: ...
 
@@ -81,33 +77,32 @@ class Weights:
     @property
     def bytes_per_panel(self) -> int: ...
 
-# Addresses are integers, as Tensor.data_ptr() gives them; 0 is none.
+# Tensors are contiguous and on the CPU; types and sizes are checked.
 def weights(
     format: Format,
     gated: bool,
     num_out: int,
     num_in: int,
-    data: int = 0,
-    channel_scales: int = 0,
-    group_scales: int = 0,
-    bias: int = 0,
+    data: Tensor | None = None,
+    channel_scales: Tensor | None = None,
+    group_scales: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Weights: ...
-def pack_floats(shape: Weights, source: int, type: Source, data: int, /) -> None: ...
-def pack_codes(shape: Weights, codes: int, data: int, /) -> None: ...
-def unpack_codes(weights: Weights, codes: int, /) -> None: ...
-def pack_group_scales(shape: Weights, scales: int, out: int, /) -> None: ...
-def unpack_group_scales(weights: Weights, scales: int, /) -> None: ...
-def pack_outputs(shape: Weights, values: int, out: int, /) -> None: ...
-def unpack(weights: Weights, out: int, /) -> None: ...
+def pack_floats(shape: Weights, source: Tensor, data: Tensor, /) -> None: ...
+def pack_codes(shape: Weights, codes: Tensor, data: Tensor, /) -> None: ...
+def unpack_codes(weights: Weights, codes: Tensor, /) -> None: ...
+def pack_group_scales(shape: Weights, scales: Tensor, out: Tensor, /) -> None: ...
+def unpack_group_scales(weights: Weights, scales: Tensor, /) -> None: ...
+def pack_outputs(shape: Weights, values: Tensor, out: Tensor, /) -> None: ...
+def unpack(weights: Weights, out: Tensor, /) -> None: ...
 def quantize(
     isa: str,
     format: Format,
-    source: int,
-    is_bf16: bool,
+    source: Tensor,
     num_rows: int,
     num_in: int,
-    codes: int,
-    scales: int,
+    codes: Tensor,
+    scales: Tensor,
     /,
 ) -> int: ...
 
@@ -124,27 +119,33 @@ def attention_shape(
     softcap: float,
 ) -> AttentionShape: ...
 
+class Layers: ...
+
+# buffers: of each layer codes, scales and first tokens of keys, and of values.
+def layers(
+    keys: Codec,
+    values: Codec,
+    buffers: Sequence[tuple[Tensor | None, ...]],
+    layouts: Sequence[int],
+) -> Layers: ...
+
 class Step: ...
 
 def step(
     rows: int,
-    tokens: int,
-    positions: int,
+    tokens: Tensor | None,
+    positions: Tensor | None,
     starts: Sequence[int],
     tables: Sequence[NDArray[np.int32]],
     lengths: Sequence[Sequence[int]],
-    wanted: int,
+    wanted: Tensor | None,
     num_wanted: int,
-    cos: int,
-    sin: int,
-    rope_rows: int,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    rope_rows: Tensor | None,
     layouts: Sequence[tuple[bool, int, int, int]],
-    keys: Codec,
-    values: Codec,
-    num_sinks: int,
-    buffers: Sequence[int],
-    layer_layouts: Sequence[int],
-    logits: int,
+    layers: Layers,
+    logits: Tensor | None,
     vocabulary: int,
     top_k: int,
 ) -> Step: ...
@@ -154,10 +155,24 @@ class Program:
     def add_buffer(self, width: int, is_bf16: bool) -> int: ...
     def add_weights(self, weights: Weights) -> int: ...
     def embed(
-        self, table: int, position_table: int, num_positions: int, out: int, scale: float, /
+        self,
+        table: int,
+        position_table: Tensor | None,
+        num_positions: int,
+        out: int,
+        scale: float,
+        /,
     ) -> None: ...
     def norm(
-        self, x: int, weight: int, bias: int, eps: float, out: int, wanted: bool, add: bool, /
+        self,
+        x: int,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        out: int,
+        wanted: bool,
+        add: bool,
+        /,
     ) -> None: ...
     def linear(
         self,
@@ -176,8 +191,8 @@ class Program:
         queries: int,
         layer: int,
         shape: AttentionShape,
-        q_norm: int,
-        k_norm: int,
+        q_norm: Tensor | None,
+        k_norm: Tensor | None,
         eps: float,
         rope_dim: int,
         rope_begin: int,
@@ -192,13 +207,13 @@ class Program:
     def best(self) -> list[tuple[float, int]]: ...
     @property
     def top_shape(self) -> tuple[int, int]: ...
-    def read_top(self, values: int, tokens: int, /) -> None: ...
-    def read_buffer(self, buffer: int, rows: int, out: int, /) -> None: ...
+    def read_top(self, values: Tensor, tokens: Tensor, /) -> None: ...
+    def read_buffer(self, buffer: int, rows: int, out: Tensor, /) -> None: ...
     def read_queries(
-        self, buffer: int, rows: int, shape: AttentionShape, floats: bool, out: int, /
+        self, buffer: int, rows: int, shape: AttentionShape, floats: bool, out: Tensor, /
     ) -> None: ...
     def write_queries(
-        self, buffer: int, rows: int, shape: AttentionShape, floats: bool, source: int, /
+        self, buffer: int, rows: int, shape: AttentionShape, floats: bool, source: Tensor, /
     ) -> None: ...
 
 class Repeat:

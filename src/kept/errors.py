@@ -2,7 +2,8 @@
 
 Every one derives from `KeptError` and from the builtin a caller would expect, and its text says
 what was found, what is allowed and what to do about it, as far as each applies. Ctrl-C is no error:
-`kept.GenerationInterrupted` is a KeyboardInterrupt, and lives with `Completion`, which it carries.
+`kept.GenerationInterrupted` is a KeyboardInterrupt. It lives with `Completion`, which it carries,
+and so does `kept.GenerationError`, the SamplingError of a call.
 
     KeptError
     ├── OptionError (ValueError)                an option or argument that cannot be honoured

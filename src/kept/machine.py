@@ -187,7 +187,7 @@ def _valid_threads(num_threads: int | None) -> int:
 def _torch_bandwidth(num_threads: int, size_bytes: int, num_runs: int) -> Rate:
     import torch
 
-    data = torch.ones(size_bytes // 4, dtype=torch.float32)
+    data = torch.ones(size_bytes // 4, dtype=torch.float32, device="cpu")
     seconds = _time_torch(lambda: data.sum(), num_threads, num_runs)
     return _rate("torch.sum", num_threads, data.numel() * 4, seconds)
 
@@ -198,7 +198,7 @@ def _torch_matrix_peak(dtype: MatrixDtype, num_threads: int, num_runs: int) -> R
     if dtype == "int8":
         raise BackendError(f"torch has no int8 matrix product to time; {native_error()}")
     torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    a = torch.full((_MATMUL_SIZE, _MATMUL_SIZE), 1e-3, dtype=torch_dtype)
+    a = torch.full((_MATMUL_SIZE, _MATMUL_SIZE), 1e-3, dtype=torch_dtype, device="cpu")
     seconds = _time_torch(lambda: a @ a, num_threads, num_runs)
     return _rate(f"torch.matmul {torch_dtype}", num_threads, 2 * _MATMUL_SIZE**3, seconds)
 

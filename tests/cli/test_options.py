@@ -14,8 +14,11 @@ from kept.cli import options as flags
 from kept.cli.options import ModelOptions, SamplingOptions
 from kept.ops import KV_CODECS
 from kept.sampling import fields
+from kept.sampling.rules import RULE_FIELDS
 
-FIELDS = [field.name for field in dataclasses.fields(SamplingParams)]
+# Rules over tokens are lists of ids: they come from a checkpoint or a program, not from a flag.
+RULES = {field.name for field in RULE_FIELDS}
+FIELDS = [f.name for f in dataclasses.fields(SamplingParams) if f.name not in RULES]
 # Two values or more where the flag may be repeated.
 VALUES: dict[str, tuple[list[str], Any]] = {
     "max_new_tokens": (["7"], 7),

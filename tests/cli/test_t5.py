@@ -91,6 +91,21 @@ def test_a_stream_and_a_stop_string(folder: Path, text: str) -> None:
     assert begun.prompt_tokens == 1
 
 
+def test_a_stop_string_that_is_a_special_token(folder: Path) -> None:
+    llm = LLM(folder)
+    [free] = llm.generate(PROMPT, max_new_tokens=2, no_repeat_ngram_size=1)
+    bias = [[[*free.token_ids[:2], 2], 1000.0]]  # <unk> after the second token
+    options = {"max_new_tokens": 12, "no_repeat_ngram_size": 1, "sequence_bias": bias}
+    [found] = llm.generate(PROMPT, stop_strings="<unk>", **options)
+    assert found.token_ids == (*free.token_ids[:2], 2)
+    assert found.text == llm.tokenizer.decode(free.token_ids[:2])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = T5ForConditionalGeneration.from_pretrained(folder)
+    inputs = tokenizer(PROMPT, return_tensors="pt")
+    [row] = model.generate(**inputs, **options)  # its stop strings need letters this lacks
+    assert found.token_ids == tuple(row[1:4].tolist())
+
+
 def test_the_start_token_of_generation_config(folder: Path, tmp_path: Path) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kept import (
     Completion,
     ContextLengthError,
+    GenerationError,
     GenerationInterrupted,
     OptionError,
     SamplingError,
@@ -210,6 +211,8 @@ def test_counts_of_a_completion() -> None:
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"num_beams": 2, "do_sample": True}])
 def test_logits_that_are_no_numbers(monkeypatch: pytest.MonkeyPatch, options: Any) -> None:
     monkeypatch.setattr(toy, "next_logits", lambda tokens: torch.full((VOCAB,), torch.nan))
-    group = make_group([1, 2], resolved(max_new_tokens=3, **options), RULE)
-    with pytest.raises(SamplingError, match="check the model's weights"):
-        run(make_engine(Toy(), slots=2), [group])
+    with pytest.raises(GenerationError, match=r"^prompt 0: .*check the model's weights") as caught:
+        generation(Toy(), [[1, 2]], 2, max_new_tokens=3, **options).run()
+    assert isinstance(caught.value, SamplingError)
+    assert isinstance(caught.value.__cause__, SamplingError)
+    assert {c.finish_reason for c in caught.value.completions} == {"error"}

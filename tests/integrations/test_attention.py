@@ -1,16 +1,20 @@
 """attn_implementation="kept": codes attended where they lie, as if they had been expanded."""
 
+import copy
 import logging
+import pickle
 
 import pytest
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, DynamicCache
 
 from kept.errors import CacheError, OptionError
 from kept.integrations.transformers import KeptCache
 from kept.integrations.transformers import attention as module
 from kept.integrations.transformers.dense import attend_dense
 from kept.integrations.transformers.held import Held, HeldTensor
+from kept.integrations.transformers.masks import Said
+from kept.integrations.transformers.versions import IS_5
 from kept.machine import NATIVE_AVAILABLE
 from kept.ops import attend_stored
 
@@ -124,11 +128,13 @@ def test_padding_does_not_move_a_bit():
         keys, values = cache.update(new, new, index)
         alone_keys, alone_values = alone.update(new[1:, :, 17:], new[1:, :, 17:], index)
     mask = torch.ones(2, 1, 90, 90, dtype=torch.bool).tril()
-    mask.kept_left_padding = (0, 17)
+    mask.kept_said = Said((0, 17), WINDOW)
+    plain = torch.ones(1, 1, 73, 73, dtype=torch.bool).tril()
+    plain.kept_said = Said((), WINDOW)
     with torch.no_grad():
         out, _ = module.kept_attention(attention, query, keys, values, mask)
         single, _ = module.kept_attention(
-            attention, query[1:, :, 17:], alone_keys, alone_values, None
+            attention, query[1:, :, 17:], alone_keys, alone_values, plain
         )
     assert torch.equal(out[1:, 17:], single)
     assert not out[1, :17].any()
@@ -237,6 +243,23 @@ def test_stand_ins_compute_as_what_they_stand_for():
     assert "(2, 2, 5, 12)" in repr(keys)
 
 
+@pytest.mark.parametrize("codec", ["float32", "int4"])
+def test_stand_ins_are_laid_out_as_they_say(codec):
+    """torch takes `F.linear` and its like apart by what a tensor says of its strides."""
+    cache = kept(decoder("llama", "kept"), kv_dtype=codec)
+    new, weight = torch.randn(2, 2, 5, 12), torch.randn(7, 12)
+    for layer in range(3):
+        for x in cache.update(new, 2 * new, layer):
+            stored = x + 0
+            assert torch.equal(torch.nn.functional.linear(x, weight), stored @ weight.mT)
+            assert torch.equal(x.view(4, 5, 12), stored.view(4, 5, 12))
+            assert torch.equal(torch.einsum("bgsd,ed->bgse", x, weight), stored @ weight.mT)
+            assert x.contiguous().stride() == x.stride() == stored.contiguous().stride()
+            for copied in (copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
+                assert type(copied) is torch.Tensor
+                assert torch.equal(copied, stored)
+
+
 def test_gradients_reach_the_queries(caplog):
     module._say_once.cache_clear()
     model = decoder("llama", "kept")
@@ -247,6 +270,7 @@ def test_gradients_reach_the_queries(caplog):
     out.sum().backward()
     assert model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
     model.zero_grad()
+    model(prompt(), past_key_values=cache)
     assert "no_grad" in caplog.text
 
 
@@ -264,8 +288,42 @@ def test_what_it_cannot_compute_is_refused():
     x = torch.randn(1, 4, 1, 12)
     with pytest.raises(OptionError, match="s_aux"):
         module.kept_attention(attention, x, x, x, None, s_aux=torch.zeros(4))
-    with pytest.raises(OptionError, match="eager"):
-        module.kept_attention(attention, x, x, x, None, output_attentions=True)
+
+
+# 4.57 says so of any attention but its own, and returns what it is given.
+@pytest.mark.filterwarnings("ignore:.output_attentions=True. is not supported:UserWarning")
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mistral", *["gpt2"] * IS_5])
+def test_weights_are_those_of_eager(family, caplog):
+    module._say_once.cache_clear()
+    model, eager = decoder(family, "kept"), decoder(family)
+    ids, mask = padded(9, 5)
+    cache, theirs = kept(model), DynamicCache(config=eager.config)
+    with torch.no_grad():
+        for begin, end in ((0, 8), (8, 9)):
+            inputs = {"attention_mask": mask[:, :end], "output_attentions": True}
+            found = model(ids[:, begin:end], past_key_values=cache, **inputs)
+            want = eager(ids[:, begin:end], past_key_values=theirs, **inputs)
+            real = mask[:, begin:end].bool()
+            torch.testing.assert_close(found.logits[real], want.logits[real], **EXACT)
+            assert len(found.attentions) == len(want.attentions) == 3
+            for x, y in zip(found.attentions, want.attentions, strict=True):
+                torch.testing.assert_close(
+                    x.transpose(1, 2)[real], y.transpose(1, 2)[real], **EXACT
+                )
+    assert caplog.text.count("output_attentions") == 1
+
+
+def test_a_mask_of_ones_own_is_named_once(caplog):
+    module._say_once.cache_clear()
+    model = decoder("llama", "kept")
+    ids, mask = padded(9, 9)
+    logits(model, kept(model), ids, mask)
+    assert not caplog.text
+    mask[0, 4] = 0
+    for _ in range(2):
+        found = logits(model, kept(model), ids, mask)
+        torch.testing.assert_close(found, logits(decoder("llama"), None, ids, mask), **EXACT)
+    assert caplog.text.count("more than padding on the left") == 1
 
 
 def test_float16_models_run_on_the_reference():

@@ -1,5 +1,8 @@
 """Saved and loaded, a cache goes on with the same bits, in the model it belongs to."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -79,3 +82,38 @@ def test_pairs(tmp_path):
             model(ids, decoder_input_ids=more, past_key_values=x).logits for x in (loaded, cache)
         )
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("attention", ["eager", "kept"])
+@pytest.mark.parametrize(("family", "options"), [*CASES, ("llama", {})])
+def test_a_pickle_goes_on(family, options, attention):
+    model = decoder(family, attention)
+    cache = KeptCache.from_config(model.config, **options)
+    ids = prompt(2, 14)
+    empty = pickle.loads(pickle.dumps(cache))
+    logits(model, cache, ids[:, :12])
+    for found in (pickle.loads(pickle.dumps(cache)), copy.deepcopy(cache)):
+        assert found.get_seq_length() == 12
+        assert found.num_bytes == cache.num_bytes
+        assert torch.equal(
+            logits(model, found, ids[:, 12:]), logits(model, cache.fork(), ids[:, 12:])
+        )
+    fresh = KeptCache.from_config(model.config, **options)
+    assert torch.equal(logits(model, empty, ids), logits(model, fresh, ids))
+
+
+def test_a_pair_in_a_pickle_goes_on():
+    model, ids = t5(), prompt(2, 6)
+    pair = KeptEncoderDecoderCache.from_config(model.config, kv_dtype="int8")
+    starts = torch.zeros(2, 1, dtype=torch.int64)
+
+    def step(cache):
+        with torch.no_grad():
+            return model(input_ids=ids, decoder_input_ids=starts, past_key_values=cache).logits
+
+    step(pair)
+    copies = pickle.loads(pickle.dumps(pair)), copy.deepcopy(pair)
+    want = step(pair)
+    for found in copies:
+        assert type(found.cross_attention_cache) is type(pair.cross_attention_cache)
+        assert torch.equal(step(found), want)

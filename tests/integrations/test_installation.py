@@ -6,11 +6,13 @@ from importlib import metadata
 
 import pytest
 import torch
+import transformers
 from transformers import AutoConfig
 
 from kept.errors import CacheError, OptionError
 from kept.integrations.transformers import KeptCache, versions
 from kept.integrations.transformers.model import ModelLayers
+from kept.integrations.transformers.versions import IS_5
 
 from .models import SIZES, WINDOW, decoder
 
@@ -85,3 +87,38 @@ def test_keys_of_another_shape_or_device_are_refused():
     cache.reset()
     with pytest.raises(CacheError, match="StaticCache"):
         cache.early_initialization(1, 2, 12, torch.float32, torch.device("cpu"))
+
+
+def test_tuples_make_no_cache():
+    with pytest.raises(OptionError, match="from_config"):
+        KeptCache.from_legacy_cache(())
+
+
+def test_layers_say_what_they_hold():
+    cache = KeptCache.from_config(decoder("llama").config, kv_dtype="int8")
+    assert {(x.dtype, x.device, x.max_batch_size) for x in cache.layers} == {(None, None, None)}
+    new = torch.zeros(3, 2, 1, 12, dtype=torch.bfloat16)
+    for layer in range(3):
+        cache.update(new, new, layer)
+    for layer in cache.layers:
+        assert (layer.dtype, layer.device) == (torch.bfloat16, torch.device("cpu"))
+        assert layer.max_batch_size == 3
+    if not IS_5:
+        assert cache.max_batch_size == 3
+
+
+def test_a_model_that_computes_its_own_attention_is_refused_as_it_is_built():
+    sizes = {"vocab_size": 99, "hidden_size": 64, "n_layer": 2, "n_head": 4}
+    build = transformers.AutoModelForCausalLM.from_config
+    with pytest.raises(OptionError, match="BloomForCausalLM does not attend through"):
+        build(transformers.BloomConfig(**sizes), attn_implementation="kept")
+    model = build(transformers.BloomConfig(**sizes))
+    model.set_attn_implementation("kept")  # which transformers answers with a warning
+    assert model.config._attn_implementation != "kept"
+
+
+def test_an_attention_may_be_changed_to_kepts():
+    model = decoder("qwen3", "sdpa", rms_norm_eps=3e-6)
+    model.set_attn_implementation("kept")
+    assert model.config._attn_implementation == "kept"
+    model.set_attn_implementation("sdpa")

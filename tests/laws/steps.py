@@ -131,7 +131,7 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
     assert cache.lengths == plain.lengths
     assert cache.codec.pair == sides(plain.kind.codec)
     check_readers(cache, plain.kind)
-    sizes = [layer.num_slots * layer.capacity for layer in cache._layers]
+    sizes = [layer.num_slots * layer.capacity for layer in cache.layers]
     apart = sum(cache.num_slots * plain.kind.slot_bytes(i) for i in range(len(sizes)))
     tokens = sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
     rings = {layout for layout in cache.layouts if isinstance(layout, RingLayout)}
@@ -139,7 +139,7 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
     assert cache.num_bytes == tokens + apart + labels + plain.input_bytes()
     check_inputs(cache, plain)
     for layer, ring in enumerate(plain.kind.rings):
-        capacity = cache._layers[layer].capacity
+        capacity = cache.layers[layer].capacity
         if ring is not None:
             assert capacity <= max(ring.width, plain.wide[layer])
         if plain.kind.limit is not None:
@@ -190,4 +190,4 @@ def filled(kind: Kind) -> tuple[Cache, PlainCache]:
 
 def addresses(cache: Cache) -> list[int]:
     """Where every buffer of keys and values begins."""
-    return [x.data_ptr() for layer in cache._layers for x in layer.buffers]
+    return [x.data_ptr() for layer in cache.layers for x in layer.buffers]

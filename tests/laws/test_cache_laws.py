@@ -103,7 +103,7 @@ def test_buffers_are_seldom_replaced(kind: Kind) -> None:
         with cache.step(batch_of([1], [0])) as stores:
             for store, (k, v) in zip(storing(stores), rows, strict=True):
                 store.append(k, v)
-        for index, layer in enumerate(cache._layers):
+        for index, layer in enumerate(cache.layers):
             if not any(layer.keys[0] is x for x in kept):
                 kept.append(layer.keys[0])
             ring = kind.rings[index]
@@ -208,7 +208,7 @@ def test_stored_keys_carry_no_gradient(kind: Kind) -> None:
                 storing(stores), random_rows(kind, 2, generator()), strict=True
             ):
                 store.append(k.requires_grad_(), v.requires_grad_())
-    assert not any(x.requires_grad for layer in cache._layers for x in layer.buffers)
+    assert not any(x.requires_grad for layer in cache.layers for x in layer.buffers)
 
 
 @every_kind

@@ -156,7 +156,6 @@ def test_what_is_alike() -> None:
     first, second = (filled(kind)[0] for _ in range(2))
     assert alike(first, second)
     k = torch.randn(2, 1, 1, 3, generator=generator())
-    first.layers[0].own()
     first.layers[0].keys[0][0, :, 3] = k[0, :, 0]
     assert not alike(first, second)
     second.truncate([10, 9])

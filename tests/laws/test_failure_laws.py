@@ -62,7 +62,7 @@ def test_nan_that_was_truncated_or_never_committed_is_never_seen(kind: Kind) -> 
                 cache.abandon()
         step(cache, plain, [8], [0], generator())
         step(cache, plain, [1, 1], [1, 0], generator())
-        for layer in cache._layers:
+        for layer in cache.layers:
             assert all(x.isfinite().all() for x in layer.buffers)
 
 

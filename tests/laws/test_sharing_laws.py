@@ -72,7 +72,7 @@ def sharing_model(dtype: torch.dtype = torch.float32) -> SharingLlama:
     assert isinstance(config, LlamaConfig)
     windows = (None, 9, 9, None)
     fields = {**vars(config), "windows": windows}
-    model = SharingLlama(SharingConfig(**fields)).eval()
+    model = SharingLlama(SharingConfig(**fields)).to_empty(device="cpu").eval()
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

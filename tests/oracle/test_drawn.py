@@ -80,3 +80,19 @@ def test_beams_can_be_drawn(pair: Pair) -> None:
     uncached = [c.token_ids for c in pair.llm.generate(several, use_cache=False, **options)]
     assert found == uncached
     assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize("pair", ["llama"], indirect=True)
+def test_drawn_beams_repeat_by_their_seed(pair: Pair) -> None:
+    options = {**SAMPLED, "num_beams": 3}
+    several = prompts(8, 3)
+    found = pair.llm.generate(several, num_return_sequences=3, **options)
+    for completion in found:
+        again = pair.llm.generate(
+            [several[completion.prompt_index]],
+            seed=completion.seed,
+            num_return_sequences=completion.index + 1,
+            **options,
+        )
+        assert again[completion.index].token_ids == completion.token_ids
+        assert again[completion.index].score == pytest.approx(completion.score)

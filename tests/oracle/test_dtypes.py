@@ -67,6 +67,6 @@ def test_a_config_without_dtype_means_the_stored_one(tmp_path: Path) -> None:
     make_hf("gpt2").bfloat16().save_pretrained(tmp_path)
     rewrite_config(tmp_path, dtype=..., torch_dtype=...)
     assert LLM(tmp_path).model.dtype == torch.bfloat16
-    rewrite_config(tmp_path, torch_dtype="float16")
-    assert LLM(tmp_path).model.dtype == torch.float16
-    assert LLM(tmp_path, dtype="auto").model.dtype == torch.float16
+    rewrite_config(tmp_path, torch_dtype="float32")
+    assert LLM(tmp_path).model.dtype == torch.float32
+    assert LLM(tmp_path, dtype="auto").model.dtype == torch.float32

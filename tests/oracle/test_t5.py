@@ -373,7 +373,7 @@ def test_the_kernels_say_why_not(
 ) -> None:
     pair = made("v1.0")
     monkeypatch.setenv("KEPT_OPS", "auto")
-    kept.ops.backend.__globals__["_say_once"].cache_clear()
+    kept.ops.backend.__globals__["say_once"].cache_clear()
     with caplog.at_level(logging.WARNING, "kept"):
         for _ in range(2):
             kept.LLM(pair.folder)

@@ -222,7 +222,9 @@ def test_a_chat_broken_in_a_step(
         with pytest.raises(type(error)):
             list(stream)
     partial = stream.completion
-    assert partial.finish_reason == "interrupted"
+    broken = isinstance(error, Exception)
+    assert partial.finish_reason == ("error" if broken else "interrupted")
+    assert partial.error == ("boom" if broken else None)
     assert 0 < len(partial.token_ids) < 30
     assert whole.token_ids[: len(partial.token_ids)] == partial.token_ids
     again = llm.chat(FIRST, max_new_tokens=30)

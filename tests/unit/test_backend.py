@@ -31,7 +31,7 @@ def test_without_the_native_module(
     monkeypatch.setattr(machine, "_import_error", "no such file")
     monkeypatch.setenv("KEPT_OPS", "auto")
     assert backend() == "reference"
-    choose.__globals__["_say_once"].cache_clear()
+    choose.__globals__["say_once"].cache_clear()
     with caplog.at_level(logging.WARNING, "kept"):
         assert not runs_natively(torch.float32, CPU)
     assert "using the torch reference: " in caplog.records[0].message
@@ -52,7 +52,7 @@ def test_what_the_kernels_cannot_run(
 ) -> None:
     monkeypatch.setenv("KEPT_OPS", "auto")
     assert runs_natively(torch.bfloat16, CPU)
-    choose.__globals__["_say_once"].cache_clear()
+    choose.__globals__["say_once"].cache_clear()
     with caplog.at_level(logging.WARNING, "kept"):
         assert not runs_natively(torch.float16, CPU)
         assert not runs_natively(torch.float16, CPU)

@@ -11,8 +11,8 @@ SOURCE = Path(kept.__file__).parent
 # Lower floors first; a room may import from rooms before its own line, and from itself.
 FLOORS = (
     ("errors",),
-    ("json_file",),
-    ("batch", "exiting", "format", "machine", "text", "sampling"),
+    ("interrupt", "json_file", "paths"),
+    ("batch", "exiting", "format", "machine", "text", "sampling", "turns"),
     ("ops",),
     ("cache",),
     ("models",),
@@ -83,3 +83,50 @@ def test_nothing_is_unpickled():
         names = imports_of(path)
         assert not any(name.split(".")[0] == "pickle" for name in names), path
         assert "torch.load(" not in path.read_text(encoding="utf-8"), path
+
+
+# What torch makes by its default dtype and device where it is not told others.
+FACTORIES = {
+    "arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn",
+    "randperm", "range", "scalar_tensor", "tensor", "zeros",
+}  # fmt: skip
+BY_DEFAULT_ALONE = {"Tensor", "FloatTensor", "DoubleTensor", "HalfTensor", "LongTensor"}
+# Of these the dtype is that of what they are given.
+ON_A_DEVICE = {"as_tensor", "asarray"}
+
+
+def made_by_default(tree: ast.Module) -> list[tuple[int, str]]:
+    """The lines that make tensors of a dtype or on a device that a global setting chooses."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        if not isinstance(node.func.value, ast.Name) or node.func.value.id != "torch":
+            continue
+        name, given = node.func.attr, {keyword.arg for keyword in node.keywords}
+        needed = {"dtype", "device"} if name in FACTORIES else set()
+        needed |= {"device"} if name in ON_A_DEVICE else set()
+        if name in BY_DEFAULT_ALONE or not needed <= given:
+            found.append((node.lineno, name))
+    return found
+
+
+def test_no_tensor_is_made_by_a_global_setting():
+    wrong = [
+        f"{path.relative_to(SOURCE)}:{line}: torch.{name} takes its dtype or device from a default"
+        for path in SOURCE.rglob("*.py")
+        for line, name in made_by_default(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not wrong
+
+
+def test_what_takes_a_default_is_found():
+    lines = (
+        "torch.empty(3)",
+        "torch.zeros(2, dtype=x)",
+        "torch.ones(2, device=y)",
+        "torch.Tensor(3)",
+    )
+    fine = "torch.empty(3, dtype=x, device=y)", "torch.empty_like(x)", "torch.stack(x)"
+    assert len(made_by_default(ast.parse("\n".join(lines)))) == len(lines)
+    assert not made_by_default(ast.parse("\n".join(fine)))

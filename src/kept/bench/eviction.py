@@ -126,7 +126,9 @@ def measure_evictions(
     try:
         with model.running():
             for window in windows:
-                targets = torch.tensor(window.tokens[-window.num_scored :])
+                targets = torch.tensor(
+                    window.tokens[-window.num_scored :], dtype=torch.int64, device="cpu"
+                )
                 sums = dict(result.scores)
                 rows = [predictions(model, _cache(model, x, context), window) for x in variants]
                 for pieces in zip(*rows, strict=True):
@@ -187,7 +189,7 @@ def answer(
             logits = model.run(batch, cache)
             found.append(logits.argmax(-1).view(len(texts), -1))
             length = end
-    values = torch.tensor([text[task.answers] for text in texts])
+    values = torch.tensor([text[task.answers] for text in texts], dtype=torch.int64, device="cpu")
     # What follows token i is said at i.
     likeliest = torch.cat(found, dim=1)[:, task.answers.start - 1 :: task.answers.step]
     return Recall(int((likeliest == values).sum()), values.numel())

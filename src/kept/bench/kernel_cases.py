@@ -113,7 +113,7 @@ class LinearGroup:
         layer = self.layer
         first = _pack(layer, self.format)
         matrices = [first, *(_copy(first) for _ in range(num_copies - 1))]
-        table = pack_matrix(torch.randn(NUM_INPUTS, layer.num_in), "fp32")
+        table = pack_matrix(_random(NUM_INPUTS, layer.num_in), "fp32")
         # What is written for the next layer is rounded as that one reads it.
         feeds = [first] if layer.epilogue in ("activate", "gate") else []
         width = layer.num_out // 2 if layer.gated else layer.num_out
@@ -121,7 +121,7 @@ class LinearGroup:
         out = trace.Buffer(width, feeds)
         lines: list[trace.Line] = [
             trace.Embed(table, None, residual),
-            trace.Norm(residual, torch.ones(layer.num_in), None, 1e-6, x, False),
+            trace.Norm(residual, _ones(layer.num_in), None, 1e-6, x, False),
         ]
         before = len(lines)
         lines += (trace.Linear(x, m, out, layer.epilogue, layer.activation) for m in matrices)
@@ -166,8 +166,8 @@ class AttentionGroup:
         stored = Stored(self.codec, self.length, *sides)
         width = heads.num_heads * heads.head_dim
         fused = width + 2 * heads.num_kv_heads * heads.head_dim
-        table = pack_matrix(torch.randn(NUM_INPUTS, fused), "fp32")
-        last = pack_matrix(torch.ones(1, width), self.cases[0].arithmetic)
+        table = pack_matrix(_random(NUM_INPUTS, fused), "fp32")
+        last = pack_matrix(_ones(1, width), self.cases[0].arithmetic)
         qkv, out = trace.Buffer(fused), trace.Buffer(width, [last])
         queries = trace.Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32)
         spec = AttentionSpec(heads.head_dim**-0.5)
@@ -185,10 +185,10 @@ class AttentionGroup:
 
     def _fill(self, codec: Codec, num_copies: int) -> list[Tensor]:
         heads = self.heads
-        numbers = torch.randn(1, heads.num_kv_heads, self.length, heads.head_dim)
+        numbers = _random(1, heads.num_kv_heads, self.length, heads.head_dim)
         found = []
         for part, one in zip(codec.parts(heads.head_dim), codec.encode(numbers), strict=True):
-            room = torch.empty(num_copies, *one.shape, dtype=part.dtype)
+            room = torch.empty(num_copies, *one.shape, dtype=part.dtype, device="cpu")
             found.append(room.copy_(one.expand_as(room)))
         return found
 
@@ -204,9 +204,17 @@ def packed_bytes(format: str, layer: Layer) -> int:
     return shape.num_panels * (shape.bytes_per_panel + scales.get(format, 0) + bias)
 
 
+def _random(*size: int) -> Tensor:
+    return torch.randn(size, dtype=torch.float32, device="cpu")
+
+
+def _ones(*size: int) -> Tensor:
+    return torch.ones(size, dtype=torch.float32, device="cpu")
+
+
 def _pack(layer: Layer, format: str) -> PackedMatrix:
-    weight = torch.randn(layer.num_out, layer.num_in).mul_(_STD)
-    bias = torch.randn(layer.num_out) if layer.bias else None
+    weight = _random(layer.num_out, layer.num_in).mul_(_STD)
+    bias = _random(layer.num_out) if layer.bias else None
     if format not in QUANTIZED_FORMATS:
         return pack_matrix(weight, format, gated=layer.gated, bias=bias)
     found = quantize(weight, format)

@@ -104,10 +104,11 @@ class BoundStep:
         self, program: Program, rows: int, num_logits: int, stored: Stored | None = None
     ) -> None:
         """num_logits: rows that the last operation may write, if it is to run at all."""
-        index = torch.arange(rows)
+        index = torch.arange(rows, dtype=torch.int64, device="cpu")
         length = rows if stored is None else stored.length
         batch = Batch(index % NUM_INPUTS, index, (0, rows), (0,), (length,))
-        logits = torch.empty(num_logits, program.vocab_size)
+        size = num_logits, program.vocab_size
+        logits = torch.empty(size, dtype=torch.float32, device="cpu")
         stores = _buffers(stored, length)
         self._alive = batch, logits, stores
         self.native = program.step(batch, stores, None, logits)

@@ -37,7 +37,10 @@ BITS: Mapping[WeightFormat, float] = {
 
 Progress = Callable[[int, int], None]
 
-_CHUNK = 256  # rows whose logits are held at a time: with a large vocabulary they are a lot
+_CHUNK = 256  # rows read at a time
+# Of one variant's logits: with 262,144 tokens of vocabulary those of 256 rows would be 268 MB, and
+# every variant's are held at once.
+_PIECE_BYTES = 16 << 20
 
 
 def load_variant(
@@ -168,7 +171,7 @@ def measure_quality(
         with models["fp32"].running():
             for window in windows:
                 sums = list(scores)
-                targets = torch.tensor(window.tokens[-window.num_scored :])
+                targets = _ids(window.tokens[-window.num_scored :])
                 for rows in zip(
                     *(_predictions(variant, window) for variant in variants), strict=True
                 ):
@@ -213,7 +216,8 @@ def predictions(model: CausalLM, cache: Cache, window: Window) -> Iterator[Tenso
     the same whatever the cache, an empty one of one slot."""
     tokens = window.tokens[:-1]
     unscored = len(tokens) - window.num_scored
-    starts = [*range(0, unscored, _CHUNK), *range(unscored, len(tokens), _CHUNK)]
+    rows = min(_CHUNK, max(1, _PIECE_BYTES // (4 * model.config.vocab_size)))
+    starts = [*range(0, unscored, _CHUNK), *range(unscored, len(tokens), rows)]
     for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
         wanted, found = start >= unscored, []
         while start < stop:
@@ -222,17 +226,26 @@ def predictions(model: CausalLM, cache: Cache, window: Window) -> Iterator[Tenso
             found.append(model.run(_chunk(tokens, start, end, wanted), cache))
             start = end
         if wanted:
-            yield torch.cat(found).log_softmax(-1)
+            logits = found[0] if len(found) == 1 else torch.cat(found)
+            found.clear()  # of the two only one stays while other variants compute theirs
+            scores = logits.log_softmax(-1)
+            del logits
+            yield scores
+            del scores
+
+
+def _ids(numbers: Sequence[int]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
 
 def _chunk(tokens: Sequence[int], start: int, stop: int, wanted: bool) -> Batch:
     return Batch(
-        tokens=torch.tensor(tokens[start:stop]),
-        positions=torch.arange(start, stop),
+        tokens=_ids(tokens[start:stop]),
+        positions=_ids(range(start, stop)),
         starts=(0, stop - start),
         slots=(0,),
         totals=(len(tokens),),
-        wanted=None if wanted else torch.empty(0, dtype=torch.int64),
+        wanted=None if wanted else _ids(()),
     )
 
 

@@ -42,13 +42,16 @@ def random_model(
     place = resolve_device(device)
     _check_memory(model, dtype, place)
     generator = torch.Generator().manual_seed(seed)
-    pattern = (torch.randn(_PATTERN, generator=generator) * STD).to(place, dtype)
+    drawn = torch.randn(_PATTERN, generator=generator, dtype=torch.float32, device="cpu")
+    pattern = (drawn * STD).to(place, dtype)
     made: dict[nn.Parameter, nn.Parameter] = {}
     for name, meta in list(model.named_parameters(remove_duplicate=False)):
         path, _, leaf = name.rpartition(".")
         owner = model.get_submodule(path)
         if meta not in made:
-            offset = int(torch.randint(_PATTERN, (), generator=generator))
+            offset = int(
+                torch.randint(_PATTERN, (), generator=generator, dtype=torch.int64, device="cpu")
+            )
             values = torch.empty(meta.shape, dtype=dtype, device=place)
             _fill(values, owner, leaf, pattern, offset)
             made[meta] = nn.Parameter(values, requires_grad=meta.requires_grad)

@@ -47,12 +47,20 @@ class RecallTask:
         """(count, length) int64 texts."""
 
         def shuffled(size: int, taken: int) -> Tensor:
-            return torch.rand(count, size, generator=generator).argsort(1)[:, :taken]
+            drawn = torch.rand(count, size, generator=generator, dtype=torch.float32, device="cpu")
+            return drawn.argsort(1)[:, :taken]
 
         def tokens(first: int, size: int, *shape: int) -> Tensor:
-            return torch.randint(first, first + size, (count, *shape), generator=generator)
+            return torch.randint(
+                first,
+                first + size,
+                (count, *shape),
+                generator=generator,
+                dtype=torch.int64,
+                device="cpu",
+            )
 
-        texts = torch.zeros(count, self.length, dtype=torch.int64)
+        texts = torch.zeros(count, self.length, dtype=torch.int64, device="cpu")
         texts[:, 1 : 1 + self.body] = tokens(1, NUM_FILLERS, self.body)
         keys = _FIRST_KEY + shuffled(NUM_KEYS, self.num_pairs)
         pairs = torch.stack((keys, tokens(_FIRST_VALUE, NUM_VALUES, self.num_pairs)), dim=2)

@@ -45,8 +45,10 @@ class Trace:
 def random_prompt(vocab_size: int, length: int, seed: int) -> list[int]:
     """Token ids drawn evenly from the vocabulary; a seed always draws the same ones."""
     generator = torch.Generator().manual_seed(seed)
-    found: list[int] = torch.randint(vocab_size, (length,), generator=generator).tolist()
-    return found
+    found = torch.randint(
+        vocab_size, (length,), generator=generator, dtype=torch.int64, device="cpu"
+    )
+    return [int(token) for token in found.tolist()]
 
 
 def greedy(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from kept.cache import KVShape
@@ -65,9 +64,8 @@ class Costs:
     @classmethod
     def of(cls, model: CausalLM, kv_dtype: KVDtype | None = None) -> Costs:
         """The costs of a model; kv_dtype None: the cache holds the model's own dtype."""
-        # Counted on a copy without memory, since the matrices of this one may be packed.
-        with torch.device("meta"):
-            plain = type(model)(model.config)
+        # Counted on a new one, which has no memory: the matrices of this one may be packed.
+        plain = type(model)(model.config)
         return cls(
             num_parameters=plain.num_parameters,
             weight_bytes=weight_bytes(model),
@@ -82,8 +80,7 @@ class Costs:
     def of_layers(cls, model: CausalLM, kv_dtype: str | None = None) -> tuple[Costs, ...]:
         """(L,) the costs of each layer alone: no embedding, and a head of no elements."""
         whole = cls.of(model, kv_dtype)
-        with torch.device("meta"):
-            plain = type(model)(model.config)
+        plain = type(model)(model.config)
         return tuple(
             replace(
                 whole,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from kept.cache.indices import read_whole
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
 
@@ -20,6 +20,19 @@ def check_slots(slots: Sequence[int], num_slots: int) -> None:
         )
 
 
+def check_numbers(x: object, what: str) -> None:
+    """Raise CacheError unless x is a tensor whose real numbers are there to be read."""
+    given = None
+    if not isinstance(x, Tensor):
+        given = type(x).__name__
+    elif x.is_complex():
+        given = str(x.dtype)
+    elif x.is_meta or x.layout != torch.strided:
+        given = f"a tensor on {x.device}, {x.layout}"
+    if given is not None:
+        raise CacheError(f"{what} are {given}; pass a tensor of real numbers")
+
+
 def check_update(
     k: Tensor,
     v: Tensor,
@@ -30,10 +43,8 @@ def check_update(
     """Raise CacheError unless k, v (B, G, T, D) fit a layer. num_slots: what B has to be, None
     where any will do."""
     for name, x in (("keys", k), ("values", v)):
-        if not isinstance(x, Tensor) or x.is_complex():
-            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise CacheError(f"the {name} are {given}; pass a tensor of real numbers")
-    if not 0 <= read_whole(layer, "the layer") < len(shapes):
+        check_numbers(x, f"the {name}")
+    if not 0 <= layer < len(shapes):
         raise CacheError(
             f"layer {layer} does not exist; this cache has layers 0 to {len(shapes) - 1}"
         )
@@ -42,14 +53,15 @@ def check_update(
             f"layer {layer} shares the keys and values of layer {shapes[layer].shares} and stores "
             "none; update only the layers that store"
         )
-    heads, width = shapes[layer].num_kv_heads, shapes[layer].head_dim
-    fits = k.ndim == 4 and k.shape == v.shape and k.shape[0] > 0 and k.shape[2] > 0
-    fits = fits and num_slots in (None, k.shape[0])
-    if not fits or (k.shape[1], k.shape[3]) != (heads, width):
+    heads, widths = shapes[layer].num_kv_heads, (shapes[layer].head_dim, shapes[layer].value_width)
+    fits = k.ndim == 4 and k.shape[:3] == v.shape[:3] and v.ndim == 4
+    fits = fits and k.shape[0] > 0 and k.shape[2] > 0 and num_slots in (None, k.shape[0])
+    if not fits or k.shape[1] != heads or (k.shape[3], v.shape[3]) != widths:
+        sizes = [f"({num_slots or 'B'}, {heads}, T, {width})" for width in dict.fromkeys(widths)]
         raise CacheError(
             f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit layer {layer}; pass "
-            f"(batch, heads, time, head) = ({num_slots or 'B'}, {heads}, T, {width}) for both, "
-            "with T of at least 1"
+            f"(batch, heads, time, head) = {' and '.join(sizes)} "
+            f"{'for both' if len(sizes) == 1 else 'for them'}, with T of at least 1"
         )
 
 

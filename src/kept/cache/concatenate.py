@@ -9,6 +9,7 @@ a ring that is narrower than another has its tokens laid out anew, as when it gr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import accumulate
 
 from kept.cache.cache import Cache
@@ -16,8 +17,10 @@ from kept.cache.cross import EncodedInput, moved
 from kept.cache.layer import Moves
 from kept.cache.layout import Layout, Relayout
 from kept.errors import CacheError, OptionError
+from kept.ops import plain_torch
 
 
+@plain_torch()
 def concatenate(caches: Sequence[Cache]) -> Cache:
     """A cache with the slots of all, in their order.
 
@@ -83,12 +86,8 @@ def _inputs(caches: Sequence[Cache]) -> list[EncodedInput | None]:
 
 def _joined(layouts: Sequence[Layout], changes: Sequence[Relayout]) -> Layout:
     """One layout with the slots of all, once each has made its change."""
-    twins = [layout.fork() for layout in layouts]
-    for twin, change in zip(twins, changes, strict=True):
-        twin.apply(change)
-    for twin in twins[1:]:
-        twins[0].join(twin)
-    return twins[0]
+    wide = [layout.relaid(change) for layout, change in zip(layouts, changes, strict=True)]
+    return reduce(lambda found, other: found.joined(other), wide[1:], wide[0])
 
 
 def _moves(layout: Layout, change: Relayout, lengths: Sequence[int]) -> list[Moves]:

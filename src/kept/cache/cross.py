@@ -78,8 +78,7 @@ class CrossLayers:
     """Which input each slot of a cache attends.
 
     shapes: (cross layers,), none in the cache of a decoder. first: the number of the first of them
-    among a model's layers. of: (slots,) None: none yet. Operations replace `of`, and never what it
-    holds.
+    among a model's layers.
     """
 
     def __init__(
@@ -91,9 +90,19 @@ class CrossLayers:
         place: Place,
         device: torch.device,
     ) -> None:
-        self.shapes, self.first, self.of = tuple(shapes), first, list(of)
+        self.shapes, self.first = tuple(shapes), first
         self.codec, self.place, self.device = codec, place, device
-        self._filling: CrossStep | None = None  # an input that `put` has begun to store
+        # The inputs and, beside them, one that `put` has begun to store: replaced together.
+        self._now: tuple[tuple[EncodedInput | None, ...], CrossStep | None] = (tuple(of), None)
+
+    @property
+    def of(self) -> tuple[EncodedInput | None, ...]:
+        """(slots,) the input that each attends, None: none yet."""
+        return self._now[0]
+
+    @of.setter
+    def of(self, of: Sequence[EncodedInput | None]) -> None:
+        self._now = tuple(of), None
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -113,15 +122,25 @@ class CrossLayers:
     @property
     def is_filling(self) -> bool:
         """Whether `put` has stored an input in some layers and not in others."""
-        return self._filling is not None
+        return self._now[1] is not None
 
-    def select(self, indices: Sequence[int]) -> None:
-        """Slot i attends what slot indices[i] did."""
-        self.of = [self.of[i] for i in indices]
+    def reshaped(self, layer: int, shape: KVShape) -> CrossLayers:
+        """With another shape of one of a model's layers, while there are no inputs."""
+        index = layer - self.first
+        shapes = (*self.shapes[:index], shape, *self.shapes[index + 1 :])
+        return CrossLayers(shapes, self.first, self.of, self.codec, self.place, self.device)
+
+    def attending(self, of: Sequence[EncodedInput | None]) -> CrossLayers:
+        """The same layers, whose slots attend these inputs."""
+        return CrossLayers(self.shapes, self.first, of, self.codec, self.place, self.device)
+
+    def selected(self, indices: Sequence[int]) -> CrossLayers:
+        """Slot i attends what slot indices[i] does."""
+        return self.attending([self.of[i] for i in indices])
 
     def fork(self) -> CrossLayers:
         """An independent map to the same inputs."""
-        return CrossLayers(self.shapes, self.first, self.of, self.codec, self.place, self.device)
+        return self.attending(self.of)
 
     def begin(
         self,
@@ -159,37 +178,41 @@ class CrossLayers:
         held = [self.of[s] if n is None else None for s, n in zip(slots, brought, strict=True)]
         return CrossStep(starts, slots, held, source, self.shapes, self.device, self)
 
-    def commit(self, step: CrossStep) -> None:
-        """Let the slots of a step attend what it brought and every layer has stored."""
-        if step.source is not None:
-            for slot, number in zip(step.slots, step.source.of, strict=True):
-                if number is not None:
-                    self.of[slot] = step.new[number]
+    def committed(self, step: CrossStep | None) -> CrossLayers:
+        """The slots of a step attend what it brought and every layer has stored."""
+        return self if step is None or step.source is None else self.attending(self._after(step))
+
+    def _after(self, step: CrossStep) -> tuple[EncodedInput | None, ...]:
+        assert step.source is not None
+        of = list(self.of)
+        for slot, number in zip(step.slots, step.source.of, strict=True):
+            if number is not None:
+                of[slot] = step.new[number]
+        return tuple(of)
 
     def put(self, k: Tensor, v: Tensor, layer: int, lengths: Sequence[int]) -> CrossView:
         """`Cache.update` of one layer: an input (S, G, D) for each slot, laid end to end.
 
         lengths: (slots,) tokens that each holds. The inputs count once all layers have them.
         """
-        count, rows, step = len(self.of), len(k), self._filling
+        count, rows, step = len(self.of), len(k), self._now[1]
         if step is None:
             slots, ends = tuple(range(count)), range(0, rows + 1, rows // count)
-            source = Source(torch.zeros(rows, dtype=torch.int64), tuple(ends), slots)
+            source = Source(torch.zeros(rows, dtype=torch.int64, device="cpu"), tuple(ends), slots)
             step = self.begin((0,) * (count + 1), slots, lengths, source)
             assert step is not None
-            self._filling = step
+            self._now = self.of, step
         done, every = {self.first + i for i in step.stored}, range(len(self.shapes))
         check_joins(layer, rows // count, done, [self.first + i for i in every], step.span.width)
         view = step.put(layer - self.first, k, v)
         self.place.leave(step.buffers(layer - self.first))
         if len(step.stored) == len(self.shapes):
-            self._filling = None
-            self.commit(step)
+            self._now = self._after(step), None
         return view
 
     def abandon(self) -> None:
         """Drop what `put` has begun."""
-        self._filling = None
+        self._now = self.of, None
 
     def read(self, layer: int, begin: int) -> list[tuple[Tensor, Tensor]]:
         """Keys and values (G, S - begin, D) of one of a model's layers, per slot, decoded."""
@@ -211,7 +234,8 @@ class CrossLayers:
     def tokens(self, layer: int) -> list[Tensor]:
         """(G, S) int64 per slot: all tokens of its input, for each head of a model's layer."""
         heads = self.shapes[layer - self.first].num_kv_heads
-        return [torch.arange(length).expand(heads, -1).clone() for length in self.lengths]
+        tokens = (torch.arange(length, dtype=torch.int64, device="cpu") for length in self.lengths)
+        return [each.expand(heads, -1).clone() for each in tokens]
 
 
 class CrossStep:

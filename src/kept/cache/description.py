@@ -11,12 +11,12 @@ from typing import Any
 
 from kept.cache.cache import Cache
 from kept.cache.evicting import EvictingLayout
-from kept.cache.eviction_file import read_rule, write_rule
+from kept.cache.eviction_file import MAX_COUNT, read_count, read_rule, write_rule
 from kept.cache.layout import ContiguousLayout, Layout, grown
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.cache.sinks import check_unquantized_sinks
-from kept.errors import CacheError, OptionError
+from kept.errors import CacheError
 from kept.ops import VALUE_CODECS, KVCodec, find_kv_codec
 
 
@@ -67,7 +67,7 @@ class Description:
         """One line that `read` reads."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["codec"] = self.codec.pair
-        fields["shapes"] = [dataclasses.asdict(shape) for shape in self.shapes]
+        fields["shapes"] = [_shape_fields(shape) for shape in self.shapes]
         return json.dumps(fields)
 
     @classmethod
@@ -82,21 +82,22 @@ class Description:
                     f"does not know; there are {', '.join(VALUE_CODECS)}"
                 )
             codec = find_kv_codec((keys, values))
-            check_unquantized_sinks(int(fields["unquantized_sinks"]), codec)
+            sinks = read_count(fields["unquantized_sinks"])
+            check_unquantized_sinks(sinks, codec)
             found = cls(
-                fields["kind"],
+                _text(fields["kind"]),
                 codec,
                 tuple(KVShape(**shape) for shape in fields["shapes"]),
-                tuple(map(int, fields["lengths"])),
+                tuple(map(read_count, fields["lengths"])),
                 tuple(fields["layouts"]),
-                tuple(map(int, fields["layout_of"])),
-                tuple(map(int, fields["inputs"])),
-                tuple(map(int, fields["input_of"])),
-                int(fields["unquantized_sinks"]),
-                fields["fingerprint"],
-                dict(fields["checksums"]),
+                tuple(map(read_count, fields["layout_of"])),
+                tuple(map(read_count, fields["inputs"])),
+                tuple(read_count(number, least=-1) for number in fields["input_of"]),
+                sinks,
+                _text(fields["fingerprint"]),
+                {_text(name): _text(value) for name, value in fields["checksums"].items()},
             )
-        except (ValueError, TypeError, LookupError, RecursionError, OptionError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise _unreadable(file) from error
         if not found._fits_together():
             raise _unreadable(file)
@@ -107,8 +108,8 @@ class Description:
         cross = any(shape.cross for shape in self.shapes)
         return (
             bool(self.lengths)
-            and min(self.lengths) >= 0
-            and all(i in layouts for i in self.layout_of)
+            and all(map(_is_shape, self.shapes))
+            and set(self.layout_of) == set(layouts)
             and all(length >= 1 for length in self.inputs)
             and len(self.input_of) == (len(self.lengths) if cross else 0)
             and set(self.input_of) - {-1} == set(inputs)
@@ -136,6 +137,13 @@ class Description:
             )
 
 
+def _shape_fields(shape: KVShape) -> dict[str, Any]:
+    fields = dataclasses.asdict(shape)
+    if shape.value_dim is None:  # what a kept that knows no value_dim reads too
+        del fields["value_dim"]
+    return fields
+
+
 def write_layout(layout: Layout) -> dict[str, Any]:
     """A layout's own numbers, as JSON takes them."""
     if isinstance(layout, EvictingLayout):
@@ -151,8 +159,10 @@ def read_layout(file: Path, fields: Mapping[str, Any], lengths: Sequence[int]) -
     longest = max(lengths)
     try:
         if fields["layout"] == "ring":
-            window, sinks, slack = (int(fields[name]) for name in ("window", "sinks", "slack"))
-            if window >= 1 and sinks >= 0 and slack >= 0:
+            window, sinks, slack = (
+                read_count(fields[name]) for name in ("window", "sinks", "slack")
+            )
+            if window >= 1:
                 return RingLayout(len(lengths), window, sinks, slack)
         elif fields["layout"] == "evicting":
             rule = read_rule(fields)
@@ -162,11 +172,26 @@ def read_layout(file: Path, fields: Mapping[str, Any], lengths: Sequence[int]) -
         elif fields["layout"] == "contiguous":
             if fields["max_length"] is None:
                 return ContiguousLayout(len(lengths), grown(longest) if longest else 0)
-            if int(fields["max_length"]) >= longest:
-                return ContiguousLayout(len(lengths), int(fields["max_length"]), fixed=True)
+            if read_count(fields["max_length"]) >= longest:
+                return ContiguousLayout(len(lengths), fields["max_length"], fixed=True)
     except (ValueError, TypeError, LookupError) as error:
         raise _unreadable(file) from error
     raise _unreadable(file)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def _is_shape(shape: KVShape) -> bool:
+    return (
+        all(type(n) is int and 1 <= n <= MAX_COUNT for n in (shape.num_kv_heads, shape.head_dim))
+        and (shape.window is None or (type(shape.window) is int and shape.window >= 1))
+        and (shape.shares is None or (type(shape.shares) is int and shape.shares >= 0))
+        and type(shape.cross) is bool
+    )
 
 
 def _unreadable(file: Path) -> CacheError:

@@ -107,10 +107,6 @@ class EvictingLayout(OrderedLayout):
             return None
         return Relayout(min(grown(needed), max(self.rule.budget + self.rule.grain, needed)))
 
-    def apply(self, change: Relayout) -> None:
-        """See `Layout.apply`."""
-        self.capacity = change.capacity
-
     def plan(
         self,
         starts: tuple[int, ...],
@@ -130,10 +126,6 @@ class EvictingLayout(OrderedLayout):
         """See `Layout.placement`."""
         return Placement(ring=False, block=self.capacity)
 
-    def commit(self, plan: Plan) -> Relayout | None:
-        """See `Layout.commit`; the layers drop tokens by themselves."""
-        return None
-
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """See `Layout.check_truncate`."""
         last = self.rule.last_stop(before)
@@ -144,10 +136,6 @@ class EvictingLayout(OrderedLayout):
                 f"sequence had {last}; truncate to {last} or more, or to 0, or use the dynamic "
                 "cache, which forgets nothing"
             )
-
-    def fork(self) -> EvictingLayout:
-        """See `Layout.fork`."""
-        return EvictingLayout(self.num_slots, self.rule, self.capacity)
 
     def entries_from(self, slot: int, begin: int, end: int) -> slice:
         """See `Layout.entries_from`; begin: 0, or no token before the last eviction."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class EvictingLayer(LayerCache):
         size = (layout.num_slots, shape.num_kv_heads, layout.rule.budget)
         device = self.keys[0].device
         with lasting():
-            self.held = torch.zeros(size, dtype=torch.int64, device=device)
+            self.held = place.zeros(size, torch.int64)
         self.observer: Observer | None = None
         if self.rule.observes:
             # Kernels round the queries to bf16 where they do not compute in floats.
@@ -59,7 +60,8 @@ class EvictingLayer(LayerCache):
     def tokens(self, slot: int, length: int) -> Tensor:
         """(G, S) int64, which tokens a slot of so many read ones holds, oldest first."""
         last = self.rule.last(length)
-        new = torch.arange(last, length, device=self.held.device).expand(self.num_kv_heads, -1)
+        new = torch.arange(last, length, dtype=torch.int64, device=self.held.device)
+        new = new.expand(self.num_kv_heads, -1)
         return torch.cat((self.held[slot], new), dim=1) if last else new.clone()
 
     def is_due(self, length: int) -> bool:
@@ -80,9 +82,15 @@ class EvictingLayer(LayerCache):
             if rule.last(length) != length:
                 return Eviction(slot, None, tokens, entries.received)
             keep = rule.policy.keep(entries, rule.budget)
-        buffers = tuple(x[slot].take_along_dim(keep[..., None], dim=1) for x in self.buffers)
+        buffers = tuple(self._kept(x[slot], keep) for x in self.buffers)
         received = None if entries.received is None else entries.received.gather(1, keep)
         return Eviction(slot, buffers, tokens.gather(1, keep), received)
+
+    def _kept(self, buffer: Tensor, keep: Tensor) -> Tensor:  # (G, capacity, width), (G, S)
+        heads, count = keep.shape
+        with lasting():
+            room = self.place.zeros((heads, count, buffer.shape[2]), buffer.dtype)
+            return torch.take_along_dim(buffer, keep[..., None], 1, out=room)
 
     def _entries(self, slot: int, tokens: Tensor, length: int) -> Entries:
         keys, values = self.read(slot, list(range(tokens.shape[1])), 0)
@@ -94,26 +102,33 @@ class EvictingLayer(LayerCache):
         return Entries(keys, values, tokens, observed, received)
 
     def evict(self, chosen: Eviction) -> None:
-        """Let a slot hold what was chosen of it, and nothing else."""
+        """Let a slot hold what was chosen of it, and nothing else; as good done twice as once."""
         slot, count = chosen.slot, chosen.held.shape[1]
         if self.observer is not None and chosen.received is not None:
             self.observer.received[slot, :, :count] = chosen.received
         if chosen.buffers is None:
             return
-        self.own()
         for buffer, entries in zip(self.buffers, chosen.buffers, strict=True):
             buffer[slot, :, :count] = entries
             buffer[slot, :, count:] = 0
         self.held[slot] = chosen.held
 
-    def select(self, indices: Sequence[int]) -> None:
-        """See `LayerCache.select`."""
-        super().select(indices)
+    def selected(self, indices: Sequence[int]) -> Self:
+        """See `LayerCache.selected`."""
+        return self._labelled(super().selected(indices), indices)
+
+    def reordered(self, indices: Sequence[int]) -> Self:
+        """See `LayerCache.reordered`."""
+        return self._labelled(self._with(self.buffers), indices)
+
+    def _labelled(self, found: Self, indices: Sequence[int]) -> Self:
+        """Let a layer with other slots have what is held of them beside the buffers."""
         order = torch.tensor(list(indices), dtype=torch.int64, device=self.held.device)
         with lasting():
-            self.held = self.held[order]
-        if self.observer is not None:
-            self.observer.select(order)
+            room = self.place.zeros((len(order), *self.held.shape[1:]), torch.int64)
+            found.held = torch.index_select(self.held, 0, order, out=room)
+        found.observer = None if self.observer is None else self.observer.selected(order)
+        return found
 
     def take(
         self, begin: int, source: LayerCache, moves: Sequence[Moves], lengths: Sequence[int]
@@ -125,14 +140,19 @@ class EvictingLayer(LayerCache):
         if self.observer is not None and source.observer is not None:
             self.observer.take(begin, source.observer)
 
-    def fork(self) -> EvictingLayer:
+    def fork(self) -> Self:
         """See `LayerCache.fork`; which tokens are held is copied at once."""
-        twin = EvictingLayer.__new__(EvictingLayer)
-        self._share(twin)
-        twin.rule = self.rule
+        return self._apart(super().fork())
+
+    def cloned(self) -> Self:
+        """See `LayerCache.cloned`."""
+        return self._apart(super().cloned())
+
+    def _apart(self, twin: Self) -> Self:
+        """Let a copy of this layer have its own of what is written in place."""
         twin.observer = None if self.observer is None else self.observer.fork()
         with lasting():
-            twin.held = self.held.clone()
+            twin.held = self.place.clone(self.held)
         return twin
 
     @property
@@ -189,7 +209,7 @@ def tokens_of(layout: Layout, layer: LayerCache, slot: int, length: int) -> Tens
     """(G, S) int64, which of a slot's `length` tokens a layer holds, oldest first."""
     if isinstance(layer, EvictingLayer):
         return layer.tokens(slot, length)
-    tokens = torch.arange(length)
+    tokens = torch.arange(length, dtype=torch.int64, device="cpu")
     if isinstance(layout, RingLayout):
         tokens = layout.held[slot][layout.held[slot] >= 0].sort().values
     return tokens.expand(layer.num_kv_heads, -1).clone()

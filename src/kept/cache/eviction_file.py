@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -12,6 +12,15 @@ from kept.cache.evicting_layer import EvictingLayer
 from kept.cache.layout import lasting
 from kept.cache.policy import SCORES, EvictionPolicy
 from kept.errors import CacheError
+
+MAX_COUNT: Final = 2**48  # of anything in a file: as many tokens or bytes as no machine holds
+
+
+def read_count(value: object, *, least: int = 0) -> int:
+    """A count as JSON spells it. Raises ValueError for anything else, or more than `MAX_COUNT`."""
+    if type(value) is not int or not least <= value <= MAX_COUNT:
+        raise ValueError(value)
+    return value
 
 
 def write_rule(rule: EvictionRule) -> dict[str, Any]:
@@ -34,10 +43,10 @@ def write_rule(rule: EvictionRule) -> dict[str, Any]:
 def read_rule(fields: Mapping[str, Any]) -> EvictionRule:
     """The rule that `write_rule` wrote. Raises ValueError, TypeError or LookupError for no rule."""
     score = SCORES[fields["score"]]
-    budget, grain = int(fields["budget"]), int(fields["grain"])
+    budget, grain = read_count(fields["budget"], least=1), read_count(fields["grain"])
     if grain < 1:
         raise ValueError(grain)
-    policy = EvictionPolicy(score, int(fields["sinks"]), int(fields["recent"]))
+    policy = EvictionPolicy(score, read_count(fields["sinks"]), read_count(fields["recent"]))
     return EvictionRule(budget, grain, policy.within(budget))
 
 

@@ -41,16 +41,20 @@ from kept.cache.description import Description, read_layout
 from kept.cache.evicting import EvictingLayout
 from kept.cache.evicting_layer import EvictingLayer
 from kept.cache.eviction_file import restore_held
+from kept.cache.file_claims import check_claims, count_entries
 from kept.cache.layout import Layout
-from kept.cache.make import check_place, read_device
+from kept.cache.make import check_place, check_shapes, read_device
 from kept.cache.place import Place
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
+from kept.ops import plain_torch
+from kept.paths import read_path
 
 VERSION = "3"
 
 
+@plain_torch()
 def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = "") -> None:
     """Write what a cache holds to a file; a step in progress is no part of it.
 
@@ -58,7 +62,10 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     file takes about the bytes of the tokens that are held, and as much memory while it is written;
     an encoder input is written once.
     Raises CacheError where it cannot be written; a file that was there before is then unchanged.
+    Raises OptionError for what names no file, and a fingerprint that is no string.
     """
+    file = _writable(path)
+    _check_fingerprint(fingerprint)
     tensors = {name: _gathered(buffer, cache, layout) for name, layout, buffer in _buffers(cache)}
     for name, buffer in _sinks(cache):
         firsts = (buffer[slot, :, :length] for slot, length in enumerate(cache.lengths))
@@ -79,9 +86,10 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
         cache, fingerprint, {name: _checksum(name, x) for name, x in tensors.items()}
     ).to_json()
     metadata = {"kept_cache": VERSION, "description": text, "checksum": _checksum_of_text(text)}
-    _write(Path(path), tensors, metadata)
+    _write(file, tensors, metadata)
 
 
+@plain_torch()
 def load_cache(
     path: str | PathLike[str],
     shapes: Sequence[KVShape],
@@ -98,26 +106,23 @@ def load_cache(
     kept wrote, or that belongs to another model or fingerprint, OptionError for what is no path or
     are no shapes, or a place that will not do.
     """
-    if not isinstance(path, str | PathLike):
-        raise OptionError(
-            f"the cache's file is named by {path!r}, a {type(path).__name__}; pass a path"
-        )
-    _check_shapes(shapes)
-    file, where = Path(path), read_device(device)
+    check_shapes(shapes)
+    _check_fingerprint(fingerprint)
+    file, where = read_path(path, "the cache's file"), read_device(device)
     with _opened(file) as handle:
         return _read(file, handle, tuple(shapes), fingerprint, where, place)
 
 
 def saved_shapes(path: str | PathLike[str]) -> tuple[KVShape, ...]:
     """(L,) what the layers of a saved cache store. Raises CacheError as `load_cache` does."""
-    file = Path(path)
+    file = read_path(path, "the cache's file")
     with _opened(file) as handle:
         return _described(file, handle).shapes
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise CacheError(f"{file} is not a file; give one that a cache was saved to")
     try:
         with safe_open(str(file), framework="pt") as handle:
@@ -128,13 +133,18 @@ def _opened(file: Path) -> Iterator[Any]:
         raise CacheError(f"{file} cannot be read: {error}") from error
 
 
-def _check_shapes(shapes: object) -> None:
-    if isinstance(shapes, Sequence) and all(isinstance(shape, KVShape) for shape in shapes):
-        return
-    raise OptionError(
-        f"the shapes are {shapes!r:.100}, a {type(shapes).__name__}; pass model.kv_shapes, the "
-        "KVShape of each layer"
-    )
+def _writable(path: object) -> Path:
+    file = read_path(path, "the cache's file")
+    if file.name in ("", "..") or os.path.isdir(file):
+        raise OptionError(f"{str(file)!r} is a folder; name a file in it to save the cache to")
+    return file
+
+
+def _check_fingerprint(fingerprint: object) -> None:
+    if not isinstance(fingerprint, str):
+        raise OptionError(
+            f"the fingerprint is {fingerprint!r:.100}, a {type(fingerprint).__name__}; pass text"
+        )
 
 
 def _described(file: Path, handle: Any) -> Description:
@@ -177,18 +187,20 @@ def _read(
         raise _damaged(file, f"tensor {name} is not the one that was saved")
 
     num_slots, lengths = len(found.lengths), found.lengths
-    layouts = []
+    layouts: list[Layout] = []
     for index, fields in enumerate(found.layouts):
         layout = read_layout(file, fields, lengths)
         if isinstance(layout, RingLayout):
             layout.restore(tensor(_held(index), torch.int64, num_slots, None), lengths)
         layouts.append(layout)
     check_place(place, device, evicts=any(isinstance(x, EvictingLayout) for x in layouts))
+    check_claims(file, handle, found, layouts, in_memory=place is None and device.type == "cpu")
     per_layer = [layouts[index] for index in found.layout_of]
     made_of = found.codec, device, found.kind, lengths, found.unquantized_sinks
     cache = Cache(shapes, per_layer, *made_of, place)
     counts = {
-        layout: sum(_count(layout, s, n) for s, n in enumerate(lengths)) for layout in layouts
+        layout: sum(count_entries(layout, s, n) for s, n in enumerate(lengths))
+        for layout in layouts
     }
     for name, layout, buffer in _buffers(cache):
         _, heads, _, width = buffer.shape
@@ -219,9 +231,12 @@ def _buffers(cache: Cache) -> Iterator[tuple[str, Layout, Tensor]]:
     """Every buffer of keys and values with its name in a file."""
     for index, (layer, layout) in enumerate(zip(cache.layers, cache.layouts, strict=True)):
         codec = cache.codec
-        sides = ("keys", codec.keys, layer.keys), ("values", codec.values, layer.values)
-        for which, of, buffers in sides:
-            for part, buffer in zip(of.parts(layer.head_dim), buffers, strict=True):
+        sides = (
+            ("keys", codec.keys.parts(layer.head_dim), layer.keys),
+            ("values", codec.values.parts(layer.value_dim), layer.values),
+        )
+        for which, parts, buffers in sides:
+            for part, buffer in zip(parts, buffers, strict=True):
                 yield f"layers.{index}.{which}.{part.name}", layout, buffer
 
 
@@ -249,11 +264,6 @@ def _received(index: int) -> str:
     return f"layers.{index}.received"
 
 
-def _count(layout: Layout, slot: int, length: int) -> int:
-    entries = layout.entries_from(slot, 0, length)
-    return entries.stop - entries.start if isinstance(entries, slice) else len(entries)
-
-
 def _gathered(buffer: Tensor, cache: Cache, layout: Layout) -> Tensor:  # (G, N, width)
     parts = [
         buffer[slot][:, layout.entries_from(slot, 0, length)]
@@ -265,7 +275,7 @@ def _gathered(buffer: Tensor, cache: Cache, layout: Layout) -> Tensor:  # (G, N,
 def _scatter(rows: Tensor, buffer: Tensor, cache: Cache, layout: Layout) -> None:
     begin = 0
     for slot, length in enumerate(cache.lengths):
-        end = begin + _count(layout, slot, length)
+        end = begin + count_entries(layout, slot, length)
         buffer[slot][:, layout.entries_from(slot, 0, length)] = rows[:, begin:end].to(buffer.device)
         begin = end
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ import torch
 from kept.errors import OptionError
 
 ARRAYS = (np.generic, np.ndarray, torch.Tensor)
+MAX_SLOTS = 2**20  # each has a line in every list of lengths, so more would fill memory by itself
+_LARGEST = 2**48  # of anything that is counted, and far within what torch can be told
 
 
 def read_whole(value: object, what: str) -> int:
@@ -17,16 +20,18 @@ def read_whole(value: object, what: str) -> int:
 
     Raises OptionError for anything else; a number cut to fit would name another token or slot.
     """
-    plain = value.item() if isinstance(value, ARRAYS) and value.ndim == 0 else value
+    plain = value.item() if _is_scalar(value) else value
     if isinstance(plain, bool) or not isinstance(plain, int):
-        raise OptionError(f"{what} is {value!r}; pass whole numbers")
+        raise OptionError(f"{what} is {value!r:.100}; pass whole numbers")
+    if abs(plain) > _LARGEST:
+        raise OptionError(f"{what} is {hex(plain):.30}, beyond {_LARGEST:,}; pass a smaller number")
     return plain
 
 
 def read_all_whole(values: object, what: str) -> list[int]:
     """Whole numbers out of a list, tuple, array or tensor; raises OptionError as `read_whole`."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable) or _is_scalar(values):
-        raise OptionError(f"{what} is {values!r}; pass a list of whole numbers")
+        raise OptionError(f"{what} is {values!r:.100}; pass a list of whole numbers")
     return [read_whole(value, what) for value in values]
 
 
@@ -47,6 +52,7 @@ def read_lengths(value: object, num_slots: int) -> list[int]:
 def read_selected(values: object, num_slots: int) -> list[int]:
     """Slots to select, one at least. Raises OptionError for what is no slot."""
     order = read_all_whole(values, "a slot to select")
+    check_num_slots(len(order), "select")
     if not order or any(not 0 <= i < num_slots for i in order):
         raise OptionError(
             f"cannot select slots {order} of a cache of {num_slots}; give at least one index from "
@@ -55,5 +61,22 @@ def read_selected(values: object, num_slots: int) -> list[int]:
     return order
 
 
-def _is_scalar(value: object) -> bool:
+def read_slots(values: object, what: str) -> tuple[int, ...]:
+    """Slots, one at least, as whole numbers. Raises OptionError for anything else."""
+    slots = tuple(read_all_whole(values, what))
+    if not slots:
+        raise OptionError(f"{what}: none is given; give at least one")
+    return slots
+
+
+def check_num_slots(count: int, what: str) -> None:
+    """Raise OptionError for more slots than any cache can have."""
+    if count > MAX_SLOTS:
+        raise OptionError(f"{what}: {count:,} slots are more than the {MAX_SLOTS:,} of any cache")
+
+
+def _is_scalar(value: object) -> TypeGuard[np.generic | np.ndarray | torch.Tensor]:
+    # Numbers on the meta device, or in sparse tensors, are not there to be read.
+    if isinstance(value, torch.Tensor) and (value.is_meta or value.layout != torch.strided):
+        return False
     return isinstance(value, ARRAYS) and value.ndim == 0

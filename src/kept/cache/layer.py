@@ -1,30 +1,47 @@
-"""One layer's stored keys and values: their buffers, and the operations that move their slots."""
+"""One layer's stored keys and values: their buffers, and the operations that move their slots.
+
+A layer is replaced rather than changed by what can fail or be interrupted half way, so that a cache
+takes on the new buffers of all its layers at once, see `state.py`. What is written in place is
+either beyond the tokens that are held, or may be written again until it is done (`Write`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Self
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
-from kept.cache.layout import Relayout, Writes, lasting
+from kept.cache.layout import Relayout, Run, Writes, lasting
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.cache.sinks import SINK_DTYPE, erase_sinks, put_sinks
 from kept.errors import CacheError
-from kept.ops import Codec, ContiguousView, KVCodec, RingView, Span, StoredView, encode_heads
+from kept.ops import (
+    Codec,
+    ContiguousView,
+    KVCodec,
+    RingView,
+    Span,
+    StoredView,
+    encode_heads,
+    plain_torch,
+)
 
 Entries = slice | list[int]
 Moves = tuple[Entries, Entries]  # entries of one slot, and which they become
+Write = Callable[[], None]  # into buffers; as good done twice as once
 
 
 class LayerCache:
     """Keys and values of one layer, as their codecs store them.
 
     keys, values: a buffer for each part of their codec, (slots, G, capacity, width) each; codes and
-    scales move alike. Forks share their buffers until one of them writes; call `own()` before
-    writing to them, and read them anew after any other method that mutates.
+    scales move alike. Forks share their buffers until one of them is to write, which then goes on
+    with what `owned()` gives it.
     key_sinks, value_sinks: what `sinks.py` holds beside codes; None where there are none.
     """
 
@@ -37,40 +54,42 @@ class LayerCache:
         place: Place,
         unquantized_sinks: int = 0,
     ) -> None:
-        self.codec, self.num_kv_heads, self.head_dim = codec, shape.num_kv_heads, shape.head_dim
+        self.codec, self.num_kv_heads = codec, shape.num_kv_heads
+        self.head_dim, self.value_dim = shape.head_dim, shape.value_width
         self.place = place
         size = (num_slots, shape.num_kv_heads, capacity)
 
         # Zeros: attention multiplies masked entries by zero, which must not meet a stray NaN.
-        def empty(of: Codec) -> Buffers:
-            return tuple(
-                place.zeros((*size, part.width), part.dtype) for part in of.parts(shape.head_dim)
-            )
+        def empty(of: Codec, width: int) -> Buffers:
+            return tuple(place.zeros((*size, part.width), part.dtype) for part in of.parts(width))
 
-        def apart(of: Codec) -> Tensor | None:
+        def apart(of: Codec, width: int) -> Tensor | None:
             if not unquantized_sinks or not of.is_coded:
                 return None
-            room = num_slots, shape.num_kv_heads, unquantized_sinks, shape.head_dim
+            room = num_slots, shape.num_kv_heads, unquantized_sinks, width
             return place.zeros(room, SINK_DTYPE)
 
+        widths = self.head_dim, self.value_dim
         with lasting():
-            self.keys, self.values = empty(codec.keys), empty(codec.values)
-            self.key_sinks, self.value_sinks = apart(codec.keys), apart(codec.values)
+            self.keys, self.values = map(empty, (codec.keys, codec.values), widths)
+            self.key_sinks, self.value_sinks = map(apart, (codec.keys, codec.values), widths)
         self._shared, self._was_forked = WeakSet((self,)), False
 
+    @plain_torch()
     def append(self, k: Tensor, v: Tensor, writes: Writes, span: Span) -> StoredView:
         """Store the packed keys and values (N, G, D) of a step; returns all that attention reads.
 
-        Mutates the buffers, not the lengths. What is stored carries no gradient. Raises CacheError
-        for another shape.
+        Mutates the buffers, which must not be shared, not the lengths. What is stored carries no
+        gradient. Raises CacheError for another shape.
         """
-        expected = (span.starts[-1], self.num_kv_heads, self.head_dim)
-        if k.shape != expected or v.shape != expected:
+        rows = span.starts[-1], self.num_kv_heads
+        if k.shape != (*rows, self.head_dim) or v.shape != (*rows, self.value_dim):
             raise CacheError(
                 f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit this layer, which "
-                f"takes (rows, heads, head) = {expected}; make the cache from model.kv_shapes"
+                f"takes (rows, heads, head) = {(*rows, self.head_dim)} and "
+                f"{(*rows, self.value_dim)}; make the cache from model.kv_shapes"
             )
-        self.own()
+        assert not self.is_shared, "a step begins with buffers of its own"
         codec = self.codec
         parts = (*encode_heads(codec.keys, k.detach()), *encode_heads(codec.values, v.detach()))
         for buffer, part in zip(self.keys + self.values, parts, strict=True):
@@ -84,62 +103,57 @@ class LayerCache:
         """What a step of this span reads."""
         kind = ContiguousView if span.index is None else RingView
         stored = self.keys, self.values, self.key_sinks, self.value_sinks
-        return kind(span, self.codec, self.head_dim, *stored)
+        return kind(span, self.codec, self.head_dim, *stored, value_dim=self.value_dim)
 
     def read(self, slot: int, entries: list[int], begin: int) -> tuple[Tensor, Tensor]:
         """Keys and values (G, S, D) of a slot's entries, decoded, that hold tokens from `begin` on
         in their order."""
 
-        def decoded(of: Codec, buffers: Buffers, sinks: Tensor | None) -> Tensor:
-            found = of.read([x[slot][:, entries] for x in buffers], self.head_dim)
+        def decoded(of: Codec, buffers: Buffers, sinks: Tensor | None, width: int) -> Tensor:
+            found = of.read([x[slot][:, entries] for x in buffers], width)
             if sinks is not None:
                 apart = sinks[slot, :, begin : begin + len(entries)]
                 found[:, : apart.shape[1]] = apart
             return of.turned(found).to(self.codec.dtype)
 
-        keys = decoded(self.codec.keys, self.keys, self.key_sinks)
-        return keys, decoded(self.codec.values, self.values, self.value_sinks)
+        keys = decoded(self.codec.keys, self.keys, self.key_sinks, self.head_dim)
+        values = decoded(self.codec.values, self.values, self.value_sinks, self.value_dim)
+        return keys, values
 
-    def relaid(self, change: Relayout) -> Buffers:
-        """All buffers at another capacity; the layer itself stays as it is."""
+    def _with(self, buffers: Buffers) -> Self:
+        """A layer with other buffers, as `buffers` orders them, that nobody shares."""
+        twin, rest = copy(self), iter(buffers)
+        twin._shared, twin._was_forked = WeakSet((twin,)), False
+        twin.keys = tuple(next(rest) for _ in self.keys)
+        twin.values = tuple(next(rest) for _ in self.values)
+        twin.key_sinks = None if self.key_sinks is None else next(rest)
+        twin.value_sinks = None if self.value_sinks is None else next(rest)
+        return twin
+
+    def relaid(self, change: Relayout) -> Self:
+        """At another capacity, in buffers of its own."""
+        runs = None if change.gather is None else change.runs()
         with lasting():
-            moved = tuple(self._relaid(x, change) for x in self.keys + self.values)
-            return moved + tuple(map(self.place.clone, self.sinks))
+            moved = tuple(self._relaid(x, change, runs) for x in self.keys + self.values)
+            apart = tuple(map(self.place.clone, self.sinks)) if self.is_shared else self.sinks
+            return self._with(moved + apart)
 
-    def adopt(self, buffers: Buffers) -> None:
-        """Replace all buffers, as `buffers` orders them, by ones that nobody shares."""
-        self._leave()
-        rest = iter(buffers)
-        self.keys = tuple(next(rest) for _ in self.keys)
-        self.values = tuple(next(rest) for _ in self.values)
-        self.key_sinks = None if self.key_sinks is None else next(rest)
-        self.value_sinks = None if self.value_sinks is None else next(rest)
-
-    def select(self, indices: Sequence[int]) -> None:
-        """Slot i becomes a copy of what slot indices[i] was; copies only slots that change."""
-        if len(indices) == self.num_slots:
-            moved = [i for i, source in enumerate(indices) if source != i]
-            if not moved:
-                return
-            if len(moved) < len(indices):
-                self.own()
-                for buffer in self.buffers:
-                    buffer[moved] = buffer[[indices[i] for i in moved]]
-                return
+    def selected(self, indices: Sequence[int]) -> Self:
+        """Slot i a copy of what slot indices[i] is, in buffers of its own."""
         order = torch.tensor(list(indices), dtype=torch.int64, device=self.keys[0].device)
         with lasting():
-            taken = tuple(self._taken(x, order) for x in self.buffers)
-        self.adopt(taken)
+            room = room_for(self, len(order))
+            pairs = zip(self.buffers, room, strict=True)
+            return self._with(tuple(torch.index_select(x, 0, order, out=new) for x, new in pairs))
 
-    def _taken(self, buffer: Tensor, order: Tensor) -> Tensor:
-        new = self.place.zeros((len(order), *buffer.shape[1:]), buffer.dtype)
-        return torch.index_select(buffer, 0, order, out=new)
+    def reordered(self, indices: Sequence[int]) -> Self:
+        """What `selected` gives once `Reordering` has moved the slots of the same buffers."""
+        return self
 
     def take(
         self, begin: int, source: LayerCache, moves: Sequence[Moves], lengths: Sequence[int]
     ) -> None:
         """Copy what another layer holds to slots from `begin` on. moves, lengths: of its slots."""
-        self.own()
         pairs = zip(self.keys + self.values, source.keys + source.values, strict=True)
         for into, x in pairs:
             for slot, (old, new) in enumerate(moves):
@@ -150,7 +164,6 @@ class LayerCache:
 
     def clear(self, slot: int, entries: slice | list[int], begin: int) -> None:
         """Zero entries of a slot, which hold all its tokens from `begin` on."""
-        self.own()
         for buffer in self.keys + self.values:
             buffer[slot, :, entries] = 0
         for buffer in self.sinks:
@@ -158,7 +171,6 @@ class LayerCache:
 
     def erase(self, writes: Writes, span: Span) -> None:
         """Zero what `append` stored at `writes`."""
-        self.own()
         for buffer in self.sinks:
             erase_sinks(buffer, span)
         for buffer in self.keys + self.values:
@@ -168,26 +180,27 @@ class LayerCache:
             else:
                 buffer[writes.slots, :, writes.entries] = 0
 
-    def fork(self) -> LayerCache:
-        """A copy that shares this layer's buffers until either is written to."""
-        twin = LayerCache.__new__(LayerCache)
-        self._share(twin)
+    def fork(self) -> Self:
+        """A copy that shares this layer's buffers until either is to be written to."""
+        self._was_forked = True
+        twin = copy(self)
+        self._shared.add(twin)
         return twin
 
-    def _share(self, twin: LayerCache) -> None:
-        twin.codec, twin.num_kv_heads, twin.head_dim = self.codec, self.num_kv_heads, self.head_dim
-        twin.place, twin.keys, twin.values = self.place, self.keys, self.values
-        twin.key_sinks, twin.value_sinks = self.key_sinks, self.value_sinks
-        twin._shared = self._shared
-        twin._shared.add(twin)
-        twin._was_forked = self._was_forked = True
+    def owned(self) -> Self:
+        """A layer that may be written to: this one, or one with copies if a fork shares its
+        buffers."""
+        return self.cloned() if self.is_shared else self
 
-    def own(self) -> None:
-        """Copy the buffers if a fork shares them, so that they can be written to."""
-        if self._was_forked and len(self._shared) > 1:
-            with lasting():
-                clones = tuple(map(self.place.clone, self.buffers))
-            self.adopt(clones)
+    def cloned(self) -> Self:
+        """With copies of all buffers."""
+        with lasting():
+            return self._with(tuple(map(self.place.clone, self.buffers)))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a fork has the same buffers."""
+        return self._was_forked and len(self._shared) > 1
 
     @property
     def buffers(self) -> Buffers:
@@ -214,35 +227,60 @@ class LayerCache:
         """Bytes of the buffers."""
         return sum(x.nbytes for x in self.buffers)
 
-    def _relaid(self, buffer: Tensor, change: Relayout) -> Tensor:
+    def _relaid(self, buffer: Tensor, change: Relayout, runs: Sequence[Run] | None) -> Tensor:
         slots, heads, capacity, width = buffer.shape
         new = self.place.zeros((slots, heads, change.capacity, width), buffer.dtype)
-        if change.gather is None:
+        if runs is None:
             # A growth that failed half-way leaves some buffers larger than the layout's capacity.
             kept = min(capacity, change.capacity)
             new[:, :, :kept] = buffer[:, :, :kept]
-        elif capacity:
-            gather = change.gather.to(buffer.device)
-            taken = buffer.take_along_dim(gather.clamp(min=0)[:, None, :, None], dim=2)
-            new.copy_(taken.masked_fill_((gather < 0)[:, None, :, None], 0))
+        for run in runs or ():
+            into = new[run.slot, :, run.new : run.new + run.count]
+            into.copy_(buffer[run.slot, :, run.old : run.old + run.count])
         return new
 
-    def _leave(self) -> None:
-        self._shared.discard(self)
-        self._shared, self._was_forked = WeakSet((self,)), False
+
+def room_for(layer: LayerCache, num_slots: int) -> Buffers:
+    """Buffers like a layer's, of other slots, in its place."""
+    with lasting():
+        return tuple(layer.place.zeros((num_slots, *x.shape[1:]), x.dtype) for x in layer.buffers)
 
 
-def relay(layers: Sequence[LayerCache], change: Relayout) -> None:
-    """Move layers of one layout to another capacity."""
-    if change.gather is None:
-        # Entries stay in place, so a failure half-way leaves nothing but some larger buffers.
+class Reordering:
+    """A `Write` that moves slots within the buffers of several layers, one after the other.
+
+    What a layer's slots are to hold is first copied to room that was made before, the same for all
+    layers alike. Wherever it is interrupted, the next call goes on from there.
+    """
+
+    def __init__(self, layers: Sequence[LayerCache], order: Sequence[int]) -> None:
+        """Raises CacheFullError where there is no room for a layer's slots that move."""
+        moved = [slot for slot, source in enumerate(order) if source != slot]
+        rooms: dict[object, Buffers] = {}
+        self._layers = []
         for layer in layers:
-            layer.adopt(layer.relaid(change))
+            alike = tuple((x.shape[1:], x.dtype) for x in layer.buffers)
+            if alike not in rooms:
+                rooms[alike] = room_for(layer, len(moved))
+            self._layers.append((layer, rooms[alike]))
+        device = layers[0].keys[0].device if layers else None
+        self._into = moved
+        self._from = torch.tensor([order[i] for i in moved], dtype=torch.int64, device=device)
+        self._at = 0, False  # which layer is next, and whether its slots are in the room already
+
+    def __call__(self) -> None:
+        """Move whatever is not moved yet."""
+        for index in range(self._at[0], len(self._layers)):
+            layer, room = self._layers[index]
+            if not self._at[1]:
+                for buffer, rows in zip(layer.buffers, room, strict=True):
+                    torch.index_select(buffer, 0, self._from, out=rows)
+                self._at = index, True
+            for buffer, rows in zip(layer.buffers, room, strict=True):
+                for slot, row in zip(self._into, rows, strict=True):
+                    buffer[slot].copy_(row)
+            self._at = index + 1, False
             layer.place.leave(layer.buffers)
-        return
-    for layer, buffers in zip(layers, [x.relaid(change) for x in layers], strict=True):
-        layer.adopt(buffers)
-        layer.place.leave(layer.buffers)
 
 
 def _write(buffer: Tensor, x: Tensor, writes: Writes) -> None:

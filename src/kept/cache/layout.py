@@ -2,15 +2,17 @@
 
 All layers of a cache that lay their tokens out alike share one layout, so its work is done once a
 step. A step goes plan, then (once every layer has stored its keys) commit; a step that fails is
-simply never committed.
+simply never committed. Layouts are replaced, not changed: what moves tokens gives another one.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -35,12 +37,36 @@ class Writes:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Entries of a slot that move together: `count` from `old` on become those from `new` on."""
+
+    slot: int
+    new: int
+    old: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Relayout:
     """A change of capacity. gather: (slots, capacity) which old entry each new one takes, or None:
     entries stay where they are."""
 
     capacity: int
     gather: Tensor | None = None
+
+    def runs(self) -> list[Run]:
+        """What `gather` moves, as few runs as there are; all other entries are empty."""
+        assert self.gather is not None
+        found = []
+        for slot, row in enumerate(self.gather):
+            new = (row >= 0).nonzero().flatten()
+            steps = torch.stack((new, row[new])).diff(dim=1)
+            cuts = ((steps != 1).any(0).nonzero().flatten() + 1).tolist()
+            ends = [*cuts, len(new)] if len(new) else []
+            for begin, end in zip([0, *cuts], ends, strict=False):
+                first = int(new[begin])
+                found.append(Run(slot, first, int(row[first]), end - begin))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +107,12 @@ class Layout(ABC):
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
         """The change of capacity needed before sequences of `lengths` take `counts` more tokens.
 
-        Mutates nothing; `apply` does, once the layers have made the change. Raises CacheFullError
-        where a fixed capacity cannot hold them.
+        Raises CacheFullError where a fixed capacity cannot hold them.
         """
 
     @abstractmethod
-    def apply(self, change: Relayout) -> None:
-        """Record a change that every layer has made."""
+    def relaid(self, change: Relayout) -> Layout:
+        """As it is once every layer has made a change."""
 
     @abstractmethod
     def plan(
@@ -97,7 +122,10 @@ class Layout(ABC):
         lengths: Sequence[int],
         device: torch.device,
     ) -> Plan:
-        """Place a step's rows. lengths: (B,) before the step, of the sequences in `slots`."""
+        """Place a step's rows. lengths: (B,) before the step, of the sequences in `slots`.
+
+        Mutates no more than which tokens beyond those that have to be there it knows to be there.
+        """
 
     @property
     @abstractmethod
@@ -105,8 +133,8 @@ class Layout(ABC):
         """Which entry holds which token, as native kernels work it out for themselves."""
 
     @abstractmethod
-    def commit(self, plan: Plan) -> Relayout | None:
-        """Make a step's tokens part of the cache; returns a shrink to carry out, if any."""
+    def committed(self, plan: Plan) -> tuple[Layout, Relayout | None]:
+        """As it is with a step's tokens, and a shrink of that to carry out, if any."""
 
     def max_step(self, length: int) -> int | None:
         """How many tokens a sequence of `length` may take in one step; None: any number."""
@@ -117,20 +145,20 @@ class Layout(ABC):
         """Raise CacheError if the slot cannot go back from `before` to `length` tokens."""
 
     @abstractmethod
-    def truncate(self, slot: int, length: int) -> None:
-        """Forget all but the first `length` tokens of a slot."""
+    def truncated(self, cuts: Sequence[tuple[int, int]]) -> Layout:
+        """Without all but the first tokens of some slots. cuts: slots, and how many stay there."""
 
     @abstractmethod
-    def select(self, indices: Sequence[int]) -> None:
-        """Slot i becomes a copy of what slot indices[i] was."""
+    def selected(self, indices: Sequence[int]) -> Layout:
+        """Slot i a copy of what slot indices[i] is."""
 
     @abstractmethod
     def widened(self, capacity: int) -> Relayout:
-        """The change to a capacity no smaller than it has. Mutates nothing, as `reserve`."""
+        """The change to a capacity no smaller than it has."""
 
     @abstractmethod
-    def join(self, other: Layout) -> None:
-        """Take on the slots of a layout of the same kind and capacity, after its own."""
+    def joined(self, other: Layout) -> Layout:
+        """With the slots of a layout of the same kind and capacity after its own."""
 
     @abstractmethod
     def fork(self) -> Layout:
@@ -165,9 +193,11 @@ def make_writes(
     together = slots == tuple(range(slots[0], slots[0] + len(slots)))
     if together and isinstance(first, range) and all(e == first for e in entries):
         return Writes((slots[0], len(slots), first.start, len(first)))
-    counts = torch.tensor([b - a for a, b in pairwise(starts)])
-    rows = torch.tensor(slots).repeat_interleave(counts)
-    flat = torch.tensor(list(chain.from_iterable(entries)))
+    counts, each, flat = (
+        torch.tensor(list(x), dtype=torch.int64, device="cpu")
+        for x in ((b - a for a, b in pairwise(starts)), slots, chain.from_iterable(entries))
+    )
+    rows = each.repeat_interleave(counts)
     return Writes(None, rows.to(device), flat.to(device))
 
 
@@ -190,20 +220,38 @@ def grown(length: int) -> int:
 class OrderedLayout(Layout):
     """Entries in the order of their tokens, so that a slot needs no notes of its own."""
 
-    def truncate(self, slot: int, length: int) -> None:
-        """Nothing to forget: lengths say what counts."""
+    def _with(self, num_slots: int, capacity: int) -> Self:
+        twin = copy(self)
+        twin.num_slots, twin.capacity = num_slots, capacity
+        return twin
 
-    def select(self, indices: Sequence[int]) -> None:
-        """See `Layout.select`."""
-        self.num_slots = len(indices)
+    def relaid(self, change: Relayout) -> Self:
+        """See `Layout.relaid`."""
+        return self._with(self.num_slots, change.capacity)
+
+    def committed(self, plan: Plan) -> tuple[Self, None]:
+        """See `Layout.committed`; lengths say what counts."""
+        return self, None
+
+    def truncated(self, cuts: Sequence[tuple[int, int]]) -> Self:
+        """Nothing to forget: lengths say what counts."""
+        return self
+
+    def selected(self, indices: Sequence[int]) -> Self:
+        """See `Layout.selected`."""
+        return self._with(len(indices), self.capacity)
 
     def widened(self, capacity: int) -> Relayout:
         """See `Layout.widened`."""
         return Relayout(capacity)
 
-    def join(self, other: Layout) -> None:
-        """See `Layout.join`."""
-        self.num_slots += other.num_slots
+    def joined(self, other: Layout) -> Self:
+        """See `Layout.joined`."""
+        return self._with(self.num_slots + other.num_slots, self.capacity)
+
+    def fork(self) -> Self:
+        """See `Layout.fork`."""
+        return copy(self)
 
 
 class ContiguousLayout(OrderedLayout):
@@ -235,10 +283,6 @@ class ContiguousLayout(OrderedLayout):
             )
         return Relayout(grown(needed))
 
-    def apply(self, change: Relayout) -> None:
-        """See `Layout.apply`."""
-        self.capacity = change.capacity
-
     def plan(
         self,
         starts: tuple[int, ...],
@@ -257,16 +301,8 @@ class ContiguousLayout(OrderedLayout):
         """See `Layout.placement`."""
         return Placement(ring=False, block=self.capacity)
 
-    def commit(self, plan: Plan) -> Relayout | None:
-        """See `Layout.commit`."""
-        return None
-
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """Any length can be gone back to."""
-
-    def fork(self) -> ContiguousLayout:
-        """See `Layout.fork`."""
-        return ContiguousLayout(self.num_slots, self.capacity, fixed=self.fixed)
 
     def entries_from(self, slot: int, begin: int, end: int) -> slice | list[int]:
         """See `Layout.entries_from`."""

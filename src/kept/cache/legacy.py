@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from kept.cache.cache import Cache
+from kept.cache.checks import check_numbers
 from kept.cache.make import make_cache
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
-from kept.ops import KVDtype
+from kept.ops import KVDtype, plain_torch
 
 LegacyCache = tuple[tuple[Tensor, ...], ...]
 
 
+@plain_torch()
 def to_legacy(cache: Cache) -> LegacyCache:
     """A copy of the cache's content as tuples, bit for bit; int8 and int4 come decoded, in fp32.
 
@@ -27,6 +29,8 @@ def to_legacy(cache: Cache) -> LegacyCache:
     Raises CacheError if slots, or the encoder inputs they attend, differ in length, if there are
     not as many cross layers as others, or if a ring has dropped tokens.
     """
+    if not isinstance(cache, Cache):
+        raise CacheError(f"{cache!r:.100} is no cache; pass one of make_cache")
     for lengths, advice in (
         (cache.lengths, "truncate or select() them to one length first"),
         (cache.input_lengths, "select() slots whose inputs are of one length first"),
@@ -53,6 +57,7 @@ def _stacked(cache: Cache, index: int) -> tuple[Tensor, Tensor]:
     return torch.stack([k for k, _ in slots]), torch.stack([v for _, v in slots])
 
 
+@plain_torch()
 def from_legacy(
     layers: Sequence[tuple[Tensor, ...]],
     kind: str = "dynamic",
@@ -73,7 +78,12 @@ def from_legacy(
     """
     own, cross = _read(layers)
     keys = own[0][0]
-    shapes = [KVShape(k.shape[1], k.shape[3]) for k, _ in own]
+    if min(keys.shape[0], keys.shape[1], keys.shape[3]) < 1 or not keys.dtype.is_floating_point:
+        raise CacheError(
+            f"layer 0 has keys {tuple(keys.shape)} of {keys.dtype}; pass (batch, heads, time, "
+            "head) of at least 1 each but time, of floating point"
+        )
+    shapes = [KVShape(k.shape[1], k.shape[3], value_dim=v.shape[3]) for k, v in own]
     shapes += [KVShape(k.shape[1], k.shape[3], cross=True) for k, _ in cross]
     cache = make_cache(
         shapes,
@@ -100,7 +110,8 @@ Pairs = list[tuple[Tensor, Tensor]]
 
 def _read(layers: Sequence[tuple[Tensor, ...]]) -> tuple[Pairs, Pairs]:
     """The layers' own keys and values, and those of encoder inputs, if there are any."""
-    widths = {len(tensors) for tensors in layers}
+    listed = isinstance(layers, list | tuple) and all(isinstance(x, list | tuple) for x in layers)
+    widths = {len(tensors) for tensors in layers} if listed else set()
     if widths not in ({2}, {4}):
         raise CacheError(
             "the tuple format is one (keys, values) pair per layer, for all layers, or (keys, "
@@ -116,8 +127,12 @@ def _read(layers: Sequence[tuple[Tensor, ...]]) -> tuple[Pairs, Pairs]:
 def _check(layers: Pairs, keys: Tensor) -> None:
     """keys: what batch and dtype have to be those of."""
     first = layers[0][0] if layers else keys
+    check_numbers(first, "the keys of layer 0")
+    check_numbers(keys, "the keys of layer 0")
     for index, (k, v) in enumerate(layers):
-        same = k.shape == v.shape and k.ndim == 4 and first.ndim == 4
+        check_numbers(k, f"the keys of layer {index}")
+        check_numbers(v, f"the values of layer {index}")
+        same = k.shape[:3] == v.shape[:3] and k.ndim == v.ndim == first.ndim == 4
         if not same or (k.shape[0], k.shape[2]) != (keys.shape[0], first.shape[2]):
             raise CacheError(
                 f"layer {index} has keys {tuple(k.shape)} and values {tuple(v.shape)}; all layers "

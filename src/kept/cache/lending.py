@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from kept.cache.layer import LayerCache
-from kept.cache.layout import Layout, Plan, Relayout
+from kept.cache.layout import Layout, Plan
+from kept.cache.state import Holder, State
 from kept.errors import CacheError
 from kept.ops import KVCodec, LentBuffers, StepBuffers, StoredView, one_block_each
 
@@ -15,20 +15,19 @@ from kept.ops import KVCodec, LentBuffers, StepBuffers, StoredView, one_block_ea
 class Lease:
     """The right to add one token a step to each of `slots`, by writing to the buffers.
 
-    stores: of the step before the first of these. room: how many tokens more the buffers take.
-    lengths, layers: the cache's own lists. It ends with the next other operation on the cache.
+    stores: of the step before the first of these. room: how many tokens more the buffers take. It
+    ends with the next other operation on the cache, as that replaces the state it was granted on.
     """
 
     def __init__(
-        self,
-        slots: tuple[int, ...],
-        stores: StepBuffers,
-        room: int,
-        lengths: list[int],
-        layers: Sequence[LayerCache],
+        self, holder: Holder, slots: tuple[int, ...], stores: StepBuffers, room: int
     ) -> None:
         self.slots, self.stores, self.room = slots, stores, room
-        self._lengths, self._layers, self._ended = lengths, layers, False
+        self._holder, self._state = holder, holder.state
+
+    @property
+    def _ended(self) -> bool:
+        return self._holder.state is not self._state
 
     def check(self) -> None:
         """Raise CacheError where it has ended."""
@@ -41,82 +40,61 @@ class Lease:
     def extend(self) -> None:
         """Count the token that its holder has written to each slot. Raises as `check` does."""
         self.check()
-        after = list(self._lengths)
+        after = list(self._state.lengths)
         for slot in self.slots:
             after[slot] += 1
-        self._lengths[:] = after  # all of them or, where something is raised before, none
-
-    def cancel(self) -> None:
-        """End it, as another operation does."""
-        self._ended = True
+        state = replace(self._state, lengths=tuple(after))
+        # In this order: between the two lines it has ended, and the tokens are counted.
+        self._holder.state = state
+        self._state = state
 
     def end(self) -> None:
         """End it, and zero what its holder may have written since the last `extend`."""
         if not self._ended:
-            self._ended = True
-            for slot in self.slots:
-                length = self._lengths[slot]
-                for layer in self._layers:
-                    layer.clear(slot, slice(length, length + 1), length)
+            self._holder.state = self._state.settled()
 
 
-class Lender:
-    """Knows the buffers of a cache's layers as kernels take them.
+def with_lent(state: State, codec: KVCodec) -> State:
+    """A state that knows its buffers as kernels take them. Copies buffers that a fork shares."""
+    found = state.owned().evened()
+    return found if found.lent is not None else replace(found, lent=_gathered(found, codec))
 
-    layers, layouts: (L,) the cache's own lists.
-    """
 
-    def __init__(
-        self, codec: KVCodec, layers: Sequence[LayerCache], layouts: Sequence[Layout]
-    ) -> None:
-        self._codec, self._layers, self._layouts = codec, layers, layouts
-        self._buffers: LentBuffers | None = None
+def lend(state: State, plans: dict[Layout, Plan]) -> StepBuffers:
+    """What a step of these plans writes to and reads; state: as `with_lent` gives it."""
+    assert state.lent is not None
 
-    def lend(self, plans: dict[Layout, Plan]) -> StepBuffers:
-        """What a step of these plans writes to and reads. Copies buffers that a fork shares."""
-        if self._buffers is None:
-            self._buffers = self._gather()
+    def view(layer: int) -> StoredView:
+        return state.layers[layer].view(plans[state.layouts[layer]].span)
 
-        def view(layer: int) -> StoredView:
-            return self._layers[layer].view(plans[self._layouts[layer]].span)
+    placements = [layout.placement for layout in plans]
+    tables = [one_block_each(plan.span.slots) for plan in plans.values()]
+    lengths = [plan.span.lengths for plan in plans.values()]
+    return StepBuffers(state.lent, placements, tables, lengths, view)
 
-        placements = [layout.placement for layout in plans]
-        tables = [one_block_each(plan.span.slots) for plan in plans.values()]
-        lengths = [plan.span.lengths for plan in plans.values()]
-        return StepBuffers(self._buffers, placements, tables, lengths, view)
 
-    def can_lease(self, lengths: Sequence[int]) -> bool:
-        """Whether sequences of these lengths may take tokens without a plan: something is stored,
-        and no layout labels its entries, as a ring does, or drops some."""
-        layouts = dict.fromkeys(self._layouts)
-        return all(lengths) and all(x.max_step(0) is None and not x.placement.ring for x in layouts)
+def can_lease(state: State, slots: tuple[int, ...]) -> bool:
+    """Whether slots may take tokens without a plan: they hold some, and no layout labels its
+    entries, as a ring does, or drops some."""
+    filled = all(state.lengths[slot] for slot in slots)
+    return filled and all(x.max_step(0) is None and not x.placement.ring for x in state.distinct)
 
-    def lease(self, slots: tuple[int, ...], lengths: list[int], device: torch.device) -> Lease:
-        """See `Cache.lease`. lengths: (all slots,) the cache's own list."""
-        layouts = dict.fromkeys(self._layouts)
-        before = [lengths[slot] - 1 for slot in slots]
-        starts = tuple(range(len(slots) + 1))
-        plans = {layout: layout.plan(starts, slots, before, device) for layout in layouts}
-        room = min(layout.capacity for layout in layouts) - max(before) - 1
-        return Lease(slots, self.lend(plans), room, lengths, self._layers)
 
-    def forget(self) -> None:
-        """To be called when buffers are replaced, or shared with a fork: they are kept alive."""
-        self._buffers = None
+def grant(holder: Holder, slots: tuple[int, ...], codec: KVCodec, device: torch.device) -> Lease:
+    """See `Cache.lease`; no step is open."""
+    state = with_lent(holder.state, codec)
+    before = [state.lengths[slot] - 1 for slot in slots]
+    starts = tuple(range(len(slots) + 1))
+    plans = {layout: layout.plan(starts, slots, before, device) for layout in state.distinct}
+    room = min(layout.capacity for layout in state.layouts) - max(before) - 1
+    stores = lend(state, plans)
+    holder.state = replace(state, leased=slots)
+    return Lease(holder, slots, stores, room)
 
-    def even_out(self) -> None:
-        """Bring layers that a growth which failed half-way left larger to their layout's capacity:
-        kernels know one capacity."""
-        for layer, layout in zip(self._layers, self._layouts, strict=True):
-            if layer.capacity != layout.capacity:
-                layer.adopt(layer.relaid(Relayout(layout.capacity)))
 
-    def _gather(self) -> LentBuffers:
-        for layer in self._layers:
-            layer.own()
-        self.even_out()
-        layouts = list(dict.fromkeys(self._layouts))
-        order = [layouts.index(layout) for layout in self._layouts]
-        buffers = [(layer.keys, layer.values) for layer in self._layers]
-        sinks = [(layer.key_sinks, layer.value_sinks) for layer in self._layers]
-        return LentBuffers(self._codec, buffers, order, sinks)
+def _gathered(state: State, codec: KVCodec) -> LentBuffers:
+    layouts = list(state.distinct)
+    order = [layouts.index(layout) for layout in state.layouts]
+    buffers = [(layer.keys, layer.values) for layer in state.layers]
+    sinks = [(layer.key_sinks, layer.value_sinks) for layer in state.layers]
+    return LentBuffers(codec, buffers, order, sinks)

@@ -9,7 +9,7 @@ import torch
 
 from kept.cache.cache import Cache
 from kept.cache.evicting import evicting_layouts
-from kept.cache.indices import read_all_whole, read_whole
+from kept.cache.indices import check_num_slots, read_all_whole, read_whole
 from kept.cache.layout import ContiguousLayout, Layout
 from kept.cache.place import Place
 from kept.cache.policy import EvictionPolicy
@@ -17,11 +17,12 @@ from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.cache.sinks import check_unquantized_sinks
 from kept.errors import OptionError
-from kept.ops import KVDtype, find_kv_codec
+from kept.ops import KVDtype, find_kv_codec, plain_torch
 
 KINDS = ("dynamic", "static", "sliding", "evicting")
 
 
+@plain_torch()
 def make_cache(
     shapes: Sequence[KVShape],
     kind: str = "dynamic",
@@ -67,21 +68,15 @@ def make_cache(
     Raises OptionError for an unknown kind or kv_dtype, too small a budget, or an option that these
     have no use for.
     """
-    for name, value in (
-        ("max_cache_len", max_cache_len),
-        ("sliding_window", sliding_window),
-        ("grain", grain),
-    ):
-        if value is not None:
-            read_whole(value, name)
+    check_shapes(shapes)
+    max_cache_len = _read_optional(max_cache_len, "max_cache_len")
+    sliding_window = _read_optional(sliding_window, "sliding_window")
+    grain = _read_optional(grain, "grain")
     budget = _read_budget(budget)
-    for name, value in (
-        ("num_slots", num_slots),
-        ("num_sinks", num_sinks),
-        ("slack", slack),
-        ("unquantized_sinks", unquantized_sinks),
-    ):
-        read_whole(value, name)
+    num_slots, num_sinks = read_whole(num_slots, "num_slots"), read_whole(num_sinks, "num_sinks")
+    slack = read_whole(slack, "slack")
+    unquantized_sinks = read_whole(unquantized_sinks, "unquantized_sinks")
+    check_num_slots(num_slots, f"num_slots={num_slots}")
     own = _without_cross(shapes)
     _check(own, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
     _check_evicting(kind, budget, policy, grain, unquantized_sinks)
@@ -113,6 +108,8 @@ def make_cache(
 
 def read_device(device: torch.device | str) -> torch.device:
     """A torch device from its name; raises OptionError for one that there cannot be."""
+    if not isinstance(device, str | torch.device):
+        raise OptionError(f"device {device!r:.100} is a {type(device).__name__}; pass its name")
     try:
         return torch.device(device)
     except RuntimeError as error:
@@ -122,12 +119,35 @@ def read_device(device: torch.device | str) -> torch.device:
 
 def check_place(place: Place | None, device: torch.device, *, evicts: bool) -> None:
     """Raise OptionError for a place where a cache on this device cannot lie."""
+    if place is not None and not isinstance(place, Place):
+        raise OptionError(
+            f"place is {place!r:.100}, a {type(place).__name__}; pass Offloaded(folder, budget)"
+        )
     if place is not None and device.type != "cpu":
         raise OptionError(f"a cache in files is for the CPU, not {device}; leave place out")
     if place is not None and evicts:
         raise OptionError(
             "an evicting cache lies in memory, of which it takes a fixed amount; leave place out"
         )
+
+
+def check_shapes(shapes: object) -> None:
+    """Raise OptionError unless these are what layers store: KVShapes of whole numbers."""
+    listed = isinstance(shapes, Sequence) and all(isinstance(shape, KVShape) for shape in shapes)
+    if not isinstance(shapes, Sequence) or not listed:
+        raise OptionError(
+            f"the shapes are {shapes!r:.100}, a {type(shapes).__name__}; pass model.kv_shapes, the "
+            "KVShape of each layer"
+        )
+    for index, shape in enumerate(shapes):
+        for name in ("num_kv_heads", "head_dim", "window", "shares"):
+            _read_optional(getattr(shape, name), f"{name} of layer {index}")
+        if shape.num_kv_heads is None or shape.head_dim is None or type(shape.cross) is not bool:
+            raise OptionError(f"layer {index} is {shape!r:.200}; heads and head size are numbers")
+
+
+def _read_optional(value: object, what: str) -> int | None:
+    return None if value is None else read_whole(value, what)
 
 
 def _windows(shapes: Sequence[KVShape], window: int | None) -> list[int | None]:
@@ -146,10 +166,16 @@ def _without_cross(shapes: Sequence[KVShape]) -> Sequence[KVShape]:
                 f"layer {index} is {shape}; cross layers come after the others, and each stores "
                 "and attends the whole input, so give none a window, nor a layer to share"
             )
-        if min(shape.num_kv_heads, shape.head_dim, shape.window or 1) < 1 or shape.window == 0:
+        sizes = shape.num_kv_heads, shape.head_dim, shape.value_width, shape.window or 1
+        if min(sizes) < 1 or shape.window == 0:
             raise OptionError(
                 f"layer {index} is {shape}; heads, head size and window need to be at least 1 "
                 "(window None: it has none)"
+            )
+        if shape.cross and shape.value_width != shape.head_dim:
+            raise OptionError(
+                f"layer {index} is {shape}; the keys and values of a cross layer have one size, so "
+                "leave value_dim out"
             )
     return shapes[:count]
 

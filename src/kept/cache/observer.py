@@ -16,12 +16,14 @@ the numbers depend on the sequence alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kept.cache.layout import lasting
+from kept.cache.memory import zeros
 from kept.errors import CacheError
 from kept.ops import AttentionSpec
 
@@ -75,7 +77,9 @@ class Observer:
         self.queries: Tensor | None = None
         self.spec: AttentionSpec | None = None
         with lasting():
-            self.received = torch.zeros(num_slots, heads, budget, device=device)
+            self.received = torch.zeros(
+                num_slots, heads, budget, dtype=torch.float32, device=device
+            )
 
     def see(self, q: Tensor, slots: Tensor, tokens: Tensor, spec: AttentionSpec) -> None:
         """Keep the queries (N, H, D) of a step's rows. slots, tokens: (N,) which they are of.
@@ -95,7 +99,7 @@ class Observer:
         if self.queries is None:
             with lasting():
                 room = len(self.received), q.shape[1], self.grain, self._width
-                self.queries = torch.zeros(room, dtype=self.dtype, device=self.received.device)
+                self.queries = zeros(room, self.dtype, self.received.device)
         self.queries[slots, :, tokens % self.grain] = q.detach().to(self.queries)
         self.spec = spec
 
@@ -114,11 +118,15 @@ class Observer:
         found[:, :held] += self.received[slot, :, :held]
         return found
 
-    def select(self, indices: Tensor) -> None:
-        """Slot i becomes a copy of what slot indices[i] was. indices: (slots,) int64."""
+    def selected(self, indices: Tensor) -> Observer:
+        """Slot i a copy of what slot indices[i] is. indices: (slots,) int64."""
+        twin = copy(self)
         with lasting():
-            self.received = self.received[indices]
-            self.queries = None if self.queries is None else self.queries[indices]
+            twin.received = self.received[indices]
+            if self.queries is not None:
+                room = zeros((len(indices), *self.queries.shape[1:]), self.dtype, indices.device)
+                twin.queries = torch.index_select(self.queries, 0, indices, out=room)
+        return twin
 
     def take(self, begin: int, source: Observer) -> None:
         """Copy what another one holds to slots from `begin` on."""
@@ -128,9 +136,8 @@ class Observer:
             if source.queries is None:
                 return
             if self.queries is None:
-                self.queries = source.queries.new_zeros(
-                    len(self.received), *source.queries.shape[1:]
-                )
+                size = len(self.received), *source.queries.shape[1:]
+                self.queries = zeros(size, self.dtype, self.received.device)
             self.queries[begin : begin + count] = source.queries
         self.spec = source.spec
 
@@ -142,13 +149,8 @@ class Observer:
 
     def fork(self) -> Observer:
         """An independent copy."""
-        twin = Observer.__new__(Observer)
-        twin.grain, twin.dtype, twin.spec = self.grain, self.dtype, self.spec
-        twin._heads, twin._width = self._heads, self._width
-        with lasting():
-            twin.received = self.received.clone()
-            twin.queries = None if self.queries is None else self.queries.clone()
-        return twin
+        every = torch.arange(len(self.received), dtype=torch.int64, device=self.received.device)
+        return self.selected(every)
 
     @property
     def num_bytes(self) -> int:
@@ -161,7 +163,10 @@ def rows_of(
 ) -> tuple[Tensor, Tensor]:
     """(N,) the slot and (N,) the token of each row of a step. before: (B,) tokens of each sequence
     without the step's."""
-    counts = torch.tensor(starts).diff()
-    first = torch.tensor(before) - torch.tensor(starts[:-1])
-    tokens = torch.arange(starts[-1]) + first.repeat_interleave(counts)
-    return torch.tensor(slots).repeat_interleave(counts).to(device), tokens.to(device)
+    begins, slot, first = (
+        torch.tensor(x, dtype=torch.int64, device="cpu") for x in (starts, slots, before)
+    )
+    counts = begins.diff()
+    tokens = torch.arange(starts[-1], dtype=torch.int64, device="cpu")
+    tokens += (first - begins[:-1]).repeat_interleave(counts)
+    return slot.repeat_interleave(counts).to(device), tokens.to(device)

@@ -73,6 +73,7 @@ def own_store(
 
     def put(k: Tensor, v: Tensor) -> KVView:
         visit()
+        step.touched.add(index)
         view = layer.append(k, v, plan.writes, plan.span)
         step.done.add(index)
         return view
@@ -109,17 +110,20 @@ def cross_store(
 
 @dataclass(slots=True)
 class OpenStep:
-    """plans: one per layout. starts, slots: of its batch. before: (B,) tokens of each sequence
-    without the new ones. cross: of the cross layers, if there are any. num_new: T of a step that
-    `Cache.update` began and later calls join, else None. done: the layers that have stored. seen:
-    those that were shown their queries."""
+    """plans: one per layout. num_layers: that store. starts, slots: of its batch. before: (B,)
+    tokens of each sequence without the new ones. cross: of the cross layers, if there are any.
+    num_new: T of a step that `Cache.update` began and later calls join, else None. touched: the
+    layers that have begun to store, done: those that have. seen: those that were shown their
+    queries."""
 
     plans: dict[Layout, Plan]
+    num_layers: int
     starts: tuple[int, ...]
     slots: tuple[int, ...]
     before: Sequence[int]
     cross: CrossStep | None = None
     num_new: int | None = None
+    touched: set[int] = field(default_factory=set)
     done: set[int] = field(default_factory=set)
     seen: set[int] = field(default_factory=set)
     _rows: tuple[Tensor, Tensor] | None = None
@@ -138,7 +142,7 @@ class OpenStep:
     @property
     def joinable(self) -> bool:
         """Whether the next `update` belongs to this step."""
-        return self.num_new is not None and bool(self.done)
+        return self.num_new is not None and 0 < len(self.done) < self.num_layers
 
     def visited(
         self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]

@@ -19,7 +19,6 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -27,10 +26,26 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from kept.cache import memory
 from kept.errors import CacheFullError, OptionError
 from kept.format import format_bytes
+from kept.paths import read_path
 
 Buffers = tuple[Tensor, ...]
+
+_MORE_FILES = (
+    "every buffer of an offloaded cache is a file of its own, opened twice: raise the limit of "
+    "open files (ulimit -n), or keep fewer caches at once"
+)
+_MORE_DISK = "make room, give another kv_folder, or generate less"
+_REMEDIES = {
+    errno.ENOSPC: _MORE_DISK,
+    errno.EDQUOT: _MORE_DISK,
+    errno.EFBIG: _MORE_DISK,
+    errno.EMFILE: _MORE_FILES,
+    errno.ENFILE: _MORE_FILES,
+    errno.ENOMEM: "raise the limit of mappings (sysctl vm.max_map_count) or of address space",
+}
 
 
 class Place(ABC):
@@ -63,18 +78,14 @@ class Place(ABC):
 
 
 class InMemory(Place):
-    """Buffers of torch, on a device."""
+    """Buffers in a device's memory, see `memory.py`."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def zeros(self, size: Sequence[int], dtype: torch.dtype) -> Tensor:
         """See `Place.zeros`."""
-        return torch.zeros(*size, dtype=dtype, device=self.device)
-
-    def clone(self, x: Tensor) -> Tensor:
-        """See `Place.clone`."""
-        return x.clone()
+        return memory.zeros(size, dtype, self.device)
 
     def visit(self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]) -> None:
         """Nothing to fetch."""
@@ -88,15 +99,26 @@ class InMemory(Place):
         return None
 
 
-@dataclass(frozen=True, slots=True)
 class _MappedFile:
-    """A file without a name, which is gone when nothing maps it any more."""
+    """A file without a name, which is gone when nothing maps it any more.
 
-    memory: mmap.mmap
-    descriptor: int
+    memory: all of it, zeros. Its disk space is reserved, because writing to a page that has no room
+    on the disk would kill the process.
+    """
+
+    def __init__(self, folder: Path, num_bytes: int) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # lasts
+        os.posix_fallocate(self.descriptor, 0, num_bytes)
+        self.memory = mmap.mmap(self.descriptor, num_bytes)
+
+    @property
+    def descriptor(self) -> int:
+        """Of the open file."""
+        return self._file.fileno()
 
     def __del__(self) -> None:
-        os.close(self.descriptor)
+        if hasattr(self, "_file"):
+            self._file.close()
 
 
 class Offloaded(Place):
@@ -108,7 +130,7 @@ class Offloaded(Place):
 
     def __init__(self, folder: str | os.PathLike[str], budget: int) -> None:
         """Raises OptionError for a folder or a budget that will not do."""
-        self.folder = Path(folder)
+        self.folder = read_path(folder, "kv_folder")
         self._budget = budget
         self._files = WeakIdKeyDictionary()
         self._num_staying = 0
@@ -120,7 +142,7 @@ class Offloaded(Place):
             raise OptionError(
                 f"kv_memory={budget!r}: give how many bytes of keys and values are in memory"
             )
-        if not self.folder.is_dir() or not os.access(self.folder, os.W_OK):
+        if not os.path.isdir(self.folder) or not os.access(self.folder, os.W_OK):
             raise OptionError(
                 f"kv_folder={self.folder} is no folder that can be written to; make it first"
             )
@@ -146,28 +168,24 @@ class Offloaded(Place):
         """See `Place.zeros`."""
         count = prod(size)
         if not count:
-            return torch.zeros(*size, dtype=dtype)
-        num_bytes = count * dtype.itemsize
-        descriptor = self._reserved(num_bytes)
-        memory = mmap.mmap(descriptor, num_bytes)
-        tensor = torch.frombuffer(memory, dtype=dtype).view(*size)
-        self._files[tensor] = _MappedFile(memory, descriptor)
+            return torch.zeros(*size, dtype=dtype, device="cpu")
+        file = self._reserved(count * dtype.itemsize)
+        tensor = torch.frombuffer(file.memory, dtype=dtype).view(*size)
+        self._files[tensor] = file
         return tensor
 
-    def _reserved(self, num_bytes: int) -> int:
-        """A new file of zeros, opened. Reserved, because writing to a page that has no room on the
-        disk would kill the process."""
-        with tempfile.TemporaryFile(dir=self.folder) as file:
-            try:
-                os.posix_fallocate(file.fileno(), 0, num_bytes)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise
-                raise CacheFullError(
-                    f"{self.folder} has no room for {format_bytes(num_bytes)} of keys and values; "
-                    "make room, give another kv_folder, or generate less"
-                ) from error
-            return os.dup(file.fileno())
+    def _reserved(self, num_bytes: int) -> _MappedFile:
+        """A new file of zeros, mapped."""
+        try:
+            return _MappedFile(self.folder, num_bytes)
+        except OSError as error:
+            remedy = _REMEDIES.get(error.errno or 0)
+            if remedy is None:
+                raise
+            raise CacheFullError(
+                f"{self.folder} has no room for {format_bytes(num_bytes)} of keys and values "
+                f"({error.strerror}); {remedy}"
+            ) from error
 
     def visit(self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]) -> None:
         """See `Place.visit`."""

@@ -175,7 +175,7 @@ class EvictionPolicy:
         assert self.recent is not None, "a policy is bound to a budget by within()"
         score = self.scored_by(entries)
         num_heads, count = score.shape
-        rest = torch.arange(self.sinks, count - self.recent, device=score.device)
+        rest = torch.arange(self.sinks, count - self.recent, dtype=torch.int64, device=score.device)
         order = score[:, self.sinks : count - self.recent].argsort(dim=1, stable=True)
         stay = torch.ones(num_heads, count, dtype=torch.bool, device=score.device)
         stay.scatter_(1, rest[order[:, : count - budget]], False)

@@ -14,6 +14,7 @@ the window, so only slack is lost.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -34,7 +35,9 @@ class RingLayout(Layout):
         # Which token each entry holds, -1: none. Kept rather than computed, because truncating
         # and a step that failed leave entries whose token no formula over the length knows.
         with lasting():
-            self.held = torch.full((num_slots, 0), -1, dtype=torch.int64)  # (slots, capacity)
+            self.held = torch.full(
+                (num_slots, 0), -1, dtype=torch.int64, device="cpu"
+            )  # (slots, capacity)
 
     @property
     def full(self) -> int:
@@ -73,10 +76,10 @@ class RingLayout(Layout):
     def _gather(self, capacity: int) -> Tensor | None:
         """Which old entry each entry takes at another capacity; None: all stay in place."""
         held = self.held
-        here = torch.arange(held.shape[1]).expand_as(held)
+        here = torch.arange(held.shape[1], dtype=torch.int64, device="cpu").expand_as(held)
         if not bool(((held >= 0) & (here != held)).any()) and capacity >= self.capacity:
             return None
-        gather = torch.full((self.num_slots, capacity), -1, dtype=torch.int64)
+        gather = torch.full((self.num_slots, capacity), -1, dtype=torch.int64, device="cpu")
         for slot in range(self.num_slots):
             tokens, order = held[slot].sort()
             # Of tokens that share a place the newest stays; the sinks have places of their own.
@@ -85,16 +88,24 @@ class RingLayout(Layout):
             gather[slot, self._place(tokens[kept], capacity)] = order[kept]
         return gather
 
-    def apply(self, change: Relayout) -> None:
-        """See `Layout.apply`."""
+    def _with(self, held: Tensor) -> RingLayout:
+        """Of the same window, with other labels (slots, capacity) that nobody else writes to."""
+        twin = copy(self)
+        twin.held, (twin.num_slots, twin.capacity) = held, held.shape
+        return twin
+
+    def relaid(self, change: Relayout) -> RingLayout:
+        """See `Layout.relaid`."""
         with lasting():
-            held = torch.full((self.num_slots, change.capacity), -1, dtype=torch.int64)
-        if change.gather is None:
-            held[:, : self.capacity] = self.held
-        elif self.capacity:
-            taken = self.held.gather(1, change.gather.clamp(min=0))
-            held.copy_(torch.where(change.gather >= 0, taken, -1))
-        self.held, self.capacity = held, change.capacity
+            held = torch.full(
+                (self.num_slots, change.capacity), -1, dtype=torch.int64, device="cpu"
+            )
+            if change.gather is None:
+                held[:, : self.capacity] = self.held
+            elif self.capacity:
+                taken = self.held.gather(1, change.gather.clamp(min=0))
+                held.copy_(torch.where(change.gather >= 0, taken, -1))
+        return self._with(held)
 
     def plan(
         self,
@@ -108,7 +119,7 @@ class RingLayout(Layout):
         index = self.held[list(slots)].clone()  # (B, capacity)
         entries: list[range | list[int]] = []
         for row, (slot, begin, end) in enumerate(zip(slots, lengths, after, strict=True)):
-            tokens = torch.arange(begin, end)
+            tokens = torch.arange(begin, end, dtype=torch.int64, device="cpu")
             places = self._place(tokens, self.capacity)
             index[row, places] = tokens
             self.held[slot, places] = -1  # about to be overwritten, whether or not the step ends
@@ -132,13 +143,16 @@ class RingLayout(Layout):
         see are there, in the entries that `_place` gives them."""
         return Placement(ring=True, block=self.capacity, sinks=self.sinks, window=self.window)
 
-    def commit(self, plan: Plan) -> Relayout | None:
-        """See `Layout.commit`."""
+    def committed(self, plan: Plan) -> tuple[RingLayout, Relayout | None]:
+        """See `Layout.committed`."""
         assert plan.held is not None
-        self.held[list(plan.span.slots), : plan.span.width] = plan.held
+        with lasting():
+            held = self.held.clone()
+            held[list(plan.span.slots), : plan.span.width] = plan.held
+        found = self._with(held)
         if self.capacity <= self.full:
-            return None
-        return Relayout(self.full, self._gather(self.full))
+            return found, None
+        return found, Relayout(self.full, found._gather(self.full))
 
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """See `Layout.check_truncate`."""
@@ -154,26 +168,28 @@ class RingLayout(Layout):
                 "by less, make it with more slack, or use the dynamic cache, which forgets nothing"
             )
 
-    def truncate(self, slot: int, length: int) -> None:
-        """See `Layout.truncate`."""
-        self.held[slot][self.held[slot] >= length] = -1
-
-    def select(self, indices: Sequence[int]) -> None:
-        """See `Layout.select`."""
+    def truncated(self, cuts: Sequence[tuple[int, int]]) -> RingLayout:
+        """See `Layout.truncated`."""
         with lasting():
-            self.held = self.held[list(indices)]
-        self.num_slots = len(indices)
+            held = self.held.clone()
+            for slot, length in cuts:
+                held[slot][held[slot] >= length] = -1
+        return self._with(held)
+
+    def selected(self, indices: Sequence[int]) -> RingLayout:
+        """See `Layout.selected`."""
+        with lasting():
+            return self._with(self.held[list(indices)])
 
     def widened(self, capacity: int) -> Relayout:
         """See `Layout.widened`."""
         return Relayout(capacity, self._gather(capacity))
 
-    def join(self, other: Layout) -> None:
-        """See `Layout.join`."""
+    def joined(self, other: Layout) -> RingLayout:
+        """See `Layout.joined`."""
         assert isinstance(other, RingLayout)
         with lasting():
-            self.held = torch.cat((self.held, other.held))
-        self.num_slots += other.num_slots
+            return self._with(torch.cat((self.held, other.held)))
 
     def restore(self, held: Tensor, lengths: Sequence[int]) -> None:
         """Take on the labels (slots, capacity) of a ring that sequences of `lengths` lay in.
@@ -193,10 +209,8 @@ class RingLayout(Layout):
 
     def fork(self) -> RingLayout:
         """See `Layout.fork`."""
-        twin = RingLayout(self.num_slots, self.window, self.sinks, self.slack)
         with lasting():
-            twin.held, twin.capacity = self.held.clone(), self.capacity
-        return twin
+            return self._with(self.held.clone())
 
     def entries_from(self, slot: int, begin: int, end: int) -> slice | list[int]:
         """See `Layout.entries_from`."""

@@ -14,7 +14,9 @@ class KVShape:
     shares: the layer whose keys and values this one attends, storing none of its own (as Gemma 3n's
     last layers do, config `num_kv_shared_layers`); None: it stores its own. cross: whether the
     tokens are those of an encoder's input, which the layer attends whole. A model's layers are
-    listed so: those that store, those that share, and the cross layers.
+    listed so: those that store, those that share, and the cross layers. value_dim: the size of a
+    value where it is not that of a key (as in DeepSeek-V3, `v_head_dim`); None: D. Such a layer is
+    attended by the torch reference, as the kernels know one size.
     """
 
     num_kv_heads: int
@@ -22,11 +24,23 @@ class KVShape:
     window: int | None = None
     shares: int | None = None
     cross: bool = False
+    value_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.value_dim == self.head_dim:  # one spelling, as shapes are compared
+            object.__setattr__(self, "value_dim", None)
+
+    @property
+    def value_width(self) -> int:
+        """Numbers in a value of one head."""
+        return self.head_dim if self.value_dim is None else self.value_dim
 
     @property
     def numel(self) -> int:
         """Numbers stored per token: a key and a value for each head."""
-        return 0 if self.shares is not None else 2 * self.num_kv_heads * self.head_dim
+        return (
+            0 if self.shares is not None else self.num_kv_heads * (self.head_dim + self.value_width)
+        )
 
     def num_bytes(self, codec: KVCodec) -> int:
         """Bytes stored per token, scales included."""
@@ -34,4 +48,4 @@ class KVShape:
 
     def num_bytes_read(self, codec: KVCodec) -> int:
         """Bytes that attending a token reads, whoever stores it."""
-        return self.num_kv_heads * codec.num_bytes(self.head_dim)
+        return self.num_kv_heads * codec.num_bytes(self.head_dim, self.value_width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from kept.cache.indices import read_all_whole, read_whole
+from kept.cache.indices import check_num_slots, read_all_whole, read_whole
 from kept.errors import OptionError
 
 
@@ -41,6 +41,8 @@ class Slots(ABC):
 
     def repeat(self, count: int) -> None:
         """Repeat each slot `count` times in place: 0, 0, 1, 1, ... for 2."""
-        if read_whole(count, "the count to repeat") < 1:
+        count = read_whole(count, "the count to repeat")
+        if count < 1:
             raise OptionError(f"cannot repeat slots {count} times; give 1 or more")
+        check_num_slots(count * self.num_slots, f"repeat {count}")
         self.select([slot for slot in range(self.num_slots) for _ in range(count)])

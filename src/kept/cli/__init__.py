@@ -8,6 +8,8 @@ import sys
 import warnings
 
 from kept.cli.app import app
+from kept.cli.errors import FAILED
+from kept.cli.streams import drop_output, open_closed, say, why_not_written
 from kept.errors import KeptWarning
 
 __all__ = ["app", "main"]
@@ -19,12 +21,19 @@ def main() -> None:
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", KeptWarning)
         warnings.formatwarning = lambda message, *_, **__: f"kept: warning: {message}\n"
-    if sys.stdout is None:  # closed by the shell (>&-): whoever did so wants no output
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end)
-    if sys.stderr is None or not sys.stderr.isatty():
+    open_closed()
+    if not sys.stderr.isatty():
         # huggingface_hub draws its bars into pipes and files too.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    app(prog_name="kept")
+    try:
+        app(prog_name="kept")
+    except OSError as error:  # of --help, --version and usage errors, which no command reports
+        message = why_not_written(error)
+        if message is None:
+            raise
+        say(message)
+        drop_output()
+        sys.exit(getattr(error.__context__, "exit_code", FAILED))  # a usage error has its own

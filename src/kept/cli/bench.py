@@ -19,8 +19,8 @@ from kept.cli.bench_files import (
 from kept.cli.bench_kernels import kernels
 from kept.cli.bench_quality import quality
 from kept.cli.bench_speed import decode, prefill
-from kept.cli.errors import INTERRUPTED
 from kept.cli.grouped import grouped
+from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from kept.bench.experiment import Result

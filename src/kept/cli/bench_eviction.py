@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from kept.cli.bench_files import write_files, write_json
-from kept.cli.errors import INTERRUPTED
 from kept.cli.loading import bar
+from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from kept.bench.subject import Subject

@@ -10,7 +10,7 @@ import typer
 
 from kept.bench.shapes import SHAPES
 from kept.cli.bench_files import check_targets, write_files, write_json
-from kept.cli.errors import INTERRUPTED
+from kept.interrupt import INTERRUPTED
 
 
 def kernels(

@@ -10,10 +10,10 @@ import typer
 
 from kept.cli.bench_eviction import BUDGETS, evictions, read_budgets
 from kept.cli.bench_files import check_targets, write_files, write_json
-from kept.cli.errors import INTERRUPTED
 from kept.cli.loading import bar, bars
 from kept.cli.prompts import decode
 from kept.errors import CheckpointNotFoundError, OptionError
+from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from kept.bench.quality import WeightFormat

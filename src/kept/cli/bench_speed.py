@@ -17,8 +17,8 @@ from kept.cli.bench_files import (
     write_files,
     write_json,
 )
-from kept.cli.errors import INTERRUPTED
 from kept.cli.options import KVDtype, QuantizedFormat
+from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from kept.bench.speed import SpeedResult, SpeedSettings

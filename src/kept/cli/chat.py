@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from kept.cli.errors import INTERRUPTED
 from kept.cli.loading import load
 from kept.cli.options import ModelOptions, SamplingOptions, option
 from kept.cli.prompts import check_text, decode
 from kept.cli.session import Session
 from kept.cli.terminal import DIM, Writer, styled
 from kept.errors import ContextLengthError, KeptError, OptionError
+from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from kept.engine import Completion
@@ -50,6 +50,8 @@ def chat(
     if system is not None:
         check_text(system, "--system")
     params = sampling.to_params()
+    if sys.stdin is None:
+        raise OptionError("stdin is closed, so nothing can be said; give a terminal or a pipe")
     llm = load(model)
     session = Session(llm, params, system)
     if sys.stdin.isatty():
@@ -99,8 +101,11 @@ def _turn(session: Session, line: str) -> bool:
     if line.startswith("/") and not line.startswith("//"):
         return _obey(session, line)
     out = Writer(sys.stdout)
-    completion = session.ask(line.removeprefix("/") if line.startswith("//") else line, out.write)
-    out.end_line()
+    try:
+        question = line.removeprefix("/") if line.startswith("//") else line
+        completion = session.ask(question, out.write)
+    finally:
+        out.end_line()
     if completion.finish_reason == "interrupted" and not sys.stdin.isatty():
         raise typer.Exit(INTERRUPTED)
     _comment(completion)

@@ -49,6 +49,15 @@ class Description:
 
         return resolve_dtype(asked, self.config, self.stored_dtype or torch.float32)
 
+    def why_torch(self) -> str | None:
+        """Why it runs on torch, loaded as it is; None where the native kernels run it."""
+        import torch
+
+        from kept.ops.backend import why_torch
+
+        widest = max(shape.head_dim for shape in self.kv_shapes)
+        return why_torch(self.dtype(), torch.device("cpu"), widest, self.model.not_native)
+
     @property
     def kv_shapes(self) -> tuple[KVShape, ...]:
         """What each layer stores per token."""

@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 import traceback
 from typing import Any, Final
@@ -18,11 +16,12 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
+from kept.cli.streams import drop_output, say, why_not_written
 from kept.errors import ContextLengthError, KeptError, OptionError
+from kept.interrupt import INTERRUPTED, interruptible
 
 FAILED: Final = 1
 USAGE: Final = 2
-INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 
 
@@ -32,14 +31,15 @@ class ReportingGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; what it raises on purpose ends in `typer.Exit`."""
         try:
-            try:
-                return super().invoke(ctx)
-            finally:
-                sys.stdout.flush()  # here, where a closed pipe can still be reported
+            with interruptible():
+                try:
+                    return super().invoke(ctx)
+                finally:
+                    sys.stdout.flush()  # here, where a closed pipe can still be reported
         except KeyboardInterrupt:  # GenerationInterrupted is one
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
-            _drop_output()
+            drop_output()
             raise typer.Exit(PIPE_CLOSED) from None
         except (KeptError, MemoryError, RuntimeError, OSError) as error:
             message = describe(error)
@@ -48,9 +48,9 @@ class ReportingGroup(TyperGroup):
             if ctx.params.get("debug"):
                 traceback.print_exc()
             else:
-                typer.echo(f"kept: {message}", err=True)
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                _drop_output()
+                say(message)
+            if why_not_written(error) is not None:
+                drop_output()
             raise typer.Exit(exit_code(error)) from None
 
 
@@ -66,17 +66,11 @@ def describe(error: Exception) -> str | None:
         return None
     if isinstance(error, KeptError):
         return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the output cannot be written: {error.strerror}; make room, or write elsewhere"
+    unwritten = why_not_written(error)
+    if unwritten is not None:
+        return unwritten
     # torch has no exception of its own for the CPU's memory, only this text.
     full = ("can't allocate memory", "out of memory")
     if isinstance(error, MemoryError) or any(words in str(error) for words in full):
         return "this machine has not enough memory for it; `kept plan` shows what fits"
     return None
-
-
-def _drop_output() -> None:
-    # What is still buffered would raise once more when the interpreter flushes it at its end.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())

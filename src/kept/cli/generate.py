@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kept.cli.errors import INTERRUPTED
 from kept.cli.loading import bar, load
 from kept.cli.options import REPORT, ModelOptions, SamplingOptions
 from kept.cli.prompts import read_prompts
@@ -18,6 +17,7 @@ from kept.cli.report import to_json
 from kept.cli.streaming import show
 from kept.cli.terminal import BOLD, Writer
 from kept.errors import OptionError
+from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from kept.engine import Completion
@@ -97,18 +97,18 @@ def generate(
     if echo is None:
         echo = not llm.model.is_encoder_decoder
     if as_json:
-        completions, interrupted = _run(llm, prompts, params)
+        completions, ending = _run(llm, prompts, params)
         for completion in completions:
             print(to_json(completion, prompts[completion.prompt_index], llm.tokenizer), flush=True)
     elif texts == 1:
-        completions, interrupted = _stream(llm, prompts[0], params, echo)
+        completions, ending = _stream(llm, prompts[0], params, echo)
     else:
-        completions, interrupted = _run(llm, prompts, params)
+        completions, ending = _run(llm, prompts, params)
         _print_all(completions, prompts, echo)
     if stats:
         typer.echo(format_stats(completions, loading), err=True)
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
+    if ending is not None:
+        raise ending
 
 
 def _num_texts(llm: LLM, params: SamplingParams) -> int:
@@ -119,24 +119,41 @@ def _num_texts(llm: LLM, params: SamplingParams) -> int:
 
 def _stream(
     llm: LLM, prompt: str, params: SamplingParams, echo: bool
-) -> tuple[list[Completion], bool]:
+) -> tuple[list[Completion], Exception | None]:
+    """The completion, and what there is to raise once it has been reported."""
     stream = llm.stream(prompt, params)
     out = Writer(sys.stdout)
     if echo:
         out.write(prompt, BOLD)
-    completion = show(stream, out.write)
+    ending: Exception | None = None
+    try:
+        show(stream, out.write)
+    except Exception as error:
+        if not hasattr(error, "completions"):
+            raise
+        ending = error
     out.end_line()
-    return [completion], completion.finish_reason == "interrupted"
+    completion = stream.completion
+    if completion.finish_reason == "interrupted":
+        ending = typer.Exit(INTERRUPTED)
+    return [completion], ending
 
 
-def _run(llm: LLM, prompts: list[str], params: SamplingParams) -> tuple[list[Completion], bool]:
+def _run(
+    llm: LLM, prompts: list[str], params: SamplingParams
+) -> tuple[list[Completion], Exception | None]:
+    """The completions, and what there is to raise once they have been reported."""
     from kept.engine import GenerationInterrupted
 
     try:
         with bar("Generating", unit="texts") as update:
-            return llm.generate(prompts, params, progress=update), False
+            return llm.generate(prompts, params, progress=update), None
     except GenerationInterrupted as error:
-        return error.completions, True
+        return error.completions, typer.Exit(INTERRUPTED)
+    except Exception as error:
+        if not hasattr(error, "completions"):
+            raise
+        return error.completions, error
 
 
 def _print_all(completions: list[Completion], prompts: list[str], echo: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import sys
 from typing import Annotated, Any
@@ -118,6 +119,8 @@ def _model(d: Description) -> dict[str, Any]:
         "num_layers": d.model.config.num_layers,
         "is_encoder_decoder": d.is_encoder_decoder,
         "not_native": d.model.not_native,
+        "runs_natively": d.why_torch() is None,
+        "why_torch": d.why_torch(),
         "num_heads": d.model.config.num_heads,
         "num_kv_heads": first.num_kv_heads,
         "head_dim": first.head_dim,
@@ -149,7 +152,7 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("name", m["name"]),
         ("folder", m["folder"]),
         ("architecture", f"{m['architecture']} ({m['model_type']})"),
-        *([("runs on", f"torch: {m['not_native']}")] if m["not_native"] else []),
+        ("runs on", _runs_on(m["why_torch"])),
         ("layers", f"{m['num_layers']}{_OF_DECODER if m['is_encoder_decoder'] else ''}"),
         ("heads", f"{heads} query, {kv_heads} key/value, of {m['head_dim']}"),
         ("context", f"{m['context']:,} tokens"),
@@ -163,6 +166,14 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("tokenizer", tokenizer),
         ("chat template", "yes" if m["chat_template"] else "no"),
     ]
+
+
+def _runs_on(why_torch: str | None) -> str:
+    if why_torch is None:
+        return "the native kernels"
+    if os.environ.get("KEPT_OPS") == "native":
+        return f"nothing: KEPT_OPS=native, but {why_torch}"
+    return f"torch: {why_torch}"
 
 
 def _input_rows(costs: dict[str, int] | None) -> list[tuple[str, str]]:

@@ -55,7 +55,7 @@ def bar(label: str, unit: str) -> Iterator[Update | None]:
 def bars(*steps: tuple[str, str]) -> Iterator[list[Update | None]]:
     """As `bar`, for steps one after another, each with its label and unit.
 
-    A step's bar is wiped away when the next one begins.
+    A step's bar is wiped away for good when the next one begins, also where it goes on beside it.
     """
     if not sys.stderr.isatty():
         yield [None] * len(steps)
@@ -77,11 +77,14 @@ class _LateBar:
         self._label, self._unit, self._before = label, unit, before
         self._started = time.monotonic()
         self._bar: tuple[Progress, TaskID] | None = None
+        self._over = False
 
     def update(self, done: int, total: int) -> None:
         if self._before is not None:
             self._before.close()
             self._before = None
+        if self._over:
+            return
         if self._bar is None:
             if time.monotonic() - self._started < _PATIENCE:
                 return
@@ -92,6 +95,7 @@ class _LateBar:
         progress.update(task, completed=done, total=total)
 
     def close(self) -> None:
+        self._over = True
         if self._bar is not None:
             self._bar[0].stop()
             self._bar = None

@@ -78,7 +78,10 @@ def option(panel: str, text: str, *names: str, metavar: str | None = None) -> An
 
 
 _REVISION = "Branch, tag or commit of a hub id. Default: main."
-_DTYPE = "auto, float32, bfloat16 or float16. Default: auto, the checkpoint's own."
+_DTYPE = (
+    "auto, float32, bfloat16 or float16. Default: auto, the checkpoint's own, but on a CPU "
+    "bfloat16 for float16."
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from pathlib import Path
+from typing import Final
 
 from kept.errors import OptionError
 
 _HOW = 'give it as an argument (kept generate "Once upon a time"), with --file, or through a pipe'
+
+# UTF-32's little-endian mark begins with UTF-16's.
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 def read_prompts(prompt: str | None, file: Path | None, lines: bool) -> list[str]:
@@ -15,7 +26,7 @@ def read_prompts(prompt: str | None, file: Path | None, lines: bool) -> list[str
 
     `prompt` "-" is stdin, and so is neither prompt nor file where stdin is no terminal. The last
     line's end is no part of a prompt that is read. Raises OptionError for no prompt, for two, and
-    for bytes that are not UTF-8.
+    for bytes that are no text (see `decode`).
     """
     if prompt is not None and file is not None:
         raise OptionError("there is a prompt and a --file; leave one of the two out")
@@ -29,7 +40,9 @@ def read_prompts(prompt: str | None, file: Path | None, lines: bool) -> list[str
         text = _read_stdin(explicit=prompt == "-")
     if not lines:
         return [text]
-    found = [line for line in text.splitlines() if line.strip()]
+    # Not str.splitlines, which also ends a line at a form feed or U+2028.
+    ends = text.replace("\r\n", "\n").replace("\r", "\n")
+    found = [line for line in ends.split("\n") if line.strip()]
     if not found:
         raise OptionError(f"--lines found no prompt in {file or 'stdin'}: every line is blank")
     return found
@@ -47,14 +60,26 @@ def check_text(text: str, where: str) -> str:
 
 
 def decode(data: bytes, where: str) -> str:
-    """Read UTF-8. Raises OptionError that names the first byte that is none."""
+    """Read UTF-8, or what a mark at the beginning says: UTF-8, -16 or -32; the mark is no text.
+
+    Raises OptionError that names the first byte that is none, and for zeros, which text of
+    another encoding is full of.
+    """
+    mark, encoding = next((m for m in _MARKS if data.startswith(m[0])), (b"", "utf-8"))
     try:
-        return data.decode()
+        text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
+        at = len(mark) + error.start
         raise OptionError(
-            f"{where} is not UTF-8 text (byte {data[error.start]:#04x} at offset {error.start:,}); "
+            f"{where} is not {encoding.upper()} text (byte {data[at]:#04x} at offset {at:,}); "
             "convert it first, for example with iconv"
         ) from None
+    if "\0" in text:
+        raise OptionError(
+            f"{where} is no text: it has a zero at character {text.index(chr(0)):,}. If it is "
+            "UTF-16 without a mark, convert it first, for example with iconv"
+        )
+    return text
 
 
 def _read(file: Path) -> bytes:

@@ -28,7 +28,8 @@ def quantize(
         str | None,
         typer.Option(
             help="auto, float32, bfloat16 or float16, of what is not quantized, and what weights "
-            "are rounded to before. Default: auto, the checkpoint's own.",
+            "are rounded to before. Default: auto, the checkpoint's own; for float16 bfloat16, and "
+            "weights are not rounded before.",
             show_default=False,
         ),
     ] = None,
@@ -45,7 +46,8 @@ def quantize(
 
     OUT holds the matrices as kept's kernels read them, so that loading maps the file and reads
     nothing. It generates the same text as the checkpoint with --quantize. Only kept can load OUT:
-    transformers and others cannot. Ctrl-C leaves nothing behind.
+    transformers and others cannot. Ctrl-C leaves nothing behind; what a
+    killed run leaves is removed by the next. Without --force nothing in OUT is ever replaced.
 
     For example: kept quantize Qwen/Qwen2.5-0.5B qwen-int4 --format int4
     """

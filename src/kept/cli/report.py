@@ -61,6 +61,7 @@ def to_json(c: Completion, prompt: str, tokenizer: Tokenizer | None) -> str:
         "text": c.text,
         "token_ids": list(c.token_ids),
         "finish_reason": c.finish_reason,
+        "error": c.error,
         "score": c.score,
         "seed": c.seed,
         "prompt_tokens": c.prompt_tokens,

@@ -1,4 +1,4 @@
-"""Showing a stream's text as it is written, through to its end or to Ctrl-C."""
+"""Showing a stream's text as it is written, through to its end, to an error or to Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def show(stream: Stream, write: Callable[[str], None]) -> Completion:
     """Hand every piece to `write`; returns the completion, "interrupted" after Ctrl-C.
 
-    After Ctrl-C the text that was withheld, the beginning of a stop string say, is written too.
+    After Ctrl-C the text that was withheld, the beginning of a stop string say, is written too;
+    also before an error of the generation is raised.
     """
     num_shown = 0
     try:
@@ -24,4 +25,8 @@ def show(stream: Stream, write: Callable[[str], None]) -> Completion:
                 num_shown += len(piece)
     except KeyboardInterrupt:
         write(stream.completion.text[num_shown:])
+    except Exception as error:
+        if hasattr(error, "completions"):
+            write(stream.completion.text[num_shown:])
+        raise
     return stream.completion

@@ -1,7 +1,12 @@
 """Requests to tokens: groups of sequences, their schedule, and the loop that runs them."""
 
 from kept.engine.beams import BeamGroup
-from kept.engine.completion import Completion, FinishReason, GenerationInterrupted
+from kept.engine.completion import (
+    Completion,
+    FinishReason,
+    GenerationError,
+    GenerationInterrupted,
+)
 from kept.engine.continuation import Continuation
 from kept.engine.engine import PREFILL_CHUNK, Engine
 from kept.engine.group import Group, Move
@@ -17,6 +22,7 @@ __all__ = [
     "Continuation",
     "Engine",
     "FinishReason",
+    "GenerationError",
     "GenerationInterrupted",
     "Group",
     "Move",

@@ -14,6 +14,7 @@ from kept.engine.group import Group, Move
 from kept.errors import SamplingError
 from kept.models import NextLogits
 from kept.sampling import TokenLogprobs, draw_distinct, process_scores, token_logprobs
+from kept.text import ends_in_stop
 
 LOWEST = -1.0e9  # stands for "cannot win" in sums of log-probabilities, as in transformers
 
@@ -69,13 +70,16 @@ class BeamGroup(Group):
         scores = logits.float().log_softmax(-1)
         histories = [beam.history for beam in self.live]
         rows = [process_scores(scores[i], params, h) for i, h in enumerate(histories)]
-        beam_scores = torch.tensor([h.score for h in self._running], device=logits.device)
+        beam_scores = torch.tensor(
+            [h.score for h in self._running], dtype=torch.float32, device=logits.device
+        )
         flat = (torch.stack(rows) + beam_scores[:, None]).flatten()
         peak = float(flat.max())
         if not math.isfinite(peak):
             raise SamplingError(
-                f"the best of {self.width} beams has score {peak}, so none can go on; check the "
-                "model's weights, or loosen no_repeat_ngram_size if it leaves no token to choose"
+                f"prompt {self.results[0].prompt_index}: the best of {self.width} beams has score "
+                f"{peak}, so none can go on; check the model's weights, or loosen what leaves no "
+                f"token to choose, as no_repeat_ngram_size={params.no_repeat_ngram_size} may"
             )
         count = min(max(2, 1 + len(params.eos_token_ids)) * self.width, flat.numel())
         if params.do_sample:
@@ -105,11 +109,9 @@ class BeamGroup(Group):
             return True
         if not self.params.stop_strings or first.tokenizer is None:
             return False
-        # Beams change parents at every step, and a StopChecker would have to be forked with each.
-        # Every token spells at least one byte, so this tail holds any stop that ends just now.
-        tail = max(len(s.encode()) for s in self.params.stop_strings) + 8
-        text = first.tokenizer.decode(tokens[-tail:])
-        return any(stop in text for stop in self.params.stop_strings)
+        # Beams change parents at every step, and a Spelling would have to be forked with each.
+        before = first.history.tokens[-64:].tolist()
+        return ends_in_stop(first.tokenizer, before, tokens, self.params.stop_strings)
 
     def _collect(self, candidates: list[Hypothesis]) -> None:
         """Merge the best candidates that just ended into the finished ones."""
@@ -177,8 +179,8 @@ class BeamGroup(Group):
         reached = len(result.history) >= result.limit and last not in self.params.eos_token_ids
         result.finish("length" if reached else "stop")
 
-    def interrupt(self) -> None:
-        """Return the best beams as they stand."""
+    def _keep_best(self) -> None:
+        """The best beams as they stand."""
         penalty = self.params.length_penalty
         running = [
             replace(h, score=h.score / len(h.tokens) ** penalty) for h in self._running if h.tokens
@@ -186,4 +188,3 @@ class BeamGroup(Group):
         ranked = sorted([*self._finished, *running], key=lambda h: h.score, reverse=True)
         for result, hypothesis in zip(self.results, ranked, strict=False):
             result.adopt(list(hypothesis.tokens), list(hypothesis.logprobs), hypothesis.score)
-        super().interrupt()

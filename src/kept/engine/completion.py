@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kept.errors import SamplingError
 from kept.sampling import TokenLogprobs
 
-FinishReason = Literal["stop", "length", "interrupted"]
+FinishReason = Literal["stop", "length", "interrupted", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +19,12 @@ class Completion:
     text: what follows the prompt, cut before a stop string. token_ids: the tokens drawn, the
     end-of-sequence token or those of the stop string included. finish_reason: "stop" for an
     end-of-sequence token or a stop string, "length" for max_new_tokens or the end of the context,
-    "interrupted" for Ctrl-C. logprobs: one entry per token, or None if not asked for.
-    score: the beam's score (sum of log-probabilities over length ** length_penalty), None without
-    beams. seed: draws the same text again. prompt_index, index: which prompt, and which of its
-    `num_return_sequences`.
+    "interrupted" for Ctrl-C, "error" for what `error` says. logprobs: one entry per token, or None
+    if not asked for. score: the beam's score (sum of log-probabilities over length **
+    length_penalty), None without beams. prompt_index, index: which prompt, and which of its
+    `num_return_sequences`. seed: as the `seed` of a request for one text of this prompt it draws
+    the same text again; with beams, where one search finds every text of a prompt, it repeats that
+    search and the text is at this index.
 
     Counts and times: prompt_tokens; cached_tokens of them were in the cache already;
     time_to_first_token and total_time in seconds from the request's arrival; tokens_per_second
@@ -43,6 +46,25 @@ class Completion:
     total_time: float
     tokens_per_second: float | None
     cache_bytes: int
+    error: str | None = None
+
+
+class GenerationError(SamplingError):
+    """Some texts of a call could not be finished; `completions` holds all of them as they are.
+
+    Those that failed have the finish_reason "error" and say why in `error`; the others are what
+    they would have been alone. A SamplingError, since that is what nearly always has happened; the
+    cause is the first one's own exception.
+    """
+
+    def __init__(self, completions: Sequence[Completion]) -> None:
+        failed = [c for c in completions if c.error is not None]
+        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        super().__init__(
+            f"{failed[0].error}{others}; {len(completions) - len(failed)} of {len(completions)} "
+            "texts were finished, and .completions holds all as far as they came"
+        )
+        self.completions = list(completions)
 
 
 class GenerationInterrupted(KeyboardInterrupt):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from kept.engine.completion import Completion, FinishReason
 from kept.engine.window import ContextRule
 from kept.sampling import ResolvedParams, TokenHistory, TokenLogprobs
-from kept.text import IncrementalDetokenizer, StopChecker, Tokenizer
+from kept.text import Spelling, Tokenizer
 
 
 @dataclass(slots=True, eq=False)
@@ -36,18 +37,17 @@ class Continuation:
     first_token_at: float | None = None
     last_token_at: float | None = None
     finish_reason: FinishReason | None = None
+    error: Exception | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     score: float | None = None
     _pieces: list[str] = field(default_factory=list)
     _taken: int = 0
-    _detokenizer: IncrementalDetokenizer | None = None
-    _stops: StopChecker | None = None
+    _spelling: Spelling | None = None
 
     def __post_init__(self) -> None:
         if self.tokenizer is not None:
             prompt = self.history.tokens[-64:].tolist()
-            self._detokenizer = IncrementalDetokenizer(self.tokenizer, prompt)
-            self._stops = StopChecker(self.params.stop_strings)
+            self._spelling = Spelling(self.tokenizer, prompt, self.params.stop_strings)
 
     @property
     def num_pending(self) -> int:
@@ -71,14 +71,15 @@ class Continuation:
         if logprobs is not None:
             self.logprobs.append(logprobs)
         self._spell([token])
-        if token in self.params.eos_token_ids or (self._stops is not None and self._stops.stopped):
+        stopped = self._spelling is not None and self._spelling.stopped
+        if stopped or token in self.params.eos_token_ids:
             self.finish("stop")
         elif len(self.history) >= self.limit:
             self.finish("length")
 
     def _spell(self, tokens: list[int]) -> None:
-        if self._detokenizer is not None and self._stops is not None:
-            self._pieces.append(self._stops.add(self._detokenizer.add(tokens)))
+        if self._spelling is not None:
+            self._pieces.append(self._spelling.add(tokens))
 
     def adopt(self, tokens: list[int], logprobs: list[TokenLogprobs], score: float) -> None:
         """Become what a beam search found: its new tokens, and their text up to a stop string."""
@@ -89,12 +90,18 @@ class Continuation:
 
     def finish(self, reason: FinishReason) -> None:
         """Give out what text was withheld, and end. A stop string found only now counts."""
-        if self._detokenizer is not None and self._stops is not None:
-            self._pieces.append(self._stops.add(self._detokenizer.finish()))
-            self._pieces.append(self._stops.finish())
-            if self._stops.stopped:
+        if self._spelling is not None:
+            self._pieces.append(self._spelling.finish())
+            if self._spelling.stopped and reason != "error":
                 reason = "stop"
         self.finish_reason = reason
+
+    def fail(self, error: Exception) -> None:
+        """End as things stand, for an error that concerns this text alone, or all of them."""
+        self.error = error
+        with suppress(Exception):  # what failed may be the spelling itself
+            self.finish("error")
+        self.finish_reason = "error"
 
     def take_text(self) -> str:
         """The text since the last call."""
@@ -125,4 +132,5 @@ class Continuation:
             total_time=(last or now) - self.started,
             tokens_per_second=rate,
             cache_bytes=cache_bytes,
+            error=None if self.error is None else str(self.error) or repr(self.error),
         )

@@ -16,6 +16,7 @@ from kept.engine.window import ContextRule
 from kept.errors import OptionError
 from kept.exiting import computing
 from kept.models import CausalLM, NextLogits, RepeatedStep
+from kept.ops import plain_torch
 from kept.sampling import num_likeliest
 
 PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
@@ -64,8 +65,9 @@ class Engine:
     def step(self) -> None:
         """Compute one pass, draw the tokens it decides, and move the sequences on.
 
-        Raises whatever the model raises; cache and sequences are then as they were. What the
-        sampler raises comes after the pass: the engine is not to be used on.
+        Raises whatever the model raises; cache and sequences are then as they were. What goes wrong
+        after the pass in one group's draws or texts ends that group, or the one text, as an "error"
+        and no other.
         """
         with computing():
             self._step()
@@ -73,7 +75,7 @@ class Engine:
     # A function of its own: what it held is freed before the interpreter may end.
     @torch.inference_mode()
     def _step(self) -> None:
-        with self.model.running():
+        with plain_torch(), self.model.running():
             work, found = self._repeat() or self._compute()
             moves = self._settle(work, found)
             self._place(moves)
@@ -112,10 +114,13 @@ class Engine:
         groups = self.scheduler.running
         return max((num_likeliest(group.params) for group in groups), default=0)
 
-    def interrupt(self) -> None:
-        """End every group as it stands."""
+    def interrupt(self, error: Exception | None = None) -> None:
+        """End every group as it stands, for Ctrl-C or an error."""
         for group in [*self.scheduler.running, *self.scheduler.waiting]:
-            group.interrupt()
+            if error is None:
+                group.interrupt()
+            else:
+                group.fail(error)
         self.scheduler.waiting.clear()
         self.scheduler.retire()
         self._last = self._repeated = None
@@ -179,7 +184,12 @@ class Engine:
         moves = {}
         for group in self.scheduler.running:
             if group.live and all(c in self._logits for c in group.live):
-                moves[group] = group.settle(_together([self._logits.pop(c) for c in group.live]))
+                rows = _together([self._logits.pop(c) for c in group.live])
+                try:
+                    moves[group] = group.settle(rows)
+                except Exception as error:
+                    group.fail(error)
+                    moves[group] = []
         for continuation, (waiting, index) in self._logits.items():
             if waiting is found:  # the next pass may write where these lie
                 self._logits[continuation] = waiting.row(index), 0

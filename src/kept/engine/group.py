@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 
 from kept.engine.continuation import Continuation
@@ -47,7 +48,20 @@ class Group(ABC):
 
     def interrupt(self) -> None:
         """End as things stand."""
+        self._keep_best()
         for continuation in self.results:
             if continuation.finish_reason is None:
                 continuation.finish("interrupted")
         self.live = []
+
+    def fail(self, error: Exception) -> None:
+        """End as things stand, with an error in every text that had not ended."""
+        with suppress(Exception):  # what failed may be the spelling itself
+            self._keep_best()
+        for continuation in self.results:
+            if continuation.finish_reason is None:
+                continuation.fail(error)
+        self.live = []
+
+    def _keep_best(self) -> None:  # noqa: B027  # most groups have nothing better than their texts
+        """Give the results what was found so far, where that is kept elsewhere."""

@@ -6,7 +6,9 @@ from kept.engine.continuation import Continuation
 from kept.engine.group import Group, Move
 from kept.errors import SamplingError
 from kept.models import NextLogits
-from kept.sampling import sample
+from kept.sampling import TokenLogprobs, sample
+
+Drawn = tuple[int, TokenLogprobs | None]
 
 
 class SampleGroup(Group):
@@ -36,23 +38,37 @@ class SampleGroup(Group):
             for follower in self.results[1:]:
                 follower.num_computed, follower.offset = parents[0].num_computed, parents[0].offset
             self.live = list(self.results)
-        try:
-            drawn = sample(
-                logits,
-                [c.params for c in self.live],
-                [c.history for c in self.live],
-                [(c.seed, len(c.history)) for c in self.live],
-                best,
-                likeliest,
-            )
-        except SamplingError as error:
-            raise SamplingError(f"prompt {self.results[0].prompt_index}: {error}") from error
+        drawn = self._draw(NextLogits(logits, best, likeliest), 0, len(self.live))
         moves = []
-        for continuation, parent, token, logprobs in zip(
-            self.live, parents, drawn.token_ids, drawn.logprobs, strict=True
-        ):
-            continuation.take(token, logprobs)
+        for continuation, parent, found_token in zip(self.live, parents, drawn, strict=True):
+            try:
+                if isinstance(found_token, SamplingError):
+                    raise found_token
+                continuation.take(*found_token)
+            except Exception as error:  # of this text alone: the others go on
+                continuation.fail(error)
             if continuation.finish_reason is None:
                 moves.append(Move(continuation, parent))
         self.live = [move.continuation for move in moves]
         return moves
+
+    def _draw(self, found: NextLogits, first: int, last: int) -> list[Drawn | SamplingError]:
+        """The next tokens of live[first:last]; where one cannot be drawn, the reason."""
+        live, rows = self.live[first:last], found.rows(first, last)
+        try:
+            drawn = sample(
+                rows.logits,
+                [c.params for c in live],
+                [c.history for c in live],
+                [(c.seed, len(c.history)) for c in live],
+                rows.best,
+                rows.likeliest,
+            )
+        except SamplingError as error:
+            if len(live) > 1:
+                return [x for i in range(first, last) for x in self._draw(found, i, i + 1)]
+            which = f", text {live[0].index}" if len(self.results) > 1 else ""
+            named = SamplingError(f"prompt {live[0].prompt_index}{which}: {error}")
+            named.__cause__ = error
+            return [named]
+        return list(zip(drawn.token_ids, drawn.logprobs, strict=True))

@@ -14,7 +14,11 @@ log = logging.getLogger("kept")
 
 @dataclass(slots=True)
 class Conversation:
-    """One slot of keys and the tokens they belong to. key: the options the cache was made by."""
+    """One slot of keys and the tokens they belong to. key: the options the cache was made by.
+
+    tokens: the cache may hold keys beyond them, or fewer, where an exception came in between; what
+    both say is right.
+    """
 
     cache: Cache
     tokens: list[int]
@@ -27,14 +31,17 @@ class Conversation:
         that cannot go back that far is emptied, which is logged.
         """
         shared = 0
-        limit = min(len(self.tokens), len(prompt) - 1)
+        limit = min(len(self.tokens), self.cache.lengths[0], len(prompt) - 1)
         while shared < limit and self.tokens[shared] == prompt[shared]:
             shared += 1
+        # Tokens go before their keys: Ctrl-C in between must not leave the cache short of what
+        # they say, and other keys in their place by the next turn.
+        del self.tokens[shared:]
         try:
             self.cache.truncate(shared)
         except CacheError as error:
             log.warning("the conversation is read again from its start: %s", error)
             shared = 0
+            self.tokens.clear()
             self.cache.truncate(0)
-        del self.tokens[shared:]
         return shared

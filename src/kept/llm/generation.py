@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from kept.cache import Offloaded
@@ -12,6 +13,7 @@ from kept.engine import (
     ContextRule,
     Continuation,
     Engine,
+    GenerationError,
     GenerationInterrupted,
     Group,
     SampleGroup,
@@ -81,7 +83,8 @@ class Generation:
     def run(self, progress: Callable[[int, int], None] | None = None) -> list[Completion]:
         """Generate to the end. progress: called after each step with finished and all results.
 
-        Raises GenerationInterrupted, with the completions so far, on Ctrl-C.
+        Raises GenerationInterrupted on Ctrl-C, GenerationError once all others are done where some
+        texts failed, and whatever else ends the call; each with the `completions` so far.
         """
         total = len(self.continuations)
         try:
@@ -93,7 +96,23 @@ class Generation:
         except KeyboardInterrupt:
             self.engine.interrupt()
             raise GenerationInterrupted(self.completions()) from None
+        except Exception as error:
+            self.end_with(error)
+            raise
+        self.raise_failure()
         return self.completions()
+
+    def end_with(self, error: Exception) -> None:
+        """End for an error that concerns every text, and let it carry what they have come to."""
+        self.engine.interrupt(error)
+        with suppress(AttributeError):  # of an exception with slots
+            error.completions = self.completions()  # type: ignore[attr-defined]
+
+    def raise_failure(self) -> None:
+        """Raise GenerationError if a text has failed."""
+        failed = next((c.error for c in self.continuations if c.error is not None), None)
+        if failed is not None:
+            raise GenerationError(self.completions()) from failed
 
 
 def remember(generation: Generation, key: tuple[object, ...]) -> Conversation | None:
@@ -118,7 +137,7 @@ def _make_group(
 
     def continuation(index: int, spelled: bool = True) -> Continuation:
         return Continuation(
-            history=TokenHistory(prompt),
+            history=TokenHistory(prompt, source),
             params=params,
             seed=derive_seed(params.seed, index),
             limit=limit,
@@ -132,4 +151,6 @@ def _make_group(
     results = [continuation(i) for i in range(params.num_return_sequences)]
     if params.num_beams == 1:
         return SampleGroup(results)
+    for result in results:  # one search, and one seed of its draws, found them all
+        result.seed = params.seed
     return BeamGroup(results, [continuation(i, spelled=False) for i in range(params.num_beams)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +14,15 @@ import torch
 
 from kept.cache import Offloaded
 from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted
-from kept.errors import CheckpointNotFoundError, OptionError
+from kept.errors import CheckpointNotFoundError, KeptError, OptionError
 from kept.llm.conversation import Conversation
 from kept.llm.generation import Generation, remember
+from kept.llm.padding import padding_of
 from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
 from kept.llm.stream import Stream
+from kept.llm.turns import turn_end, with_turn_ends
 from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
-from kept.sampling import ResolvedParams, SamplingParams
+from kept.sampling import ResolvedParams, SamplingParams, check_keywords
 from kept.text import ChatTemplate, find_tokenizer
 
 log = logging.getLogger("kept")
@@ -32,7 +35,7 @@ class LLM:
     """A language model loaded from a Hugging Face checkpoint.
 
     model: the decoder, with its encoder if it has one, callable on padded tensors. tokenizer: None
-    if the folder has none. Not to be shared between threads.
+    if the folder has none. Threads may share it: they take turns, a step at a time.
     """
 
     def __init__(
@@ -54,7 +57,8 @@ class LLM:
 
         source: a folder, a hub id ("org/name", fetched through huggingface_hub and kept in its
             cache), or None for the bundled model.
-        dtype: "float32", "bfloat16", "float16", a torch dtype, or None for the checkpoint's own.
+        dtype: "float32", "bfloat16", "float16", a torch dtype, or None for the checkpoint's own;
+            float16 nobody asked for is computed in bfloat16 on a CPU, and the log says so.
         device: as torch names them; None is the CPU.
         quantize: "int8" or "int4" rounds the weights to a byte or half of one, with scales.
         revision: branch, tag or commit of a hub id.
@@ -62,7 +66,8 @@ class LLM:
         kv_folder, kv_memory: keep keys and values in files of this folder, with at most so many
             bytes of them in memory, for contexts that memory does not hold. Both, or neither.
         progress: called with the weight bytes loaded and their total. packing: called with the
-            weights packed for the native kernels and their total; quantizing takes a while.
+            weights packed for the native kernels and their total; quantizing takes a while. The
+            two go on side by side.
 
         Raises CheckpointError and its kinds, or OptionError.
         """
@@ -81,33 +86,45 @@ class LLM:
         )
         self.tokenizer = find_tokenizer(self.checkpoint.folder)
         self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
-        self._conversation: Conversation | None = None
+        self._kept: deque[Conversation] = deque(maxlen=1)  # threads take it out in one stroke
 
     def generate(
         self,
         prompts: Prompts,
         params: SamplingParams | None = None,
         *,
+        attention_mask: Any = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> list[Completion]:
         """Continue one or many prompts; an encoder-decoder model answers them.
 
-        prompts: a string, a list of token ids, or a list of either, of any lengths.
+        prompts: a string, a list of token ids, or a list of either, of any lengths; a tensor or
+            array of ids; or the output of a transformers tokenizer.
+        attention_mask: of the prompts' shape, 0 where they are padding, on either side. Ids that
+            look padded are refused without it.
         params, options: a SamplingParams, its fields as keywords, or both (keywords win).
         progress: called after each step with the finished and all completions.
 
         Returns the completions, prompt after prompt, `num_return_sequences` of each. Raises
         OptionError for options that contradict each other or the model, ContextLengthError for a
-        prompt beyond the context, and GenerationInterrupted, which holds the text so far, on
-        Ctrl-C.
+        prompt beyond the context, before anything is computed. Raises GenerationInterrupted on
+        Ctrl-C, and GenerationError where a text cannot go on (no token is left to choose from, its
+        logits are not finite), once all others are done; their `completions` holds every text, and
+        so it does in any other exception that ends a call half way.
         """
         resolved = self.resolve(params, options)
         seed = options.get("seed", None if params is None else params.seed)
-        return self._begin(self._read(prompts), resolved, vary=seed is None).run(progress)
+        read = self._read(prompts, attention_mask)
+        return self._begin(read, resolved, vary=seed is None).run(progress)
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, **options: Any
+        self,
+        prompt: Prompt | Mapping[str, Any],
+        params: SamplingParams | None = None,
+        *,
+        attention_mask: Any = None,
+        **options: Any,
     ) -> Stream:
         """Continue one prompt, handing out text as it is written.
 
@@ -115,7 +132,7 @@ class LLM:
         OptionError for beams or several return sequences, whose text is known only at the end.
         """
         resolved = self._resolve_streaming(params, options)
-        return Stream(self._begin(self._read(prompt, single=True), resolved))
+        return Stream(self._begin(self._read(prompt, attention_mask, single=True), resolved))
 
     def chat(
         self,
@@ -154,17 +171,31 @@ class LLM:
         template_options: what the template takes besides, such as `tools`, `documents` or
             `enable_thinking`.
 
+        An answer ends where the settings say, and at the end of sequence or turn that only
+        tokenizer, config.json or template know, unless `eos_token_id` or `ignore_eos` is given.
+
         Raises OptionError for an encoder-decoder model, TemplateError where there is no template
         or it refuses the messages; else as `stream`.
         """
         resolved = self._resolve_streaming(params, options)
         prompt = self.render_chat(messages, template_options=template_options)
         assert self.tokenizer is not None
+        asked = SamplingParams() if params is None else params
+        eos = options.get("eos_token_id", asked.eos_token_id)
+        if eos is None and not options.get("ignore_eos", asked.ignore_eos):
+            named = self.tokenizer.special_tokens.get("eos_token"), self._turn_end
+            config = self.checkpoint.config
+            resolved = with_turn_ends(resolved, self.tokenizer, named, config)
         ids = self.tokenizer.encode(prompt, add_special_tokens=False)
-        [tokens] = self._read(ids)
+        [tokens] = read_prompts(ids, self.tokenizer, self.model.config.vocab_size)
         key = _cache_key(resolved)
-        generation = self._begin([tokens], resolved, self._reusable(key, tokens, resolved))
-        self._conversation = None
+        kept = self._take_conversation()
+        try:
+            reusable = self._reusable(kept, key, tokens, resolved)
+            generation = self._begin([tokens], resolved, reusable)
+        except KeptError:  # of a check: what was kept has not been touched
+            self._kept.extend([] if kept is None else [kept])
+            raise
         return Stream(generation, self._keeper(key))
 
     def render_chat(
@@ -201,9 +232,14 @@ class LLM:
         assert self.tokenizer is not None
         return ChatTemplate.from_folder(self.checkpoint.folder, self.tokenizer.special_tokens)
 
+    @cached_property
+    def _turn_end(self) -> str | None:
+        assert self.tokenizer is not None
+        return turn_end(self._template, self.tokenizer)
+
     def forget(self) -> None:
         """Drop the cache kept for `chat`."""
-        self._conversation = None
+        self._kept.clear()
 
     def resolve(self, params: SamplingParams | None, options: Mapping[str, Any]) -> ResolvedParams:
         """Options made concrete by the checkpoint's generation_config.json."""
@@ -212,17 +248,14 @@ class LLM:
                 f"params is a {type(params).__name__}; pass SamplingParams(...), or its fields as "
                 "keywords, as in max_new_tokens=20"
             )
-        known = {field.name for field in dataclasses.fields(SamplingParams)}
-        unknown = sorted(set(options) - known)
-        if unknown:
-            raise OptionError(
-                f"no option is called {', '.join(unknown)}; there are {', '.join(sorted(known))}"
-            )
-        asked = dataclasses.replace(params or SamplingParams(), **options)
-        config = dict(self.checkpoint.generation_config)
-        if config.get("eos_token_id") is None:
-            config["eos_token_id"] = self.checkpoint.config.get("eos_token_id")
-        return asked.resolve(config, vocab_size=self.model.config.vocab_size)
+        known = frozenset(field.name for field in dataclasses.fields(SamplingParams))
+        given = check_keywords(options, known)
+        asked = dataclasses.replace(params or SamplingParams(), **given)
+        return asked.resolve(
+            self.checkpoint.generation_config,
+            vocab_size=self.model.config.vocab_size,
+            source=self.checkpoint.generation_source,
+        )
 
     def _resolve_streaming(
         self, params: SamplingParams | None, options: Mapping[str, Any]
@@ -236,11 +269,9 @@ class LLM:
             )
         return resolved
 
-    def _read(self, prompts: Prompts, single: bool = False) -> list[list[int]]:
-        found = read_prompts(prompts, self.tokenizer, self.model.config.vocab_size)
-        if single and len(found) != 1:
-            raise OptionError(f"stream() takes one prompt, not {len(found)}; use generate()")
-        return found
+    def _read(self, prompts: Prompts, mask: Any, single: bool = False) -> list[list[int]]:
+        padding, size = padding_of(self.checkpoint, self.tokenizer), self.model.config.vocab_size
+        return read_prompts(prompts, self.tokenizer, size, mask, padding, single)
 
     def _begin(
         self,
@@ -262,8 +293,19 @@ class LLM:
             place=self.place,
         )
 
+    def _take_conversation(self) -> Conversation | None:
+        """What the last turn left behind; from now on it is the caller's alone."""
+        try:
+            return self._kept.pop()
+        except IndexError:
+            return None
+
     def _reusable(
-        self, key: tuple[object, ...], tokens: list[int], params: ResolvedParams
+        self,
+        kept: Conversation | None,
+        key: tuple[object, ...],
+        tokens: list[int],
+        params: ResolvedParams,
     ) -> Conversation | None:
         """The kept conversation, if this turn can go on from it; else the log says why not."""
         if params.cache_implementation == "static" and params.max_cache_len is None:
@@ -271,7 +313,6 @@ class LLM:
                 "a chat with a static cache needs max_cache_len, since its turns share one cache; "
                 f"give the tokens all of them may come to, up to {self.model.config.context}"
             )
-        kept = self._conversation
         if kept is None:
             return None
         if kept.key != key:
@@ -284,7 +325,8 @@ class LLM:
 
     def _keeper(self, key: tuple[object, ...]) -> Callable[[Generation], None]:
         def keep(generation: Generation) -> None:
-            self._conversation = remember(generation, key)
+            found = remember(generation, key)
+            self._kept.extend([] if found is None else [found])
 
         return keep
 

@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 
 from kept.errors import CheckpointError, OptionError, TokenizerError
+from kept.llm.padding import NO_PADDING, Padding, unpack, without_padding
 from kept.models import CausalLM, Checkpoint, EncoderDecoderLM
 from kept.text import Tokenizer
 
 Prompt = str | Sequence[int]
-Prompts = Prompt | Sequence[Prompt]
+Prompts = Prompt | Sequence[Prompt] | Mapping[str, Any]
 
 
-def read_prompts(prompts: Prompts, tokenizer: Tokenizer | None, vocab_size: int) -> list[list[int]]:
+def read_prompts(
+    prompts: Prompts,
+    tokenizer: Tokenizer | None,
+    vocab_size: int,
+    attention_mask: object = None,
+    padding: Padding = NO_PADDING,
+    single: bool = False,
+) -> list[list[int]]:
     """One list of token ids per prompt.
 
-    prompts: a string, a list, array or tensor of token ids, or a list of those. An empty string
-    becomes the tokenizer's beginning-of-sequence token. Raises OptionError for anything else, for
-    no prompt, for an id outside the vocabulary, and for an empty prompt where there is no such
-    token.
+    prompts: a string, a list, array or tensor of token ids, or a list of those; or what a tokenizer
+    of transformers gives, a mapping with input_ids and attention_mask. attention_mask: 0 where ids
+    are padding, which is left out; None: nothing may be padded. An empty string becomes the
+    tokenizer's beginning-of-sequence token. Raises OptionError for anything else, for no prompt,
+    for what looks like `padding`, for an id outside the vocabulary, and for an empty prompt where
+    there is no such token.
     """
-    listed = list(prompts) if _are_several(prompts) and not _is_ids(prompts) else [prompts]
+    given, mask = unpack(prompts, attention_mask)
+    if mask is not None:
+        given = without_padding(given, mask)
+    listed = list(given) if _are_several(given) and not _is_ids(given) else [given]
     if not listed:
         raise OptionError("no prompt was given; pass a string, token ids, or a list of them")
-    return [_read_prompt(prompt, tokenizer, vocab_size) for prompt in listed]
+    if single and len(listed) != 1:
+        raise OptionError(f"stream() takes one prompt, not {len(listed)}; use generate()")
+    found = [_read_prompt(prompt, tokenizer, vocab_size) for prompt in listed]
+    if mask is None and not any(isinstance(prompt, str) for prompt in listed):
+        padding.refuse(found)
+    return found
 
 
 def _are_several(prompts: object) -> TypeGuard[Iterable[object]]:
@@ -53,7 +71,7 @@ def _read_prompt(prompt: object, tokenizer: Tokenizer | None, vocab_size: int) -
                 "this checkpoint has no tokenizer.json, so a prompt of text cannot be read; "
                 "add the file, or pass token ids"
             )
-        ids = tokenizer.encode(prompt)
+        ids = tokenizer.encode_prompt(prompt)
     else:
         ids = _read_ids(prompt)
     if not ids:
@@ -68,7 +86,11 @@ def _read_prompt(prompt: object, tokenizer: Tokenizer | None, vocab_size: int) -
 
 
 def _read_ids(prompt: object) -> list[int]:
-    given = prompt.tolist() if isinstance(prompt, torch.Tensor | np.ndarray) else prompt
+    given = prompt
+    if isinstance(prompt, torch.Tensor) and (prompt.is_meta or prompt.layout != torch.strided):
+        raise OptionError(f"a prompt is {prompt!r:.100}, whose token ids cannot be read")
+    if isinstance(prompt, torch.Tensor | np.ndarray):
+        given = prompt.tolist()
     if isinstance(given, bytes) or not isinstance(given, Sequence) or not all(map(_is_id, given)):
         raise OptionError(
             f"a prompt is a string or a list of token ids, and {prompt!r} is neither; "
@@ -90,15 +112,18 @@ def _begin(tokenizer: Tokenizer | None) -> int:
 def start_token(model: CausalLM, checkpoint: Checkpoint) -> int | None:
     """What the decoder of an encoder-decoder model starts from, None for a decoder alone.
 
-    By generation_config.json, else config.json. Raises CheckpointError for what is no token.
+    By `decoder_start_token_id`, else `bos_token_id`, of the generation settings, as transformers
+    does; else by config.json. Raises CheckpointError for what is no token.
     """
     if not isinstance(model, EncoderDecoderLM):
         return None
-    asked = checkpoint.generation_config.get("decoder_start_token_id")
+    names = ("decoder_start_token_id", "bos_token_id")
+    found = (checkpoint.generation_config.get(name) for name in names)
+    asked = next((token for token in found if token is not None), None)
     start, size = model.config.start_token_id if asked is None else asked, model.config.vocab_size
     if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < size:
         raise CheckpointError(
-            f"generation_config.json has decoder_start_token_id = {start!r}, which must be a token "
-            f"id from 0 to {size - 1}"
+            f"{checkpoint.generation_source} has decoder_start_token_id = {start!r}, which must be "
+            f"a token id from 0 to {size - 1}"
         )
     return start

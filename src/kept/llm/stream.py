@@ -12,7 +12,8 @@ class Stream:
     """Iterate it for pieces of text; `completion` is the result, or what there is of it so far.
 
     Pieces never end inside a character and never show the beginning of a stop string. Ctrl-C ends
-    it cleanly and raises KeyboardInterrupt, with `completion` holding the text so far.
+    it cleanly and raises KeyboardInterrupt, with `completion` holding the text so far. So does an
+    error, once what is certain has been handed out: GenerationError for one of this text.
     """
 
     def __init__(
@@ -28,6 +29,9 @@ class Stream:
                 engine.step()
                 if piece := continuation.take_text():
                     yield piece
+        except Exception as error:
+            self._generation.end_with(error)
+            raise
         finally:
             # Also when the caller stops listening, or Ctrl-C arrives between two pieces.
             if engine.has_work:
@@ -36,6 +40,7 @@ class Stream:
             on_end, self._on_end = self._on_end, None
             if on_end is not None:
                 on_end(self._generation)
+        self._generation.raise_failure()
 
     @property
     def completion(self) -> Completion:

@@ -5,13 +5,13 @@ from kept.models.checkpoint import Checkpoint, open_checkpoint
 from kept.models.dtypes import DTYPES, resolve_dtype
 from kept.models.encoder_decoder import EncoderDecoderLM, Seq2SeqLMOutput
 from kept.models.folder import find_folder
+from kept.models.loading import load_model
 from kept.models.next_logits import NextLogits
 from kept.models.quantized_format import quantized_format, quantized_sizes
 from kept.models.quantized_writer import quantize_checkpoint
 from kept.models.registry import (
     FAMILIES,
     build_model,
-    load_model,
     read_config,
     resolve_device,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -17,11 +17,12 @@ from kept.cache import Cache, KVShape, make_cache, stores
 from kept.errors import CacheError, ContextLengthError, OptionError
 from kept.exiting import computing
 from kept.models.native import NativeDecoder, PackWeight, Progress, pack_model
-from kept.models.next_logits import NextLogits, likeliest
+from kept.models.next_logits import NextLogits
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
 from kept.models.repeated_step import RepeatedStep
 from kept.ops import PackedMatrix, Rope, RopeTables
+from kept.turns import Turn
 
 
 class ModelConfig(Protocol):
@@ -82,6 +83,7 @@ class CausalLM(nn.Module, ABC):
         self.native: NativeDecoder | None = None
         self._dtype: torch.dtype | None = None
         self._layers = _sizes(config.kv_shapes)
+        self._turn = Turn()
 
     @abstractmethod
     def embed(self, batch: Batch) -> tuple[Tensor, Rope | tuple[Rope, ...]]:
@@ -142,6 +144,7 @@ class CausalLM(nn.Module, ABC):
         """Where the weights are."""
         return _CPU if self.native is not None else next(self.parameters()).device
 
+    @ops.plain_torch()
     def run(self, batch: Batch, cache: Cache | None = None, record: Record | None = None) -> Tensor:
         """The forward pass over packed rows.
 
@@ -156,30 +159,31 @@ class CausalLM(nn.Module, ABC):
                 "cached keys carry no gradient, so a backward pass would silently miss their part; "
                 "call model.eval(), use torch.no_grad(), or pass use_cache=False"
             )
-        with computing():
+        with computing(), self._turn:
             if self.native is not None:
-                return self._run_native(batch, cache, record or Record())
+                return self._run_native(batch, cache, record or Record()).logits
             # What comes back from a cache carries no gradient: better none than a wrong one.
             with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
                 return self._run(batch, cache, record or Record())
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Hold torch to one thread while the native kernels take turns with it.
+        """Have the model to oneself, and hold torch to one thread while the native kernels take
+        turns with it.
 
         Its threads spin for milliseconds after a parallel operation, on the CPUs of the kernels'.
+        Other threads wait; the one that is running may run within.
         """
-        with nullcontext() if self.native is None else ops.one_torch_thread():
+        with self._turn, nullcontext() if self.native is None else ops.one_torch_thread():
             yield
 
     def next_logits(self, batch: Batch, cache: Cache | None = None, top_k: int = 0) -> NextLogits:
         """`run`, and the likeliest token of each row and its `top_k` largest logits, where the
-        native kernels find them on their way."""
+        native kernels find them on their way. To be called, and what it returns to be read, while
+        `running`."""
         if self.native is None:
             return NextLogits(self.run(batch, cache))
-        logits = self._run_native(batch, cache, None, top_k)
-        program = self.native.program
-        return NextLogits(logits, program.best(), likeliest(program))
+        return self._run_native(batch, cache, None, top_k)
 
     def repeat(self, batch: Batch, cache: Cache, top_k: int = 0) -> RepeatedStep | None:
         """Steps that go on from `batch`, which was the last to be run on this cache; each finds
@@ -194,7 +198,7 @@ class CausalLM(nn.Module, ABC):
 
     def _run_native(
         self, batch: Batch, cache: Cache | None, record: Record | None, top_k: int = 0
-    ) -> Tensor:
+    ) -> NextLogits:
         assert self.native is not None
         if self.training and torch.is_grad_enabled():
             raise OptionError(
@@ -236,13 +240,14 @@ class CausalLM(nn.Module, ABC):
             found = f"{_counted(held)}, and this model has {_counted(self._layers)}"
         else:
             layer = next(i for i, shape in enumerate(held) if shape != self._layers[i])
-            theirs, own = _spelled(*held[layer]), _spelled(*self._layers[layer])
+            theirs, own = _spelled(held[layer]), _spelled(self._layers[layer])
             found = f"{theirs} in layer {layer}, and this model has {own}"
         raise CacheError(f"the cache is one of {found}; make it with make_cache(model.kv_shapes)")
 
     def _logits(self, x: Tensor) -> Tensor:  # (M, E) -> (M, V)
         return self.project(x).float()
 
+    @ops.plain_torch()
     def forward(
         self,
         input_ids: Tensor,
@@ -295,16 +300,18 @@ class CausalLM(nn.Module, ABC):
             )
 
 
-def _sizes(shapes: Sequence[KVShape]) -> list[tuple[int, int, bool]]:
+def _sizes(shapes: Sequence[KVShape]) -> list[KVShape]:
     """What layers store, without what says only how much of it is kept."""
-    return [(shape.num_kv_heads, shape.head_dim, shape.cross) for shape in shapes]
+    return [replace(shape, window=None, shares=None) for shape in shapes]
 
 
-def _counted(layers: Sequence[tuple[int, int, bool]]) -> str:
-    crossing = sum(cross for _, _, cross in layers)
+def _counted(layers: Sequence[KVShape]) -> str:
+    crossing = sum(shape.cross for shape in layers)
     own = f"{len(layers) - crossing} layers"
     return f"{own} and {crossing} cross layers" if crossing else own
 
 
-def _spelled(num_heads: int, head_dim: int, cross: bool) -> str:
-    return f"{num_heads} heads of {head_dim} numbers{' of an encoder input' if cross else ''}"
+def _spelled(shape: KVShape) -> str:
+    values = "" if shape.value_dim is None else f" in keys and {shape.value_dim} in values"
+    cross = " of an encoder input" if shape.cross else ""
+    return f"{shape.num_kv_heads} heads of {shape.head_dim} numbers{values}{cross}"

@@ -7,6 +7,7 @@ model.safetensors.index.json and the shards it names. Only JSON and safetensors 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,19 +18,24 @@ from torch import Tensor
 
 from kept.errors import CheckpointError, UnsupportedFormatError, WeightsError
 from kept.json_file import read_json_object
+from kept.models import hub
 from kept.models.dtypes import DTYPES
 from kept.models.folder import find_folder
+from kept.models.foreign_formats import (
+    UNQUANTIZED,
+    refuse_other_files,
+    refuse_quantized_tensors,
+)
+from kept.models.registry import find_family, read_config
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
-from kept.models.weight_files import INDEX, all_tensors, open_weight_files
+from kept.models.weight_files import all_tensors, open_weight_files
+from kept.sampling import GENERATION_CONFIG, settings_of_model_config
 
 QUANTIZATION = "kept_quantization"  # config.json's entry of a folder that kept has quantized
 # Not model.safetensors, in which transformers would look in vain for every weight.
 PACKED_WEIGHTS = "kept.safetensors"
+_COMMIT = re.compile("[0-9a-f]{40}")  # how the hub's cache names the folder of one
 QUANTIZE_AGAIN = "quantize the original checkpoint again with `kept quantize`"
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-_EXPORTED = (".gguf", ".onnx", ".h5", ".msgpack", ".npz", ".tflite")
-# What a training run leaves in its folder under those endings, none of them weights.
-_NOT_WEIGHTS = ("training_args.", "optimizer.", "scheduler.", "rng_state", "scaler.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +43,8 @@ class Checkpoint:
     """A model's folder: its configuration, and its tensors by name, read on demand.
 
     `tensors` is in the order of the files and of the data within each, the cheapest to read in.
+    `generation_config` is what `generation_source` says: generation_config.json, or the settings
+    that config.json holds where there is none, as old ones do.
     """
 
     folder: Path
@@ -44,6 +52,7 @@ class Checkpoint:
     generation_config: Mapping[str, Any] = field(repr=False)
     tensors: Mapping[str, TensorInfo] = field(repr=False)
     files: Mapping[Path, SafetensorsFile] = field(repr=False)
+    generation_source: str = GENERATION_CONFIG
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -78,28 +87,55 @@ def open_checkpoint(
     """Open the checkpoint `source`: a folder, a hub id, or None for the bundled model.
 
     A `Path`, an existing folder, or a string that looks like a path is a folder; any other string
-    is a hub id, fetched at `revision` (branch, tag or commit) with a bar if `progress`.
+    is a hub id, fetched at `revision` (branch, tag or commit) with a bar if `progress`: first what
+    describes the model, and its weights once that shows nothing to refuse.
 
     Raises `CheckpointNotFoundError` where it or one of its files is missing,
+    `UnsupportedModelError` for a family or feature kept does not run,
     `UnsupportedFormatError` for quantized weights or weights that are not safetensors,
     `WeightsError` for weights that are damaged or contradict their index, `CheckpointError` for
     broken JSON, and `OptionError` for a `revision` of something that is not on the hub.
     """
-    folder, repo_id = find_folder(source, revision=revision, progress=progress)
-    return _open_folder(folder, repo_id)
+    folder, repo_id = find_folder(source, revision=revision, progress=progress, weights=False)
+    names, config = _read_described(folder)
+    if repo_id is not None:
+        commit = folder.name if _COMMIT.fullmatch(folder.name) else None
+        folder = hub.download(repo_id, revision=revision, commit=commit, progress=progress)
+        names = _names(folder)
+    return _open_folder(folder, names, config, repo_id)
 
 
-def _open_folder(folder: Path, repo_id: str | None) -> Checkpoint:
+def _names(folder: Path) -> list[str]:
     try:
-        names = sorted(os.listdir(folder))
+        return sorted(os.listdir(folder))
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
-    _refuse_other_formats(folder, names)
+
+
+def _read_described(folder: Path) -> tuple[list[str], Mapping[str, Any]]:
+    """A folder's names and config.json, once all is refused that they alone decide.
+
+    What cannot be mended is refused first: the family, then a quantization, then the files.
+    """
+    names = _names(folder)
+    if "config.json" not in names:
+        _refuse_adapter(folder, names)
+        refuse_other_files(folder, names, None)
     config = read_json_object(folder / "config.json", CheckpointError)
+    read_config(config)
     _refuse_quantized(folder, config)
-    generation_config: Mapping[str, Any] = {}
-    if "generation_config.json" in names:
-        generation_config = read_json_object(folder / "generation_config.json", CheckpointError)
+    _refuse_adapter(folder, names)
+    refuse_other_files(folder, names, find_family(config).architecture)
+    return names, config
+
+
+def _open_folder(
+    folder: Path, names: list[str], config: Mapping[str, Any], repo_id: str | None
+) -> Checkpoint:
+    source = GENERATION_CONFIG if GENERATION_CONFIG in names else "config.json"
+    generation_config: Mapping[str, Any] = settings_of_model_config(config)
+    if source == GENERATION_CONFIG:
+        generation_config = read_json_object(folder / source, CheckpointError)
     if QUANTIZATION in config:
         if not isinstance(config[QUANTIZATION], Mapping):
             raise CheckpointError(
@@ -110,48 +146,35 @@ def _open_folder(folder: Path, repo_id: str | None) -> Checkpoint:
     else:
         files = open_weight_files(folder, names, repo_id)
         _refuse_packed(files)
+        refuse_quantized_tensors(folder, all_tensors(files))
     tensors = all_tensors(files)
     return Checkpoint(
-        folder, config, generation_config, tensors, {file.path: file for file in files}
+        folder, config, generation_config, tensors, {file.path: file for file in files}, source
     )
 
 
-def _refuse_other_formats(folder: Path, names: list[str]) -> None:
+def _refuse_adapter(folder: Path, names: list[str]) -> None:
     if "adapter_config.json" in names:
         raise UnsupportedFormatError(
             f"{folder / 'adapter_config.json'} marks a PEFT adapter, which kept does not apply. "
             "Merge it into its base model (peft's `merge_and_unload`, then `save_pretrained`)."
         )
-    if any(name.endswith(".safetensors") for name in names) or INDEX in names:
-        return
-    for name in names:
-        if name.startswith(_NOT_WEIGHTS):
-            continue
-        if name.endswith(_PICKLED):
-            raise UnsupportedFormatError(
-                f"{folder / name} is pickled, and opening a pickle can run any code it carries, so "
-                "kept reads safetensors only. Where you trust it, convert it with transformers: "
-                "`AutoModelForCausalLM.from_pretrained(folder)"
-                ".save_pretrained(new_folder, safe_serialization=True)`."
-            )
-        if name.endswith(_EXPORTED):
-            raise UnsupportedFormatError(
-                f"{folder / name} is in a format kept does not read; it reads safetensors only. "
-                "Load the safetensors checkpoint it was exported from, or convert it with "
-                "transformers: `save_pretrained(new_folder, safe_serialization=True)`."
-            )
 
 
 def _refuse_quantized(folder: Path, config: Mapping[str, Any]) -> None:
     quantization = config.get("quantization_config")
-    if quantization is None:
-        return
-    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
-    raise UnsupportedFormatError(
-        f"{folder / 'config.json'}: quantization_config says the weights are quantized "
-        f"(quant_method {method!r}), which kept cannot read. Load an unquantized checkpoint of the "
-        "model (float32, float16 or bfloat16)."
-    )
+    if quantization is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+        raise UnsupportedFormatError(
+            f"{folder / 'config.json'}: quantization_config says the weights are quantized "
+            f"(quant_method {method!r}), which kept cannot read. {UNQUANTIZED}"
+        )
+    other = config.get("quantization")
+    if isinstance(other, Mapping) and "bits" in other:
+        raise UnsupportedFormatError(
+            f"{folder / 'config.json'}: quantization says that MLX has quantized the weights to "
+            f"{other['bits']!r} bits, which kept cannot read. {UNQUANTIZED}"
+        )
 
 
 def _refuse_packed(files: list[SafetensorsFile]) -> None:

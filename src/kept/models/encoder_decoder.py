@@ -15,6 +15,7 @@ from kept.errors import OptionError
 from kept.models.causal_lm import CausalLM, ModelConfig
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
+from kept.ops import plain_torch
 
 
 class EncoderDecoderConfig(ModelConfig, Protocol):
@@ -89,6 +90,7 @@ class EncoderDecoderLM(CausalLM):
         return self._logits(self.norm(x if batch.wanted is None else x[batch.wanted]))
 
     # The encoder's input stands first, as in transformers, where a decoder takes its own.
+    @plain_torch()
     def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
@@ -161,9 +163,10 @@ def _source(read: PaddedInput, new: Batch) -> Source:
 
 def _columns(cache: Cache | None, new: PaddedInput) -> Tensor:
     """(B, S) bool: where the inputs that a cache holds have tokens, begun on the left."""
-    lengths = torch.tensor([0] if cache is None else cache.input_lengths)
-    lengths = lengths.to(new.present.device)
-    return torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    device = new.present.device
+    held = (0,) if cache is None else cache.input_lengths
+    lengths = torch.tensor(held, dtype=torch.int64, device=device)
+    return torch.arange(max(held), dtype=torch.int64, device=device) < lengths[:, None]
 
 
 def _of_encoder(read: PaddedInput, record: Record, encoder: Record) -> dict[str, Any]:

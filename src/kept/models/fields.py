@@ -8,7 +8,7 @@ from typing import Any
 from kept.errors import CheckpointError, UnsupportedModelError
 
 # Far above any model, and little enough to lay out before the weights are seen.
-MAX_LAYERS, MAX_HEAD = 10_000, 2**16
+MAX_LAYERS, MAX_HEAD = 1_024, 2**16
 # Of numbers that are no counts: what formulas can be put to without leaving the range of a float.
 _SMALLEST, _LARGEST = 1e-30, 1e30
 _MAX_SHOWN = 200  # characters of a value in a message
@@ -105,6 +105,10 @@ class Fields:
         if not isinstance(value, Mapping):
             raise self._wrong(name, value, "an object")
         return Fields(value, f"{self._where}'s {name}")
+
+    def over(self, below: Fields) -> Fields:
+        """These fields, and those of `below` that are not among them."""
+        return Fields({**below._config, **self._config}, self._where)
 
     def refuse(self, name: str, neutral: object, why: str) -> None:
         """Raise UnsupportedModelError unless the field is absent or has its neutral value."""

@@ -97,7 +97,8 @@ class Gemma(CausalLM):
     def embed(self, batch: Batch) -> tuple[Tensor, tuple[Rope, ...]]:
         """Token vectors (N, E) times sqrt(E), and the rotary tables of their positions."""
         # Rounded to the weights' dtype, as in training; norms keep theirs when matrices are packed.
-        scale = torch.tensor(self.embedding_scale).to(self.norm.weight.dtype).item()
+        exact = torch.tensor(self.embedding_scale, dtype=torch.float32, device="cpu")
+        scale = exact.to(self.norm.weight.dtype).item()
         return self.embedding(batch.tokens, scale), self.rotaries.tables(batch, self.dtype)
 
     def rope_tables(self, batch: Batch) -> RopeTables:

@@ -186,11 +186,11 @@ def _read_ropes(
         rope, stretched = read_rope(fields, head_dim, context)
         return rope, None, stretched
     by_type = fields.nested("rope_parameters") or Fields({})
-    scaling = fields.nested("rope_scaling") or by_type.nested("full_attention") or Fields({})
+    scaling = by_type.nested("full_attention") or Fields({})
+    scaling = (fields.nested("rope_scaling") or Fields({})).over(scaling)
     rope, _ = read_rope(fields, head_dim, context, inner=scaling, default_theta=_THETA)
-    inner = by_type.nested(LOCAL)
-    if inner is None:
-        inner = Fields({"rope_theta": fields.number("rope_local_base_freq", _LOCAL_THETA)})
+    base = Fields({"rope_theta": fields.number("rope_local_base_freq", _LOCAL_THETA)})
+    inner = (by_type.nested(LOCAL) or Fields({})).over(base)
     local, _ = read_rope(fields, head_dim, context, inner=inner)
     if "dynamic" in (rope.type, local.type):
         raise UnsupportedModelError(

@@ -19,12 +19,18 @@ _IGNORE = ["*/*", "consolidated*"]
 
 
 def download(
-    repo_id: str, *, revision: str | None = None, progress: bool = True, weights: bool = True
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    commit: str | None = None,
+    progress: bool = True,
+    weights: bool = True,
 ) -> Path:
     """Return the folder of `repo_id` in the hub's cache, fetching what is not there yet.
 
-    `revision` is a branch, tag or commit; `progress` shows huggingface_hub's bar; without
-    `weights` only what describes the model is fetched. Raises
+    `revision` is a branch, tag or commit; `commit` what it stands for, where that is known, so that
+    a branch that moves between two calls does not mix two of them. `progress` shows
+    huggingface_hub's bar; without `weights` only what describes the model is fetched. Raises
     `CheckpointNotFoundError` where there is no such model, revision or permission, or where it is
     not in the cache and the hub cannot be reached; `CheckpointError` for any other failure.
     """
@@ -36,7 +42,7 @@ def download(
         with _progress_bars(progress):
             folder = snapshot_download(
                 repo_id,
-                revision=revision,
+                revision=commit or revision,
                 allow_patterns=[*_WEIGHTS, *DESCRIPTIONS] if weights else DESCRIPTIONS,
                 ignore_patterns=_IGNORE,
                 library_name="kept",

@@ -11,14 +11,19 @@ from kept.models.record import Record
 from kept.ops import AttentionSpec, KVView, RelativeBias
 
 
+def _parameter(*size: int) -> nn.Parameter:
+    """A shape without memory, which loading replaces by what a checkpoint holds."""
+    return nn.Parameter(torch.empty(size, dtype=torch.float32, device="meta"))
+
+
 class Linear(nn.Module):
     """y = x W^T + b, W (out, in). gated: the first half of the outputs are gates of the second."""
 
     def __init__(self, num_in: int, num_out: int, bias: bool, gated: bool = False) -> None:
         super().__init__()
         self.gated = gated
-        self.weight = nn.Parameter(torch.empty(num_out, num_in))
-        self.bias = nn.Parameter(torch.empty(num_out)) if bias else None
+        self.weight = _parameter(num_out, num_in)
+        self.bias = _parameter(num_out) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, in) -> (N, out)."""
@@ -30,7 +35,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = _parameter(width)
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,10 +45,6 @@ class RMSNorm(nn.Module):
 
 class ShiftedRMSNorm(RMSNorm):
     """Root-mean-square norm whose weights are stored less one, as Gemma's are."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__(width, eps)
-        self.weight = nn.Parameter(torch.zeros(width))
 
     @property
     def factor(self) -> Tensor:
@@ -60,8 +61,8 @@ class LayerNorm(nn.Module):
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.weight = _parameter(width)
+        self.bias = _parameter(width)
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ class Embedding(nn.Module):
 
     def __init__(self, num_rows: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_rows, width))
+        self.weight = _parameter(num_rows, width)
 
     def forward(self, ids: Tensor, scale: float = 1.0) -> Tensor:
         """ids: (N,) -> (N, E), times `scale`."""

@@ -17,6 +17,7 @@ from kept import ops
 from kept.batch import Batch
 from kept.cache import Cache, make_cache
 from kept.models.layers import Embedding, Linear
+from kept.models.next_logits import NextLogits, likeliest
 from kept.models.record import Record
 from kept.models.repeated_step import RepeatedStep
 from kept.ops import (
@@ -45,31 +46,40 @@ class NativeDecoder:
         self.num_parameters = num_parameters
         self._model = model
         self.program = _compile(model)
-        self._room = torch.empty(0, self.program.vocab_size)
+        self._room = self._logits_room(0)
+        self._is_running = False
 
     def run(
         self, batch: Batch, cache: Cache | None, record: Record | None, top_k: int = 0
-    ) -> Tensor:
+    ) -> NextLogits:
         """See `CausalLM.run`. Without a record the logits are good until the next such run: pages
-        fresh from the system would cost more than many a kernel."""
-        model = self._model
+        fresh from the system would cost more than many a kernel; and the likeliest are found."""
+        model, runs_within = self._model, self._is_running
         if cache is None:
             # Keys go through the same codec as a cache's, so that its bits are the same.
             cache = make_cache(model.kv_shapes, num_slots=len(batch.slots), dtype=model.dtype)
         count = batch.num_rows if batch.wanted is None else len(batch.wanted)
-        logits = self._logits(count, lasting=record is not None)
+        logits = self._logits(count, lasting=record is not None or runs_within)
         rope = model.rope_tables(batch)
-        with cache.lend(batch) as lent:
-            step = self.program.step(batch, lent, rope, logits, top_k)
-            if record is not None and (record.want_hidden or record.want_attention):
-                self._run_recorded(step, batch, lent, record)
-            elif lent.visit is not None:
-                self._run_by_layers(step, lent.visit)
-            else:
-                self.program.run(step)
-            if lent.observe is not None:
-                self._show_queries(lent.observe, batch, lent.buffers.codec)
-        return logits
+        found = NextLogits(logits)
+        try:
+            with cache.lend(batch) as lent:
+                step = self.program.step(batch, lent, rope, logits, top_k)
+                if record is not None and (record.want_hidden or record.want_attention):
+                    self._run_recorded(step, batch, lent, record)
+                elif lent.visit is not None:
+                    self._run_by_layers(step, lent.visit)
+                else:
+                    self.program.run(step)
+                if lent.observe is not None:
+                    self._show_queries(lent.observe, batch, lent.buffers.codec)
+                if record is None:
+                    found = NextLogits(logits, self.program.best(), likeliest(self.program))
+                # A step ends in anybody's code, as a score is, which may run the model too.
+                self._is_running = True
+        finally:
+            self._is_running = runs_within
+        return found
 
     def repeat(self, batch: Batch, cache: Cache, top_k: int) -> RepeatedStep | None:
         """See `CausalLM.repeat`."""
@@ -84,17 +94,21 @@ class NativeDecoder:
         room = lease.room if rope is None else min(lease.room, rope.room)
         if not room:
             return None
-        logits = self._logits(count, lasting=False)
+        logits = self._logits(count, lasting=self._is_running)
         batch = replace(batch, wanted=None)
         step = self.program.step(batch, lease.stores, rope, logits, top_k)
         return RepeatedStep(self.program, self.program.repeat(step), lease, logits, room)
 
     def _logits(self, count: int, lasting: bool) -> Tensor:
         if lasting:
-            return torch.empty(count, self.program.vocab_size)
+            return self._logits_room(count)
         if len(self._room) < count:
-            self._room = torch.empty(count, self.program.vocab_size)
+            self._room = self._logits_room(count)
         return self._room[:count]
+
+    def _logits_room(self, count: int) -> Tensor:
+        size = count, self.program.vocab_size
+        return torch.empty(size, dtype=torch.float32, device="cpu")
 
     def _run_by_layers(self, step: _native.Step, visit: Callable[[int], None]) -> None:
         """Stop before each layer to have its keys and values fetched."""

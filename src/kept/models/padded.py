@@ -35,8 +35,11 @@ class PaddedInput:
 
     def unpack(self, rows: Tensor) -> Tensor:
         """(N, E) -> (B, T, E), zero at padding."""
+        if rows.shape[0] == self.present.numel():  # no padding: logits can be gigabytes
+            return rows.reshape(*self.present.shape, rows.shape[-1])
         out = rows.new_zeros(*self.present.shape, rows.shape[-1])
-        return out.masked_scatter(self.present[..., None], rows)
+        out[self.present] = rows
+        return out
 
     def unpack_weights(self, span: Span, groups: list[Tensor]) -> Tensor:
         """Attention weights (B', H, T', S) of a span's groups -> (B, H, T, past + T)."""
@@ -48,7 +51,7 @@ class PaddedInput:
             for member, of_member in zip(group.members, weights, strict=True):
                 slot = span.slots[member]
                 columns = self.columns[slot].nonzero().flatten()
-                stored = torch.arange(span.width, device=weights.device)
+                stored = torch.arange(span.width, dtype=torch.int64, device=weights.device)
                 tokens = stored if span.index is None else span.index[member]
                 here = (tokens >= 0) & (tokens < span.lengths[member])
                 rows = self.present[slot].nonzero().flatten()
@@ -75,7 +78,7 @@ def read_padded(
     slots = tuple(b for b, count in enumerate(counts) if count)
     if not slots:
         raise OptionError("attention_mask leaves no token to compute; give at least one 1")
-    before = torch.tensor(past, device=input_ids.device)[:, None]
+    before = torch.tensor(past, dtype=torch.int64, device=input_ids.device)[:, None]
     positions = before + present.cumsum(1) - 1 if position_ids is None else position_ids
     positions = positions.expand(num_sequences, num_new)[present]
     batch = Batch(
@@ -145,7 +148,8 @@ def _columns(
     device: torch.device,
 ) -> Tensor:
     """(B, past + T) bool: the mask with what the cache holds in front."""
-    held = torch.arange(max(past), device=device) < torch.tensor(past, device=device)[:, None]
+    lengths = torch.tensor(past, dtype=torch.int64, device=device)
+    held = torch.arange(max(past), dtype=torch.int64, device=device) < lengths[:, None]
     if mask is None:
         new = torch.ones(num_sequences, num_new, dtype=torch.bool, device=device)
         return torch.cat((held, new), dim=1)

@@ -17,6 +17,7 @@ from kept.models.causal_lm import CausalLM
 from kept.models.checkpoint import PACKED_WEIGHTS, QUANTIZATION, Checkpoint
 from kept.models.layers import Linear
 from kept.models.native import Progress, matrices
+from kept.models.packing import may_run_natively
 from kept.models.quantized_format import (
     StoredMatrix,
     TensorTypes,
@@ -27,7 +28,7 @@ from kept.models.quantized_format import (
     stored_tensors,
 )
 from kept.models.weights import refuse_overflow
-from kept.ops import PackedMatrix, runs_natively
+from kept.ops import PackedMatrix
 from kept.ops.packed_layout import unpack_matrix
 from kept.ops.quantize import dequantize
 
@@ -60,7 +61,7 @@ def load_quantized(
     for name in plain:
         _place(model, name, _cast(checkpoint, name, dtype, device))
     stored = stored_matrices(model, format)
-    if runs_natively(dtype, device, why_not=model.not_native):
+    if may_run_natively(model, dtype, device):
         packed = iter(_map(checkpoint, matrix) for matrix in stored)
         model.pack(lambda weight, gated, bias: next(packed), None, torch.bfloat16)
         if progress is not None:

@@ -1,28 +1,32 @@
 """Writing a quantized checkpoint; `quantized_format.py` draws it.
 
-It is written into a folder beside its place and moved there once it is on disk, so that what goes
-wrong on the way leaves nothing behind, and what was there before as it was.
+It is written into a folder beside its place and moved there once it is on disk (`moving.py`), so
+that what goes wrong on the way leaves nothing behind, and what was there before as it was. One run
+at a time writes a place (`claim.py`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kept.errors import BackendError, CheckpointError, OptionError
 from kept.machine import NATIVE_AVAILABLE, native_error
 from kept.models.causal_lm import CausalLM
 from kept.models.checkpoint import PACKED_WEIGHTS, QUANTIZATION, Checkpoint, open_checkpoint
+from kept.models.claim import UNFINISHED, claimed, discard, name_beside
 from kept.models.hub import DESCRIPTIONS
 from kept.models.layers import Linear
+from kept.models.loading import fetch_matrices, open_weights, rounds_once
+from kept.models.moving import move
 from kept.models.native import Progress, matrices
 from kept.models.packing import Quantizer, check_format
 from kept.models.quantized_format import (
@@ -35,15 +39,16 @@ from kept.models.quantized_format import (
     stored_matrices,
     stored_tensors,
 )
-from kept.models.registry import load_floats
 from kept.models.safetensors_writer import write_safetensors
-from kept.models.target_folder import find_target
-from kept.ops import use_threads
-from kept.ops.quantize import QUANTIZED_FORMATS, QuantizedFormat
+from kept.models.target_folder import find_target, refuse_strange
+from kept.ops import plain_torch, use_threads
+from kept.ops.quantize import QUANTIZED_FORMATS
 
 _NOT_COPIED = ("config.json", "*.index.json")
 
 
+@torch.inference_mode(False)
+@plain_torch()
 def quantize_checkpoint(
     source: str | Path | None,
     target: str | Path,
@@ -58,18 +63,21 @@ def quantize_checkpoint(
     """Quantize a checkpoint and write it to a folder, which is returned.
 
     source, dtype, revision: as `LLM` takes them. `LLM(target)` then gives the very logits of
-    `LLM(source, dtype=dtype, quantize=format)`, and maps its matrices instead of reading them.
+    `LLM(source, dtype=dtype, quantize=format)`, and maps its matrices instead of reading them; of a
+    dtype of float16 only `LLM(target, dtype=dtype)` does, as for every float16 checkpoint.
     transformers cannot load the folder. force: replace a checkpoint that is there, once the new one
-    is complete; a folder that holds anything else is refused all the same. loading: called with the
+    is complete and on disk; a folder that holds anything else is refused all the same, and without
+    `force` nothing is replaced that was there or came there meanwhile. loading: called with the
     bytes read and their total; quantizing: with the numbers quantized and their total. Memory holds
-    the original weights while this runs.
+    one matrix at a time while this runs.
 
-    Raises OptionError for a format or target that cannot be used, BackendError without the native
-    module, CheckpointError and its kinds for a source that cannot be quantized or a target that
-    cannot be written.
+    Raises OptionError for a format or target that cannot be used, also while another run writes
+    there, BackendError without the native module, CheckpointError and its kinds for a source that
+    cannot be quantized or a target that cannot be written.
     """
-    check_format(format)
-    kind = next(name for name in QUANTIZED_FORMATS if name == format)
+    kind = check_format(format)
+    if kind is None:
+        raise OptionError(f"format=None is not one of {', '.join(QUANTIZED_FORMATS)}; name one")
     refuse_big_endian()
     if not NATIVE_AVAILABLE:
         raise BackendError(f"weights are packed by the native module, and {native_error()}")
@@ -81,29 +89,35 @@ def quantize_checkpoint(
             "was made from"
         )
     place = find_target(target, checkpoint.folder, force=force)
-    model = load_floats(checkpoint, dtype=dtype, progress=loading)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
+    model, weights = open_weights(checkpoint, dtype=dtype, progress=loading)
+    exact = rounds_once(checkpoint, dtype, weights.dtype)
     try:
-        temporary.mkdir()
-        _write(temporary, model, checkpoint, kind, quantizing)
-        _move(temporary, place)
+        with claimed(place):
+            # Anew, as the claim may have put back what a killed run had moved away.
+            find_target(target, checkpoint.folder, force=force)
+            temporary = name_beside(place, UNFINISHED)
+            try:
+                temporary.mkdir()
+                fetch = partial(fetch_matrices(model, weights), exact=exact)
+                _write(temporary, model, checkpoint, Quantizer(model, kind, quantizing, fetch))
+            except BaseException:
+                discard(temporary, place)
+                raise
+            move(temporary, place, (lambda old: _check_old(target, old)) if force else None)
     except OSError as error:
         raise CheckpointError(
             f"{place} cannot be written: {error.strerror or error}; make room there, or name "
             "another folder"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return place
 
 
-def _write(
-    folder: Path,
-    model: CausalLM,
-    checkpoint: Checkpoint,
-    format: QuantizedFormat,
-    progress: Progress | None,
-) -> None:
+def _check_old(target: str | Path, old: Path) -> None:
+    refuse_strange(target, sorted(old.iterdir()))
+
+
+def _write(folder: Path, model: CausalLM, checkpoint: Checkpoint, quantizer: Quantizer) -> None:
+    format = quantizer.format
     kinds = stored_tensors(model, format, model.dtype)
     free, needed = shutil.disk_usage(folder).free, num_bytes(kinds)
     if free < needed:
@@ -121,19 +135,17 @@ def _write(
         copied = any(fnmatch(path.name, pattern) for pattern in DESCRIPTIONS)
         if copied and not any(fnmatch(path.name, each) for each in _NOT_COPIED) and path.is_file():
             shutil.copyfile(path, folder / path.name)
-    tensors = _tensors(model, format, progress)
+    tensors = _tensors(model, quantizer)
     write_safetensors(folder / PACKED_WEIGHTS, kinds, tensors, as_metadata(entry))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _tensors(
-    model: CausalLM, format: QuantizedFormat, progress: Progress | None
-) -> Iterator[tuple[str, Tensor]]:
+def _tensors(model: CausalLM, quantizer: Quantizer) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the file; a matrix of the model is dropped once it is packed."""
     use_threads()
     plain = plain_parameters(model)
-    quantizer = Quantizer(model, format, progress)
-    for modules, matrix in zip(matrices(model), stored_matrices(model, format), strict=True):
+    stored = stored_matrices(model, quantizer.format)
+    for modules, matrix in zip(matrices(model), stored, strict=True):
         linear: Any = next((module for module in modules if isinstance(module, Linear)), None)
         bias = None if linear is None else linear.bias
         packed = quantizer(modules[0].weight, matrix.shape.gated, bias)
@@ -143,25 +155,3 @@ def _tensors(
             yield f"{matrix.name}.{part}", getattr(packed, part)
     for name, parameter in plain.items():
         yield name, parameter.detach()
-
-
-def _move(temporary: Path, place: Path) -> None:
-    """Put a complete folder in its place, and drop the one that was there."""
-    old = place.with_name(f".{place.name}.{secrets.token_hex(8)}.old")
-    replaced = place.is_dir()
-    if replaced:
-        place.rename(old)
-    try:
-        temporary.rename(place)
-    except BaseException:
-        if replaced:
-            old.rename(place)
-        raise
-    if replaced:
-        shutil.rmtree(old)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        handle = os.open(place.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

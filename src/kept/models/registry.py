@@ -1,4 +1,4 @@
-"""Which families kept runs, and how a checkpoint becomes a model."""
+"""Which families kept runs, and the model that a config.json describes."""
 
 from __future__ import annotations
 
@@ -11,34 +11,32 @@ import torch
 
 from kept.errors import CheckpointError, KeptError, OptionError, UnsupportedModelError
 from kept.models.causal_lm import CausalLM, ModelConfig
-from kept.models.checkpoint import QUANTIZATION, Checkpoint
-from kept.models.dtypes import resolve_dtype
 from kept.models.gemma import Gemma, gemma3_weight_map, gemma_weight_map
 from kept.models.gemma_config import read_gemma3_config, read_gemma_config
 from kept.models.gpt2 import GPT2, gpt2_weight_map, read_gpt2_config
 from kept.models.llama import Llama, llama_weight_map, read_llama_config
-from kept.models.packing import check_format, prepare
-from kept.models.quantized_format import read_format
-from kept.models.quantized_reader import load_quantized
 from kept.models.t5 import T5
 from kept.models.t5_config import read_t5_config
 from kept.models.t5_weights import t5_weight_map
 from kept.models.weight_map import WeightMap
-from kept.models.weights import load_weights
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How checkpoints of one `model_type` are read."""
+    """How checkpoints of one `model_type` are read.
+
+    architecture: what transformers calls the model; aliases: what it or others called it once.
+    """
 
     architecture: str
     read_config: Callable[[dict[str, Any]], Any]
     build: Callable[[Any], CausalLM]
     weight_map: Callable[[Any], WeightMap]
+    aliases: tuple[str, ...] = ()
 
 
-def _llama(architecture: str) -> Family:
-    return Family(architecture, read_llama_config, Llama, llama_weight_map)
+def _llama(architecture: str, *aliases: str) -> Family:
+    return Family(architecture, read_llama_config, Llama, llama_weight_map, aliases)
 
 
 def _gemma(architecture: str) -> Family:
@@ -52,12 +50,17 @@ FAMILIES: Mapping[str, Family] = {
         "Gemma3ForConditionalGeneration", read_gemma3_config, Gemma, gemma3_weight_map
     ),
     "gemma3_text": _gemma("Gemma3ForCausalLM"),
-    "gpt2": Family("GPT2LMHeadModel", read_gpt2_config, GPT2, gpt2_weight_map),
-    "llama": _llama("LlamaForCausalLM"),
+    # trl's first models for PPO; their value head is no part of the model.
+    "gpt2": Family(
+        "GPT2LMHeadModel", read_gpt2_config, GPT2, gpt2_weight_map, ("GPT2HeadWithValueModel",)
+    ),
+    "llama": _llama("LlamaForCausalLM", "LLaMAForCausalLM"),
     "mistral": _llama("MistralForCausalLM"),
     "qwen2": _llama("Qwen2ForCausalLM"),
     "qwen3": _llama("Qwen3ForCausalLM"),
-    "t5": Family("T5ForConditionalGeneration", read_t5_config, T5, t5_weight_map),
+    "t5": Family(
+        "T5ForConditionalGeneration", read_t5_config, T5, t5_weight_map, ("T5WithLMHeadModel",)
+    ),
 }
 
 ENCODERS = frozenset(
@@ -122,7 +125,8 @@ def find_family(config: Mapping[str, Any]) -> Family:
     family = FAMILIES[kind]
     named = config.get("architectures") or [family.architecture]
     base = re.sub("ForCausalLM|LMHeadModel|ForConditionalGeneration", "Model", family.architecture)
-    if not isinstance(named, list) or not named or named[0] not in (family.architecture, base):
+    known_names = (family.architecture, base, *family.aliases)
+    if not isinstance(named, list) or not named or named[0] not in known_names:
         raise UnsupportedModelError(
             f"config.json has architectures = {named!r}, which has no language-model head kept "
             f"knows; for model_type {kind!r} it runs {family.architecture}"
@@ -140,25 +144,25 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, or the CPU. Raises OptionError for one torch does not have."""
     try:
         found = torch.device(device or "cpu")
-        torch.empty(0, device=found)
+        torch.empty(0, dtype=torch.float32, device=found)
         if found.type == "meta":
             raise RuntimeError("it holds shapes and no numbers")
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's, by device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # torch's, by device
         reason = str(error).splitlines()[0]
-        raise OptionError(f"device {str(device)!r} cannot be used: {reason}") from error
+        raise OptionError(f"device {str(device)[:100]!r} cannot be used: {reason}") from error
     return found
 
 
 def build_model(config: Mapping[str, Any]) -> CausalLM:
     """A model of the config's shape with parameters on the meta device: shapes, no memory."""
     family = find_family(config)
-    return _lay_out(family, family.read_config(dict(config)))
+    return shape_model(family, family.read_config(dict(config)))
 
 
-def _lay_out(family: Family, config: Any) -> CausalLM:
+def shape_model(family: Family, config: Any) -> CausalLM:
+    """`build_model` of a config that its family has read."""
     try:
-        with torch.device("meta"):
-            return family.build(config)
+        return family.build(config)
     except KeptError:
         raise
     except RuntimeError as error:  # sizes within bounds one by one, whose product is not
@@ -167,76 +171,3 @@ def _lay_out(family: Family, config: Any) -> CausalLM:
             f"config.json describes matrices that no machine can hold ({reason}): {config}; "
             "correct its sizes"
         ) from error
-
-
-def load_model(
-    checkpoint: Checkpoint,
-    *,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    quantize: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    packing: Callable[[int, int], None] | None = None,
-) -> CausalLM:
-    """The checkpoint's model, its weights cast to `dtype` on `device`, in eval mode.
-
-    quantize: round its matrices to "int8" or "int4". progress: called with the stored bytes read
-    so far and their total; packing: with the weights packed for the kernels and their total.
-
-    Raises UnsupportedModelError, WeightsError or UnsupportedFormatError where the files cannot be
-    used, OptionError for a dtype or device that cannot.
-    """
-    check_format(quantize)
-    if QUANTIZATION not in checkpoint.config:
-        model = load_floats(checkpoint, dtype=dtype, device=device, progress=progress)
-        prepare(model, quantize, packing)
-        return model
-    if quantize is not None:
-        format = read_format(checkpoint.folder, checkpoint.config)
-        raise OptionError(
-            f"quantize={quantize!r}, but {checkpoint.folder} is quantized to {format} already; "
-            "leave it out, or load the checkpoint it was made from"
-        )
-    model, _ = _shaped(checkpoint)
-    wanted = resolve_dtype(dtype, checkpoint.config)
-    _check_dtype(model, wanted)
-    load_quantized(
-        model,
-        checkpoint,
-        dtype=wanted,
-        stored_dtype=resolve_dtype(None, checkpoint.config),
-        device=resolve_device(device),
-        progress=progress,
-    )
-    return model.eval()
-
-
-def load_floats(
-    checkpoint: Checkpoint,
-    *,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> CausalLM:
-    """See `load_model`, which goes on to make the model ready to run."""
-    model, weight_map = _shaped(checkpoint)
-    place = resolve_device(device)
-    wanted = resolve_dtype(dtype, checkpoint.config, checkpoint.stored_dtype)
-    _check_dtype(model, wanted)
-    load_weights(model, checkpoint, weight_map, dtype=wanted, device=place, progress=progress)
-    return model.eval()
-
-
-def _check_dtype(model: CausalLM, dtype: torch.dtype) -> None:
-    if dtype in model.too_narrow:
-        raise OptionError(
-            f"{type(model).__name__} cannot be computed in {str(dtype).removeprefix('torch.')}, "
-            f"whose largest number, {torch.finfo(dtype).max:,.0f}, its activations outgrow; load "
-            "it with dtype='bfloat16' or 'float32'"
-        )
-
-
-def _shaped(checkpoint: Checkpoint) -> tuple[CausalLM, WeightMap]:
-    family = find_family(checkpoint.config)
-    config = family.read_config(dict(checkpoint.config))
-    return _lay_out(family, config), family.weight_map(config)

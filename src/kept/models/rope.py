@@ -57,12 +57,15 @@ def read_rope(
 ) -> tuple[RopeConfig, int]:
     """The rotary config, and the context length once scaling has stretched it.
 
-    Reads `rope_scaling` with `rope_theta`, or else `rope_parameters` (since transformers 5); inner:
-    the object to read in place of those two. Heads are rotated whole: as in transformers,
-    `partial_rotary_factor` changes nothing without a scaling.
+    Reads `rope_scaling`, or else `rope_parameters` (since transformers 5); inner: the object to
+    read in place of those two. Where a field is in there and beside it too, `rope_theta` in there
+    counts, and `original_max_position_embeddings` beside it unless there is an inner. Heads
+    are rotated whole: as in transformers, `partial_rotary_factor` changes nothing without a
+    scaling.
 
     Raises UnsupportedModelError for it with one, which transformers cannot run either.
     """
+    beside = inner is None
     if inner is None:
         inner = fields.nested("rope_scaling") or fields.nested("rope_parameters") or Fields({})
     theta = inner.number("rope_theta", fields.number("rope_theta", default_theta))
@@ -84,8 +87,8 @@ def read_rope(
             f"config.json has partial_rotary_factor = {share} and rope_type = {kind!r}; models of "
             "this family rotate whole heads. Leave partial_rotary_factor out"
         )
-    original = fields.integer("original_max_position_embeddings", context)
-    original = inner.integer("original_max_position_embeddings", original)
+    trained = "original_max_position_embeddings"
+    original = (fields if beside and fields.has(trained) else inner).integer(trained, context)
     if kind == "dynamic":
         original = context
     return _scaled(inner, kind, theta, head_dim, original, context)
@@ -208,11 +211,14 @@ class Rotary:
         needed = highest + 1
         if lowest < 0 or needed > _LARGEST_TABLE or self._moves(batch):
             cos, sin = self._scaled(self._angles(batch))
-            return RopeTables(cos, sin, torch.arange(batch.num_rows))
+            return RopeTables(
+                cos, sin, torch.arange(batch.num_rows, dtype=torch.int64, device="cpu")
+            )
         if self._halves is None or len(self._halves[0]) < needed:
             with torch.inference_mode(False):
-                positions = torch.arange(_TABLE << max(0, (needed - 1) // _TABLE).bit_length())
-                self._halves = self._scaled(positions[:, None].float() * self._frequencies)
+                size = _TABLE << max(0, (needed - 1) // _TABLE).bit_length()
+                positions = torch.arange(size, dtype=torch.float32, device="cpu")
+                self._halves = self._scaled(positions[:, None] * self._frequencies)
         return RopeTables(*self._halves, batch.positions, self._room(batch, needed))
 
     def _room(self, batch: Batch, needed: int) -> int:
@@ -237,6 +243,6 @@ class Rotary:
         frequencies = self._frequencies
         if self._moves(batch):
             each = [inverse_frequencies(self.config, total) for total in batch.totals]
-            counts = torch.tensor(batch.counts)
+            counts = torch.tensor(batch.counts, dtype=torch.int64, device="cpu")
             frequencies = torch.stack(each).repeat_interleave(counts, 0).to(device)  # (N, R / 2)
         return batch.positions[:, None].float() * frequencies

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kept.errors import CheckpointNotFoundError, UnsupportedFormatError, WeightsError
+from kept.json_file import check_regular
 
 _LENGTH_BYTES = 8  # the header's own length, little-endian, opens the file
 _MAX_HEADER_BYTES = 100_000_000  # the format's limit
@@ -101,13 +102,14 @@ class SafetensorsFile:
             return self._handle
         try:
             # Mapping a folder fails too, but with an error that does not say what is wrong.
-            if self.path.is_dir():
-                raise WeightsError(f"{self.path} is a folder, not a safetensors file.")
+            check_regular(self.path, WeightsError)
             self._handle = safe_open(str(self.path), framework="pt")
         except FileNotFoundError as error:
             raise CheckpointNotFoundError(
                 f"{self.path} is not there, or is a link to a file that is not; {self._remedy}."
             ) from error
+        except WeightsError:
+            raise
         except (SafetensorError, OSError) as error:
             raise self._broken(error) from error
         return self._handle

@@ -239,7 +239,7 @@ def _part(source: Source, begin: int, end: int) -> Batch:
     lengths = source.lengths[begin:end]
     return Batch(
         tokens=source.tokens[first:last],
-        positions=torch.arange(last - first, device=source.tokens.device),
+        positions=torch.arange(last - first, dtype=torch.int64, device=source.tokens.device),
         starts=tuple(start - first for start in source.starts[begin : end + 1]),
         slots=tuple(range(end - begin)),
         totals=lengths,

@@ -39,7 +39,7 @@ def find_target(target: str | Path, source: Path, *, force: bool) -> Path:
                 f"{target} is not empty (it holds {held[0].name}); name another folder, or pass "
                 "force (--force) to replace it"
             )
-        _refuse_strange(target, held)
+        refuse_strange(target, held)
     except OptionError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # a user nobody has, a name with NUL in it
@@ -67,8 +67,8 @@ def _refuse_unfit(place: Path, origin: Path, target: str | Path) -> None:
         raise OptionError(f"{target} is a file; name a folder to write to")
 
 
-def _refuse_strange(target: str | Path, held: list[Path]) -> None:
-    """Raise OptionError unless all that a folder holds is a checkpoint."""
+def refuse_strange(target: str | Path, held: list[Path]) -> None:
+    """Raise OptionError unless all that a folder holds is a checkpoint, or nothing."""
     names = {path.name for path in held if path.is_file()}
     known = (_WEIGHTS, *DESCRIPTIONS, *_BESIDE)
     for path in held:

@@ -11,6 +11,8 @@ from kept.models.safetensors_file import SafetensorsFile, TensorInfo
 
 _SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# Of an index: those of models in a trillion parameters have 15 MB and 150,000 tensors.
+_MAX_INDEX_BYTES, _MAX_TENSORS = 64 << 20, 1 << 18
 
 
 def open_weight_files(folder: Path, names: list[str], repo_id: str | None) -> list[SafetensorsFile]:
@@ -45,9 +47,15 @@ def open_weight_files(folder: Path, names: list[str], repo_id: str | None) -> li
 
 def _open_shards(folder: Path) -> list[SafetensorsFile]:
     path = folder / INDEX
-    weight_map = read_json_object(path, CheckpointError).get("weight_map")
+    index = read_json_object(path, CheckpointError, max_bytes=_MAX_INDEX_BYTES)
+    weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{path}: weight_map must say which file holds each tensor.")
+    if len(weight_map) > _MAX_TENSORS:
+        raise WeightsError(
+            f"{path}: weight_map names {len(weight_map):,} tensors, and the limit is "
+            f"{_MAX_TENSORS:,}, which is far above any model's. Download it again."
+        )
     for name, shard in weight_map.items():
         # A shard lies beside its index: anything else could lead out of the folder.
         if not isinstance(shard, str) or not shard.endswith(".safetensors") or "\0" in shard:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,8 +16,15 @@ from kept.errors import KeptWarning, UnsupportedFormatError, WeightsError
 from kept.models.checkpoint import Checkpoint
 from kept.models.weight_map import Placement, WeightMap
 
+log = logging.getLogger("kept")
+
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _MAX_NAMED = 8
+# Heads that training has left beside the language model's, and tables that are computed anew.
+_EXTRA_HEADS = re.compile(
+    r"(^|\.)(v_head|value_head|reward_head|score|classifier|multiple_choice_head|qa_outputs)\."
+)
+_TABLES = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.attn\.(masked_)?bias$")
 _COMPARED_AT_ONCE = 1 << 20  # elements
 
 
@@ -116,6 +125,7 @@ def _match_names(
 ) -> dict[str, str]:
     found: dict[str, str] = {}
     unexpected: list[str] = []
+    extra: list[str] = []
     for stored in checkpoint.tensors:
         canonical = weight_map.canonical(stored)
         if canonical is not None and canonical in found:
@@ -125,7 +135,9 @@ def _match_names(
             )
         if canonical is not None:
             found[canonical] = stored
-        elif not weight_map.ignores(stored):
+        elif _EXTRA_HEADS.search(stored):
+            extra.append(stored)
+        elif not weight_map.ignores(stored) and not _TABLES.search(stored):
             unexpected.append(stored)
     filled = {_place(weight_map.placements[canonical], owners) for canonical in found}
     missing = [
@@ -136,6 +148,10 @@ def _match_names(
     ]
     if missing or unexpected:
         raise WeightsError(_name_mismatch(checkpoint, missing, unexpected))
+    if extra:
+        log.warning(
+            "%s holds heads that write no text, skipped: %s", checkpoint.folder, _listed(extra)
+        )
     return found
 
 

@@ -1,8 +1,8 @@
-"""Loading a checkpoint's tensors into a module."""
+"""Reading a checkpoint's tensors into a module."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,69 +12,150 @@ from kept.errors import WeightsError
 from kept.exiting import computing
 from kept.models.checkpoint import Checkpoint
 from kept.models.dtypes import DTYPES
+from kept.models.freed_memory import give_back_freed_memory
 from kept.models.weight_map import WeightMap
 from kept.models.weight_plan import Copy, plan_weights
 
+_GIVE_BACK = 16 << 20  # bytes fetched and freed before the system gets them back
 
-def load_weights(
-    module: nn.Module,
-    checkpoint: Checkpoint,
-    weight_map: WeightMap,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Give `module`, built on the meta device, its parameters from `checkpoint`.
 
-    Each parameter is allocated once, as `dtype` on `device`, and each stored tensor is copied into
-    its rows, which casts it. Stored tensors are memory-mapped: beside the parameters, the pages in
-    use never amount to more than the largest of them, and only a tensor that is both cast and
-    transposed is copied once more, alone. `progress` is called with the stored bytes
-    copied so far and their total, first with zero.
+class StoredWeights:
+    """The parameters of a module on the meta device, read from a checkpoint one by one.
 
-    Mutates `module`: its parameters are replaced, shared ones stay shared, buffers are not touched.
-    If it raises, `module` is as it was. Everything but the data is verified before anything is
-    allocated.
+    Stored tensors are memory-mapped: beside what `read` returns, the pages in use never amount to
+    more than the largest of them, and only a tensor that is both cast and transposed is copied once
+    more, alone.
 
     Where config.json ties two parameters and the file holds both: equal tensors are one parameter;
     different ones become two, with a warning, as in transformers 5. Where it holds only one, that
     one fills both, provided the other is `optional` in the map.
 
-    Raises `WeightsError` for missing, unexpected, misshapen or unreadable tensors and for values
-    `dtype` cannot hold; `UnsupportedFormatError` for integer and 8-bit tensors.
+    names: of the parameters to read, each once, in the order of the files. dtype: to load in.
     """
-    plan = plan_weights(module, checkpoint, weight_map, dtype)
-    meta = dict(module.named_parameters(remove_duplicate=False))
-    sizes = [checkpoint.tensors[copy.stored].num_bytes for copy in plan.copies]
-    done, mapped, total, largest = 0, 0, sum(sizes), max(sizes, default=0)
-    checkpoint.close()  # comparing tied tensors may have mapped some
-    if progress is not None:
-        progress(done, total)
 
-    filled: dict[str, Tensor] = {}
-    for copy, size in zip(plan.copies, sizes, strict=True):
-        # The pages of what was read stay in use until the file's mapping is dropped.
-        if mapped + size > largest:
-            checkpoint.close()
-            mapped = 0
-        with computing():
-            if copy.parameter not in filled:
-                shape = meta[copy.parameter].shape
-                filled[copy.parameter] = torch.empty(shape, dtype=dtype, device=device)
-            _fill(filled[copy.parameter], checkpoint, copy)
-        done, mapped = done + size, mapped + size
+    def __init__(
+        self,
+        module: nn.Module,
+        checkpoint: Checkpoint,
+        weight_map: WeightMap,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Verify everything but the data; nothing is allocated, and `module` is not changed.
+
+        Raises `WeightsError` for missing, unexpected or misshapen tensors, and
+        `UnsupportedFormatError` for integer and 8-bit ones.
+        """
+        plan = plan_weights(module, checkpoint, weight_map, dtype)
+        self._module, self._checkpoint, self._progress = module, checkpoint, progress
+        self.dtype, self._device, self._owners = dtype, device, plan.owners
+        self._meta = dict(module.named_parameters(remove_duplicate=False))
+        self._copies: dict[str, list[Copy]] = {}
+        for copy in plan.copies:
+            self._copies.setdefault(copy.parameter, []).append(copy)
+        self.names = tuple(self._copies)
+        sizes = [checkpoint.tensors[copy.stored].num_bytes for copy in plan.copies]
+        self._done, self._mapped, self._total = 0, 0, sum(sizes)
+        self._largest = max(sizes, default=0)
+        self._name_of: dict[int, str] = {}
+        self._since_given_back = 0
+        checkpoint.close()  # comparing tied tensors may have mapped some
         if progress is not None:
-            progress(done, total)
-    checkpoint.close()
+            progress(0, self._total)
 
-    parameters = {
-        name: nn.Parameter(tensor, requires_grad=meta[name].requires_grad)
-        for name, tensor in filled.items()
-    }
-    for name, owner in plan.owners.items():
-        parent, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(parent), leaf, parameters[owner])
+    def read(self, name: str, *, exact: bool = False, borrow: bool = False) -> Tensor:
+        """The numbers of parameter `name`.
+
+        exact: as they are stored, whatever the dtype to load in; tensors of several dtypes meet in
+        float32. borrow: they may lie in the mapped file, and are to be dropped before the next
+        `read`. Raises `WeightsError` for a tensor that is unreadable, and for values that the dtype
+        cannot hold.
+        """
+        copies, shape = self._copies[name], self._meta[name].shape
+        stored = [self._checkpoint.tensors[copy.stored] for copy in copies]
+        dtype = self.dtype
+        if exact:
+            kinds = {info.dtype for info in stored} & set(DTYPES.values())
+            dtype = kinds.pop() if len(kinds) == 1 else torch.float32
+        as_stored = (stored[0].dtype, stored[0].shape) == (dtype, tuple(shape))
+        if borrow and as_stored and not copies[0].transpose and self._device.type == "cpu":
+            self._make_room(stored[0].num_bytes)
+            found = self._checkpoint.read(copies[0].stored)
+            self._tell(stored[0].num_bytes)
+            # A file may begin its numbers at any byte, and kernels want them where they belong.
+            return found if found.data_ptr() % dtype.itemsize == 0 else found.clone()
+        with computing():
+            filled = torch.empty(shape, dtype=dtype, device=self._device)
+        for copy, info in zip(copies, stored, strict=True):
+            self._make_room(info.num_bytes)
+            with computing():
+                _fill(filled, self._checkpoint, copy)
+            self._tell(info.num_bytes)
+        return filled
+
+    def place_all(self) -> None:
+        """Read every parameter into the module; if that raises, the module is as it was.
+
+        Each is allocated once, as the dtype and on the device to load in. Buffers are not touched.
+        """
+        self._place({name: self.read(name) for name in self.names})
+
+    def place_all_but(self, later: Callable[[], Iterable[Tensor]]) -> None:
+        """Read every parameter into the module but those that `later` then finds in it.
+
+        Those stay on the meta device, tied as the files have them, and `fetch` reads them.
+        """
+        empty = {
+            name: nn.Parameter(
+                torch.empty(self._meta[name].shape, dtype=self.dtype, device="meta"),
+                requires_grad=self._meta[name].requires_grad,
+            )
+            for name in self.names
+        }
+        self._assign(empty)
+        waiting = {id(parameter) for parameter in later()}
+        self._name_of = {id(x): name for name, x in empty.items() if id(x) in waiting}
+        left = set(self._name_of.values())
+        self._place({name: self.read(name) for name in self.names if name not in left})
+
+    def fetch(self, parameter: Tensor, *, exact: bool = False, borrow: bool = True) -> Tensor:
+        """`read` one that `place_all_but` has left out."""
+        if self._since_given_back > _GIVE_BACK:
+            give_back_freed_memory()
+            self._since_given_back = 0
+        self._since_given_back += parameter.numel() * self.dtype.itemsize
+        return self.read(self._name_of[id(parameter)], exact=exact, borrow=borrow)
+
+    def _place(self, filled: Mapping[str, Tensor]) -> None:
+        self._checkpoint.close()
+        self._assign(
+            {
+                name: nn.Parameter(tensor, requires_grad=self._meta[name].requires_grad)
+                for name, tensor in filled.items()
+            }
+        )
+
+    def _assign(self, made: Mapping[str, nn.Parameter]) -> None:
+        for name, owner in self._owners.items():
+            if owner in made:
+                parent, _, leaf = name.rpartition(".")
+                setattr(self._module.get_submodule(parent), leaf, made[owner])
+
+    def _make_room(self, size: int) -> None:
+        # The pages of what was read stay in use until the file's mapping is dropped.
+        if self._mapped + size > self._largest:
+            self._checkpoint.close()
+            self._mapped = 0
+        self._mapped += size
+
+    def _tell(self, size: int) -> None:
+        self._done += size
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+        if self._done == self._total:
+            self._checkpoint.close()
 
 
 def _fill(parameter: Tensor, checkpoint: Checkpoint, copy: Copy) -> None:

@@ -29,6 +29,7 @@ from kept.ops.faces import (
 from kept.ops.hadamard import rotate_heads
 from kept.ops.kv_codec import KV_CODECS, KVCodec, KVDtype, find_kv_codec
 from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
+from kept.ops.plain import plain_torch
 from kept.ops.program import Program
 from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
 from kept.ops.spec import AttentionSpec, HeadSpec
@@ -91,6 +92,7 @@ __all__ = [
     "pack_int4",
     "pack_int8",
     "pack_matrix",
+    "plain_torch",
     "rms_norm",
     "rotary",
     "rotate_heads",

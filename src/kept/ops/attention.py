@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from functools import cache, lru_cache
 from pathlib import Path
-from threading import Lock
 
 import torch
 from torch import Tensor
 
 from kept.ops import reference
 from kept.ops.backend import isa, runs_natively, use_threads
-from kept.ops.packed import address
-from kept.ops.program import codec_kinds, computes_in_floats, native_shape
+from kept.ops.plain import plain_torch
+from kept.ops.program import computes_in_floats, native_shape
 from kept.ops.spec import AttentionSpec, HeadSpec
-from kept.ops.step_buffers import one_block_each
+from kept.ops.step_buffers import codec_kinds, layer_buffers, one_block_each
 from kept.ops.views import StoredView
+from kept.turns import Turn
 
 
+@plain_torch()
 def attend_stored(q: Tensor, view: StoredView, spec: AttentionSpec) -> Tensor:
     """`attend` of queries that come from elsewhere, on the kernels where they run.
 
@@ -54,7 +55,7 @@ class _Attention:
 
         use_threads()
         _find_torch_team()
-        self._lock = Lock()  # it has one set of buffers
+        self._turn = Turn()  # it has one set of buffers
         self._heads, self._shape = heads, native_shape(heads, spec)
         self._native = _native.Program(name)
         padded = -(-heads.head_dim // 32) * 32
@@ -70,7 +71,8 @@ class _Attention:
         rows, floats = len(q), computes_in_floats(view.codec)
         turned = view.codec.keys.turned(q.detach().float())
         queries = turned.to(torch.float32 if floats else torch.bfloat16).contiguous()
-        codes, sinks = view.keys[0], (view.key_sinks, view.value_sinks)
+        codes = view.keys[0]
+        buffers = layer_buffers(view.keys, view.key_sinks, view.values, view.value_sinks)
         layout = (
             span.index is not None,
             codes.stride(1) // codes.stride(2),  # the capacity, also where entries are left out
@@ -79,35 +81,31 @@ class _Attention:
         )
         step = _native.step(
             rows=rows,
-            tokens=0,
-            positions=0,
+            tokens=None,
+            positions=None,
             starts=span.starts,
             tables=[one_block_each(span.slots)],
             lengths=[span.lengths],
-            wanted=0,
+            wanted=None,
             num_wanted=0,
-            cos=0,
-            sin=0,
-            rope_rows=0,
+            cos=None,
+            sin=None,
+            rope_rows=None,
             layouts=[layout],
-            keys=keys,
-            values=values,
-            num_sinks=max((x.shape[2] for x in sinks if x is not None), default=0),
-            buffers=[*_addresses(view.keys, sinks[0]), *_addresses(view.values, sinks[1])],
-            layer_layouts=[0],
-            logits=0,
+            layers=_native.layers(keys, values, [buffers], [0]),
+            logits=None,
             vocabulary=0,
             top_k=0,
         )
-        out = torch.empty(rows, self._heads.num_heads, self._heads.head_dim)
-        with self._lock:
-            place = queries.data_ptr()
-            self._native.write_queries(self._queries, rows, self._shape, floats, place)
+        out = torch.empty(
+            rows,
+            self._heads.num_heads,
+            self._heads.head_dim,
+            dtype=torch.float32,
+            device="cpu",
+        )
+        with self._turn:
+            self._native.write_queries(self._queries, rows, self._shape, floats, queries)
             self._native.run(step, 0, 1, among_torch=True)
-            self._native.read_buffer(self._out, rows, out.data_ptr())
+            self._native.read_buffer(self._out, rows, out)
         return out.to(q.dtype)
-
-
-def _addresses(parts: tuple[Tensor, ...], sinks: Tensor | None) -> tuple[int, int, int]:
-    """Where codes, their scales and the first tokens beside them begin; 0: there are none."""
-    return address(parts[0]), address(parts[1] if len(parts) > 1 else None), address(sinks)

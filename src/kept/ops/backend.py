@@ -19,6 +19,7 @@ import torch
 
 from kept import machine
 from kept.errors import BackendError, OptionError
+from kept.ops.forking import watch_forks
 
 log = logging.getLogger("kept")
 
@@ -26,6 +27,8 @@ CHOICES = ("auto", "native", "reference")
 NATIVE_DTYPES = (torch.float32, torch.bfloat16)
 MAX_HEAD_DIM = 512
 _MAX_THREADS = 1024
+
+watch_forks()
 
 
 def backend() -> str:
@@ -54,37 +57,52 @@ def why_reference() -> str | None:
     return machine.native_error()
 
 
+def why_torch(
+    dtype: torch.dtype, device: torch.device, head_dim: int = 1, why_not: str | None = None
+) -> str | None:
+    """Why a model of these weights, with heads of up to `head_dim`, does not run on the kernels.
+
+    None where it does. why_not: the reason why its family cannot, if there is one.
+    """
+    if backend() == "reference":
+        return why_reference()
+    if why_not is not None:
+        return why_not
+    if device.type != "cpu":
+        return f"the native kernels run on the CPU, and the model is on {device}"
+    if dtype not in NATIVE_DTYPES:
+        return f"the native kernels compute in float32 or bfloat16, and the model is {dtype}"
+    if head_dim > MAX_HEAD_DIM:
+        return (
+            f"the native kernels take heads of up to {MAX_HEAD_DIM}, and the model has {head_dim}"
+        )
+    return None
+
+
 def runs_natively(
     dtype: torch.dtype, device: torch.device, head_dim: int = 1, why_not: str | None = None
 ) -> bool:
-    """Whether a model of these weights, with heads of up to `head_dim`, is to run on the kernels.
+    """Whether a model is to run on the kernels; see `why_torch`.
 
-    why_not: the reason why its family cannot, if there is one. Raises BackendError where
-    KEPT_OPS=native demands it and they cannot run it; under `auto` the log says once why not.
+    Raises BackendError where KEPT_OPS=native demands it and they cannot run it; under `auto` the
+    log says once why not.
     """
-    if backend() == "reference":
-        if not machine.NATIVE_AVAILABLE and os.environ.get("KEPT_OPS", "auto") == "auto":
-            _say_once(f"using the torch reference: {machine.native_error()}")
-        return False
-    advice = "pass dtype='bfloat16' and no device, or use KEPT_OPS=auto"
-    if why_not is not None:
-        why, advice = why_not, "use KEPT_OPS=auto"
-    elif device.type != "cpu":
-        why = f"the native kernels run on the CPU, and the model is on {device}"
-    elif dtype not in NATIVE_DTYPES:
-        why = f"the native kernels compute in float32 or bfloat16, and the model is {dtype}"
-    elif head_dim > MAX_HEAD_DIM:
-        why = f"the native kernels take heads of up to {MAX_HEAD_DIM}, and the model has {head_dim}"
-    else:
+    why = why_torch(dtype, device, head_dim, why_not)
+    choice = os.environ.get("KEPT_OPS", "auto")
+    if why is None:
         return True
-    if os.environ.get("KEPT_OPS") == "native":
-        raise BackendError(f"KEPT_OPS=native, but {why}; {advice}")
-    _say_once(f"using the torch reference: {why}")
+    if choice == "native":
+        mended = why_not is None and head_dim <= MAX_HEAD_DIM
+        advice = "pass dtype='bfloat16' and no device, or use" if mended else "use"
+        raise BackendError(f"KEPT_OPS=native, but {why}; {advice} KEPT_OPS=auto")
+    if choice == "auto":
+        say_once(f"using the torch reference: {why}")
     return False
 
 
 @cache
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
+    """Log a warning the first time it is given."""
     log.warning(text)
 
 

@@ -26,16 +26,17 @@ def encode_heads(codec: Codec, x: Tensor) -> Sequence[Tensor]:
         use_threads()
     heads = x.detach().float().contiguous()
     codes, scales = (
-        torch.empty(*x.shape[:-1], part.width, dtype=part.dtype) for part in codec.parts(width)
+        torch.empty(*x.shape[:-1], part.width, dtype=part.dtype, device="cpu")
+        for part in codec.parts(width)
     )
     _native.encode_heads(
         isa(),
         _native.Codec[codec.name],
         isinstance(codec, Int4Codec) and codec.rotated,
-        heads.data_ptr(),
+        heads,
         heads.numel() // width,
         width,
-        codes.data_ptr(),
-        scales.data_ptr(),
+        codes,
+        scales,
     )
     return codes, scales

@@ -31,9 +31,11 @@ class KVCodec:
         """The names of both codecs, by which `find_kv_codec` finds it again."""
         return self.keys.name, self.values.name
 
-    def num_bytes(self, head_dim: int) -> int:
-        """Bytes that a key and a value of D numbers take, scales included."""
-        return self.keys.num_bytes(head_dim) + self.values.num_bytes(head_dim)
+    def num_bytes(self, head_dim: int, value_dim: int | None = None) -> int:
+        """Bytes that a key of D numbers and a value of `value_dim`, by default D, take, scales
+        included."""
+        width = head_dim if value_dim is None else value_dim
+        return self.keys.num_bytes(head_dim) + self.values.num_bytes(width)
 
 
 _NAMED = {**{name: (name, name) for name in VALUE_CODECS}, "k8v4": ("int8", "int4")}

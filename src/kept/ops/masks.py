@@ -71,11 +71,13 @@ def _narrowed(span: Span, spec: AttentionSpec, num_keys: int) -> bool:
 
 def _mask(span: Span, spec: AttentionSpec, group: Group, begin: int, end: int) -> Tensor:
     device = span.device
-    members = torch.tensor(group.members, device=device)
-    lengths = torch.tensor(span.lengths, device=device)[members][:, None, None]  # (B', 1, 1)
-    query = lengths - group.num_new + torch.arange(group.num_new, device=device)[:, None]
+    members = torch.tensor(group.members, dtype=torch.int64, device=device)
+    lengths = torch.tensor(span.lengths, dtype=torch.int64, device=device)
+    lengths = lengths[members][:, None, None]  # (B', 1, 1)
+    new = torch.arange(group.num_new, dtype=torch.int64, device=device)
+    query = lengths - group.num_new + new[:, None]
     if span.index is None:
-        token = torch.arange(begin, end, device=device)[None, None]
+        token = torch.arange(begin, end, dtype=torch.int64, device=device)[None, None]
     else:
         token = span.index[members][:, None, begin:end]  # (B', 1, S)
     mask = (token >= 0) & (token < lengths) & torch.ones_like(query, dtype=torch.bool)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PANEL = 32  # outputs that lie together
 GROUP = 32  # inputs that share an int4 scale
+_SOURCES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,10 @@ class PackedMatrix:
             getattr(_native.Format, self.format),
             self.gated,
             *self.shape,
-            *(address(x) for x in (self.data, self.channel_scales, self.group_scales, self.bias)),
+            self.data,
+            self.channel_scales,
+            self.group_scales,
+            self.bias,
         )
         object.__setattr__(self, "handle", handle)
 
@@ -88,14 +92,9 @@ class PackedMatrix:
         """The numbers (num_out, num_in), fp32: exactly what the kernels multiply with."""
         from kept import _native
 
-        out = torch.empty(self.shape, dtype=torch.float32)
-        _native.unpack(self.handle, out.data_ptr())
+        out = torch.empty(self.shape, dtype=torch.float32, device="cpu")
+        _native.unpack(self.handle, out)
         return out
-
-
-def address(x: Tensor | None) -> int:
-    """Where a tensor's numbers lie, 0 for none. The caller keeps the tensor alive."""
-    return 0 if x is None else x.data_ptr()
 
 
 def pack_matrix(
@@ -107,19 +106,14 @@ def pack_matrix(
     """
     from kept import _native
 
-    sources = {
-        torch.float32: _native.Source.fp32,
-        torch.bfloat16: _native.Source.bf16,
-        torch.float16: _native.Source.fp16,
-    }
-    if weight.dtype not in sources or format not in ("fp32", "bf16"):
+    if weight.dtype not in _SOURCES or format not in ("fp32", "bf16"):
         raise OptionError(
             f"weights of {weight.dtype} cannot be packed as {format!r}; cast them to float32 or "
             "bfloat16, and pack them as 'fp32' or 'bf16'"
         )
     weight = weight.detach().contiguous()
     shape, data = _room(format, gated, weight)
-    _native.pack_floats(shape, weight.data_ptr(), sources[weight.dtype], data.data_ptr())
+    _native.pack_floats(shape, weight, data)
     return PackedMatrix(
         format, gated, len(weight), weight.shape[1], data, bias=_outputs(shape, bias, len(weight))
     )
@@ -134,7 +128,7 @@ def pack_int8(
     _check_codes("int8", codes, torch.int8, scales, torch.float32, (len(codes),))
     codes = codes.contiguous()
     shape, data = _room("int8", gated, codes)
-    _native.pack_codes(shape, codes.data_ptr(), data.data_ptr())
+    _native.pack_codes(shape, codes, data)
     parts = _outputs(shape, scales, len(codes)), None, _outputs(shape, bias, len(codes))
     return PackedMatrix("int8", gated, len(codes), codes.shape[1], data, *parts)
 
@@ -149,9 +143,11 @@ def pack_int4(
     _check_codes("int4", codes, torch.uint8, scales, torch.bfloat16, (len(codes), groups))
     codes, scales = codes.contiguous(), scales.contiguous()
     shape, data = _room("int4", gated, codes)
-    _native.pack_codes(shape, codes.data_ptr(), data.data_ptr())
-    room = torch.empty(shape.num_panels, shape.num_groups, PANEL, dtype=torch.bfloat16)
-    _native.pack_group_scales(shape, scales.data_ptr(), room.data_ptr())
+    _native.pack_codes(shape, codes, data)
+    room = torch.empty(
+        shape.num_panels, shape.num_groups, PANEL, dtype=torch.bfloat16, device="cpu"
+    )
+    _native.pack_group_scales(shape, scales, room)
     parts = None, room, _outputs(shape, bias, len(codes))
     return PackedMatrix("int4", gated, len(codes), codes.shape[1], data, *parts)
 
@@ -190,6 +186,6 @@ def _outputs(shape: _native.Weights, values: Tensor | None, num_out: int) -> Ten
         raise OptionError(
             f"scales or biases {tuple(wide.shape)} do not fit {num_out} outputs; give one each"
         )
-    out = torch.empty(shape.num_panels * PANEL, dtype=torch.float32)
-    _native.pack_outputs(shape, wide.data_ptr(), out.data_ptr())
+    out = torch.empty(shape.num_panels * PANEL, dtype=torch.float32, device="cpu")
+    _native.pack_outputs(shape, wide, out)
     return out

@@ -13,20 +13,13 @@ from kept.errors import OptionError
 from kept.ops import reference, trace
 from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
 from kept.ops.kv_codec import KVCodec
-from kept.ops.packed import PackedMatrix, address
+from kept.ops.packed import PackedMatrix
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.step_buffers import RopeTables, StepBuffers
 
 if TYPE_CHECKING:
     from kept import _native
 
-_CODECS = {
-    "float32": "fp32",
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "int8": "int8",
-    "int4": "int4",
-}
 # Beside one of these, attention computes in fp32.
 _FLOATS = {"float32", "float16"}
 _ACTIVATIONS = {
@@ -44,7 +37,7 @@ _ACTIVATIONS = {
 class Program:
     """The operations of a trace, ready to run on all threads in one call.
 
-    Not to be shared between threads. kept: tensors that the native side reads.
+    Not to be shared between threads.
     """
 
     def __init__(self, traced: trace.Trace) -> None:
@@ -61,7 +54,6 @@ class Program:
         self.residual = first.out  # the rows that every layer adds to
         self._buffers: dict[trace.Buffer, int] = {}
         self._weights: dict[PackedMatrix, int] = {}
-        self._kept: list[Tensor | PackedMatrix] = []
         for line in traced.lines:
             self._add(line)
         last = traced.lines[-1]
@@ -86,14 +78,13 @@ class Program:
     ) -> _native.Step:
         """Bind the operations to a batch, the layers' buffers and the room for logits (M, V) fp32.
 
-        top_k: how many of the largest logits `top` will say of each row, at most V. The step is
-        good while all of these live. Raises OptionError for a codec the kernels do not
+        top_k: how many of the largest logits `top` will say of each row, at most V. The step
+        keeps all of these alive. Raises OptionError for a codec the kernels do not
         read, and for tensors of the batch that are not what `Batch` says.
         """
         from kept import _native
 
         lent = stores.buffers
-        keys, values = codec_kinds(lent.codec)
         rows = batch.num_rows
         _check_ids("tokens", batch.tokens, rows)
         _check_ids("positions", batch.positions, rows)
@@ -101,23 +92,19 @@ class Program:
             _check_ids("wanted", batch.wanted, logits.shape[0])
         return _native.step(
             rows=rows,
-            tokens=batch.tokens.data_ptr(),
-            positions=batch.positions.data_ptr(),
+            tokens=batch.tokens,
+            positions=batch.positions,
             starts=batch.starts,
             tables=stores.tables,
             lengths=stores.lengths,
-            wanted=address(batch.wanted),
+            wanted=batch.wanted,
             num_wanted=logits.shape[0],
-            cos=address(None if rope is None else rope.cos),
-            sin=address(None if rope is None else rope.sin),
-            rope_rows=address(None if rope is None else rope.rows),
+            cos=None if rope is None else rope.cos,
+            sin=None if rope is None else rope.sin,
+            rope_rows=None if rope is None else rope.rows,
             layouts=[(p.ring, p.block, p.sinks, _or_none(p.window)) for p in stores.placements],
-            keys=keys,
-            values=values,
-            num_sinks=lent.num_sinks,
-            buffers=lent.addresses,
-            layer_layouts=lent.layouts,
-            logits=logits.data_ptr(),
+            layers=lent.native(),
+            logits=logits,
             vocabulary=self.vocab_size,
             top_k=min(top_k, self.vocab_size),
         )
@@ -157,25 +144,26 @@ class Program:
         shape = self._native.top_shape
         if shape[1] == 0:
             return None
-        values = torch.empty(shape, dtype=torch.float32)
-        tokens = torch.empty(shape, dtype=torch.int64)
-        self._native.read_top(values.data_ptr(), tokens.data_ptr())
+        values = torch.empty(shape, dtype=torch.float32, device="cpu")
+        tokens = torch.empty(shape, dtype=torch.int64, device="cpu")
+        self._native.read_top(values, tokens)
         return values, tokens
 
     def rows(self, buffer: trace.Buffer, count: int) -> Tensor:
         """Rows (count, width) of an fp32 buffer as the last run left them."""
-        out = torch.empty(count, buffer.width, dtype=torch.float32)
-        self._native.read_buffer(self._buffers[buffer], count, out.data_ptr())
+        out = torch.empty(count, buffer.width, dtype=torch.float32, device="cpu")
+        self._native.read_buffer(self._buffers[buffer], count, out)
         return out
 
     def queries(self, line: trace.Attend, count: int, codec: KVCodec) -> Tensor:
         """Queries (count, H, D) fp32, as the line reads them over what `codec` stores: rounded
         where it computes in bfloat16, and rotated where keys are."""
         heads = line.heads
-        out = torch.empty(count, heads.num_heads, heads.head_dim, dtype=torch.float32)
+        size = count, heads.num_heads, heads.head_dim
+        out = torch.empty(size, dtype=torch.float32, device="cpu")
         floats = computes_in_floats(codec)
         shape = native_shape(heads, line.spec)
-        self._native.read_queries(self._buffers[line.queries], count, shape, floats, out.data_ptr())
+        self._native.read_queries(self._buffers[line.queries], count, shape, floats, out)
         return out
 
     def final_norm(self, x: Tensor) -> Tensor:
@@ -192,12 +180,10 @@ class Program:
         native = self._native
         match line:
             case trace.Embed(table, positions, out, scale):
-                place = address(self._keep(positions))
                 count = 0 if positions is None else len(positions)
-                native.embed(self._matrix(table), place, count, self._buffer(out), scale)
+                native.embed(self._matrix(table), positions, count, self._buffer(out), scale)
             case trace.Norm(x, weight, bias, eps, out, wanted, add):
-                parts = address(self._keep(weight)), address(self._keep(bias))
-                native.norm(self._buffer(x), *parts, eps, self._buffer(out), wanted, add)
+                native.norm(self._buffer(x), weight, bias, eps, self._buffer(out), wanted, add)
             case trace.Linear(x, weight, out, epilogue, activation, wanted, softcap):
                 native.linear(
                     self._buffer(x),
@@ -218,9 +204,8 @@ class Program:
                     )
                 stored = replace(heads, num_kv_heads=0) if only_queries else heads
                 shape = native_shape(stored, AttentionSpec(1.0))
-                norms = address(self._keep(q_norm)), address(self._keep(k_norm))
                 native.place(
-                    self._buffer(qkv), self._buffer(queries), layer, shape, *norms,
+                    self._buffer(qkv), self._buffer(queries), layer, shape, q_norm, k_norm,
                     heads.norm_eps, dim, begin, dim // 2 if stride is None else stride,
                 )  # fmt: skip
             case trace.Attend(queries, layer, heads, spec, out):
@@ -235,14 +220,8 @@ class Program:
 
     def _matrix(self, matrix: PackedMatrix) -> int:
         if matrix not in self._weights:
-            self._kept.append(matrix)
             self._weights[matrix] = self._native.add_weights(matrix.handle)
         return self._weights[matrix]
-
-    def _keep(self, tensor: Tensor | None) -> Tensor | None:
-        if tensor is not None:
-            self._kept.append(tensor)
-        return tensor
 
 
 def _check_ids(name: str, ids: Tensor, count: int) -> None:
@@ -252,21 +231,6 @@ def _check_ids(name: str, ids: Tensor, count: int) -> None:
             f"the batch's {name} are {ids.numel()} of {ids.dtype} on {ids.device}; the native "
             f"kernels read {count} contiguous int64 numbers on the CPU, as kept.batch.pack makes"
         )
-
-
-def codec_kinds(codec: KVCodec) -> tuple[_native.Codec, _native.Codec]:
-    """The codecs of keys and of values as the kernels know them. Raises OptionError for one that
-    they do not read."""
-    from kept import _native
-
-    names = [_CODECS.get(name) for name in codec.pair]
-    if None in names:
-        raise OptionError(
-            f"the native kernels do not read keys and values of {codec.name}; store "
-            f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
-        )
-    keys, values = (getattr(_native.Codec, str(name)) for name in names)
-    return keys, values
 
 
 def computes_in_floats(codec: KVCodec) -> bool:

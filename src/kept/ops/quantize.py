@@ -15,8 +15,11 @@ sums are taken in halves here: torch's own depend on the vectors of the CPU.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -25,6 +28,7 @@ from torch import Tensor
 
 from kept.errors import OptionError, WeightsError
 from kept.ops.backend import backend, isa, use_threads
+from kept.ops.plain import plain_torch
 
 QuantizedFormat = Literal["int8", "int4"]
 QUANTIZED_FORMATS: tuple[QuantizedFormat, ...] = get_args(QuantizedFormat)
@@ -45,10 +49,10 @@ _PIECE = (
 
 # Levels are whole numbers, so the nearest one changes at multiples of a half and nowhere else. A
 # table over halves finds it many times faster than torch.bucketize.
-_HALVES = torch.arange(2 * _LOWEST, -2 * _LOWEST + 1)
-_LEVELS = torch.tensor(INT4_LEVELS, dtype=torch.float32)
-_CODE_AT = torch.bucketize(_HALVES / 2, (_LEVELS[1:] + _LEVELS[:-1]) / 2).to(torch.uint8)
-_LEVEL_AT = _LEVELS[_CODE_AT.int()]
+_EDGES = [low + high for low, high in pairwise(INT4_LEVELS)]  # halves midway between two levels
+_HALVES = range(2 * _LOWEST, -2 * _LOWEST + 1)
+_CODE_AT = tuple(bisect_left(_EDGES, half) for half in _HALVES)
+_LEVEL_AT = tuple(INT4_LEVELS[code] for code in _CODE_AT)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +68,7 @@ class QuantizedMatrix:
     scales: Tensor
 
 
+@plain_torch()
 def quantize(
     weight: Tensor, format: str, progress: Callable[[int], None] | None = None
 ) -> QuantizedMatrix:
@@ -100,11 +105,12 @@ def quantize(
     return QuantizedMatrix("int8" if int8 else "int4", codes, scales)
 
 
+@plain_torch()
 def dequantize(matrix: QuantizedMatrix) -> Tensor:
     """The numbers a quantized matrix stands for, (out, in) fp32; int4 products are exact."""
     codes, scales = matrix.codes, matrix.scales
     out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
-    levels = _LEVELS.to(codes.device)
+    levels = _table(INT4_LEVELS, torch.float32, codes.device)
     for rows in _pieces(*codes.shape):
         if matrix.format == "int8":
             out[rows] = codes[rows].float() * scales[rows, None]
@@ -112,6 +118,13 @@ def dequantize(matrix: QuantizedMatrix) -> Tensor:
             each = scales[rows].float().repeat_interleave(INT4_GROUP, 1)[:, : codes.shape[1]]
             out[rows] = levels[codes[rows].int()] * each
     return out
+
+
+@cache
+def _table(numbers: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Made at first use: an import computes nothing in torch, whose threads a fork would lose."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def _pieces(num_out: int, num_in: int) -> Iterator[slice]:
@@ -139,12 +152,11 @@ def _on_kernels(weight: Tensor, codes: Tensor, scales: Tensor, first_row: int, f
     wrong = _native.quantize(
         isa(),
         getattr(_native.Format, format),
-        piece.data_ptr(),
-        is_bf16,
+        piece,
         num_rows,
         num_in,
-        codes.data_ptr(),
-        scales.data_ptr(),
+        codes,
+        scales,
     )
     if wrong >= 0:
         _check_finite(piece, first_row, format)
@@ -172,7 +184,7 @@ def _to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:  # (R, in) -> (R, in) uin
     padded = F.pad(weight, (0, -num_in % INT4_GROUP))
     groups = padded.view(-1, INT4_GROUP)
     scales = _search(groups)
-    codes = _CODE_AT.to(weight.device)[_halves(groups, scales)]
+    codes = _table(_CODE_AT, torch.uint8, weight.device)[_halves(groups, scales)]
     return codes.view(num_rows, -1)[:, :num_in], scales.view(num_rows, -1).bfloat16()
 
 
@@ -210,7 +222,8 @@ def _sum(groups: Tensor) -> Tensor:  # (R, 32) -> (R, 1)
 
 def _nearest(groups: Tensor, scales: Tensor) -> Tensor:
     """The level nearest to each number, in units of its scale; of two as near, the lower."""
-    found = _LEVEL_AT.to(groups.device).index_select(0, _halves(groups, scales).view(-1))
+    level_at = _table(_LEVEL_AT, torch.float32, groups.device)
+    found = level_at.index_select(0, _halves(groups, scales).view(-1))
     return found.view(groups.shape)
 
 

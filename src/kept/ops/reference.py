@@ -32,8 +32,8 @@ def attend(
         k, v = (_of_group(x, group, seen).to(q.dtype) for x in (keys, values))
         attended = _sdpa(_rows(q, group), k, v, seen, spec, added)  # (B', T, H, D)
         if group.first is not None and attended.shape[0] * attended.shape[1] == q.shape[0]:
-            return attended.reshape(q.shape)
-        out = torch.empty_like(q) if out is None else out
+            return attended.reshape(*q.shape[:2], v.shape[3])
+        out = _room(q, v) if out is None else out
         _put(out, group, attended)
     assert out is not None, "a batch has at least one row"
     return out
@@ -66,7 +66,7 @@ def attend_with_weights(
     group of the view's span, weights (B', H, T, S) in q's dtype over the span's stored entries.
     """
     keys, values = view.stored()
-    out, weights = torch.empty_like(q), []
+    out, weights = _room(q, values), []
     for group in view.span.groups:
         seen = visibility(view.span, spec, group)
         k, v = (_of_group(x, group, seen).to(q.dtype) for x in (keys, values))
@@ -119,6 +119,10 @@ def _sdpa(
         scale=spec.scale,
         enable_gqa=q.shape[2] != k.shape[1],
     ).transpose(1, 2)
+
+
+def _room(q: Tensor, values: Tensor) -> Tensor:  # (N, H, D), as wide as values are
+    return q.new_empty(*q.shape[:2], values.shape[3])
 
 
 def _fold_heads(x: Tensor, num_kv_heads: int) -> Tensor:  # (B', H, T, D) -> (B', G, H/G, T, D)

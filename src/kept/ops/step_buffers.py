@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kept.errors import OptionError
 from kept.ops.kv_codec import KVCodec
-from kept.ops.packed import address
 from kept.ops.spec import AttentionSpec
 from kept.ops.views import StoredView
+
+if TYPE_CHECKING:
+    from kept import _native
+
+_CODECS = {
+    "float32": "fp32",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "int8": "int8",
+    "int4": "int4",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +40,9 @@ class Placement:
 
 
 class LentBuffers:
-    """The buffers of a cache's layers, as their addresses; good while these stay the same.
+    """The buffers of a cache's layers as kernels take them; good while these stay the same.
 
-    addresses: for each layer keys, their scales and first tokens, and the same of values; 0: there
-    are none. layouts: (L,) which of the cache's layouts each layer follows. num_sinks: first tokens
-    of each sequence that are held beside their codes.
+    layouts: (L,) which of the cache's layouts each layer follows.
     """
 
     def __init__(
@@ -46,16 +56,21 @@ class LentBuffers:
         of keys and values, bf16 (slots, G, n, D); None: there are none."""
         self.codec, self.layouts = codec, list(layouts)
         apart = [(None, None)] * len(buffers) if sinks is None else sinks
-        self._alive = buffers, apart
-        self.num_sinks = max(
-            (x.shape[2] for both in apart for x in both if x is not None), default=0
-        )
-        self.addresses = [
-            address(place)
-            for layer, both in zip(buffers, apart, strict=True)
-            for parts, firsts in zip(layer, both, strict=True)
-            for place in (parts[0], parts[1] if len(parts) > 1 else None, firsts)
+        self._buffers = [
+            layer_buffers(keys, first_keys, values, first_values)
+            for (keys, values), (first_keys, first_values) in zip(buffers, apart, strict=True)
         ]
+        self._native: _native.Layers | None = None
+
+    def native(self) -> _native.Layers:
+        """What a step is bound to; checked and made once. Raises OptionError for a codec that the
+        kernels do not read."""
+        from kept import _native
+
+        if self._native is None:
+            kinds = codec_kinds(self.codec)
+            self._native = _native.layers(*kinds, self._buffers, self.layouts)
+        return self._native
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +108,30 @@ class RopeTables:
 def one_block_each(slots: Sequence[int]) -> NDArray[np.int32]:
     """The table (B, 1) of sequences that lie in one block each, their slot."""
     return np.array(slots, dtype=np.int32)[:, None]
+def layer_buffers(
+    keys: Sequence[Tensor],
+    key_sinks: Tensor | None,
+    values: Sequence[Tensor],
+    value_sinks: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Codes, scales and first tokens of keys, and of values; None: there are none."""
+
+    def side(parts: Sequence[Tensor], sinks: Tensor | None) -> tuple[Tensor | None, ...]:
+        return parts[0], parts[1] if len(parts) > 1 else None, sinks
+
+    return side(keys, key_sinks) + side(values, value_sinks)
+
+
+def codec_kinds(codec: KVCodec) -> tuple[_native.Codec, _native.Codec]:
+    """The codecs of keys and of values as the kernels know them. Raises OptionError for one that
+    they do not read."""
+    from kept import _native
+
+    names = [_CODECS.get(name) for name in codec.pair]
+    if None in names:
+        raise OptionError(
+            f"the native kernels do not read keys and values of {codec.name}; store "
+            f"them as one of {', '.join(_CODECS)}, or use KEPT_OPS=reference"
+        )
+    keys, values = (getattr(_native.Codec, str(name)) for name in names)
+    return keys, values

@@ -78,8 +78,11 @@ class Span:
         together = all(self.starts[m] == first + i * count for i, m in enumerate(members))
         if together:
             return Group(members, count, first, None)
-        begins = torch.tensor([self.starts[m] for m in members], device=self.device)
-        rows = begins[:, None] + torch.arange(count, device=self.device)  # (B', T)
+        begins = torch.tensor(
+            [self.starts[m] for m in members], dtype=torch.int64, device=self.device
+        )
+        new = torch.arange(count, dtype=torch.int64, device=self.device)
+        rows = begins[:, None] + new  # (B', T)
         return Group(members, count, None, rows)
 
 
@@ -135,7 +138,8 @@ class SlotView:
 
     keys, values: one buffer for each part of their codec, as `Codec.parts` orders them. head_dim:
     D. key_sinks, value_sinks: (slots, G, n, D) the first n tokens of each sequence, to be read in
-    place of their codes, rotated as those are; None: there are none.
+    place of their codes, rotated as those are; None: there are none. value_dim: of values, where
+    it is not D.
     """
 
     span: Span
@@ -145,15 +149,24 @@ class SlotView:
     values: tuple[Tensor, ...]
     key_sinks: Tensor | None = None
     value_sinks: Tensor | None = None
+    value_dim: int | None = None
+
+    @property
+    def value_width(self) -> int:
+        """Numbers in a value of one head."""
+        return self.head_dim if self.value_dim is None else self.value_dim
 
     def stored(self) -> tuple[Tensor, Tensor]:
         """See `KVView.stored`."""
         codec = self.codec
-        keys = self._decoded(codec.keys, self.keys, self.key_sinks)
-        return keys, self._decoded(codec.values, self.values, self.value_sinks)
+        keys = self._decoded(codec.keys, self.keys, self.key_sinks, self.head_dim)
+        values = self._decoded(codec.values, self.values, self.value_sinks, self.value_width)
+        return keys, values
 
-    def _decoded(self, codec: Codec, buffers: tuple[Tensor, ...], sinks: Tensor | None) -> Tensor:
-        found = codec.read([take(x, self.span) for x in buffers], self.head_dim)
+    def _decoded(
+        self, codec: Codec, buffers: tuple[Tensor, ...], sinks: Tensor | None, width: int
+    ) -> Tensor:
+        found = codec.read([take(x, self.span) for x in buffers], width)
         if sinks is not None:
             found = _with_sinks(found, sinks, self.span)
         return codec.turned(found).to(self.codec.dtype)
@@ -168,8 +181,9 @@ class ContiguousView(SlotView):
         keys, values = self.stored()
         if min(self.span.lengths) == self.span.width:
             return keys, values
-        lengths = torch.tensor(self.span.lengths, device=keys.device)
-        empty = torch.arange(self.span.width, device=keys.device) >= lengths[:, None]
+        lengths = torch.tensor(self.span.lengths, dtype=torch.int64, device=keys.device)
+        entries = torch.arange(self.span.width, dtype=torch.int64, device=keys.device)
+        empty = entries >= lengths[:, None]
         empty = empty[:, None, :, None]
         return keys.masked_fill(empty, 0), values.masked_fill(empty, 0)
 
@@ -185,7 +199,8 @@ class RingView(SlotView):
         held = index >= 0
         if span.window is not None:
             first = [n - count for n, count in zip(span.lengths, span.counts, strict=True)]
-            query = torch.tensor(first, device=index.device)[:, None]  # (B, 1) the earliest
+            earliest = torch.tensor(first, dtype=torch.int64, device=index.device)
+            query = earliest[:, None]  # (B, 1)
             held &= (index > query - span.window) | (index < span.sinks)
         order = torch.where(held, index, torch.iinfo(index.dtype).max).argsort(dim=1, stable=True)
         width = int(held.sum(1).max())
@@ -287,5 +302,5 @@ def take(buffer: Tensor, span: Span) -> Tensor:
     first, count = span.slots[0], len(span.slots)
     if span.slots == tuple(range(first, first + count)):
         return buffer[first : first + count, :, : span.width]
-    slots = torch.tensor(span.slots, device=buffer.device)
+    slots = torch.tensor(span.slots, dtype=torch.int64, device=buffer.device)
     return buffer[slots, :, : span.width]

@@ -1,15 +1,17 @@
 """Sampling: a request's options, the processors they switch on, and the draw of the next token."""
 
+from kept.sampling.chain import process_scores
 from kept.sampling.draw import Key, derive_seed, draw, draw_distinct, fresh_seed
+from kept.sampling.generation_config import check_keywords, settings_of_model_config
 from kept.sampling.history import TokenHistory
 from kept.sampling.likeliest import Likeliest, num_likeliest
 from kept.sampling.logprobs import TokenLogprob, TokenLogprobs, token_logprobs
-from kept.sampling.params import SamplingParams
-from kept.sampling.processors import process_scores
+from kept.sampling.params import GENERATION_CONFIG, SamplingParams
 from kept.sampling.resolved import ResolvedParams
 from kept.sampling.sampler import SampledTokens, sample
 
 __all__ = [
+    "GENERATION_CONFIG",
     "Key",
     "Likeliest",
     "ResolvedParams",
@@ -18,6 +20,7 @@ __all__ = [
     "TokenHistory",
     "TokenLogprob",
     "TokenLogprobs",
+    "check_keywords",
     "derive_seed",
     "draw",
     "draw_distinct",
@@ -25,5 +28,6 @@ __all__ = [
     "num_likeliest",
     "process_scores",
     "sample",
+    "settings_of_model_config",
     "token_logprobs",
 ]

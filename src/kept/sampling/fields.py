@@ -33,7 +33,7 @@ class Field(Generic[T_co]):
     default: T_co
 
 
-def _integer(minimum: int, maximum: int | None = None) -> Callable[[str, object], int]:
+def integer(minimum: int, maximum: int | None = None) -> Callable[[str, object], int]:
     allowed = f"{minimum} or more" if maximum is None else f"from {minimum} to {maximum}"
 
     def check(label: str, value: object) -> int:
@@ -49,7 +49,7 @@ def _integer(minimum: int, maximum: int | None = None) -> Callable[[str, object]
     return check
 
 
-def _number(
+def number(
     low: float = -math.inf, high: float = math.inf, *, above_low: bool = False
 ) -> Callable[[str, object], float]:
     left = "(" if above_low or low == -math.inf else "["
@@ -73,7 +73,7 @@ def _number(
     return check
 
 
-def _boolean(label: str, value: object) -> bool:
+def boolean(label: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise OptionError(
             f"{label}={value!r} is of type {type(value).__name__}; pass True or False"
@@ -100,7 +100,7 @@ def _early_stopping(label: str, value: object) -> EarlyStopping:
     return value
 
 
-def _items(label: str, value: object, wanted: str) -> tuple[object, ...]:
+def items(label: str, value: object, wanted: str) -> tuple[object, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise OptionError(f"{label}={value!r} is of type {type(value).__name__}; pass {wanted}")
     try:
@@ -112,7 +112,7 @@ def _items(label: str, value: object, wanted: str) -> tuple[object, ...]:
 def _strings(label: str, value: object) -> tuple[str, ...]:
     wanted = "a string or a list of strings"
     strings: list[str] = []
-    for item in (value,) if isinstance(value, str) else _items(label, value, wanted):
+    for item in (value,) if isinstance(value, str) else items(label, value, wanted):
         if not isinstance(item, str):
             raise OptionError(
                 f"{label} holds {item!r} of type {type(item).__name__}; pass {wanted}"
@@ -121,6 +121,13 @@ def _strings(label: str, value: object) -> tuple[str, ...]:
             raise OptionError(
                 f"{label} holds an empty string, which would stop every text at once; remove it"
             )
+        try:
+            item.encode()
+        except UnicodeEncodeError:
+            raise OptionError(
+                f"{label} holds {item!r}, half of a surrogate pair, which no text has; pass valid "
+                "Unicode"
+            ) from None
         if item not in strings:
             strings.append(item)
     return tuple(strings)
@@ -128,13 +135,13 @@ def _strings(label: str, value: object) -> tuple[str, ...]:
 
 def _token_ids(label: str, value: object) -> tuple[int, ...]:
     single = isinstance(value, int | np.integer)
-    items = (value,) if single else _items(label, value, "a token id or a list of token ids")
-    if not items:
+    listed = (value,) if single else items(label, value, "a token id or a list of token ids")
+    if not listed:
         raise OptionError(
             f"{label} is an empty list; pass a token id, or ignore_eos=True to go on past EOS"
         )
-    check = _integer(0)
-    return tuple(sorted({check(label, item) for item in items}))
+    check = integer(0)
+    return tuple(sorted({check(label, item) for item in listed}))
 
 
 def _kv_dtype(label: str, value: object) -> KVDtype:
@@ -158,54 +165,54 @@ def _kv_dtype(label: str, value: object) -> KVDtype:
 
 def _budget(label: str, value: object) -> Budget:
     if isinstance(value, int | float | str | np.number):
-        return _integer(1)(label, value)
-    items = _items(label, value, "a whole number, or one for each layer")
-    if not items:
+        return integer(1)(label, value)
+    listed = items(label, value, "a whole number, or one for each layer")
+    if not listed:
         raise OptionError(f"{label} is an empty list; pass a whole number, or one for each layer")
-    return tuple(_integer(1)(label, item) for item in items)
+    return tuple(integer(1)(label, item) for item in listed)
 
 
 MAX_WIDTH = 4096  # sequences of one prompt side by side: each has a slot of the cache
 MAX_PENALTY = 32.0  # a length of ten million to this power is still a finite number
 
-MAX_NEW_TOKENS = Field("max_new_tokens", _integer(1), 256)
-MIN_NEW_TOKENS = Field("min_new_tokens", _integer(0), 0)
-DO_SAMPLE = Field("do_sample", _boolean, False)
-TEMPERATURE = Field("temperature", _number(0), 1.0)
-TOP_K = Field("top_k", _integer(0), 50)
-TOP_P = Field("top_p", _number(0, 1, above_low=True), 1.0)
-MIN_P = Field("min_p", _number(0, 1), 0.0)
-REPETITION_PENALTY = Field("repetition_penalty", _number(0, above_low=True), 1.0)
-NO_REPEAT_NGRAM_SIZE = Field("no_repeat_ngram_size", _integer(0), 0)
-NUM_BEAMS = Field("num_beams", _integer(1, MAX_WIDTH), 1)
-LENGTH_PENALTY = Field("length_penalty", _number(-MAX_PENALTY, MAX_PENALTY), 1.0)
+MAX_NEW_TOKENS = Field("max_new_tokens", integer(1), 256)
+MIN_NEW_TOKENS = Field("min_new_tokens", integer(0), 0)
+DO_SAMPLE = Field("do_sample", boolean, False)
+TEMPERATURE = Field("temperature", number(0), 1.0)
+TOP_K = Field("top_k", integer(0), 50)
+TOP_P = Field("top_p", number(0, 1, above_low=True), 1.0)
+MIN_P = Field("min_p", number(0, 1), 0.0)
+REPETITION_PENALTY = Field("repetition_penalty", number(0, above_low=True), 1.0)
+NO_REPEAT_NGRAM_SIZE = Field("no_repeat_ngram_size", integer(0), 0)
+NUM_BEAMS = Field("num_beams", integer(1, MAX_WIDTH), 1)
+LENGTH_PENALTY = Field("length_penalty", number(-MAX_PENALTY, MAX_PENALTY), 1.0)
 EARLY_STOPPING: Field[EarlyStopping] = Field("early_stopping", _early_stopping, False)
-NUM_RETURN_SEQUENCES = Field("num_return_sequences", _integer(1, MAX_WIDTH), 1)
+NUM_RETURN_SEQUENCES = Field("num_return_sequences", integer(1, MAX_WIDTH), 1)
 STOP_STRINGS: Field[tuple[str, ...]] = Field("stop_strings", _strings, ())
 EOS_TOKEN_ID: Field[tuple[int, ...]] = Field("eos_token_id", _token_ids, ())
-IGNORE_EOS = Field("ignore_eos", _boolean, False)
-SEED: Field[int | None] = Field("seed", _integer(0, 2**64 - 1), None)
-LOGPROBS: Field[int | None] = Field("logprobs", _integer(0), None)
-USE_CACHE = Field("use_cache", _boolean, True)
+IGNORE_EOS = Field("ignore_eos", boolean, False)
+SEED: Field[int | None] = Field("seed", integer(0, 2**64 - 1), None)
+LOGPROBS: Field[int | None] = Field("logprobs", integer(0), None)
+USE_CACHE = Field("use_cache", boolean, True)
 CACHE_IMPLEMENTATION: Field[CacheImplementation] = Field(
     "cache_implementation", _choice(*get_args(CacheImplementation)), "dynamic"
 )
 KV_DTYPE: Field[KVDtype | None] = Field("kv_dtype", _kv_dtype, None)
-UNQUANTIZED_SINKS = Field("unquantized_sinks", _integer(0, 64), 0)
-SLIDING_WINDOW: Field[int | None] = Field("sliding_window", _integer(1), None)
-NUM_SINKS = Field("num_sinks", _integer(0), 0)
+UNQUANTIZED_SINKS = Field("unquantized_sinks", integer(0, 64), 0)
+SLIDING_WINDOW: Field[int | None] = Field("sliding_window", integer(1), None)
+NUM_SINKS = Field("num_sinks", integer(0), 0)
 KV_BUDGET: Field[Budget | None] = Field("kv_budget", _budget, None)
 EVICTION_SCORE: Field[EvictionScore] = Field(
     "eviction_score", _choice(*get_args(EvictionScore)), "key-norm"
 )
-NUM_RECENT: Field[int | None] = Field("num_recent", _integer(0), None)
-MAX_CACHE_LEN: Field[int | None] = Field("max_cache_len", _integer(1), None)
+NUM_RECENT: Field[int | None] = Field("num_recent", integer(0), None)
+MAX_CACHE_LEN: Field[int | None] = Field("max_cache_len", integer(1), None)
 OVERFLOW: Field[Overflow] = Field("overflow", _choice(*get_args(Overflow)), "stop")
-SLIDE_HOP: Field[int | None] = Field("slide_hop", _integer(1), None)
+SLIDE_HOP: Field[int | None] = Field("slide_hop", integer(1), None)
 
 # Only in generation_config.json, where lengths count the prompt too.
-MAX_LENGTH: Field[int | None] = Field("max_length", _integer(1), None)
-MIN_LENGTH = Field("min_length", _integer(0), 0)
+MAX_LENGTH: Field[int | None] = Field("max_length", integer(1), None)
+MIN_LENGTH = Field("min_length", integer(0), 0)
 
 FIELDS: tuple[Field[object], ...] = (
     *(MAX_NEW_TOKENS, MIN_NEW_TOKENS, DO_SAMPLE, TEMPERATURE, TOP_K, TOP_P, MIN_P),

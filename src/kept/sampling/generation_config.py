@@ -1,44 +1,12 @@
-"""What a checkpoint's generation_config.json may ask for, and what kept must refuse of it."""
+"""What a checkpoint's files say about generating, and what kept must refuse of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from kept.errors import OptionError
-
-# Each field with the values that change nothing; absent, null and empty are always among them.
-_ALWAYS: Final[Mapping[str, tuple[object, ...]]] = {
-    "bad_words_ids": (),
-    "begin_suppress_tokens": (),
-    "constraints": (),
-    "dola_layers": (),
-    "encoder_no_repeat_ngram_size": (0,),
-    "encoder_repetition_penalty": (1,),
-    "exponential_decay_length_penalty": (),
-    "force_words_ids": (),
-    "forced_bos_token_id": (),
-    "forced_decoder_ids": (),
-    "forced_eos_token_id": (),
-    "guidance_scale": (1,),
-    "max_time": (),
-    "num_beam_groups": (1,),
-    "penalty_alpha": (0,),
-    "sequence_bias": (),
-    "suppress_tokens": (),
-    "token_healing": (False,),
-    "watermarking_config": (),
-}
-_WHEN_SAMPLING: Final[Mapping[str, tuple[object, ...]]] = {
-    "epsilon_cutoff": (0,),
-    "eta_cutoff": (0,),
-    "top_h": (),
-    "typical_p": (1,),
-}
-_WITH_BEAMS: Final[Mapping[str, tuple[object, ...]]] = {
-    "diversity_penalty": (0,),
-    "renormalize_logits": (False,),
-}
+from kept.sampling.transformers_fields import DONE, HARMLESS, ONLY_IN_FILES, REFUSED
 
 # Kinds of cache that transformers offers and that hold the same keys and values as the dynamic one.
 _SAME_AS_DYNAMIC: Final = frozenset(
@@ -49,30 +17,81 @@ _SAME_AS_DYNAMIC: Final = frozenset(
 )
 _SAME_AS_STATIC: Final = frozenset({"static", "offloaded_static"})
 
+_OF_MODEL_CONFIG: Final = (DONE | REFUSED.keys() | HARMLESS.keys()) - {
+    # Training writes false here to save memory. With a cache the same text comes sooner.
+    "use_cache",
+    "transformers_version",
+}
 
-def refuse_unsupported(config: Mapping[str, object], *, do_sample: bool, num_beams: int) -> None:
+
+def settings_of_model_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a config.json, which count where there is no generation_config.json.
+
+    As in transformers' `GenerationConfig.from_model_config`: a field of the model's own, else of
+    the first decoder's config inside; `null` is not set.
+    """
+    names = ("decoder", "generator", "text_config")
+    inner: object = next((config[name] for name in names if config.get(name)), None)
+    places = [config, inner] if isinstance(inner, Mapping) else [config]
+    found = {
+        name: place[name]
+        for place in reversed(places)
+        for name in _OF_MODEL_CONFIG
+        if place.get(name) is not None
+    }
+    if config.get("force_bos_token_to_be_generated"):  # the name of old BARTs
+        found["forced_bos_token_id"] = found.get("bos_token_id")
+    return found
+
+
+def refuse_unsupported(
+    config: Mapping[str, object], source: str, *, do_sample: bool, num_beams: int
+) -> None:
     """Raise `OptionError` if `config` asks for what kept lacks and the output would depend on it.
 
     Fields that act only when sampling, or only on beams, are looked at only there. Fields that are
-    metadata, that concern speed or memory, or that are unknown, pass.
+    metadata, that concern speed or memory, or that are unknown, pass. source: the file's name.
     """
-    fields = dict(_ALWAYS)
-    if do_sample:
-        fields |= _WHEN_SAMPLING
-    if num_beams > 1:
-        fields |= _WITH_BEAMS
-    for name, neutral in fields.items():
+    acts = {"always": True, "sampling": do_sample, "beams": num_beams > 1}
+    for name, refusal in REFUSED.items():
         value = config.get(name)
-        if value is None or value in neutral or value in ([], (), {}):
-            continue
-        limit = f"only {neutral[0]!r}" if neutral else "nothing"
-        raise OptionError(
-            f"generation_config.json sets {name}={value!r}, which kept does not implement "
-            f"({limit} is accepted there); remove the field to generate without it"
-        )
+        if acts[refusal.when] and not _is_neutral(value, refusal.neutral):
+            limit = f"only {refusal.neutral[0]!r}" if refusal.neutral else "nothing"
+            raise OptionError(
+                f"{source} sets {name}={value!r:.200}, which kept does not implement "
+                f"({limit} is accepted there); {_in_file(refusal.instead)}"
+            )
 
 
-def without_transformers_caches(config: Mapping[str, object]) -> Mapping[str, object]:
+def _in_file(instead: str) -> str:
+    return instead.replace("leave it out", "remove the field")
+
+
+def _is_neutral(value: object, neutral: tuple[object, ...]) -> bool:
+    return value is None or value in neutral or value in ([], (), {})
+
+
+def check_keywords(options: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """The options of a call, without those of transformers' that change nothing.
+
+    Raises `OptionError` for one that kept lacks and for one that nobody knows.
+    """
+    found = {name: value for name, value in options.items() if name in known}
+    for name in options.keys() - known - HARMLESS.keys():
+        value, refusal = options[name], REFUSED.get(name)
+        if name in ONLY_IN_FILES:
+            raise OptionError(f"{name} is no option of a call; {ONLY_IN_FILES[name]}")
+        if refusal is None:
+            raise OptionError(f"no option is called {name}; there are {', '.join(sorted(known))}")
+        if not _is_neutral(value, refusal.neutral):
+            raise OptionError(
+                f"{name}={value!r:.200} is an option of transformers that kept does not implement; "
+                f"{refusal.instead}"
+            )
+    return found
+
+
+def without_transformers_caches(config: Mapping[str, object], source: str) -> Mapping[str, object]:
     """Return `config` with transformers' kinds of cache named as kept's that generate the same.
 
     "sliding", which only kept has, stays.
@@ -82,11 +101,16 @@ def without_transformers_caches(config: Mapping[str, object]) -> Mapping[str, ob
     kind = config.get("cache_implementation")
     if kind is None or kind == "sliding":
         return config
+    if not isinstance(kind, str):
+        raise OptionError(
+            f"generation_config.json sets cache_implementation={kind!r:.100}, which must be the "
+            "name of a cache; pass cache_implementation as dynamic, static, sliding or evicting"
+        )
     if kind in _SAME_AS_DYNAMIC:
         return {**config, "cache_implementation": "dynamic"}
     if kind in _SAME_AS_STATIC:
         return {**config, "cache_implementation": "static"}
     raise OptionError(
-        f"generation_config.json sets cache_implementation={kind!r}, which kept does not "
+        f"{source} sets cache_implementation={kind!r}, which kept does not "
         "implement; pass cache_implementation as dynamic, static, sliding or evicting"
     )

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+Ids = npt.NDArray[np.int64]
+
 
 class TokenHistory:
     """The token ids of one sequence, prompt first, in a buffer that grows by doubling.
@@ -16,22 +18,33 @@ class TokenHistory:
     `append` changes it; `tokens` is a read-only view that this invalidates.
     """
 
-    __slots__ = ("_buffer", "_length", "num_prompt")
+    __slots__ = ("_buffer", "_length", "_source", "num_prompt")
 
-    def __init__(self, prompt: Sequence[int] | torch.Tensor | npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        prompt: Sequence[int] | torch.Tensor | Ids,
+        source: Sequence[int] | Ids | None = None,
+    ) -> None:
+        """source: what an encoder reads of the request, where it is not the prompt."""
         tokens = prompt.cpu().numpy() if isinstance(prompt, torch.Tensor) else prompt
-        self._buffer: npt.NDArray[np.int64] = np.array(tokens, dtype=np.int64).reshape(-1)
+        self._buffer: Ids = np.array(tokens, dtype=np.int64).reshape(-1)
         self._length = self.num_prompt = self._buffer.size
+        self._source = None if source is None else np.array(source, dtype=np.int64)
 
     def __len__(self) -> int:
         return self._length
 
     @property
-    def tokens(self) -> npt.NDArray[np.int64]:
+    def tokens(self) -> Ids:
         """All token ids, prompt first, shape (S,)."""
         view = self._buffer[: self._length]
         view.flags.writeable = False
         return view
+
+    @property
+    def asked(self) -> Ids:
+        """The tokens the request came with: what the encoder read, or else the prompt."""
+        return self.tokens[: self.num_prompt] if self._source is None else self._source
 
     @property
     def num_generated(self) -> int:
@@ -54,6 +67,6 @@ class TokenHistory:
 
     def fork(self) -> Self:
         """Return a copy that grows on its own."""
-        copy = type(self)(self.tokens)
+        copy = type(self)(self.tokens, self._source)
         copy.num_prompt = self.num_prompt
         return copy

@@ -16,7 +16,10 @@ from kept.sampling.fields import (
 )
 from kept.sampling.resolve import resolve
 from kept.sampling.resolved import ResolvedParams
+from kept.sampling.rules import RULE_FIELDS
 
+GENERATION_CONFIG = "generation_config.json"
+_FIELDS = (*FIELDS, *RULE_FIELDS)
 _EMPTY: Mapping[str, object] = MappingProxyType({})
 
 
@@ -54,6 +57,16 @@ class SamplingParams:
         early_stopping: when a beam search ends: True, False or "never". Default False.
         num_return_sequences: texts per prompt. Default 1.
         seed: makes the draws repeatable. Default: taken from the system once per prompt.
+    Rules, each as transformers' GenerationConfig has it. Default none
+        suppress_tokens, begin_suppress_tokens: tokens that never come, or not as the first.
+        forced_bos_token_id, forced_eos_token_id: the token after a single first one (the start of
+            an encoder-decoder model's answer), and those a text that reaches its length ends with.
+        bad_words_ids: sequences of tokens that never come. sequence_bias: pairs (sequence, what is
+            added to the logit of its last token).
+        exponential_decay_length_penalty: (n, factor): ends get likelier after n tokens.
+        encoder_repetition_penalty, encoder_no_repeat_ngram_size: of the tokens that were asked.
+        top_h, typical_p, epsilon_cutoff, eta_cutoff: filters of a draw. Given, they draw.
+        renormalize_logits: make scores of beams probabilities again after all that.
     Report
         logprobs: report the chosen token's log-probability under the model's own distribution,
             and those of this many likeliest tokens. Default: not reported.
@@ -101,6 +114,20 @@ class SamplingParams:
     ignore_eos: bool = False
     seed: int | None = None
     logprobs: int | None = None
+    suppress_tokens: int | Sequence[int] | None = None
+    begin_suppress_tokens: int | Sequence[int] | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | Sequence[int] | None = None
+    bad_words_ids: Sequence[Sequence[int]] | None = None
+    sequence_bias: Mapping[tuple[int, ...], float] | Sequence[Sequence[object]] | None = None
+    exponential_decay_length_penalty: Sequence[float] | None = None
+    encoder_repetition_penalty: float | None = None
+    encoder_no_repeat_ngram_size: int | None = None
+    top_h: float | None = None
+    typical_p: float | None = None
+    epsilon_cutoff: float | None = None
+    eta_cutoff: float | None = None
+    renormalize_logits: bool | None = None
     use_cache: bool | None = None
     cache_implementation: CacheImplementation | None = None
     kv_dtype: KVDtype | None = None
@@ -115,21 +142,26 @@ class SamplingParams:
     slide_hop: int | None = None
 
     def __post_init__(self) -> None:
-        for field in FIELDS:
+        for field in _FIELDS:
             value = getattr(self, field.name)
             if value is not None:
                 object.__setattr__(self, field.name, field.check(field.name, value))
 
     def resolve(
-        self, generation_config: Mapping[str, object] = _EMPTY, *, vocab_size: int | None = None
+        self,
+        generation_config: Mapping[str, object] = _EMPTY,
+        *,
+        vocab_size: int | None = None,
+        source: str = GENERATION_CONFIG,
     ) -> ResolvedParams:
         """Return these options made concrete by a checkpoint's generation_config.json and defaults.
 
+        source: the name of the file that `generation_config` comes from, for errors.
         A `seed` that is None is drawn from the system here, once, so that the result can say how to
         repeat it. With `vocab_size`, an `eos_token_id` given here must be below it. Raises
         `OptionError` where options contradict each other, where the checkpoint's value of an option
         in use is out of range, or where it asks for something kept does not implement that would
         change the output.
         """
-        given = {field.name: getattr(self, field.name) for field in FIELDS}
-        return resolve(given, generation_config, vocab_size)
+        given = {field.name: getattr(self, field.name) for field in _FIELDS}
+        return resolve(given, generation_config, source, vocab_size)

@@ -14,41 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kept.sampling.history import TokenHistory
+from kept.sampling.history import Ids, TokenHistory
 from kept.sampling.resolved import ResolvedParams
 
-Ids = npt.NDArray[np.int64]
 _NEVER = float("-inf")
-
-
-def process_scores(scores: Tensor, params: ResolvedParams, history: TokenHistory) -> Tensor:
-    """Apply every processor `params` switches on, in transformers' order.
-
-    `scores` is (V,) fp32: the logits, or in beam search their log-softmax. Returns (V,) fp32 with
-    -inf for tokens ruled out; it may be `scores` itself. All entries can be -inf.
-    """
-    if params.repetition_penalty != 1.0:
-        scores = repetition_penalty(scores, history.tokens, params.repetition_penalty)
-    if params.no_repeat_ngram_size > 0:
-        scores = no_repeat_ngrams(scores, history.tokens, params.no_repeat_ngram_size)
-    if suppresses_ends(params, history):
-        scores = suppress(scores, params.eos_token_ids)
-    if not params.do_sample:
-        return scores
-    keep = params.min_tokens_to_keep
-    if params.temperature != 1.0:
-        scores = scores / params.temperature
-    if params.top_k > 0:
-        scores = top_k(scores, max(params.top_k, keep))
-    if params.top_p < 1.0:
-        scores = top_p(scores, params.top_p, keep)
-    if params.min_p > 0.0:
-        scores = min_p(scores, params.min_p, keep)
-    return scores
 
 
 def suppresses_ends(params: ResolvedParams, history: TokenHistory) -> bool:
@@ -62,7 +34,7 @@ def repetition_penalty(scores: Tensor, tokens: Ids, penalty: float) -> Tensor:
     Positive scores are divided by `penalty` and negative ones multiplied (Keskar et al., 2019).
     `tokens` (S,) is prompt and text; ids past the end of the row are passed over.
     """
-    seen = _index(tokens[tokens < scores.numel()], scores)
+    seen = index_of(tokens[tokens < scores.numel()], scores)
     score = scores[seen]
     processed = scores.clone()
     processed[seen] = torch.where(score < 0, score * penalty, score / penalty)
@@ -74,19 +46,21 @@ def no_repeat_ngrams(scores: Tensor, tokens: Ids, size: int) -> Tensor:
     return suppress(scores, repeated_ngram_ends(tokens, size))
 
 
-def repeated_ngram_ends(tokens: Ids, size: int) -> Ids:
+def repeated_ngram_ends(tokens: Ids, size: int, until: int | None = None) -> Ids:
     """Return the tokens that followed earlier occurrences of the last `size - 1` of `tokens` (S,).
 
+    until: look only among the first so many tokens; None: among all.
     One vectorised comparison per position of the n-gram over the whole history, so a step costs
     O(S) memory reads and no Python loop over S.
     """
-    num_ngrams = tokens.size - size + 1
+    searched = tokens[:until]
+    num_ngrams = searched.size - size + 1
     if num_ngrams <= 0:
         return np.empty(0, dtype=np.int64)
     matches = np.ones(num_ngrams, dtype=np.bool_)
     for i in range(size - 1):
-        matches &= tokens[i : i + num_ngrams] == tokens[tokens.size - size + 1 + i]
-    return np.unique(tokens[size - 1 :][matches])
+        matches &= searched[i : i + num_ngrams] == tokens[tokens.size - size + 1 + i]
+    return np.unique(searched[size - 1 :][matches])
 
 
 def suppress(scores: Tensor, token_ids: Iterable[int]) -> Tensor:
@@ -95,7 +69,7 @@ def suppress(scores: Tensor, token_ids: Iterable[int]) -> Tensor:
     banned = banned[banned < scores.numel()]
     if banned.size == 0:
         return scores
-    return scores.index_fill(0, _index(banned, scores), _NEVER)
+    return scores.index_fill(0, index_of(banned, scores), _NEVER)
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
@@ -160,5 +134,6 @@ def _sorted(values: Tensor) -> Tensor:
     return torch.sort(values).values
 
 
-def _index(token_ids: Ids, scores: Tensor) -> Tensor:
+def index_of(token_ids: Ids, scores: Tensor) -> Tensor:
+    """Token ids (n,) as an index into `scores`."""
     return torch.from_numpy(token_ids).to(scores.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kept.errors import OptionError
 from kept.sampling import fields as f
@@ -11,11 +11,15 @@ from kept.sampling.draw import fresh_seed
 from kept.sampling.fields import Field
 from kept.sampling.generation_config import refuse_unsupported, without_transformers_caches
 from kept.sampling.resolved import ResolvedParams
+from kept.sampling.rules import DRAWN_RULES, RULE_FIELDS, Rules
 
 T = TypeVar("T")
 
 # The values of the sampling options that change nothing, and so contradict nothing.
-_NEUTRAL: Mapping[str, float] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+_NEUTRAL: Mapping[str, float | None] = {
+    **{"top_k": 0, "top_p": 1.0, "min_p": 0.0},
+    **{field.name: field.default for field in DRAWN_RULES},
+}
 
 _CACHE_FIELDS: tuple[Field[object], ...] = (
     f.CACHE_IMPLEMENTATION,
@@ -42,9 +46,10 @@ _EVICTING_SINKS = 4  # first tokens that an evicting cache keeps, unless asked o
 class _Reader:
     """Reads an option from the caller's values, then the checkpoint's, then the defaults."""
 
-    def __init__(self, given: Mapping[str, object], config: Mapping[str, object]) -> None:
-        self._given = given
-        self._config = config
+    def __init__(
+        self, given: Mapping[str, object], config: Mapping[str, object], source: str
+    ) -> None:
+        self._given, self._config, self._source = given, config, source
 
     def is_given(self, field: Field[object]) -> bool:
         return self._given.get(field.name) is not None
@@ -59,7 +64,7 @@ class _Reader:
         value = self._config.get(field.name)
         if value is None:
             return field.default
-        return field.check(f"generation_config.json's {field.name}", value)
+        return field.check(f"{self._source}'s {field.name}", value)
 
     def get_given(self, field: Field[T]) -> T:
         """Read an option that generation_config.json does not have."""
@@ -70,23 +75,26 @@ class _Reader:
         text = f"{field.name}={self.get(field)!r}"
         if self.is_given(field):
             return text
-        return f"{text} ({'from generation_config.json' if self.is_set(field) else 'the default'})"
+        return f"{text} ({f'from {self._source}' if self.is_set(field) else 'the default'})"
 
 
 def resolve(
-    given: Mapping[str, object], config: Mapping[str, object], vocab_size: int | None
+    given: Mapping[str, object],
+    config: Mapping[str, object],
+    source: str,
+    vocab_size: int | None,
 ) -> ResolvedParams:
     """Make `given` concrete; see `SamplingParams.resolve`, whose engine this is."""
-    read = _Reader(given, config)
+    read = _Reader(given, config, source)
     if read.get(f.USE_CACHE) and not read.is_given(f.CACHE_IMPLEMENTATION):
-        config = without_transformers_caches(config)
-        read = _Reader(given, config)
+        config = without_transformers_caches(config, source)
+        read = _Reader(given, config, source)
     do_sample = _resolve_do_sample(read)
     num_beams = read.get(f.NUM_BEAMS)
     _check_beams(read, do_sample)
     _check_lengths(read)
     _check_cache(read)
-    refuse_unsupported(config, do_sample=do_sample, num_beams=num_beams)
+    refuse_unsupported(config, source, do_sample=do_sample, num_beams=num_beams)
     use_cache = read.get(f.USE_CACHE)
     cache_implementation = read.get(f.CACHE_IMPLEMENTATION) if use_cache else None
     sliding, evicting = (cache_implementation == kind for kind in ("sliding", "evicting"))
@@ -124,12 +132,28 @@ def resolve(
         num_recent=read.get(f.NUM_RECENT) if evicting else None,
         overflow=read.get_given(f.OVERFLOW),
         slide_hop=read.get_given(f.SLIDE_HOP),
+        rules=_resolve_rules(read, do_sample, num_beams, vocab_size),
     )
+
+
+def _resolve_rules(read: _Reader, do_sample: bool, num_beams: int, vocab_size: int | None) -> Rules:
+    idle = set() if do_sample else {field.name for field in DRAWN_RULES}
+    if num_beams == 1:
+        idle.add("renormalize_logits")
+    values: dict[str, Any] = {f.name: read.get(f) for f in RULE_FIELDS if f.name not in idle}
+    rules = Rules(**values)
+    for name, token in rules.token_ids():
+        if vocab_size is not None and token >= vocab_size:
+            raise OptionError(
+                f"{name} names the token {token}, and the vocabulary has {vocab_size}; pass ids "
+                f"below {vocab_size}"
+            )
+    return rules
 
 
 def _resolve_do_sample(read: _Reader) -> bool:
     """Decide between drawing and taking the likeliest, and refuse options of the other one."""
-    filters: tuple[Field[float], ...] = (f.TOP_K, f.TOP_P, f.MIN_P)
+    filters: tuple[Field[float | None], ...] = (f.TOP_K, f.TOP_P, f.MIN_P, *DRAWN_RULES)
     temperature_given = read.is_given(f.TEMPERATURE)
     asked = read.is_given(f.DO_SAMPLE) and read.get(f.DO_SAMPLE)
     if read.is_given(f.DO_SAMPLE):

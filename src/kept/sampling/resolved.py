@@ -13,6 +13,7 @@ from kept.sampling.fields import (
     KVDtype,
     Overflow,
 )
+from kept.sampling.rules import NO_RULES, Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class ResolvedParams:
     num_recent: int | None
     overflow: Overflow
     slide_hop: int | None
+    rules: Rules
 
     @property
     def is_plain_greedy(self) -> bool:
@@ -70,6 +72,7 @@ class ResolvedParams:
         return (
             self.repetition_penalty != 1.0
             or self.no_repeat_ngram_size > 0
+            or self.rules != NO_RULES
             or (bool(self.eos_token_ids) and (self.min_new_tokens > 0 or self.min_length > 0))
         )
 

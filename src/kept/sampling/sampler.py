@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kept.errors import OptionError, SamplingError
+from kept.sampling.chain import process_scores
 from kept.sampling.draw import draw
 from kept.sampling.history import TokenHistory
 from kept.sampling.likeliest import Likeliest, scores_to_draw_from
 from kept.sampling.logprobs import TokenLogprobs, token_logprobs
-from kept.sampling.processors import process_scores
 from kept.sampling.resolved import ResolvedParams
 
 
@@ -90,7 +90,9 @@ def _explain_no_choice(peak: float, options: ResolvedParams) -> str:
         "min_length": options.min_length > 0,
         "temperature": options.temperature != 1.0,
     }
-    named = ", ".join(f"{name}={getattr(options, name)!r}" for name, on in active.items() if on)
+    found = {name: getattr(options, name) for name, on in active.items() if on}
+    found |= options.rules.active()
+    named = ", ".join(f"{name}={value!r:.100}" for name, value in found.items())
     if peak == -math.inf:
         return f"no token is left to choose from after {named}; loosen one of them"
     return f"the scores are no longer finite after {named}; move one of them nearer to 1"

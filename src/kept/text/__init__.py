@@ -2,13 +2,16 @@
 
 from kept.text.chat_template import ChatTemplate
 from kept.text.detokenizer import IncrementalDetokenizer
+from kept.text.spelling import Spelling, ends_in_stop
 from kept.text.stop import StopChecker
 from kept.text.tokenizer import Tokenizer, find_tokenizer
 
 __all__ = [
     "ChatTemplate",
     "IncrementalDetokenizer",
+    "Spelling",
     "StopChecker",
     "Tokenizer",
+    "ends_in_stop",
     "find_tokenizer",
 ]

@@ -13,8 +13,10 @@ from jinja2.exceptions import TemplateSyntaxError
 from kept.errors import TemplateError, TokenizerError
 from kept.json_file import read_json_object, read_text
 from kept.text.messages import REASONING_FIELDS, plain, prepare_messages
+from kept.text.template_budget import ExceededError, budget_for
 from kept.text.template_environment import make_environment
 
+_MAX_TEMPLATE = 1 << 18  # characters
 _CONTINUE_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
@@ -61,7 +63,9 @@ class ChatTemplate:
         for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
             files[path.name.removesuffix(".jinja")] = path
         if files:
-            templates = {name: read_text(path, TokenizerError) for name, path in files.items()}
+            texts = {name: read_text(path, TokenizerError) for name, path in files.items()}
+            # A mark of the encoding is no text of the prompt.
+            templates = {name: text.removeprefix("\ufeff") for name, text in texts.items()}
             return cls(templates, special_tokens, source=str(default))
         config_path = folder / "tokenizer_config.json"
         config = read_json_object(config_path, TokenizerError, optional=True)
@@ -132,9 +136,20 @@ class ChatTemplate:
     def _run(self, name: str, variables: Mapping[str, Any]) -> str:
         where = f"chat template {name!r} of {self.source}"
         try:
-            if name not in self._compiled:
-                self._compiled[name] = make_environment().from_string(self.templates[name])
-            return self._compiled[name].render(variables)
+            if len(self.templates[name]) > _MAX_TEMPLATE:
+                raise ExceededError(
+                    f"it is {len(self.templates[name]):,} characters long, and at most "
+                    f"{_MAX_TEMPLATE:,} are allowed"
+                )
+            with budget_for(variables):
+                if name not in self._compiled:
+                    self._compiled[name] = make_environment().from_string(self.templates[name])
+                return self._compiled[name].render(variables)
+        except ExceededError as error:
+            raise TemplateError(
+                f"{where} asks for too much: {error.message}. Templates of chat models stay far "
+                "below; is this one intact and from a source you trust?"
+            ) from error
         except TemplateSyntaxError as error:
             raise TemplateError(
                 f"{where} is not valid Jinja (line {error.lineno}: {error.message}); "

@@ -12,16 +12,22 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import Protocol
+from copy import copy
+from typing import Protocol, Self
 
 from tokenizers import decoders, pre_tokenizers
+
+from kept.text.library import DECODING
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _UNKNOWN = "\ufffd"
 
 
 class Step(Protocol):
-    """One step of a decoder over a growing list of tokens; every call mutates the step."""
+    """One step of a decoder over a growing list of tokens; every call but `fork` mutates it."""
+
+    def fork(self) -> Step:
+        """A copy that goes on by itself."""
 
     def feed(self, tokens: list[str]) -> list[str]:
         """Take tokens, give the outputs that are certain."""
@@ -33,14 +39,22 @@ class Step(Protocol):
         """Say that no more tokens come, and give what was kept."""
 
 
-class PerToken:
+class _Forks:
+    """A step whose state is replaced, and never changed in place."""
+
+    def fork(self) -> Self:
+        return copy(self)
+
+
+class PerToken(_Forks):
     """A step that looks at each token alone: Replace, or Strip before Fuse."""
 
     def __init__(self, decoder: decoders.Decoder) -> None:
         self._decoder = decoder
 
     def feed(self, tokens: list[str]) -> list[str]:
-        return [self._decoder.decode([token]) for token in tokens]
+        with DECODING:
+            return [self._decoder.decode([token]) for token in tokens]
 
     def settle(self) -> list[str]:
         return []
@@ -60,12 +74,13 @@ class FirstTokenDiffers(PerToken):
         outputs = []
         for token in tokens:
             # An empty token in front makes this one not the first, and adds no text.
-            outputs.append(self._decoder.decode(["", token] if self._started else [token]))
+            with DECODING:
+                outputs.append(self._decoder.decode(["", token] if self._started else [token]))
             self._started = True
         return outputs
 
 
-class SpaceBetween:
+class SpaceBetween(_Forks):
     """What the library does without a decoder: tokens with a space between."""
 
     def __init__(self) -> None:
@@ -83,7 +98,7 @@ class SpaceBetween:
         return []
 
 
-class LastTokenDiffers:
+class LastTokenDiffers(_Forks):
     """BPEDecoder: an end-of-word suffix is a space, but nothing at the end of the text."""
 
     def __init__(self, decoder: decoders.Decoder) -> None:
@@ -94,8 +109,9 @@ class LastTokenDiffers:
     def feed(self, tokens: list[str]) -> list[str]:
         outputs = []
         for token in tokens:
-            inner, last = self._decoder.decode([token, ""]), self._decoder.decode([token])
-            certain = _common_length(inner, last)
+            with DECODING:
+                inner, last = self._decoder.decode([token, ""]), self._decoder.decode([token])
+            certain = common_length(inner, last)
             outputs += [self._if_more, last[:certain]]
             self._if_more, self._if_end = inner[certain:], last[certain:]
         return outputs
@@ -107,20 +123,20 @@ class LastTokenDiffers:
         return [self._if_end]
 
 
-class ByteRuns:
+class ByteRuns(_Forks):
     """ByteFallback: a run of `<0xNN>` tokens is their text, or one U+FFFD per byte.
 
     One bad byte spoils its whole run, so nothing of a run is certain before it ends.
     """
 
     def __init__(self) -> None:
-        self._run = bytearray()
+        self._run = b""
 
     def feed(self, tokens: list[str]) -> list[str]:
         outputs = []
         for token in tokens:
             if byte := _BYTE_TOKEN.fullmatch(token):
-                self._run.append(int(byte[1], 16))
+                self._run += bytes([int(byte[1], 16)])
             else:
                 outputs += [*self.finish(), token]
         return outputs
@@ -128,14 +144,14 @@ class ByteRuns:
     def settle(self) -> list[str]:
         decoder = codecs.getincrementaldecoder("utf-8")()
         try:
-            text = decoder.decode(bytes(self._run))
+            text = decoder.decode(self._run)
         except UnicodeDecodeError:
             return self.finish()
-        self._run = bytearray(decoder.getstate()[0])
+        self._run = decoder.getstate()[0]
         return [text] if text else []
 
     def finish(self) -> list[str]:
-        run, self._run = bytes(self._run), bytearray()
+        run, self._run = self._run, b""
         if not run:
             return []
         try:
@@ -150,6 +166,11 @@ class ByteLevelText:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
+    def fork(self) -> Self:
+        forked = copy(self)
+        forked._decoder = copy(self._decoder)
+        return forked
+
     def feed(self, tokens: list[str]) -> list[str]:
         return [self._decoder.decode(b"".join(map(_token_bytes, tokens)))]
 
@@ -160,7 +181,7 @@ class ByteLevelText:
         return [self._decoder.decode(b"", final=True)]
 
 
-class StripStart:
+class StripStart(_Forks):
     """Strip after Fuse: up to `limit` times `content` at the start of the whole text."""
 
     def __init__(self, content: str, limit: int) -> None:
@@ -184,7 +205,7 @@ class StripStart:
         return []
 
 
-class ReplaceText:
+class ReplaceText(_Forks):
     """Replace in the whole text: keeps back an end that could begin `old`."""
 
     def __init__(self, old: str, new: str) -> None:
@@ -207,7 +228,7 @@ class ReplaceText:
         return [held]
 
 
-class WholeText:
+class WholeText(_Forks):
     """Any steps whose output at one place may depend on all the tokens: decoded at the end."""
 
     def __init__(self, decoder: decoders.Decoder) -> None:
@@ -215,20 +236,28 @@ class WholeText:
         self._tokens: list[str] = []
         self._settled = ""
 
+    def fork(self) -> Self:
+        forked = copy(self)
+        forked._tokens = list(self._tokens)
+        return forked
+
     def feed(self, tokens: list[str]) -> list[str]:
-        self._tokens += tokens
+        self._tokens.extend(tokens)
         return []
 
     def settle(self) -> list[str]:
-        self._settled = self._decoder.decode(self._tokens)
+        with DECODING:
+            self._settled = self._decoder.decode(self._tokens)
         return [self._settled]
 
     def finish(self) -> list[str]:
-        text = self._decoder.decode(self._tokens)
-        return [text[_common_length(text, self._settled) :]]
+        with DECODING:
+            text = self._decoder.decode(self._tokens)
+        return [text[common_length(text, self._settled) :]]
 
 
-def _common_length(a: str, b: str) -> int:
+def common_length(a: str, b: str) -> int:
+    """How many characters two texts begin with alike."""
     differences = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     return next(differences, min(len(a), len(b)))
 

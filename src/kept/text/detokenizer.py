@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import copy
 from itertools import islice
 from typing import Any
 
@@ -22,6 +23,7 @@ from kept.text.decode_steps import (
     Step,
     StripStart,
     WholeText,
+    common_length,
 )
 from kept.text.pipeline import decoder_steps
 from kept.text.tokenizer import Tokenizer
@@ -61,9 +63,26 @@ class IncrementalDetokenizer:
         """Take the next token ids, give the text that is now certain (often none)."""
         return self._run([token for token in map(self._token, token_ids) if token is not None])
 
+    def special(self, token_id: int) -> tuple[str, str]:
+        """How a special token would be spelled next, and the text withheld that comes before it.
+
+        Changes nothing: the token is not part of the text.
+        """
+        withheld = self._forked()._drain("finish")
+        shown = self._forked()
+        token = self._tokenizer.id_to_token(token_id)
+        whole = shown._run([] if token is None else [token]) + shown._drain("finish")
+        common = common_length(withheld, whole)
+        return whole[common:], withheld[:common]
+
     def finish(self) -> str:
         """Say that no more tokens come; give the rest, U+FFFD for bytes that make no character."""
         return self._drain("finish")
+
+    def _forked(self) -> IncrementalDetokenizer:
+        forked = copy(self)
+        forked._steps = [step.fork() for step in self._steps]
+        return forked
 
     def _token(self, token_id: int) -> str | None:
         token = self._tokenizer.id_to_token(token_id)

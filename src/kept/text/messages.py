@@ -33,8 +33,15 @@ def plain(value: Any, where: str) -> Any:
     """Copy a value made of None, bool, int, float, str, lists, tuples and mappings.
 
     Subclasses lose what they add, so that a template meets nothing with methods of its own.
-    Raises `TemplateError` naming the place `where` for any other type.
+    Raises `TemplateError` naming the place `where` for any other type, and for a list in itself.
     """
+    try:
+        return _plain(value, where)
+    except RecursionError:
+        raise TemplateError(f"{where[:200]} is nested too deeply, or within itself") from None
+
+
+def _plain(value: Any, where: str) -> Any:
     if value is None or isinstance(value, bool):
         return value
     # The base's own conversion, which a subclass (an enum, a numpy scalar) cannot override.
@@ -45,9 +52,9 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, float):
         return float.__float__(value)
     if isinstance(value, Mapping):
-        return {plain(k, where): plain(v, f"{where}[{k!r}]") for k, v in value.items()}
+        return {_plain(k, where): _plain(v, f"{where}[{k!r}]") for k, v in value.items()}
     if isinstance(value, list | tuple):
-        items = [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        items = [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     raise TemplateError(
         f"{where} is a {type(value).__name__}; a chat template takes only JSON values "

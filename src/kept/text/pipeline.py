@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, models
 
 from kept.errors import TokenizerError
+from kept.json_file import check_regular, read_text
+from kept.text.library import refusing
+from kept.text.tokenizer_classes import GENERIC, RULES, Rules, add_bos_eos
+from kept.text.tokenizer_file import check_backend, check_text
 
-GENERIC = "PreTrainedTokenizerFast"
+log = logging.getLogger("kept")
+
 _REGISTERED = {
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
     "gpt2": "GPT2Tokenizer",
     "mistral": GENERIC,
-    "qwen2": "Qwen2Tokenizer",
-    "qwen3": "Qwen2Tokenizer",
+    **dict.fromkeys(("qwen2", "qwen3"), "Qwen2Tokenizer"),
     "t5": "T5Tokenizer",
 }
-_SPECIFIC = frozenset({"GPT2Tokenizer", "LlamaTokenizer", "Qwen2Tokenizer", "T5Tokenizer"})
+# Classes that transformers serves with another's.
+_ALIASES = {"LongformerTokenizer": "RobertaTokenizer"}
+_GENERIC_NAMES = frozenset(
+    {GENERIC, "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend", "BloomTokenizer"}
+)
 _FOREIGN: Final = (
     *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "tiktoken.model"),
     *("tekken.json", "vocab.txt"),
 )
+_MAX_BYTES: Final = 256 << 20  # the largest in use, of 262,144 tokens, have 33 MB
 # Any of these says that a folder has a tokenizer, be it one that kept cannot read.
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.json", "merges.txt", *_FOREIGN)
 _CONVERT = (
@@ -35,49 +46,94 @@ _CONVERT = (
 
 
 def resolve_tokenizer_class(declared: str | None, model_type: str | None) -> str:
-    """Name the tokenizer class that decides defaults, by transformers' AutoTokenizer rules.
+    """Name the tokenizer class that decides, by transformers' AutoTokenizer rules.
 
     `declared` is `tokenizer_class` of tokenizer_config.json (else of config.json), `model_type`
-    that of config.json. Classes without rules of their own give `GENERIC`.
+    that of config.json. Names that stand for tokenizer.json as it is written give `GENERIC`.
     """
     registered = _REGISTERED.get(model_type or "")
     if declared is None:
         return registered or GENERIC
-    name = declared.removesuffix("Fast")
-    if registered == GENERIC:
-        return GENERIC
-    if model_type == "qwen2":  # many Qwen2 folders name a class that is not theirs
-        return "Qwen2Tokenizer"
-    return name if name in _SPECIFIC else GENERIC
+    name = declared.removesuffix("Fast").replace("PreTrainedTokenizer", GENERIC)
+    name = _ALIASES.get(name, name)
+    if registered == GENERIC or name in _GENERIC_NAMES:
+        return "Qwen2Tokenizer" if model_type == "qwen2" else GENERIC
+    # Many Qwen2 folders name a class that is not theirs.
+    return "Qwen2Tokenizer" if model_type == "qwen2" else name
 
 
-def load_backend(
-    folder: Path, config: Mapping[str, Any], tokenizer_class: str
-) -> tuple[tokenizers.Tokenizer, str]:
-    """Build the library tokenizer, and name the class whose defaults apply to it.
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A library tokenizer without its class's tokens.
 
-    tokenizer.json is taken as written, but for Llama tokenizers of the SentencePiece kind, where
-    the place of the leading space follows `legacy` and `add_prefix_space` of the configuration, and
-    for T5's, of which only the vocabulary and the table of characters are. Raises
-    `TokenizerError` when no file of the folder can be used.
+    `tokenizer_class` is the class whose rules apply; `added` are the added tokens of tokenizer.json
+    by id; `has_json` says whether there is one.
+    """
+
+    backend: tokenizers.Tokenizer
+    tokenizer_class: str
+    added: Mapping[int, AddedToken]
+    has_json: bool
+
+
+def load_backend(folder: Path, config: Mapping[str, Any], tokenizer_class: str) -> Loaded:
+    """Build the library tokenizer of a folder.
+
+    Where the class has rules of its own (`tokenizer_classes.py`), tokenizer.json gives vocabulary
+    and merges and they the rest; otherwise it is taken as written. `finish_backend` has to follow
+    once the tokens are added. Raises `TokenizerError` when no file of the folder can be used.
     """
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        return _backend_without_json(folder, config, tokenizer_class), tokenizer_class
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises the bare class
-        raise TokenizerError(
-            f"{path} cannot be read as a tokenizer ({error}); "
-            "the file is damaged or truncated, copy or download it again"
-        ) from error
-    if tokenizer_class == "LlamaTokenizer":
-        if _is_byte_level(backend):
-            return backend, GENERIC
-        _set_llama_pipeline(backend, config)
-    if tokenizer_class == "T5Tokenizer":
-        _set_t5_pipeline(backend, config)
-    return backend, tokenizer_class
+    if not (path.is_symlink() or path.exists()):
+        backend = _backend_without_json(folder, config, tokenizer_class)
+        return Loaded(backend, tokenizer_class, {}, has_json=False)
+    text = read_text(path, TokenizerError, max_bytes=_MAX_BYTES)
+    rules = RULES.get(tokenizer_class)
+    file = check_text(text, path, needed=rules is not None and rules.reads_file)
+    with refusing(f"{path} cannot be read as a tokenizer", "copy or download it again"):
+        backend = tokenizers.Tokenizer.from_str(text)
+        check_backend(backend, path)
+        added = backend.get_added_tokens_decoder()
+        rules = _rules(tokenizer_class, backend, text)
+        if rules is None:
+            return Loaded(backend, GENERIC, added, has_json=True)
+        padding, post_processor = backend.padding, backend.post_processor
+        backend = tokenizers.Tokenizer(backend.model)
+        rules.build(backend, config, file)
+        backend.post_processor = post_processor
+        if padding is not None:
+            backend.enable_padding(**padding)
+    return Loaded(backend, tokenizer_class, added, has_json=True)
+
+
+def finish_backend(
+    loaded: Loaded, config: Mapping[str, Any], named: Mapping[str, str], extra: Iterable[str]
+) -> None:
+    """Do what the class does once all tokens are there, `named` and `extra` its special ones.
+
+    Mutates the backend.
+    """
+    if loaded.has_json:  # whose post-processor says the same, and wins
+        config = {k: v for k, v in config.items() if k not in ("add_bos_token", "add_eos_token")}
+    rules = RULES.get(loaded.tokenizer_class)
+    if rules is not None and rules.adds_again:
+        tokens = dict.fromkeys([*named.values(), *extra])
+        loaded.backend.add_tokens([AddedToken(token, special=True) for token in tokens])
+    if rules is not None and rules.finish is not None:
+        rules.finish(loaded.backend, config, named)
+    elif not loaded.has_json:
+        add_bos_eos(loaded.backend, config, named)
+
+
+def _rules(name: str, backend: tokenizers.Tokenizer, text: str) -> Rules | None:
+    if name == "LlamaTokenizer" and '"ByteLevel"' in text:
+        return None
+    rules = RULES.get(name)
+    if rules is not None and type(backend.model).__name__ == rules.model:
+        return rules
+    if name != GENERIC:
+        log.info("tokenizer.json is taken as it is written, as kept has no rules of %s", name)
+    return None
 
 
 def _backend_without_json(
@@ -87,12 +143,13 @@ def _backend_without_json(
         raise TokenizerError(f"{folder} is not a folder; give the folder of a checkpoint")
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
     if vocab.is_file() and merges.is_file():
-        if tokenizer_class not in (GENERIC, "GPT2Tokenizer"):
+        rules = RULES.get(tokenizer_class)
+        if rules is None or not rules.files:
             raise TokenizerError(
-                f"{folder} has vocab.json and merges.txt but no tokenizer.json, and "
-                f"{tokenizer_class} does not split text as GPT-2 does; {_CONVERT}"
+                f"{folder} has vocab.json and merges.txt but no tokenizer.json, and how "
+                f"{_named(tokenizer_class)} splits text is not in them; {_CONVERT}"
             )
-        return _gpt2_backend(vocab, merges, config)
+        return _backend_from_merges(vocab, merges, rules, config)
     for name in _FOREIGN:
         if (folder / name).is_file():
             raise TokenizerError(
@@ -104,83 +161,24 @@ def _backend_without_json(
     )
 
 
-def _gpt2_backend(vocab: Path, merges: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    try:
+def _named(tokenizer_class: str) -> str:
+    if tokenizer_class == GENERIC:
+        return "a tokenizer without a tokenizer_class"
+    return f"tokenizer_class {tokenizer_class!r}"
+
+
+def _backend_from_merges(
+    vocab: Path, merges: Path, rules: Rules, config: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    for path in (vocab, merges):
+        check_regular(path, TokenizerError, max_bytes=_MAX_BYTES)
+    with refusing(
+        f"{vocab} and {merges} cannot be read as a byte-level BPE",
+        "they are damaged or do not belong together, copy or download both again",
+    ):
         backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-    except Exception as error:  # the library raises the bare class
-        raise TokenizerError(
-            f"{vocab} and {merges} cannot be read as a byte-level BPE ({error}); "
-            "they are damaged or do not belong together, copy or download both again"
-        ) from error
-    prefix_space = bool(config.get("add_prefix_space", False))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
-    backend.decoder = decoders.ByteLevel()
+        rules.build(backend, config, {})
     return backend
-
-
-def add_bos_eos(
-    backend: tokenizers.Tokenizer, config: Mapping[str, Any], named: Mapping[str, str]
-) -> None:
-    """Make `encode` add bos and eos as `add_bos_token` and `add_eos_token` say; mutates `backend`.
-
-    Only for folders without tokenizer.json, whose post-processor says the same and wins.
-    """
-    bos = [named["bos_token"]] if config.get("add_bos_token") and "bos_token" in named else []
-    eos = [named["eos_token"]] if config.get("add_eos_token") and "eos_token" in named else []
-    if bos or eos:
-        backend.post_processor = processors.TemplateProcessing(
-            single=[*bos, "$A", *eos],
-            pair=None,
-            special_tokens=[(token, backend.token_to_id(token)) for token in {*bos, *eos}],
-        )
-
-
-def _is_byte_level(backend: tokenizers.Tokenizer) -> bool:
-    return any(
-        b'"ByteLevel"' in part.__getstate__()
-        for part in (backend.pre_tokenizer, backend.decoder)
-        if part is not None
-    )
-
-
-def _set_llama_pipeline(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    if not isinstance(backend.model, models.BPE):
-        return
-    prefix_space = config.get("add_prefix_space") is not False
-    scheme = "never" if not prefix_space else "always" if config.get("legacy") else "first"
-    backend.normalizer = None
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
-    steps: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    if prefix_space:
-        steps.append(decoders.Strip(content=" ", left=1, right=0))
-    backend.decoder = decoders.Sequence(steps)
-
-
-def _set_t5_pipeline(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    if not isinstance(backend.model, models.Unigram):
-        return
-    eos = config.get("eos_token", "</s>")
-    eos = eos["content"] if isinstance(eos, Mapping) else eos
-    backend.normalizer = _character_table(backend)
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
-    )
-    backend.decoder = decoders.Metaspace(prepend_scheme="always")
-    if (eos_id := backend.token_to_id(eos)) is not None:
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"$A {eos}", pair=f"$A {eos} $B {eos}", special_tokens=[(eos, eos_id)]
-        )
-
-
-def _character_table(backend: tokenizers.Tokenizer) -> normalizers.Normalizer | None:
-    """SentencePiece's own normalizer, out of what may be a sequence of several."""
-    if backend.normalizer is None:
-        return None
-    state = json.loads(backend.normalizer.__getstate__())
-    for step in state.get("normalizers", [state]):
-        if step["type"] == "Precompiled":
-            return normalizers.Precompiled(base64.b64decode(step["precompiled_charsmap"]))
-    return None
 
 
 def decoder_steps(backend: tokenizers.Tokenizer) -> list[dict[str, Any]]:

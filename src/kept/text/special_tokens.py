@@ -7,13 +7,14 @@ order of precedence is the one transformers 5 uses, so that ids and templates ag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import AddedToken
 
 from kept.errors import TokenizerError
+from kept.text.tokenizer_classes import RULES
 
 NAMED_TOKENS = (
     "bos_token",
@@ -25,12 +26,7 @@ NAMED_TOKENS = (
     "mask_token",
 )
 
-_CLASS_DEFAULTS = {
-    "GPT2Tokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
-    "Qwen2Tokenizer": dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
-    "T5Tokenizer": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
-    "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
-}
+_EXTRA = ("extra_special_tokens", "additional_special_tokens")
 _ADDED_TOKEN_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -45,6 +41,21 @@ class SpecialTokens:
     named: Mapping[str, AddedToken]
     extra: tuple[AddedToken, ...]
     added: Mapping[int, AddedToken]
+
+    def to_add(self, present: Iterable[AddedToken]) -> list[AddedToken]:
+        """Give what to add to a tokenizer with the added tokens `present`, in this order.
+
+        A token that is there keeps its spaces and its kind, whatever it is named.
+        """
+        adding = [self.added[i] for i in sorted(self.added)]
+        texts = {token.content for token in [*present, *adding]}
+        for token in [*self.named.values(), *self.extra]:
+            if token.content not in texts and token not in adding:
+                adding.append(token)
+        names = {token.content for token in self.named.values()}
+        for token in adding:
+            token.special = token.special or token.content in names
+        return adding
 
     def texts(self) -> dict[str, str]:
         """Give the named tokens as text, in the order and under the names templates see."""
@@ -65,7 +76,8 @@ def resolve_special_tokens(
     `added_tokens_decoder` it alone counts, as it replaced the two older files.
     Raises `TokenizerError` when an entry is neither a string nor a token object.
     """
-    declared: dict[str, Any] = {**_CLASS_DEFAULTS.get(tokenizer_class, {}), **config}
+    rules = RULES.get(tokenizer_class)
+    declared: dict[str, Any] = {**(rules.tokens if rules else {}), **config}
     added: dict[int, AddedToken] = {}
     if "added_tokens_decoder" in config:
         for token_id, entry in config["added_tokens_decoder"].items():
@@ -86,7 +98,15 @@ def resolve_special_tokens(
     for name, entry in _named_entries(declared).items():
         token = _token(entry, name)
         named[name] = known.get(token.content, token) if name in NAMED_TOKENS else token
-    extra = tuple(_token(entry, "extra_special_tokens") for entry in _extra_list(declared))
+    entries = _extra_list(declared)
+    if (
+        rules is not None
+        and rules.numbered
+        and not any(isinstance(declared.get(key), list) for key in _EXTRA)
+    ):
+        count = declared.get("extra_ids")
+        entries = [f"<extra_id_{i}>" for i in range(100 if count is None else count)]
+    extra = tuple(_token(entry, "extra_special_tokens") for entry in entries)
     return SpecialTokens(named, extra, added)
 
 
@@ -102,7 +122,7 @@ def _named_entries(declared: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _extra_list(declared: Mapping[str, Any]) -> list[Any]:
-    for key in ("extra_special_tokens", "additional_special_tokens"):
+    for key in _EXTRA:
         value = declared.get(key)
         if isinstance(value, list | tuple) and value:
             return list(value)

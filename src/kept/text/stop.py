@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 
 class StopChecker:
     """Passes a text on up to the first stop string, and never shows the beginning of one.
@@ -13,6 +15,8 @@ class StopChecker:
         stops "</s>":   fed  "one <"   "/s"   "> two"
                       shown  "one "    ""     ""        stopped
 
+    The search also goes through marks, the texts of special tokens, which are never shown.
+
     stopped: whether a stop string has been found; what is fed afterwards is dropped.
     """
 
@@ -23,6 +27,9 @@ class StopChecker:
         self._longest = max(map(len, self.stop_strings), default=0)
         self._first_characters = frozenset(stop[0] for stop in self.stop_strings)
         self._held = ""
+        self._hidden: tuple[tuple[int, int], ...] = ()  # where marks lie in what is held
+        self._fed = 0  # characters of text, marks not counted
+        self._waiting: tuple[tuple[int, str], ...] = ()  # marks, by how much text comes before
 
     def add(self, text: str) -> str:
         """Take the next piece of text, give what is now certain to come before any stop string.
@@ -31,17 +38,57 @@ class StopChecker:
         """
         if self.stopped:
             return ""
-        self._held += text
-        found = self._find()
-        pending = self._pending_start(len(self._held) if found is None else found)
-        return self._cut(pending) if pending == found else self._show(pending)
+        begin, self._fed = self._fed, self._fed + len(text)
+        used = 0
+        for place, mark in self._due():
+            self._held += text[used : place - begin]
+            used = max(used, place - begin)
+            self._hide(mark)
+        self._held += text[used:]
+        return self._advance()
+
+    def mark(self, text: str, pending: str = "") -> str:
+        """Take a special token's text, as `add` does; pending: text that is fed only later.
+
+        A stop string that the mark completes counts at once, with `pending` as it stands.
+        """
+        if self.stopped:
+            return ""
+        self._waiting += ((self._fed + len(pending), text),)
+        if not pending:
+            return self.add("")
+        ended = copy(self)
+        shown = ended.add(pending)
+        if ended.stopped:
+            vars(self).update(vars(ended))
+            return shown
+        return ""
 
     def finish(self) -> str:
         """Say that no more text will come, and give what was withheld and is no stop string."""
         if self.stopped:
             return ""
+        for _, mark in self._waiting:
+            self._hide(mark)
+        self._waiting = ()
         found = self._find()
         return self._show(len(self._held)) if found is None else self._cut(found)
+
+    def _due(self) -> list[tuple[int, str]]:
+        """Take the marks whose place has come."""
+        due = [found for found in self._waiting if found[0] <= self._fed]
+        self._waiting = self._waiting[len(due) :]
+        return due
+
+    def _hide(self, mark: str) -> None:
+        start = len(self._held)
+        self._held += mark
+        self._hidden += ((start, start + len(mark)),)
+
+    def _advance(self) -> str:
+        found = self._find()
+        pending = self._pending_start(len(self._held) if found is None else found)
+        return self._cut(pending) if pending == found else self._show(pending)
 
     def _find(self) -> int | None:
         """Give the start of the earliest complete stop string among the withheld."""
@@ -58,10 +105,19 @@ class StopChecker:
         return limit
 
     def _show(self, length: int) -> str:
-        shown, self._held = self._held[:length], self._held[length:]
-        return shown
+        """Let go of so much of what is held, and give the text of it."""
+        shown, begin = [], 0
+        for start, end in self._hidden:
+            shown.append(self._held[begin : min(start, length)])
+            begin = max(begin, end)
+        shown.append(self._held[begin:length])
+        self._held = self._held[length:]
+        moved = ((max(0, start - length), end - length) for start, end in self._hidden)
+        self._hidden = tuple(span for span in moved if span[1] > 0)
+        return "".join(shown)
 
     def _cut(self, start: int) -> str:
-        shown, self._held = self._held[:start], ""
+        shown = self._show(start)
+        self._held = ""
         self.stopped = True
         return shown

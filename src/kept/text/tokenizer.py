@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,25 @@ from typing import Any
 import tokenizers
 
 from kept.errors import OptionError, TokenizerError
-from kept.json_file import read_json_object
 from kept.text.cleanup import clean_up
+from kept.text.library import DECODING, ENCODING, refusing
 from kept.text.pipeline import (
     TOKENIZER_FILES,
-    add_bos_eos,
+    finish_backend,
     load_backend,
     resolve_tokenizer_class,
 )
 from kept.text.special_tokens import resolve_special_tokens
+from kept.text.tokenizer_config import TokenizerConfig, read_tokenizer_config
+from kept.text.tokenizer_file import Growth
+
+log = logging.getLogger("kept")
 
 
 class Tokenizer:
     """Turns text into token ids and back, as transformers does for the same folder.
 
-    Immutable once made, and safe to share between threads.
+    Its tokens never change, and it is safe to share between threads.
     """
 
     def __init__(
@@ -43,8 +48,11 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
+        self._growth = Growth(backend)
         self.special_tokens = dict(special_tokens or {})
         self.clean_up_spaces = clean_up_spaces
+        self._bos_text = self.special_tokens.get("bos_token", "")
+        self._said_bos = False
         for name, token in self.special_tokens.items():
             if backend.token_to_id(token) is None:
                 raise TokenizerError(
@@ -65,42 +73,59 @@ class Tokenizer:
         Raises `TokenizerError` naming the file and the remedy when one is missing or broken.
         """
         folder = Path(folder)
-
-        def read(name: str) -> dict[str, Any]:
-            return read_json_object(folder / name, TokenizerError, optional=True)
-
-        config, model_config = read("tokenizer_config.json"), read("config.json")
-        tokenizer_class, backend = _load(folder, config, model_config)
-        if "pad_token" not in config and backend.padding is not None:
-            config["pad_token"] = backend.padding["pad_token"]
-        has_json = (folder / "tokenizer.json").is_file()
+        config = read_tokenizer_config(folder)
+        loaded = load_backend(folder, config.fields, _class_of(config))
+        backend = loaded.backend
+        if "pad_token" not in config.fields and backend.padding is not None:
+            config.fields["pad_token"] = backend.padding["pad_token"]
         tokens = resolve_special_tokens(
-            config,
-            read("special_tokens_map.json"),
-            read("added_tokens.json"),
-            backend.get_added_tokens_decoder() if has_json else {},
-            tokenizer_class,
+            config.fields,
+            config.special_tokens_map,
+            config.added_tokens,
+            loaded.added,
+            loaded.tokenizer_class,
         )
-        backend.add_tokens([tokens.added[token_id] for token_id in sorted(tokens.added)])
-        backend.add_special_tokens([*tokens.named.values(), *tokens.extra])
-        backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
         named = tokens.texts()
-        if not has_json:
-            add_bos_eos(backend, config, named)
-        return cls(backend, named, clean_up_spaces=_cleans_up(backend, config))
+        with refusing(f"the special tokens of {folder} cannot be added", "correct its files"):
+            backend.add_tokens(tokens.to_add(backend.get_added_tokens_decoder().values()))
+            backend.encode_special_tokens = bool(config.fields.get("split_special_tokens", False))
+            finish_backend(loaded, config.fields, named, [t.content for t in tokens.extra])
+        return cls(backend, named, clean_up_spaces=_cleans_up(backend, config.fields))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Turn a text into token ids, with the bos and eos the tokenizer adds by itself.
 
-        Raises `OptionError` for a text that is not valid Unicode.
+        Raises `OptionError` for a text that is not valid Unicode or that the tokenizer's
+        normalizer would make too long, `TokenizerError` where a damaged tokenizer fails on it.
         """
         try:
-            return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
-        except TypeError as error:  # how the library says that half a surrogate pair has no UTF-8
+            text.encode()
+        except UnicodeEncodeError as error:
             raise OptionError(
                 f"a prompt has to be valid Unicode, and {text[:40]!r} is not; replace "
                 "its lone surrogates, as text.encode(errors='replace').decode() does"
             ) from error
+        self._growth.check(text)
+        with ENCODING:
+            return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Encode a prompt: like `encode`, but a bos that the text begins with is not doubled.
+
+        A prompt out of a chat template has its bos already; a second one, which transformers adds,
+        costs quality. The log says so once for each tokenizer.
+        """
+        ids, bos = self.encode(text), self.bos_token_id
+        if bos is None or ids[:2] != [bos, bos] or not text.startswith(self._bos_text):
+            return ids
+        if not self._said_bos:
+            self._said_bos = True
+            log.warning(
+                "the prompt begins with %s, which the tokenizer adds too: it is read once. To have "
+                "it twice, pass token ids",
+                self._bos_text,
+            )
+        return ids[1:]
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Turn token ids into text.
@@ -108,7 +133,10 @@ class Tokenizer:
         Ids outside the vocabulary (the padding rows of an embedding matrix) give no text; bytes
         that are not UTF-8 give U+FFFD.
         """
-        text: str = self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        with DECODING:
+            text: str = self.backend.decode(
+                list(token_ids), skip_special_tokens=skip_special_tokens
+            )
         return clean_up(text) if self.clean_up_spaces else text
 
     def id_to_token(self, token_id: int) -> str | None:
@@ -150,13 +178,9 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
     return Tokenizer.from_folder(folder)
 
 
-def _load(
-    folder: Path, config: Mapping[str, Any], model_config: Mapping[str, Any]
-) -> tuple[str, tokenizers.Tokenizer]:
-    declared = config.get("tokenizer_class") or model_config.get("tokenizer_class")
-    tokenizer_class = resolve_tokenizer_class(declared, model_config.get("model_type"))
-    backend, tokenizer_class = load_backend(folder, config, tokenizer_class)
-    return tokenizer_class, backend
+def _class_of(config: TokenizerConfig) -> str:
+    declared = config.fields.get("tokenizer_class") or config.model.get("tokenizer_class")
+    return resolve_tokenizer_class(declared, config.model.get("model_type"))
 
 
 def _cleans_up(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> bool:

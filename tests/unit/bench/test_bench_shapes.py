@@ -146,5 +146,5 @@ def test_weights_beyond_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
     small = Machine("a cpu", "x86_64", "Linux", 2, None, 8 * 10**9, 2 * 10**9, ())
     monkeypatch.setattr(random_weights, "describe_machine", lambda: small)
-    with pytest.raises(OptionError, match=r"12\.6 GiB as float16 and 1\.9 GiB .* smaller shape"):
+    with pytest.raises(OptionError, match=r"12\.6 GiB as bfloat16 and 1\.9 GiB .* smaller shape"):
         random_subject("llama-2-7b")

@@ -1,14 +1,19 @@
 """Weight formats: what the variants hold, and what their scores mean."""
 
 import math
+from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import kept
 from kept import machine
+from kept.bench import quality
+from kept.bench.eviction import Kept, measure_evictions
 from kept.bench.quality import FORMATS, Progress, Score, load_variant, measure_quality
 from kept.bench.random_weights import random_model
 from kept.bench.windows import cut_windows
@@ -76,6 +81,46 @@ def test_scores_are_those_of_whole_windows(
     assert score.mean_divergence == pytest.approx(float(torch.cat(divergences).mean()), rel=1e-3)
     assert score.agreeing == pytest.approx(agreeing, abs=2)  # near ties may fall either way
     assert score.agreement == score.agreeing / 728
+
+
+class Largest(TorchDispatchMode):
+    """How many rows of logits, or of anything else as wide, are in one tensor at most."""
+
+    rows = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and found.ndim > 1 and found.shape[-1] == 61:
+            self.rows = max(self.rows, found.numel() // 61)
+        return found
+
+
+@pytest.mark.parametrize("evicting", [False, True])
+def test_a_large_vocabulary_is_scored_in_pieces(
+    models: dict[str, CausalLM],
+    documents: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    evicting: bool,
+) -> None:
+    windows = cut_windows(documents[0], 96)[:3]
+
+    def measure() -> list[Score]:
+        if evicting:
+            found = measure_evictions(models["fp32"], windows, 96, [Kept("window", 0.5)])
+            return list(found.scores.values())
+        measured = measure_quality(models, windows, kv_dtypes=("int8",))
+        return [*measured.scores.values(), *measured.kv_scores.values()]
+
+    with Largest() as whole:
+        expected = measure()
+    monkeypatch.setattr(quality, "_PIECE_BYTES", 7 * 61 * 4 + 3)
+    with Largest() as pieces:
+        scores = measure()
+    assert whole.rows > 7 >= pieces.rows > 0
+    for score, wanted in zip(scores, expected, strict=True):
+        assert astuple(score) == pytest.approx(astuple(wanted), rel=1e-5, abs=1e-5)
 
 
 def test_fp32_does_not_differ_from_itself(

@@ -118,6 +118,18 @@ def rewritten(saved: tuple[Cache, bytes, Path], change: Callable[[dict[str, Any]
     return place
 
 
+RING = {"layout": "ring", "window": 3, "sinks": 0, "slack": 0}
+
+
+def whole(length: Any) -> dict[str, Any]:
+    return {"layout": "contiguous", "max_length": length}
+
+
+def evicting(budget: int, grain: int = 4) -> dict[str, Any]:
+    rule = {"budget": budget, "grain": grain, "score": "key-norm", "sinks": 1, "recent": 1}
+    return {"layout": "evicting", **rule}
+
+
 def put(**fields: Any) -> Callable[[dict[str, Any]], None]:
     return lambda description: description.update(fields)
 
@@ -148,6 +160,26 @@ def put(**fields: Any) -> Callable[[dict[str, Any]], None]:
         (put(shapes=[{"heads": 3}]), "describes no cache"),
         (put(checksums={}), "does not hold the tensors"),
         (lambda d: d.pop("kind"), "describes no cache"),
+        # Sizes are held against the file before they are allocated.
+        (
+            put(lengths=[2**31, 5], layout_of=[0, 0], layouts=[whole(None)]),
+            "by the lengths 2147483648, 5 it would be",
+        ),
+        (put(lengths=[2**31] * 2, inputs=[2**40]), "describes no cache"),
+        (put(lengths=[2**62, 5]), "describes no cache"),
+        (put(lengths=[1e400, 5]), "describes no cache"),
+        (put(lengths=["5", 5]), "describes no cache"),
+        (put(lengths=[True, 5]), "describes no cache"),
+        (put(layouts=[whole(2**40), RING]), "slots of 1,099,511,627,776 tokens.*this machine has"),
+        (put(layouts=[whole(2**62), RING]), "describes no cache"),
+        (put(layouts=[whole(1e400), RING]), "describes no cache"),
+        (put(layouts=[evicting(2**40), RING]), "would be .*1099511627776"),
+        (put(layouts=[evicting(8, grain=2**62), RING]), "describes no cache"),
+        (put(layouts=[whole(None), {**RING, "window": 2**62}]), "describes no cache"),
+        (put(layouts=[whole(None), RING] * 2), "describes no cache"),
+        (put(kind=5), "describes no cache"),
+        (put(fingerprint=None), "describes no cache"),
+        (put(checksums=[["a", 5]]), "describes no cache"),
     ],
 )
 def test_descriptions_that_make_no_sense(

@@ -63,7 +63,7 @@ def test_a_sliding_cache_takes_the_narrower_window() -> None:
     k = torch.zeros(1, 1, 20, 2)
     for layer in range(2):
         cache.update(k, k, layer)
-    assert [cache._layers[i].capacity for i in range(2)] == [5, 3]
+    assert [cache.layers[i].capacity for i in range(2)] == [5, 3]
 
 
 def test_repr_says_what_it_holds() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -117,15 +120,26 @@ def test_its_files_have_no_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
-def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "call", "code", "message"),
+    [
+        (os, "posix_fallocate", errno.ENOSPC, r"has no room for .* of keys and values .*make room"),
+        (tempfile, "TemporaryFile", errno.EMFILE, r"Too many open files.*ulimit -n"),
+        (mmap, "mmap", errno.ENOMEM, r"Cannot allocate memory.*vm.max_map_count"),
+    ],
+    ids=["disk", "files", "mappings"],
+)
+def test_where_there_is_no_room(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str, code: int, message: str
+) -> None:
     cache = make_cache(SHAPES, place=Offloaded(FOLDER, 1 << 20))
     step(cache, 10)
 
-    def full(*_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(CacheFullError, match=r"has no room for .* of keys and values"):
+    monkeypatch.setattr(module, call, full)
+    with pytest.raises(CacheFullError, match=message):
         step(cache, 100)
     monkeypatch.undo()
     assert cache.lengths == (10,)

@@ -13,7 +13,17 @@ from torch import Tensor
 
 from kept.models.checkpoint import Checkpoint
 
-CONFIG = {"model_type": "llama", "hidden_size": 4}
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 8,
+    "hidden_size": 4,
+    "intermediate_size": 4,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "max_position_embeddings": 8,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+}
 TENSORS = {
     "a.weight": torch.arange(6.0).reshape(2, 3),
     "b.weight": torch.arange(8, dtype=torch.bfloat16).reshape(4, 2),

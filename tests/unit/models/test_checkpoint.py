@@ -26,6 +26,7 @@ from kept.errors import (
     CheckpointNotFoundError,
     OptionError,
     UnsupportedFormatError,
+    UnsupportedModelError,
     WeightsError,
 )
 from kept.models.checkpoint import open_checkpoint
@@ -203,15 +204,74 @@ def test_quantization_config_null(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["pytorch_model.bin", "model.pt", "x.pth", "x.ckpt", "q4.gguf", "model.onnx", "tf_model.h5"],
+    ("name", "message"),
+    [
+        ("pytorch_model.bin", "is pickled.*Where you trust it, convert it"),
+        ("model.pt", "is pickled.*Load a checkpoint of the model that has them"),
+        ("consolidated.00.pth", "is pickled.*that has them"),
+        ("x.ckpt", "is pickled.*that has them"),
+        ("q4.gguf", r"is GGUF.*gguf_file='q4\.gguf'"),
+        ("model.onnx", "in a format kept does not read.*exported from"),
+        ("tf_model.h5", "in a format kept does not read.*exported from"),
+    ],
 )
-def test_weights_that_are_not_safetensors(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("described", [True, False])
+def test_weights_that_are_not_safetensors(
+    name: str, message: str, described: bool, tmp_path: Path
+) -> None:
     write_folder(tmp_path, None)
+    if not described:
+        (tmp_path / "config.json").unlink()
     (tmp_path / name).write_bytes(b"never opened")
-    with pytest.raises(UnsupportedFormatError, match="safe_serialization=True") as caught:
+    with pytest.raises(UnsupportedFormatError, match=f"(?s){message}") as caught:
         open_checkpoint(tmp_path)
-    assert name in str(caught.value)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_what_cannot_be_mended_is_named_first(tmp_path: Path) -> None:
+    """The family, then the quantization, then the files."""
+    gptq = {"quantization_config": {"quant_method": "gptq"}}
+    write_folder(tmp_path, None, config={**CONFIG, **gptq, "model_type": "mamba"})
+    (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
+    with pytest.raises(UnsupportedModelError, match="'mamba', which kept does not know"):
+        open_checkpoint(tmp_path)
+    write_folder(tmp_path, None, config={**CONFIG, **gptq})
+    with pytest.raises(UnsupportedFormatError, match="quant_method 'gptq'"):
+        open_checkpoint(tmp_path)
+    write_folder(tmp_path, None)
+    with pytest.raises(UnsupportedFormatError, match="is pickled"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "format"),
+    [
+        (["qweight", "qzeros", "scales", "g_idx"], r"\(GPTQ, as"),
+        (["qweight", "qzeros", "scales"], "AWQ or GPTQ"),
+        (["weight", "weight.absmax", "weight.quant_map"], "bitsandbytes, in 4 bits"),
+        (["weight", "weight.quant_state.bitsandbytes__nf4"], "bitsandbytes, in 4 bits"),
+        (["weight", "SCB"], "bitsandbytes, in 8 bits"),
+        (["weight", "scales", "biases"], "MLX"),
+        (["weight_packed", "weight_scale", "weight_shape"], "compressed-tensors"),
+        (["weight", "weight_scale_inv"], "8-bit floats"),
+        (["weight", "weight_scale"], "8-bit floats"),
+    ],
+)
+def test_quantized_tensors_without_a_word_in_config_json(
+    names: list[str], format: str, tmp_path: Path
+) -> None:
+    linear = "model.layers.0.mlp.up_proj"
+    packed = torch.zeros(2, 2, dtype=torch.int32)
+    write_folder(tmp_path, {f"{linear}.{name}": packed.clone() for name in names})
+    with pytest.raises(UnsupportedFormatError, match=f"{format}.*quantizes itself") as caught:
+        open_checkpoint(tmp_path)
+    assert f"'{linear}." in str(caught.value)
+
+
+def test_mlx_says_so_in_config_json(tmp_path: Path) -> None:
+    config = {**CONFIG, "quantization": {"group_size": 64, "bits": 4}}
+    with pytest.raises(UnsupportedFormatError, match="MLX has quantized the weights to 4 bits"):
+        open_checkpoint(write_folder(tmp_path, config=config))
 
 
 def test_pickles_beside_safetensors_are_left_alone(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import huggingface_hub.errors
 import pytest
 import torch
 from checkpoint_files import (
+    CONFIG,
     INDEX,
     SHARD_1,
     assert_holds_tensors,
@@ -20,6 +21,7 @@ from checkpoint_files import (
 from huggingface_hub import constants
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 
+from kept import LLM, quantize_checkpoint
 from kept.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -114,36 +116,69 @@ def test_what_the_hub_refuses(
     assert "\n" not in str(caught.value)
 
 
+OFFERED = [
+    "config.json",
+    "model.safetensors",
+    INDEX,
+    SHARD_1,
+    "tokenizer.json",
+    "chat_template.jinja",
+    "pytorch_model.bin",
+    "model.pt",
+    "consolidated.safetensors",
+    "original/model.safetensors",
+    "onnx/model.onnx",
+]
+
+
+class FakeHub:
+    """Gives out the folder of a commit, and remembers what it was asked for."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.asked = folder, list[tuple[str, Any, list[str]]]()
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self._download)
+
+    def _download(self, repo_id: str, **kwargs: Any) -> str:
+        taken = [
+            name
+            for name in OFFERED
+            if any(fnmatch(name, pattern) for pattern in kwargs["allow_patterns"])
+            and not any(fnmatch(name, pattern) for pattern in kwargs["ignore_patterns"])
+        ]
+        self.asked.append((repo_id, kwargs["revision"], taken))
+        return str(self.folder)
+
+
 def test_what_is_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-
-    def download(repo_id: str, **kwargs: Any) -> str:
-        asked.update(kwargs, repo_id=repo_id)
-        return str(write_folder(tmp_path))
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    hub = FakeHub(write_folder(tmp_path / ("c" * 40)), monkeypatch)
     open_checkpoint("org/nonesuch-model", revision="v1")
-    assert (asked["repo_id"], asked["revision"]) == ("org/nonesuch-model", "v1")
-    offered = [
-        "config.json",
-        "model.safetensors",
-        INDEX,
-        SHARD_1,
-        "tokenizer.json",
-        "chat_template.jinja",
-        "pytorch_model.bin",
-        "model.pt",
-        "consolidated.safetensors",
-        "original/model.safetensors",
-        "onnx/model.onnx",
-    ]
-    taken = [
-        name
-        for name in offered
-        if any(fnmatch(name, pattern) for pattern in asked["allow_patterns"])
-        and not any(fnmatch(name, pattern) for pattern in asked["ignore_patterns"])
-    ]
-    assert taken == offered[:6]
+    described, whole = hub.asked
+    assert described == ("org/nonesuch-model", "v1", [OFFERED[0], INDEX, *OFFERED[4:6]])
+    # Of the commit that was looked at, should the branch have moved.
+    assert whole == ("org/nonesuch-model", "c" * 40, OFFERED[:6])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "mamba"}, "'mamba', which kept does not know"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "no language-model head"),
+        ({"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu'"),
+        ({"hidden_size": "4"}, "hidden_size = '4'"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quant_method 'awq'"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "MLX"),
+    ],
+)
+def test_no_weights_are_fetched_of_what_is_refused(
+    config: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = FakeHub(write_folder(tmp_path / "m", config={**CONFIG, **config}), monkeypatch)
+    for load in (LLM, lambda name: quantize_checkpoint(name, tmp_path / "out")):
+        with pytest.raises(CheckpointError, match=message):
+            load("org/nonesuch-model")
+    assert len(hub.asked) == 2
+    for _, _, taken in hub.asked:
+        assert not [name for name in taken if name.endswith(".safetensors")]
 
 
 def test_the_progress_bar_is_hidden_only_while_downloading(
@@ -161,5 +196,5 @@ def test_the_progress_bar_is_hidden_only_while_downloading(
     enable_progress_bars()
     open_checkpoint("org/nonesuch-model", progress=False)
     open_checkpoint("org/nonesuch-model")
-    assert seen == [True, False]
+    assert seen == [True, True, False, False]
     assert not are_progress_bars_disabled()

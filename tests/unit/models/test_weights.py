@@ -9,11 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from toy_module import CPU, E, F, Toy, checkpoint_of, load, toy_map, toy_tensors
+from toy_module import CPU, E, F, Toy, checkpoint_of, load, load_weights, toy_map, toy_tensors
 
 from kept.errors import WeightsError
 from kept.models.weight_map import Placement, WeightMap
-from kept.models.weights import load_weights
 
 
 def assert_filled(module: Toy, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:

@@ -11,11 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from toy_module import CPU, Toy, checkpoint_of, toy_map, toy_tensors
+from toy_module import CPU, Toy, checkpoint_of, load_weights, toy_map, toy_tensors
 
-from kept.models.checkpoint import Checkpoint
+from kept.bench.random_weights import random_model, save_checkpoint
+from kept.bench.work import stored_bytes
+from kept.machine import NATIVE_AVAILABLE
+from kept.models import load_model, quantize_checkpoint
+from kept.models.checkpoint import Checkpoint, open_checkpoint
 from kept.models.weight_map import Placement, WeightMap
-from kept.models.weights import load_weights
+from kept.ops.quantize import QUANTIZED_FORMATS
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -132,3 +136,66 @@ def test_buffers_and_requires_grad_are_left_alone(tmp_path: Path) -> None:
     )
     assert not any(parameter.requires_grad for parameter in module.parameters())
     assert torch.equal(module.get_buffer("table"), torch.arange(3.0))
+
+
+def own_bytes() -> int:
+    """What is resident and lies in no file: mapped pages are the system's to take back."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError("no RssAnon")
+
+
+SHAPE = {
+    "model_type": "llama",
+    "vocab_size": 8192,
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """45 million weights in float16, 90 MB."""
+    folder = tmp_path_factory.mktemp("large")
+    save_checkpoint(random_model(SHAPE, torch.float16, seed=0), SHAPE, folder)
+    return folder
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.skipif(not NATIVE_AVAILABLE, reason="the native module packs")
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("format", [None, *QUANTIZED_FORMATS])
+def test_beside_the_model_there_is_one_matrix(
+    format: str | None, written: bool, large: Path, tmp_path: Path
+) -> None:
+    """Whatever the format, and where it is written nothing else remains of the model."""
+    if written and format is None:
+        pytest.skip("nothing is written unquantized")
+    load_model(open_checkpoint(None), quantize=format)  # threads, and what a first use allocates
+    before, most = own_bytes(), 0
+
+    def watch(done: int, total: int) -> None:
+        nonlocal most
+        most = max(most, own_bytes() - before)
+
+    checkpoint = open_checkpoint(large)
+    largest = max(info.num_bytes for info in checkpoint.tensors.values())
+    if written:
+        assert format is not None
+        quantize_checkpoint(large, tmp_path / "out", format, loading=watch, quantizing=watch)
+        finished = 0
+    else:
+        model = load_model(checkpoint, quantize=format, progress=watch, packing=watch)
+        finished = stored_bytes(model)
+        assert own_bytes() - before < finished + (3 << 20)
+    packed = largest  # at most
+    spare = 20 << 20  # what the C library has not given back yet
+    assert most < finished + largest + packed + spare, (most >> 20, finished >> 20)

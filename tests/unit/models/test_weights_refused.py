@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_module import CPU, E, F, Toy, V, checkpoint_of, load, toy_map, toy_tensors
+from toy_module import CPU, E, F, Toy, V, checkpoint_of, load, load_weights, toy_map, toy_tensors
 
 from kept.errors import UnsupportedFormatError, WeightsError
 from kept.models.weight_map import Placement, WeightMap
-from kept.models.weights import load_weights
 
 
 def refused(

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint_files import write_folder
+from checkpoint_files import CONFIG, write_folder
 from torch import Tensor, nn
 
 from kept.models.checkpoint import Checkpoint, open_checkpoint
 from kept.models.weight_map import Placement, WeightMap
-from kept.models.weights import load_weights
+from kept.models.weights import StoredWeights
 
 E, F, V = 6, 10, 20
 CPU = torch.device("cpu")
+
+
+def load_weights(
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    weight_map: WeightMap,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """All of a checkpoint at once."""
+    StoredWeights(
+        module, checkpoint, weight_map, dtype=dtype, device=device, progress=progress
+    ).place_all()
 
 
 class Toy(nn.Module):
@@ -69,7 +85,7 @@ def toy_tensors(dtype: torch.dtype = torch.float32, tied: bool = False) -> dict[
 
 
 def checkpoint_of(folder: Path, tensors: dict[str, Tensor], **config: Any) -> Checkpoint:
-    return open_checkpoint(write_folder(folder, tensors, config=config))
+    return open_checkpoint(write_folder(folder, tensors, config={**CONFIG, **config}))
 
 
 def load(

@@ -186,7 +186,10 @@ def _no_view(layer: int) -> NoReturn:
 
 # Of programs that store no keys: room for any number of rows, none of it ever touched.
 NOWHERE = LayerBuffers(
-    find_kv_codec("float32"), (torch.zeros(1),), (torch.zeros(1),), Placement(False, 1 << 40)
+    find_kv_codec("float32"),
+    (torch.zeros(1, 1, 1, 1),),
+    (torch.zeros(1, 1, 1, 1),),
+    Placement(False, 1 << 40),
 )
 
 

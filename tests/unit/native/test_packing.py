@@ -31,9 +31,10 @@ def same_bits(found: Tensor, expected: Tensor) -> bool:
 
 
 def codes_of(packed: PackedMatrix) -> Tensor:
-    out = torch.empty(packed.shape, dtype=torch.int8)
-    _native.unpack_codes(packed.handle, out.data_ptr())
-    return out
+    kind = torch.uint8 if packed.format == "int4" else torch.int8
+    out = torch.empty(packed.shape, dtype=kind)
+    _native.unpack_codes(packed.handle, out)
+    return out.to(torch.int8)
 
 
 @shapes
@@ -82,7 +83,7 @@ def test_int4_codes_and_scales(shape: tuple[int, int], gated: bool) -> None:
     packed = pack_int4(codes, scales, gated=gated)
     assert torch.equal(codes_of(packed), codes.to(torch.int8))
     back = torch.empty_like(scales)
-    _native.unpack_group_scales(packed.handle, back.data_ptr())
+    _native.unpack_group_scales(packed.handle, back)
     assert torch.equal(back, scales)
     wide = scales.float().repeat_interleave(32, dim=1)[:, :width]
     assert same_bits(packed.unpack(), torch.tensor(INT4_LEVELS)[codes.int()].float() * wide)

@@ -73,7 +73,7 @@ def test_several_callers_at_once(attended: tuple[Tensor, StoredView]) -> None:
 def test_a_forked_child_has_threads_of_its_own(attended: tuple[Tensor, StoredView]) -> None:
     expected = attend(attended, 2)
     child = os.fork()
-    if child == 0:  # torch's own operations may hang here, as its threads are gone
+    if child == 0:
         found = attend_stored(*attended, AttentionSpec(0.2))
         os._exit(0 if torch.equal(found, expected) else 1)
     deadline = time.monotonic() + 30

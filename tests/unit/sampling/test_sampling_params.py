@@ -191,12 +191,10 @@ def test_total_lengths_of_the_checkpoint_give_way_to_new_token_counts() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "options"),
     [
-        *[("bad_words_ids", [[1]], {}), ("forced_eos_token_id", 0, {})],
-        *[("suppress_tokens", [4], {}), ("encoder_repetition_penalty", 1.5, {})],
+        *[("constraints", [1], {}), ("force_words_ids", [[4]], {}), ("token_healing", True, {})],
         *[("guidance_scale", 2.0, {}), ("max_time", 3.0, {}), ("num_beam_groups", 2, {})],
-        *[("penalty_alpha", 0.6, {}), ("sequence_bias", {"a": 1.0}, {})],
-        *[("typical_p", 0.9, {"do_sample": True}), ("eta_cutoff", 1e-3, {"do_sample": True})],
-        *[("renormalize_logits", True, {"num_beams": 2})],
+        *[("penalty_alpha", 0.6, {}), ("watermarking_config", {"bias": 2.5}, {})],
+        *[("diversity_penalty", 0.5, {"num_beams": 2})],
         *[("cache_implementation", "quantized", {})],
     ],
 )

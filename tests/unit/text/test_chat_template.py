@@ -331,3 +331,8 @@ def test_the_callers_messages_are_not_touched() -> None:
     before = json.dumps(chat)
     ChatTemplate(CHATML).render(chat, continue_final_message=True)
     assert json.dumps(chat) == before
+
+
+def test_a_mark_of_the_encoding_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xef\xbb\xbf{{ messages[0].role }}")
+    assert ChatTemplate.from_folder(tmp_path).render([{"role": "user", "content": "x"}]) == "user"

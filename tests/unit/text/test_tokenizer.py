@@ -206,14 +206,6 @@ def test_other_formats_are_refused_with_the_way_to_convert(tmp_path: Path, name:
         find_tokenizer(tmp_path)
 
 
-def test_vocab_and_merges_of_another_class_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
-    (tmp_path / "vocab.json").write_text("{}")
-    (tmp_path / "merges.txt").write_text("")
-    with pytest.raises(TokenizerError, match="Qwen2Tokenizer does not split text as GPT-2"):
-        Tokenizer.from_folder(tmp_path)
-
-
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"has no tokenizer\.json"):
         Tokenizer.from_folder(tmp_path)

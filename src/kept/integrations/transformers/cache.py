@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import count
 from os import PathLike
 from typing import Any, Self
 
@@ -12,27 +14,27 @@ from torch import Tensor
 from transformers.cache_utils import Cache as TransformersCache
 from transformers.cache_utils import DynamicCache
 
-from kept.cache import SLACK, Cache, KVShape, RingLayout, load_cache, make_cache, saved_shapes
+from kept.cache import SLACK, Cache, load_cache, make_cache, saved_shapes
 from kept.errors import CacheError, OptionError
-from kept.integrations.transformers.held import Held, whole
-from kept.integrations.transformers.layer import KeptLayer
-from kept.integrations.transformers.model import ATTENTION, SHARED, ModelLayers
+from kept.integrations.transformers.contents import Contents
+from kept.integrations.transformers.forgets import Forgets, forgets_of, rings
+from kept.integrations.transformers.gradient import followed, grows_a_graph
+from kept.integrations.transformers.held import Held
+from kept.integrations.transformers.layer import KeptCrossLayer, KeptLayer
+from kept.integrations.transformers.model import CROSS, SHARED, ModelLayers
 from kept.integrations.transformers.versions import length_after_crop, shared_layer
-from kept.ops import CrossView
-
-Forgets = tuple[int, int] | None
+from kept.ops import CrossView, plain_torch
 
 
-class KeptCache(DynamicCache):
+class KeptCache(Contents, DynamicCache):
     """Keys and values of a decoder in a cache of kept: every layout, codec and operation.
 
     Made by `from_config`. A DynamicCache by name, which transformers asks for in places. Lengths
     advance once every layer of a pass has stored; a pass that fails is dropped by `abandon`, or by
-    any operation but `update`. No gradient flows through what is stored. A deep copy is a fork: it
-    shares what is stored until either writes.
+    any operation but `update`. Gradients reach the keys and values of a pass, not those that
+    earlier ones stored; where they would have to, `backward` raises. A deep copy is a fork: it
+    shares what is stored until either writes. A pickle holds all that is stored.
     """
-
-    layers: list[Any]
 
     def __init__(
         self,
@@ -49,13 +51,17 @@ class KeptCache(DynamicCache):
         at most. lends: whether kept's attention may read it in place."""
         self._model, self._make, self._forgets, self._lends = model, make, tuple(forgets), lends
         self._stored, self.capacity = stored, capacity
-        self._dtypes: tuple[torch.dtype, torch.dtype] | None = None
+        self._dtypes = None
         self._records, self._slack = False, 0
+        self._graphed = None
         windows = iter(zip(range(len(self._forgets)), self._forgets, strict=True))
+        crossing = count(len(self._forgets))
         layers: list[Any] = []
         for number, (kind, window) in enumerate(model.kinds):
             if kind == SHARED:
                 layers.append(shared_layer())
+            elif kind == CROSS:
+                layers.append(KeptCrossLayer(self, number, next(crossing)))
             else:
                 layers.append(KeptLayer(self, number, *next(windows), window))
         TransformersCache.__init__(self, layers=layers)
@@ -103,30 +109,19 @@ class KeptCache(DynamicCache):
             )
         make: Callable[..., Cache] = partial(make_cache, **options)
         # One that stores next to nothing: options are refused now rather than in the first pass.
-        trial = make([KVShape(1, 1, window) for window in model.windows])
-        return cls(model, make, _forgets(model, trial), capacity=trial.max_length, lends=lends)
+        trial = make(model.shapes(1, 1, 1))
+        forgets = forgets_of(model, trial)
+        return cls._made(model, make, forgets, capacity=trial.max_length, lends=lends)
 
-    def __repr__(self) -> str:
-        held = "empty" if self._stored is None else repr(self._stored)
-        return f"<{type(self).__name__} of {len(self.layers)} layers: {held}>"
-
-    @property
-    def num_tokens(self) -> int:
-        """How many tokens of each sequence were stored, by every layer."""
-        return 0 if self._stored is None else self._stored.lengths[0]
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that its buffers take, unused capacity included."""
-        return 0 if self._stored is None else self._stored.num_bytes
-
-    @property
-    def is_initialized(self) -> bool:
-        """Whether anything is stored."""
-        return self.num_tokens > 0
+    @classmethod
+    def _made(cls, *args: Any, **kwargs: Any) -> Self:
+        cache = cls.__new__(cls)
+        KeptCache.__init__(cache, *args, **kwargs)  # a class of caches may be made by less
+        return cache
 
     # Storing
 
+    @plain_torch()
     def store(self, k: Tensor, v: Tensor, layer: KeptLayer) -> tuple[Tensor, Tensor]:
         """Append one layer's new keys and values (B, G, T, D); what `update` comes down to.
 
@@ -134,10 +129,42 @@ class KeptCache(DynamicCache):
         is stored where that is possible; read them before the next operation. For a model with
         attn_implementation="kept" they stand for what is stored and are expanded only if looked at.
         """
-        cache = self._stored
+        cache = self._cache_for(k, v, layer)
+        num_tokens = layer.num_tokens(k.shape[2])
+        if self._records:
+            self._keep_for_crop(cache, k.shape[2])
+        past, dtypes = self.num_tokens, (k.dtype, v.dtype)
+        view = cache.put(k, v, layer.index)
+        self._dtypes = dtypes
+        if isinstance(view, CrossView):
+            keys, values = (x.to(of) for x, of in zip(view.dense(), dtypes, strict=True))
+            return self._followed((keys, values), (k, v), 0)
+        held = Held(view, self._model, layer.number, num_tokens, layer.forgets, dtypes)
+        if grows_a_graph(k, v):
+            return self._followed(held.dense, (k, v), past)
+        if self._lends and self._model.uses_kept_attention:
+            return held.tensors()
+        return held.dense
+
+    def _followed(
+        self, dense: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], past: int
+    ) -> tuple[Tensor, Tensor]:
+        """What is handed out under autograd, after `past` tokens."""
+        if not grows_a_graph(*new):
+            return dense
+        assert self._stored is not None
+        codec, earlier = self._stored.codec, self._graphed is not None and self._graphed < past
+        if not earlier:
+            self._graphed = past
+        keys = followed(dense[0], new[0], codec.keys, earlier=earlier)
+        return keys, followed(dense[1], new[1], codec.values, earlier=earlier)
+
+    def _cache_for(self, k: Tensor, v: Tensor, layer: KeptLayer) -> Cache:
+        """What stores a layer's keys and values: made by the first of them, and each layer's shape
+        told by its own first."""
+        cache, sizes = self._stored, (k.shape[1], k.shape[3], v.shape[3])
         if cache is None:
-            shape = k.shape[1], k.shape[3]
-            shapes = [KVShape(*shape, window) for window in self._model.windows]
+            shapes = self._model.shapes(*sizes)
             cache = self._stored = self._make(
                 shapes, num_slots=k.shape[0], dtype=k.dtype, device=k.device
             )
@@ -146,16 +173,11 @@ class KeptCache(DynamicCache):
                 f"layer {layer.number} brings keys on {k.device} and this cache is on "
                 f"{cache.device}; kept keeps a cache on one device, so put the model on one"
             )
-        num_tokens = layer.num_tokens(k.shape[2])
-        if self._records:
-            self._keep_for_crop(cache, k.shape[2])
-        view = cache.put(k, v, layer.index)
-        assert not isinstance(view, CrossView), "an encoder's keys have a cache of their own"
-        self._dtypes = k.dtype, v.dtype
-        held = Held(view, self._model, layer.number, num_tokens, layer.forgets, self._dtypes)
-        if self._lends and self._model.uses_kept_attention:
-            return held.tensors()
-        return held.dense
+        shape = cache.shapes[layer.index]
+        wanted = replace(shape, num_kv_heads=k.shape[1], head_dim=k.shape[3], value_dim=v.shape[3])
+        if shape != wanted and not self.num_tokens:
+            cache.reshape(layer.index, wanted)
+        return cache
 
     def abandon(self) -> None:
         """Drop a pass that not every layer has taken part in."""
@@ -169,13 +191,13 @@ class KeptCache(DynamicCache):
         self._records = True
 
     def _keep_for_crop(self, cache: Cache, num_new: int) -> None:
-        for ring in _rings(cache):
+        for ring in rings(cache):
             self._slack = self._slack or ring.slack
             ring.slack = max(self._slack, num_new)
 
     def _end_recording(self) -> None:
         if self._stored is not None and self._slack:
-            for ring in _rings(self._stored):
+            for ring in rings(self._stored):
                 ring.slack = self._slack
         self._slack = 0
 
@@ -189,11 +211,16 @@ class KeptCache(DynamicCache):
             after = length_after_crop(self.num_tokens, int(tokens_to_remove))
             self._stored.truncate(after)
             self._end_recording()
+            if self._graphed is not None and self._graphed >= after:
+                self._graphed = None
 
     def reset(self) -> None:
         """Forget every token; buffers stay allocated."""
+        if self._model.num_cross:
+            self._stored = None  # an encoder's output stays with a cache of kept's when it is reset
         if self._stored is not None:
             self._stored.reset()
+        self._graphed = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Sequence i becomes a copy of what sequence beam_idx[i] was."""
@@ -207,13 +234,21 @@ class KeptCache(DynamicCache):
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these sequences only, in this order. indices: numbers, or a mask over them."""
         if self._stored is not None and self.num_tokens:
-            every = torch.arange(self._stored.num_slots)
-            self._stored.select(every[torch.as_tensor(indices).cpu()].tolist())
+            every = torch.arange(self._stored.num_slots, dtype=torch.int64, device="cpu")
+            self._stored.select(every[torch.as_tensor(indices, device="cpu")].tolist())
+
+    @classmethod
+    def from_legacy_cache(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse to be made of tuples, which DynamicCache of transformers 4.57 is."""
+        raise OptionError(
+            "a kept cache needs the model's config, which tuples of keys and values do not have; "
+            "make it with from_config(model.config), and update() each layer with its pair"
+        )
 
     def fork(self) -> Self:
         """An independent cache with the same content; what is stored is copied when written to."""
         stored = None if self._stored is None else self._stored.fork()
-        twin = type(self)(
+        twin = self._made(
             self._model,
             self._make,
             self._forgets,
@@ -222,26 +257,13 @@ class KeptCache(DynamicCache):
             lends=self._lends,
         )
         twin._dtypes, twin._records, twin._slack = self._dtypes, self._records, self._slack
+        twin._graphed = self._graphed
         return twin
 
     def __deepcopy__(self, memo: Any) -> Self:
         return self.fork()
 
-    # Reading
-
-    def contents(self, index: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Keys and values (B, G, S, D) of a layer, of which a ring gives its window."""
-        cache = self._stored
-        if cache is None or not self.num_tokens:
-            return None, None
-        layout = cache.layouts[index]
-        if isinstance(layout, RingLayout):
-            pairs = cache.layer(index, max(0, self.num_tokens - layout.window + 1))
-            keys, values = (torch.stack(x) for x in zip(*pairs, strict=True))
-        else:
-            keys, values = whole(cache.layers[index], self.num_tokens, cache.device).stored()
-        dtypes = self._dtypes or (keys.dtype, values.dtype)
-        return keys.to(dtypes[0]), values.to(dtypes[1])
+    # Files
 
     def save(self, path: str | PathLike[str], *, fingerprint: str = "") -> None:
         """Write what it holds to a file of kept's own format, marked with the model's config.
@@ -283,33 +305,11 @@ class KeptCache(DynamicCache):
     ) -> Self:
         mark = f"{model.fingerprint} {fingerprint}"
         stored = load_cache(path, saved_shapes(path), fingerprint=mark, device=device)
-        return cls(
+        return cls._made(
             model,
             make_cache,
-            _forgets(model, stored),
+            forgets_of(model, stored),
             capacity=stored.max_length,
             stored=stored,
             lends=lends,
         )
-
-
-def _rings(cache: Cache) -> list[RingLayout]:
-    return [layout for layout in dict.fromkeys(cache.layouts) if isinstance(layout, RingLayout)]
-
-
-def _forgets(model: ModelLayers, cache: Cache) -> list[Forgets]:
-    """(window, sinks) of each layer of a cache that keeps less than the model attends.
-
-    Raises OptionError if there are any, and the model does not attend through kept.
-    """
-    found: list[Forgets] = []
-    for window, layout in zip(model.windows, cache.layouts, strict=True):
-        less = isinstance(layout, RingLayout) and (layout.window != window or layout.sinks > 0)
-        found.append((layout.window, layout.sinks) if less else None)  # type: ignore[attr-defined]
-    if any(found) and not model.uses_kept_attention:
-        raise OptionError(
-            "with this sliding_window and num_sinks the cache forgets tokens that the "
-            f"{model.config.model_type} model's own masks show, which only kept's attention can "
-            f"honour; load the model with attn_implementation={ATTENTION!r}, or leave them out"
-        )
-    return found

@@ -19,36 +19,60 @@ def attend_dense(
     scaling: float | None,
     is_causal: bool | None,
     softcap: float | None,
-    **options: Any,
+    position_bias: Tensor | None = None,
 ) -> Tensor:
     """(B, T, H, D) as transformers' sdpa computes it, which does without a soft cap; with one,
     written out.
 
     query: (B, H, T, D). key, value: (B, G, S, D). mask: (B, 1, T, S), True or 0 where a query may
-    look, or None.
+    look, or None. position_bias: (B or 1, H, T, S) to add to the scores, or None.
     """
-    if softcap is None:
-        out: Tensor = sdpa_attention_forward(
-            module,
-            query,
-            key,
-            value,
-            mask,
-            dropout=dropout,
-            scaling=scaling,
-            is_causal=is_causal,
-            **options,
+    if softcap is not None:
+        return attend_written_out(
+            module, query, key, value, mask, dropout, scaling, is_causal, softcap, position_bias
         )[0]
-        return out
+    options: dict[str, Any] = {} if position_bias is None else {"position_bias": position_bias}
+    out: Tensor = sdpa_attention_forward(
+        module,
+        query,
+        key,
+        value,
+        mask,
+        dropout=dropout,
+        scaling=scaling,
+        is_causal=is_causal,
+        **options,
+    )[0]
+    return out
+
+
+def attend_written_out(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    is_causal: bool | None,
+    softcap: float | None,
+    position_bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`attend_dense` as transformers' eager attention computes it, and its weights (B, H, T, S)."""
     share = query.shape[1] // key.shape[1]
     keys, values = repeat_kv(key, share), repeat_kv(value, share)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = softcap * torch.tanh(query @ keys.transpose(-1, -2) * scale / softcap)
-    if mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True):
+    scores = query @ keys.transpose(-1, -2) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if position_bias is not None:
+        scores = scores + position_bias
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if mask is None and query.shape[2] > 1 and causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if mask is not None:
         lowest = torch.finfo(scores.dtype).min
         scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     weights = torch.nn.functional.dropout(weights, dropout, module.training)
-    return (weights @ values).transpose(1, 2).contiguous()
+    return (weights @ values).transpose(1, 2).contiguous(), weights

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from transformers.cache_utils import EncoderDecoderCache
@@ -12,8 +13,47 @@ from transformers.cache_utils import EncoderDecoderCache
 from kept.errors import OptionError
 from kept.integrations.transformers.cache import KeptCache
 from kept.integrations.transformers.model import ModelLayers
+from kept.ops import KVDtype
 
 _OWN, _CROSS = "decoder.safetensors", "encoder.safetensors"
+
+
+class KeptCrossCache(KeptCache):
+    """The keys and values of an encoder's output, in a cache that a config alone makes: T5Gemma
+    makes the cross cache of a pair anew, by `type(cross_cache)(config=...)`.
+
+    kv_dtype: see `cross_cache`, which makes the classes in use.
+    """
+
+    kv_dtype: ClassVar[KVDtype | None] = None
+
+    def __init__(self, config: Any, *, offloading: bool = False) -> None:
+        """An empty one for decoders of this config. Raises OptionError for offloading."""
+        if offloading:
+            raise OptionError(
+                "a kept cache is not offloaded; leave cache_implementation out, or store less with "
+                "kv_dtype='int8'"
+            )
+        made = KeptCache._of(ModelLayers.read_cross(config), _options(self.kv_dtype), lends=False)
+        super().__init__(made._model, made._make, made._forgets, lends=False)
+
+    def __reduce__(self) -> Any:
+        return _blank, (self.kv_dtype,), self.__dict__
+
+
+@cache
+def cross_cache(kv_dtype: KVDtype | None) -> type[KeptCrossCache]:
+    """The class of cross caches that store as `kv_dtype`."""
+    return type(KeptCrossCache.__name__, (KeptCrossCache,), {"kv_dtype": kv_dtype})
+
+
+def _blank(kv_dtype: KVDtype | None) -> KeptCrossCache:
+    made = cross_cache(kv_dtype)
+    return made.__new__(made)
+
+
+def _options(kv_dtype: KVDtype | None) -> dict[str, Any]:
+    return {"kind": "dynamic", "kv_dtype": kv_dtype, "max_cache_len": None}
 
 
 class KeptEncoderDecoderCache(EncoderDecoderCache):
@@ -29,9 +69,10 @@ class KeptEncoderDecoderCache(EncoderDecoderCache):
         kv_dtype: as `kept.make_cache` takes it, for both. Raises OptionError for a decoder alone,
         or for what cannot be had.
         """
-        own, cross = _layers(config)
-        options = {"kind": "dynamic", "kv_dtype": kv_dtype, "max_cache_len": None}
-        return cls(KeptCache._of(own, options), KeptCache._of(cross, options, lends=False))
+        own, _ = _layers(config)
+        cache = KeptCache._of(own, _options(kv_dtype))  # refuses what is no kv_dtype
+        pair = tuple(kv_dtype) if isinstance(kv_dtype, list) else kv_dtype
+        return cls(cache, cross_cache(pair)(config))
 
     def save(self, folder: str | PathLike[str], *, fingerprint: str = "") -> None:
         """Write both to a folder, which is made if need be; see `KeptCache.save`."""
@@ -54,7 +95,7 @@ class KeptEncoderDecoderCache(EncoderDecoderCache):
         place = Path(folder)
         return cls(
             KeptCache._load(place / _OWN, own, fingerprint, device),
-            KeptCache._load(place / _CROSS, cross, fingerprint, device, lends=False),
+            cross_cache(None)._load(place / _CROSS, cross, fingerprint, device, lends=False),
         )
 
 

@@ -60,6 +60,11 @@ class Held:
         keys, values = view.dense()
         return keys.to(self.dtypes[0]), values.to(self.dtypes[1])
 
+    @cached_property
+    def numbers(self) -> tuple[Tensor, Tensor]:
+        """`dense`, laid out as a `HeldTensor` says: torch takes operations apart by that."""
+        return self.dense[0].contiguous(), self.dense[1].contiguous()
+
     def tensors(self) -> tuple[Tensor, Tensor]:
         """The pair to hand to a model that attends through kept."""
         return _stand_in(self, 0), _stand_in(self, 1)
@@ -78,6 +83,12 @@ class HeldTensor(Tensor):
         """Compute with the numbers themselves."""
         return func(*tree_map(_expanded, args), **tree_map(_expanded, kwargs or {}))
 
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        return self.held.numbers[self.which].clone()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.held.numbers[self.which].__reduce_ex__(protocol)
+
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"<{'values' if self.which else 'keys'} {tuple(self.shape)} in a cache of kept>"
 
@@ -87,8 +98,9 @@ HeldTensor.__torch_function__ = torch._C._disabled_torch_function_impl  # type: 
 
 
 def _stand_in(held: Held, which: int) -> HeldTensor:
-    span = held.view.span
-    size = len(span.slots), held.view.keys[0].shape[1], held.num_tokens, held.view.head_dim
+    span, view = held.view.span, held.view
+    width = view.value_width if which else view.head_dim
+    size = len(span.slots), view.keys[0].shape[1], held.num_tokens, width
     made: HeldTensor = Tensor._make_wrapper_subclass(
         HeldTensor, size, dtype=held.dtypes[which], device=span.device
     )
@@ -97,7 +109,7 @@ def _stand_in(held: Held, which: int) -> HeldTensor:
 
 
 def _expanded(x: Any) -> Any:
-    return x.held.dense[x.which] if isinstance(x, HeldTensor) else x
+    return x.held.numbers[x.which] if isinstance(x, HeldTensor) else x
 
 
 def whole(layer: LayerCache, length: int, device: torch.device) -> StoredView:
@@ -125,4 +137,4 @@ def narrowed(
     keys, values = (tuple(x[:, :, begin:] for x in parts) for parts in (view.keys, view.values))
     if isinstance(view, ContiguousView):
         return replace(view, span=inner, keys=keys, values=values)
-    return ContiguousView(inner, view.codec, view.head_dim, keys, values)
+    return ContiguousView(inner, view.codec, view.head_dim, keys, values, value_dim=view.value_dim)

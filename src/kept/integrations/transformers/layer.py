@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
@@ -61,6 +62,21 @@ class KeptLayer(CacheLayerMixin):
         """See `KeptCache.store`; what else transformers hands over says nothing that it needs."""
         return self._cache.store(key_states, value_states, self)
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """That of the keys it was given, None: nothing yet."""
+        return self._cache.dtype
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where they lie, None: nothing yet."""
+        return self._cache.device
+
+    @property
+    def max_batch_size(self) -> int | None:
+        """How many sequences it holds, None: nothing yet."""
+        return self._cache.num_sequences
+
     def num_tokens(self, num_new: int) -> int:
         """How many tokens the model is handed once `num_new` more are stored: those that the
         first of these sees, and these."""
@@ -100,3 +116,18 @@ class KeptLayer(CacheLayerMixin):
 
     crop = batch_repeat_interleave = batch_select_indices = _refuse
     reset = reorder_cache = offload = prefetch = _refuse  # type: ignore[assignment]
+
+
+class KeptCrossLayer(KeptLayer):
+    """A layer that stores an encoder's output, as Mllama's do, in the pass that brings it."""
+
+    def __init__(self, cache: KeptCache, number: int, index: int) -> None:
+        super().__init__(cache, number, index, None, None)
+
+    def get_seq_length(self) -> int:
+        """How many tokens of an encoder's output are stored."""
+        return self._cache.num_cross_tokens
+
+    def num_tokens(self, num_new: int) -> int:
+        """What `update` hands out is what it was given."""
+        return num_new

@@ -1,18 +1,29 @@
 """The mask function of attn_implementation="kept".
 
 Masks are those of sdpa, so that any attention can use them. Where one says no more than "causal, or
-a window, and left padding", it carries how much padding each sequence begins with, and kept's
-attention reads that in its place.
+a window, and left padding", it carries the window, and how much padding each sequence begins with,
+and kept's attention reads that in its place. The window is the mask's and not the config's: Moshi's
+config names one that its masks do without.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from transformers.masking_utils import sdpa_mask
 
 from kept.integrations.transformers.versions import mask_places
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a mask comes down to. padding: (B,) tokens that each sequence is padded with on its
+    left, () for none. window: None where all tokens before a query are seen."""
+
+    padding: tuple[int, ...] = ()
+    window: int | None = None
 
 
 def kept_mask(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -27,16 +38,17 @@ def kept_mask(*args: Any, **kwargs: Any) -> Tensor | None:
         _, length = mask_places(kwargs)
         padding = (0,) * mask.shape[0] if padding_mask is None else _left(padding_mask, length)
         if padding is not None:
-            mask.kept_left_padding = padding  # type: ignore[attr-defined]
+            said = Said(padding, kwargs.get("local_size"))
+            mask.kept_said = said  # type: ignore[attr-defined]
     return mask
 
 
-def left_padding(mask: Tensor | None) -> tuple[int, ...] | None:
-    """(B,) tokens that each sequence is padded with on its left, () for no mask at all; None if
-    the mask says more than that."""
+def said_by(mask: Tensor | None) -> Said | None:
+    """What a mask says, None if that is more than `Said` holds. Without a mask, all that a model is
+    handed is seen."""
     if mask is None:
-        return ()
-    found: tuple[int, ...] | None = getattr(mask, "kept_left_padding", None)
+        return Said()
+    found: Said | None = getattr(mask, "kept_said", None)
     return found
 
 

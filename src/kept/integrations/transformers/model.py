@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from kept.cache import KVShape
 from kept.errors import OptionError
 from kept.integrations.transformers.versions import WINDOWED, LayerKind, layer_kinds
 
 ATTENTION = "kept"  # what the attention is registered as
 SHARED = "dummy"  # a layer that stores nothing: it reads what another one stored
+CROSS = "cross_attention"  # a layer that stores what an encoder of the model's made, once
 # Of a config, what says nothing about the keys that a model computes.
 _PASSING = (
     "_name_or_path", "architectures", "attn_implementation", "chunk_size_feed_forward", "dtype",
@@ -35,8 +37,12 @@ class ModelLayers:
         Raises OptionError for layers that no cache of kept can hold.
         """
         decoder = config.get_text_config(decoder=True)
-        kinds = tuple(layer_kinds(decoder))
-        known = ("full_attention", *WINDOWED, SHARED)
+        crossing = getattr(decoder, "cross_attention_layers", None) or ()  # Mllama's
+        kinds = tuple(
+            (CROSS, None) if index in crossing else kind
+            for index, kind in enumerate(layer_kinds(decoder))
+        )
+        known = ("full_attention", *WINDOWED, SHARED, CROSS)
         for index, (kind, window) in enumerate(kinds):
             if kind not in known or (kind in WINDOWED and window is None):
                 raise OptionError(
@@ -44,7 +50,7 @@ class ModelLayers:
                     "keys and values of full and sliding attention only; use transformers' own "
                     "cache for it"
                 )
-        if all(kind == SHARED for kind, _ in kinds):
+        if all(kind in (SHARED, CROSS) for kind, _ in kinds):
             raise OptionError(f"this {decoder.model_type} model has no layers that store keys")
         return cls(decoder, kinds)
 
@@ -64,8 +70,18 @@ class ModelLayers:
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """Of each layer that stores something."""
-        return tuple(window for kind, window in self.kinds if kind != SHARED)
+        """Of each layer that stores the model's own tokens."""
+        return tuple(window for kind, window in self.kinds if kind not in (SHARED, CROSS))
+
+    @property
+    def num_cross(self) -> int:
+        """How many layers store what an encoder made of its input."""
+        return sum(kind == CROSS for kind, _ in self.kinds)
+
+    def shapes(self, heads: int, width: int, value_width: int) -> list[KVShape]:
+        """What layers store, own ones first, as far as a first layer tells: others `reshape`."""
+        own = [KVShape(heads, width, window, value_dim=value_width) for window in self.windows]
+        return own + [KVShape(heads, width, cross=True)] * self.num_cross
 
     @property
     def uses_kept_attention(self) -> bool:

@@ -95,6 +95,20 @@ def mask_places(arguments: dict[str, Any]) -> tuple[int, int]:
     return positions.shape[0], int(positions[-1]) + 1
 
 
+def wants_weights(arguments: dict[str, Any]) -> bool:
+    """Whether the call that attention is part of returns its weights. arguments: of the attention.
+
+    Not every model hands `output_attentions` on to its attention; 5 collects what it returns.
+    """
+    if arguments.get("output_attentions"):
+        return True
+    try:
+        from transformers.utils.output_capturing import _active_collector
+    except ImportError:  # 4.57, and whatever comes to do it otherwise
+        return False
+    return any("attentions" in name for name in _active_collector.get() or ())
+
+
 def shared_layer() -> Any:
     """What stands in a cache for a layer that stores nothing; 4.57 leaves such layers out."""
     from transformers.cache_utils import DummyLayer

@@ -1,0 +1,180 @@
+// What a step must be before any thread works on it: every place that a kernel reads or writes by
+// an index of the step's lies within what was handed over.
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "program.h"
+
+namespace kept {
+namespace {
+
+void must(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+}
+
+void within(const char* what, const std::int64_t* ids, std::int64_t count, std::int64_t limit) {
+    for (std::int64_t i = 0; i < count; ++i)
+        if (ids[i] < 0 || ids[i] >= limit)
+            throw std::out_of_range(std::string(what) + " " + std::to_string(ids[i]) +
+                                    " does not exist: there are " + std::to_string(limit) +
+                                    ", from 0 on");
+}
+
+void check_sequences(const Step& step) {
+    must(step.rows > 0 && step.starts.size() > 1, "a step has at least one row of one sequence");
+    must(step.starts.front() == 0 && step.starts.back() == step.rows,
+         "starts of a step do not fit its rows");
+    const auto count = static_cast<std::size_t>(step.num_sequences());
+    must(step.lengths.size() == step.layouts.size() && step.tables.size() == step.layouts.size(),
+         "a step has lengths and tables for each of its layouts");
+    for (std::size_t l = 0; l < step.layouts.size(); ++l) {
+        const LayoutArgs& layout = step.layouts[l];
+        const auto& lengths = step.lengths[l];
+        const std::int64_t columns = step.tables[l].columns;
+        must(lengths.size() == count, "a layout has a length for each sequence");
+        must(columns == 1 || (columns > 1 && !layout.ring && layout.block % kTile == 0),
+             "several blocks of a sequence are whole tiles each, and no ring");
+        for (std::size_t s = 0; s < count; ++s) {
+            const std::int64_t new_tokens = step.starts[s + 1] - step.starts[s];
+            must(new_tokens > 0 && new_tokens <= lengths[s],
+                 "every sequence of a step has new tokens, and no more of them than it is long");
+            must(layout.ring || lengths[s] <= columns * layout.block,
+                 "a sequence is longer than its layout has room for");
+        }
+    }
+}
+
+void check_side(const LayerSide& side, const AttentionShape& shape, const LayoutArgs& layout,
+                std::int64_t blocks, std::int64_t entries) {
+    const Stored& stored = side.stored;
+    const Room& room = side.room;
+    const bool coded = stored.codec == Codec::int8 || stored.codec == Codec::int4;
+    const bool whole =
+        stored.codec == Codec::fp32 || stored.codec == Codec::bf16 || stored.codec == Codec::fp16;
+    const std::int64_t width = whole ? shape.head_dim : code_bytes(stored.codec, shape.head_dim);
+    must(room.heads == shape.kv_heads && room.width == width &&
+             (!coded || room.scales == num_scales(stored.codec, shape.head_dim)),
+         "a layer's buffers are of other heads than the program's");
+    must(blocks <= room.slots, "a sequence's slot lies behind the last of its layer's buffers");
+    must(entries <= room.entries && (room.capacity < 0 || room.capacity == layout.block),
+         "a layer's buffers have another capacity than its layout");
+    must(stored.num_sinks >= 0 && stored.num_sinks <= kMaxSinks,
+         "a layer holds apart more tokens than one tile has");
+    must(!stored.sinks || room.sink_width == shape.head_dim,
+         "the tokens that a layer holds apart are of other heads than the program's");
+}
+
+// How many blocks there must be for those that sequences of these lengths lie in.
+std::int64_t num_blocks(const StepTable& table, const LayoutArgs& layout,
+                        const std::vector<std::int64_t>& lengths) {
+    std::int64_t found = 0;
+    for (std::size_t s = 0; s < lengths.size(); ++s) {
+        const std::int32_t* blocks = table.view().of(static_cast<std::int64_t>(s));
+        const std::int64_t used =
+            table.columns == 1 ? 1 : (lengths[s] + layout.block - 1) / layout.block;
+        const auto [lowest, highest] = std::minmax_element(blocks, blocks + used);
+        must(*lowest >= 0, "a slot is below zero");
+        found = std::max<std::int64_t>(found, *highest + 1);
+    }
+    return found;
+}
+
+// A layer that an operation stores to or reads. No heads: it does neither.
+void check_layer(const Step& step, std::int64_t index, const AttentionShape& shape) {
+    must(index >= 0 && index < static_cast<std::int64_t>(step.layers.size()),
+         "the step has buffers for fewer layers than the program");
+    const LayerStores& layer = step.layers[static_cast<std::size_t>(index)];
+    must(layer.layout >= 0 && layer.layout < static_cast<std::int64_t>(step.layouts.size()),
+         "a layer follows a layout that the step does not have");
+    if (shape.kv_heads == 0) return;
+    const LayoutArgs& layout = step.layouts[static_cast<std::size_t>(layer.layout)];
+    const auto& lengths = step.lengths[static_cast<std::size_t>(layer.layout)];
+    const StepTable& table = step.tables[static_cast<std::size_t>(layer.layout)];
+    const std::int64_t longest = std::ranges::max(lengths);
+    const bool fills = layout.ring || table.columns > 1;
+    const std::int64_t entries = fills ? layout.block : longest;
+    const std::int64_t blocks = num_blocks(table, layout, lengths);
+    must(table.columns == 1 || (!layer.keys.stored.sinks && !layer.values.stored.sinks),
+         "tokens beside their codes are those of a slot, and sequences lie in several blocks");
+    check_side(layer.keys, shape, layout, blocks, entries);
+    check_side(layer.values, shape, layout, blocks, entries);
+}
+
+}  // namespace
+
+void Program::check(const Step& step) const {
+    check_sequences(step);
+    std::int64_t rope_rows = 0;
+    for (const Op& op : ops_) {
+        if (const Embed* e = std::get_if<Embed>(&op)) {
+            must(step.tokens != nullptr, "the step has no tokens");
+            within("token", step.tokens, step.rows, weights(e->table).num_out);
+            must(!e->position_table || step.positions, "the step has no positions");
+            if (e->position_table) within("position", step.positions, step.rows, e->num_positions);
+        } else if (const Place* p = std::get_if<Place>(&op)) {
+            check_layer(step, p->layer, p->shape);
+            if (p->rope_dim == 0) continue;
+            must(step.cos && step.sin && step.rope_rows, "the step has no rotary tables");
+            if (rope_rows != step.rope_count / p->rope_stride) {
+                rope_rows = step.rope_count / p->rope_stride;
+                within("row of the rotary tables", step.rope_rows, step.rows, rope_rows);
+            }
+        } else if (const Attend* a = std::get_if<Attend>(&op)) {
+            check_layer(step, a->layer, a->shape);
+        } else if (const Linear* l = std::get_if<Linear>(&op)) {
+            must(l->epilogue != Epilogue::logits || step.num_wanted == 0 ||
+                     (step.logits && step.vocabulary == weights(l->weights).num_out),
+                 "the room for logits is not as wide as the vocabulary");
+        }
+    }
+    must(step.wanted || step.num_wanted <= step.rows, "more rows are wanted than there are");
+    must(step.top_k >= 0 && step.top_k <= step.vocabulary,
+         "a step asks for no more of the largest logits than there are");
+    if (step.wanted) within("wanted row", step.wanted, step.num_wanted, step.rows);
+}
+
+const RowBuffer& Program::known(int name) const {
+    must(name >= 0 && name < static_cast<int>(buffers_.size()), "there is no such buffer");
+    return buffer(name);
+}
+
+void Program::check_op(const Embed& op) const {
+    must(weights_.at(static_cast<std::size_t>(op.table)).num_in <= known(op.out).width(),
+         "a table's rows outgrow their buffer");
+}
+
+void Program::check_op(const Norm& op) const {
+    must(known(op.x).width() == known(op.out).width(), "a norm changes the width of its rows");
+}
+
+void Program::check_op(const Linear& op) const {
+    const Weights& w = weights_.at(static_cast<std::size_t>(op.weights));
+    must(w.padded_in() <= known(op.in).stride(), "a matrix reads beyond the rows of its input");
+    must(op.epilogue == Epilogue::logits ||
+             (op.epilogue == Epilogue::gate ? w.width() : w.num_out) <= known(op.out).stride(),
+         "a matrix writes beyond the rows of its output");
+}
+
+void Program::check_op(const Place& op) const {
+    const AttentionShape& s = op.shape;
+    must(s.head_dim >= 1 && s.head_dim <= kMaxHeadDim, "heads are too wide for the kernels");
+    must((s.heads + 2 * s.kv_heads) * s.head_dim <= known(op.qkv).width() &&
+             s.heads * round_up(s.head_dim, 32) <= known(op.queries).stride(),
+         "heads outgrow the rows that they are taken from or put into");
+    must(op.rope_dim >= 0 && op.rope_dim <= s.head_dim && op.rope_begin >= 0 &&
+             (op.rope_dim == 0 || op.rope_begin + op.rope_dim / 2 <= op.rope_stride),
+         "a layer's columns lie outside of the rotary tables");
+}
+
+void Program::check_op(const Attend& op) const {
+    const AttentionShape& s = op.shape;
+    must(s.head_dim >= 1 && s.head_dim <= kMaxHeadDim, "heads are too wide for the kernels");
+    must(s.heads >= 1 && s.kv_heads >= 1 && s.heads % s.kv_heads == 0,
+         "the heads of queries are no multiple of those of keys");
+    must(s.heads * round_up(s.head_dim, 32) <= known(op.queries).stride() &&
+             s.heads * s.head_dim <= known(op.out).stride(),
+         "heads outgrow the rows that they are taken from or put into");
+}
+
+}  // namespace kept

@@ -1,0 +1,74 @@
+"""Buffers in memory that is the system's again the moment nobody holds them.
+
+malloc keeps what is freed below something that is still in use, and takes ever larger blocks from
+its heap the longer a process runs. A cache that grows, wraps around or moves its slots would leave
+holes there of several times its own bytes. So a large buffer is a mapping of its own, and small
+ones are torch's.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import sys
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from kept.errors import CacheFullError
+from kept.format import format_bytes
+
+MAPPED = 128 << 10  # bytes from which rounding up to whole pages is lost in the noise
+_HUGE_PAGE = 2 << 20
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, which Python 3.11 has no name for
+
+
+def zeros(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A buffer of zeros, all of it in memory, so that what a cache says it takes is what it takes.
+
+    Nothing of it is shared with a forked child. Raises CacheFullError where there is no room.
+    """
+    num_bytes = prod(size) * dtype.itemsize
+    try:
+        if num_bytes < MAPPED or device.type != "cpu" or not sys.platform.startswith("linux"):
+            return torch.zeros(*size, dtype=dtype, device=device)
+        return torch.frombuffer(_mapped(num_bytes), dtype=dtype).view(*size)
+    except (OSError, RuntimeError, MemoryError, OverflowError) as error:
+        if not _says_full(error):
+            raise
+        raise CacheFullError(
+            f"there is no room in memory for {format_bytes(num_bytes)} more of keys and values; "
+            "store them as a smaller kv_dtype, generate less at once, use a sliding or evicting "
+            "cache, or keep them in files (kv_folder)"
+        ) from error
+
+
+def _mapped(num_bytes: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if num_bytes >= _HUGE_PAGE:
+        _advise(memory, mmap.MADV_HUGEPAGE)
+    if not _advise(memory, _POPULATE_WRITE):
+        for page in range(0, num_bytes, mmap.PAGESIZE):
+            memory[page] = 0
+    return memory
+
+
+def _advise(memory: mmap.mmap, advice: int) -> bool:
+    """Whether the kernel knows this advice, which came with Linux 5.14 or is left out of some."""
+    try:
+        memory.madvise(advice)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
+
+
+def _says_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOMEM, errno.EAGAIN)
+    if isinstance(error, MemoryError | OverflowError | torch.OutOfMemoryError):
+        return True
+    return "allocate memory" in str(error)

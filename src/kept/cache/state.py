@@ -1,0 +1,173 @@
+"""All that a cache holds, in one object, so that one assignment takes it from one to the next.
+
+An exception may come between any two lines: memory runs out, Ctrl-C is pressed. So an operation
+builds whatever it needs beside what there is, and replaces the state when nothing can fail any
+more:
+
+    build ... build | cache's state = the next one | carry out its writes
+    as before       | as after
+
+Buffers that are moved in place (a few slots of many, tokens that are evicted or zeroed) are written
+to behind that line. Copies of what goes there have been made before, so that these writes cannot
+fail, and each may be done again: where one was interrupted, whoever comes next does all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from kept.cache.cross import CrossLayers
+from kept.cache.evicting_layer import EvictingLayer, Eviction
+from kept.cache.layer import LayerCache, Reordering, Write
+from kept.cache.layout import Layout, Relayout
+from kept.cache.open_step import OpenStep
+from kept.errors import CacheFullError
+from kept.ops import LentBuffers
+
+log = logging.getLogger("kept")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """layers, layouts: (L,) one per storing layer; layers that lay tokens out alike have the same
+    layout. lengths: (slots,). cross: which encoder inputs the slots attend.
+
+    open: the step that is being stored, whose layers nobody shares. leased: slots whose next entry
+    may be written to without a step. writes: what is left to be written to the layers. lent: their
+    buffers as kernels take them, once that has been asked for.
+    """
+
+    layers: tuple[LayerCache, ...]
+    layouts: tuple[Layout, ...]
+    lengths: tuple[int, ...]
+    cross: CrossLayers
+    open: OpenStep | None = None
+    leased: tuple[int, ...] = ()
+    writes: tuple[Write, ...] = ()
+    lent: LentBuffers | None = None
+
+    @property
+    def distinct(self) -> tuple[Layout, ...]:
+        """The layouts, each once."""
+        return tuple(dict.fromkeys(self.layouts))
+
+    def with_layers(self, layers: Sequence[LayerCache]) -> State:
+        """With these layers in place of its own; itself where they are the same."""
+        if all(a is b for a, b in zip(layers, self.layers, strict=True)):
+            return self
+        return replace(self, layers=tuple(layers), lent=None)
+
+    def with_layouts(self, after: Mapping[Layout, Layout]) -> State:
+        """With some layouts replaced."""
+        return replace(self, layouts=tuple(after.get(x, x) for x in self.layouts))
+
+    def owned(self) -> State:
+        """With layers that may be written to."""
+        return self.with_layers([layer.owned() for layer in self.layers])
+
+    def relaid(self, layout: Layout, change: Relayout) -> State:
+        """With a layout and all of its layers at another capacity."""
+        pairs = zip(self.layers, self.layouts, strict=True)
+        found = self.with_layers([x.relaid(change) if y is layout else x for x, y in pairs])
+        return found.with_layouts({layout: layout.relaid(change)})
+
+    def evened(self) -> State:
+        """Without the spare room of layers that a growth which failed half-way left larger than
+        their layout: kernels know one capacity."""
+        pairs = zip(self.layers, self.layouts, strict=True)
+        return self.with_layers(
+            [x if x.capacity == y.capacity else x.relaid(Relayout(y.capacity)) for x, y in pairs]
+        )
+
+    def truncated(self, cuts: Sequence[tuple[int, int]]) -> State:
+        """With the first tokens of some slots alone. cuts: slots, and how many stay there.
+
+        What is cut off is zeroed: attention multiplies it by zero, and it may be NaN.
+        """
+        found = self.owned()
+        writes = tuple(
+            partial(layer.clear, slot, layout.entries_from(slot, n, self.lengths[slot]), n)
+            for layer, layout in zip(found.layers, found.layouts, strict=True)
+            for slot, n in cuts
+        )
+        lengths = list(self.lengths)
+        for slot, n in cuts:
+            lengths[slot] = n
+        found = found.with_layouts({x: x.truncated(cuts) for x in self.distinct})
+        return replace(found, lengths=tuple(lengths), writes=writes)
+
+    def selected(self, order: Sequence[int]) -> State:
+        """Slot i a copy of what slot order[i] is."""
+        in_place = len(order) == len(self.lengths)
+        stay = [layer for layer in self.layers if in_place and not layer.is_shared]
+        layers = [x.reordered(order) if x in stay else x.selected(order) for x in self.layers]
+        found = self.with_layers(layers)
+        return replace(
+            found.with_layouts({layout: layout.selected(order) for layout in self.distinct}),
+            lengths=tuple(self.lengths[i] for i in order),
+            cross=self.cross.selected(order),
+            writes=(Reordering(stay, order),),
+        )
+
+    def committed(self, step: OpenStep, chosen: Sequence[tuple[EvictingLayer, Eviction]]) -> State:
+        """With the tokens of the open step, and without those that leave. chosen: what stays."""
+        after = {layout: layout.committed(plan) for layout, plan in step.plans.items()}
+        lengths = list(self.lengths)
+        for slot, length in zip(step.slots, step.after, strict=True):
+            lengths[slot] = length
+        found = replace(
+            self.with_layouts({layout: new for layout, (new, _) in after.items()}),
+            lengths=tuple(lengths),
+            cross=self.cross.committed(step.cross),
+            open=None,
+            writes=tuple(partial(layer.evict, eviction) for layer, eviction in chosen),
+        )
+        for layout, change in after.values():
+            if change is not None:
+                found = found._narrowed(layout, change)
+        return found
+
+    def _narrowed(self, layout: Layout, change: Relayout) -> State:
+        """With a ring without the spare room of a step that is over, if there is room for that."""
+        try:
+            return self.relaid(layout, change)
+        except (CacheFullError, MemoryError, RuntimeError) as error:
+            log.warning("a ring keeps its spare room: %s", error)
+            return self
+
+    def forked(self) -> State:
+        """An independent one with the same content. Of an open step, which goes on writing to the
+        layers that it began with, the buffers are copied; else on the first write."""
+        layouts, step = {layout: layout.fork() for layout in self.distinct}, self.open
+        if step is not None:
+            step = replace(step, plans={layouts[x]: plan for x, plan in step.plans.items()})
+        layers = [x.fork() if step is None else x.cloned() for x in self.layers]
+        return State(
+            tuple(layers),
+            tuple(layouts[x] for x in self.layouts),
+            self.lengths,
+            self.cross.fork(),
+            step,
+        )
+
+    def settled(self) -> State:
+        """Without a step or a lease, once what these have stored is zeroed; mutates the buffers."""
+        if self.open is not None:
+            for index in sorted(self.open.touched):
+                plan = self.open.plans[self.layouts[index]]
+                self.layers[index].erase(plan.writes, plan.span)
+        for slot in self.leased:
+            length = self.lengths[slot]
+            for layer in self.layers:
+                layer.clear(slot, slice(length, length + 1), length)
+        return replace(self, open=None, leased=())
+
+
+@dataclass(slots=True)
+class Holder:
+    """Where a cache's state lies."""
+
+    state: State

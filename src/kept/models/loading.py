@@ -1,0 +1,152 @@
+"""How a checkpoint becomes a model that is ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from kept.errors import OptionError
+from kept.models.causal_lm import CausalLM
+from kept.models.checkpoint import QUANTIZATION, Checkpoint
+from kept.models.dtypes import is_unsaid, own_dtype, resolve_dtype
+from kept.models.freed_memory import give_back_freed_memory
+from kept.models.native import matrices
+from kept.models.packing import check_format, may_run_natively, prepare
+from kept.models.quantized_format import read_format
+from kept.models.quantized_reader import load_quantized
+from kept.models.registry import find_family, resolve_device, shape_model
+from kept.models.weight_map import WeightMap
+from kept.models.weights import StoredWeights
+from kept.ops import plain_torch
+from kept.ops.backend import say_once
+
+_CPU = torch.device("cpu")
+
+
+@torch.inference_mode(False)  # what is loaded outlives the caller's mode
+@plain_torch()
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    quantize: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    packing: Callable[[int, int], None] | None = None,
+) -> CausalLM:
+    """The checkpoint's model, its weights cast to `dtype` on `device`, in eval mode.
+
+    quantize: round its matrices to "int8" or "int4". progress: called with the stored bytes read
+    so far and their total; packing: with the weights packed for the kernels and their total.
+
+    Raises UnsupportedModelError, WeightsError or UnsupportedFormatError where the files cannot be
+    used, OptionError for a dtype or device that cannot.
+    """
+    check_format(quantize)
+    if QUANTIZATION not in checkpoint.config:
+        return _load_original(checkpoint, dtype, device, quantize, progress, packing)
+    if quantize is not None:
+        format = read_format(checkpoint.folder, checkpoint.config)
+        raise OptionError(
+            f"quantize={quantize!r}, but {checkpoint.folder} is quantized to {format} already; "
+            "leave it out, or load the checkpoint it was made from"
+        )
+    model, _ = lay_out(checkpoint)
+    place = resolve_device(device)
+    wanted = resolve_dtype(dtype, checkpoint.config, device=place)
+    _check_dtype(model, wanted)
+    load_quantized(
+        model,
+        checkpoint,
+        dtype=wanted,
+        stored_dtype=own_dtype(checkpoint.config) or torch.float32,
+        device=place,
+        progress=progress,
+    )
+    return model.eval()
+
+
+def lay_out(checkpoint: Checkpoint) -> tuple[CausalLM, WeightMap]:
+    """A checkpoint's model on the meta device, and where its tensors go."""
+    family = find_family(checkpoint.config)
+    config = family.read_config(dict(checkpoint.config))
+    return shape_model(family, config), family.weight_map(config)
+
+
+def _load_original(
+    checkpoint: Checkpoint,
+    dtype: str | torch.dtype | None,
+    device: str | torch.device | None,
+    quantize: str | None,
+    progress: Callable[[int, int], None] | None,
+    packing: Callable[[int, int], None] | None,
+) -> CausalLM:
+    place = resolve_device(device)
+    model, weights = open_weights(checkpoint, dtype=dtype, device=place, progress=progress)
+    if quantize is None and not may_run_natively(model, weights.dtype, place):
+        weights.place_all()
+        return model.eval()
+    # Matrices are read when they are packed or rounded, so that memory holds one of them.
+    fetch = fetch_matrices(model, weights)
+    if quantize is not None:
+        fetch = partial(fetch, exact=rounds_once(checkpoint, dtype, weights.dtype))
+    prepare(model, quantize, packing, fetch=fetch, device=place)
+    give_back_freed_memory()
+    return model.eval()
+
+
+def open_weights(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: torch.device = _CPU,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[CausalLM, StoredWeights]:
+    """A checkpoint's model on the meta device, and its weights, none of them read.
+
+    The log says once where float16 is computed in another dtype. Raises as `load_model`.
+    """
+    model, weight_map = lay_out(checkpoint)
+    wanted = resolve_dtype(dtype, checkpoint.config, checkpoint.stored_dtype, device=device)
+    _check_dtype(model, wanted)
+    weights = StoredWeights(
+        model, checkpoint, weight_map, dtype=wanted, device=device, progress=progress
+    )
+    if rounds_once(checkpoint, dtype, wanted):
+        say_once(
+            f"computing in {_name(wanted)} what {checkpoint.folder} holds in float16, for which "
+            "CPUs have no fast instructions; dtype='float32' keeps every bit, 'float16' its dtype"
+        )
+    return model, weights
+
+
+def fetch_matrices(model: CausalLM, weights: StoredWeights) -> Callable[..., Tensor]:
+    """Read what is no matrix into the model, and return what reads a matrix: `weights.fetch`."""
+    weights.place_all_but(lambda: [sharing[0].weight for sharing in matrices(model)])
+    return weights.fetch
+
+
+def rounds_once(
+    checkpoint: Checkpoint, asked: str | torch.dtype | None, wanted: torch.dtype
+) -> bool:
+    """Whether a checkpoint's dtype is none that it is computed in, and nobody asked for another.
+
+    Its matrices are then quantized from the numbers that are stored.
+    """
+    return is_unsaid(asked) and wanted != (own_dtype(checkpoint.config) or checkpoint.stored_dtype)
+
+
+def _check_dtype(model: CausalLM, dtype: torch.dtype) -> None:
+    if dtype in model.too_narrow:
+        raise OptionError(
+            f"{type(model).__name__} cannot be computed in {_name(dtype)}, "
+            f"whose largest number, {torch.finfo(dtype).max:,.0f}, its activations outgrow; load "
+            "it with dtype='bfloat16' or 'float32'"
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,61 @@
+"""Locks for what threads share, which a fork leaves free.
+
+A forked child has one thread. A lock that another thread held would stay locked there for ever,
+over what that thread had half done. So a fork waits until every turn is over.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from itertools import count
+from types import TracebackType
+from weakref import WeakSet
+
+_numbers = count()
+_forking = threading.local()
+
+
+class Turn:
+    """A lock that the thread that has it may take again.
+
+    Used with `with`. Ctrl-C ends the wait for it. A copy is another turn.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._number = next(_numbers)
+        _turns.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
+        return Turn, ()
+
+
+_turns: WeakSet[Turn] = WeakSet()
+
+
+def _take_all() -> None:
+    _forking.taken = []
+    # In one order, so that two threads that fork do not wait for each other.
+    for turn in sorted(_turns, key=lambda turn: turn._number):
+        turn.__enter__()
+        _forking.taken.append(turn)
+
+
+def _release_all() -> None:
+    while _forking.taken:
+        _forking.taken.pop().__exit__(None, None, None)
+
+
+os.register_at_fork(before=_take_all, after_in_parent=_release_all, after_in_child=_release_all)
