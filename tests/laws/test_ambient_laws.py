@@ -260,6 +260,8 @@ def test_no_bit_is_another(world: World, usual: dict[object, list[Any]], state: 
     for face in FACES:
         if "threads" in state and (on_torch or face is called_on_torch):
             continue
+        if state == "dispatch mode" and face in (called, called_on_torch):
+            continue  # with such modes torch's tools count what a model computes
         with STATES[state]():
             found = face(world)
         if plain(found) != usual[face]:

@@ -13,9 +13,9 @@ from laws.grid import CODECS, COMBINATIONS, LAYOUTS, PLACES, Combination
 from laws.grid_page import HELD, PAGE, REFUSED, axes, render
 from laws.operations import OPERATIONS
 
-# What makes up an append, and what reads.
+# What makes up an append, what comes before the first, and what reads.
 SERVING = {
-    "step", "lend", "lease", "update", "put", "abandon", "max_step",
+    "step", "lend", "lease", "update", "put", "abandon", "max_step", "reshape",
     "layer", "held",
 }  # fmt: skip
 

@@ -30,7 +30,7 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("llama", {"hidden_size": 48.5}, CheckpointError, "hidden_size"),
     ("llama", {"hidden_size": True}, CheckpointError, "hidden_size"),
     ("llama", {"num_hidden_layers": 0}, CheckpointError, "num_hidden_layers = 0.*at least 1"),
-    ("llama", {"num_hidden_layers": 10**30}, CheckpointError, "at most 10000"),
+    ("llama", {"num_hidden_layers": 10**30}, CheckpointError, "at most 1024"),
     ("llama", {"hidden_size": 10**30}, CheckpointError, "hidden_size.*at most"),
     ("llama", {"head_dim": 2**30}, CheckpointError, "head_dim = 1073741824.*at most 65536"),
     ("llama", {"model_type": ["llama"]}, UnsupportedModelError, "model_type = "),

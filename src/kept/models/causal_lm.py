@@ -144,14 +144,15 @@ class CausalLM(nn.Module, ABC):
         """Where the weights are."""
         return _CPU if self.native is not None else next(self.parameters()).device
 
-    @ops.plain_torch()
+    @ops.plain_torch(watched=True)
     def run(self, batch: Batch, cache: Cache | None = None, record: Record | None = None) -> Tensor:
         """The forward pass over packed rows.
 
         Returns logits (M, V) fp32 of the rows the batch wants. Mutates the cache, whose lengths
         advance when every layer has run, and the record. With a cache nothing that comes back has
-        a gradient. Raises OptionError for a cache in training, CacheError or CacheFullError before
-        anything is stored.
+        a gradient. The model's dtype says what it computes in, and autocast does not reach it.
+        Raises OptionError for a cache in training, CacheError or CacheFullError before anything is
+        stored.
         """
         if cache is not None and self.training and torch.is_grad_enabled():
             raise OptionError(
@@ -247,7 +248,7 @@ class CausalLM(nn.Module, ABC):
     def _logits(self, x: Tensor) -> Tensor:  # (M, E) -> (M, V)
         return self.project(x).float()
 
-    @ops.plain_torch()
+    @ops.plain_torch(watched=True)
     def forward(
         self,
         input_ids: Tensor,

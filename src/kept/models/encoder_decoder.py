@@ -90,7 +90,7 @@ class EncoderDecoderLM(CausalLM):
         return self._logits(self.norm(x if batch.wanted is None else x[batch.wanted]))
 
     # The encoder's input stands first, as in transformers, where a decoder takes its own.
-    @plain_torch()
+    @plain_torch(watched=True)
     def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 
 @contextmanager
-def plain_torch() -> Iterator[None]:
+def plain_torch(*, watched: bool = False) -> Iterator[None]:
     """Lift autocast and the modes for functions and dispatch meanwhile, a default device among
-    them. Whether gradients are recorded stays the caller's."""
+    them. Whether gradients are recorded stays the caller's.
+
+    watched: leave the modes for dispatch, with which torch's own tools count what a model computes.
+    """
     if not _is_any_set():
         yield
         return
-    with torch._C._DisableAutocast(), torch._C.DisableTorchFunction(), _disable_current_modes():
+    dispatch = nullcontext() if watched else _disable_current_modes()
+    with torch._C._DisableAutocast(), torch._C.DisableTorchFunction(), dispatch:
         yield
 
 
