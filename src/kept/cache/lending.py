@@ -43,7 +43,7 @@ class Lease:
         after = list(self._state.lengths)
         for slot in self.slots:
             after[slot] += 1
-        state = replace(self._state, lengths=tuple(after))
+        state = self._state.lengthened(tuple(after))
         # In this order: between the two lines it has ended, and the tokens are counted.
         self._holder.state = state
         self._state = state

@@ -54,6 +54,19 @@ class State:
         """The layouts, each once."""
         return tuple(dict.fromkeys(self.layouts))
 
+    def lengthened(self, lengths: tuple[int, ...]) -> State:
+        """With other lengths. For each token decoded: `replace` takes three times as long."""
+        return State(
+            self.layers,
+            self.layouts,
+            lengths,
+            self.cross,
+            self.open,
+            self.leased,
+            self.writes,
+            self.lent,
+        )
+
     def with_layers(self, layers: Sequence[LayerCache]) -> State:
         """With these layers in place of its own; itself where they are the same."""
         if all(a is b for a, b in zip(layers, self.layers, strict=True)):

@@ -108,6 +108,8 @@ class RopeTables:
 def one_block_each(slots: Sequence[int]) -> NDArray[np.int32]:
     """The table (B, 1) of sequences that lie in one block each, their slot."""
     return np.array(slots, dtype=np.int32)[:, None]
+
+
 def layer_buffers(
     keys: Sequence[Tensor],
     key_sinks: Tensor | None,

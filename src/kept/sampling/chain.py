@@ -16,7 +16,6 @@ from kept.sampling.processors import (
     top_p,
 )
 from kept.sampling.resolved import ResolvedParams
-from kept.sampling.rules import NO_RULES
 
 
 def process_scores(scores: Tensor, params: ResolvedParams, history: TokenHistory) -> Tensor:
@@ -25,7 +24,7 @@ def process_scores(scores: Tensor, params: ResolvedParams, history: TokenHistory
     `scores` is (V,) fp32: the logits, or in beam search their log-softmax. Returns (V,) fp32 with
     -inf for tokens ruled out; it may be `scores` itself. All entries can be -inf.
     """
-    ruled = params.rules != NO_RULES
+    ruled = params.has_rules
     if ruled:
         scores = token_rules.before_penalties(scores, params, history)
     if params.repetition_penalty != 1.0:

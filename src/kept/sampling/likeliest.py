@@ -15,7 +15,6 @@ from torch import Tensor
 from kept.sampling.history import TokenHistory
 from kept.sampling.processors import suppresses_ends, top_p
 from kept.sampling.resolved import ResolvedParams
-from kept.sampling.rules import NO_RULES
 
 MOST: Final = 256  # beyond so many, finding them takes as long as it spares
 
@@ -84,7 +83,7 @@ def _keeps_order(params: ResolvedParams) -> bool:
         and params.repetition_penalty == 1.0
         and params.no_repeat_ngram_size == 0
         and params.min_p == 0.0
-        and params.rules == NO_RULES
+        and not params.has_rules
     )
 
 

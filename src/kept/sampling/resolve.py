@@ -11,7 +11,7 @@ from kept.sampling.draw import fresh_seed
 from kept.sampling.fields import Field
 from kept.sampling.generation_config import refuse_unsupported, without_transformers_caches
 from kept.sampling.resolved import ResolvedParams
-from kept.sampling.rules import DRAWN_RULES, RULE_FIELDS, Rules
+from kept.sampling.rules import DRAWN_RULES, NO_RULES, RULE_FIELDS, Rules
 
 T = TypeVar("T")
 
@@ -142,6 +142,8 @@ def _resolve_rules(read: _Reader, do_sample: bool, num_beams: int, vocab_size: i
         idle.add("renormalize_logits")
     values: dict[str, Any] = {f.name: read.get(f) for f in RULE_FIELDS if f.name not in idle}
     rules = Rules(**values)
+    if rules == NO_RULES:
+        return NO_RULES
     for name, token in rules.token_ids():
         if vocab_size is not None and token >= vocab_size:
             raise OptionError(

@@ -67,12 +67,18 @@ class ResolvedParams:
         return not self.do_sample and not self.has_penalties
 
     @property
+    def has_rules(self) -> bool:
+        """Whether any rule is switched on. Asked for each token, so identity has to do: `resolve`
+        gives NO_RULES itself where there are none."""
+        return self.rules is not NO_RULES
+
+    @property
     def has_penalties(self) -> bool:
         """Whether a processor that also acts on greedy and beam search is switched on."""
         return (
             self.repetition_penalty != 1.0
             or self.no_repeat_ngram_size > 0
-            or self.rules != NO_RULES
+            or self.has_rules
             or (bool(self.eos_token_ids) and (self.min_new_tokens > 0 or self.min_length > 0))
         )
 
