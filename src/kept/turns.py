@@ -10,7 +10,7 @@ import os
 import threading
 from itertools import count
 from types import TracebackType
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 _numbers = count()
 _forking = threading.local()
@@ -24,8 +24,7 @@ class Turn:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._number = next(_numbers)
-        _turns.add(self)
+        _turns[next(_numbers)] = self
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -42,13 +41,14 @@ class Turn:
         return Turn, ()
 
 
-_turns: WeakSet[Turn] = WeakSet()
+_turns: WeakValueDictionary[int, Turn] = WeakValueDictionary()
 
 
 def _take_all() -> None:
     _forking.taken = []
-    # In one order, so that two threads that fork do not wait for each other.
-    for turn in sorted(_turns, key=lambda turn: turn._number):
+    # `valuerefs` lists them in one stroke: other threads may be making some. They come in one
+    # order, so that two threads that fork do not wait for each other.
+    for turn in [found for ref in _turns.valuerefs() if (found := ref()) is not None]:
         turn.__enter__()
         _forking.taken.append(turn)
 
