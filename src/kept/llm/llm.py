@@ -20,7 +20,7 @@ from kept.llm.generation import Generation, remember
 from kept.llm.padding import padding_of
 from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
 from kept.llm.stream import Stream
-from kept.llm.turns import turn_end, with_turn_ends
+from kept.llm.turn_ends import turn_end, with_turn_ends
 from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
 from kept.sampling import ResolvedParams, SamplingParams, check_keywords
 from kept.text import ChatTemplate, find_tokenizer
