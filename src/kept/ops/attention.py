@@ -22,11 +22,18 @@ from kept.turns import Turn
 def attend_stored(q: Tensor, view: StoredView, spec: AttentionSpec) -> Tensor:
     """`attend` of queries that come from elsewhere, on the kernels where they run.
 
-    q: (N, H, D), the packed rows of the view's span. Returns (N, H, D) in q's dtype. On the kernels
-    no gradient flows, and each row's bits depend on its own sequence alone. Raises BackendError
-    where KEPT_OPS=native and they cannot run it, OptionError for a codec they do not read.
+    q: (N, H, D), the packed rows of the view's span. Returns (N, H, D) in q's dtype, or as wide as
+    the values are. On the kernels no gradient flows, and each row's bits depend on its own sequence
+    alone. Raises BackendError where KEPT_OPS=native and they cannot run it, OptionError for a codec
+    they do not read.
     """
-    if not runs_natively(q.dtype, q.device, view.head_dim):
+    why_not = None
+    if view.value_width != view.head_dim:
+        why_not = (
+            f"the native kernels take keys and values of one size, and these have "
+            f"{view.head_dim} and {view.value_width}"
+        )
+    if not runs_natively(q.dtype, q.device, view.head_dim, why_not):
         return reference.attend(q, view, spec)
     heads = HeadSpec(q.shape[1], view.keys[0].shape[1], view.head_dim)
     return _attention(isa(), heads, spec).run(q, view)
