@@ -141,9 +141,9 @@ void Program::check_op(const Place& op) const {
              s.heads * round_up(s.head_dim, 32) <= known(op.queries).stride(),
          "heads outgrow the rows that they are taken from or put into");
     must(op.rope_dim >= 0 && op.rope_dim <= s.head_dim && op.rope_begin >= 0 &&
-             (op.rope_dim == 0 || (op.rope_stride > 0 &&
-                                   op.rope_begin + op.rope_dim / 2 <= op.rope_stride)),
+             (op.rope_dim == 0 || op.rope_begin + op.rope_dim / 2 <= op.rope_stride),
          "a layer's columns lie outside of the rotary tables");
+    must(op.rope_dim == 0 || op.rope_stride > 0, "the rotary tables have no columns");
 }
 
 void Program::check_op(const Attend& op) const {
