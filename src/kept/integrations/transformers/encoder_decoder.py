@@ -63,7 +63,7 @@ class KeptEncoderDecoderCache(EncoderDecoderCache):
     cross_attention_cache: KeptCache
 
     @classmethod
-    def from_config(cls, config: Any, *, kv_dtype: str | None = None) -> Self:
+    def from_config(cls, config: Any, *, kv_dtype: KVDtype | None = None) -> Self:
         """An empty pair for models of this config, which grow as they need to.
 
         kv_dtype: as `kept.make_cache` takes it, for both. Raises OptionError for a decoder alone,
@@ -71,8 +71,9 @@ class KeptEncoderDecoderCache(EncoderDecoderCache):
         """
         own, _ = _layers(config)
         cache = KeptCache._of(own, _options(kv_dtype))  # refuses what is no kv_dtype
-        pair = tuple(kv_dtype) if isinstance(kv_dtype, list) else kv_dtype
-        return cls(cache, cross_cache(pair)(config))
+        if not isinstance(kv_dtype, str | None):
+            kv_dtype = kv_dtype[0], kv_dtype[1]  # of a list, which no class can be kept by
+        return cls(cache, cross_cache(kv_dtype)(config))
 
     def save(self, folder: str | PathLike[str], *, fingerprint: str = "") -> None:
         """Write both to a folder, which is made if need be; see `KeptCache.save`."""
