@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import threading
 from collections import deque
+
+from interrupting import interrupted
 
 from kept import turns
 from kept.turns import Turn
@@ -15,9 +18,9 @@ def is_free(turn: Turn) -> bool:
     found: list[bool] = []
 
     def look() -> None:
-        found.append(turn._lock.acquire(blocking=False))
+        found.append(turn.lock.acquire(blocking=False))
         if found[0]:
-            turn._lock.release()
+            turn.lock.release()
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -51,3 +54,21 @@ def test_turns_may_be_made_and_dropped_while_all_are_taken() -> None:
     turns._release_all()
     assert others
     assert {id(turn) for turn in held} <= taken
+
+
+def test_ctrl_c_finds_no_line_between_a_turn_and_its_block() -> None:
+    turn = Turn()
+
+    def take() -> None:
+        with turn.lock:
+            pass
+
+    assert interrupted(take, None, "turns.py") == 0
+    assert is_free(turn)
+
+
+def test_a_copy_is_another_turn() -> None:
+    turn = Turn()
+    with turn.lock:
+        assert is_free(copy.deepcopy(turn))
+        assert not is_free(turn)

@@ -159,7 +159,7 @@ class CausalLM(nn.Module, ABC):
                 "cached keys carry no gradient, so a backward pass would silently miss their part; "
                 "call model.eval(), use torch.no_grad(), or pass use_cache=False"
             )
-        with computing(), self._turn:
+        with computing(), self._turn.lock:
             if self.native is not None:
                 return self._run_native(batch, cache, record or Record()).logits
             # What comes back from a cache carries no gradient: better none than a wrong one.
@@ -174,7 +174,7 @@ class CausalLM(nn.Module, ABC):
         Its threads spin for milliseconds after a parallel operation, on the CPUs of the kernels'.
         Other threads wait; the one that is running may run within.
         """
-        with self._turn, nullcontext() if self.native is None else ops.one_torch_thread():
+        with self._turn.lock, nullcontext() if self.native is None else ops.one_torch_thread():
             yield
 
     def next_logits(self, batch: Batch, cache: Cache | None = None, top_k: int = 0) -> NextLogits:

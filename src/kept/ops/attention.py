@@ -111,7 +111,7 @@ class _Attention:
             dtype=torch.float32,
             device="cpu",
         )
-        with self._turn:
+        with self._turn.lock:
             self._native.write_queries(self._queries, rows, self._shape, floats, queries)
             self._native.run(step, 0, 1, among_torch=True)
             self._native.read_buffer(self._out, rows, out)
