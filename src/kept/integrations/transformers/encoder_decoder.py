@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from functools import cache
 from os import PathLike
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from transformers.cache_utils import EncoderDecoderCache
 
-from kept.errors import OptionError
+from kept.errors import CacheError, OptionError
 from kept.integrations.transformers.cache import KeptCache
 from kept.integrations.transformers.model import ModelLayers
 from kept.ops import KVDtype
+from kept.paths import read_path
 
 _OWN, _CROSS = "decoder.safetensors", "encoder.safetensors"
 
@@ -76,9 +76,18 @@ class KeptEncoderDecoderCache(EncoderDecoderCache):
         return cls(cache, cross_cache(kv_dtype)(config))
 
     def save(self, folder: str | PathLike[str], *, fingerprint: str = "") -> None:
-        """Write both to a folder, which is made if need be; see `KeptCache.save`."""
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
+        """Write both to a folder, which is made if need be; see `KeptCache.save`.
+
+        Raises OptionError for what names no folder, CacheError where it cannot be made.
+        """
+        place = read_path(folder, "the folder of a pair of caches")
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(
+                f"{place} cannot be made to save caches in ({error.strerror}); name a folder, or "
+                "one in a folder that can be written to"
+            ) from error
         self.self_attention_cache.save(place / _OWN, fingerprint=fingerprint)
         self.cross_attention_cache.save(place / _CROSS, fingerprint=fingerprint)
 
@@ -93,7 +102,7 @@ class KeptEncoderDecoderCache(EncoderDecoderCache):
     ) -> Self:
         """The pair that `save` wrote; see `KeptCache.load`."""
         own, cross = _layers(config)
-        place = Path(folder)
+        place = read_path(folder, "the folder of a pair of caches")
         return cls(
             KeptCache._load(place / _OWN, own, fingerprint, device),
             cross_cache(None)._load(place / _CROSS, cross, fingerprint, device, lends=False),
