@@ -16,7 +16,7 @@ from kept.batch import Batch
 from kept.cache import Cache, KVShape, make_cache, stores
 from kept.errors import ContextLengthError, OptionError
 from kept.exiting import computing
-from kept.models.matching import check_layers, sizes_of
+from kept.models.matching import OwnLayers
 from kept.models.native import NativeDecoder, PackWeight, Progress, pack_model
 from kept.models.next_logits import NextLogits
 from kept.models.padded import PaddedInput, read_padded
@@ -83,7 +83,7 @@ class CausalLM(nn.Module, ABC):
         self.config = config
         self.native: NativeDecoder | None = None
         self._dtype: torch.dtype | None = None
-        self._layers = sizes_of(config.kv_shapes)
+        self._layers = OwnLayers(config.kv_shapes)
         self._turn = Turn()
 
     @abstractmethod
@@ -211,11 +211,11 @@ class CausalLM(nn.Module, ABC):
                 f"the cache is on {cache.device} and this model on the CPU; make it with "
                 "device=model.device"
             )
-        check_layers(cache, self._layers)
+        self._layers.check(cache)
         return self.native.run(batch, cache, record, top_k)
 
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
-        check_layers(cache, self._layers)
+        self._layers.check(cache)
         x, rope = self.embed(batch)
         with stores(cache, batch, self.kv_shapes) as found:
             for block, store in zip(self.blocks, found, strict=True):

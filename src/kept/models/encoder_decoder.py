@@ -13,7 +13,6 @@ from kept.batch import Batch, Source
 from kept.cache import Cache, make_cache, stores
 from kept.errors import OptionError
 from kept.models.causal_lm import CausalLM, ModelConfig
-from kept.models.matching import check_layers
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
 from kept.ops import plain_torch
@@ -71,7 +70,7 @@ class EncoderDecoderLM(CausalLM):
         """What all blocks of the decoder take in a pass."""
 
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
-        check_layers(cache, self._layers)
+        self._layers.check(cache)
         if cache is not None and cache.name == "evicting" and self.not_evicting is not None:
             raise OptionError(f"{self.not_evicting}; make a cache of another kind")
         layers = self.config.num_layers

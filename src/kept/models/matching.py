@@ -9,28 +9,36 @@ from kept.cache import Cache, KVShape
 from kept.errors import CacheError
 
 
-def sizes_of(shapes: Sequence[KVShape]) -> list[KVShape]:
-    """What layers store, without what says only how much of it is kept."""
+class OwnLayers:
+    """What the layers of a model store."""
+
+    def __init__(self, shapes: Sequence[KVShape]) -> None:
+        self._sizes = _sizes_of(shapes)
+        self._fitting: Sequence[KVShape] | None = None  # of the last cache: looked at in each step
+
+    def check(self, cache: Cache | None) -> None:
+        """Raise CacheError for a cache of another model.
+
+        Its windows may differ, as they say only how much is kept.
+        """
+        if cache is None or cache.shapes is self._fitting:
+            return
+        held, own = _sizes_of(cache.shapes), self._sizes
+        if held == own:
+            self._fitting = cache.shapes
+            return
+        if len(held) != len(own):
+            found = f"{_counted(held)}, and this model has {_counted(own)}"
+        else:
+            layer = next(i for i, shape in enumerate(held) if shape != own[i])
+            theirs, ours = _spelled(held[layer]), _spelled(own[layer])
+            found = f"{theirs} in layer {layer}, and this model has {ours}"
+        raise CacheError(f"the cache is one of {found}; make it with make_cache(model.kv_shapes)")
+
+
+def _sizes_of(shapes: Sequence[KVShape]) -> list[KVShape]:
+    """Without what says only how much of them is kept."""
     return [replace(shape, window=None, shares=None) for shape in shapes]
-
-
-def check_layers(cache: Cache | None, layers: list[KVShape]) -> None:
-    """Raise CacheError for a cache of another model. layers: `sizes_of` this one's.
-
-    Its windows may differ, as they say only how much is kept.
-    """
-    if cache is None:
-        return
-    held = sizes_of(cache.shapes)
-    if held == layers:
-        return
-    if len(held) != len(layers):
-        found = f"{_counted(held)}, and this model has {_counted(layers)}"
-    else:
-        layer = next(i for i, shape in enumerate(held) if shape != layers[i])
-        theirs, own = _spelled(held[layer]), _spelled(layers[layer])
-        found = f"{theirs} in layer {layer}, and this model has {own}"
-    raise CacheError(f"the cache is one of {found}; make it with make_cache(model.kv_shapes)")
 
 
 def _counted(layers: Sequence[KVShape]) -> str:
