@@ -106,3 +106,13 @@ def test_a_cache_of_another_model(
         with pytest.raises(CacheError, match=message + r".*make_cache\(model\.kv_shapes\)"):
             run()
     assert cache.lengths == (0,)
+
+
+def test_a_cache_that_has_become_another_models(backend: str, made: Callable[[str], Pair]) -> None:
+    model = made("llama").llm.model
+    cache, (first, _) = make_cache(model.kv_shapes), model.kv_shapes
+    model(IDS, cache=cache)
+    cache.reset()
+    cache.reshape(1, KVShape(first.num_kv_heads + 1, first.head_dim))
+    with pytest.raises(CacheError, match="in layer 1, and this"):
+        model(IDS, cache=cache)
