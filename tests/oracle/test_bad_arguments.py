@@ -76,6 +76,11 @@ FORWARDS: dict[str, Callable[[Any], object]] = {
     "input_ids is a torch.float32": lambda model: model(IDS.float()),
     "attention_mask is a list": lambda model: model(IDS, attention_mask=[[1, 1, 1]]),
     "position_ids is a torch.float32": lambda model: model(IDS, position_ids=IDS / 2),
+    "input_ids is a meta tensor": lambda model: model(IDS.to("meta")),
+    "input_ids is a torch.sparse_coo tensor": lambda model: model(IDS.to_sparse()),
+    "attention_mask is a meta tensor": lambda model: model(IDS, IDS.to("meta")),
+    "attention_mask is a torch.sparse_coo tensor": lambda model: model(IDS, IDS.to_sparse()),
+    "position_ids is a meta tensor": lambda model: model(IDS, position_ids=IDS.to("meta")),
     "cache is a tuple": lambda model: model(IDS, cache=()),
 }
 
