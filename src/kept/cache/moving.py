@@ -69,8 +69,9 @@ class Movable(Readable):
         once there are tokens, or for another kind of layer.
         """
         self._check_index(layer)
-        old, state = self.shapes[layer], self._state
-        shared = any(of.shares == layer for of in self.shapes) or old.shares is not None
+        state = self._state
+        shapes, old = state.shapes, state.shapes[layer]
+        shared = any(of.shares == layer for of in shapes) or old.shares is not None
         same = (shape.window, shape.shares, shape.cross) == (old.window, old.shares, old.cross)
         if old.cross:
             held = any(self.input_lengths) or self.cross.is_filling
@@ -89,8 +90,7 @@ class Movable(Readable):
                 shape, layout, self.codec, self.place, self.unquantized_sinks
             )
             state = state.with_layers(layers)
-        self._state = state
-        self.shapes = (*self.shapes[:layer], shape, *self.shapes[layer + 1 :])
+        self._state = replace(state, shapes=(*shapes[:layer], shape, *shapes[layer + 1 :]))
 
     @plain_torch()
     def fork(self) -> Self:

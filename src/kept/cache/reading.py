@@ -41,7 +41,7 @@ class Readable(Slots):
         put into the layers, by default none. unquantized_sinks: first tokens of each that layers
         hold beside their codes. place: of the buffers, by default the device's memory."""
         self.name, self.codec, self.device = name, codec, device
-        self.shapes, self.unquantized_sinks = tuple(shapes), unquantized_sinks
+        self.unquantized_sinks = unquantized_sinks
         self.place = place or InMemory(device)
         stored = [shape for shape in shapes if shape.shares is None and not shape.cross]
         lengths = (0,) * layouts[0].num_slots if lengths is None else tuple(lengths)
@@ -52,7 +52,8 @@ class Readable(Slots):
         crossing = [shape for shape in shapes if shape.cross]  # behind all others
         none, first = [None] * len(lengths), len(shapes) - len(crossing)
         cross = CrossLayers(crossing, first, none, codec, self.place, device)
-        self._holder = Holder(State(tuple(layers), tuple(layouts), lengths, cross))
+        state = State(tuple(shapes), tuple(layers), tuple(layouts), lengths, cross)
+        self._holder = Holder(state)
 
     @property
     def _state(self) -> State:
@@ -70,6 +71,11 @@ class Readable(Slots):
         for write in state.writes:
             write()
         self._holder.state = replace(state, writes=())
+
+    @property
+    def shapes(self) -> tuple[KVShape, ...]:
+        """What each layer stores of a token, cross layers last."""
+        return self._state.shapes
 
     @property
     def num_slots(self) -> int:

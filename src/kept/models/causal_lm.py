@@ -165,7 +165,8 @@ class CausalLM(nn.Module, ABC):
             if self.native is not None:
                 return self._run_native(batch, cache, record or Record()).logits
             # What comes back from a cache carries no gradient: better none than a wrong one.
-            with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
+            recorded = torch.is_grad_enabled() and cache is None
+            with torch.set_grad_enabled(recorded), ops.exact_products():
                 return self._run(batch, cache, record or Record())
 
     @contextmanager
