@@ -13,6 +13,10 @@ namespace {
 constexpr std::array<const char*, 6> kNames{"uint8",    "int8",    "int64",
                                             "bfloat16", "float16", "float32"};
 
+std::string name_of(Number number) {
+    return kNames[static_cast<std::size_t>(number)];
+}
+
 [[noreturn]] void refuse(const char* what, const std::string& why) {
     throw std::invalid_argument(std::string(what) + " " + why);
 }
@@ -67,13 +71,11 @@ Number codes_of(Codec codec) {
 
 // (slots, G, S, width), each entry behind the one before, and each head a capacity behind the last.
 std::pair<std::byte*, Room> hand_slots(nb::handle tensor, Number type, const char* what) {
-    if (type_of(tensor, what) != type)
-        refuse(what, "are not of " + std::string(kNames[static_cast<std::size_t>(type)]));
+    if (type_of(tensor, what) != type) refuse(what, "are not of " + name_of(type));
     const auto size = sizes(tensor.attr("shape")), step = sizes(tensor.attr("stride")());
     if (size.size() != 4) refuse(what, "are not (slots, heads, entries, width)");
-    const Room room{size[0], size[1], size[2], size[3], -1};
     std::byte* data = memory_of(tensor, size[0] * size[1] * size[2] * size[3], what);
-    Room found = room;
+    Room found{size[0], size[1], size[2], size[3], -1};
     const bool rows = (size[3] <= 1 || step[3] == 1) && (size[2] <= 1 || step[2] == size[3]);
     const std::int64_t head = size[1] > 1 ? step[1] : size[0] > 1 ? step[0] : -1;
     if (head >= 0) found.capacity = size[3] ? head / size[3] : 0;
@@ -96,10 +98,10 @@ Handed hand(nb::handle tensor, const char* what) {
 std::byte* numbers(nb::handle tensor, Number type, std::int64_t needed, const char* what) {
     const Handed found = hand(tensor, what);
     if (tensor.is_none()) return nullptr;
-    const auto name = [](Number n) { return std::string(kNames[static_cast<std::size_t>(n)]); };
     if (found.type != type || found.count < needed)
-        refuse(what, "are " + std::to_string(found.count) + " of " + name(found.type) + ", where " +
-                         std::to_string(needed) + " of " + name(type) + " are needed");
+        refuse(what, "are " + std::to_string(found.count) + " of " + name_of(found.type) +
+                         ", where " + std::to_string(needed) + " of " + name_of(type) +
+                         " are needed");
     return found.data;
 }
 
@@ -116,17 +118,17 @@ LayerSide hand_side(Codec codec, nb::handle codes, nb::handle scales, nb::handle
     if (scales.is_none() != (codec != Codec::int8 && codec != Codec::int4))
         refuse("scales", "belong to int8 and int4, and to nothing else");
     if (!scales.is_none()) {
-        const auto [numbers, other] = hand_slots(scales, Number::bf16, "scales");
+        const auto [place, other] = hand_slots(scales, Number::bf16, "scales");
         if (!beside(other) || other.capacity != room.capacity || other.entries != room.entries)
             refuse("scales", "do not lie as the codes that they belong to");
-        side.stored.scales = reinterpret_cast<std::uint16_t*>(numbers);
+        side.stored.scales = reinterpret_cast<std::uint16_t*>(place);
         side.room.scales = other.width;
     }
     if (!sinks.is_none()) {
-        const Handed found = hand(sinks, "first tokens");
-        const auto [numbers, other] = hand_slots(sinks, Number::bf16, "first tokens");
+        hand(sinks, "first tokens");  // refuses gaps, which views of codes may have
+        const auto [place, other] = hand_slots(sinks, Number::bf16, "first tokens");
         if (!beside(other)) refuse("first tokens", "are of other slots or heads than the codes");
-        side.stored.sinks = reinterpret_cast<std::uint16_t*>(found.data);
+        side.stored.sinks = reinterpret_cast<std::uint16_t*>(place);
         side.stored.num_sinks = other.entries;
         side.room.sink_width = other.width;
     }

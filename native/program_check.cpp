@@ -105,7 +105,7 @@ void check_layer(const Step& step, std::int64_t index, const AttentionShape& sha
 
 void Program::check(const Step& step) const {
     check_sequences(step);
-    std::int64_t rope_rows = 0;
+    std::int64_t rope_rows = -1;  // of the tables whose rows have been checked
     for (const Op& op : ops_) {
         if (const Embed* e = std::get_if<Embed>(&op)) {
             must(step.tokens != nullptr, "the step has no tokens");
@@ -165,6 +165,7 @@ void Program::check_op(const Place& op) const {
     must(op.rope_dim >= 0 && op.rope_dim <= s.head_dim && op.rope_begin >= 0 &&
              (op.rope_dim == 0 || op.rope_begin + op.rope_dim / 2 <= op.rope_stride),
          "a layer's columns lie outside of the rotary tables");
+    must(op.rope_dim == 0 || op.rope_stride > 0, "the rotary tables have no columns");
 }
 
 void Program::check_op(const Attend& op) const {

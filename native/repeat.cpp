@@ -6,13 +6,12 @@
 namespace kept {
 
 Repeat::Repeat(Program& program, const Step& last)
-    : program_(program),
-      step_(last),
-      tokens_(static_cast<std::size_t>(last.rows)),
-      positions_(last.positions, last.positions + last.rows) {
+    : program_(program), step_(last), tokens_(static_cast<std::size_t>(last.rows)) {
     if (last.rows != last.num_sequences() || last.wanted || last.num_wanted != last.rows)
         throw std::invalid_argument(
             "only a step with one row a sequence, all of them wanted, can be repeated");
+    if (!last.positions) throw std::invalid_argument("a step without positions cannot be repeated");
+    positions_.assign(last.positions, last.positions + last.rows);
     step_.tokens = tokens_.data();
     step_.positions = positions_.data();
     if (last.rope_rows == last.positions) step_.rope_rows = positions_.data();

@@ -1,4 +1,4 @@
-"""Numbers, and tables of plain text that look alike on a terminal and in a file."""
+"""Numbers, dtypes, and tables of plain text that look alike on a terminal and in a file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def format_bytes(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def dtype_name(dtype: object) -> str:
+    """torch.float32 -> "float32", as config.json spells it; a name stays as it is."""
+    return str(dtype).removeprefix("torch.")
 
 
 def parse_bytes(text: str) -> int:

@@ -9,53 +9,42 @@ from __future__ import annotations
 import os
 import threading
 from itertools import count
-from types import TracebackType
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 _numbers = count()
 _forking = threading.local()
 
 
 class Turn:
-    """A lock that the thread that has it may take again.
+    """A turn that the thread that has it may take again. A copy is another turn.
 
-    Used with `with`. Ctrl-C ends the wait for it. A copy is another turn.
+    lock: to be used with `with`. Ctrl-C ends the wait for it. It has no `with` of its own: Ctrl-C
+    between two lines of that would leave the lock taken, and every other thread waiting.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._number = next(_numbers)
-        _turns.add(self)
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._lock.release()
+        self.lock = threading.RLock()
+        _turns[next(_numbers)] = self
 
     def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
         return Turn, ()
 
 
-_turns: WeakSet[Turn] = WeakSet()
+_turns: WeakValueDictionary[int, Turn] = WeakValueDictionary()
 
 
 def _take_all() -> None:
     _forking.taken = []
-    # In one order, so that two threads that fork do not wait for each other.
-    for turn in sorted(_turns, key=lambda turn: turn._number):
-        turn.__enter__()
+    # `valuerefs` lists them in one stroke: other threads may be making some. They come in one
+    # order, so that two threads that fork do not wait for each other.
+    for turn in [found for ref in _turns.valuerefs() if (found := ref()) is not None]:
+        turn.lock.acquire()
         _forking.taken.append(turn)
 
 
 def _release_all() -> None:
     while _forking.taken:
-        _forking.taken.pop().__exit__(None, None, None)
+        _forking.taken.pop().lock.release()
 
 
 os.register_at_fork(before=_take_all, after_in_parent=_release_all, after_in_child=_release_all)

@@ -1,6 +1,7 @@
 """Every door text comes in by: files, pipes and arguments in one encoding or another."""
 
 import codecs
+import io
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,16 @@ def test_half_a_surrogate_pair_is_refused_everywhere(folder: Path) -> None:
 def test_bytes_are_no_prompt(folder: Path) -> None:
     with pytest.raises(OptionError, match="neither"):
         LLM(folder).generate(b"abc")  # type: ignore[arg-type]
+
+
+def test_a_file_without_end_is_no_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kept.cli.prompts._MAX_BYTES", 8)
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(b"12345678")
+    assert read_prompts(None, file, lines=False) == ["12345678"]
+    file.write_bytes(b"123456789")
+    with pytest.raises(OptionError, match="holds more than 8 bytes"):
+        read_prompts(None, file, lines=False)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"123456789")))
+    with pytest.raises(OptionError, match="stdin holds more than 8 bytes"):
+        read_prompts("-", None, lines=False)

@@ -209,7 +209,7 @@ def test_masks_of_ones_own(family, kv_dtype):
 
 
 def test_without_a_kept_cache_it_is_sdpa(caplog):
-    module._say_once.cache_clear()
+    module.say_once.cache_clear()
     ids, mask = padded(9, 5)
     model = decoder("llama", "kept")
     with torch.no_grad():
@@ -261,7 +261,7 @@ def test_stand_ins_are_laid_out_as_they_say(codec):
 
 
 def test_gradients_reach_the_queries(caplog):
-    module._say_once.cache_clear()
+    module.say_once.cache_clear()
     model = decoder("llama", "kept")
     cache = kept(model)
     out = model(prompt(), past_key_values=cache).logits
@@ -294,7 +294,7 @@ def test_what_it_cannot_compute_is_refused():
 @pytest.mark.filterwarnings("ignore:.output_attentions=True. is not supported:UserWarning")
 @pytest.mark.parametrize("family", ["llama", "gemma2", "mistral", *["gpt2"] * IS_5])
 def test_weights_are_those_of_eager(family, caplog):
-    module._say_once.cache_clear()
+    module.say_once.cache_clear()
     model, eager = decoder(family, "kept"), decoder(family)
     ids, mask = padded(9, 5)
     cache, theirs = kept(model), DynamicCache(config=eager.config)
@@ -314,7 +314,7 @@ def test_weights_are_those_of_eager(family, caplog):
 
 
 def test_a_mask_of_ones_own_is_named_once(caplog):
-    module._say_once.cache_clear()
+    module.say_once.cache_clear()
     model = decoder("llama", "kept")
     ids, mask = padded(9, 9)
     logits(model, kept(model), ids, mask)

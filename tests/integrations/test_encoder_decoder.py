@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
-from kept.errors import OptionError
+from kept.errors import CacheError, OptionError
 from kept.integrations.transformers import KeptCache, KeptEncoderDecoderCache
 
 from .models import decoder, generate, padded, t5
@@ -105,3 +105,16 @@ def test_each_kind_of_model_has_its_own():
         KeptCache.from_config(t5().config)
     with pytest.raises(OptionError, match=r"KeptCache\.from_config"):
         KeptEncoderDecoderCache.from_config(decoder("llama").config)
+
+
+def test_what_is_no_folder_for_a_pair(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("text")
+    for place in (None, b"x", ""):
+        with pytest.raises(OptionError, match="folder of a pair of caches"):
+            pair().save(place)
+        with pytest.raises(OptionError, match="folder of a pair of caches"):
+            KeptEncoderDecoderCache.load(place, t5().config)
+    for place in (file, file / "inside"):
+        with pytest.raises(CacheError, match="cannot be made to save caches in"):
+            pair().save(place)

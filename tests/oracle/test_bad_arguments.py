@@ -76,6 +76,11 @@ FORWARDS: dict[str, Callable[[Any], object]] = {
     "input_ids is a torch.float32": lambda model: model(IDS.float()),
     "attention_mask is a list": lambda model: model(IDS, attention_mask=[[1, 1, 1]]),
     "position_ids is a torch.float32": lambda model: model(IDS, position_ids=IDS / 2),
+    "input_ids is a meta tensor": lambda model: model(IDS.to("meta")),
+    "input_ids is a torch.sparse_coo tensor": lambda model: model(IDS.to_sparse()),
+    "attention_mask is a meta tensor": lambda model: model(IDS, IDS.to("meta")),
+    "attention_mask is a torch.sparse_coo tensor": lambda model: model(IDS, IDS.to_sparse()),
+    "position_ids is a meta tensor": lambda model: model(IDS, position_ids=IDS.to("meta")),
     "cache is a tuple": lambda model: model(IDS, cache=()),
 }
 
@@ -106,3 +111,13 @@ def test_a_cache_of_another_model(
         with pytest.raises(CacheError, match=message + r".*make_cache\(model\.kv_shapes\)"):
             run()
     assert cache.lengths == (0,)
+
+
+def test_a_cache_that_has_become_another_models(backend: str, made: Callable[[str], Pair]) -> None:
+    model = made("llama").llm.model
+    cache, (first, _) = make_cache(model.kv_shapes), model.kv_shapes
+    model(IDS, cache=cache)
+    cache.reset()
+    cache.reshape(1, KVShape(first.num_kv_heads + 1, first.head_dim))
+    with pytest.raises(CacheError, match="in layer 1, and this"):
+        model(IDS, cache=cache)

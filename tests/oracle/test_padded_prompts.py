@@ -119,9 +119,18 @@ def test_what_a_prompt_may_hold_is_no_padding(folder: Path, llm: LLM, tmp_path: 
         ("text", [1], "pass token ids"),
         (torch.ones(2), [1, 1], "of float32"),
         ({"input_ids": [1, 2], "attention_mask": [1]}, None, "shape"),
+        ([1, 2], torch.ones(2, device="meta"), "attention_mask is a meta tensor"),
+        ([1, 2], torch.ones(2).to_sparse(), r"attention_mask is a torch\.sparse_coo tensor"),
         ({"text": "a"}, None, "a prompt is a string or a list of token ids"),
     ],
 )
 def test_masks_that_do_not_fit(llm: LLM, prompts: Any, mask: Any, named: str) -> None:
     with pytest.raises(OptionError, match=named):
         llm.generate(prompts, attention_mask=mask, **LENGTH)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.bool, torch.int32])
+def test_masks_of_any_dtype(llm: LLM, dtype: torch.dtype) -> None:
+    mask = torch.tensor([0, 1, 1]).to(dtype).requires_grad_(dtype.is_floating_point)
+    expected = llm.generate([2, 3], **LENGTH)[0].token_ids
+    assert llm.generate([1, 2, 3], attention_mask=mask, **LENGTH)[0].token_ids == expected

@@ -15,6 +15,7 @@ from kept.bench.published import PUBLISHED
 from kept.bench.subject import Subject
 from kept.bench.summary import Summary, Totals
 from kept.bench.trace import Trace
+from kept.format import dtype_name
 from kept.machine import describe_machine
 
 FORMAT = 1
@@ -68,7 +69,7 @@ def _model(subject: Subject) -> dict[str, Any]:
         "name": subject.name,
         "random_weights": subject.random,
         "config": dataclasses.asdict(model.config),  # type: ignore[call-overload]  # all families' are dataclasses
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": dtype_name(model.dtype),
         "quantize": subject.quantize,
         "kernels": subject.kernels,
         "device": str(model.device),

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kept.errors import OptionError
-from kept.format import format_bytes
+from kept.format import dtype_name, format_bytes
 from kept.machine import describe_machine
 from kept.models import CausalLM, build_model, resolve_device
 from kept.models.layers import LayerNorm, RMSNorm, ShiftedRMSNorm
@@ -78,7 +78,7 @@ def save_checkpoint(model: CausalLM, config: Mapping[str, Any], folder: Path) ->
             memory_format=torch.contiguous_format
         )
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    described = {**config, "dtype": str(model.dtype).removeprefix("torch.")}
+    described = {**config, "dtype": dtype_name(model.dtype)}
     (folder / "config.json").write_text(json.dumps(described), encoding="utf-8")
 
 

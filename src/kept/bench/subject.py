@@ -12,6 +12,7 @@ from kept.bench.random_weights import random_model
 from kept.bench.shapes import shape_config
 from kept.bench.work import Costs, stored_bytes
 from kept.errors import OptionError
+from kept.format import dtype_name
 from kept.llm import LLM
 from kept.machine import MatrixDtype
 from kept.models import CausalLM, Checkpoint, build_model, open_checkpoint, resolve_dtype
@@ -54,7 +55,7 @@ class Subject:
     @property
     def weight_format(self) -> str:
         """What the weights are held in, in words."""
-        dtype = str(self.model.dtype).removeprefix("torch.")
+        dtype = dtype_name(self.model.dtype)
         return dtype if self.quantize is None else f"{self.quantize} weights over {dtype}"
 
     @property

@@ -137,6 +137,8 @@ def _writable(path: object) -> Path:
     file = read_path(path, "the cache's file")
     if file.name in ("", "..") or os.path.isdir(file):
         raise OptionError(f"{str(file)!r} is a folder; name a file in it to save the cache to")
+    if os.path.exists(file) and not os.path.isfile(file):  # which would be replaced by a file
+        raise OptionError(f"{str(file)!r} is a device or a pipe; name a file to save the cache to")
     return file
 
 

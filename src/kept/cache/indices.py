@@ -30,14 +30,14 @@ def read_whole(value: object, what: str) -> int:
 
 def read_all_whole(values: object, what: str) -> list[int]:
     """Whole numbers out of a list, tuple, array or tensor; raises OptionError as `read_whole`."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or _is_scalar(values):
+    if not _is_listed(values):
         raise OptionError(f"{what} is {values!r:.100}; pass a list of whole numbers")
     return [read_whole(value, what) for value in values]
 
 
 def read_lengths(value: object, num_slots: int) -> list[int]:
     """Lengths to truncate to: one for every slot, or one for all. Raises OptionError otherwise."""
-    if isinstance(value, Iterable) and not _is_scalar(value):
+    if _is_listed(value):
         lengths = read_all_whole(value, "a length to truncate to")
     else:
         lengths = [read_whole(value, "the length to truncate to")] * num_slots
@@ -73,6 +73,12 @@ def check_num_slots(count: int, what: str) -> None:
     """Raise OptionError for more slots than any cache can have."""
     if count > MAX_SLOTS:
         raise OptionError(f"{what}: {count:,} slots are more than the {MAX_SLOTS:,} of any cache")
+
+
+def _is_listed(value: object) -> TypeGuard[Iterable[object]]:
+    if isinstance(value, ARRAYS):
+        return value.ndim > 0
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
 
 
 def _is_scalar(value: object) -> TypeGuard[np.generic | np.ndarray | torch.Tensor]:

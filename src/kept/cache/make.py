@@ -204,7 +204,7 @@ def _check(
     num_sinks: int,
     slack: int,
 ) -> None:
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise OptionError(f"no cache is called {kind!r}; there are {', '.join(KINDS)}")
     if not shapes:
         raise OptionError("a cache of 0 layers holds nothing; give at least 1, as model.kv_shapes")

@@ -27,7 +27,8 @@ class KVShape:
     value_dim: int | None = None
 
     def __post_init__(self) -> None:
-        if self.value_dim == self.head_dim:  # one spelling, as shapes are compared
+        if self.value_dim is not None and self.value_dim == self.head_dim:
+            # One spelling, as shapes are compared.
             object.__setattr__(self, "value_dim", None)
 
     @property

@@ -24,6 +24,7 @@ from kept.cache.evicting_layer import EvictingLayer, Eviction
 from kept.cache.layer import LayerCache, Reordering, Write
 from kept.cache.layout import Layout, Relayout
 from kept.cache.open_step import OpenStep
+from kept.cache.shape import KVShape
 from kept.errors import CacheFullError
 from kept.ops import LentBuffers
 
@@ -32,14 +33,15 @@ log = logging.getLogger("kept")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """layers, layouts: (L,) one per storing layer; layers that lay tokens out alike have the same
-    layout. lengths: (slots,). cross: which encoder inputs the slots attend.
+    """shapes: of all layers. layers, layouts: (L,) one per storing layer; layers that lay tokens
+    out alike have the same layout. lengths: (slots,). cross: which encoder inputs the slots attend.
 
     open: the step that is being stored, whose layers nobody shares. leased: slots whose next entry
     may be written to without a step. writes: what is left to be written to the layers. lent: their
     buffers as kernels take them, once that has been asked for.
     """
 
+    shapes: tuple[KVShape, ...]
     layers: tuple[LayerCache, ...]
     layouts: tuple[Layout, ...]
     lengths: tuple[int, ...]
@@ -57,6 +59,7 @@ class State:
     def lengthened(self, lengths: tuple[int, ...]) -> State:
         """With other lengths. For each token decoded: `replace` takes three times as long."""
         return State(
+            self.shapes,
             self.layers,
             self.layouts,
             lengths,
@@ -159,6 +162,7 @@ class State:
             step = replace(step, plans={layouts[x]: plan for x, plan in step.plans.items()})
         layers = [x.fork() if step is None else x.cloned() for x in self.layers]
         return State(
+            self.shapes,
             tuple(layers),
             tuple(layouts[x] for x in self.layouts),
             self.lengths,

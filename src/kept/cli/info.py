@@ -15,7 +15,7 @@ from kept import __version__
 from kept.cli.description import Description, describe_model, token_costs
 from kept.cli.options import MODEL, option
 from kept.cli.terminal import BOLD, styled
-from kept.format import format_bytes, format_count, pairs
+from kept.format import dtype_name, format_bytes, format_count, pairs
 
 _OF_DECODER = " of the decoder, each with a cross layer that attends the encoder's input"
 
@@ -128,7 +128,7 @@ def _model(d: Description) -> dict[str, Any]:
         "windows": list(d.windows),
         "vocab_size": d.model.config.vocab_size,
         "num_parameters": d.num_parameters,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype_name(dtype),
         "weight_bytes": d.weight_bytes(dtype),
         "quantized": d.quantized,
         "quantized_weight_bytes": d.quantized_bytes(),

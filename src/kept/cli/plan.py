@@ -13,7 +13,7 @@ from kept.cli.description import Description, describe_model, describe_shape, to
 from kept.cli.memory import CachePlan, kinds
 from kept.cli.options import CACHE, MODEL, KVDtype, QuantizedFormat, option
 from kept.errors import OptionError
-from kept.format import format_bytes, format_count, pairs, table
+from kept.format import dtype_name, format_bytes, format_count, pairs, table
 
 if TYPE_CHECKING:
     from kept.ops import KVCodec
@@ -188,7 +188,7 @@ def _weights(found: Description, dtype: str | None) -> dict[str, int]:
     if dtype in quantized:
         return {dtype: quantized[dtype]}
     floats = [found.dtype(name) for name in (("float32", "bfloat16") if dtype is None else [dtype])]
-    sizes = {str(each).removeprefix("torch."): found.weight_bytes(each) for each in floats}
+    sizes = {dtype_name(each): found.weight_bytes(each) for each in floats}
     return sizes | quantized if dtype is None else sizes
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import codecs
 import sys
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from kept.errors import OptionError
 
 _HOW = 'give it as an argument (kept generate "Once upon a time"), with --file, or through a pipe'
+
+_MAX_BYTES: Final = 256 << 20  # far above what any context holds
 
 # UTF-32's little-endian mark begins with UTF-16's.
 _MARKS: Final = (
@@ -84,15 +86,26 @@ def decode(data: bytes, where: str) -> str:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            return _read_bounded(opened, str(file))
     except OSError as error:
         raise OptionError(f"--file {file} cannot be read: {error.strerror}") from error
+
+
+def _read_bounded(source: BinaryIO, where: str) -> bytes:
+    """Read to the end. Raises OptionError for more than any prompt has, as a device may give."""
+    data = source.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise OptionError(
+            f"{where} holds more than {_MAX_BYTES:,} bytes, which is no prompt; give a shorter one"
+        )
+    return data
 
 
 def _read_stdin(explicit: bool) -> str:
     if sys.stdin is None or (sys.stdin.isatty() and not explicit):
         raise OptionError(f"there is no prompt; {_HOW}")
-    data = sys.stdin.buffer.read()
+    data = _read_bounded(sys.stdin.buffer, "stdin")
     if not data and not explicit:
         raise OptionError(f"there is no prompt: stdin is empty; {_HOW}")
     return _without_line_end(decode(data, "stdin"))

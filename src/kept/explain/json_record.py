@@ -12,6 +12,7 @@ from kept.bench.json_report import origin
 from kept.explain.codecs import CodecEffect
 from kept.explain.counts import Count
 from kept.explain.explanation import DIGITS, CodecResult, Explanation, Policy, View
+from kept.format import dtype_name
 from kept.ops import isa
 
 
@@ -56,7 +57,7 @@ def _model(found: Explanation) -> dict[str, Any]:
         "num_heads": config.num_heads,
         "kv_shapes": [dataclasses.asdict(shape) for shape in llm.model.kv_shapes],
         "num_parameters": llm.model.num_parameters,
-        "dtype": str(llm.model.dtype).removeprefix("torch."),
+        "dtype": dtype_name(llm.model.dtype),
         "kernels": "torch" if llm.model.native is None else f"native {isa()}",
     }
 

@@ -1,14 +1,28 @@
-"""Which cache and which rule at the end of the context a request's options ask for."""
+"""Which cache, where, and which rule at the end of the context options ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from kept.cache import Cache, EvictionPolicy, Offloaded, make_cache
 from kept.engine import ContextRule, default_hop
 from kept.errors import CacheFullError, OptionError
 from kept.models import CausalLM
 from kept.sampling import ResolvedParams
+
+
+def read_place(folder: str | Path | None, memory: int | None) -> Offloaded | None:
+    """Where kv_folder and kv_memory have caches lie, None: in memory. Raises OptionError for one
+    without the other, or for what will not do."""
+    if folder is None and memory is None:
+        return None
+    if folder is None or memory is None:
+        raise OptionError(
+            f"kv_folder={folder} and kv_memory={memory} go together: the folder takes what the "
+            "memory does not hold; give both or neither"
+        )
+    return Offloaded(folder, memory)
 
 
 def context_rule(model: CausalLM, params: ResolvedParams) -> ContextRule:

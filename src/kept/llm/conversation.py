@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kept.cache import Cache
-from kept.errors import CacheError
+from kept.errors import CacheError, OptionError
+from kept.sampling import ResolvedParams
 
 log = logging.getLogger("kept")
 
@@ -45,3 +47,73 @@ class Conversation:
             self.tokens.clear()
             self.cache.truncate(0)
         return shared
+
+
+class LastConversation:
+    """The conversation that the next turn may go on from, if there is one.
+
+    Threads may share it: whoever takes it out has it alone.
+    """
+
+    def __init__(self) -> None:
+        self._held: deque[Conversation] = deque(maxlen=1)  # taken out and put in by one call each
+
+    def take(self) -> Conversation | None:
+        """What the last turn left behind; there is none from now on."""
+        try:
+            return self._held.pop()
+        except IndexError:
+            return None
+
+    def put(self, found: Conversation | None) -> None:
+        """Leave one behind, in place of any other; None leaves that."""
+        if found is not None:
+            self._held.append(found)
+
+    def drop(self) -> None:
+        """Forget it."""
+        self._held.clear()
+
+
+def usable(
+    kept: Conversation | None,
+    key: tuple[object, ...],
+    prompt: Sequence[int],
+    params: ResolvedParams,
+    context: int,
+) -> Conversation | None:
+    """The kept conversation, if a turn can go on from it; else the log says why not.
+
+    Raises OptionError for a static cache whose length no option says.
+    """
+    if params.cache_implementation == "static" and params.max_cache_len is None:
+        raise OptionError(
+            "a chat with a static cache needs max_cache_len, since its turns share one cache; "
+            f"give the tokens all of them may come to, up to {context}"
+        )
+    if kept is None:
+        return None
+    if kept.key != key:
+        log.warning("the conversation is read again: the cache options have changed")
+        return None
+    if params.overflow == "slide" and len(prompt) > context:
+        log.warning("the conversation is read again: it is longer than the context and slides")
+        return None
+    return kept
+
+
+def cache_key(params: ResolvedParams) -> tuple[object, ...]:
+    """The options that a cache is made by."""
+    return (
+        params.cache_implementation,
+        params.kv_dtype,
+        params.unquantized_sinks,
+        params.max_cache_len,
+        params.sliding_window,
+        params.num_sinks,
+        params.kv_budget,
+        params.eviction_score,
+        params.num_recent,
+        params.overflow,
+        params.slide_hop,
+    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,20 +10,18 @@ from typing import Any
 
 import torch
 
-from kept.cache import Offloaded
 from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted
 from kept.errors import CheckpointNotFoundError, KeptError, OptionError
-from kept.llm.conversation import Conversation
+from kept.llm.caching import read_place
+from kept.llm.conversation import Conversation, LastConversation, cache_key, usable
 from kept.llm.generation import Generation, remember
 from kept.llm.padding import padding_of
 from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
 from kept.llm.stream import Stream
-from kept.llm.turns import turn_end, with_turn_ends
+from kept.llm.turn_ends import turn_end, with_turn_ends
 from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
 from kept.sampling import ResolvedParams, SamplingParams, check_keywords
 from kept.text import ChatTemplate, find_tokenizer
-
-log = logging.getLogger("kept")
 
 Message = Mapping[str, Any]
 Progress = Callable[[int, int], None]
@@ -74,7 +70,7 @@ class LLM:
         for name, value in (("max_batch_size", max_batch_size), ("prefill_chunk", prefill_chunk)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"{name}={value!r}: give a whole number of at least 1")
-        self.place = _read_place(kv_folder, kv_memory)
+        self.place = read_place(kv_folder, kv_memory)
         self.checkpoint: Checkpoint = open_checkpoint(source, revision=revision)
         self.model: CausalLM = load_model(
             self.checkpoint,
@@ -86,7 +82,7 @@ class LLM:
         )
         self.tokenizer = find_tokenizer(self.checkpoint.folder)
         self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
-        self._kept: deque[Conversation] = deque(maxlen=1)  # threads take it out in one stroke
+        self._last = LastConversation()
 
     def generate(
         self,
@@ -188,15 +184,15 @@ class LLM:
             resolved = with_turn_ends(resolved, self.tokenizer, named, config)
         ids = self.tokenizer.encode(prompt, add_special_tokens=False)
         [tokens] = read_prompts(ids, self.tokenizer, self.model.config.vocab_size)
-        key = _cache_key(resolved)
-        kept = self._take_conversation()
+        key = cache_key(resolved)
+        kept = self._last.take()
         try:
-            reusable = self._reusable(kept, key, tokens, resolved)
-            generation = self._begin([tokens], resolved, reusable)
+            going_on = usable(kept, key, tokens, resolved, self.model.config.context)
+            generation = self._begin([tokens], resolved, going_on)
         except KeptError:  # of a check: what was kept has not been touched
-            self._kept.extend([] if kept is None else [kept])
+            self._last.put(kept)
             raise
-        return Stream(generation, self._keeper(key))
+        return Stream(generation, lambda ended: self._last.put(remember(ended, key)))
 
     def render_chat(
         self,
@@ -239,7 +235,7 @@ class LLM:
 
     def forget(self) -> None:
         """Drop the cache kept for `chat`."""
-        self._kept.clear()
+        self._last.drop()
 
     def resolve(self, params: SamplingParams | None, options: Mapping[str, Any]) -> ResolvedParams:
         """Options made concrete by the checkpoint's generation_config.json."""
@@ -292,67 +288,3 @@ class LLM:
             conversation=conversation,
             place=self.place,
         )
-
-    def _take_conversation(self) -> Conversation | None:
-        """What the last turn left behind; from now on it is the caller's alone."""
-        try:
-            return self._kept.pop()
-        except IndexError:
-            return None
-
-    def _reusable(
-        self,
-        kept: Conversation | None,
-        key: tuple[object, ...],
-        tokens: list[int],
-        params: ResolvedParams,
-    ) -> Conversation | None:
-        """The kept conversation, if this turn can go on from it; else the log says why not."""
-        if params.cache_implementation == "static" and params.max_cache_len is None:
-            raise OptionError(
-                "a chat with a static cache needs max_cache_len, since its turns share one cache; "
-                f"give the tokens all of them may come to, up to {self.model.config.context}"
-            )
-        if kept is None:
-            return None
-        if kept.key != key:
-            log.warning("the conversation is read again: the cache options have changed")
-            return None
-        if params.overflow == "slide" and len(tokens) > self.model.config.context:
-            log.warning("the conversation is read again: it is longer than the context and slides")
-            return None
-        return kept
-
-    def _keeper(self, key: tuple[object, ...]) -> Callable[[Generation], None]:
-        def keep(generation: Generation) -> None:
-            found = remember(generation, key)
-            self._kept.extend([] if found is None else [found])
-
-        return keep
-
-
-def _read_place(folder: str | Path | None, memory: int | None) -> Offloaded | None:
-    if folder is None and memory is None:
-        return None
-    if folder is None or memory is None:
-        raise OptionError(
-            f"kv_folder={folder} and kv_memory={memory} go together: the folder takes what the "
-            "memory does not hold; give both or neither"
-        )
-    return Offloaded(folder, memory)
-
-
-def _cache_key(params: ResolvedParams) -> tuple[object, ...]:
-    return (
-        params.cache_implementation,
-        params.kv_dtype,
-        params.unquantized_sinks,
-        params.max_cache_len,
-        params.sliding_window,
-        params.num_sinks,
-        params.kv_budget,
-        params.eviction_score,
-        params.num_recent,
-        params.overflow,
-        params.slide_hop,
-    )

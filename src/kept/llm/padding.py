@@ -11,6 +11,7 @@ import torch
 
 from kept.errors import OptionError
 from kept.models import Checkpoint
+from kept.models.padded import check_readable
 from kept.text import Tokenizer
 
 _REMEDY = (
@@ -85,7 +86,8 @@ def without_padding(prompts: object, attention_mask: object) -> list[list[int]]:
     prompts, attention_mask: tensors, arrays or lists (T,) or (B, T) of one shape. Raises
     OptionError for another shape or value, and for a row without one unbroken run of 1.
     """
-    ids, mask = _array("a prompt beside an attention_mask", prompts), _array("it", attention_mask)
+    ids = _array("a prompt beside an attention_mask", prompts)
+    mask = _array("attention_mask", attention_mask)
     if ids.shape != mask.shape or ids.ndim not in (1, 2) or ids.dtype.kind not in "iu":
         raise OptionError(
             f"attention_mask has the shape {mask.shape}, and the prompts {ids.shape} of "
@@ -111,7 +113,9 @@ def _what_is_left(places: Collection[int]) -> str:
 
 def _array(what: str, values: object) -> np.ndarray[Any, Any]:
     if isinstance(values, torch.Tensor):
-        return values.cpu().numpy()
+        check_readable(what, values)
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     try:
         return np.asarray(values)
     except ValueError as error:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from kept import ops
 from kept.batch import Batch
 from kept.cache import Cache, KVShape, make_cache, stores
-from kept.errors import CacheError, ContextLengthError, OptionError
+from kept.errors import ContextLengthError, OptionError
 from kept.exiting import computing
+from kept.models.matching import OwnLayers
 from kept.models.native import NativeDecoder, PackWeight, Progress, pack_model
 from kept.models.next_logits import NextLogits
 from kept.models.padded import PaddedInput, read_padded
@@ -82,7 +83,7 @@ class CausalLM(nn.Module, ABC):
         self.config = config
         self.native: NativeDecoder | None = None
         self._dtype: torch.dtype | None = None
-        self._layers = _sizes(config.kv_shapes)
+        self._layers = OwnLayers(config.kv_shapes)
         self._turn = Turn()
 
     @abstractmethod
@@ -160,11 +161,12 @@ class CausalLM(nn.Module, ABC):
                 "cached keys carry no gradient, so a backward pass would silently miss their part; "
                 "call model.eval(), use torch.no_grad(), or pass use_cache=False"
             )
-        with computing(), self._turn:
+        with computing(), self._turn.lock:
             if self.native is not None:
                 return self._run_native(batch, cache, record or Record()).logits
             # What comes back from a cache carries no gradient: better none than a wrong one.
-            with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
+            recorded = torch.is_grad_enabled() and cache is None
+            with torch.set_grad_enabled(recorded), ops.exact_products():
                 return self._run(batch, cache, record or Record())
 
     @contextmanager
@@ -175,7 +177,7 @@ class CausalLM(nn.Module, ABC):
         Its threads spin for milliseconds after a parallel operation, on the CPUs of the kernels'.
         Other threads wait; the one that is running may run within.
         """
-        with self._turn, nullcontext() if self.native is None else ops.one_torch_thread():
+        with self._turn.lock, nullcontext() if self.native is None else ops.one_torch_thread():
             yield
 
     def next_logits(self, batch: Batch, cache: Cache | None = None, top_k: int = 0) -> NextLogits:
@@ -211,11 +213,11 @@ class CausalLM(nn.Module, ABC):
                 f"the cache is on {cache.device} and this model on the CPU; make it with "
                 "device=model.device"
             )
-        self._check_layers(cache)
+        self._layers.check(cache)
         return self.native.run(batch, cache, record, top_k)
 
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
-        self._check_layers(cache)
+        self._layers.check(cache)
         x, rope = self.embed(batch)
         with stores(cache, batch, self.kv_shapes) as found:
             for block, store in zip(self.blocks, found, strict=True):
@@ -226,24 +228,6 @@ class CausalLM(nn.Module, ABC):
             record.take_hidden(x)
             return self._logits(x if batch.wanted is None else x[batch.wanted])
         return self._logits(self.norm(x if batch.wanted is None else x[batch.wanted]))
-
-    def _check_layers(self, cache: Cache | None) -> None:
-        """Raise CacheError for a cache of another model: kernels write where this one's would be.
-
-        Its windows may differ, as they say only how much is kept.
-        """
-        if cache is None:
-            return
-        held = _sizes(cache.shapes)
-        if held == self._layers:
-            return
-        if len(held) != len(self._layers):
-            found = f"{_counted(held)}, and this model has {_counted(self._layers)}"
-        else:
-            layer = next(i for i, shape in enumerate(held) if shape != self._layers[i])
-            theirs, own = _spelled(held[layer]), _spelled(self._layers[layer])
-            found = f"{theirs} in layer {layer}, and this model has {own}"
-        raise CacheError(f"the cache is one of {found}; make it with make_cache(model.kv_shapes)")
 
     def _logits(self, x: Tensor) -> Tensor:  # (M, E) -> (M, V)
         return self.project(x).float()
@@ -299,20 +283,3 @@ class CausalLM(nn.Module, ABC):
                 f"position {int(padded.batch.positions.max())} is past this model's context of "
                 f"{self.config.context}; pass fewer tokens, or start a new cache"
             )
-
-
-def _sizes(shapes: Sequence[KVShape]) -> list[KVShape]:
-    """What layers store, without what says only how much of it is kept."""
-    return [replace(shape, window=None, shares=None) for shape in shapes]
-
-
-def _counted(layers: Sequence[KVShape]) -> str:
-    crossing = sum(shape.cross for shape in layers)
-    own = f"{len(layers) - crossing} layers"
-    return f"{own} and {crossing} cross layers" if crossing else own
-
-
-def _spelled(shape: KVShape) -> str:
-    values = "" if shape.value_dim is None else f" in keys and {shape.value_dim} in values"
-    cross = " of an encoder input" if shape.cross else ""
-    return f"{shape.num_kv_heads} heads of {shape.head_dim} numbers{values}{cross}"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from kept.errors import OptionError, UnsupportedModelError
+from kept.format import dtype_name
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -42,8 +43,7 @@ def resolve_dtype(
         return torch.bfloat16 if own == torch.float16 and on_cpu else own
     found = _find(dtype)
     if found is None:
-        name = str(dtype).removeprefix("torch.")
-        raise OptionError(f"dtype {name!r} is not one of auto, {', '.join(DTYPES)}")
+        raise OptionError(f"dtype {dtype_name(dtype)!r} is not one of auto, {', '.join(DTYPES)}")
     return found
 
 
@@ -71,4 +71,4 @@ def own_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
 
 
 def _find(dtype: object) -> torch.dtype | None:
-    return DTYPES.get(str(dtype).removeprefix("torch."))
+    return DTYPES.get(dtype_name(dtype))

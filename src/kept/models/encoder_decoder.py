@@ -70,7 +70,7 @@ class EncoderDecoderLM(CausalLM):
         """What all blocks of the decoder take in a pass."""
 
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
-        self._check_layers(cache)
+        self._layers.check(cache)
         if cache is not None and cache.name == "evicting" and self.not_evicting is not None:
             raise OptionError(f"{self.not_evicting}; make a cache of another kind")
         layers = self.config.num_layers

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kept.errors import OptionError
+from kept.format import dtype_name
 from kept.models.causal_lm import CausalLM
 from kept.models.checkpoint import QUANTIZATION, Checkpoint
 from kept.models.dtypes import is_unsaid, own_dtype, resolve_dtype
@@ -117,8 +118,9 @@ def open_weights(
     )
     if rounds_once(checkpoint, dtype, wanted):
         say_once(
-            f"computing in {_name(wanted)} what {checkpoint.folder} holds in float16, for which "
-            "CPUs have no fast instructions; dtype='float32' keeps every bit, 'float16' its dtype"
+            f"computing in {dtype_name(wanted)} what {checkpoint.folder} holds in float16, for "
+            "which CPUs have no fast instructions; dtype='float32' keeps every bit, 'float16' its "
+            "dtype"
         )
     return model, weights
 
@@ -142,11 +144,7 @@ def rounds_once(
 def _check_dtype(model: CausalLM, dtype: torch.dtype) -> None:
     if dtype in model.too_narrow:
         raise OptionError(
-            f"{type(model).__name__} cannot be computed in {_name(dtype)}, "
+            f"{type(model).__name__} cannot be computed in {dtype_name(dtype)}, "
             f"whose largest number, {torch.finfo(dtype).max:,.0f}, its activations outgrow; load "
             "it with dtype='bfloat16' or 'float32'"
         )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -29,7 +29,7 @@ def check_format(format: str | None) -> QuantizedFormat | None:
     if format is None:
         return None
     for known in QUANTIZED_FORMATS:
-        if format == known:
+        if isinstance(format, str) and format == known:
             return known
     raise OptionError(
         f"quantize={format!r} is not one of {', '.join(QUANTIZED_FORMATS)}; or leave it out"

@@ -101,15 +101,26 @@ def _check_types(
     for name, value in (("attention_mask", attention_mask), ("position_ids", position_ids)):
         if value is not None and not isinstance(value, Tensor):
             raise OptionError(f"{name} is a {type(value).__name__}; pass a torch tensor")
+        check_readable(name, value)
     for name, value in (("input_ids", input_ids), ("position_ids", position_ids)):
         if value is not None or name == "input_ids":
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
             if kind not in INTEGERS:
                 raise OptionError(f"{name} is a {kind}; pass a torch tensor of integers")
+    check_readable("input_ids", input_ids)
     if cache is not None and not isinstance(cache, Cache):
         raise OptionError(
             f"cache is a {type(cache).__name__}; pass one of make_cache, or from_legacy(tuples)"
         )
+
+
+def check_readable(name: str, value: object) -> None:
+    """Raise OptionError for a tensor without numbers (meta), or of others than plain rows."""
+    if isinstance(value, Tensor) and (
+        value.is_meta or value.is_nested or value.layout != torch.strided
+    ):
+        kind = "meta" if value.is_meta else "nested" if value.is_nested else value.layout
+        raise OptionError(f"{name} is a {kind} tensor, which cannot be read; pass a dense one")
 
 
 def _check_ids(

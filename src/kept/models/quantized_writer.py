@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from kept.errors import BackendError, CheckpointError, OptionError
+from kept.format import dtype_name
 from kept.machine import NATIVE_AVAILABLE, native_error
 from kept.models.causal_lm import CausalLM
 from kept.models.checkpoint import PACKED_WEIGHTS, QUANTIZATION, Checkpoint, open_checkpoint
@@ -127,7 +128,7 @@ def _write(folder: Path, model: CausalLM, checkpoint: Checkpoint, quantizer: Qua
         )
     entry = make_entry(format, kinds)
     config = {name: x for name, x in checkpoint.config.items() if name != "torch_dtype"}
-    config["dtype"] = str(model.dtype).removeprefix("torch.")
+    config["dtype"] = dtype_name(model.dtype)
     if len(matrices(model)[0]) == 1:  # also where config.json tied what the file held apart
         config["tie_word_embeddings"] = False
     config[QUANTIZATION] = entry

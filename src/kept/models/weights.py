@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kept.errors import WeightsError
 from kept.exiting import computing
+from kept.format import dtype_name
 from kept.models.checkpoint import Checkpoint
 from kept.models.dtypes import DTYPES
 from kept.models.freed_memory import give_back_freed_memory
@@ -174,7 +175,7 @@ def refuse_overflow(cast: Tensor, stored_dtype: torch.dtype, file: Path, name: s
         if torch.isinf(low) or torch.isinf(high):
             raise WeightsError(
                 f"{file}: {name!r} holds values beyond {largest:g}, the largest "
-                f"{_name(cast.dtype)} can hold (it is stored as {_name(stored_dtype)}). "
+                f"{dtype_name(cast.dtype)} can hold (it is stored as {dtype_name(stored_dtype)}). "
                 f"{_overflow_remedy(cast.dtype, stored_dtype)}"
             )
 
@@ -186,7 +187,3 @@ def _overflow_remedy(dtype: torch.dtype, stored_dtype: torch.dtype) -> str:
         return "kept computes in no wider one, so it cannot run these weights; is the file damaged?"
     sure = stored_dtype in DTYPES.values()
     return f"Load it as {' or '.join(wider)}{'' if sure else ', if that holds them'}."
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

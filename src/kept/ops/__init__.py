@@ -29,7 +29,7 @@ from kept.ops.faces import (
 from kept.ops.hadamard import rotate_heads
 from kept.ops.kv_codec import KV_CODECS, KVCodec, KVDtype, find_kv_codec
 from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
-from kept.ops.plain import plain_torch
+from kept.ops.plain import exact_products, plain_torch
 from kept.ops.program import Program
 from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
 from kept.ops.spec import AttentionSpec, HeadSpec
@@ -81,6 +81,7 @@ __all__ = [
     "backend",
     "embedding",
     "encode_heads",
+    "exact_products",
     "find_kv_codec",
     "gated",
     "isa",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from kept.ops import reference
 from kept.ops.backend import isa, runs_natively, use_threads
+from kept.ops.forking import own_openmp
 from kept.ops.plain import plain_torch
 from kept.ops.program import computes_in_floats, native_shape
 from kept.ops.spec import AttentionSpec, HeadSpec
@@ -50,8 +50,8 @@ def _find_torch_team() -> None:
     and would be in the way of others. Where torch brings no GNU OpenMP, others it is."""
     from kept import _native
 
-    for library in (Path(torch.__file__).parent / "lib").glob("libgomp*"):
-        _native.find_torch_team(str(library))
+    for library in own_openmp():
+        _native.find_torch_team(library)
 
 
 class _Attention:
@@ -111,7 +111,7 @@ class _Attention:
             dtype=torch.float32,
             device="cpu",
         )
-        with self._turn:
+        with self._turn.lock:
             self._native.write_queries(self._queries, rows, self._shape, floats, queries)
             self._native.run(step, 0, 1, among_torch=True)
             self._native.read_buffer(self._out, rows, out)

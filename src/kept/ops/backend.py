@@ -146,8 +146,8 @@ def one_torch_thread() -> Iterator[None]:
     if before == 1:
         yield
         return
-    torch.set_num_threads(1)
     try:
+        torch.set_num_threads(1)
         yield
     finally:
         torch.set_num_threads(before)

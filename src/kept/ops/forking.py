@@ -23,13 +23,17 @@ _HARD = 2  # omp_pause_hard: threads and all
 _kept_threads = False  # whether the forking thread could not let go of them
 
 
+def own_openmp() -> list[str]:
+    """GNU's OpenMP as torch brings it along, where it does."""
+    return [str(path) for path in (Path(torch.__file__).parent / "lib").glob("libgomp*")]
+
+
 def _find_pause() -> Callable[[int], int] | None:
     """OpenMP's call to let go of the calling thread's threads; None where torch computes on
     another, which looks after forks itself."""
     if not hasattr(os, "RTLD_NOLOAD"):
         return None
-    brought = (Path(torch.__file__).parent / "lib").glob("libgomp*")
-    for name in (*map(str, brought), "libgomp.so.1"):
+    for name in (*own_openmp(), "libgomp.so.1"):
         try:
             library = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
         except OSError:  # not loaded

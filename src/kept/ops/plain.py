@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
+
+_PRODUCTS = "mkldnn", "matmul"  # what multiplies fp32 matrices on a CPU, as torch names it
+_EXACT = "none", "ieee"
 
 
 @contextmanager
@@ -30,3 +34,39 @@ def _is_any_set() -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_any_autocast_enabled()
     )
+
+
+class _ExactProducts:
+    """The setting is the process's: the first to come changes it, the last to go restores it."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, "none"
+
+    def enter(self) -> None:
+        with self._lock:
+            found = torch._C._get_fp32_precision_getter(*_PRODUCTS)
+            if not self._inside or found not in _EXACT:
+                self._before = found
+            self._inside += 1
+            if found not in _EXACT:
+                torch._C._set_fp32_precision_setter(*_PRODUCTS, "ieee")
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._before not in _EXACT:
+                torch._C._set_fp32_precision_setter(*_PRODUCTS, self._before)
+
+
+_exact = _ExactProducts()
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Have torch multiply fp32 matrices as such on the CPU meanwhile, in the whole process, where
+    `torch.set_float32_matmul_precision` or a backend's `fp32_precision` allow it less."""
+    _exact.enter()
+    try:
+        yield
+    finally:
+        _exact.leave()

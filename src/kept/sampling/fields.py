@@ -84,7 +84,7 @@ def boolean(label: str, value: object) -> bool:
 def _choice(*choices: T) -> Callable[[str, object], T]:
     def check(label: str, value: object) -> T:
         for choice in choices:
-            if value == choice:
+            if isinstance(value, str) and value == choice:  # an array compares number by number
                 return choice
         allowed = ", ".join(map(str, choices))
         raise OptionError(f"{label}={value!r} is not known; pass one of {allowed}")
@@ -93,7 +93,7 @@ def _choice(*choices: T) -> Callable[[str, object], T]:
 
 
 def _early_stopping(label: str, value: object) -> EarlyStopping:
-    if value == "never":
+    if isinstance(value, str) and value == "never":
         return "never"
     if not isinstance(value, bool):
         raise OptionError(f"{label}={value!r} is not known; pass True, False or 'never'")
@@ -151,7 +151,7 @@ def _kv_dtype(label: str, value: object) -> KVDtype:
         for name in allowed:
             if value == name:
                 return name
-    elif isinstance(value, list | tuple) and len(value) == 2:
+    elif isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
         for keys, values in itertools.product(names, names):
             if (keys, values) == tuple(value):
                 if keys == values:

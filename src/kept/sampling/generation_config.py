@@ -67,8 +67,15 @@ def _in_file(instead: str) -> str:
     return instead.replace("leave it out", "remove the field")
 
 
-def _is_neutral(value: object, neutral: tuple[object, ...]) -> bool:
-    return value is None or value in neutral or value in ([], (), {})
+def _is_neutral(value: Any, neutral: tuple[object, ...]) -> bool:
+    # Arrays compare number by number, and numpy's numbers do so with empty lists.
+    if getattr(value, "ndim", None) == 0 and not getattr(value, "is_meta", False):
+        value = value.item()
+    if value is None or isinstance(value, int | float):
+        return value is None or value in neutral
+    if isinstance(value, list | tuple | dict):
+        return not value
+    return 0 in getattr(value, "shape", ())
 
 
 def check_keywords(options: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
@@ -103,7 +110,7 @@ def without_transformers_caches(config: Mapping[str, object], source: str) -> Ma
         return config
     if not isinstance(kind, str):
         raise OptionError(
-            f"generation_config.json sets cache_implementation={kind!r:.100}, which must be the "
+            f"{source} sets cache_implementation={kind!r:.100}, which must be the "
             "name of a cache; pass cache_implementation as dynamic, static, sliding or evicting"
         )
     if kind in _SAME_AS_DYNAMIC:

@@ -17,6 +17,7 @@ from kept.sampling.resolved import ResolvedParams
 from kept.sampling.rules import Biases
 
 _NEVER = float("-inf")
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def biased(scores: Tensor, biases: Biases, tokens: Ids) -> Tensor:
@@ -54,13 +55,23 @@ def forced(scores: Tensor, token_ids: tuple[int, ...]) -> Tensor:
 
 
 def decayed(scores: Tensor, ends: frozenset[int], factor: float, num_past: int) -> Tensor:
-    """Raise the ends of a text that is `num_past` tokens longer than the rule leaves alone."""
+    """Raise the ends of a text that is `num_past` tokens longer than the rule leaves alone.
+
+    By the largest fp32 at most: an end that is as likely as can be, not an infinite one.
+    """
     inside = np.array(sorted(token for token in ends if token < scores.numel()), dtype=np.int64)
     at = index_of(inside, scores)
-    penalty = scores[at].abs() * (pow(factor, num_past) - 1)
+    penalty = (scores[at].abs() * _power(factor, num_past)).clamp(max=_LARGEST)
     processed = scores.clone()
     processed[at] += penalty.masked_fill(~torch.isfinite(scores[at]), 0.0)
     return processed
+
+
+def _power(factor: float, count: int) -> float:
+    try:
+        return min(factor**count - 1, _LARGEST)
+    except OverflowError:
+        return _LARGEST
 
 
 def top_h(scores: Tensor, share: float) -> Tensor:

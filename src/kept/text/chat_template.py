@@ -23,8 +23,7 @@ _CONTINUE_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
 class ChatTemplate:
     """Renders messages as transformers' `apply_chat_template(tokenize=False)` does.
 
-    Templates are compiled when first used, in a sandbox; not to be shared between threads before
-    the first rendering.
+    Templates are compiled when first used, in a sandbox. Threads may share it.
     """
 
     def __init__(

@@ -300,6 +300,15 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         filled().save(tmp_path / "none" / "x")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    place = tmp_path / "pipe"
+    os.mkfifo(place)
+    with pytest.raises(OptionError, match="is a device or a pipe"):
+        filled().save(place)
+    assert place.is_fifo()
+
+
 @pytest.fixture(params=["fsync", "replace", "save_file"])
 def failing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A disk that is full at one point or another."""

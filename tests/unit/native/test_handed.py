@@ -154,6 +154,7 @@ def test_rows_that_do_not_exist_are_refused() -> None:
         {"tokens": ids(0, 1, 5)},
         {"rope_rows": ids(0, 1, 2)},
         {"rope_rows": ids(0, -1, 0)},
+        {"cos": fp32(3), "sin": fp32(3), "rope_rows": ids(0, 0, 0)},  # less than one row of tables
         {"wanted": ids(0, 3), "num_wanted": 2},
     ):
         with pytest.raises(IndexError):
@@ -177,6 +178,14 @@ def test_a_repeated_step_stays_within_its_tables() -> None:
         repeat.run([1, 2])
 
 
+def test_a_step_without_positions_is_not_repeated() -> None:
+    last = step(
+        rows=1, tokens=ids(1), positions=None, rope_rows=ids(0), starts=[0, 1], slots=[0],
+        lengths=[[1]], num_wanted=1,
+    )  # fmt: skip
+    assert is_refused(lambda: _native.Repeat(program(), last))
+
+
 def test_operations_that_outgrow_their_rows_are_refused() -> None:
     made = _native.Program(isa())
     narrow, wide = made.add_buffer(32, False), made.add_buffer(80, False)
@@ -198,6 +207,7 @@ def test_operations_that_outgrow_their_rows_are_refused() -> None:
         lambda: made.place(wide, narrow, 0, SHAPE, None, None, 0.0, 0, 0, 0),
         lambda: made.place(wide, wide, 0, SHAPE, fp32(19), None, 0.0, 0, 0, 0),
         lambda: made.place(wide, wide, 0, SHAPE, None, None, 0.0, 8, 1, 4),
+        lambda: made.place(wide, wide, 0, SHAPE, None, None, 0.0, 1, 0, 0),
         lambda: made.attend(narrow, 0, SHAPE, wide),
         lambda: made.read_buffer(wide, 1, fp32(1, 80)),
         lambda: made.write_queries(wide, 1, SHAPE, True, fp32(1, 39)),

@@ -209,3 +209,11 @@ def test_a_given_rule_wins_over_the_checkpoints_and_a_filter_draws() -> None:
     assert params.do_sample
     assert params.rules.typical_p == 0.9
     hash(SamplingParams(sequence_bias={(1, 2): 0.5}, bad_words_ids=[[1]]))
+
+
+def test_ends_grow_no_likelier_than_a_number_can_say() -> None:
+    scores = torch.tensor([1.0, -2.0, 0.5])
+    for factor, count in ((1e10, 60), (3e38, 2), (2.0, 10_000)):
+        found = r.decayed(scores, frozenset({1}), factor, count)
+        assert found.isfinite().all()
+        assert int(found.argmax()) == 1

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -19,8 +17,7 @@ from kept.integrations.transformers.model import ATTENTION
 from kept.integrations.transformers.support import refuse_unsupported
 from kept.integrations.transformers.versions import wants_weights
 from kept.ops import AttentionSpec, attend_stored, plain_torch
-
-log = logging.getLogger("kept")
+from kept.ops.backend import say_once
 
 # What models pass along that changes no score.
 _HARMLESS = {
@@ -101,20 +98,20 @@ def _say_why_dense(
     autograd: bool,
 ) -> None:
     if wanted:
-        _say_once(
+        say_once(
             f"attn_implementation={ATTENTION!r} computes attention weights as eager does, over the "
             "expanded cache, in each call with output_attentions=True"
         )
     elif autograd and past:
-        _say_once("under autograd, attention expands the cache; run generation in torch.no_grad()")
+        say_once("under autograd, attention expands the cache; run generation in torch.no_grad()")
     elif held is None and past and getattr(module, "is_causal", True):
-        _say_once(
+        say_once(
             f"attn_implementation={ATTENTION!r} was handed keys and values that lie in no kept "
             "cache it can read in place, so it attends them as sdpa does; pass "
             "past_key_values=KeptCache.from_config(model.config)"
         )
     elif held is not None and said is None:
-        _say_once(
+        say_once(
             "a mask hides more than padding on the left, which kept's attention does not read in "
             "place: it expands the cache in each such call, and honours the mask as sdpa does"
         )
@@ -204,8 +201,3 @@ def _check_known(module: Any, others: dict[str, Any], scaling: float | None) -> 
             f"score of {type(module).__name__}; load the model with attn_implementation='eager', "
             "which takes a kept cache as well"
         )
-
-
-@cache
-def _say_once(text: str) -> None:
-    log.warning(text)

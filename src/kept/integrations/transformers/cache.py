@@ -23,7 +23,7 @@ from kept.integrations.transformers.held import Held
 from kept.integrations.transformers.layer import KeptCrossLayer, KeptLayer
 from kept.integrations.transformers.model import CROSS, SHARED, ModelLayers
 from kept.integrations.transformers.versions import length_after_crop, shared_layer
-from kept.ops import CrossView, plain_torch
+from kept.ops import CrossView, KVDtype, plain_torch
 
 
 class KeptCache(Contents, DynamicCache):
@@ -72,7 +72,7 @@ class KeptCache(Contents, DynamicCache):
         config: Any,
         *,
         layout: str = "dynamic",
-        kv_dtype: str | None = None,
+        kv_dtype: KVDtype | None = None,
         max_cache_len: int | None = None,
         sliding_window: int | None = None,
         num_sinks: int = 0,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from functools import cache
 from os import PathLike
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from transformers.cache_utils import EncoderDecoderCache
 
-from kept.errors import OptionError
+from kept.errors import CacheError, OptionError
 from kept.integrations.transformers.cache import KeptCache
 from kept.integrations.transformers.model import ModelLayers
 from kept.ops import KVDtype
+from kept.paths import read_path
 
 _OWN, _CROSS = "decoder.safetensors", "encoder.safetensors"
 
@@ -63,7 +63,7 @@ class KeptEncoderDecoderCache(EncoderDecoderCache):
     cross_attention_cache: KeptCache
 
     @classmethod
-    def from_config(cls, config: Any, *, kv_dtype: str | None = None) -> Self:
+    def from_config(cls, config: Any, *, kv_dtype: KVDtype | None = None) -> Self:
         """An empty pair for models of this config, which grow as they need to.
 
         kv_dtype: as `kept.make_cache` takes it, for both. Raises OptionError for a decoder alone,
@@ -71,13 +71,23 @@ class KeptEncoderDecoderCache(EncoderDecoderCache):
         """
         own, _ = _layers(config)
         cache = KeptCache._of(own, _options(kv_dtype))  # refuses what is no kv_dtype
-        pair = tuple(kv_dtype) if isinstance(kv_dtype, list) else kv_dtype
-        return cls(cache, cross_cache(pair)(config))
+        if not isinstance(kv_dtype, str | None):
+            kv_dtype = kv_dtype[0], kv_dtype[1]  # of a list, which no class can be kept by
+        return cls(cache, cross_cache(kv_dtype)(config))
 
     def save(self, folder: str | PathLike[str], *, fingerprint: str = "") -> None:
-        """Write both to a folder, which is made if need be; see `KeptCache.save`."""
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
+        """Write both to a folder, which is made if need be; see `KeptCache.save`.
+
+        Raises OptionError for what names no folder, CacheError where it cannot be made.
+        """
+        place = read_path(folder, "the folder of a pair of caches")
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(
+                f"{place} cannot be made to save caches in ({error.strerror}); name a folder, or "
+                "one in a folder that can be written to"
+            ) from error
         self.self_attention_cache.save(place / _OWN, fingerprint=fingerprint)
         self.cross_attention_cache.save(place / _CROSS, fingerprint=fingerprint)
 
@@ -92,7 +102,7 @@ class KeptEncoderDecoderCache(EncoderDecoderCache):
     ) -> Self:
         """The pair that `save` wrote; see `KeptCache.load`."""
         own, cross = _layers(config)
-        place = Path(folder)
+        place = read_path(folder, "the folder of a pair of caches")
         return cls(
             KeptCache._load(place / _OWN, own, fingerprint, device),
             cross_cache(None)._load(place / _CROSS, cross, fingerprint, device, lends=False),

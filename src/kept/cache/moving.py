@@ -1,0 +1,115 @@
+"""How the slots of a cache are cut, moved and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Self
+
+from kept.cache.evicting_layer import make_layer
+from kept.cache.indices import read_lengths, read_selected
+from kept.cache.layout import Layout
+from kept.cache.reading import Readable
+from kept.cache.shape import KVShape
+from kept.cache.state import Holder
+from kept.errors import CacheError
+from kept.ops import plain_torch
+
+
+class Movable(Readable):
+    """The side of a `Cache` that changes what it holds without a step."""
+
+    def abandon(self) -> None:
+        """Drop a step that not every layer has taken part in, and what it stored."""
+        self.cross.abandon()
+        self._settle()
+
+    @plain_torch()
+    def _settle(self) -> None:
+        """Drop what is being stored in its own layers; ends a lease."""
+        self._state = self._state.settled()
+
+    @plain_torch()
+    def truncate(self, length: int | Sequence[int]) -> None:
+        """Keep at most the first `length` tokens of each slot (one number, or one per slot).
+
+        Encoder inputs stay; a slot of 0 tokens may take a new one. Raises CacheError, changing
+        nothing, if the cache has already dropped what it would need.
+        """
+        lengths = read_lengths(length, self.num_slots)
+        before = self.lengths
+        cuts = [(slot, n) for slot, n in enumerate(lengths) if n < before[slot]]
+        for layout in self._state.distinct:
+            for slot, n in cuts:
+                layout.check_truncate(slot, n, before[slot])
+        self.abandon()
+        if cuts:
+            self._state = self._state.truncated(cuts)
+            self._finish()
+
+    @plain_torch()
+    def select(self, indices: Sequence[int]) -> None:
+        """Slot i becomes a copy of what slot indices[i] was; there are len(indices) slots then.
+
+        Raises OptionError for an index that is no slot, or none at all.
+        """
+        order = read_selected(indices, self.num_slots)
+        self.abandon()
+        if order == list(range(self.num_slots)):
+            return
+        self._state = self._state.selected(order)
+        self._finish()
+        self._leave()
+
+    @plain_torch()
+    def reshape(self, layer: int, shape: KVShape) -> None:
+        """Give a layer another number of heads or sizes of them before it stores anything.
+
+        For a model whose layers say what they store only with their first keys. Raises CacheError
+        once there are tokens, or for another kind of layer.
+        """
+        self._check_index(layer)
+        state = self._state
+        shapes, old = state.shapes, state.shapes[layer]
+        shared = any(of.shares == layer for of in shapes) or old.shares is not None
+        same = (shape.window, shape.shares, shape.cross) == (old.window, old.shares, old.cross)
+        if old.cross:
+            held = any(self.input_lengths) or self.cross.is_filling
+        else:
+            held = any(state.lengths) or (state.open is not None and layer in state.open.touched)
+        if shared or held or not same:
+            raise CacheError(
+                f"layer {layer} stores {old} and cannot come to store {shape}: a layer takes other "
+                "heads only while nothing is stored or shared; make the cache anew"
+            )
+        if old.cross:
+            state = replace(state, cross=state.cross.reshaped(layer, shape))
+        else:
+            layout, layers = state.layouts[layer], list(state.layers)
+            layers[layer] = make_layer(
+                shape, layout, self.codec, self.place, self.unquantized_sinks
+            )
+            state = state.with_layers(layers)
+        self._state = replace(state, shapes=(*shapes[:layer], shape, *shapes[layer + 1 :]))
+
+    @plain_torch()
+    def fork(self) -> Self:
+        """An independent cache with the same content; buffers are copied on the first write."""
+        if self._state.open is None:
+            self._settle()  # ends a lease
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._holder = Holder(self._state.forked().settled())
+        return twin
+
+    def __copy__(self) -> Self:
+        return self.fork()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.fork()
+
+    def _leave(self, of: Layout | None = None) -> None:
+        """Tell the place that the buffers of one layout's layers, or of all, are not needed."""
+        for layer, layout in zip(self.layers, self.layouts, strict=True):
+            if of is None or layout is of:
+                self.place.leave(layer.buffers)
