@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from kept.errors import CacheError, OptionError
-from kept.integrations.transformers.dense import attend_dense, attend_written_out
+from kept.integrations.transformers.dense import attend_dense
 from kept.integrations.transformers.held import Held, HeldTensor, narrowed
 from kept.integrations.transformers.masks import Said, kept_mask, said_by
 from kept.integrations.transformers.model import ATTENTION
@@ -77,10 +77,8 @@ def kept_attention(
         _say_why_dense(module, held, said, past, wanted=wanted, autograd=autograd)
     if held is not None and isinstance(value, HeldTensor) and value.held is held:
         key, value = held.dense
-    arguments = module, query, key, value, attention_mask, dropout, scaling, is_causal
-    if wanted:
-        return attend_written_out(*arguments, softcap, position_bias)
-    return attend_dense(*arguments, softcap, position_bias), None
+    arguments = module, query, key, value, attention_mask, dropout, scaling, is_causal, softcap
+    return attend_dense(*arguments, position_bias, wanted=wanted)
 
 
 def _say_why_dense(
