@@ -57,7 +57,7 @@ def errors(monkeypatch):
             shape = query.shape[2], keys.shape[2]
             mask = torch.ones(shape, dtype=torch.bool).tril(shape[1] - shape[0])[None, None]
         options = {k: options.get(k) for k in ("scaling", "softcap")}
-        exact = attend_dense(
+        exact, _ = attend_dense(
             layer, query, keys, values, mask, dropout=0.0, is_causal=False, **options
         )
         real = mask.any(-1).squeeze(1)  # (B, T) rows that are not padding

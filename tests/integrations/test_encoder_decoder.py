@@ -115,6 +115,57 @@ def test_what_is_no_folder_for_a_pair(tmp_path):
             pair().save(place)
         with pytest.raises(OptionError, match="folder of a pair of caches"):
             KeptEncoderDecoderCache.load(place, t5().config)
+    full = pair()
+    generate(t5(), full, *padded(9, 5))
     for place in (file, file / "inside"):
         with pytest.raises(CacheError, match="cannot be made to save caches in"):
-            pair().save(place)
+            full.save(place)
+    assert file.read_text() == "text"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_pair_that_holds_nothing_leaves_no_folder(tmp_path):
+    half = pair()
+    generate(t5(), half, *padded(9, 5))
+    half.cross_attention_cache = pair().cross_attention_cache
+    for empty in (pair(), half):
+        with pytest.raises(CacheError, match="never held a token"):
+            empty.save(tmp_path / "outer" / "pair")
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_pair_is_saved_whole_or_not_at_all(tmp_path, there, monkeypatch):
+    place = tmp_path / "pair"
+    cache = pair()
+    generate(t5(), cache, *padded(9, 5))
+    if there:
+        cache.save(place)
+        (place / "notes").write_text("text")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    generate(t5(), cache := pair(), *padded(7, 7))
+
+    def fail(*args, **kwargs):
+        raise CacheError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(cache.cross_attention_cache), "save", fail)
+        with pytest.raises(CacheError, match="no room"):
+            cache.save(place)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert place.exists() == there
+    cache.save(place)
+    names = {"decoder.safetensors", "encoder.safetensors", *["notes"] * there}
+    assert {path.name for path in place.iterdir()} == names
+    assert list(tmp_path.iterdir()) == [place]
+    again = KeptEncoderDecoderCache.load(place, t5().config)
+    assert again.get_seq_length() == cache.get_seq_length()
+
+
+def test_a_folder_in_the_place_of_one_file_leaves_the_other(tmp_path):
+    (tmp_path / "encoder.safetensors").mkdir()
+    cache = pair()
+    generate(t5(), cache, *padded(9, 5))
+    with pytest.raises(CacheError, match="in the way"):
+        cache.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder.safetensors"]

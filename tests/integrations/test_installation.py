@@ -15,6 +15,7 @@ from kept.integrations.transformers.model import ModelLayers
 from kept.integrations.transformers.versions import IS_5
 
 from .models import SIZES, WINDOW, decoder
+from .scan import build, tiny
 
 
 def test_kept_does_without_transformers():
@@ -122,3 +123,48 @@ def test_an_attention_may_be_changed_to_kepts():
     model.set_attn_implementation("kept")
     assert model.config._attn_implementation == "kept"
     model.set_attn_implementation("sdpa")
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("gpt_oss", "s_aux change a score of GptOssAttention"),
+        ("llama4_text", "Llama4ForCausalLM attends in chunks"),
+        *[("mimo_v2_flash", "s_aux change a score of MiMoV2FlashAttention")] * IS_5,
+    ],
+)
+def test_scores_that_it_does_not_compute_are_refused_as_a_model_is_built(family, said):
+    with pytest.raises(OptionError, match=said):
+        build(family, "kept")
+    model = build(family, "eager")
+    with pytest.raises(OptionError, match=said):
+        model.set_attn_implementation("kept")
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.skipif(not IS_5, reason="no such model in transformers 4.57")
+def test_sinks_that_no_layer_has_are_not_refused():
+    config = tiny("mimo_v2_flash")
+    config.layer_types = ["full_attention"] * config.num_hidden_layers
+    build_model = transformers.AutoModelForCausalLM.from_config
+    model = build_model(config, attn_implementation="kept").eval()
+    cache = KeptCache.from_config(model.config)
+    with torch.no_grad():
+        model(torch.tensor([[3, 4, 5]]), past_key_values=cache)
+    assert cache.get_seq_length() == 3
+
+
+def test_a_part_with_another_attention_is_no_reason_to_refuse():
+    class Whole(transformers.PreTrainedModel):
+        config_class = transformers.LlamaConfig
+        _supports_attention_backend = True
+
+        def __init__(self, config, part):
+            super().__init__(config)
+            self.part = part
+            self.post_init()
+
+    config = transformers.LlamaConfig(attn_implementation="kept")
+    whole = Whole(config, build("gpt_oss", "eager"))
+    assert whole.config._attn_implementation == "kept"
+    assert whole.part.config._attn_implementation == "eager"

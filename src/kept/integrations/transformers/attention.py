@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -10,27 +11,21 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from kept.errors import CacheError, OptionError
-from kept.integrations.transformers.dense import attend_dense, attend_written_out
+from kept.integrations.transformers.dense import attend_dense
 from kept.integrations.transformers.held import Held, HeldTensor, narrowed
 from kept.integrations.transformers.masks import Said, kept_mask, said_by
 from kept.integrations.transformers.model import ATTENTION
+from kept.integrations.transformers.scores import check_known
 from kept.integrations.transformers.support import refuse_unsupported
 from kept.integrations.transformers.versions import wants_weights
 from kept.ops import AttentionSpec, attend_stored, plain_torch
 from kept.ops.backend import say_once
 
-# What models pass along that changes no score.
-_HARMLESS = {
-    "cache_position", "logits_to_keep", "num_items_in_batch", "output_attentions",
-    "output_hidden_states", "output_router_logits", "past_key_values", "position_embeddings",
-    "position_ids", "return_dict", "token_type_ids", "use_cache",
-}  # fmt: skip
-
 
 def register() -> None:
     """Make attn_implementation="kept" known to transformers, which then refuses it where a model
-    does not attend through its interface."""
-    refuse_unsupported()
+    does not attend through its interface, or asks of it what it does not compute."""
+    refuse_unsupported(frozenset(signature(kept_attention).parameters))
     AttentionInterface.register(ATTENTION, kept_attention)
     AttentionMaskInterface.register(ATTENTION, kept_mask)
 
@@ -56,7 +51,7 @@ def kept_attention(
     attention computes them. Raises OptionError for a score that it cannot compute, CacheError for a
     cache that was made for another model.
     """
-    _check_known(module, others, scaling)
+    check_known(module, others, own_scale=scaling is None)
     wanted = wants_weights(others)
     held = key.held if isinstance(key, HeldTensor) else None
     said = said_by(attention_mask)
@@ -82,10 +77,8 @@ def kept_attention(
         _say_why_dense(module, held, said, past, wanted=wanted, autograd=autograd)
     if held is not None and isinstance(value, HeldTensor) and value.held is held:
         key, value = held.dense
-    arguments = module, query, key, value, attention_mask, dropout, scaling, is_causal
-    if wanted:
-        return attend_written_out(*arguments, softcap, position_bias)
-    return attend_dense(*arguments, softcap, position_bias), None
+    arguments = module, query, key, value, attention_mask, dropout, scaling, is_causal, softcap
+    return attend_dense(*arguments, position_bias, wanted=wanted)
 
 
 def _say_why_dense(
@@ -184,20 +177,4 @@ def _check_made_for(module: Any, held: Held, sliding_window: int | None) -> None
         raise OptionError(
             f"layer {held.layer} attends a window of {sliding_window} tokens and its cache was "
             f"made for one of {window}; make the cache with from_config(model.config)"
-        )
-
-
-def _check_known(module: Any, others: dict[str, Any], scaling: float | None) -> None:
-    unknown = [
-        name
-        for name, x in others.items()
-        if name not in _HARMLESS and isinstance(x, Tensor | float) and not isinstance(x, bool)
-    ]
-    if scaling is None and getattr(module, "scale_attn_by_inverse_layer_idx", False):
-        unknown.append("scale_attn_by_inverse_layer_idx")
-    if unknown:
-        raise OptionError(
-            f"attn_implementation={ATTENTION!r} does not know how {', '.join(unknown)} change a "
-            f"score of {type(module).__name__}; load the model with attn_implementation='eager', "
-            "which takes a kept cache as well"
         )

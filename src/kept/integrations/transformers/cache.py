@@ -272,10 +272,15 @@ class KeptCache(Contents, DynamicCache):
         config does not tell weights apart. Raises CacheError if there is nothing to save, or it
         cannot be written.
         """
+        stored = self.to_save()
+        self._end_recording()
+        stored.save(path, fingerprint=f"{self._model.fingerprint} {fingerprint}")
+
+    def to_save(self) -> Cache:
+        """What `save` writes. Raises CacheError if there is nothing."""
         if self._stored is None:
             raise CacheError("this cache has never held a token; run a model before saving it")
-        self._end_recording()
-        self._stored.save(path, fingerprint=f"{self._model.fingerprint} {fingerprint}")
+        return self._stored
 
     @classmethod
     def load(

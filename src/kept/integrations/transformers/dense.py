@@ -20,45 +20,19 @@ def attend_dense(
     is_causal: bool | None,
     softcap: float | None,
     position_bias: Tensor | None = None,
-) -> Tensor:
-    """(B, T, H, D) as transformers' sdpa computes it, which does without a soft cap; with one,
-    written out.
+    *,
+    wanted: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """(B, T, H, D) as transformers' sdpa computes it, and None. With a soft cap, or where weights
+    (B, H, T, S) are wanted as well, written out as its eager attention is: sdpa does without both.
 
     query: (B, H, T, D). key, value: (B, G, S, D). mask: (B, 1, T, S), True or 0 where a query may
     look, or None. position_bias: (B or 1, H, T, S) to add to the scores, or None.
     """
-    if softcap is not None:
-        return attend_written_out(
-            module, query, key, value, mask, dropout, scaling, is_causal, softcap, position_bias
-        )[0]
-    options: dict[str, Any] = {} if position_bias is None else {"position_bias": position_bias}
-    out: Tensor = sdpa_attention_forward(
-        module,
-        query,
-        key,
-        value,
-        mask,
-        dropout=dropout,
-        scaling=scaling,
-        is_causal=is_causal,
-        **options,
-    )[0]
-    return out
-
-
-def attend_written_out(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    dropout: float,
-    scaling: float | None,
-    is_causal: bool | None,
-    softcap: float | None,
-    position_bias: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """`attend_dense` as transformers' eager attention computes it, and its weights (B, H, T, S)."""
+    if softcap is None and not wanted:
+        options: dict[str, Any] = {} if position_bias is None else {"position_bias": position_bias}
+        options |= {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
+        return sdpa_attention_forward(module, query, key, value, mask, **options)[0], None
     share = query.shape[1] // key.shape[1]
     keys, values = repeat_kv(key, share), repeat_kv(value, share)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -75,4 +49,5 @@ def attend_written_out(
         scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     weights = torch.nn.functional.dropout(weights, dropout, module.training)
-    return (weights @ values).transpose(1, 2).contiguous(), weights
+    out = (weights @ values).transpose(1, 2).contiguous()
+    return out, weights if wanted else None

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 import torch
@@ -78,18 +84,16 @@ class KeptEncoderDecoderCache(EncoderDecoderCache):
     def save(self, folder: str | PathLike[str], *, fingerprint: str = "") -> None:
         """Write both to a folder, which is made if need be; see `KeptCache.save`.
 
-        Raises OptionError for what names no folder, CacheError where it cannot be made.
+        Raises OptionError for what names no folder, CacheError if either holds nothing or cannot be
+        written; what was there before is then unchanged.
         """
         place = read_path(folder, "the folder of a pair of caches")
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CacheError(
-                f"{place} cannot be made to save caches in ({error.strerror}); name a folder, or "
-                "one in a folder that can be written to"
-            ) from error
-        self.self_attention_cache.save(place / _OWN, fingerprint=fingerprint)
-        self.cross_attention_cache.save(place / _CROSS, fingerprint=fingerprint)
+        pair = {_OWN: self.self_attention_cache, _CROSS: self.cross_attention_cache}
+        for part in pair.values():
+            part.to_save()
+        with _beside(place) as made:
+            for name, part in pair.items():
+                part.save(made / name, fingerprint=fingerprint)
 
     @classmethod
     def load(
@@ -115,3 +119,34 @@ def _layers(config: Any) -> tuple[ModelLayers, ModelLayers]:
             f"{config.model_type} is no encoder-decoder; make its cache with KeptCache.from_config"
         )
     return ModelLayers.read_decoder(config), ModelLayers.read_cross(config)
+
+
+@contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """A new folder for a pair, whose files move to `place` once both are written. Raises CacheError
+    where they cannot."""
+    exists = os.path.isdir(place)
+    for file in (place / _OWN, place / _CROSS):
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise CacheError(f"{file} is no file, and in the way of one; name another folder")
+    try:
+        if not exists and os.path.lexists(place):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        # Within a folder that is there: nothing around it need be writable, or on the same disk.
+        around = place if exists else place.parent
+        around.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".pair-", dir=around) as temporary:
+            made = Path(temporary) / "pair"
+            made.mkdir()  # with the rights of any other folder, which a temporary one has not
+            yield made
+            if not exists:
+                made.rename(place)
+                return
+            # Two moves, with nothing between them that is known to fail.
+            for name in (_OWN, _CROSS):
+                os.replace(made / name, place / name)
+    except OSError as error:
+        raise CacheError(
+            f"{place} cannot be made to save caches in ({error.strerror}); name a folder, or "
+            "one in a folder that can be written to"
+        ) from error
