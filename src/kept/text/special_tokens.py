@@ -79,7 +79,8 @@ def resolve_special_tokens(
     """
     rules = RULES.get(tokenizer_class)
     older = {} if "added_tokens_decoder" in config else special_tokens_map
-    declared, by_name = _declare({**(rules.tokens if rules else {}), **config}, older)
+    newer = {**(rules.tokens if rules else {}), **_without_objects(config)}
+    declared, by_name = _declare(newer, older)
     added: dict[int, AddedToken] = {}
     if "added_tokens_decoder" in config:
         for token_id, entry in config["added_tokens_decoder"].items():
@@ -103,6 +104,22 @@ def resolve_special_tokens(
         for entry in _extra_list(declared, numbered=rules is not None and rules.numbered)
     )
     return SpecialTokens(named, extra, added)
+
+
+def _without_objects(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is no token to transformers: an object under a name of its own, untyped.
+
+    In special_tokens_map.json an object needs no type.
+    """
+    return {
+        name: entry
+        for name, entry in config.items()
+        if not (_is_own(name) and isinstance(entry, Mapping)) or entry.get("__type") == "AddedToken"
+    }
+
+
+def _is_own(name: str) -> bool:
+    return name.endswith("_token") and name not in NAMED_TOKENS
 
 
 def _declare(
@@ -132,7 +149,7 @@ def _take_names(declared: dict[str, Any]) -> dict[str, Any]:
 def _named_entries(declared: Mapping[str, Any]) -> dict[str, Any]:
     entries = {name: declared[name] for name in NAMED_TOKENS if declared.get(name) is not None}
     for name, entry in declared.items():
-        if name.endswith("_token") and name not in NAMED_TOKENS and _is_token(entry):
+        if _is_own(name) and _is_token(entry):
             entries[name] = entry
     return entries
 

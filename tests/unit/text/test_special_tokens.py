@@ -59,3 +59,23 @@ def test_lists_of_extra_tokens(tmp_path: Path, name: str, lists: str) -> None:
     if older:
         (folder / "special_tokens_map.json").write_text(json.dumps(older))
     assert_same(folder, "a <X> b<tool>c <other>", "<extra_id_5> <extra_id_99>")
+
+
+IMAGE = {"content": "<X>"}
+NAMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "an object": ({"image_token": IMAGE, "eot_token": {"content": "<s>"}}, {}),
+    "of another kind": ({"image_token": {"__type": "other", **IMAGE}}, {}),
+    "a token": ({"image_token": {"__type": "AddedToken", **IMAGE}}, {}),
+    "an object of the older file": ({"image_token": IMAGE}, {"image_token": IMAGE}),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "GPT2Tokenizer"])
+def test_tokens_of_names_of_their_own(tmp_path: Path, name: str, case: str) -> None:
+    config, older = NAMES[case]
+    state = byte_level(contradicting=False)
+    folder = write(tmp_path / "x", state, "llama", tokenizer_class=name, **config)
+    if older:
+        (folder / "special_tokens_map.json").write_text(json.dumps(older))
+    assert_same(folder, "a <X> b<mask>c")
