@@ -79,8 +79,8 @@ def resolve_special_tokens(
     """
     rules = RULES.get(tokenizer_class)
     older = {} if "added_tokens_decoder" in config else special_tokens_map
-    newer = {**(rules.tokens if rules else {}), **_without_objects(config)}
-    declared, by_name = _declare(newer, older)
+    newer, texts = _split_own(config)
+    declared, by_name = _declare({**(rules.tokens if rules else {}), **newer}, older)
     added: dict[int, AddedToken] = {}
     if "added_tokens_decoder" in config:
         for token_id, entry in config["added_tokens_decoder"].items():
@@ -96,7 +96,7 @@ def resolve_special_tokens(
 
     known = {token.content: token for token in added.values()}
     named: dict[str, AddedToken] = {}
-    for name, entry in (_named_entries(declared) | by_name).items():
+    for name, entry in (_named_entries(declared) | texts | by_name).items():
         token = _token(entry, name)
         named[name] = known.get(token.content, token) if name in NAMED_TOKENS else token
     extra = tuple(
@@ -106,16 +106,23 @@ def resolve_special_tokens(
     return SpecialTokens(named, extra, added)
 
 
-def _without_objects(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is no token to transformers: an object under a name of its own, untyped.
+def _split_own(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Split into the entries and the texts under names of their own, which go last and win.
 
-    In special_tokens_map.json an object needs no type.
+    Left out is what is no token to transformers: an object under a name of its own, untyped. In
+    special_tokens_map.json an object needs no type.
     """
-    return {
+    texts = {n: entry for n, entry in config.items() if _is_own(n) and isinstance(entry, str)}
+    entries = {
         name: entry
         for name, entry in config.items()
-        if not (_is_own(name) and isinstance(entry, Mapping)) or entry.get("__type") == "AddedToken"
+        if name not in texts
+        and (
+            not (_is_own(name) and isinstance(entry, Mapping))
+            or entry.get("__type") == "AddedToken"
+        )
     }
+    return entries, texts
 
 
 def _is_own(name: str) -> bool:

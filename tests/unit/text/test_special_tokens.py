@@ -62,10 +62,18 @@ def test_lists_of_extra_tokens(tmp_path: Path, name: str, lists: str) -> None:
 
 
 IMAGE = {"content": "<X>"}
+TYPED = {"__type": "AddedToken"}
 NAMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "an object": ({"image_token": IMAGE, "eot_token": {"content": "<s>"}}, {}),
     "of another kind": ({"image_token": {"__type": "other", **IMAGE}}, {}),
-    "a token": ({"image_token": {"__type": "AddedToken", **IMAGE}}, {}),
+    "a token": ({"image_token": {**TYPED, **IMAGE}}, {}),
+    "texts come last": ({"image_token": "<X>", "eot_token": {**TYPED, "content": "<mask>"}}, {}),
+    "texts stay": ({"image_token": "<X>"}, {"image_token": "<mask>"}),
+    "tokens do not stay": ({"image_token": {**TYPED, **IMAGE}}, {"image_token": "<mask>"}),
+    "a list's names": (
+        {"image_token": "<mask>", "extra_special_tokens": {"image_token": "<X>"}},
+        {"image_token": "<other>", "eot_token": "<mask>"},
+    ),
     "an object of the older file": ({"image_token": IMAGE}, {"image_token": IMAGE}),
 }
 
