@@ -61,6 +61,13 @@ def test_lists_of_extra_tokens(tmp_path: Path, name: str, lists: str) -> None:
     assert_same(folder, "a <X> b<tool>c <other>", "<extra_id_5> <extra_id_99>")
 
 
+SURROUNDING: dict[str, dict[str, Any]] = {
+    "no cls": {"cls_token": None},
+    "no sep": {"sep_token": None},
+    "neither": {"cls_token": None, "sep_token": None},
+    "no cls, other sep": {"cls_token": None, "sep_token": "[PAD]"},
+    "sep of that name": {"cls_token": None, "sep_token": "None"},
+}
 IMAGE = {"content": "<X>"}
 TYPED = {"__type": "AddedToken"}
 NAMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -87,3 +94,10 @@ def test_tokens_of_names_of_their_own(tmp_path: Path, name: str, case: str) -> N
     if older:
         (folder / "special_tokens_map.json").write_text(json.dumps(older))
     assert_same(folder, "a <X> b<mask>c")
+
+
+@pytest.mark.parametrize("setting", SURROUNDING)
+def test_bert_without_a_token_around_the_text(tmp_path: Path, setting: str) -> None:
+    state = json.loads(kinds.wordpiece().to_str())
+    config = {"tokenizer_class": "BertTokenizer", **SURROUNDING[setting]}
+    assert_same(write(tmp_path / "x", state, "llama", **config), "None of it")
