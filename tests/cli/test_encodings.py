@@ -105,3 +105,12 @@ def test_a_file_without_end_is_no_prompt(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"123456789")))
     with pytest.raises(OptionError, match="stdin holds more than 8 bytes"):
         read_prompts("-", None, lines=False)
+
+
+def test_a_line_without_end_is_no_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kept.cli.prompts._MAX_BYTES", 8)
+    few = ("chat", "-m", folder, "--max-new-tokens", 1)
+    assert kept(*few, stdin=b"1234567\n12345678").exit_code == 0
+    result = kept(*few, stdin=b"1234567\n123456789")
+    assert result.exit_code == 2
+    assert "line 2 of stdin holds more than 8 bytes" in " ".join(result.stderr.split())

@@ -11,7 +11,7 @@ import typer
 
 from kept.cli.loading import load
 from kept.cli.options import ModelOptions, SamplingOptions, option
-from kept.cli.prompts import check_text, decode
+from kept.cli.prompts import check_text, read_lines
 from kept.cli.session import Session
 from kept.cli.terminal import DIM, Writer, styled
 from kept.errors import ContextLengthError, KeptError, OptionError
@@ -88,8 +88,8 @@ def _at_terminal(session: Session) -> None:
 
 def _through_pipe(session: Session) -> None:
     """Every line a turn; the first error or Ctrl-C ends it."""
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        if not _turn(session, decode(line, f"line {number} of stdin")):
+    for line in read_lines(sys.stdin.buffer, "stdin"):
+        if not _turn(session, line):
             return
 
 

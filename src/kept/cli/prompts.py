@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -50,6 +52,19 @@ def read_prompts(prompt: str | None, file: Path | None, lines: bool) -> list[str
     return found
 
 
+def read_lines(source: BinaryIO, where: str) -> Iterator[str]:
+    """Give each line of a pipe as it comes, with its end.
+
+    Raises OptionError that names the line, as `decode` does and for one longer than any prompt.
+    """
+    for number in itertools.count(1):
+        line = source.readline(_MAX_BYTES + 1)
+        if not line:
+            return
+        named = f"line {number} of {where}"
+        yield decode(_bounded(line, named), named)
+
+
 def check_text(text: str, where: str) -> str:
     """Return the text; raises OptionError if it came from bytes that are not UTF-8."""
     try:
@@ -94,7 +109,10 @@ def _read(file: Path) -> bytes:
 
 def _read_bounded(source: BinaryIO, where: str) -> bytes:
     """Read to the end. Raises OptionError for more than any prompt has, as a device may give."""
-    data = source.read(_MAX_BYTES + 1)
+    return _bounded(source.read(_MAX_BYTES + 1), where)
+
+
+def _bounded(data: bytes, where: str) -> bytes:
     if len(data) > _MAX_BYTES:
         raise OptionError(
             f"{where} holds more than {_MAX_BYTES:,} bytes, which is no prompt; give a shorter one"

@@ -26,7 +26,8 @@ NAMED_TOKENS = (
     "mask_token",
 )
 
-_EXTRA = ("extra_special_tokens", "additional_special_tokens")
+_EXTRA = "extra_special_tokens"
+_OLDER_EXTRA = "additional_special_tokens"
 _ADDED_TOKEN_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -77,15 +78,15 @@ def resolve_special_tokens(
     Raises `TokenizerError` when an entry is neither a string nor a token object.
     """
     rules = RULES.get(tokenizer_class)
-    declared: dict[str, Any] = {**(rules.tokens if rules else {}), **config}
+    older = {} if "added_tokens_decoder" in config else special_tokens_map
+    newer, texts = _split_own(config)
+    declared, by_name = _declare({**(rules.tokens if rules else {}), **newer}, older)
     added: dict[int, AddedToken] = {}
     if "added_tokens_decoder" in config:
         for token_id, entry in config["added_tokens_decoder"].items():
             added[int(token_id)] = _token(entry, f"added_tokens_decoder[{token_id}]")
     else:
-        declared.update(special_tokens_map)
-        extra_texts = {_token(e, "extra_special_tokens").content for e in _extra_list(declared)}
-        special_texts = extra_texts | {
+        special_texts = {_token(entry, _EXTRA).content for entry in declared.get(_EXTRA) or ()} | {
             _token(declared[name], name).content for name in NAMED_TOKENS if declared.get(name)
         }
         for text, token_id in added_tokens.items():
@@ -95,38 +96,80 @@ def resolve_special_tokens(
 
     known = {token.content: token for token in added.values()}
     named: dict[str, AddedToken] = {}
-    for name, entry in _named_entries(declared).items():
+    for name, entry in (_named_entries(declared) | texts | by_name).items():
         token = _token(entry, name)
         named[name] = known.get(token.content, token) if name in NAMED_TOKENS else token
-    entries = _extra_list(declared)
-    if (
-        rules is not None
-        and rules.numbered
-        and not any(isinstance(declared.get(key), list) for key in _EXTRA)
-    ):
-        count = declared.get("extra_ids")
-        entries = [f"<extra_id_{i}>" for i in range(100 if count is None else count)]
-    extra = tuple(_token(entry, "extra_special_tokens") for entry in entries)
+    extra = tuple(
+        _token(entry, _EXTRA)
+        for entry in _extra_list(declared, numbered=rules is not None and rules.numbered)
+    )
     return SpecialTokens(named, extra, added)
+
+
+def _split_own(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Split into the entries and the texts under names of their own, which go last and win.
+
+    Left out is what is no token to transformers: an object under a name of its own, untyped. In
+    special_tokens_map.json an object needs no type.
+    """
+    texts = {n: entry for n, entry in config.items() if _is_own(n) and isinstance(entry, str)}
+    entries = {
+        name: entry
+        for name, entry in config.items()
+        if name not in texts
+        and (
+            not (_is_own(name) and isinstance(entry, Mapping))
+            or entry.get("__type") == "AddedToken"
+        )
+    }
+    return entries, texts
+
+
+def _is_own(name: str) -> bool:
+    return name.endswith("_token") and name not in NAMED_TOKENS
+
+
+def _declare(
+    newer: Mapping[str, Any], older: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Merge two files; returns their entries, and those that stand by name in place of a list."""
+    declared = dict(newer)
+    # Before the older file is read, and a null too: its list under the older key then counts for
+    # nothing, as transformers (5.23) has it.
+    if _OLDER_EXTRA in declared and not declared.get(_EXTRA):
+        declared[_EXTRA] = declared.pop(_OLDER_EXTRA)
+    by_name = _take_names(declared)
+    listed = declared.get(_EXTRA) or []
+    declared.update(older)
+    if isinstance(older.get(_EXTRA), list):
+        declared[_EXTRA] = [*listed, *older[_EXTRA]]
+    return declared, by_name | _take_names(declared)
+
+
+def _take_names(declared: dict[str, Any]) -> dict[str, Any]:
+    """Take out the extra tokens that are no list but an object; mutates `declared`."""
+    if isinstance(declared.get(_EXTRA), Mapping):
+        return dict(declared.pop(_EXTRA))
+    return {}
 
 
 def _named_entries(declared: Mapping[str, Any]) -> dict[str, Any]:
     entries = {name: declared[name] for name in NAMED_TOKENS if declared.get(name) is not None}
     for name, entry in declared.items():
-        if name.endswith("_token") and name not in NAMED_TOKENS and _is_token(entry):
+        if _is_own(name) and _is_token(entry):
             entries[name] = entry
-    extra = declared.get("extra_special_tokens")
-    if isinstance(extra, Mapping):
-        entries.update(extra)
     return entries
 
 
-def _extra_list(declared: Mapping[str, Any]) -> list[Any]:
-    for key in _EXTRA:
-        value = declared.get(key)
-        if isinstance(value, list | tuple) and value:
-            return list(value)
-    return []
+def _extra_list(declared: Mapping[str, Any], *, numbered: bool) -> list[Any]:
+    """Give the extra tokens; a `numbered` class adds its own to a list under the older key only."""
+    if _EXTRA in declared:
+        return list(declared[_EXTRA] or ())
+    entries = list(declared.get(_OLDER_EXTRA) or ())
+    if numbered and not any("<extra_id_" in _token(e, _OLDER_EXTRA).content for e in entries):
+        count = declared.get("extra_ids")
+        entries += [f"<extra_id_{i}>" for i in range(100 if count is None else count)]
+    return entries
 
 
 def _is_token(entry: Any) -> bool:

@@ -165,14 +165,30 @@ def _content(entry: Any, default: str) -> str:
     return entry if isinstance(entry, str) else default
 
 
-def _surround(before: str | None, after: str, after_text: str | None = None) -> Finish:
-    """Post-process to: the token named `before`, the text, the token named `after`."""
+def _surround(
+    before: str | None,
+    after: str,
+    after_text: str | None = None,
+    unnamed: tuple[int, int] | None = None,
+) -> Finish:
+    """Post-process to: the token named `before`, the text, the token named `after`.
+
+    `unnamed` are the ids of the two where they are declared null; None: the class takes no null.
+    """
 
     def finish(backend: tokenizers.Tokenizer, _: Config, named: Mapping[str, str]) -> None:
-        first = [] if before is None else [named[before]]
-        last = after_text or named[after]
-        ids = {token: backend.token_to_id(token) for token in {*first, last, named[after]}}
-        ids[last] = backend.token_to_id(named[after])
+        ids: dict[str, int | None] = {}
+
+        def take(name: str, text: str | None, place: int) -> str:
+            if unnamed is not None and name not in named:
+                ids["None"] = unnamed[place]  # transformers' text for it: of two the last counts
+                return "None"
+            text = text or named[name]
+            ids[text] = backend.token_to_id(named[name])
+            return text
+
+        first = [] if before is None else [take(before, None, 0)]
+        last = take(after, after_text, 1)
         backend.post_processor = processors.TemplateProcessing(
             single=[*first, "$A", last],
             pair=None,
@@ -218,7 +234,9 @@ _ROBERTA = Rules(
 
 RULES: Final[Mapping[str, Rules]] = {
     "BartTokenizer": _ROBERTA,
-    "BertTokenizer": Rules("WordPiece", _BERT_TOKENS, _bert, _surround("cls_token", "sep_token")),
+    "BertTokenizer": Rules(
+        "WordPiece", _BERT_TOKENS, _bert, _surround("cls_token", "sep_token", unnamed=(2, 3))
+    ),
     "CodeGenTokenizer": Rules("BPE", _GPT2_TOKENS, byte_level(), files=True),
     "CodeLlamaTokenizer": Rules("BPE", _CODE_LLAMA_TOKENS, _code_llama, _code_llama_bos),
     "DebertaTokenizer": Rules(

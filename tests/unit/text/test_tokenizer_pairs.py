@@ -87,11 +87,11 @@ def write(folder: Path, state: dict[str, Any], model_type: str, **config: Any) -
     return folder
 
 
-def assert_same(folder: Path) -> None:
+def assert_same(folder: Path, *more: str) -> None:
     ours, theirs = Tokenizer.from_folder(folder), AutoTokenizer.from_pretrained(folder)
     assert ours.special_tokens == theirs.special_tokens_map
     assert ours.vocab_size == len(theirs)
-    for text in TEXTS:
+    for text in (*TEXTS, *more):
         for special in (True, False):
             ids = theirs.encode(text, add_special_tokens=special)
             assert ours.encode(text, add_special_tokens=special) == ids
