@@ -180,8 +180,8 @@ def test_a_repeated_step_stays_within_its_tables() -> None:
 
 def test_a_step_without_positions_is_not_repeated() -> None:
     last = step(
-        rows=1, tokens=ids(1), positions=None, rope_rows=ids(0), starts=[0, 1], slots=[0],
-        lengths=[[1]], num_wanted=1,
+        rows=1, tokens=ids(1), positions=None, rope_rows=ids(0), starts=[0, 1],
+        tables=[one_block_each([0])], lengths=[[1]], num_wanted=1,
     )  # fmt: skip
     assert is_refused(lambda: _native.Repeat(program(), last))
 
