@@ -52,10 +52,10 @@ def make_cache(
         that have none keep everything; an own window hides sinks, so they are refused there.
         `slack` is how many tokens a full ring can be truncated by.
         "evicting" keeps `budget` tokens a slot, of those that `policy` chooses (an
-        `EvictionPolicy`, or the name of its score; default "key-norm"), each time a sequence comes
-        to a multiple of `grain` tokens (default 64); see `cache/evicting.py`. Layers with a window
-        of their own keep that window instead, and cross layers all of an input. A list of budgets
-        has one for each other layer that stores.
+        `EvictionPolicy`, or the name of its score; default "key-norm", which needs no queries),
+        each time a sequence comes to a multiple of `grain` tokens (default 64); see
+        `cache/evicting.py`. Layers with a window of their own keep that window instead, and cross
+        layers all of an input. A list of budgets has one for each other layer that stores.
     num_slots: sequences it holds. dtype: the model's; new keys and values are cast to it.
     kv_dtype: what they are stored as, in place of `dtype`: "float32", "bfloat16", "float16",
         "int8" (half the bytes of bfloat16), "int4" (a quarter) or "k8v4" (int8 keys, int4 values);

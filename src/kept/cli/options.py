@@ -297,7 +297,7 @@ class SamplingOptions:
             CACHE,
             "Which tokens an evicting cache prefers: those of short keys (key-norm), those that "
             "have received most attention (attention, H2O), those that the last tokens' queries "
-            "let expect most (expected-attention), or the last ones (window). Default: key-norm.",
+            "let expect most (expected-attention), or the last ones (window). Default: attention.",
         ),
     ] = None
     num_recent: Annotated[

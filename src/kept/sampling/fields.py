@@ -203,7 +203,7 @@ SLIDING_WINDOW: Field[int | None] = Field("sliding_window", integer(1), None)
 NUM_SINKS = Field("num_sinks", integer(0), 0)
 KV_BUDGET: Field[Budget | None] = Field("kv_budget", _budget, None)
 EVICTION_SCORE: Field[EvictionScore] = Field(
-    "eviction_score", _choice(*get_args(EvictionScore)), "key-norm"
+    "eviction_score", _choice(*get_args(EvictionScore)), "attention"
 )
 NUM_RECENT: Field[int | None] = Field("num_recent", integer(0), None)
 MAX_CACHE_LEN: Field[int | None] = Field("max_cache_len", integer(1), None)

@@ -84,9 +84,9 @@ class SamplingParams:
             keeps. Default: the model's window, and 0.
         kv_budget: tokens of each sequence that an evicting cache keeps; it needs one. A list has
             one for each layer that stores keys and has no window of its own.
-        eviction_score: which of them it prefers: "key-norm" (default), those of short keys;
-            "attention", those that have received most (H2O); "expected-attention", those that the
-            last tokens' queries let expect most; or "window", the last ones. num_sinks,
+        eviction_score: which of them it prefers: "attention" (default), those that have received
+            most (H2O); "expected-attention", those that the last tokens' queries let expect most;
+            "key-norm", those of short keys; or "window", the last ones. num_sinks,
             num_recent: how many of the first and of the last it keeps whatever their score.
             Default: 4, and half of what these leave of the budget.
         overflow: at the end of the context "stop" (default) or "slide" on over the last tokens.
