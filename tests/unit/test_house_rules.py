@@ -2,6 +2,7 @@
 but in its integration."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import kept
@@ -130,3 +131,28 @@ def test_what_takes_a_default_is_found():
     fine = "torch.empty(3, dtype=x, device=y)", "torch.empty_like(x)", "torch.stack(x)"
     assert len(made_by_default(ast.parse("\n".join(lines)))) == len(lines)
     assert not made_by_default(ast.parse("\n".join(fine)))
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """Modules of kept that come with this one: not within functions, nor for types alone."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if for_types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        waiting.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def test_no_modules_import_each_other():
+    paths = {
+        ".".join(("kept", *path.relative_to(SOURCE).with_suffix("").parts)): path
+        for path in SOURCE.rglob("*.py")
+        if path.name != "__init__.py"  # it only gathers what its folder offers
+    }
+    graph = {name: imported_at_once(path) & paths.keys() for name, path in paths.items()}
+    TopologicalSorter(graph).prepare()  # names the modules of a circle
