@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 import kept
 import kept.machine
 
+from .talker import make_talker
 from .zoo import Pair, make_hf, settle
 
 
@@ -53,3 +54,17 @@ def pair(request: pytest.FixtureRequest, made: Callable[[str], Pair]) -> Pair:
     found = made(request.param)
     settle(found.hf)
     return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with a tokenizer and a chat template, without a padding token as many are."""
+    folder = tmp_path_factory.mktemp("talker")
+    make_talker(folder, "llama")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> kept.LLM:
+    """That model, loaded."""
+    return kept.LLM(folder)

@@ -12,24 +12,11 @@ from cli.running import kept
 from kept import LLM, GenerationError
 from kept.text import IncrementalDetokenizer
 
-from .talker import make_talker
 from .zoo import make_hf
 
 NO_TOKEN_LEFT: dict[str, Any] = {"max_new_tokens": 12, "no_repeat_ngram_size": 1}
 PROMPTS = ["one two three", "tell me", "more"]
 MESSAGES = [{"role": "user", "content": "tell me more"}]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("talker")
-    make_talker(folder, "llama")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def llm(folder: Path) -> LLM:
-    return LLM(folder)
 
 
 def test_a_vocabulary_of_six(tmp_path: Path) -> None:

@@ -13,23 +13,8 @@ from transformers import AutoTokenizer, BatchEncoding
 
 from kept import LLM, OptionError
 
-from .talker import make_talker
-
 TEXTS = ["one two three", "tell", "tell me more"]
 LENGTH = {"max_new_tokens": 6}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("talker")
-    make_talker(folder, "llama")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def llm(folder: Path) -> LLM:
-    """Without a padding token: as with GPT-2 and Llama, programs pad with the end of sequence."""
-    return LLM(folder)
 
 
 def with_pad(folder: Path, place: Path) -> LLM:

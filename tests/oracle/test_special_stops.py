@@ -11,21 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from kept import LLM
 
 from .generation import upto_eos
-from .talker import make_talker
 
 PROMPT = "one two three"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("talker")
-    make_talker(folder, "llama")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def llm(folder: Path) -> LLM:
-    return LLM(folder)
 
 
 def leading(llm: LLM) -> tuple[tuple[int, ...], dict[str, Any]]:
