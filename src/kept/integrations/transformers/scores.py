@@ -45,7 +45,7 @@ def check_known(module: Any, others: Mapping[str, Any], *, own_scale: bool = Fal
         raise OptionError(
             f"attn_implementation={ATTENTION!r} does not know how {', '.join(unknown)} change a "
             f"score of {type(module).__name__}; load the model with attn_implementation='eager', "
-            "which takes a kept cache as well"
+            "which takes a KeptCache wherever from_config makes one"
         )
 
 
