@@ -32,6 +32,11 @@ struct UnitRows {
     std::int64_t share() const { return args.shape.heads / args.shape.kv_heads; }
     const AttendRows& at(std::int64_t i) const { return args.all_rows[i]; }
     std::int64_t num_queries() const { return queries_before(unit.end); }
+    // Whether some of them are finished here, and not by a merge.
+    bool any_finished() const {
+        return std::any_of(args.all_rows + unit.begin, args.all_rows + unit.end,
+                           [](const AttendRows& of) { return of.partial < 0; });
+    }
     std::int64_t queries_before(std::int64_t index) const {
         std::int64_t count = 0;
         for (std::int64_t i = unit.begin; i < index; ++i)
@@ -236,9 +241,11 @@ inline void attend(const AttendArgs& args, const AttendUnit& unit, float* scratc
     };
     const AttendScratch s(scratch, num_queries, dim, groups(args.keys), groups(args.values));
     gather_queries(rows, s);
+    const bool finishes = rows.any_finished();
     for (std::int64_t chunk = unit.chunk; chunk < unit.chunk_end; ++chunk) {
         attend_chunk(rows, s, chunk, num_queries);
         leave_chunk(rows, s, chunk, num_queries);
+        if (!finishes) continue;
         if (chunk == unit.chunk) {
             std::copy_n(s.peak, num_queries, s.all_peak);
             std::copy_n(s.sum, num_queries, s.all_sum);
