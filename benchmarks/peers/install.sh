@@ -23,10 +23,12 @@ for peer in "$@"; do
       pip uninstall -q -y torchvision
       ;;
     llamacpp)
-      # Built with these instructions and without AMX, whose kernels crash on Q8_0 in this version.
+      # With what this CPU has, but AMX, whose kernels crash on Q8_0 in this version.
       on=""
-      for feature in AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16; do
-        on+=" -DGGML_$feature=ON"
+      for feature in AVX AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16; do
+        flag=${feature,,}
+        [[ $flag == avx512 ]] && flag=avx512f
+        grep -qw -- "$flag" /proc/cpuinfo && on+=" -DGGML_$feature=ON" || on+=" -DGGML_$feature=OFF"
       done
       CMAKE_ARGS="-DGGML_NATIVE=OFF$on" pip install -q --no-cache-dir \
         --no-binary llama-cpp-python llama-cpp-python==0.3.36
