@@ -10,8 +10,12 @@ from kept.engine.completion import (
 from kept.engine.continuation import Continuation
 from kept.engine.engine import PREFILL_CHUNK, Engine
 from kept.engine.group import Group, Move
+from kept.engine.holds import Hold
+from kept.engine.passes import Work
+from kept.engine.request import Phase, Request
 from kept.engine.samples import SampleGroup
-from kept.engine.scheduler import Scheduler, Work
+from kept.engine.scheduler import Scheduler
+from kept.engine.step_time import StepTime
 from kept.engine.window import ContextRule, default_hop
 
 __all__ = [
@@ -25,9 +29,13 @@ __all__ = [
     "GenerationError",
     "GenerationInterrupted",
     "Group",
+    "Hold",
     "Move",
+    "Phase",
+    "Request",
     "SampleGroup",
     "Scheduler",
+    "StepTime",
     "Work",
     "default_hop",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import torch
@@ -11,9 +12,10 @@ from kept.cache import Cache
 from kept.engine.completion import Completion
 from kept.engine.continuation import Continuation
 from kept.engine.group import Group, Move
-from kept.engine.scheduler import Scheduler, Work
+from kept.engine.passes import Work
+from kept.engine.request import Request
+from kept.engine.scheduler import Scheduler
 from kept.engine.window import ContextRule
-from kept.errors import OptionError
 from kept.exiting import computing
 from kept.models import CausalLM, NextLogits, RepeatedStep
 from kept.ops import plain_torch
@@ -50,12 +52,7 @@ class Engine:
 
     def add(self, group: Group) -> None:
         """Queue a group. Raises OptionError for one that needs more slots than there are."""
-        if group.width > self.scheduler.max_slots:
-            raise OptionError(
-                f"num_beams or num_return_sequences of {group.width} needs as many slots, and this "
-                f"engine has {self.scheduler.max_slots}; make it with more"
-            )
-        self.scheduler.waiting.append(group)
+        self.scheduler.add(Request(group))
 
     @property
     def has_work(self) -> bool:
@@ -76,7 +73,9 @@ class Engine:
     @torch.inference_mode()
     def _step(self) -> None:
         with plain_torch(), self.model.running():
+            start = time.perf_counter()
             work, found = self._repeat() or self._compute()
+            self.scheduler.computed(work, time.perf_counter() - start)
             moves = self._settle(work, found)
             self._place(moves)
             self.scheduler.retire()
@@ -95,7 +94,7 @@ class Engine:
     def _repeat(self) -> tuple[list[Work], NextLogits] | None:
         """What the last pass did, one token on, if that is all that is due."""
         (last, repeated), self._last, self._repeated = (self._last, self._repeated), None, None
-        if last is None or self.cache is None or self.scheduler.waiting or self._must_slide():
+        if last is None or self.cache is None or self.scheduler.num_waiting or self._must_slide():
             return None
         work, batch = last
         if repeated is None:
@@ -111,18 +110,21 @@ class Engine:
         return [None if self.cache is None else self.cache.max_step(slot) for slot in slots]
 
     def _num_likeliest(self) -> int:
-        groups = self.scheduler.running
+        groups = self._groups()
         return max((num_likeliest(group.params) for group in groups), default=0)
+
+    def _groups(self) -> list[Group]:
+        """Those that run."""
+        return [request.group for request in self.scheduler.running]
 
     def interrupt(self, error: Exception | None = None) -> None:
         """End every group as it stands, for Ctrl-C or an error."""
-        for group in [*self.scheduler.running, *self.scheduler.waiting]:
+        for request in self.scheduler.unfinished():
             if error is None:
-                group.interrupt()
+                request.group.interrupt()
             else:
-                group.fail(error)
-        self.scheduler.waiting.clear()
-        self.scheduler.retire()
+                request.group.fail(error)
+            self.scheduler.cancel(request)
         self._last = self._repeated = None
         self._slots.clear()
         self._logits.clear()
@@ -133,8 +135,8 @@ class Engine:
         return continuation.completion(0 if cache is None else cache.num_bytes // cache.num_slots)
 
     def _admit(self) -> None:
-        for group in self.scheduler.admit():
-            for continuation in group.live:
+        for request in self.scheduler.admit(lambda request: True):
+            for continuation in request.live:
                 self._slots.append(continuation)
                 self._cut(len(self._slots) - 1, continuation.num_computed)
 
@@ -182,7 +184,7 @@ class Engine:
                 row += 1
             continuation.num_computed += item.num_new
         moves = {}
-        for group in self.scheduler.running:
+        for group in self._groups():
             if group.live and all(c in self._logits for c in group.live):
                 rows = _together([self._logits.pop(c) for c in group.live])
                 try:
@@ -204,7 +206,7 @@ class Engine:
         self._last = None
         slot_of = {continuation: slot for slot, continuation in enumerate(self._slots)}
         parent_of = {move.continuation: move.parent for move in moved}
-        for group in self.scheduler.running:
+        for group in self._groups():
             if group not in moves:
                 parent_of |= {c: c for c in group.live}
         places: list[Continuation | None] = [c if c in parent_of else None for c in self._slots]
