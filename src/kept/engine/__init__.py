@@ -12,10 +12,12 @@ from kept.engine.counters import Counters, Snapshot
 from kept.engine.engine import PREFILL_CHUNK, Engine
 from kept.engine.events import Event
 from kept.engine.group import Draw, Group, Move
+from kept.engine.holds import Hold
 from kept.engine.passes import Work
-from kept.engine.request import Request
+from kept.engine.request import Phase, Request
 from kept.engine.samples import SampleGroup
 from kept.engine.scheduler import Scheduler
+from kept.engine.step_time import StepTime
 from kept.engine.window import ContextRule, default_hop
 
 __all__ = [
@@ -32,11 +34,14 @@ __all__ = [
     "GenerationError",
     "GenerationInterrupted",
     "Group",
+    "Hold",
     "Move",
+    "Phase",
     "Request",
     "SampleGroup",
     "Scheduler",
     "Snapshot",
+    "StepTime",
     "Work",
     "default_hop",
 ]
