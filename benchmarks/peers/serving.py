@@ -3,8 +3,8 @@
     PEER/bin/python serving.py WORK.json
 
 WORK.json: {"peer": "openvino" | "vllm", "model", "weights", "threads", "max_batch", "cache_gib",
-"share", "requests": [{"at": seconds, "prompt": [ids], "new": tokens}, ...]}. share: whether prefixes
-are kept and reused. The last line of its output is JSON: what ran, and of each request when it was
+"share", "requests": [{"at": seconds, "prompt": [ids], "new": tokens}, ...]}. share: whether
+prefixes are kept and reused. The last line of its output is JSON: what ran, and of each request when it was
 sent and when each of its tokens was there. Needs nothing but the standard library and the peer.
 """
 
@@ -56,9 +56,7 @@ class OpenVINO:
         }
         if computes in CACHES:
             config["KV_CACHE_PRECISION"] = CACHES[computes]
-        self.pipeline = genai.ContinuousBatchingPipeline(
-            work["model"], scheduler, "CPU", config
-        )
+        self.pipeline = genai.ContinuousBatchingPipeline(work["model"], scheduler, "CPU", config)
         self.facts = {
             "versions": {"openvino-genai": genai.get_version(), "openvino": ov.__version__},
             "weights": work["weights"],
@@ -180,7 +178,9 @@ def main() -> None:
     requests = serve(server, work["requests"])
     for request, asked in zip(requests, work["requests"], strict=True):
         if len(request["stamps"]) != asked["new"]:
-            raise SystemExit(f"{len(request['stamps'])} tokens came where {asked['new']} were asked for")
+            raise SystemExit(
+                f"{len(request['stamps'])} tokens came where {asked['new']} were asked for"
+            )
     print("\n" + json.dumps({"facts": server.facts, "requests": requests}), flush=True)
 
 

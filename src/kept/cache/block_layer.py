@@ -30,7 +30,6 @@ class BlockLayer(LayerCache):
     ) -> None:
         self.codec, self.num_kv_heads, self.place = codec, shape.num_kv_heads, place
         self.head_dim, self.value_dim = shape.head_dim, shape.value_width
-        self.key_sinks = self.value_sinks = None
         self.memory, self.index = memory, index
         self._num_key_parts = len(codec.keys.parts(shape.head_dim))
 
@@ -90,7 +89,7 @@ class BlockLayer(LayerCache):
     def erase(self, plan: Plan) -> None:
         """Nothing reads what is behind a sequence's end."""
 
-    def clear(self, slot: int, entries: Entries, begin: int) -> None:
+    def clear(self, slot: int, entries: Entries) -> None:
         """Nothing reads what is behind a sequence's end."""
 
     def relaid(self, change: Relayout) -> Self:
