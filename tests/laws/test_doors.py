@@ -114,7 +114,8 @@ def doors(folder: Path) -> dict[str, Door]:
         "policy": (EvictionPolicy, ("key-norm", 1, 1)),
         "place": (Offloaded, (folder, 1000)),
         "model": (LLM, {"source": folder / "none", "device": None, "revision": None}),
-        "kv": (LLM, {"kv_folder": folder, "kv_memory": 0}),
+        "offloading": (LLM, {"offload_folder": folder, "offload_memory": 0}),
+        "memory": (LLM, {"source": folder / "none", "kv_memory": "1GiB"}),
         "quantize": (quantize_checkpoint, (folder / "none", folder / "out", "int8")),
         **{
             f.name: (lambda value, n=f.name: SamplingParams(**{n: value}), (None,))

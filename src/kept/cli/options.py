@@ -64,19 +64,28 @@ class ModelOptions:
     device: Annotated[
         str | None, option(MODEL, "cpu, cuda, cuda:1, mps, as torch names them. Default: cpu.")
     ] = None
-    kv_folder: Annotated[
-        str | None,
-        option(
-            CACHE,
-            "Keep keys and values in files of this folder, with --kv-memory of them in memory. "
-            "Default: all in memory.",
-        ),
-    ] = None
     kv_memory: Annotated[
         str | None,
         option(
             CACHE,
-            "How much of the keys and values is in memory at a time; goes with --kv-folder. "
+            "The most memory that all keys and values may take together, 40% being a share of this "
+            "machine's. Default: what memory holds.",
+            metavar="<bytes, or as 512MiB, 2GiB, 40%>",
+        ),
+    ] = None
+    offload_folder: Annotated[
+        str | None,
+        option(
+            CACHE,
+            "Keep keys and values in files of this folder, with --offload-memory of them in "
+            "memory. Default: all in memory.",
+        ),
+    ] = None
+    offload_memory: Annotated[
+        str | None,
+        option(
+            CACHE,
+            "How much of the keys and values is in memory at a time; goes with --offload-folder. "
             "Default: all.",
             metavar="<bytes, or as 512MiB, 2GiB>",
         ),

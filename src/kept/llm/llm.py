@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import torch
 
@@ -13,14 +13,14 @@ from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted
 from kept.errors import CheckpointNotFoundError, KeptError, OptionError
 from kept.llm.conversation import Conversation, LastConversation, usable
 from kept.llm.generation import Generation, remember
-from kept.llm.memory import read_place
+from kept.llm.memory import RENAMED, read_kv_memory, read_place
 from kept.llm.options import check_single, resolve_options
 from kept.llm.padding import padding_of
 from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
 from kept.llm.stream import Stream
 from kept.llm.turn_ends import turn_end, with_turn_ends
 from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
-from kept.options import CacheOptions, ResolvedCacheOptions
+from kept.options import CacheOptions, ResolvedCacheOptions, refuse_keywords
 from kept.sampling import ResolvedParams, SamplingParams
 from kept.text import ChatTemplate, find_tokenizer
 
@@ -45,10 +45,12 @@ class LLM:
         revision: str | None = None,
         max_batch_size: int = 16,
         prefill_chunk: int = PREFILL_CHUNK,
-        kv_folder: str | Path | None = None,
-        kv_memory: int | None = None,
+        kv_memory: int | str | None = None,
+        offload_folder: str | Path | None = None,
+        offload_memory: int | None = None,
         progress: Progress | None = None,
         packing: Progress | None = None,
+        **others: Never,
     ) -> None:
         """Load a checkpoint.
 
@@ -60,18 +62,23 @@ class LLM:
         quantize: "int8" or "int4" rounds the weights to a byte or half of one, with scales.
         revision: branch, tag or commit of a hub id.
         max_batch_size: sequences computed side by side. prefill_chunk: prompt tokens per pass.
-        kv_folder, kv_memory: keep keys and values in files of this folder, with at most so many
-            bytes of them in memory, for contexts that memory does not hold. Both, or neither.
+        kv_memory: the most bytes that keys and values of all texts may take together: a number, or
+            a string as "2GiB" or "40%" of this machine's memory. None: what memory holds.
+        offload_folder, offload_memory: keep keys and values in files of this folder, with at most
+            so many bytes of them in memory, for contexts that memory does not hold. Both, or
+            neither.
         progress: called with the weight bytes loaded and their total. packing: called with the
             weights packed for the native kernels and their total; quantizing takes a while. The
             two go on side by side.
 
         Raises CheckpointError and its kinds, or OptionError.
         """
+        refuse_keywords("LLM", others, LLM.__init__.__kwdefaults__ or (), RENAMED)
         for name, value in (("max_batch_size", max_batch_size), ("prefill_chunk", prefill_chunk)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"{name}={value!r}: give a whole number of at least 1")
-        self.place = read_place(kv_folder, kv_memory)
+        self.kv_memory = read_kv_memory(kv_memory, device)
+        self.place = read_place(offload_folder, offload_memory)
         self.checkpoint: Checkpoint = open_checkpoint(source, revision=revision)
         self.model: CausalLM = load_model(
             self.checkpoint,
