@@ -4,8 +4,9 @@
 
 WORK.json: {"peer": "openvino" | "vllm", "model", "weights", "threads", "max_batch", "cache_gib",
 "share", "requests": [{"at": seconds, "prompt": [ids], "new": tokens}, ...]}. share: whether
-prefixes are kept and reused. The last line of its output is JSON: what ran, and of each request when it was
-sent and when each of its tokens was there. Needs nothing but the standard library and the peer.
+prefixes are kept and reused. The last line of its output is JSON: what ran, and of each request
+when it was sent and when each of its tokens was there. Needs nothing but the standard library and
+the peer.
 """
 
 from __future__ import annotations

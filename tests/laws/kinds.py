@@ -110,7 +110,7 @@ class Kind:
     def in_blocks(self) -> bool:
         """Whether its tokens lie in blocks."""
         asked = self.kind == "dynamic" and self.options.get("in_blocks", True)
-        return bool(asked) and not self.offloaded and not self.unquantized
+        return bool(asked) and not self.offloaded
 
     def inputs(self, count: int, seed: int = 5) -> list[Rows]:
         """Encoder inputs of different lengths: per cross layer keys and values (S, G, D)."""

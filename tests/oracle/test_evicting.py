@@ -11,7 +11,7 @@ from kept import LLM, make_cache
 from kept.cache import SCORES, EvictionPolicy
 from kept.errors import OptionError
 from kept.ops import KVDtype
-from kept.sampling import fields
+from kept.options import EvictionScore
 
 from .generation import prompts
 from .zoo import Pair
@@ -153,7 +153,7 @@ def test_attention_weights_have_no_columns_for_what_is_gone(pair: Pair) -> None:
 
 
 def test_the_options_offer_the_caches_scores() -> None:
-    assert set(get_args(fields.EvictionScore)) == set(SCORES)
+    assert set(get_args(EvictionScore)) == set(SCORES)
 
 
 @pytest.mark.parametrize("pair", ["llama"], indirect=True)
