@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from kept.engine.continuation import Continuation
 from kept.engine.group import Group, Move
-from kept.errors import SamplingError
 from kept.models import NextLogits
-from kept.sampling import TokenLogprobs, sample
+from kept.sampling import TokenLogprobs, sample_rows
 
 Drawn = tuple[int, TokenLogprobs | None]
 
@@ -38,11 +37,11 @@ class SampleGroup(Group):
             for follower in self.results[1:]:
                 follower.num_computed, follower.offset = parents[0].num_computed, parents[0].offset
             self.live = list(self.results)
-        drawn = self._draw(NextLogits(logits, best, likeliest), 0, len(self.live))
+        drawn = self._draw(NextLogits(logits, best, likeliest))
         moves = []
         for continuation, parent, found_token in zip(self.live, parents, drawn, strict=True):
             try:
-                if isinstance(found_token, SamplingError):
+                if isinstance(found_token, Exception):
                     raise found_token
                 continuation.take(*found_token)
             except Exception as error:  # of this text alone: the others go on
@@ -52,23 +51,25 @@ class SampleGroup(Group):
         self.live = [move.continuation for move in moves]
         return moves
 
-    def _draw(self, found: NextLogits, first: int, last: int) -> list[Drawn | SamplingError]:
-        """The next tokens of live[first:last]; where one cannot be drawn, the reason."""
-        live, rows = self.live[first:last], found.rows(first, last)
-        try:
-            drawn = sample(
-                rows.logits,
-                [c.params for c in live],
-                [c.history for c in live],
-                [(c.seed, len(c.history)) for c in live],
-                rows.best,
-                rows.likeliest,
-            )
-        except SamplingError as error:
-            if len(live) > 1:
-                return [x for i in range(first, last) for x in self._draw(found, i, i + 1)]
-            which = f", text {live[0].index}" if len(self.results) > 1 else ""
-            named = SamplingError(f"prompt {live[0].prompt_index}{which}: {error}")
-            named.__cause__ = error
-            return [named]
-        return list(zip(drawn.token_ids, drawn.logprobs, strict=True))
+    def _draw(self, found: NextLogits) -> list[Drawn | Exception]:
+        """The next tokens of the live texts; where one cannot be drawn, the reason."""
+        drawn = sample_rows(
+            found.logits,
+            [c.params for c in self.live],
+            [c.history for c in self.live],
+            [(c.seed, len(c.history)) for c in self.live],
+            found.best,
+            found.likeliest,
+        )
+        rows = zip(self.live, drawn.token_ids, drawn.logprobs, drawn.errors, strict=True)
+        return [
+            (token, logprobs) if error is None else self._named(continuation, error)
+            for continuation, token, logprobs, error in rows
+        ]
+
+    def _named(self, continuation: Continuation, error: Exception) -> Exception:
+        """The error with the name of its text."""
+        which = f", text {continuation.index}" if len(self.results) > 1 else ""
+        named = type(error)(f"prompt {continuation.prompt_index}{which}: {error}")
+        named.__cause__ = error
+        return named
