@@ -8,7 +8,7 @@ from kept.sampling.likeliest import Likeliest, num_likeliest
 from kept.sampling.logprobs import TokenLogprob, TokenLogprobs, token_logprobs
 from kept.sampling.params import SamplingParams
 from kept.sampling.resolved import ResolvedParams
-from kept.sampling.sampler import SampledTokens, sample
+from kept.sampling.sampler import SampledTokens, sample, sample_rows
 
 __all__ = [
     "Key",
@@ -27,6 +27,7 @@ __all__ = [
     "num_likeliest",
     "process_scores",
     "sample",
+    "sample_rows",
     "settings_of_model_config",
     "token_logprobs",
 ]
