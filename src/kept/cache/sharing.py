@@ -53,6 +53,13 @@ class Sharing(Movable):
         state = self._state.with_layouts({layout: layout.with_table(slot, table)})
         self._state = replace(state, lengths=tuple(lengths))
 
+    def num_new_blocks(self, slot: int, count: int) -> int:
+        """How many free blocks the slot takes to store so many tokens more. Raises as `share`."""
+        slot, layout = self._read_slot(slot), self._in_blocks()
+        table, length = layout.tables[slot], self.lengths[slot]
+        copied = count > 0 and not table.takes(length)
+        return max(0, -(-(length + count) // BLOCK) - len(table.blocks)) + copied
+
     def release(self) -> None:
         """Give memory that no block in use lies on back to the system; blocks that are taken later
         take it again. Does nothing for what does not lie in blocks."""
