@@ -19,6 +19,9 @@ from plain_tree import Place, PlainLease, PlainTree, Text
 from kept.blocks import Lease, Match, Namespace, PrefixTree, Reason
 
 SALTS = ("", "a", "b")
+UNKNOWN = ("c", "d", "e", "f", "g", "h")  # so that most calls clear nothing
+SALT = st.sampled_from(("", "", "a", "b"))
+HELD = st.sampled_from((False, False, True))
 TEXTS = st.lists(st.integers(0, 1), max_size=9).map(tuple)
 RETAINED = (0.0, 0.0, 2.5, 7.75)  # no sum of one and whole seconds equals another
 SETTINGS = settings(
@@ -54,16 +57,20 @@ class TreeMachine(RuleBasedStateMachine):
         self.blocks.update(found)
         return found
 
-    def keep(self, lease: Lease[Held], plain: PlainLease) -> None:
+    def keep(self, lease: Lease[Held], plain: PlainLease, held: bool) -> None:
         self.plain.leases.append(plain)
-        self.pairs.append((lease, plain))
+        if held:
+            self.pairs.append((lease, plain))
+        else:
+            lease.release()
+            self.plain.release(plain, self.now)
 
-    @rule(text=TEXTS, salt=st.sampled_from(SALTS), retain=st.sampled_from(RETAINED))
-    def insert(self, text: Text, salt: str, retain: float) -> None:
+    @rule(text=TEXTS, salt=SALT, retain=st.sampled_from(RETAINED), held=HELD)
+    def insert(self, text: Text, salt: str, retain: float, held: bool) -> None:
         now, blocks, plain = self.tick(), self.made(text), PlainLease(salt, ())
         lease = self.tree.insert(text, blocks, salt, retain=retain)
-        self.keep(lease, plain)
         self.plain.insert(plain, text, blocks, now, now + retain)
+        self.keep(lease, plain, held)
 
     @precondition(lambda self: self.pairs)
     @rule(data=st.data(), more=TEXTS)
@@ -75,8 +82,8 @@ class TreeMachine(RuleBasedStateMachine):
         self.plain.insert(plain, text, blocks, now, now)
         assert lease.num_tokens == len(plain.text)
 
-    @rule(text=TEXTS, salt=st.sampled_from(SALTS))
-    def match(self, text: Text, salt: str) -> None:
+    @rule(text=TEXTS, salt=SALT, held=HELD)
+    def match(self, text: Text, salt: str, held: bool) -> None:
         self.tick()
         found = self.tree.match(text, salt)
         count = self.plain.longest(text, salt)
@@ -84,7 +91,8 @@ class TreeMachine(RuleBasedStateMachine):
         places = self.places(found, text, salt)
         self.check_miss(found, text, salt)
         self.plain.use(places[-1] if places else None, self.now)
-        self.keep(found.lease, PlainLease(salt, text[:count], places[-1] if places else None))
+        last = places[-1] if places else None
+        self.keep(found.lease, PlainLease(salt, text[:count], last), held)
 
     def places(self, found: Match[Held], text: Text, salt: str) -> list[Place]:
         """Where the blocks that were found stand, which is on the text's way."""
@@ -137,11 +145,11 @@ class TreeMachine(RuleBasedStateMachine):
         self.tree.evict(0)
         self.plain.release(plain, now)
 
-    @rule(count=st.integers(1, 5))
+    @rule(count=st.integers(1, 3))
     def evict(self, count: int) -> None:
         assert self.tree.evict(count) == self.plain.evict(count)
 
-    @rule(salt=st.sampled_from((*SALTS, None)))
+    @rule(salt=st.sampled_from((*SALTS, None, *UNKNOWN)))
     def clear(self, salt: str | None) -> None:
         self.tree.clear(salt)
         self.plain.clear(salt)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from functools import partial
+from itertools import count
 from unittest.mock import patch
 
 import numpy as np
@@ -56,6 +58,61 @@ def test_it_remembers_as_many_evicted_blocks_as_it_was_told() -> None:
     reasons = [tree.match([token]).miss.reason for token in range(5)]
     assert reasons == [Reason.UNKNOWN] * 2 + [Reason.EVICTED] * 3
     assert tree_of(size=1, remembered=0).evict(1) == 0
+
+
+def order_of(tree: PrefixTree[int]) -> list[tuple[int, ...]]:
+    """All tokens of the blocks as they go, one by one; each is of one token."""
+    gone = []
+    while entries := tree.entries():
+        assert tree.evict(1) == 1
+        texts: dict[str, tuple[int, ...]] = {}
+        for entry in entries:
+            texts[entry.key] = texts.get(entry.after, ()) + entry.tokens
+        left = {entry.key for entry in tree.entries()}
+        gone += [text for key, text in texts.items() if key not in left]
+    return gone
+
+
+def ticking(**options: object) -> PrefixTree[int]:
+    return tree_of(1, clock=partial(next, count()), **options)
+
+
+def test_what_is_used_goes_later_and_so_does_what_it_follows() -> None:
+    tree = ticking()
+    for text in ([1, 2], [3], [4]):
+        tree.insert(text, text).release()
+    tree.match([1, 2]).lease.release()
+    assert order_of(tree) == [(3,), (4,), (1, 2), (1,)]
+    for text in ([1, 2], [1, 5], [3], [4]):
+        tree.insert(text, text).release()
+    tree.match([3]).lease.release()
+    assert order_of(tree) == [(1, 2), (1, 5), (1,), (4,), (3,)]
+
+
+def test_what_was_used_below_counts_above() -> None:
+    tree = ticking()
+    for text in ([1, 2], [3]):
+        tree.insert(text, text).release()
+    found = tree.match([1, 2])
+    assert tree.evict(1) == 1
+    found.lease.release()
+    tree.insert([3], [3]).release()
+    tree.evict(1)
+    assert {entry.tokens for entry in tree.entries()} == {(1,), (3,)}
+    tree.insert([4, 5], [4, 5], retain=100.0).release()
+    tree.evict(1)
+    tree.evict(1)
+    tree.insert([6], [6]).release()
+    assert order_of(tree) == [(6,), (4, 5), (4,)]
+
+
+def test_a_fuller_block_is_retained_as_what_it_stands_for() -> None:
+    tree = tree_of(4, clock=partial(next, count()))
+    tree.insert([1], [1], retain=1000.0).release()
+    tree.insert([1, 2], [1]).release()
+    tree.insert([3], [3]).release()
+    tree.evict(1)
+    assert [entry.tokens for entry in tree.entries()] == [(1, 2)]
 
 
 def test_a_wish_to_retain_ends() -> None:
