@@ -121,8 +121,8 @@ class StepTime:
         return low
 
     def _refit(self) -> None:
-        """Fit anew, at first after each pass and later after sixteen."""
-        if self._count < self._fitted_at + max(1, min(16, self._fitted_at // 8)):
+        """Fit anew, at first after each pass and later after thirty-two."""
+        if self._count < self._fitted_at + max(1, min(32, self._fitted_at // 4)):
             return
         self._fitted_at = self._count
         largest = max(size.r / size.n for size in self._sizes.values())
