@@ -48,7 +48,7 @@ class Scheduler:
         self.step_time = step_time or StepTime()
         self.passes = Passes(prefill_chunk, self.step_time, max_step_time)
         self.running: list[Request] = []
-        self._waiting, self._holds = Waiting(weights), Holds()
+        self._waiting, self._holds = Waiting(max_slots, weights), Holds()
         self._deadlines: list[tuple[float, int, Request]] = []
         self._numbers = count()
         self._used = 0  # slots
