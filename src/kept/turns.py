@@ -26,6 +26,12 @@ class Turn:
         self.lock = threading.RLock()
         _turns[next(_numbers)] = self
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread has it."""
+        owned: bool = self.lock._is_owned()  # type: ignore[attr-defined]
+        return owned
+
     def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
         return Turn, ()
 

@@ -13,6 +13,7 @@ from kept.engine import (
     Continuation,
     Engine,
     Group,
+    Request,
     SampleGroup,
 )
 from kept.sampling import ResolvedParams, TokenHistory, derive_seed, sample
@@ -71,7 +72,7 @@ def outcome(group: Group) -> Outcome:
 
 def run(engine: Engine, groups: Sequence[Group], max_steps: int = 2000) -> list[Outcome]:
     for group in groups:
-        engine.add(group)
+        engine.submit(Request(group))
     for _ in range(max_steps):
         if not engine.has_work:
             return [outcome(group) for group in groups]

@@ -15,6 +15,7 @@ FLOORS = (
     ("interrupt", "json_file", "paths"),
     ("batch", "exiting", "format", "machine", "text", "sampling", "turns"),
     ("ops",),
+    ("blocks",),
     ("cache",),
     ("models",),
     ("engine",),

@@ -8,10 +8,16 @@ from kept.engine.completion import (
     GenerationInterrupted,
 )
 from kept.engine.continuation import Continuation
+from kept.engine.counters import Counters, Snapshot
 from kept.engine.engine import PREFILL_CHUNK, Engine
-from kept.engine.group import Group, Move
+from kept.engine.events import Event
+from kept.engine.group import Draw, Group, Move
+from kept.engine.holds import Hold
+from kept.engine.passes import Work
+from kept.engine.request import Phase, Request
 from kept.engine.samples import SampleGroup
-from kept.engine.scheduler import Scheduler, Work
+from kept.engine.scheduler import Scheduler
+from kept.engine.step_time import StepTime
 from kept.engine.window import ContextRule, default_hop
 
 __all__ = [
@@ -20,14 +26,22 @@ __all__ = [
     "Completion",
     "ContextRule",
     "Continuation",
+    "Counters",
+    "Draw",
     "Engine",
+    "Event",
     "FinishReason",
     "GenerationError",
     "GenerationInterrupted",
     "Group",
+    "Hold",
     "Move",
+    "Phase",
+    "Request",
     "SampleGroup",
     "Scheduler",
+    "Snapshot",
+    "StepTime",
     "Work",
     "default_hop",
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kept.engine.continuation import Continuation
-from kept.engine.group import Group, Move
+from kept.engine.group import Draw, Drawn, Group, Move
 from kept.errors import SamplingError
 from kept.models import NextLogits
 from kept.sampling import TokenLogprobs, draw_distinct, process_scores, token_logprobs
@@ -38,6 +39,8 @@ class BeamGroup(Group):
         self.results, self._beams = results, beams
         self.params = results[0].params
         self.live = beams[:1]
+        for continuation in (*results, *beams):
+            continuation.usage = results[0].usage
         self._running = [Hypothesis((), LOWEST if i else 0.0, 0, False) for i in range(self.width)]
         self._finished: list[Hypothesis] = []
         self._improvable = True
@@ -47,13 +50,22 @@ class BeamGroup(Group):
         """See `Group.width`."""
         return self.params.num_beams
 
-    def settle(self, found: NextLogits) -> list[Move]:
+    @property
+    def members(self) -> list[Continuation]:
+        """See `Group.members`."""
+        return self._beams
+
+    def draws(self) -> list[Draw]:
+        """None: its beams compete for their tokens."""
+        return []
+
+    def settle(self, drawn: Sequence[Drawn], logits: Callable[[], NextLogits]) -> list[Move]:
         """See `Group.settle`."""
-        logits = found.logits
+        scored = logits().logits
         if len(self.live) == 1 and self.width > 1 and not self._running[0].tokens:
-            logits = logits.expand(self.width, -1)
+            scored = scored.expand(self.width, -1)
             self.live = self.live * self.width
-        candidates = self._candidates(logits)
+        candidates = self._candidates(scored)
         going = sorted(candidates, key=lambda c: c.score + LOWEST * c.ended, reverse=True)
         self._collect(candidates)
         self._running = [replace(h, score=h.score + LOWEST * h.ended) for h in going[: self.width]]

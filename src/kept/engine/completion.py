@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from kept.errors import SamplingError
@@ -26,10 +26,15 @@ class Completion:
     the same text again; with beams, where one search finds every text of a prompt, it repeats that
     search and the text is at this index.
 
-    Counts and times: prompt_tokens; cached_tokens of them were in the cache already;
-    time_to_first_token and total_time in seconds from the request's arrival; tokens_per_second
-    after the first token (None for fewer than two); cache_bytes that its keys and values took,
-    unused room included.
+    Counts and times: prompt_tokens; cached_tokens of them were in the cache already, which
+    cached_from divides by where they were found ("tree": the keys of earlier texts, "running":
+    those of a text that was being computed, "conversation": the turns before); computed_tokens:
+    rows that the model computed for the request, all of its texts together; miss_reason: why no
+    more of the prompt was found (None: nothing was missing, or nothing is shared);
+    time_to_first_token, total_time and queue_time (until it was admitted) in seconds from the
+    request's arrival; tokens_per_second after the first token (None for fewer than two);
+    cache_bytes that its keys and values took, unused room included; num_parked: how often its
+    request gave up its room to others and went on later.
     """
 
     text: str
@@ -47,6 +52,11 @@ class Completion:
     tokens_per_second: float | None
     cache_bytes: int
     error: str | None = None
+    cached_from: Mapping[str, int] = field(default_factory=dict)
+    computed_tokens: int = 0
+    queue_time: float | None = None
+    num_parked: int = 0
+    miss_reason: str | None = None
 
 
 class GenerationError(SamplingError):

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from kept.engine.usage import Usage
 from kept.engine.completion import Completion, FinishReason
 from kept.engine.window import ContextRule
 from kept.sampling import ResolvedParams, TokenHistory, TokenLogprobs
@@ -17,9 +18,10 @@ class Continuation:
     """One continuation of one prompt.
 
     offset: the first token of `history` inside the window; num_computed: how many tokens from
-    there on have their keys in the cache. num_cached: how many of the prompt were there before.
-    source: the prompt of an encoder-decoder model, read before the first token of `history`, which
-    begins with the decoder's start token; else None.
+    there on have their keys in the cache. slot: where in the cache it lives; None: nowhere.
+    usage: what its request has waited for and been given. cache_bytes: what its keys and values
+    took when last counted. source: the prompt of an encoder-decoder model, read before the first
+    token of `history`, which begins with the decoder's start token; else None.
     """
 
     history: TokenHistory
@@ -31,9 +33,10 @@ class Continuation:
     tokenizer: Tokenizer | None
     offset: int = 0
     num_computed: int = 0
-    num_cached: int = 0
+    slot: int | None = None
     source: tuple[int, ...] | None = None
-    started: float = field(default_factory=time.perf_counter)
+    usage: Usage = field(default_factory=Usage)
+    cache_bytes: int = 0
     first_token_at: float | None = None
     last_token_at: float | None = None
     finish_reason: FinishReason | None = None
@@ -70,28 +73,36 @@ class Continuation:
             self.first_token_at = self.last_token_at
         if logprobs is not None:
             self.logprobs.append(logprobs)
-        self._spell([token])
+        piece = self._spell([token])
         stopped = self._spelling is not None and self._spelling.stopped
         if stopped or token in self.params.eos_token_ids:
-            self.finish("stop")
+            self._end("stop", piece)
         elif len(self.history) >= self.limit:
-            self.finish("length")
+            self._end("length", piece)
+        elif piece:
+            self._pieces.append(piece)
 
-    def _spell(self, tokens: list[int]) -> None:
-        if self._spelling is not None:
-            self._pieces.append(self._spelling.add(tokens))
+    def _spell(self, tokens: list[int]) -> str:
+        return "" if self._spelling is None else self._spelling.add(tokens)
 
     def adopt(self, tokens: list[int], logprobs: list[TokenLogprobs], score: float) -> None:
         """Become what a beam search found: its new tokens, and their text up to a stop string."""
         for token in tokens:
             self.history.append(token)
         self.logprobs, self.score = logprobs, score
-        self._spell(tokens)
+        self._pieces.append(self._spell(tokens))
 
     def finish(self, reason: FinishReason) -> None:
         """Give out what text was withheld, and end. A stop string found only now counts."""
+        self._end(reason, "")
+
+    def _end(self, reason: FinishReason, piece: str) -> None:
+        """Give out a last piece of text and what was withheld, as one."""
         if self._spelling is not None:
-            self._pieces.append(self._spelling.finish())
+            try:
+                piece += self._spelling.finish()
+            finally:
+                self._pieces.append(piece)
             if self._spelling.stopped and reason != "error":
                 reason = "stop"
         self.finish_reason = reason
@@ -104,15 +115,20 @@ class Continuation:
         self.finish_reason = "error"
 
     def take_text(self) -> str:
-        """The text since the last call."""
-        new = "".join(self._pieces[self._taken :])
-        self._taken = len(self._pieces)
-        return new
+        """The text of the first token since the last call that spelled any; "" if none did.
 
-    def completion(self, cache_bytes: int) -> Completion:
+        One thread may take while another steps.
+        """
+        while self._taken < len(self._pieces):
+            self._taken += 1
+            if piece := self._pieces[self._taken - 1]:
+                return piece
+        return ""
+
+    def completion(self) -> Completion:
         """The result so far, as "interrupted" if it has not finished."""
         now = time.perf_counter()
-        first, last = self.first_token_at, self.last_token_at
+        usage, first, last = self.usage, self.first_token_at, self.last_token_at
         num_new = self.history.num_generated
         rate = None
         if first is not None and last is not None and last > first and num_new > 1:
@@ -127,10 +143,15 @@ class Continuation:
             prompt_index=self.prompt_index,
             index=self.index,
             prompt_tokens=self.history.num_prompt if self.source is None else len(self.source),
-            cached_tokens=self.num_cached,
-            time_to_first_token=None if first is None else first - self.started,
-            total_time=(last or now) - self.started,
+            cached_tokens=sum(usage.cached.values()),
+            time_to_first_token=None if first is None else first - usage.arrived,
+            total_time=(last or now) - usage.arrived,
             tokens_per_second=rate,
-            cache_bytes=cache_bytes,
+            cache_bytes=self.cache_bytes,
             error=None if self.error is None else str(self.error) or repr(self.error),
+            cached_from=dict(usage.cached),
+            computed_tokens=usage.num_computed,
+            queue_time=None if usage.admitted is None else usage.admitted - usage.arrived,
+            num_parked=usage.num_parked,
+            miss_reason=usage.miss,
         )

@@ -1,21 +1,30 @@
-"""The one loop: schedule, forward, settle, until every sequence's computed tokens catch up."""
+"""The one loop: hear, admit, forward, draw, settle, for as long as anybody wants tokens."""
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Final
 
 import torch
 
-from kept.batch import Batch, pack
 from kept.cache import Cache
-from kept.engine.completion import Completion
-from kept.engine.continuation import Continuation
-from kept.engine.group import Group, Move
-from kept.engine.scheduler import Scheduler, Work
+from kept.engine.counters import Counters, Snapshot
+from kept.engine.driving import Driving
+from kept.engine.events import Event
+from kept.engine.forward import Forward
+from kept.engine.group import Move
+from kept.engine.passes import Work
+from kept.engine.request import Phase, Request
+from kept.engine.residents import Residents
+from kept.engine.scheduler import Scheduler
+from kept.engine.settling import Settling
 from kept.engine.window import ContextRule
-from kept.errors import OptionError
+from kept.errors import CacheFullError, OptionError
 from kept.exiting import computing
-from kept.models import CausalLM, NextLogits, RepeatedStep
+from kept.models import CausalLM, NextLogits
 from kept.ops import plain_torch
 from kept.sampling import num_likeliest
 
@@ -23,9 +32,11 @@ PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
 
 
 class Engine:
-    """Runs groups of sequences over one model and one cache.
+    """Runs requests over one model and one cache, for as long as there are any.
 
-    cache: None computes every token anew at every step. Not to be shared between threads.
+    cache: None computes every token anew at every step. Threads may share an engine: `submit` and
+    `cancel` wait for nobody, and one thread steps at a time. Those that wait for requests of theirs
+    take the steps by `advance`.
     """
 
     def __init__(
@@ -40,200 +51,241 @@ class Engine:
         """max_slots: sequences side by side without a cache; with one, its number of slots."""
         self.model, self.cache, self.rule = model, cache, rule
         slots = max_slots if cache is None else cache.num_slots
+        self.counters = Counters()
         self.scheduler = Scheduler(slots, None if cache is None else prefill_chunk)
-        self._slots: list[Continuation] = []  # who lives in which slot of the cache
-        # Of those whose group is not ready yet: what a pass found, and their row of it.
-        self._logits: dict[Continuation, tuple[NextLogits, int]] = {}
-        # Where the last pass gave every sequence one token and moved none, the next is like it.
-        self._last: tuple[list[Work], Batch] | None = None
-        self._repeated: RepeatedStep | None = None
+        self._forward = Forward(model, cache)
+        self._residents = Residents(cache, slots)
+        self._settling = Settling(self.counters)
+        self._driving = Driving(model, self._advance)
+        self._inbox: deque[tuple[Request, bool]] = deque()  # and whether it is to be cancelled
+        self._top_k = 0
+        self._moving: list[Request] = []  # whose slots are being given other keys
+        self._is_whole = True  # no exception has come in the middle of a step
 
-    def add(self, group: Group) -> None:
-        """Queue a group. Raises OptionError for one that needs more slots than there are."""
-        if group.width > self.scheduler.max_slots:
+    def submit(self, request: Request) -> Request:
+        """Have a request run from the next step on; returns it. Any thread may, at any time.
+
+        Raises OptionError for one that needs more slots than there are, CacheFullError for one
+        whose keys and values the cache could not hold even alone.
+        """
+        if request.width > self.scheduler.max_slots:
             raise OptionError(
-                f"num_beams or num_return_sequences of {group.width} needs as many slots, and this "
-                f"engine has {self.scheduler.max_slots}; make it with more"
+                f"num_beams or num_return_sequences of {request.width} needs as many slots, and "
+                f"this engine has {self.scheduler.max_slots}; make it with more"
             )
-        self.scheduler.waiting.append(group)
+        self._residents.check(request)
+        self._inbox.append((request, False))
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Have a request end as it stands with the next step. Any thread may, at any time; without
+        effect on one that is finished."""
+        self._inbox.append((request, True))
 
     @property
     def has_work(self) -> bool:
-        """Whether any group is unfinished."""
-        return self.scheduler.has_work
+        """Whether any request is unfinished."""
+        return bool(self._inbox) or self.scheduler.has_work
 
-    def step(self) -> None:
+    def step(self) -> list[Event]:
         """Compute one pass, draw the tokens it decides, and move the sequences on.
 
-        Raises whatever the model raises; cache and sequences are then as they were. What goes wrong
-        after the pass in one group's draws or texts ends that group, or the one text, as an "error"
-        and no other.
+        An Exception of the pass ends the requests in it as "error"; one that memory or cache have no
+        room for, the least deserving of them. What goes wrong after the pass in one group's draws or
+        texts ends that group, or the one text. No other request notices. Raises what is no Exception,
+        as Ctrl-C is; the next step then goes on with what there is.
         """
         with computing():
-            self._step()
+            return self._step()
+
+    def advance(self, is_done: Callable[[], bool]) -> None:
+        """Return once a step has been taken or `is_done`: by this thread, or by another while this
+        one sleeps. Raises what `step` does, in the thread that takes it alone."""
+        self._driving.advance(is_done)
+
+    def _advance(self) -> None:
+        self.step()  # by its name, which others may have replaced
 
     # A function of its own: what it held is freed before the interpreter may end.
     @torch.inference_mode()
-    def _step(self) -> None:
+    def _step(self) -> list[Event]:
         with plain_torch(), self.model.running():
-            work, found = self._repeat() or self._compute()
-            moves = self._settle(work, found)
-            self._place(moves)
-            self.scheduler.retire()
+            started = time.perf_counter()
+            self._mend()
+            self._is_whole = False
+            events = self._hear()
+            self._admit()
+            work, found = self._pass()
+            if found is not None:
+                self.scheduler.computed(work, time.perf_counter() - started)
+                events += self._settle(work, found)
+            events += self._retire()
+            self._is_whole = True
+            self.counters.steps += 1
+            self.counters.step_seconds += time.perf_counter() - started
+            return events
 
-    def _compute(self) -> tuple[list[Work], NextLogits]:
-        """Whatever is due."""
-        self._admit()
-        self._slide()
-        work = self.scheduler.next(self._slots, self._most())
-        batch = self._batch(work)
-        found = self.model.next_logits(batch, self.cache, self._num_likeliest())
-        is_decode = len(work) == len(self._slots) and all(item.num_new == 1 for item in work)
-        self._last = (work, batch) if is_decode and self.cache is not None else None
-        return work, found
+    @torch.inference_mode()
+    def end(self, requests: Iterable[Request], error: Exception | None = None) -> None:
+        """End requests as they stand, now: once the step that another thread takes is over.
 
-    def _repeat(self) -> tuple[list[Work], NextLogits] | None:
-        """What the last pass did, one token on, if that is all that is due."""
-        (last, repeated), self._last, self._repeated = (self._last, self._repeated), None, None
-        if last is None or self.cache is None or self.scheduler.waiting or self._must_slide():
-            return None
-        work, batch = last
-        if repeated is None:
-            repeated = self.model.repeat(batch, self.cache, self._num_likeliest())
-        if repeated is None or not repeated.room:
-            return None
-        found = repeated.run([item.continuation.history.last for item in work])
-        self._last, self._repeated = last, repeated
-        return work, found
+        error: what they end with; None: "interrupted".
+        """
+        with plain_torch(), self.model.running():
+            self._mend()
+            self._hear()
+            for request in requests:
+                self._end(request, error)
 
-    def _most(self) -> list[int | None]:
-        slots = range(len(self._slots))
-        return [None if self.cache is None else self.cache.max_step(slot) for slot in slots]
+    def snapshot(self) -> Snapshot:
+        """What the engine has done and holds."""
+        waiting = self.scheduler.num_waiting + len(self._inbox)
+        return Snapshot(deepcopy(self.counters), waiting, len(self.scheduler.running))
 
-    def _num_likeliest(self) -> int:
-        groups = self.scheduler.running
-        return max((num_likeliest(group.params) for group in groups), default=0)
-
-    def interrupt(self, error: Exception | None = None) -> None:
-        """End every group as it stands, for Ctrl-C or an error."""
-        for group in [*self.scheduler.running, *self.scheduler.waiting]:
-            if error is None:
-                group.interrupt()
-            else:
-                group.fail(error)
-        self.scheduler.waiting.clear()
-        self.scheduler.retire()
-        self._last = self._repeated = None
-        self._slots.clear()
-        self._logits.clear()
-
-    def completion(self, continuation: Continuation) -> Completion:
-        """What a continuation has come to."""
-        cache = self.cache
-        return continuation.completion(0 if cache is None else cache.num_bytes // cache.num_slots)
+    def _hear(self) -> list[Event]:
+        """Take in what came from other threads; what has waited too long ends."""
+        events = []
+        while self._inbox:
+            request, is_cancelled = self._inbox[0]
+            if is_cancelled:
+                events += self._end(request)
+            elif request.phase is Phase.OUTSIDE and not request.finished:
+                self.scheduler.add(request)
+            self._inbox.popleft()  # at last: an exception before has it heard again
+        for request in self.scheduler.expired(time.monotonic()):
+            events += self._end(request, TimeoutError("the deadline of the request has passed"))
+        return events
 
     def _admit(self) -> None:
-        for group in self.scheduler.admit():
-            for continuation in group.live:
-                self._slots.append(continuation)
-                self._cut(len(self._slots) - 1, continuation.num_computed)
+        if not self.scheduler.num_waiting:
+            return
+        running = self.scheduler.running
+        now = time.perf_counter()
+        for request in self.scheduler.admit(
+            lambda request: self._residents.start(request, running),
+            lambda request: self._residents.hold(request, running),
+        ):
+            for continuation in request.live:
+                continuation.usage.admitted = continuation.usage.admitted or now
+            self._forward.forget()
 
-    def _slide(self) -> None:
-        for slot, continuation in enumerate(self._slots):
-            if continuation.slide(self.rule):
-                self._cut(slot, 0)
+    def _pass(self) -> tuple[list[Work], NextLogits | None]:
+        """Compute what is due; what fails ends here."""
+        work: list[Work] = []
+        try:
+            again = self._repeat()
+            if again is not None:
+                return again
+            work = self._plan()
+            return work, self._compute(work) if work else None
+        except Exception as error:
+            self._forward.forget()
+            self._fail(work, error)
+            return [], None
+
+    def _repeat(self) -> tuple[list[Work], NextLogits] | None:
+        """The last pass, one token on, if that is all that is due."""
+        if not self._forward.may_repeat or self._must_slide():
+            return None
+        found = self._forward.repeat(self._top_k)
+        self.counters.repeated_steps += found is not None
+        return found
+
+    def _plan(self) -> list[Work]:
+        """What the next pass computes, once there is room for it."""
+        live = [c for request in self.scheduler.running for c in request.group.live]
+        if self.rule.slides:
+            for continuation in live:
+                if continuation.slide(self.rule):
+                    self._residents.cut(continuation)
+        cache = self.cache
+        most = [None if cache is None or c.slot is None else cache.max_step(c.slot) for c in live]
+        return self.scheduler.next(live, most)
+
+    def _compute(self, work: list[Work]) -> NextLogits:
+        num_live = sum(len(request.group.live) for request in self.scheduler.running)
+        is_decode = len(work) == num_live and all(item.num_new == 1 for item in work)
+        params = [request.group.params for request in self.scheduler.running]
+        self._top_k = max(map(num_likeliest, params), default=0)
+        return self._forward.run(work, self._top_k, is_decode)
 
     def _must_slide(self) -> bool:
-        return any(self.rule.next_offset(c.offset, len(c.history)) != c.offset for c in self._slots)
+        if not self.rule.slides or self.rule.in_place:
+            return False
+        live = (c for request in self.scheduler.running for c in request.group.live)
+        return any(self.rule.next_offset(c.offset, len(c.history)) != c.offset for c in live)
 
-    def _cut(self, slot: int, length: int) -> None:
-        if self.cache is not None:
-            lengths = list(self.cache.lengths)
-            lengths[slot] = length
-            self.cache.truncate(lengths)
+    def _fail(self, work: list[Work], error: Exception) -> None:
+        """End the requests of a pass that has failed."""
+        failed = list(dict.fromkeys(item.request for item in work)) or list(self.scheduler.running)
+        if isinstance(error, CacheFullError | MemoryError):
+            failed = [max(failed, key=lambda request: request.rank)]
+        for request in failed:
+            request.pass_error = error
+            self._end(request, error)
 
-    def _batch(self, work: list[Work]) -> Batch:
-        slot_of = {continuation: slot for slot, continuation in enumerate(self._slots)}
-        tokens, past, totals, wanted, sources = [], [], [], [], []
-        for item in work:
-            c = item.continuation
-            begin = c.offset + c.num_computed
-            tokens.append(c.history.tokens[begin : begin + item.num_new].tolist())
-            past.append(c.num_computed)
-            totals.append(len(c.history) - c.offset)
-            wanted.append(item.num_new == c.num_pending)
-            sources.append(None if c.num_computed else c.source)
-        return pack(
-            tokens,
-            past=past,
-            totals=totals,
-            slots=[slot_of[item.continuation] for item in work],
-            last_of=wanted,
-            sources=sources,
-            device=self.model.device,
-        )
-
-    def _settle(self, work: list[Work], found: NextLogits) -> dict[Group, list[Move]]:
-        row = 0
-        for item in work:
-            continuation = item.continuation
-            if item.num_new == continuation.num_pending:
-                self._logits[continuation] = found, row
-                row += 1
-            continuation.num_computed += item.num_new
-        moves = {}
-        for group in self.scheduler.running:
-            if group.live and all(c in self._logits for c in group.live):
-                rows = _together([self._logits.pop(c) for c in group.live])
-                try:
-                    moves[group] = group.settle(rows)
-                except Exception as error:
-                    group.fail(error)
-                    moves[group] = []
-        for continuation, (waiting, index) in self._logits.items():
-            if waiting is found:  # the next pass may write where these lie
-                self._logits[continuation] = waiting.row(index), 0
-        return moves
-
-    def _place(self, moves: dict[Group, list[Move]]) -> None:
-        """Give every sequence that lives on a slot, and its slot the keys it goes on from."""
-        moved = [move for found in moves.values() for move in found]
-        stays = len(moved) == len(self._slots) and all(m.continuation is m.parent for m in moved)
-        if self._last is not None and stays:
-            return
-        self._last = None
-        slot_of = {continuation: slot for slot, continuation in enumerate(self._slots)}
-        parent_of = {move.continuation: move.parent for move in moved}
-        for group in self.scheduler.running:
-            if group not in moves:
-                parent_of |= {c: c for c in group.live}
-        places: list[Continuation | None] = [c if c in parent_of else None for c in self._slots]
-        places += [None] * (len(parent_of) - len(places))
-        for continuation in parent_of:
-            if continuation not in slot_of:
-                places[places.index(None)] = continuation
-        while None in places:
-            last = places.pop()
-            if last is not None:
-                places[places.index(None)] = last
-        self._slots = [c for c in places if c is not None]
+    def _settle(self, work: list[Work], found: NextLogits) -> list[Event]:
+        """Draw, have the groups take what was drawn, and give slots the keys they go on from."""
+        self._settling.note(work, found)
+        self.counters.computed_tokens += sum(item.num_new for item in work)
+        events, changed = self._settling.settle(self.scheduler.running, found)
         if self.cache is None:
-            for continuation in self._slots:
-                continuation.num_computed = 0
+            for request in self.scheduler.running:
+                for continuation in request.group.live:
+                    continuation.num_computed = 0
+        if changed:
+            self._forward.forget()
+            self._move(changed)
+        return events
+
+    def _move(self, changed: list[tuple[Request, list[Move]]]) -> None:
+        self._moving = [request for request, _ in changed]
+        self._residents.move([move for _, moves in changed for move in moves])
+        self._moving = []
+        for request, _ in changed:
+            gone = [c for c in request.group.members if c not in request.group.live]
+            self._residents.leave(request, gone)
+
+    def _retire(self) -> list[Event]:
+        """Forget requests that are finished."""
+        if not any(request.group.finished for request in self.scheduler.running):
+            return []
+        events = []
+        for request in self.scheduler.retire():
+            self._count(request)
+            events.append(Event(request, None))
+        return events
+
+    def _end(self, request: Request, error: Exception | None = None) -> list[Event]:
+        """End an unfinished request as it stands."""
+        if request.finished:
+            return []
+        self._forward.forget()
+        self._settling.forget(request.group.members)
+        self._residents.leave(request, request.group.members)
+        if error is None:
+            request.group.interrupt()
         else:
-            sources = [slot_of[parent_of[c]] for c in self._slots]
-            if sources != list(range(len(sources))):
-                self.cache.reorder([*sources, *range(len(sources), self.cache.num_slots)])
+            request.group.fail(error)
+        self.scheduler.cancel(request)
+        self._count(request)
+        return [Event(request, None)]
 
+    def _count(self, request: Request) -> None:
+        reason = request.group.results[0].finish_reason
+        self.counters.requests[reason or "interrupted"] += 1
 
-def _together(rows: list[tuple[NextLogits, int]]) -> NextLogits:
-    """The rows of a group, without a copy where they lie in order in one pass."""
-    found, first = rows[0]
-    if all(x is found for x, _ in rows):
-        indices = [i for _, i in rows]
-        if indices == list(range(first, first + len(rows))):
-            return found.rows(first, first + len(rows))
-        return found.take(indices)
-    best = [x.best[i] for x, i in rows if x.best is not None]
-    logits = torch.stack([x.logits[i] for x, i in rows])
-    return NextLogits(logits, best if len(best) == len(rows) else None)
+    def _mend(self) -> None:
+        """After an exception in the middle of a step: go on with what there is."""
+        if self._is_whole:
+            return
+        self._forward.forget()
+        self._settling.forget()
+        taking, self._settling.taking = self._settling.taking, None
+        if taking is not None and not taking.finished:
+            self._end(taking, RuntimeError("an exception came while its tokens were taken"))
+        running = [request for request in self.scheduler.running if not request.finished]
+        moved = [c for request in self._moving for c in request.group.members]
+        self._residents.mend([c for request in running for c in request.group.live], moved)
+        self._moving = []
+        self._is_whole = True

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from kept.engine.continuation import Continuation
+from kept.errors import SamplingError
 from kept.models import NextLogits
-from kept.sampling import ResolvedParams
+from kept.sampling import ResolvedParams, TokenLogprobs
+
+Drawn = tuple[int, TokenLogprobs | None] | SamplingError  # or why none could be drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
     """A sequence of the next step, and the one of this step whose keys it goes on from."""
+
+    continuation: Continuation
+    parent: Continuation
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A continuation that wants a token drawn, from the logits behind the last token of `parent`,
+    which lives."""
 
     continuation: Continuation
     parent: Continuation
@@ -34,11 +47,22 @@ class Group(ABC):
     @abstractmethod
     def width(self) -> int: ...
 
+    @property
     @abstractmethod
-    def settle(self, found: NextLogits) -> list[Move]:
-        """Take the logits (len(live), V) of every live sequence's next token; say who lives on.
+    def members(self) -> list[Continuation]:
+        """Everyone who may live."""
 
-        Mutates the continuations, `live` and `results`.
+    @abstractmethod
+    def draws(self) -> list[Draw]:
+        """What it wants drawn once the logits of every live sequence's next token are there; none
+        if it chooses its tokens itself."""
+
+    @abstractmethod
+    def settle(self, drawn: Sequence[Drawn], logits: Callable[[], NextLogits]) -> list[Move]:
+        """Take what was drawn, in the order of `draws`; say who lives on.
+
+        logits: those of every live sequence's next token, (len(live), V), in order. Mutates the
+        continuations, `live` and `results`.
         """
 
     @property

@@ -1,77 +1,245 @@
-"""What the next forward pass computes.
-
-There is no prefill phase and no decode phase: each sequence has tokens that are not computed yet,
-one of them or a thousand, and a pass takes some from each, short ones first.
-"""
+"""Which requests run, what each pass computes of them, and who makes room for whom."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Final
 
 from kept.engine.continuation import Continuation
-from kept.engine.group import Group
+from kept.engine.fairness import OUTPUT_COST, PROMPT_COST
+from kept.engine.holds import Hold, Holds
+from kept.engine.passes import Passes, Work
+from kept.engine.request import Phase, Request
+from kept.engine.step_time import StepTime, attended_by
+from kept.engine.waiting import Waiting
+from kept.errors import OptionError
 
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """The next `num_new` tokens of a continuation."""
-
-    continuation: Continuation
-    num_new: int
+LEAD: Final = 4096.0  # cost served to all while one that does not fit may be passed
+MAX_REFUSED: Final = 8  # requests tried in one step beyond which nobody is
 
 
 class Scheduler:
-    """Admits groups while there are slots for them, and cuts prompts to a token budget.
+    """Starts requests, plans passes, chooses who is parked. Not to be shared between threads.
 
-    max_slots: sequences computed side by side. chunk: rows of a pass, beyond one per sequence, at
-    most; without a cache nothing can be cut, and each pass takes whole sequences.
+    Order: by priority, then by what the tenant was served (`FairShare`), then by arrival. Who comes
+    first and does not fit may be passed by other tenants' requests that do, until `LEAD` has been
+    served since; then nobody starts before it. So a request starts, whatever comes behind it, once
+    those of higher priority leave room.
+
+    running: those started and not parked, in that order.
     """
 
-    def __init__(self, max_slots: int, chunk: int | None) -> None:
-        self.max_slots, self.chunk = max_slots, chunk
-        self.waiting: deque[Group] = deque()
-        self.running: list[Group] = []
+    def __init__(
+        self,
+        max_slots: int,
+        prefill_chunk: int | None,
+        *,
+        max_step_time: float | None = None,
+        weights: Mapping[str, float] | None = None,
+        step_time: StepTime | None = None,
+    ) -> None:
+        """max_slots: sequences computed side by side. weights: shares of tenants, 1 for others.
+
+        prefill_chunk, max_step_time: see `Passes`. Raises OptionError for a weight not above 0.
+        """
+        self.max_slots = max_slots
+        self.step_time = step_time or StepTime()
+        self.passes = Passes(prefill_chunk, self.step_time, max_step_time)
+        self.running: list[Request] = []
+        self._waiting, self._holds = Waiting(weights), Holds()
+        self._deadlines: list[tuple[float, int, Request]] = []
+        self._numbers = count()
+        self._used = 0  # slots
+        self._served = 0.0  # cost, to all
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not started or are parked, the held ones too."""
+        return len(self._waiting) + len(self._holds)
 
     @property
     def has_work(self) -> bool:
-        """Whether any group is unfinished."""
-        return bool(self.waiting or self.running)
+        """Whether any request is unfinished."""
+        return bool(self.running or self.num_waiting)
 
-    def admit(self) -> list[Group]:
-        """Move waiting groups in, first come first served, while their slots are free."""
-        admitted = []
-        used = sum(group.width for group in self.running)
-        while self.waiting and used + self.waiting[0].width <= self.max_slots:
-            group = self.waiting.popleft()
-            used += group.width
-            self.running.append(group)
-            admitted.append(group)
-        return admitted
+    def unfinished(self) -> list[Request]:
+        """Every request that was added and not cancelled: those that run, wait and are held."""
+        return [*self.running, *self._waiting.requests(), *self._holds.requests()]
 
-    def next(self, live: list[Continuation], most: Sequence[int | None]) -> list[Work]:
-        """The next pass over `live`, in their order: everyone's turn, within the budget.
+    def served(self, request: Request) -> float:
+        """The counter of the request's tenant at its priority."""
+        return self._waiting.share(request.priority).served(request.tenant)
+
+    def add(self, request: Request) -> None:
+        """Queue a new request. Raises OptionError for one that needs more slots than there are."""
+        if request.width > self.max_slots:
+            raise OptionError(
+                f"num_beams or num_return_sequences of {request.width} needs as many slots, and "
+                f"this engine has {self.max_slots}; make it with more"
+            )
+        assert request.phase is Phase.OUTSIDE
+        request.number = next(self._numbers)
+        self._waiting.enter(request)
+        self._waiting.add(request)
+        if request.deadline is not None:
+            heappush(self._deadlines, (request.deadline, request.number, request))
+
+    def admit(
+        self,
+        can_start: Callable[[Request], bool],
+        hold: Callable[[Request], Hold | None] | None = None,
+    ) -> list[Request]:
+        """Start waiting requests while their slots are free; those started, in their order.
+
+        can_start: asked of one request after the other, whether there is room besides slots; what
+        it grants must be set aside at once, and what the cache holds of the prompt be counted as
+        computed. hold: asked before, whether to wait for a running request that computes the same
+        prefix; nobody is kept waiting by those held. Neither is asked where no slot is free.
+        """
+        for free in self._holds.take_free():
+            self._waiting.add(free)
+        started: list[Request] = []
+        refused: list[Request] = []
+        while self._used < self.max_slots and self._may_pass(refused):
+            request = self._waiting.first(refused)
+            if request is None:
+                break
+            held = hold(request) if hold is not None else None
+            if held is not None and not held.is_over:
+                self._waiting.remove(request)
+                self._holds.add(request, held)
+            elif request.width <= self.max_slots - self._used and can_start(request):
+                self._start(request, refused)
+                started.append(request)
+            else:
+                refused.append(request)
+                if request.refused_at is None:
+                    request.refused_at = self._served
+        for request in refused:
+            self._waiting.settle(request)
+        return started
+
+    def _may_pass(self, refused: list[Request]) -> bool:
+        if len(refused) >= MAX_REFUSED:
+            return False
+        since = [r.refused_at for r in refused if r.refused_at is not None]
+        return not since or self._served - min(since) < LEAD
+
+    def _start(self, request: Request, refused: list[Request]) -> None:
+        share = self._waiting.share(request.priority)
+        alike = [r.tenant for r in refused if r.priority == request.priority]
+        share.start(min(map(share.standing, [*alike, request.tenant])))
+        self._waiting.remove(request)
+        request.phase, request.refused_at = Phase.RUNNING, None
+        request.started_at = share.standing(request.tenant)
+        request.num_promised = sum(c.num_pending for c in request.live)
+        request.has_caught_up = False
+        share.promise(request.tenant, request.num_promised)
+        self._used += request.width
+        self.running.append(request)
+
+    def next(self, live: Sequence[Continuation], most: Sequence[int | None]) -> list[Work]:
+        """The next pass over `live`, in their order, all of running requests.
 
         most: how many tokens each may bring to its cache in one pass; None: any number.
         """
-        budget = self.chunk
-        limits = dict(zip(live, most, strict=True))
-        taken: dict[Continuation, int] = {}
-        for continuation in sorted(live, key=lambda c: c.num_pending):
-            pending = continuation.num_pending
-            if not pending:
-                continue
-            part = pending if budget is None else min(pending, max(budget, 1))
-            if budget is not None and budget <= 0 and pending > 1:
-                continue
-            limit = limits[continuation]
-            part = part if limit is None else min(part, limit)
-            taken[continuation] = part
-            if budget is not None:
-                budget -= part
-        return [Work(c, taken[c]) for c in live if c in taken]
+        owner = {c: request for request in self.running for c in request.live}
+        return self.passes.plan(live, most, owner, self.served)
 
-    def retire(self) -> None:
-        """Forget groups that have finished."""
-        self.running = [group for group in self.running if not group.finished]
+    def computed(self, work: Sequence[Work], seconds: float) -> None:
+        """Charge a pass that was computed, and learn from the time it took.
+
+        To be called before `num_computed` of its continuations moves on.
+        """
+        rows = attended = 0
+        for item in work:
+            continuation, request, num_new = item.continuation, item.request, item.num_new
+            rows += num_new
+            attended += attended_by(continuation.num_computed, num_new)
+            cost = self._read(item) if item.is_prompt else OUTPUT_COST * num_new
+            self._waiting.share(request.priority).serve(request.tenant, cost)
+            self._served += cost
+        self.step_time.observe(rows, attended, seconds)
+
+    def _read(self, item: Work) -> float:
+        """Note that part of a prompt was read; what it cost, with the token drawn at its end."""
+        request = item.request
+        kept = request.num_promised - item.num_new
+        cost = PROMPT_COST * item.num_new
+        if item.num_new == item.continuation.num_pending:
+            cost += OUTPUT_COST
+            request.has_caught_up = True
+            kept = min(kept, sum(c.num_pending for c in request.live if c is not item.continuation))
+        self._promise(request, max(kept, 0))
+        return cost
+
+    def _promise(self, request: Request, num_promised: int) -> None:
+        share = self._waiting.share(request.priority)
+        share.promise(request.tenant, num_promised - request.num_promised)
+        request.num_promised = num_promised
+        self._waiting.settle(request)
+
+    def victim(self, wanting: Request) -> Request | None:
+        """Whom to park so that `wanting` gets room: the least deserving that runs.
+
+        None where nobody deserves less: `wanting` parks itself. A request that does not run yet may
+        claim the room of lower priorities alone. While nobody of a higher priority comes, the one
+        of the best `Request.rank` is never parked, so that one after the other finishes.
+        """
+        others = [request for request in self.running if request is not wanting]
+        last = max(others, key=lambda request: request.rank, default=None)
+        if last is None:
+            return None
+        if wanting.phase is Phase.RUNNING:
+            return last if last.rank > wanting.rank else None
+        return last if last.priority < wanting.priority else None
+
+    def park(self, request: Request) -> None:
+        """Let a running request wait again, for what it has left to compute."""
+        self._stop(request)
+        self._waiting.add(request)
+
+    def cancel(self, request: Request) -> None:
+        """Forget a request, wherever it stands. Without effect on one that is done with."""
+        if request.phase is Phase.WAITING:
+            self._waiting.remove(request)
+        elif request.phase is Phase.HELD:
+            self._holds.remove(request)
+        elif request.phase is Phase.RUNNING:
+            self._stop(request)
+        else:
+            return
+        self._end(request)
+
+    def retire(self) -> list[Request]:
+        """Forget running requests that have finished; which they were."""
+        done = [request for request in self.running if request.finished]
+        for request in done:
+            self.cancel(request)
+        return done
+
+    def expired(self, now: float) -> list[Request]:
+        """Unfinished requests whose deadline is at `now` or before, each of them once.
+
+        now: of the clock that the deadlines are of. The caller ends them and cancels them here.
+        """
+        found = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            request = heappop(self._deadlines)[2]
+            if request.phase is not Phase.OUTSIDE:
+                found.append(request)
+        return found
+
+    def _stop(self, request: Request) -> None:
+        self._promise(request, 0)
+        request.phase = Phase.OUTSIDE
+        self._used -= request.width
+        self.running.remove(request)
+
+    def _end(self, request: Request) -> None:
+        self._waiting.leave(request)
+        if len(self._deadlines) > 4 * (len(self.running) + self.num_waiting) + 16:
+            self._deadlines = [x for x in self._deadlines if x[2].phase is not Phase.OUTSIDE]
+            heapify(self._deadlines)

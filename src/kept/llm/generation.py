@@ -16,6 +16,7 @@ from kept.engine import (
     GenerationError,
     GenerationInterrupted,
     Group,
+    Request,
     SampleGroup,
 )
 from kept.errors import OptionError
@@ -66,10 +67,10 @@ class Generation:
             check_static(params, rule, lengths)
             cache = conversation.cache
             leader = self.groups[0].live[0]
-            leader.num_computed = leader.num_cached = conversation.reuse(prompts[0])
+            leader.num_computed = conversation.reuse(prompts[0])
+            leader.usage.cached["conversation"] = leader.num_computed
         self.engine = Engine(model, cache, rule, max_slots=slots, prefill_chunk=prefill_chunk)
-        for group in self.groups:
-            self.engine.add(group)
+        self.requests = [self.engine.submit(Request(group)) for group in self.groups]
 
     @property
     def continuations(self) -> list[Continuation]:
@@ -78,7 +79,20 @@ class Generation:
 
     def completions(self) -> list[Completion]:
         """What every result has come to."""
-        return [self.engine.completion(c) for c in self.continuations]
+        return [continuation.completion() for continuation in self.continuations]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every result is final."""
+        return all(request.finished for request in self.requests)
+
+    def advance(self) -> None:
+        """Wait for a step, by taking it where no other thread does. Raises the error of a pass that
+        any of the prompts was in, once all of them have ended with it."""
+        self.engine.advance(lambda: self.finished)
+        for request in self.requests:
+            if request.pass_error is not None:
+                raise request.pass_error
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> list[Completion]:
         """Generate to the end. progress: called after each step with finished and all results.
@@ -88,13 +102,13 @@ class Generation:
         """
         total = len(self.continuations)
         try:
-            while self.engine.has_work:
-                self.engine.step()
+            while not self.finished:
+                self.advance()
                 if progress is not None:
                     done = sum(c.finish_reason is not None for c in self.continuations)
                     progress(done, total)
         except KeyboardInterrupt:
-            self.engine.interrupt()
+            self.end()
             raise GenerationInterrupted(self.completions()) from None
         except Exception as error:
             self.end_with(error)
@@ -102,9 +116,13 @@ class Generation:
         self.raise_failure()
         return self.completions()
 
+    def end(self, error: Exception | None = None) -> None:
+        """End every text as it stands, for Ctrl-C or an error."""
+        self.engine.end(self.requests, error)
+
     def end_with(self, error: Exception) -> None:
         """End for an error that concerns every text, and let it carry what they have come to."""
-        self.engine.interrupt(error)
+        self.end(error)
         with suppress(AttributeError):  # of an exception with slots
             error.completions = self.completions()  # type: ignore[attr-defined]
 

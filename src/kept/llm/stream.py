@@ -22,20 +22,22 @@ class Stream:
         self._generation, self._on_end = generation, on_end
 
     def __iter__(self) -> Generator[str, None, None]:
-        engine = self._generation.engine
-        continuation = self._generation.continuations[0]
+        generation = self._generation
+        continuation = generation.continuations[0]
         try:
-            while engine.has_work:
-                engine.step()
-                if piece := continuation.take_text():
+            while True:
+                while piece := continuation.take_text():
                     yield piece
+                if generation.finished:
+                    break
+                generation.advance()
         except Exception as error:
-            self._generation.end_with(error)
+            generation.end_with(error)
             raise
         finally:
             # Also when the caller stops listening, or Ctrl-C arrives between two pieces.
-            if engine.has_work:
-                engine.interrupt()
+            if not generation.finished:
+                generation.end()
             # Once: read a second time, the cache may be another turn's already.
             on_end, self._on_end = self._on_end, None
             if on_end is not None:

@@ -180,6 +180,11 @@ class CausalLM(nn.Module, ABC):
         with self._turn.lock, nullcontext() if self.native is None else ops.one_torch_thread():
             yield
 
+    @property
+    def is_running_here(self) -> bool:
+        """Whether the calling thread has the model to itself."""
+        return self._turn.is_mine
+
     def next_logits(self, batch: Batch, cache: Cache | None = None, top_k: int = 0) -> NextLogits:
         """`run`, and the likeliest token of each row and its `top_k` largest logits, where the
         native kernels find them on their way. To be called, and what it returns to be read, while

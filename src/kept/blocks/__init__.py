@@ -1,0 +1,23 @@
+"""Blocks of tokens: who holds which of them, which are free, and which texts begin with which.
+Knows no tensors, and of a token only whether it equals another."""
+
+from kept.blocks.entries import Entry
+from kept.blocks.keys import Namespace, Tokens
+from kept.blocks.lease import Lease
+from kept.blocks.match import Match, Miss, Reason
+from kept.blocks.pool import BLOCK, Block, BlockPool
+from kept.blocks.prefix_tree import PrefixTree
+
+__all__ = [
+    "BLOCK",
+    "Block",
+    "BlockPool",
+    "Entry",
+    "Lease",
+    "Match",
+    "Miss",
+    "Namespace",
+    "PrefixTree",
+    "Reason",
+    "Tokens",
+]

@@ -1,0 +1,57 @@
+"""A claim on a prefix in a tree, which keeps its blocks from being evicted.
+
+It holds the last block alone: blocks before it are followed by one, and only blocks that nothing
+follows are evicted. So taking, extending and releasing it costs the same at any length.
+
+A lease that nobody has any more, because an exception came before it was stored or released, ends
+by itself: a method of a deque, in C, notes that it has gone, and the tree's next call looks there.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from kept.blocks.node import Node
+
+B = TypeVar("B")
+
+
+class Hold(weakref.ref["Lease[Any]"]):
+    """What the tree knows of a lease. node: the last block that it holds; None: it was released."""
+
+    __slots__ = ("node",)
+    node: Node[Any] | None
+
+
+class Lease(Generic[B]):
+    """A claim on a prefix; released with `release`, at the end of a `with`, or when it is dropped.
+
+    salt: that of the text. num_tokens: how many of its first tokens lie in the blocks it holds.
+    hold: what the tree knows of it. Not safe to use from several threads at once, as the tree.
+    """
+
+    __slots__ = ("__weakref__", "_end", "hold", "num_tokens", "salt")
+    hold: Hold
+
+    def __init__(self, salt: str, end: Callable[[Hold], None]) -> None:
+        self.salt = salt
+        self.num_tokens = 0
+        self._end = end
+
+    def release(self) -> None:
+        """Give up the claim; a second time changes nothing."""
+        self._end(self.hold)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()

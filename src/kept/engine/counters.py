@@ -1,0 +1,48 @@
+"""What an engine has done since it was made, counted as it goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Counters:
+    """Of one engine; they only rise.
+
+    requests: by how they ended ("stop", "length", "interrupted", "error"; a request whose texts
+    ended differently counts as the first of them). computed_tokens: rows of the passes;
+    generated_tokens: drawn. cached_tokens: prompt tokens that were not computed, by where their
+    keys came from, see `Usage`. misses: requests of whose prompt something was computed, by why
+    no more of it was found. parked: how often a request gave up its room. evicted_blocks: of texts
+    that had ended. steps, step_seconds: of passes and all around them; repeated_steps: those that
+    needed no preparing.
+    """
+
+    requests: Counter[str] = field(default_factory=Counter)
+    computed_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: Counter[str] = field(default_factory=Counter)
+    misses: Counter[str] = field(default_factory=Counter)
+    parked: int = 0
+    evicted_blocks: int = 0
+    steps: int = 0
+    repeated_steps: int = 0
+    step_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An engine at one moment.
+
+    counters: a copy. waiting, running: requests. Blocks of the pool, all None where there is none:
+    free_blocks: nobody holds them; findable_blocks: the prefix tree holds them and nobody else
+    does; held_blocks: all others.
+    """
+
+    counters: Counters
+    waiting: int
+    running: int
+    free_blocks: int | None = None
+    findable_blocks: int | None = None
+    held_blocks: int | None = None

@@ -1,0 +1,55 @@
+"""Several threads that wait for one engine: one of them steps for all, the others sleep."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from kept.models import CausalLM
+from kept.turns import Turn
+
+PATIENCE: Final = 1.0  # seconds after which a sleeper looks for itself whether anybody steps
+
+
+class Driving:
+    """Takes the steps of one engine for whoever waits for them.
+
+    Steps exclude each other by the model's turn. Who drives is only noted, so that the others need
+    not queue up for it: where the note is wrong, as after a fork, somebody takes a turn too many.
+    """
+
+    def __init__(self, model: CausalLM, step: Callable[[], object]) -> None:
+        self._model, self._step = model, step
+        self._changed = threading.Condition(Turn().lock)
+        self._driver: int | None = None
+        self._num_steps = 0
+
+    def advance(self, is_done: Callable[[], bool]) -> None:
+        """Return once a step has been taken or `is_done`; take the step where nobody else does.
+
+        Raises what the step raises, in the thread that takes it alone.
+        """
+        if self._is_taken_by_another(is_done):
+            return
+        try:
+            self._step()
+        finally:
+            with self._changed:
+                self._driver = None
+                self._num_steps += 1
+                self._changed.notify_all()
+
+    def _is_taken_by_another(self, is_done: Callable[[], bool]) -> bool:
+        """Sleep while another thread takes a step; False: it is this one's turn."""
+        with self._changed:
+            # A step of another engine may run within this one's model, and wait for nobody.
+            if self._driver is not None and not self._model.is_running_here:
+                seen = self._num_steps
+                self._changed.wait_for(
+                    lambda: self._num_steps != seen or is_done() or self._driver is None, PATIENCE
+                )
+                if self._num_steps != seen or is_done():
+                    return True
+            self._driver = threading.get_ident()
+            return False

@@ -1,0 +1,132 @@
+"""Equal shares for tenants: virtual token counters.
+
+Sheng et al. 2024, "Fairness in Serving Large Language Models" (arXiv 2401.00588). A tenant's
+counter rises by the cost of what it is served, divided by its weight, and the tenant whose counter
+is lowest goes first. One that comes back is lifted to where the others are, so that nobody saves up
+a claim by staying away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from kept.errors import OptionError
+
+PROMPT_COST: Final = 1.0  # of a prompt token that is computed; one that is cached costs nothing
+OUTPUT_COST: Final = 2.0  # of a token that is drawn, as in the paper
+MAX_IDLE: Final = 4096  # tenants remembered without a request
+
+
+@dataclass(slots=True)
+class Account:
+    """One tenant's: served cost over its weight, prompt tokens charged ahead, and its requests."""
+
+    weight: float
+    served: float
+    num_promised: int = 0
+    num_open: int = 0
+
+
+class FairShare:
+    """The counters of tenants that compete.
+
+    Let U be the most that requests which run at one time can still cost from then on; at most
+    slots * (PROMPT_COST * longest prompt + OUTPUT_COST * longest output). Of two tenants f and g
+    of weights 1 that wait for slots throughout a time, one is served at most 2 U more than the
+    other in it (theorem 4.4); of others, served_f / weight_f and served_g / weight_g differ by at
+    most U / weight_f + U / weight_g. It holds whatever they send and whenever, where requests start
+    in the order of `standing`, `start` is called for each, and what starts runs to its end.
+
+    Other than in the paper a prompt's cost counts as promised when it starts and as served when it
+    is computed, so that one that is cut short costs what was done for it. And who comes back with
+    nothing running is lifted past the lowest of those that wait, towards the one that has waited
+    longest: however many tenants come, none of them can keep it waiting for ever. The proof of the
+    bound needs no more than that the lift stays between the lowest and the highest that wait.
+    """
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        """weights: by tenant; 1 for others. Raises OptionError for one that is not above 0."""
+        self._weights = dict(weights or {})
+        for tenant, weight in self._weights.items():
+            if not 0 < weight < float("inf"):
+                raise OptionError(
+                    f"tenant {tenant!r} has weight {weight}, and a weight is a finite number "
+                    "above 0; one twice that of others gets twice their share"
+                )
+        self._accounts: dict[str, Account] = {}
+        self._num_idle = 0
+        self._floor = 0.0  # where the last request started
+        self._level = 0.0  # where equal shares of all that was served would be
+
+    def __len__(self) -> int:
+        """How many tenants are remembered."""
+        return len(self._accounts)
+
+    def enter(self, tenant: str) -> None:
+        """Count a request of the tenant's, new to the scheduler."""
+        account = self._accounts.get(tenant)
+        if account is None:
+            account = Account(self._weights.get(tenant, 1.0), self._floor)
+            self._accounts[tenant] = account
+        elif not account.num_open:
+            self._num_idle -= 1
+        account.num_open += 1
+
+    def leave(self, tenant: str) -> None:
+        """Count one less: it is done with."""
+        account = self._accounts[tenant]
+        account.num_open -= 1
+        if not account.num_open:
+            self._num_idle += 1
+            if self._num_idle > MAX_IDLE:
+                self._forget()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no tenant has a request."""
+        return self._num_idle == len(self._accounts)
+
+    def lift(self, tenant: str, lowest: float | None, oldest: float) -> None:
+        """Bring a tenant up to the others, as it waits again and did not before.
+
+        lowest, oldest: of those that wait, the lowest standing and that of the one that has waited
+        longest; None: nobody waits.
+        """
+        account = self._accounts[tenant]
+        account.served = max(account.served, self._floor if lowest is None else lowest)
+        if lowest is not None and account.num_open == 1:
+            account.served = max(account.served, min(self._level, oldest))
+
+    def served(self, tenant: str) -> float:
+        """Its counter: cost over weight, with what it was lifted by."""
+        return self._accounts[tenant].served
+
+    def standing(self, tenant: str) -> float:
+        """Its counter with what it is promised: the lowest goes first."""
+        account = self._accounts[tenant]
+        return account.served + PROMPT_COST * account.num_promised / account.weight
+
+    def start(self, standing: float) -> None:
+        """Note the lowest standing of those that wait, as a request starts."""
+        self._floor = max(self._floor, standing)
+        self._level = max(self._level, self._floor)
+
+    def promise(self, tenant: str, num_prompt: int) -> None:
+        """Charge prompt tokens ahead; fewer than 0: of those charged, which nobody will compute."""
+        self._accounts[tenant].num_promised += num_prompt
+
+    def serve(self, tenant: str, cost: float) -> None:
+        """Charge what was computed: `PROMPT_COST` and `OUTPUT_COST` for each token."""
+        account = self._accounts[tenant]
+        account.served += cost / account.weight
+        self._level += cost / (len(self._accounts) - self._num_idle)
+
+    def _forget(self) -> None:
+        """Forget half of the idle tenants: those that are ahead of the others by least."""
+        idle = [name for name, account in self._accounts.items() if not account.num_open]
+        idle.sort(key=lambda name: self._accounts[name].served)
+        for name in idle[: len(idle) // 2]:
+            del self._accounts[name]
+        self._num_idle -= len(idle) // 2

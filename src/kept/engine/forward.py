@@ -1,0 +1,76 @@
+"""The passes of the model: what is due, or the last pass once more with the next tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kept.batch import Batch, pack
+from kept.cache import Cache
+from kept.engine.passes import Work
+from kept.models import CausalLM, NextLogits, RepeatedStep
+
+
+class Forward:
+    """Runs work over one model and one cache."""
+
+    def __init__(self, model: CausalLM, cache: Cache | None) -> None:
+        self._model, self._cache = model, cache
+        # Where the last pass gave every sequence one token, the next may be like it.
+        self._last: tuple[list[Work], Batch] | None = None
+        self._repeated: RepeatedStep | None = None
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether the last pass gave every sequence one token, and none has come or gone since."""
+        return self._last is not None
+
+    def forget(self) -> None:
+        """Prepare the next pass anew: sequences have come, gone or moved."""
+        self._last = self._repeated = None
+
+    def run(self, work: list[Work], top_k: int, repeatable: bool) -> NextLogits:
+        """Compute what is due; mutates the cache. top_k: see `CausalLM.next_logits`.
+
+        repeatable: this is one token of every sequence, so the next pass may be the same.
+        """
+        self.forget()
+        batch = self._batch(work)
+        found = self._model.next_logits(batch, self._cache, top_k)
+        if repeatable and self._cache is not None:
+            self._last = work, batch
+        return found
+
+    def repeat(self, top_k: int) -> tuple[list[Work], NextLogits] | None:
+        """What the last pass did, one token on; None where it cannot be had."""
+        (last, repeated), self._last, self._repeated = (self._last, self._repeated), None, None
+        if last is None or self._cache is None:
+            return None
+        work, batch = last
+        if repeated is None:
+            repeated = self._model.repeat(batch, self._cache, top_k)
+        if repeated is None or not repeated.room:
+            return None
+        found = repeated.run([item.continuation.history.last for item in work])
+        self._last, self._repeated = last, repeated
+        return work, found
+
+    def _batch(self, work: Sequence[Work]) -> Batch:
+        tokens, past, totals, wanted, sources, slots = [], [], [], [], [], []
+        for item in work:
+            c = item.continuation
+            begin = c.offset + c.num_computed
+            tokens.append(c.history.tokens[begin : begin + item.num_new].tolist())
+            past.append(c.num_computed)
+            totals.append(len(c.history) - c.offset)
+            wanted.append(item.num_new == c.num_pending)
+            sources.append(None if c.num_computed else c.source)
+            slots.append(c.slot)
+        return pack(
+            tokens,
+            past=past,
+            totals=totals,
+            slots=None if self._cache is None else [slot for slot in slots if slot is not None],
+            last_of=wanted,
+            sources=sources,
+            device=self._model.device,
+        )

@@ -1,0 +1,79 @@
+"""One request: a group of sequences, whose it is, and how urgent."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from kept.engine.continuation import Continuation
+from kept.engine.group import Group
+
+
+class Phase(Enum):
+    """Where a request stands in its scheduler."""
+
+    OUTSIDE = auto()  # not added yet, or done with
+    WAITING = auto()
+    HELD = auto()  # until another request has computed their common prefix
+    RUNNING = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A group, and what the scheduler has to know of it.
+
+    tenant: whose it is; tenants of one priority get equal shares. priority: higher goes first,
+    always. deadline: a time of the engine's clock, in seconds, after which nobody wants it; None:
+    never. salt: requests of different salts share no keys. interactive: somebody reads along, so
+    that its next token must not wait for a long prompt. arrival: a time of the engine's clock.
+
+    The fields behind are the scheduler's, which changes them as it goes along.
+    """
+
+    group: Group
+    tenant: str = ""
+    priority: int = 0
+    deadline: float | None = None
+    salt: str = ""
+    interactive: bool = False
+    arrival: float = field(default_factory=time.monotonic)
+
+    phase: Phase = field(default=Phase.OUTSIDE, init=False)
+    number: int = field(default=-1, init=False)  # in the order of their coming
+    started_at: float = field(default=math.inf, init=False)  # its tenant's standing then
+    num_promised: int = field(default=0, init=False)  # prompt tokens charged ahead
+    has_caught_up: bool = field(default=False, init=False)  # nothing left to read but what it draws
+    pass_error: Exception | None = field(default=None, init=False)  # of a pass it was in
+    refused_at: float | None = field(default=None, init=False)  # cost served to all by then
+
+    @property
+    def width(self) -> int:
+        """How many slots it may come to need."""
+        return self.group.width
+
+    @property
+    def live(self) -> Sequence[Continuation]:
+        """The sequences that go on."""
+        return self.group.live
+
+    @property
+    def finished(self) -> bool:
+        """Whether every result is final."""
+        return self.group.finished
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """Its place among the requests of its tenant: first come, first served."""
+        return self.arrival, self.number
+
+    @property
+    def rank(self) -> tuple[int, float, float, int]:
+        """How deserving it is while it runs, the most deserving first.
+
+        Its tenant's standing counts as it was when the request started. As it is now, it would rise
+        with every token, and the one that parks another would soon be parked by it.
+        """
+        return -self.priority, self.started_at, self.arrival, self.number

@@ -1,0 +1,156 @@
+"""Which continuation lives in which slot of the cache, for as long as it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from heapq import heapify, heappush
+
+from kept.cache import Cache
+from kept.engine.continuation import Continuation
+from kept.engine.group import Move
+from kept.engine.holds import Hold
+from kept.engine.request import Request
+from kept.engine.scheduler import Scheduler
+from kept.errors import CacheError
+
+
+class Residents:
+    """The slots of a cache whose sequences share nothing, or their numbers where there is none."""
+
+    def __init__(self, cache: Cache | None, num_slots: int) -> None:
+        self.cache, self.num_slots = cache, num_slots
+        self._free = list(range(num_slots))  # a heap: the lowest goes first
+        self._in: dict[int, Continuation] = {}
+
+    def check(self, request: Request) -> None:
+        """Raise CacheFullError for a request that the cache could not hold alone."""
+
+    def hold(self, request: Request, running: Sequence[Request]) -> Hold | None:
+        """Which running request computes what this one begins with, too; None: none does."""
+        return None
+
+    def start(self, request: Request, running: Sequence[Request]) -> bool:
+        """Give its sequences slots, and keys as far as some are to be had; False: there is no room.
+
+        A slot keeps the first `num_computed` of the tokens it holds. running: those that need room
+        besides. Mutates the cache and the continuations.
+        """
+        if self.cache is not None:
+            for continuation in request.live:
+                self._seat(continuation, continuation.num_computed)
+        return True
+
+    def make_room(self, work: Sequence[Request], scheduler: Scheduler) -> list[Request]:
+        """See to it that the sequences of these requests can take the tokens of the next pass;
+        returns requests that have to be parked for that."""
+        return []
+
+    def can_take_ahead(self, count: int) -> bool:
+        """Whether so many sequences may take room ahead without anybody being parked."""
+        return True
+
+    def computed(self, request: Request) -> None:
+        """Note that a pass has computed tokens of a request."""
+
+    def move(self, moves: Sequence[Move]) -> None:
+        """Give every continuation that goes on from another's keys these keys, and a slot if it
+        has none. Mutates the cache and the continuations.
+
+        Raises CacheFullError, changing nothing, where a pool has no block for what they differ in.
+        """
+        if self.cache is None:
+            return
+        new = [move.continuation for move in moves if move.continuation.slot is None]
+        taken = dict(zip(new, sorted(self._free), strict=False))
+        order = list(range(self.num_slots))
+        for move in moves:
+            source, slot = move.parent.slot, move.continuation.slot
+            assert source is not None, "who gives keys has a slot"
+            order[taken[move.continuation] if slot is None else slot] = source
+        if order != list(range(self.num_slots)):
+            self.cache.reorder(order)
+        for continuation, slot in taken.items():
+            self._settle(continuation, slot)
+        heapify(self._free)
+
+    def leave(self, request: Request, gone: Iterable[Continuation]) -> None:
+        """Take the slots away of continuations that do not go on."""
+        for continuation in gone:
+            if continuation.slot is not None:
+                continuation.cache_bytes = self._bytes_of(continuation)
+                self._vacate(continuation)
+        for result in request.group.results:  # of a search whose beams had the slots
+            most = max((c.cache_bytes for c in request.group.members), default=0)
+            result.cache_bytes = result.cache_bytes or most
+
+    def park(self, request: Request) -> None:
+        """Take all of its slots away, keeping what keys can be found again."""
+        self.leave(request, request.group.members)
+        for continuation in request.live:
+            continuation.num_computed = 0
+
+    def cut(self, continuation: Continuation) -> None:
+        """Have its slot keep its first `num_computed` tokens; it is none the worse if it is there."""
+        if self.cache is not None and continuation.slot is not None:
+            self._cut(continuation.slot, continuation.num_computed)
+
+    def mend(self, live: Iterable[Continuation], moved: Iterable[Continuation]) -> None:
+        """After an exception in a step: let slots and continuations say the same again.
+
+        live: those that run. moved: those of them whose slots may hold another's keys.
+        """
+        if self.cache is None:
+            for continuation in live:
+                continuation.num_computed = 0
+            return
+        going, misplaced = list(live), set(moved)
+        for slot, continuation in list(self._in.items()):
+            if continuation.slot != slot or continuation not in going:
+                continuation.slot = slot
+                self._vacate(continuation)
+        self._free = [slot for slot in range(self.num_slots) if slot not in self._in]
+        for continuation in going:
+            if continuation in misplaced or continuation.slot is None:
+                continuation.num_computed = 0
+            if continuation.slot is None:
+                self._seat(continuation, 0)
+            self._step_back(continuation, self.cache)
+
+    def _step_back(self, continuation: Continuation, cache: Cache) -> None:
+        """Let it compute its last token again, whose logits have been lost, if it was computed."""
+        assert continuation.slot is not None
+        known = len(continuation.history) - continuation.offset - 1
+        held = cache.lengths[continuation.slot]
+        continuation.num_computed = min(continuation.num_computed, held, known)
+        try:
+            self._cut(continuation.slot, continuation.num_computed)
+        except CacheError:  # it has dropped what it would need, as a ring does
+            continuation.num_computed = 0
+            self._cut(continuation.slot, 0)
+
+    def _seat(self, continuation: Continuation, length: int) -> None:
+        slot = self._free[0]
+        self._cut(slot, length)
+        self._settle(continuation, slot)
+        heapify(self._free)
+
+    def _settle(self, continuation: Continuation, slot: int) -> None:
+        self._in[slot] = continuation
+        continuation.slot = slot
+        self._free.remove(slot)
+
+    def _vacate(self, continuation: Continuation) -> None:
+        slot = continuation.slot
+        assert slot is not None
+        continuation.slot = None
+        del self._in[slot]
+        heappush(self._free, slot)
+
+    def _cut(self, slot: int, length: int) -> None:
+        if self.cache is not None and self.cache.lengths[slot] > length:
+            lengths = list(self.cache.lengths)
+            lengths[slot] = length
+            self.cache.truncate(lengths)
+
+    def _bytes_of(self, continuation: Continuation) -> int:
+        return 0 if self.cache is None else self.cache.num_bytes // self.cache.num_slots
