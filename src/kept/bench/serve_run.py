@@ -212,6 +212,8 @@ class Serving:
 
     def _step(self) -> None:
         begin = self._now()
+        if not self._record.moments:
+            self._look(begin)
         brought = self._server.step()
         now = self._now()
         self._record.passes.append(PassTime(begin, now - begin, self._kernels.take()))
