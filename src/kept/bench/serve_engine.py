@@ -18,7 +18,8 @@ class EngineServer:
     def __init__(self, engine: Engine) -> None:
         """engine: it should have no other requests."""
         self._engine = engine
-        self._requests: dict[Request, int] = {}
+        self._requests: dict[int, Request] = {}
+        self._indices: dict[Request, int] = {}
 
     @classmethod
     def of(cls, subject: Subject, settings: ServeSettings) -> EngineServer:
@@ -62,18 +63,31 @@ class EngineServer:
             tokenizer=None,
         )
         request = Request(SampleGroup([continuation]), tenant=arrival.tenant, interactive=True)
-        self._requests[self._engine.submit(request)] = index
+        self._engine.submit(request)
+        self._requests[index], self._indices[request] = request, index
 
     def step(self) -> list[Drawn | Ended]:
         """See `Server.step`."""
         found: list[Drawn | Ended] = []
         for request, continuation in self._engine.step():
+            index = self._indices[request]
             if continuation is None:
-                found.append(self._ended(request))
+                error = request.group.results[0].error
+                found.append(Ended(index, None if error is None else str(error) or repr(error)))
             else:
-                index = self._requests[request]
                 found.append(Drawn(index, int(continuation.history.last)))
         return found
+
+    def given(self, index: int) -> Given:
+        """See `Server.given`."""
+        completion = self._requests[index].group.results[0].completion()
+        return Given(
+            completion.queue_time,
+            completion.cached_from,
+            completion.miss_reason,
+            completion.computed_tokens,
+            completion.num_parked,
+        )
 
     def load(self) -> Load:
         """See `Server.load`."""
@@ -82,20 +96,10 @@ class EngineServer:
 
     def clear(self) -> None:
         """See `Server.clear`."""
-        self._engine.end(self._requests)
+        self._engine.end(self._indices)
         self._requests.clear()
+        self._indices.clear()
 
     def _params(self, new_tokens: int) -> ResolvedParams:
         params = SamplingParams(max_new_tokens=new_tokens, do_sample=False, ignore_eos=True, seed=0)
         return params.resolve(vocab_size=self._engine.model.config.vocab_size)
-
-    def _ended(self, request: Request) -> Ended:
-        completion = request.group.results[0].completion()
-        given = Given(
-            completion.queue_time,
-            completion.cached_from,
-            completion.miss_reason,
-            completion.computed_tokens,
-            completion.num_parked,
-        )
-        return Ended(self._requests.pop(request), completion.error, given)

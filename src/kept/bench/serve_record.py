@@ -42,7 +42,6 @@ class Ended:
 
     index: int
     error: str | None = None
-    given: Given = field(default_factory=Given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,9 @@ class Server(Protocol):
     def step(self) -> Sequence[Drawn | Ended]:
         """Compute one pass; what it brought, in order."""
 
+    def given(self, index: int) -> Given:
+        """What a request that was taken has waited for and been given by now."""
+
     def load(self) -> Load:
         """How full it is."""
 
@@ -89,7 +91,7 @@ class Served:
 
     due: when it arrived; sent: when it was submitted, later where that was in the middle of a step.
     token_ids: of the prompt and, behind it, drawn. token_times: when each of these was there.
-    ended: None while it is not. given: known once it has ended.
+    ended: None while it is not. given: as it was at the end.
     """
 
     arrival: Arrival

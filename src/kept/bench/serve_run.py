@@ -168,6 +168,7 @@ class Serving:
         for index, arrival in enumerate(plan):
             if arrival.after is not None:
                 self._followers.setdefault(arrival.after, []).append(index)
+        self._open: set[int] = set()  # taken by the server, and not ended
         record.num_blocks = server.num_blocks
 
     def run(self, stepped: Callable[[Record], None], duration: float | None = None) -> None:
@@ -185,6 +186,8 @@ class Serving:
                     self._clock.sleep(max(self._due[0][0] - self._now(), 0.0))
         finally:
             self._record.seconds = self._now()
+            for index in self._open:
+                self._record.served[index].given = self._server.given(index)
 
     def _now(self) -> float:
         return self._clock.now() - self._start
@@ -209,6 +212,8 @@ class Serving:
             self._server.submit(index, arrival, prompt)
         except KeptError as error:
             self._end(Ended(index, str(error)), self._now())
+        else:
+            self._open.add(index)
 
     def _step(self) -> None:
         begin = self._now()
@@ -228,7 +233,10 @@ class Serving:
 
     def _end(self, event: Ended, now: float) -> None:
         served = self._record.served[event.index]
-        served.ended, served.error, served.given = now, event.error, event.given
+        served.ended, served.error = now, event.error
+        if event.index in self._open:
+            self._open.remove(event.index)
+            served.given = self._server.given(event.index)
         for index in self._followers.get(event.index, ()):
             heapq.heappush(self._due, (now + self._plan[index].at, index))
 

@@ -63,7 +63,10 @@ class ServedModel:
         str | None, option(MODEL, "Where to run, as torch names devices. Default: the CPU.")
     ] = None
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads to compute on. Default: all there are.")
+        int | None,
+        typer.Option(
+            min=1, help="Threads to compute on. Default: all there are.", rich_help_panel=MODEL
+        ),
     ] = None
 
 
@@ -84,9 +87,10 @@ class Arriving:
         str | None,
         option(
             WORK,
-            "burst: all requests at once. closed:N: N clients, each with its next request when the "
-            "last is answered. poisson: independent, at --rate. gamma:V: at --rate in bursts, V "
-            "being the gaps' standard deviation over their mean. Default: burst.",
+            "All requests at once (burst); N clients, each with its next request when the last is "
+            "answered (closed:N); independent of each other, at --rate (poisson); at --rate in "
+            "bursts, gaps having V times their mean as standard deviation (gamma:V). Default: "
+            "burst.",
             metavar="PROCESS",
         ),
     ] = None

@@ -80,10 +80,13 @@ class SimulatedServer:
         events: list[Drawn | Ended] = [Drawn(index, 1000 * index + number)]
         if self._drawn[index] == self._to_draw[index]:
             self._running.remove(index)
-            queue = self._admitted[index] - self.submitted[index]
-            computed = len(self.prompts[index]) + number
-            events.append(Ended(index, given=Given(queue, {"tree": 1}, "new", computed, index % 2)))
+            events.append(Ended(index))
         return events
+
+    def given(self, index: int) -> Given:
+        queue = self._admitted[index] - self.submitted[index]
+        computed = len(self.prompts[index]) - self._unread[index] + self._drawn[index]
+        return Given(queue, {"tree": 1}, "new", computed, index % 2)
 
     def load(self) -> Load:
         used = sum(len(self.prompts[i]) + self._drawn[i] for i in self._running) // 64

@@ -160,5 +160,6 @@ def test_help_names_every_shape_scenario_and_option() -> None:
     assert ",".join(SHAPES) in text
     for name in SCENARIOS:
         assert name in text
+    assert "gamma:V" in text
     for option in ("--arrivals", "--rate", "--max-step-time", "--goodput", "--png"):
         assert option in text

@@ -4,7 +4,7 @@ import pytest
 from simulated import SimulatedClock, SimulatedServer
 
 from kept.bench.model_clock import ModelClock
-from kept.bench.serve_record import Record, ServeSettings
+from kept.bench.serve_record import Given, Record, ServeSettings
 from kept.bench.serve_run import Serving, check_settings
 from kept.bench.serve_scenarios import find_scenario
 from kept.bench.serve_work import Answer, Arrival, Text, Texts
@@ -102,6 +102,8 @@ def test_what_is_refused_fails_alone_and_its_followers_come() -> None:
     record = serve(plan, SimulatedServer(clock, longest=300), clock)
     assert [record.served[i].done for i in range(4)] == [False, True, False, True]
     assert record.served[0].error == "a prompt of 400 tokens is too long"
+    assert record.served[0].given == Given()
+    assert record.served[1].given.num_computed == 45
     assert record.served[2].due >= 1.0
     assert len(record.served[3].token_ids) == 30 + 5  # nothing was said to go on from
 
@@ -124,6 +126,7 @@ def test_ctrl_c_leaves_what_was_seen() -> None:
         serving.run(stepped)
     assert len(record.served[0].token_times) == 7
     assert not record.served[0].done
+    assert record.served[0].given == Given(0.0, {"tree": 1}, "new", 27, 0)
     assert record.seconds == pytest.approx(clock.seconds - START)
 
 
