@@ -6,5 +6,6 @@ namespace kept {
 
 void bind_kernels(nanobind::module_& m);
 void bind_packing(nanobind::module_& m);
+void bind_sampling(nanobind::module_& m);
 
 }  // namespace kept

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "layout.h"
+#include "sampling.h"
 #include "top_logits.h"
 
 namespace kept {
@@ -280,6 +281,7 @@ struct Kernels {
     std::int64_t (*quantize_rows)(const QuantizeArgs&, std::int64_t first_row,
                                   std::int64_t last_row, float* scratch);
     void (*encode_heads)(const EncodeArgs&, std::int64_t first_head, std::int64_t last_head);
+    void (*weigh)(const WeighArgs&, std::int64_t first_chunk, std::int64_t last_chunk);
 };
 
 // The kernels of a set of instructions by name, null if this build or CPU lacks them.

@@ -7,6 +7,7 @@
 #include "place.h"
 #include "quantize_rows.h"
 #include "rows.h"
+#include "weigh.h"
 
 #ifndef KEPT_LINEAR
 #define KEPT_LINEAR linear
@@ -22,7 +23,7 @@ extern const Kernels KEPT_JOIN(kernels_, KEPT_NS);
 const Kernels KEPT_JOIN(kernels_, KEPT_NS) = {
     KEPT_TEXT(KEPT_NS),     KEPT_NS::KEPT_LINEAR,  KEPT_NS::norm,  KEPT_NS::embed,
     KEPT_NS::place,         KEPT_NS::attend,       KEPT_NS::merge, KEPT_NS::unpack_row,
-    KEPT_NS::quantize_rows, KEPT_NS::encode_heads,
+    KEPT_NS::quantize_rows, KEPT_NS::encode_heads, KEPT_NS::weigh,
 };
 
 }  // namespace kept

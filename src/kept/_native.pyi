@@ -57,6 +57,13 @@ class Codec(enum.Enum):
     int8 = ...
     int4 = ...
 
+def weigh(
+    rows: Sequence[NDArray[np.float32]],
+    peaks: Sequence[float],
+    temperatures: Sequence[float],
+    sums: NDArray[np.int64],
+) -> None: ...
+def random_bits(seeds: Sequence[int], positions: Sequence[int]) -> list[int]: ...
 def encode_heads(
     isa: str,
     codec: Codec,

@@ -101,6 +101,12 @@ def describe_machine() -> Machine:
     )
 
 
+@cache
+def total_memory() -> int | None:
+    """Bytes of memory, cut by the limits of the control groups, as they were when first asked."""
+    return _memory()[0]
+
+
 def num_cores() -> int:
     """Count the CPUs this process may keep busy: its affinity mask, cut by a container's quota."""
     if NATIVE_AVAILABLE:

@@ -17,6 +17,7 @@ from kept.ops import AttentionSpec
 from laws.rounding import pair_bytes, sides
 
 STATIC_LENGTH = 24
+POOL_BYTES = 2 << 20  # little enough to look at all of it
 
 
 Rows = list[tuple[Tensor, Tensor]]  # per layer keys and values (N, G, D)
@@ -99,12 +100,19 @@ class Kind:
             kv_dtype=self.codec,
             unquantized_sinks=self.unquantized,
             place=place,
+            pool_bytes=POOL_BYTES if self.in_blocks else None,
             **self.options,
         )
         if self.cross:
             rows = self.inputs(num_slots)
             give_inputs(cache, list(range(num_slots)), [rows[i] for i in range(num_slots)])
         return cache
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether its tokens lie in blocks."""
+        asked = self.kind == "dynamic" and self.options.get("in_blocks", True)
+        return bool(asked) and not self.offloaded and not self.unquantized
 
     def inputs(self, count: int, seed: int = 5) -> list[Rows]:
         """Encoder inputs of different lengths: per cross layer keys and values (S, G, D)."""
@@ -181,6 +189,7 @@ def _cross(name: str) -> Kind:
 PLAIN = (
     Kind("dynamic", _shapes(), "dynamic"),
     Kind("dynamic-windowed-model", _shapes(None, 3), "dynamic"),
+    Kind("dynamic-runs", _shapes(None, 3), "dynamic", options={"in_blocks": False}),
     Kind("static", _shapes(2, None), "static", limit=STATIC_LENGTH,
          options={"max_cache_len": STATIC_LENGTH}),
     _sliding(1),
@@ -208,6 +217,7 @@ KINDS = (
     ),
     _coded(BY_NAME["sliding-3-sinks-0-slack-4"], "k8v4"),
     _coded(BY_NAME["dynamic"], ("int4", "bfloat16")),
+    _coded(BY_NAME["dynamic-runs"], "k8v4"),
     _apart(_coded(BY_NAME["dynamic-windowed-model"], "int4"), 3),
     _apart(_coded(BY_NAME["static"], ("bfloat16", "int4")), 10),
     _apart(_coded(BY_NAME["sliding-5-sinks-2-slack-3"], "k8v4"), 3),

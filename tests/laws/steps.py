@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch, pack
+from kept.blocks import BLOCK, Block
 from kept.cache import Cache, LayerStore, RingLayout
+from kept.cache.block_layout import BlockLayout
+from kept.cache.layout import Layout
 from kept.ops import KVView, attend, attend_with_weights
 from laws.kinds import Kind, Rows
 from laws.kinds import random_rows as rows_of
@@ -132,6 +135,8 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
     assert cache.codec.pair == sides(plain.kind.codec)
     check_readers(cache, plain.kind)
     sizes = [layer.num_slots * layer.capacity for layer in cache.layers]
+    if plain.kind.in_blocks:
+        sizes = [entries_in_blocks(cache, plain)] * len(sizes)
     apart = sum(cache.num_slots * plain.kind.slot_bytes(i) for i in range(len(sizes)))
     tokens = sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
     rings = {layout for layout in cache.layouts if isinstance(layout, RingLayout)}
@@ -154,6 +159,23 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
             if tokens:
                 for found, expected in zip((keys, values), zip(*tokens, strict=True), strict=True):
                     assert torch.equal(found, torch.stack(expected, dim=1).to(found.dtype))
+
+
+def entries_in_blocks(cache: Cache, plain: PlainCache) -> int:
+    """Of all the blocks that slots lie in: enough for each, and no more than each by itself needs
+    and room for a few tokens to come."""
+    assert cache.pool is not None
+    found = {block for layout in cache.layouts for block in held_blocks(layout)}
+    needed = [-(-length // BLOCK) for length in plain.lengths]
+    assert max(needed) <= len(found) <= sum(needed) + len(needed)
+    assert len(found) <= cache.pool.num_used
+    return BLOCK * len(found)
+
+
+def held_blocks(layout: Layout) -> set[Block]:
+    """All blocks in the tables of a layout."""
+    assert isinstance(layout, BlockLayout)
+    return {block for table in layout.tables for block in table.blocks}
 
 
 def check_inputs(cache: Cache, plain: PlainCache) -> None:

@@ -138,7 +138,8 @@ def test_a_fork_shares_memory_until_one_side_writes(kind: Kind, writer: str) -> 
     before = addresses(second)
     step(first, plain.copy(), [1, 3], [0, 1], generator())
     assert addresses(second) == before
-    assert not set(addresses(first)) & set(before)
+    if not kind.in_blocks:  # which all lie in one memory, for good
+        assert not set(addresses(first)) & set(before)
     check_content(second, plain)
     step(second, plain, [1, 3], [1, 0], generator())
     if all(ring is None for ring in kind.rings):

@@ -63,7 +63,7 @@ def test_nan_that_was_truncated_or_never_committed_is_never_seen(kind: Kind) -> 
         step(cache, plain, [8], [0], generator())
         step(cache, plain, [1, 1], [1, 0], generator())
         for layer in cache.layers:
-            assert all(x.isfinite().all() for x in layer.buffers)
+            assert not layer.zeroes or all(x.isfinite().all() for x in layer.buffers)
 
 
 def fail_after(
@@ -156,7 +156,7 @@ def test_a_growth_that_failed_half_way_leaves_a_native_step_right(
 ) -> None:
     """One layer's buffers are then larger than the layout, which kernels take its strides from."""
     model = native_model("llama", "bf16")
-    cache = make_cache(model.kv_shapes, num_slots=2, dtype=model.dtype)
+    cache = make_cache(model.kv_shapes, num_slots=2, dtype=model.dtype, in_blocks=False)
     model.run(pack([[1, 2, 3] * 20, [4, 5] * 24]), cache)
     intact = cache.fork()
     grow, layers = LayerCache.relaid, iter(cache.layers)

@@ -26,12 +26,20 @@ BLOCK = 64  # tokens of a block: a tile of the kernels
 
 
 class Block:
-    """A block, by its number `id` in a pool, which it returns to with the last reference to it."""
+    """A block, by its number `id` in a pool, which it returns to with the last reference to it.
 
-    __slots__ = ("__weakref__", "id")
+    frozen: so many of its first tokens are never written again, as somebody else may read them.
+    """
+
+    __slots__ = ("__weakref__", "frozen", "id")
 
     def __init__(self, id: int) -> None:
-        self.id = id
+        self.id, self.frozen = id, 0
+
+    def freeze(self, num_tokens: int) -> None:
+        """Keep its first tokens from being written again."""
+        if num_tokens > self.frozen:
+            self.frozen = num_tokens
 
     def __repr__(self) -> str:
         return f"<Block {self.id}>"

@@ -17,13 +17,13 @@ from kept.cache.evicting_layer import check_seen, choose_all, observer_of
 from kept.cache.indices import read_slots, read_whole
 from kept.cache.layout import Layout, Relayout
 from kept.cache.lending import Lease, can_lease, grant, lend, with_lent
-from kept.cache.moving import Movable
 from kept.cache.open_step import LayerStore, OpenStep, cross_store, own_store, shared_store
+from kept.cache.sharing import Sharing
 from kept.errors import CacheError
 from kept.ops import AttentionSpec, CrossView, StepBuffers, StoredView, plain_torch
 
 
-class Cache(Movable):
+class Cache(Sharing):
     """Keys and values of several sequences, one slot each, for all layers of a model.
 
     Made by `make_cache`. A forward pass stores through `step`, a hand-written loop through
@@ -120,7 +120,7 @@ class Cache(Movable):
         own, num_new = not self.shapes[layer].cross, k.shape[2]
         if k.shape[0] != self.num_slots:
             for layout in self._state.distinct if own else ():
-                layout.reserve([0], [num_new])  # refuses before slots change
+                layout.check_room(k.shape[0], num_new)  # refuses before slots change
             self.select([0] * k.shape[0])
         k, v = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))  # (B * T, G, D)
         if not own:
@@ -164,6 +164,8 @@ class Cache(Movable):
                 self._widen(layout, change)
         state = self._state.owned()
         plans = {x: x.plan(starts, slots, lengths, self.device) for x in state.distinct}
+        for layout, plan in plans.items():
+            state.copied(layout, plan.copies)
         step = OpenStep(plans, len(state.layers), starts, slots, lengths, cross, num_new)
         self._state = replace(state, open=step)
         return step

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from itertools import accumulate
+from itertools import accumulate, chain
 
+from kept.cache.block_layout import BlockLayout, in_runs
 from kept.cache.cache import Cache
 from kept.cache.cross import EncodedInput, moved
 from kept.cache.layer import Moves
@@ -24,9 +25,9 @@ from kept.ops import plain_torch
 def concatenate(caches: Sequence[Cache]) -> Cache:
     """A cache with the slots of all, in their order.
 
-    The caches keep what they hold and share nothing with the new one but encoder inputs, which
-    nobody writes to; a step in progress on one of them is no part of it. It lies in the first one's
-    place, and takes the largest capacity of each layer. The same cache may be given more than once.
+    The caches keep what they hold and share nothing with the new one but what nobody writes to:
+    encoder inputs, and blocks of tokens with those that share the first one's memory. A step in
+    progress on one of them is no part of it. The new one lies in the first one's place, and takes the largest capacity of each layer. The same cache may be given more than once.
 
     Raises OptionError for no cache at all or something else than one, CacheError where shapes,
     codecs, unquantized sinks, devices or layouts (windows, sinks, slack, a static length, a budget
@@ -41,21 +42,23 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
     first = caches[0]
     distinct = [list(dict.fromkeys(cache.layouts)) for cache in caches]
     joined: dict[Layout, Layout] = {}
-    moves: dict[Layout, list[list[Moves]]] = {}
+    moves: dict[Layout, list[list[Moves] | None]] = {}
+    lengths = [cache.lengths for cache in caches]
     for layout, layouts in zip(distinct[0], zip(*distinct, strict=True), strict=True):
-        changes = [x.widened(max(y.capacity for y in layouts)) for x in layouts]
-        joined[layout] = _joined(layouts, changes)
-        moves[layout] = [
-            _moves(x, change, cache.lengths)
-            for x, change, cache in zip(layouts, changes, caches, strict=True)
-        ]
+        if isinstance(layout, BlockLayout):
+            joined[layout], moves[layout] = _in_blocks(layout, layouts, lengths)
+            continue
+        runs = [in_runs(x, of) for x, of in zip(layouts, lengths, strict=True)]
+        changes = [x.widened(max(y.capacity for y in runs)) for x in runs]
+        joined[layout] = _joined(runs, changes)
+        moves[layout] = [_moves(*each) for each in zip(layouts, changes, lengths, strict=True)]
     found = Cache(
         first.shapes,
         [joined[layout] for layout in first.layouts],
         first.codec,
         first.device,
         first.name,
-        [length for cache in caches for length in cache.lengths],
+        [*chain.from_iterable(lengths)],
         first.unquantized_sinks,
         first.place,
     )
@@ -64,7 +67,8 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
     for index, (layer, layout) in enumerate(zip(found.layers, first.layouts, strict=True)):
         for begin, cache, of in zip(begins, caches, moves[layout], strict=False):
             source = cache.layers[index]
-            layer.take(begin, source, of, cache.lengths)
+            if of is not None:
+                layer.take(begin, source, of, cache.lengths)
             cache.place.leave(source.buffers)
         found.place.leave(layer.buffers)
     return found
@@ -84,6 +88,27 @@ def _inputs(caches: Sequence[Cache]) -> list[EncodedInput | None]:
     ]
 
 
+def _in_blocks(
+    first: BlockLayout, layouts: Sequence[Layout], lengths: Sequence[Sequence[int]]
+) -> tuple[BlockLayout, list[list[Moves] | None]]:
+    """A layout with the slots of all in the first one's memory, and what moves there; None: what
+    lies there already, and is shared."""
+    found: BlockLayout | None = None
+    moves: list[list[Moves] | None] = []
+    for layout, of in zip(layouts, lengths, strict=True):
+        moved: list[Moves] | None = None
+        if isinstance(layout, BlockLayout) and layout.memory is first.memory:
+            part = layout.fork(of)
+        else:
+            part = BlockLayout.filled(first.memory, of)
+            slots = list(enumerate(of))
+            moved = [(layout.entries_from(s, 0, n), part.entries_from(s, 0, n)) for s, n in slots]
+        found = part if found is None else found.joined(part)
+        moves.append(moved)
+    assert found is not None
+    return found, moves
+
+
 def _joined(layouts: Sequence[Layout], changes: Sequence[Relayout]) -> Layout:
     """One layout with the slots of all, once each has made its change."""
     wide = [layout.relaid(change) for layout, change in zip(layouts, changes, strict=True)]
@@ -94,7 +119,9 @@ def _moves(layout: Layout, change: Relayout, lengths: Sequence[int]) -> list[Mov
     """Which entries of each slot hold something, and which they become."""
     found: list[Moves] = []
     for slot, length in enumerate(lengths):
-        if change.gather is None:
+        if isinstance(layout, BlockLayout):
+            found.append((layout.entries_from(slot, 0, length), slice(0, length)))
+        elif change.gather is None:
             entries = layout.entries_from(slot, 0, length)
             found.append((entries, entries))
         else:

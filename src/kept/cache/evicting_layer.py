@@ -155,21 +155,10 @@ class EvictingLayer(LayerCache):
             twin.held = self.place.clone(self.held)
         return twin
 
-    @property
-    def num_bytes(self) -> int:
+    def num_bytes(self, layout: Layout) -> int:
         """Bytes of the buffers, of what says which tokens they hold, and of queries."""
         beside = 0 if self.observer is None else self.observer.num_bytes
-        return super().num_bytes + self.held.nbytes + beside
-
-
-def make_layer(
-    shape: KVShape, layout: Layout, codec: KVCodec, place: Place, unquantized_sinks: int
-) -> LayerCache:
-    """The buffers of one layer, as its layout needs them."""
-    if isinstance(layout, EvictingLayout):
-        return EvictingLayer(shape, layout, codec, place)
-    size = layout.num_slots, layout.capacity
-    return LayerCache(shape, *size, codec, place, unquantized_sinks)
+        return super().num_bytes(layout) + self.held.nbytes + beside
 
 
 def observer_of(layer: LayerCache) -> Observer | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kept.blocks import BLOCK
 from kept.cache.description import Description
 from kept.cache.evicting import EvictingLayout
 from kept.cache.layout import Layout
@@ -20,14 +21,20 @@ Claim = tuple[str, tuple[int, ...]]  # a tensor's name, and the shape that it ha
 
 
 def check_claims(
-    file: Path, handle: Any, found: Description, layouts: Sequence[Layout], *, in_memory: bool
+    file: Path,
+    handle: Any,
+    found: Description,
+    layouts: Sequence[Layout],
+    *,
+    in_memory: bool,
+    in_blocks: bool,
 ) -> None:
     """Raise CacheError unless the file holds the tokens that its description claims, and memory
     the capacity it asks for.
 
     handle: the open safetensors file, of which headers are read. layouts: the distinct ones, as the
     description names them. in_memory: whether the cache's buffers are to lie in this machine's
-    memory.
+    memory, in_blocks: in blocks there.
     """
     per_layer = [layouts[index] for index in found.layout_of]
     own = [shape for shape in found.shapes if shape.shares is None and not shape.cross]
@@ -40,7 +47,8 @@ def check_claims(
                 "delete it, and save the cache again"
             )
     memory = describe_machine().total_memory
-    asked = sum(_num_bytes(found, *each) for each in zip(own, per_layer, strict=True))
+    each = sum(-(-n // BLOCK) * BLOCK for n in found.lengths) if in_blocks else None
+    asked = sum(_num_bytes(found, *pair, each) for pair in zip(own, per_layer, strict=True))
     longest = max((layout.capacity for layout in layouts), default=0)
     if in_memory and memory is not None and asked > memory:
         raise CacheError(
@@ -85,13 +93,15 @@ def _parts(found: Description, shape: KVShape) -> Iterator[tuple[str, Part]]:
     yield from (("values", part) for part in values.parts(shape.value_width))
 
 
-def _num_bytes(found: Description, shape: KVShape, layout: Layout) -> int:
-    rows = len(found.lengths) * shape.num_kv_heads
+def _num_bytes(found: Description, shape: KVShape, layout: Layout, num_entries: int | None) -> int:
+    """num_entries: of all slots together, None: as many of each as the layout says."""
+    slots, heads = len(found.lengths), shape.num_kv_heads
+    entries = slots * layout.capacity if num_entries is None else num_entries
     sides = (found.codec.keys, shape.head_dim), (found.codec.values, shape.value_width)
     beside = sum(width for codec, width in sides if codec.is_coded)
     per_token = found.codec.num_bytes(shape.head_dim, shape.value_width)
     sinks = found.unquantized_sinks * beside * SINK_DTYPE.itemsize
-    return rows * (layout.capacity * per_token + sinks)
+    return heads * (entries * per_token + slots * sinks)
 
 
 def _short(lengths: Sequence[int]) -> str:

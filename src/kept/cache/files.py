@@ -26,6 +26,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kept.cache.block_layout import BlockLayout
+from kept.cache.block_memory import BlockMemory
 from kept.cache.cache import Cache
 from kept.cache.cross_file import input_buffers, read_inputs
 from kept.cache.description import Description, read_layout
@@ -42,7 +45,8 @@ from kept.cache.evicting import EvictingLayout
 from kept.cache.evicting_layer import EvictingLayer
 from kept.cache.eviction_file import restore_held
 from kept.cache.file_claims import check_claims, count_entries
-from kept.cache.layout import Layout
+from kept.cache.layer import LayerCache
+from kept.cache.layout import ContiguousLayout, Layout
 from kept.cache.make import check_place, check_shapes, read_device
 from kept.cache.place import Place
 from kept.cache.ring import RingLayout
@@ -66,7 +70,10 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     """
     file = _writable(path)
     _check_fingerprint(fingerprint)
-    tensors = {name: _gathered(buffer, cache, layout) for name, layout, buffer in _buffers(cache)}
+    tensors = {
+        name: _gathered(buffer, cache, cache.layers[index], cache.layouts[index])
+        for name, index, buffer in _buffers(cache)
+    }
     for name, buffer in _sinks(cache):
         firsts = (buffer[slot, :, :length] for slot, length in enumerate(cache.lengths))
         tensors[name] = torch.cat(list(firsts), dim=1).cpu()
@@ -97,11 +104,14 @@ def load_cache(
     fingerprint: str = "",
     device: torch.device | str = "cpu",
     place: Place | None = None,
+    pool_bytes: int | None = None,
+    in_blocks: bool = True,
 ) -> Cache:
     """The cache that `Cache.save` wrote; it goes on with the very same bits.
 
     shapes: (L,) what the model's layers store, `model.kv_shapes`. fingerprint: as it was saved.
-    place: where its buffers lie from now on, by default in the device's memory.
+    place: where its buffers lie from now on, by default in the device's memory. pool_bytes,
+    in_blocks: as `make_cache` takes them, for a dynamic cache in memory.
     Raises CacheError for a file that is not there, cut short or changed, that another version of
     kept wrote, or that belongs to another model or fingerprint, OptionError for what is no path or
     are no shapes, or a place that will not do.
@@ -110,7 +120,23 @@ def load_cache(
     _check_fingerprint(fingerprint)
     file, where = read_path(path, "the cache's file"), read_device(device)
     with _opened(file) as handle:
-        return _read(file, handle, tuple(shapes), fingerprint, where, place)
+        options = _Options(place, pool_bytes, in_blocks)
+        return _read(file, handle, tuple(shapes), fingerprint, where, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """Where what is read is to lie."""
+
+    place: Place | None
+    pool_bytes: int | None
+    in_blocks: bool
+
+
+def _may_lie_in_blocks(found: Description, layouts: Sequence[Layout]) -> bool:
+    """Whether a file holds a dynamic cache, each of whose tokens is held once."""
+    plain = len(layouts) == 1 and isinstance(layouts[0], ContiguousLayout) and not layouts[0].fixed
+    return plain and found.kind == "dynamic" and not found.unquantized_sinks
 
 
 def saved_shapes(path: str | PathLike[str]) -> tuple[KVShape, ...]:
@@ -171,8 +197,9 @@ def _read(
     shapes: tuple[KVShape, ...],
     fingerprint: str,
     device: torch.device,
-    place: Place | None,
+    options: _Options,
 ) -> Cache:
+    place = options.place
     found = _described(file, handle)
     found.check(file, shapes, fingerprint)
     if set(handle.keys()) != set(found.checksums):
@@ -196,7 +223,13 @@ def _read(
             layout.restore(tensor(_held(index), torch.int64, num_slots, None), lengths)
         layouts.append(layout)
     check_place(place, device, evicts=any(isinstance(x, EvictingLayout) for x in layouts))
-    check_claims(file, handle, found, layouts, in_memory=place is None and device.type == "cpu")
+    in_blocks = options.in_blocks and place is None and _may_lie_in_blocks(found, layouts)
+    in_memory = place is None and device.type == "cpu"
+    check_claims(file, handle, found, layouts, in_memory=in_memory, in_blocks=in_blocks)
+    if in_blocks:
+        own = [shape for shape in shapes if shape.shares is None and not shape.cross]
+        memory = BlockMemory(own, found.codec, device, options.pool_bytes)
+        layouts = [BlockLayout.filled(memory, lengths)]
     per_layer = [layouts[index] for index in found.layout_of]
     made_of = found.codec, device, found.kind, lengths, found.unquantized_sinks
     cache = Cache(shapes, per_layer, *made_of, place)
@@ -204,9 +237,10 @@ def _read(
         layout: sum(count_entries(layout, s, n) for s, n in enumerate(lengths))
         for layout in layouts
     }
-    for name, layout, buffer in _buffers(cache):
+    for name, index, buffer in _buffers(cache):
         _, heads, _, width = buffer.shape
-        _scatter(tensor(name, buffer.dtype, heads, counts[layout], width), buffer, cache, layout)
+        rows = tensor(name, buffer.dtype, heads, counts[per_layer[index]], width)
+        _scatter(rows, buffer, cache, cache.layers[index], cache.layouts[index])
     for index, layer in enumerate(cache.layers):
         if isinstance(layer, EvictingLayer):
             held = tensor(_tokens(index), torch.int64, *layer.held.shape)
@@ -229,9 +263,9 @@ def _read(
     return cache
 
 
-def _buffers(cache: Cache) -> Iterator[tuple[str, Layout, Tensor]]:
-    """Every buffer of keys and values with its name in a file."""
-    for index, (layer, layout) in enumerate(zip(cache.layers, cache.layouts, strict=True)):
+def _buffers(cache: Cache) -> Iterator[tuple[str, int, Tensor]]:
+    """Every buffer of keys and values with its name in a file and its layer's number."""
+    for index, layer in enumerate(cache.layers):
         codec = cache.codec
         sides = (
             ("keys", codec.keys.parts(layer.head_dim), layer.keys),
@@ -239,7 +273,7 @@ def _buffers(cache: Cache) -> Iterator[tuple[str, Layout, Tensor]]:
         )
         for which, parts, buffers in sides:
             for part, buffer in zip(parts, buffers, strict=True):
-                yield f"layers.{index}.{which}.{part.name}", layout, buffer
+                yield f"layers.{index}.{which}.{part.name}", index, buffer
 
 
 def _sinks(cache: Cache) -> Iterator[tuple[str, Tensor]]:
@@ -266,19 +300,22 @@ def _received(index: int) -> str:
     return f"layers.{index}.received"
 
 
-def _gathered(buffer: Tensor, cache: Cache, layout: Layout) -> Tensor:  # (G, N, width)
+def _gathered(
+    buffer: Tensor, cache: Cache, layer: LayerCache, layout: Layout
+) -> Tensor:  # (G, N, width)
     parts = [
-        buffer[slot][:, layout.entries_from(slot, 0, length)]
+        layer.taken(buffer, slot, layout.entries_from(slot, 0, length))
         for slot, length in enumerate(cache.lengths)
     ]
     return torch.cat(parts, dim=1).cpu()
 
 
-def _scatter(rows: Tensor, buffer: Tensor, cache: Cache, layout: Layout) -> None:
+def _scatter(rows: Tensor, buffer: Tensor, cache: Cache, layer: LayerCache, layout: Layout) -> None:
     begin = 0
     for slot, length in enumerate(cache.lengths):
         end = begin + count_entries(layout, slot, length)
-        buffer[slot][:, layout.entries_from(slot, 0, length)] = rows[:, begin:end].to(buffer.device)
+        entries = layout.entries_from(slot, 0, length)
+        layer.put(buffer, slot, entries, rows[:, begin:end].to(buffer.device))
         begin = end
 
 

@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from kept.cache.layout import Relayout, Run, Writes, lasting
+from kept.cache.layout import Copies, Layout, Plan, Relayout, Run, Writes, lasting
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.cache.sinks import SINK_DTYPE, erase_sinks, put_sinks
@@ -110,7 +110,7 @@ class LayerCache:
         in their order."""
 
         def decoded(of: Codec, buffers: Buffers, sinks: Tensor | None, width: int) -> Tensor:
-            found = of.read([x[slot][:, entries] for x in buffers], width)
+            found = of.read([self.taken(x, slot, entries) for x in buffers], width)
             if sinks is not None:
                 apart = sinks[slot, :, begin : begin + len(entries)]
                 found[:, : apart.shape[1]] = apart
@@ -157,10 +157,18 @@ class LayerCache:
         pairs = zip(self.keys + self.values, source.keys + source.values, strict=True)
         for into, x in pairs:
             for slot, (old, new) in enumerate(moves):
-                into[begin + slot][:, new] = x[slot][:, old]
+                self.put(into, begin + slot, new, source.taken(x, slot, old))
         for into, x in zip(self.sinks, source.sinks, strict=True):
             for slot, length in enumerate(lengths):
                 into[begin + slot, :, :length] = x[slot, :, :length]
+
+    def taken(self, buffer: Tensor, slot: int, entries: Entries) -> Tensor:
+        """(G, S, width) entries of a slot in one of the buffers, as its layout numbers them."""
+        return buffer[slot][:, entries]
+
+    def put(self, buffer: Tensor, slot: int, entries: Entries, rows: Tensor) -> None:
+        """Write rows (G, S, width) to entries of a slot in one of the buffers."""
+        buffer[slot][:, entries] = rows
 
     def clear(self, slot: int, entries: slice | list[int], begin: int) -> None:
         """Zero entries of a slot, which hold all its tokens from `begin` on."""
@@ -169,16 +177,27 @@ class LayerCache:
         for buffer in self.sinks:
             buffer[slot, :, begin:] = 0
 
-    def erase(self, writes: Writes, span: Span) -> None:
-        """Zero what `append` stored at `writes`."""
+    def erase(self, plan: Plan) -> None:
+        """Zero what `append` stored in a step."""
+        writes = plan.writes
         for buffer in self.sinks:
-            erase_sinks(buffer, span)
+            erase_sinks(buffer, plan.span)
         for buffer in self.keys + self.values:
             if writes.run is not None:
                 slot, count, entry, num_new = writes.run
                 buffer[slot : slot + count, :, entry : entry + num_new] = 0
             else:
-                buffer[writes.slots, :, writes.entries] = 0
+                slots, entries = writes.rows
+                buffer[slots, :, entries] = 0
+
+    @property
+    def zeroes(self) -> bool:
+        """Whether entries that hold nothing are to be zero, as attention multiplies them by it."""
+        return True
+
+    def copy_blocks(self, copies: Copies) -> None:
+        """Let blocks of the buffers hold what others do."""
+        assert not copies, "slots have one block each"
 
     def fork(self) -> Self:
         """A copy that shares this layer's buffers until either is to be written to."""
@@ -222,10 +241,15 @@ class LayerCache:
         """Entries of each slot."""
         return self.keys[0].shape[2]
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the buffers."""
+    def num_bytes(self, layout: Layout) -> int:
+        """Bytes of the buffers, or of what the layout says is in use of them where many share
+        them."""
         return sum(x.nbytes for x in self.buffers)
+
+    @property
+    def generation(self) -> int:
+        """How often the buffers have moved since there is this layer."""
+        return 0
 
     def _relaid(self, buffer: Tensor, change: Relayout, runs: Sequence[Run] | None) -> Tensor:
         slots, heads, capacity, width = buffer.shape
@@ -292,4 +316,5 @@ def _write(buffer: Tensor, x: Tensor, writes: Writes) -> None:
         place = buffer[slot : slot + count, :, entry : entry + num_new]
         place.copy_(x.view(count, num_new, *x.shape[1:]).transpose(1, 2))
         return
-    buffer[writes.slots, :, writes.entries] = x.to(buffer.dtype)
+    slots, entries = writes.rows
+    buffer[slots, :, entries] = x.to(buffer.dtype)

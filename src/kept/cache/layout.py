@@ -8,9 +8,10 @@ simply never committed. Layouts are replaced, not changed: what moves tokens giv
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, pairwise
 from typing import Self
 
@@ -21,19 +22,29 @@ from kept.errors import CacheFullError
 from kept.ops import Placement, Span
 
 GRAIN = 64  # tokens a growing buffer begins with
+Copies = Sequence[tuple[int, int]]  # blocks, and those that come to hold the same
 
 
-@dataclass(frozen=True, slots=True)
 class Writes:
     """Where a step's new keys go.
 
     run: (first slot, number of slots, first entry, T) where adjacent slots write the same entries
-    each, else None. slots, entries: (N,) one per packed row, needed only where there is no run.
+    each, else None. rows: what gives the slots and entries (N,) of the packed rows, asked where
+    there is no run, and not by kernels, which find them by themselves.
     """
 
-    run: tuple[int, int, int, int] | None
-    slots: Tensor | None = None
-    entries: Tensor | None = None
+    def __init__(
+        self,
+        run: tuple[int, int, int, int] | None,
+        rows: Callable[[], tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        self.run, self._rows = run, rows
+
+    @cached_property
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Slots and entries, (N,) each, one per packed row."""
+        assert self._rows is not None
+        return self._rows()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +82,15 @@ class Relayout:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step of one layout. held: (B, S) what `span.index` says, kept on the CPU."""
+    """One step of one layout. held: (B, S) what `span.index` says, kept on the CPU. after: the
+    layout with the step's tokens, where it is another one. copies: what is to be copied before the
+    step."""
 
     span: Span
     writes: Writes
     held: Tensor | None = None
+    after: Layout | None = None
+    copies: Copies = ()
 
 
 class Layout(ABC):
@@ -109,6 +124,10 @@ class Layout(ABC):
 
         Raises CacheFullError where a fixed capacity cannot hold them.
         """
+
+    def check_room(self, num_slots: int, count: int) -> None:
+        """Raise CacheFullError where there is no room for so many empty slots of `count` tokens."""
+        self.reserve([0], [count])
 
     @abstractmethod
     def relaid(self, change: Relayout) -> Layout:
@@ -149,8 +168,8 @@ class Layout(ABC):
         """Without all but the first tokens of some slots. cuts: slots, and how many stay there."""
 
     @abstractmethod
-    def selected(self, indices: Sequence[int]) -> Layout:
-        """Slot i a copy of what slot indices[i] is."""
+    def selected(self, indices: Sequence[int], lengths: Sequence[int]) -> Layout:
+        """Slot i a copy of what slot indices[i] is. lengths: (slots,) tokens of each so far."""
 
     @abstractmethod
     def widened(self, capacity: int) -> Relayout:
@@ -161,8 +180,27 @@ class Layout(ABC):
         """With the slots of a layout of the same kind and capacity after its own."""
 
     @abstractmethod
-    def fork(self) -> Layout:
-        """An independent copy."""
+    def fork(self, lengths: Sequence[int]) -> Layout:
+        """An independent copy. lengths: (slots,) tokens of each."""
+
+    def ahead(self, slots: Sequence[int], lengths: Sequence[int]) -> tuple[Layout, Copies]:
+        """With room for some tokens more of each of the slots, as far as there is any, and what is
+        to be copied before they are written. lengths: (B,) of these."""
+        return self, ()
+
+    def room(self, slots: Sequence[int], lengths: Sequence[int]) -> int:
+        """How many tokens more there is room for in each of the slots. lengths: (B,) of these."""
+        return self.capacity - max(lengths)
+
+    def planned(
+        self,
+        starts: tuple[int, ...],
+        slots: tuple[int, ...],
+        lengths: Sequence[int],
+        device: torch.device,
+    ) -> Plan:
+        """The plan of a step that there is room for; arguments as of `plan`."""
+        return self.plan(starts, slots, lengths, device)
 
     @abstractmethod
     def entries_from(self, slot: int, begin: int, end: int) -> slice | list[int]:
@@ -193,12 +231,15 @@ def make_writes(
     together = slots == tuple(range(slots[0], slots[0] + len(slots)))
     if together and isinstance(first, range) and all(e == first for e in entries):
         return Writes((slots[0], len(slots), first.start, len(first)))
-    counts, each, flat = (
-        torch.tensor(list(x), dtype=torch.int64, device="cpu")
-        for x in ((b - a for a, b in pairwise(starts)), slots, chain.from_iterable(entries))
-    )
-    rows = each.repeat_interleave(counts)
-    return Writes(None, rows.to(device), flat.to(device))
+
+    def rows() -> tuple[Tensor, Tensor]:
+        counts, each, flat = (
+            torch.tensor(list(x), dtype=torch.int64, device="cpu")
+            for x in ((b - a for a, b in pairwise(starts)), slots, chain.from_iterable(entries))
+        )
+        return each.repeat_interleave(counts).to(device), flat.to(device)
+
+    return Writes(None, rows)
 
 
 def lengths_after(starts: tuple[int, ...], lengths: Sequence[int]) -> tuple[int, ...]:
@@ -237,7 +278,7 @@ class OrderedLayout(Layout):
         """Nothing to forget: lengths say what counts."""
         return self
 
-    def selected(self, indices: Sequence[int]) -> Self:
+    def selected(self, indices: Sequence[int], lengths: Sequence[int]) -> Self:
         """See `Layout.selected`."""
         return self._with(len(indices), self.capacity)
 
@@ -249,7 +290,7 @@ class OrderedLayout(Layout):
         """See `Layout.joined`."""
         return self._with(self.num_slots + other.num_slots, self.capacity)
 
-    def fork(self) -> Self:
+    def fork(self, lengths: Sequence[int]) -> Self:
         """See `Layout.fork`."""
         return copy(self)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from kept.cache.layout import Layout, Plan
 from kept.cache.state import Holder, State
 from kept.errors import CacheError
-from kept.ops import KVCodec, LentBuffers, StepBuffers, StoredView, one_block_each
+from kept.ops import KVCodec, LentBuffers, StepBuffers, StoredView, table_of
 
 
 class Lease:
@@ -57,7 +58,10 @@ class Lease:
 def with_lent(state: State, codec: KVCodec) -> State:
     """A state that knows its buffers as kernels take them. Copies buffers that a fork shares."""
     found = state.owned().evened()
-    return found if found.lent is not None else replace(found, lent=_gathered(found, codec))
+    generation = sum(layer.generation for layer in found.layers)
+    if found.lent is None or found.lent.generation != generation:
+        found = replace(found, lent=_gathered(found, codec, generation))
+    return found
 
 
 def lend(state: State, plans: dict[Layout, Plan]) -> StepBuffers:
@@ -68,7 +72,7 @@ def lend(state: State, plans: dict[Layout, Plan]) -> StepBuffers:
         return state.layers[layer].view(plans[state.layouts[layer]].span)
 
     placements = [layout.placement for layout in plans]
-    tables = [one_block_each(plan.span.slots) for plan in plans.values()]
+    tables = [table_of(plan.span) for plan in plans.values()]
     lengths = [plan.span.lengths for plan in plans.values()]
     return StepBuffers(state.lent, placements, tables, lengths, view)
 
@@ -82,19 +86,29 @@ def can_lease(state: State, slots: tuple[int, ...]) -> bool:
 
 def grant(holder: Holder, slots: tuple[int, ...], codec: KVCodec, device: torch.device) -> Lease:
     """See `Cache.lease`; no step is open."""
-    state = with_lent(holder.state, codec)
-    before = [state.lengths[slot] - 1 for slot in slots]
+    lengths = [holder.state.lengths[slot] for slot in slots]
+    state = with_lent(_with_room(holder.state, slots, lengths), codec)
+    before = [length - 1 for length in lengths]
     starts = tuple(range(len(slots) + 1))
-    plans = {layout: layout.plan(starts, slots, before, device) for layout in state.distinct}
-    room = min(layout.capacity for layout in state.layouts) - max(before) - 1
+    plans = {layout: layout.planned(starts, slots, before, device) for layout in state.distinct}
+    room = min(layout.room(slots, lengths) for layout in state.distinct)
     stores = lend(state, plans)
     holder.state = replace(state, leased=slots)
     return Lease(holder, slots, stores, room)
 
 
-def _gathered(state: State, codec: KVCodec) -> LentBuffers:
+def _with_room(state: State, slots: tuple[int, ...], lengths: Sequence[int]) -> State:
+    """With room for some tokens more in each of the slots, where there is any."""
+    after = {}
+    for layout in state.distinct:
+        after[layout], copies = layout.ahead(slots, lengths)
+        state.copied(layout, copies)
+    return state.with_layouts(after)
+
+
+def _gathered(state: State, codec: KVCodec, generation: int) -> LentBuffers:
     layouts = list(state.distinct)
     order = [layouts.index(layout) for layout in state.layouts]
     buffers = [(layer.keys, layer.values) for layer in state.layers]
     sinks = [(layer.key_sinks, layer.value_sinks) for layer in state.layers]
-    return LentBuffers(codec, buffers, order, sinks)
+    return LentBuffers(codec, buffers, order, sinks, generation)

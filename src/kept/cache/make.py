@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import torch
 
+from kept.cache.block_layout import BlockLayout
+from kept.cache.block_memory import BlockMemory
 from kept.cache.cache import Cache
 from kept.cache.evicting import evicting_layouts
 from kept.cache.indices import check_num_slots, read_all_whole, read_whole
@@ -40,14 +42,16 @@ def make_cache(
     unquantized_sinks: int = 0,
     device: torch.device | str = "cpu",
     place: Place | None = None,
+    pool_bytes: int | None = None,
+    in_blocks: bool = True,
 ) -> Cache:
     """An empty cache.
 
     shapes: what each layer stores, `model.kv_shapes`. Layers that share the keys and values of an
         earlier one come behind it, and last cross layers, which hold the encoder inputs of an
         encoder-decoder model, the same in every kind.
-    kind: "dynamic" keeps everything and grows; "static" is allocated once for `max_cache_len`
-        tokens a slot and refuses more; "sliding" keeps the last `sliding_window` tokens, and the
+    kind: "dynamic" keeps everything and grows, a slot by 64 tokens at a time; "static" is allocated
+        once for `max_cache_len` tokens a slot and refuses more; "sliding" keeps the last `sliding_window` tokens, and the
         first `num_sinks`. Without `sliding_window` it takes each layer's own window, and layers
         that have none keep everything; an own window hides sinks, so they are refused there.
         `slack` is how many tokens a full ring can be truncated by.
@@ -64,6 +68,10 @@ def make_cache(
         their codes, and attended from there; none of an encoder's input.
     place: where buffers lie, by default in the device's memory; `Offloaded(folder, budget)` keeps
         them in files, and reads one layer ahead.
+    pool_bytes: of keys and values at most that a dynamic cache in memory and all its forks have
+        together, by default what the machine's memory holds. It is taken as tokens come.
+    in_blocks: False: a dynamic cache has a run of memory for each slot that grows with the longest
+        one, as one in files, for what reads keys in place.
 
     Raises OptionError for an unknown kind or kv_dtype, too small a budget, or an option that these
     have no use for.
@@ -86,6 +94,13 @@ def make_cache(
     stored = [shape for shape in own if shape.shares is None]
     check_unquantized_sinks(unquantized_sinks, codec)
     check_place(place, where, evicts=kind == "evicting")
+    in_blocks = in_blocks and kind == "dynamic" and place is None and not unquantized_sinks
+    pool_bytes = _read_optional(pool_bytes, "pool_bytes")
+    if pool_bytes is not None and not in_blocks:
+        raise OptionError(
+            f"pool_bytes={pool_bytes} is for dynamic caches in memory, which lie in blocks; leave "
+            f"it out of this {kind} one"
+        )
 
     def made(layouts: Sequence[Layout]) -> Cache:
         return Cache(
@@ -96,6 +111,9 @@ def make_cache(
         assert max_cache_len is not None
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
         return made([layout] * len(stored))
+    if in_blocks:
+        memory = BlockMemory(stored, codec, where, pool_bytes)
+        return made([BlockLayout.empty(memory, num_slots)] * len(stored))
     if kind == "evicting":
         return made(evicting_layouts(stored, num_slots, budget, policy, grain, slack))
     layouts: dict[int | None, Layout] = {None: ContiguousLayout(num_slots)}

@@ -21,7 +21,9 @@ from kept.errors import CacheFullError
 from kept.format import format_bytes
 
 MAPPED = 128 << 10  # bytes from which rounding up to whole pages is lost in the noise
+PAGE = mmap.PAGESIZE
 _HUGE_PAGE = 2 << 20
+_NO_RESERVE = 0x4000  # MAP_NORESERVE, which Python 3.11 has no name for
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, which Python 3.11 has no name for
 
 
@@ -43,6 +45,30 @@ def zeros(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tens
             "store them as a smaller kv_dtype, generate less at once, use a sliding or evicting "
             "cache, or keep them in files (kv_folder)"
         ) from error
+
+
+def reserved(num_bytes: int) -> mmap.mmap | None:
+    """Memory that never moves, zeros, of which a page is taken when it is first written to; None
+    where the system does not grant so much address space."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    flags |= _NO_RESERVE if sys.platform.startswith("linux") else 0
+    try:
+        memory = mmap.mmap(-1, num_bytes, flags=flags)
+    except (OSError, OverflowError) as error:
+        if not _says_full(error):
+            raise
+        return None
+    if sys.platform.startswith("linux"):
+        # A huge page is there as a whole, of which a buffer may use the first few bytes.
+        _advise(memory, mmap.MADV_NOHUGEPAGE)
+    return memory
+
+
+def forget(memory: mmap.mmap, begin: int, end: int) -> None:
+    """Give the whole pages from byte `begin` to `end` back to the system; they are zeros then."""
+    begin, end = -(-begin // PAGE) * PAGE, end // PAGE * PAGE
+    if begin < end:
+        memory.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
 
 def _mapped(num_bytes: int) -> mmap.mmap:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
-from kept.cache.evicting_layer import make_layer
+from kept.cache.block_layer import BlockLayer
+from kept.cache.block_layout import BlockLayout
 from kept.cache.indices import read_lengths, read_selected
 from kept.cache.layout import Layout
+from kept.cache.make_layer import make_layer
 from kept.cache.reading import Readable
 from kept.cache.shape import KVShape
-from kept.cache.state import Holder
+from kept.cache.state import Holder, State
 from kept.errors import CacheError
 from kept.ops import plain_torch
 
@@ -36,9 +38,18 @@ class Movable(Readable):
         Encoder inputs stay; a slot of 0 tokens may take a new one. Raises CacheError, changing
         nothing, if the cache has already dropped what it would need.
         """
-        lengths = read_lengths(length, self.num_slots)
+        self._cut(list(enumerate(read_lengths(length, self.num_slots))))
+
+    @plain_torch()
+    def truncate_slot(self, slot: int, length: int) -> None:
+        """Keep at most the first `length` tokens of one slot; otherwise as `truncate`."""
+        slot, [length] = self._read_slot(slot), read_lengths([length], 1)
+        self._cut([(slot, length)])
+
+    def _cut(self, kept: Sequence[tuple[int, int]]) -> None:
+        """kept: slots, and how many tokens stay there at most."""
         before = self.lengths
-        cuts = [(slot, n) for slot, n in enumerate(lengths) if n < before[slot]]
+        cuts = [(slot, n) for slot, n in kept if n < before[slot]]
         for layout in self._state.distinct:
             for slot, n in cuts:
                 layout.check_truncate(slot, n, before[slot])
@@ -85,12 +96,25 @@ class Movable(Readable):
         if old.cross:
             state = replace(state, cross=state.cross.reshaped(layer, shape))
         else:
-            layout, layers = state.layouts[layer], list(state.layers)
+            state = self._with_shape(state, layer, shape)
+        self._state = replace(state, shapes=(*shapes[:layer], shape, *shapes[layer + 1 :]))
+
+    def _with_shape(self, state: State, layer: int, shape: KVShape) -> State:
+        layout, layers = state.layouts[layer], list(state.layers)
+        if not isinstance(layout, BlockLayout):
             layers[layer] = make_layer(
                 shape, layout, self.codec, self.place, self.unquantized_sinks
             )
-            state = state.with_layers(layers)
-        self._state = replace(state, shapes=(*shapes[:layer], shape, *shapes[layer + 1 :]))
+            return state.with_layers(layers)
+        self.abandon()  # the blocks of all layers are made anew
+        state = self._state
+        alike = [i for i, of in enumerate(state.layouts) if of is layout]
+        memory = layout.memory.reshaped(alike.index(layer), shape)
+        for number, index in enumerate(alike):
+            of = shape if index == layer else state.shapes[index]
+            layers[index] = BlockLayer(of, memory, number, self.codec, self.place)
+        empty = BlockLayout.empty(memory, self.num_slots)
+        return state.with_layers(layers).with_layouts({layout: empty})
 
     @plain_torch()
     def fork(self) -> Self:

@@ -8,12 +8,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from kept.blocks import BlockPool
+from kept.cache.block_layout import BlockLayout
 from kept.cache.checks import check_slots
 from kept.cache.cross import CrossLayers
-from kept.cache.evicting_layer import make_layer, tokens_of
+from kept.cache.evicting_layer import tokens_of
 from kept.cache.indices import read_whole
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout
+from kept.cache.make_layer import make_layers
 from kept.cache.place import InMemory, Place
 from kept.cache.shape import KVShape
 from kept.cache.slots import Slots
@@ -45,10 +48,7 @@ class Readable(Slots):
         self.place = place or InMemory(device)
         stored = [shape for shape in shapes if shape.shares is None and not shape.cross]
         lengths = (0,) * layouts[0].num_slots if lengths is None else tuple(lengths)
-        layers = [
-            make_layer(shape, layout, codec, self.place, unquantized_sinks)
-            for shape, layout in zip(stored, layouts, strict=True)
-        ]
+        layers = make_layers(stored, layouts, codec, self.place, unquantized_sinks)
         crossing = [shape for shape in shapes if shape.cross]  # behind all others
         none, first = [None] * len(lengths), len(shapes) - len(crossing)
         cross = CrossLayers(crossing, first, none, codec, self.place, device)
@@ -118,6 +118,14 @@ class Readable(Slots):
         return min((x.limit for x in self.layouts if x.limit is not None), default=None)
 
     @property
+    def pool(self) -> BlockPool | None:
+        """The blocks that its tokens lie in, and those of everybody who shares them; None: it does
+        not lie in blocks."""
+        found = self._state.distinct
+        layout = found[0] if len(found) == 1 else None
+        return layout.memory.pool if isinstance(layout, BlockLayout) else None
+
+    @property
     def dtype(self) -> torch.dtype:
         """What keys and values come back in: that of their codecs, fp32 for int8 and int4."""
         return self.codec.dtype
@@ -126,9 +134,11 @@ class Readable(Slots):
     def num_bytes(self) -> int:
         """Bytes it takes: buffers, unused capacity included, and what says which tokens they hold.
 
-        Exact; an encoder input counts once, and of what forks share, each counts the whole.
+        Exact; an encoder input counts once, and so does a block that several slots share. Of what
+        forks share, each counts the whole.
         """
-        layers = sum(layer.num_bytes for layer in self.layers)
+        pairs = zip(self.layers, self.layouts, strict=True)
+        layers = sum(layer.num_bytes(layout) for layer, layout in pairs)
         layouts = sum(layout.num_bytes for layout in self._state.distinct)
         return layers + layouts + self.cross.num_bytes
 
@@ -137,9 +147,7 @@ class Readable(Slots):
 
         Raises CacheError for no slot of this cache, OptionError for what is no number.
         """
-        slot = read_whole(slot, "a slot")
-        check_slots((slot,), self.num_slots)
-        length = self.lengths[slot]
+        length = self.lengths[self._read_slot(slot)]
         found = [layout.max_step(length) for layout in self._state.distinct]
         return min((most for most in found if most is not None), default=None)
 
@@ -179,6 +187,12 @@ class Readable(Slots):
             return self.cross.tokens(index)
         layout, layer = self._held_by(index)
         return [tokens_of(layout, layer, slot, length) for slot, length in enumerate(self.lengths)]
+
+    def _read_slot(self, slot: int) -> int:
+        """One slot; raises CacheError for none of this cache's, OptionError for no number."""
+        slot = read_whole(slot, "a slot")
+        check_slots((slot,), self.num_slots)
+        return slot
 
     def _check_index(self, index: int) -> None:
         if not 0 <= read_whole(index, "a layer") < len(self.shapes):

@@ -176,7 +176,7 @@ class RingLayout(Layout):
                 held[slot][held[slot] >= length] = -1
         return self._with(held)
 
-    def selected(self, indices: Sequence[int]) -> RingLayout:
+    def selected(self, indices: Sequence[int], lengths: Sequence[int]) -> RingLayout:
         """See `Layout.selected`."""
         with lasting():
             return self._with(self.held[list(indices)])
@@ -207,7 +207,7 @@ class RingLayout(Layout):
         for slot, length in enumerate(lengths):
             self.check_truncate(slot, length, length)
 
-    def fork(self) -> RingLayout:
+    def fork(self, lengths: Sequence[int]) -> RingLayout:
         """See `Layout.fork`."""
         with lasting():
             return self._with(self.held.clone())

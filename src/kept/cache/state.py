@@ -22,7 +22,7 @@ from functools import partial
 from kept.cache.cross import CrossLayers
 from kept.cache.evicting_layer import EvictingLayer, Eviction
 from kept.cache.layer import LayerCache, Reordering, Write
-from kept.cache.layout import Layout, Relayout
+from kept.cache.layout import Copies, Layout, Relayout
 from kept.cache.open_step import OpenStep
 from kept.cache.shape import KVShape
 from kept.errors import CacheFullError
@@ -84,6 +84,14 @@ class State:
         """With layers that may be written to."""
         return self.with_layers([layer.owned() for layer in self.layers])
 
+    def copied(self, layout: Layout, copies: Copies) -> None:
+        """Let blocks of a layout's layers, which nobody reads yet, hold what others do; mutates
+        the buffers."""
+        if copies:
+            for layer, of in zip(self.layers, self.layouts, strict=True):
+                if of is layout:
+                    layer.copy_blocks(copies)
+
     def relaid(self, layout: Layout, change: Relayout) -> State:
         """With a layout and all of its layers at another capacity."""
         pairs = zip(self.layers, self.layouts, strict=True)
@@ -101,13 +109,14 @@ class State:
     def truncated(self, cuts: Sequence[tuple[int, int]]) -> State:
         """With the first tokens of some slots alone. cuts: slots, and how many stay there.
 
-        What is cut off is zeroed: attention multiplies it by zero, and it may be NaN.
+        What is cut off is zeroed, where attention multiplies it by zero: it may be NaN.
         """
         found = self.owned()
         writes = tuple(
             partial(layer.clear, slot, layout.entries_from(slot, n, self.lengths[slot]), n)
             for layer, layout in zip(found.layers, found.layouts, strict=True)
             for slot, n in cuts
+            if layer.zeroes
         )
         lengths = list(self.lengths)
         for slot, n in cuts:
@@ -118,14 +127,14 @@ class State:
     def selected(self, order: Sequence[int]) -> State:
         """Slot i a copy of what slot order[i] is."""
         in_place = len(order) == len(self.lengths)
-        stay = [layer for layer in self.layers if in_place and not layer.is_shared]
+        stay = [x for x in self.layers if in_place and x.zeroes and not x.is_shared]
         layers = [x.reordered(order) if x in stay else x.selected(order) for x in self.layers]
         found = self.with_layers(layers)
         return replace(
-            found.with_layouts({layout: layout.selected(order) for layout in self.distinct}),
+            found.with_layouts({x: x.selected(order, self.lengths) for x in self.distinct}),
             lengths=tuple(self.lengths[i] for i in order),
             cross=self.cross.selected(order),
-            writes=(Reordering(stay, order),),
+            writes=(Reordering(stay, order),) if stay else (),
         )
 
     def committed(self, step: OpenStep, chosen: Sequence[tuple[EvictingLayer, Eviction]]) -> State:
@@ -157,7 +166,7 @@ class State:
     def forked(self) -> State:
         """An independent one with the same content. Of an open step, which goes on writing to the
         layers that it began with, the buffers are copied; else on the first write."""
-        layouts, step = {layout: layout.fork() for layout in self.distinct}, self.open
+        layouts, step = {x: x.fork(self.lengths) for x in self.distinct}, self.open
         if step is not None:
             step = replace(step, plans={layouts[x]: plan for x, plan in step.plans.items()})
         layers = [x.fork() if step is None else x.cloned() for x in self.layers]
@@ -172,10 +181,12 @@ class State:
 
     def settled(self) -> State:
         """Without a step or a lease, once what these have stored is zeroed; mutates the buffers."""
+        if self.open is None and not self.leased:
+            return self
         if self.open is not None:
             for index in sorted(self.open.touched):
                 plan = self.open.plans[self.layouts[index]]
-                self.layers[index].erase(plan.writes, plan.span)
+                self.layers[index].erase(plan)
         for slot in self.leased:
             length = self.lengths[slot]
             for layer in self.layers:

@@ -6,8 +6,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from kept.engine.usage import Usage
 from kept.engine.completion import Completion, FinishReason
+from kept.engine.usage import Usage
 from kept.engine.window import ContextRule
 from kept.sampling import ResolvedParams, TokenHistory, TokenLogprobs
 from kept.text import Spelling, Tokenizer

@@ -8,9 +8,8 @@ import torch
 
 from kept.engine.continuation import Continuation
 from kept.engine.group import Draw, Drawn
-from kept.errors import SamplingError
 from kept.models import NextLogits
-from kept.sampling import sample
+from kept.sampling import sample_rows
 
 Row = tuple[NextLogits, int]  # what a pass found, and which row of it
 
@@ -19,25 +18,18 @@ def draw(draws: Sequence[Draw], rows: Mapping[Continuation, Row]) -> list[Drawn]
     """The token of each draw, or why there is none; rows: of the continuations it goes on from."""
     if not draws:
         return []
-    return _draw(draws, together([rows[d.parent] for d in draws]), 0, len(draws))
-
-
-def _draw(draws: Sequence[Draw], found: NextLogits, first: int, last: int) -> list[Drawn]:
-    drawing, rows = draws[first:last], found.rows(first, last)
-    try:
-        drawn = sample(
-            rows.logits,
-            [d.continuation.params for d in drawing],
-            [d.continuation.history for d in drawing],
-            [(d.continuation.seed, len(d.continuation.history)) for d in drawing],
-            rows.best,
-            rows.likeliest,
-        )
-    except SamplingError as error:
-        if len(drawing) == 1:
-            return [error]
-        return [x for i in range(first, last) for x in _draw(draws, found, i, i + 1)]
-    return list(zip(drawn.token_ids, drawn.logprobs, strict=True))
+    found = together([rows[d.parent] for d in draws])
+    drawing = [d.continuation for d in draws]
+    drawn = sample_rows(
+        found.logits,
+        [c.params for c in drawing],
+        [c.history for c in drawing],
+        [(c.seed, len(c.history)) for c in drawing],
+        found.best,
+        found.likeliest,
+    )
+    pairs = zip(drawn.token_ids, drawn.logprobs, drawn.errors, strict=True)
+    return [error or (token, logprobs) for token, logprobs, error in pairs]
 
 
 def together(rows: Sequence[Row]) -> NextLogits:

@@ -59,7 +59,6 @@ class Engine:
         self._driving = Driving(model, self._advance)
         self._inbox: deque[tuple[Request, bool]] = deque()  # and whether it is to be cancelled
         self._top_k = 0
-        self._moving: list[Request] = []  # whose slots are being given other keys
         self._is_whole = True  # no exception has come in the middle of a step
 
     def submit(self, request: Request) -> Request:
@@ -187,6 +186,8 @@ class Engine:
         """The last pass, one token on, if that is all that is due."""
         if not self._forward.may_repeat or self._must_slide():
             return None
+        if not self._forward.is_prepared:
+            self._residents.take_ahead(self._forward.num_sequences)
         found = self._forward.repeat(self._top_k)
         self.counters.repeated_steps += found is not None
         return found
@@ -200,7 +201,18 @@ class Engine:
                     self._residents.cut(continuation)
         cache = self.cache
         most = [None if cache is None or c.slot is None else cache.max_step(c.slot) for c in live]
-        return self.scheduler.next(live, most)
+        work = self.scheduler.next(live, most)
+        self._residents.make_room(work, self.scheduler, self._park)
+        return [item for item in work if item.request.phase is Phase.RUNNING]
+
+    def _park(self, request: Request) -> None:
+        """Have a running request wait again, with what it has drawn."""
+        self._forward.forget()
+        self._settling.forget(request.group.members)
+        self._residents.park(request)
+        self.scheduler.park(request)
+        request.live[0].usage.num_parked += 1
+        self.counters.parked += 1
 
     def _compute(self, work: list[Work]) -> NextLogits:
         num_live = sum(len(request.group.live) for request in self.scheduler.running)
@@ -228,20 +240,22 @@ class Engine:
         """Draw, have the groups take what was drawn, and give slots the keys they go on from."""
         self._settling.note(work, found)
         self.counters.computed_tokens += sum(item.num_new for item in work)
-        events, changed = self._settling.settle(self.scheduler.running, found)
+        events = self._settling.settle(self.scheduler.running, found)
         if self.cache is None:
             for request in self.scheduler.running:
                 for continuation in request.group.live:
                     continuation.num_computed = 0
-        if changed:
-            self._forward.forget()
-            self._move(changed)
+        for request in {item.request: None for item in work if item.is_prompt}:
+            self._residents.computed(request)
+        if self._settling.changed:
+            self._move(self._settling.changed)
         return events
 
     def _move(self, changed: list[tuple[Request, list[Move]]]) -> None:
-        self._moving = [request for request, _ in changed]
+        """Give slots the keys that sequences go on from, and take those of ended texts away."""
+        self._forward.forget()
         self._residents.move([move for _, moves in changed for move in moves])
-        self._moving = []
+        self._settling.changed = []
         for request, _ in changed:
             gone = [c for c in request.group.members if c not in request.group.live]
             self._residents.leave(request, gone)
@@ -282,10 +296,13 @@ class Engine:
         self._forward.forget()
         self._settling.forget()
         taking, self._settling.taking = self._settling.taking, None
-        if taking is not None and not taking.finished:
+        moved = [request for request, _ in self._settling.changed]
+        self._settling.changed = []
+        for request in moved if taking is None else [*moved, taking]:
+            for continuation in request.group.members:
+                continuation.num_computed = 0  # its slot may hold another's keys
+        if taking is not None:
             self._end(taking, RuntimeError("an exception came while its tokens were taken"))
         running = [request for request in self.scheduler.running if not request.finished]
-        moved = [c for request in self._moving for c in request.group.members]
-        self._residents.mend([c for request in running for c in request.group.live], moved)
-        self._moving = []
+        self._residents.mend([c for request in running for c in request.group.live])
         self._is_whole = True

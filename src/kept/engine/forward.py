@@ -24,6 +24,16 @@ class Forward:
         """Whether the last pass gave every sequence one token, and none has come or gone since."""
         return self._last is not None
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the next pass, if it is like the last, is a single call."""
+        return self._repeated is not None and self._repeated.room > 0
+
+    @property
+    def num_sequences(self) -> int:
+        """Of the last pass, if the next may be like it."""
+        return 0 if self._last is None else len(self._last[0])
+
     def forget(self) -> None:
         """Prepare the next pass anew: sequences have come, gone or moved."""
         self._last = self._repeated = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappush
 
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
 from kept.engine.group import Move
 from kept.engine.holds import Hold
+from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.engine.scheduler import Scheduler
 from kept.errors import CacheError
@@ -40,24 +41,22 @@ class Residents:
                 self._seat(continuation, continuation.num_computed)
         return True
 
-    def make_room(self, work: Sequence[Request], scheduler: Scheduler) -> list[Request]:
-        """See to it that the sequences of these requests can take the tokens of the next pass;
-        returns requests that have to be parked for that."""
-        return []
+    def make_room(
+        self, work: Sequence[Work], scheduler: Scheduler, park: Callable[[Request], None]
+    ) -> None:
+        """See to it that the next pass can store its tokens; `park` is called with requests that
+        have to make room, whose continuations have no slot then."""
 
-    def can_take_ahead(self, count: int) -> bool:
-        """Whether so many sequences may take room ahead without anybody being parked."""
-        return True
+    def take_ahead(self, count: int) -> None:
+        """See to it, if nobody is to be parked for it, that so many sequences can take room for
+        some tokens more than one."""
 
     def computed(self, request: Request) -> None:
-        """Note that a pass has computed tokens of a request."""
+        """Note that a pass has read some of a request's prompt."""
 
     def move(self, moves: Sequence[Move]) -> None:
         """Give every continuation that goes on from another's keys these keys, and a slot if it
-        has none. Mutates the cache and the continuations.
-
-        Raises CacheFullError, changing nothing, where a pool has no block for what they differ in.
-        """
+        has none. Mutates the cache and the continuations."""
         if self.cache is None:
             return
         new = [move.continuation for move in moves if move.continuation.slot is None]
@@ -90,29 +89,26 @@ class Residents:
             continuation.num_computed = 0
 
     def cut(self, continuation: Continuation) -> None:
-        """Have its slot keep its first `num_computed` tokens; it is none the worse if it is there."""
+        """Have its slot keep its first `num_computed` tokens; fewer tokens stay as they are."""
         if self.cache is not None and continuation.slot is not None:
             self._cut(continuation.slot, continuation.num_computed)
 
-    def mend(self, live: Iterable[Continuation], moved: Iterable[Continuation]) -> None:
-        """After an exception in a step: let slots and continuations say the same again.
-
-        live: those that run. moved: those of them whose slots may hold another's keys.
-        """
+    def mend(self, live: Iterable[Continuation]) -> None:
+        """After an exception in a step: let slots and continuations say the same again, where a slot
+        holds at least what `num_computed` says. live: those that run."""
         if self.cache is None:
             for continuation in live:
                 continuation.num_computed = 0
             return
-        going, misplaced = list(live), set(moved)
+        going = list(live)
         for slot, continuation in list(self._in.items()):
             if continuation.slot != slot or continuation not in going:
                 continuation.slot = slot
                 self._vacate(continuation)
         self._free = [slot for slot in range(self.num_slots) if slot not in self._in]
         for continuation in going:
-            if continuation in misplaced or continuation.slot is None:
-                continuation.num_computed = 0
             if continuation.slot is None:
+                continuation.num_computed = 0
                 self._seat(continuation, 0)
             self._step_back(continuation, self.cache)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 from kept.engine.continuation import Continuation
 from kept.engine.group import Draw, Drawn, Group, Move
-from kept.errors import SamplingError
 from kept.models import NextLogits
 
 
@@ -49,7 +48,7 @@ class SampleGroup(Group):
         moves = []
         for continuation, parent, found in zip(self.live, parents, drawn, strict=True):
             try:
-                if isinstance(found, SamplingError):
+                if isinstance(found, Exception):
                     raise self._named(continuation, found)
                 continuation.take(*found)
             except Exception as error:  # of this text alone: the others go on
@@ -59,8 +58,9 @@ class SampleGroup(Group):
         self.live = [move.continuation for move in moves]
         return moves
 
-    def _named(self, continuation: Continuation, error: SamplingError) -> SamplingError:
+    def _named(self, continuation: Continuation, error: Exception) -> Exception:
+        """The error with the name of its text."""
         which = f", text {continuation.index}" if len(self.results) > 1 else ""
-        named = SamplingError(f"prompt {continuation.prompt_index}{which}: {error}")
+        named = type(error)(f"prompt {continuation.prompt_index}{which}: {error}")
         named.__cause__ = error
         return named

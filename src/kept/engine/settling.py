@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from kept.engine.continuation import Continuation
@@ -25,7 +25,10 @@ class Settling:
         self._counters = counters
         # Of those whose group is not ready yet too: what a pass found, and their row of it.
         self._rows: dict[Continuation, Row] = {}
-        self.taking: Request | None = None  # whose group an exception may have left half done
+        # Whose group an exception may have left half done, and who lives on from whose keys in the
+        # groups of the step, where that changes, until the slots have these keys.
+        self.taking: Request | None = None
+        self.changed: list[tuple[Request, list[Move]]] = []
 
     def forget(self, continuations: Sequence[Continuation] | None = None) -> None:
         """Forget what was found for some continuations, None: for all."""
@@ -43,48 +46,42 @@ class Settling:
             continuation.num_computed += num_new
             continuation.usage.num_computed += num_new
 
-    def settle(
-        self, running: Sequence[Request], found: NextLogits
-    ) -> tuple[list[Event], list[tuple[Request, list[Move]]]]:
-        """Draw for every group that has all of its rows.
+    def settle(self, running: Sequence[Request], found: NextLogits) -> list[Event]:
+        """Draw for every group that has all of its rows; `changed` says whose slots have to change.
 
-        Returns events of the texts that have a token more, and who lives on from whose keys in
-        those groups where that has changed. `found` may be written to again afterwards.
+        Returns events of the texts that have a token more. `found` may be written to afterwards.
         """
         rows = self._rows
         ready = [r for r in running if r.group.live and all(c in rows for c in r.group.live)]
         draws = [request.group.draws() for request in ready]
         drawn = draw([d for each in draws for d in each], rows)
         events: list[Event] = []
-        changed: list[tuple[Request, list[Move]]] = []
         begin = 0
         for request, each in zip(ready, draws, strict=True):
             end = begin + len(each)
             before = request.group.live
-            moves = self._take(request, drawn[begin:end])
+            self._take(request, drawn[begin:end])
             begin = end
             events += [Event(request, d.continuation) for d in each]
             for continuation in before:
                 rows.pop(continuation, None)
-            if len(moves) != len(before) or any(m.continuation is not m.parent for m in moves):
-                changed.append((request, moves))
         self._counters.generated_tokens += len(events)
         for continuation, (of, index) in rows.items():
             if of is found:  # the next pass may write where these lie
                 rows[continuation] = of.row(index), 0
-        return events, changed
+        return events
 
-    def _take(self, request: Request, drawn: Sequence[Drawn]) -> list[Move]:
+    def _take(self, request: Request, drawn: Sequence[Drawn]) -> None:
         self.taking = request
-        live = list(request.group.live)
-        logits: Callable[[], NextLogits] = partial(_logits_of, self._rows, live)
+        before = request.group.live
         try:
-            moves = request.group.settle(drawn, logits)
+            moves = request.group.settle(drawn, partial(_logits_of, self._rows, before))
         except Exception as error:
             request.group.fail(error)
             moves = []
+        if len(moves) != len(before) or any(m.continuation is not m.parent for m in moves):
+            self.changed.append((request, moves))
         self.taking = None
-        return moves
 
 
 def _logits_of(rows: dict[Continuation, Row], live: Sequence[Continuation]) -> NextLogits:

@@ -33,8 +33,16 @@ from kept.ops.plain import exact_products, plain_torch
 from kept.ops.program import Program
 from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
 from kept.ops.spec import AttentionSpec, HeadSpec
-from kept.ops.step_buffers import LentBuffers, Placement, RopeTables, StepBuffers, one_block_each
+from kept.ops.step_buffers import (
+    LentBuffers,
+    Placement,
+    RopeTables,
+    StepBuffers,
+    one_block_each,
+    table_of,
+)
 from kept.ops.views import (
+    BlockView,
     ContiguousView,
     CrossView,
     Group,
@@ -52,6 +60,7 @@ __all__ = [
     "KV_CODECS",
     "VALUE_CODECS",
     "AttentionSpec",
+    "BlockView",
     "Codec",
     "ContiguousView",
     "CrossView",
@@ -101,6 +110,7 @@ __all__ = [
     "soft_cap",
     "split_heads",
     "split_queries",
+    "table_of",
     "use_threads",
     "why_reference",
 ]

@@ -13,7 +13,7 @@ from kept.ops.forking import own_openmp
 from kept.ops.plain import plain_torch
 from kept.ops.program import computes_in_floats, native_shape
 from kept.ops.spec import AttentionSpec, HeadSpec
-from kept.ops.step_buffers import codec_kinds, layer_buffers, one_block_each
+from kept.ops.step_buffers import codec_kinds, layer_buffers, table_of
 from kept.ops.views import StoredView
 from kept.turns import Turn
 
@@ -91,7 +91,7 @@ class _Attention:
             tokens=None,
             positions=None,
             starts=span.starts,
-            tables=[one_block_each(span.slots)],
+            tables=[table_of(span)],
             lengths=[span.lengths],
             wanted=None,
             num_wanted=0,

@@ -13,7 +13,7 @@ from torch import Tensor
 from kept.errors import OptionError
 from kept.ops.kv_codec import KVCodec
 from kept.ops.spec import AttentionSpec
-from kept.ops.views import StoredView
+from kept.ops.views import Span, StoredView
 
 if TYPE_CHECKING:
     from kept import _native
@@ -42,7 +42,8 @@ class Placement:
 class LentBuffers:
     """The buffers of a cache's layers as kernels take them; good while these stay the same.
 
-    layouts: (L,) which of the cache's layouts each layer follows.
+    layouts: (L,) which of the cache's layouts each layer follows. generation: how often all these
+    had moved before.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class LentBuffers:
         buffers: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]],
         layouts: Sequence[int],
         sinks: Sequence[tuple[Tensor | None, Tensor | None]] | None = None,
+        generation: int = 0,
     ) -> None:
         """buffers: (L,) of keys and values, each as their codec's `parts` orders them. sinks: (L,)
         of keys and values, bf16 (slots, G, n, D); None: there are none."""
-        self.codec, self.layouts = codec, list(layouts)
+        self.codec, self.layouts, self.generation = codec, list(layouts), generation
         apart = [(None, None)] * len(buffers) if sinks is None else sinks
         self._buffers = [
             layer_buffers(keys, first_keys, values, first_values)
@@ -108,6 +110,12 @@ class RopeTables:
 def one_block_each(slots: Sequence[int]) -> NDArray[np.int32]:
     """The table (B, 1) of sequences that lie in one block each, their slot."""
     return np.array(slots, dtype=np.int32)[:, None]
+
+
+def table_of(span: Span) -> NDArray[np.int32]:
+    """(B, n) the blocks of each sequence of a span; of one in a slot that is one block, the
+    slot."""
+    return one_block_each(span.slots) if span.blocks is None else span.blocks
 
 
 def layer_buffers(

@@ -19,7 +19,9 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kept.ops.codecs import Codec
@@ -46,7 +48,8 @@ class Span:
 
     starts: (B + 1,). slots: (B,). lengths: (B,) after this step. width: S, stored entries to read.
     index: (B, S) int64 or None, see the module's drawing. window, sinks: what the cache itself
-    forgets, on top of what the layer's spec hides. memo: what layers of this step share.
+    forgets, on top of what the layer's spec hides. blocks: (B, n) in which blocks each sequence
+    lies, one after the other; None: in one, its slot. memo: what layers of this step share.
     """
 
     starts: tuple[int, ...]
@@ -57,6 +60,7 @@ class Span:
     index: Tensor | None = None
     window: int | None = None
     sinks: int = 0
+    blocks: NDArray[np.int32] | None = None
     memo: dict[object, object] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
@@ -189,6 +193,42 @@ class ContiguousView(SlotView):
 
 
 @dataclass(frozen=True, slots=True)
+class BlockView(SlotView):
+    """Each sequence's tokens in order in its blocks, of buffers (blocks, G, 64, width)."""
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """See `KVView.stored`; a copy, with zeros behind the end of each sequence."""
+        span = self.span
+        keys = self.codec.keys.read([self._gathered(x) for x in self.keys], self.head_dim)
+        values = self.codec.values.read([self._gathered(x) for x in self.values], self.value_width)
+        dtype = self.codec.dtype
+        keys = self.codec.keys.turned(keys).to(dtype)
+        values = self.codec.values.turned(values).to(dtype)
+        if min(span.lengths) == span.width:
+            return keys, values
+        # What is there may be another's, or no number, which a zero weight does not undo.
+        lengths = torch.tensor(span.lengths, dtype=torch.int64, device=keys.device)
+        entries = torch.arange(span.width, dtype=torch.int64, device=keys.device)
+        empty = (entries >= lengths[:, None])[:, None, :, None]
+        return keys.masked_fill(empty, 0), values.masked_fill(empty, 0)
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """See `KVView.dense`."""
+        return self.stored()
+
+    def _gathered(self, buffer: Tensor) -> Tensor:  # (B, G, S, width)
+        span, block = self.span, buffer.shape[2]
+        table = span.memo.get("blocks")
+        if not isinstance(table, Tensor):
+            assert span.blocks is not None
+            used = span.blocks[:, : -(-span.width // block)]
+            table = torch.from_numpy(used.astype(np.int64)).to(buffer.device)
+            span.memo["blocks"] = table
+        found = buffer[table].transpose(1, 2)  # (B, G, n, 64, width)
+        return found.flatten(2, 3)[:, :, : span.width]
+
+
+@dataclass(frozen=True, slots=True)
 class RingView(SlotView):
     """The last tokens of each sequence, wrapped around its slot."""
 
@@ -294,7 +334,7 @@ class CrossView:
         return torch.tensor(rows, dtype=torch.int64, device=self.span.device)
 
 
-StoredView = ContiguousView | RingView  # what a layer of a cache hands out
+StoredView = ContiguousView | BlockView | RingView  # what a layer of a cache hands out
 
 
 def take(buffer: Tensor, span: Span) -> Tensor:

@@ -8,7 +8,7 @@ from kept.sampling.likeliest import Likeliest, num_likeliest
 from kept.sampling.logprobs import TokenLogprob, TokenLogprobs, token_logprobs
 from kept.sampling.params import GENERATION_CONFIG, SamplingParams
 from kept.sampling.resolved import ResolvedParams
-from kept.sampling.sampler import SampledTokens, sample
+from kept.sampling.sampler import SampledTokens, sample, sample_rows
 
 __all__ = [
     "GENERATION_CONFIG",
@@ -28,6 +28,7 @@ __all__ = [
     "num_likeliest",
     "process_scores",
     "sample",
+    "sample_rows",
     "settings_of_model_config",
     "token_logprobs",
 ]

@@ -24,6 +24,16 @@ def process_scores(scores: Tensor, params: ResolvedParams, history: TokenHistory
     `scores` is (V,) fp32: the logits, or in beam search their log-softmax. Returns (V,) fp32 with
     -inf for tokens ruled out; it may be `scores` itself. All entries can be -inf.
     """
+    scores = rule_scores(scores, params, history)
+    if params.do_sample:
+        scores = _filter(scores, params)
+    if params.rules.renormalize_logits:
+        scores = scores.log_softmax(-1)
+    return scores
+
+
+def rule_scores(scores: Tensor, params: ResolvedParams, history: TokenHistory) -> Tensor:
+    """Apply the processors that come before a draw's temperature and filters, as above."""
     ruled = params.has_rules
     if ruled:
         scores = token_rules.before_penalties(scores, params, history)
@@ -37,10 +47,6 @@ def process_scores(scores: Tensor, params: ResolvedParams, history: TokenHistory
         scores = suppress(scores, params.eos_token_ids)
     if ruled:
         scores = token_rules.after_lengths(scores, params, history)
-    if params.do_sample:
-        scores = _filter(scores, params)
-    if params.rules.renormalize_logits:
-        scores = scores.log_softmax(-1)
     return scores
 
 

@@ -8,6 +8,7 @@ which were made before it, and neither the batch nor a rejected draft moves one.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,12 @@ import torch
 from torch import Tensor
 
 from kept.errors import SamplingError
+from kept.sampling.weights import Floats, places, weights_of
+
+try:
+    from kept import _native
+except ImportError:  # built without it; numpy has the same generator
+    _native = None  # type: ignore[assignment]
 
 Weights = npt.NDArray[np.float64]
 _BITS = 53  # of a float64, and of the integers every JSON reader keeps
@@ -48,6 +55,10 @@ def uniforms(key: tuple[int, int], count: int) -> Weights:
     seed, position = key
     # The position in the second word: a long run of draws counts up in the first.
     raw = np.random.Philox(key=seed, counter=position << 64).random_raw(count)
+    return _fractions(raw)
+
+
+def _fractions(raw: npt.NDArray[np.uint64]) -> Weights:
     return (raw >> np.uint64(64 - _BITS)).astype(np.float64) * np.float64(2.0**-_BITS)
 
 
@@ -64,14 +75,26 @@ def invert(weights: Weights, u: float) -> int:
     return int(min(index, last))
 
 
+def uniforms_of(keys: Sequence[tuple[int, int]]) -> Weights:
+    """Return the first of `uniforms` of each key, (n,)."""
+    if _native is None:
+        return np.array([uniforms(key, 1)[0] for key in keys], dtype=np.float64)
+    raw = _native.random_bits([seed for seed, _ in keys], [position for _, position in keys])
+    return _fractions(np.array(raw, dtype=np.uint64))
+
+
 def draw(scores: Tensor, key: tuple[int, int]) -> int:
     """Draw one token id from softmax(`scores`), scores (V,) with -inf for tokens ruled out.
 
     One uniform number is inverted through the cumulative distribution in order of token id, in
-    float64. At least one score must be finite and none NaN or +inf.
+    whole numbers (see `weights`). At least one score must be finite and none NaN or +inf.
     """
-    token_ids, weights = _weights(scores)
-    return int(token_ids[invert(weights, float(uniforms(key, 1)[0]))])
+    row: Floats = scores.detach().to(device="cpu", dtype=torch.float32).numpy()
+    token_ids = np.flatnonzero(row > -np.inf)
+    possible = row[token_ids]
+    cumulative = np.cumsum(weights_of(possible, possible.max()))
+    place = places(cumulative[-1:], uniforms(key, 1))
+    return int(token_ids[np.searchsorted(cumulative, place, side="right")[0]])
 
 
 def draw_distinct(scores: Tensor, count: int, key: tuple[int, int]) -> list[int]:

@@ -18,7 +18,7 @@ class TokenHistory:
     `append` changes it; `tokens` is a read-only view that this invalidates.
     """
 
-    __slots__ = ("_buffer", "_length", "_source", "num_prompt")
+    __slots__ = ("_buffer", "_length", "_num_marked", "_seen", "_source", "num_prompt")
 
     def __init__(
         self,
@@ -30,6 +30,8 @@ class TokenHistory:
         self._buffer: Ids = np.array(tokens, dtype=np.int64).reshape(-1)
         self._length = self.num_prompt = self._buffer.size
         self._source = None if source is None else np.array(source, dtype=np.int64)
+        self._seen: npt.NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
+        self._num_marked = 0
 
     def __len__(self) -> int:
         return self._length
@@ -45,6 +47,19 @@ class TokenHistory:
     def asked(self) -> Ids:
         """The tokens the request came with: what the encoder read, or else the prompt."""
         return self.tokens[: self.num_prompt] if self._source is None else self._source
+
+    def seen(self, vocab_size: int) -> npt.NDArray[np.bool_]:
+        """Whether each token of the vocabulary, (vocab_size,), is among these; not to be changed.
+
+        A call marks the tokens since the last one, so that a step costs no reading of all. Tokens
+        past the end of the vocabulary are passed over.
+        """
+        if self._seen.size != vocab_size:
+            self._seen, self._num_marked = np.zeros(vocab_size, dtype=np.bool_), 0
+        new = self._buffer[self._num_marked : self._length]
+        self._seen[new[new < vocab_size]] = True
+        self._num_marked = self._length
+        return self._seen
 
     @property
     def num_generated(self) -> int:

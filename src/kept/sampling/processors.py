@@ -4,13 +4,14 @@ A row is (V,) fp32: logits when one token is to be drawn, log-probabilities in b
 returns a new row (or the one it was given, where nothing changes) and mutates nothing. They equal
 the classes of `transformers.generation.logits_process` bit for bit, with two exceptions that are
 finer than transformers' own contract: of tokens tied at the edge of `top_p` the lowest ids stay
-(there, whichever an unstable sort put last), and `top_p` after another filter sums the
-probabilities of what is left, without the zeros between, which can round differently in the last
-bit.
+(there, whichever an unstable sort put last), and the edges of `top_p` and `min_p` are found from
+exact sums and from scores, not from rounded probabilities, so that a token on the very edge can
+fall to the other side.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from kept.sampling.history import Ids, TokenHistory
 from kept.sampling.resolved import ResolvedParams
+from kept.sampling.weights import Floats, num_in_nucleus, weights_of
 
 _NEVER = float("-inf")
 
@@ -85,12 +87,13 @@ def top_p(scores: Tensor, mass: float, min_tokens_to_keep: int = 1) -> Tensor:
     At least `min_tokens_to_keep` stay. Holtzman et al., 2019.
     """
     values = _sorted(scores[scores > _NEVER])
-    cumulative = values.softmax(dim=-1).cumsum(dim=-1)
-    num_removed = int((cumulative <= (1 - mass)).sum())
-    num_kept = max(values.numel() - num_removed, min_tokens_to_keep)
-    if num_kept >= values.numel():
+    if not values.size or not np.isfinite(values[0]):
         return scores
-    edge = values[-num_kept]
+    weights = weights_of(values, values[0])
+    num_kept = max(int(num_in_nucleus(weights, weights.sum(), mass)), min_tokens_to_keep)
+    if num_kept >= values.size:
+        return scores
+    edge = float(values[num_kept - 1])
     kept = scores > edge
     tied = torch.nonzero(scores == edge).squeeze(1)
     kept[tied[: num_kept - int(kept.sum())]] = True
@@ -102,10 +105,17 @@ def min_p(scores: Tensor, fraction: float, min_tokens_to_keep: int = 1) -> Tenso
 
     At least `min_tokens_to_keep` stay. Nguyen et al., 2024.
     """
-    probabilities = scores.softmax(dim=-1)
-    remove = probabilities < fraction * probabilities.amax()
-    remove[highest(probabilities, min_tokens_to_keep)] = False
+    peak = float(scores.max())
+    if fraction <= 0.0 or not math.isfinite(peak):
+        return scores
+    remove = scores < float(least_score(peak, fraction))
+    remove[highest(scores, min_tokens_to_keep)] = False
     return scores.masked_fill(remove, _NEVER)
+
+
+def least_score(peak: float, fraction: float) -> np.float32:
+    """Return the score of a token `fraction` (above 0) times as likely as one of score `peak`."""
+    return np.float32(peak + math.log(fraction))
 
 
 def highest(values: Tensor, count: int, among: Tensor | None = None) -> Tensor:
@@ -127,11 +137,9 @@ def highest(values: Tensor, count: int, among: Tensor | None = None) -> Tensor:
     return candidates[order[:count]]
 
 
-def _sorted(values: Tensor) -> Tensor:
-    """Sort `values` (n,) ascending; numpy's sort without indices is many times torch's speed."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.sort(values.detach().numpy()))
-    return torch.sort(values).values
+def _sorted(values: Tensor) -> Floats:
+    """Sort `values` (n,) descending; numpy's sort without indices is many times torch's speed."""
+    return np.sort(values.detach().cpu().numpy())[::-1]
 
 
 def index_of(token_ids: Ids, scores: Tensor) -> Tensor:

@@ -46,6 +46,29 @@ class Rules:
         """Those that are set, by name, for errors and for telling whether any is."""
         return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
 
+    @property
+    def filters_draws(self) -> bool:
+        """Whether a rule changes scores after the temperature."""
+        return (
+            self.top_h is not None
+            or self.typical_p < 1.0
+            or self.epsilon_cutoff > 0.0
+            or self.eta_cutoff > 0.0
+            or self.renormalize_logits
+        )
+
+    @property
+    def only_ban(self) -> bool:
+        """Whether all they do is to rule tokens out, before the temperature."""
+        return (
+            not self.sequence_bias
+            and self.encoder_repetition_penalty == 1.0
+            and self.forced_bos_token_id is None
+            and not self.forced_eos_token_id
+            and self.exponential_decay_length_penalty is None
+            and not self.filters_draws
+        )
+
     def token_ids(self) -> Iterable[tuple[str, int]]:
         """Every token that must be one of the vocabulary, with the rule that names it."""
         if self.forced_bos_token_id is not None:

@@ -12,17 +12,22 @@ from kept.errors import OptionError, SamplingError
 from kept.sampling.chain import process_scores
 from kept.sampling.draw import draw
 from kept.sampling.history import TokenHistory
-from kept.sampling.likeliest import Likeliest, scores_to_draw_from
+from kept.sampling.likeliest import Likeliest
 from kept.sampling.logprobs import TokenLogprobs, token_logprobs
 from kept.sampling.resolved import ResolvedParams
+from kept.sampling.together import Rows, choose_together
 
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """The next token of each row, and its log-probabilities where the row asked for them."""
+    """The next token of each row, and its log-probabilities where the row asked for them.
+
+    errors: of each row why it has none, or None. Such a row's token is -1.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs | None, ...]
+    errors: tuple[SamplingError | OptionError | None, ...] = ()
 
 
 def sample(
@@ -33,15 +38,32 @@ def sample(
     best: Sequence[tuple[float, int]] | None = None,
     likeliest: Likeliest | None = None,
 ) -> SampledTokens:
-    """Choose the next token of each row.
+    """Choose the next token of each row, or raise the first row's error; see `sample_rows`."""
+    found = sample_rows(logits, params, histories, keys, best, likeliest)
+    for row, error in enumerate(found.errors):
+        if error is not None:
+            raise type(error)(f"row {row}: {error}") from error
+    return found
+
+
+def sample_rows(
+    logits: Tensor,
+    params: Sequence[ResolvedParams],
+    histories: Sequence[TokenHistory],
+    keys: Sequence[tuple[int, int]],
+    best: Sequence[tuple[float, int]] | None = None,
+    likeliest: Likeliest | None = None,
+) -> SampledTokens:
+    """Choose the next token of each row, which may be of different requests, in one pass.
 
     `logits` is (B, V) in any float dtype, not changed; `histories[b]` are the tokens of row b so
     far, prompt first; `keys[b]` is (seed, position), which alone decides row b's random number. A
     row's token depends on nothing in the other rows. `num_beams` is not looked at: beam search
     calls `process_scores` itself. `best`, where it is known, holds each row's largest logit (NaN if
-    any is) and the first token that has it; `likeliest` the largest few, which spare some requests
-    the reading of whole rows and change no token. Raises `SamplingError` on NaN or +inf logits and
-    where no token is possible; `OptionError` where the arguments do not fit each other.
+    any is) and the first token that has it; `likeliest` the largest few, which spare most requests
+    the reading of whole rows and change no token. Logits of NaN or +inf, and a row of which no
+    token is possible, are a `SamplingError` of that row; more `logprobs` than tokens an
+    `OptionError`. Raises `OptionError` where the arguments do not fit each other.
     """
     _check_shapes(logits, params, histories, keys)
     if not params:
@@ -51,35 +73,40 @@ def sample(
         # (B,), (B,): the first among equals; NaN if any is NaN
         found, first = logits.max(dim=-1)
         best = list(zip(found.tolist(), first.tolist(), strict=True))
-    _check_peaks([peak for peak, _ in best])
-    token_ids = [token for _, token in best]
+    errors: list[SamplingError | OptionError | None] = [_peak_error(peak) for peak, _ in best]
+    wanted = [
+        row
+        for row, options in enumerate(params)
+        if errors[row] is None and not options.is_plain_greedy
+    ]
+    rows = Rows(logits, params, histories, keys, [peak for peak, _ in best])
+    chosen = choose_together(rows, wanted, likeliest) if wanted else {}
+    token_ids = [
+        token if error is None else -1 for (_, token), error in zip(best, errors, strict=True)
+    ]
     logprobs: list[TokenLogprobs | None] = [None] * len(params)
     for row, options in enumerate(params):
-        few = None if likeliest is None else (likeliest.logits[row], likeliest.tokens[row])
-        if not options.is_plain_greedy:
-            token_ids[row] = _choose(logits[row], options, histories[row], keys[row], few)
-        if options.logprobs is not None:
-            tokens = None if few is None else few[1]
-            logprobs[row] = token_logprobs(logits[row], token_ids[row], options.logprobs, tokens)
-    return SampledTokens(tuple(token_ids), tuple(logprobs))
+        if errors[row] is not None or (options.is_plain_greedy and options.logprobs is None):
+            continue
+        try:
+            if not options.is_plain_greedy:
+                token_ids[row] = chosen[row] if row in chosen else _choose(rows, row)
+            if options.logprobs is not None:
+                few = None if likeliest is None else likeliest.tokens[row]
+                logprobs[row] = token_logprobs(logits[row], token_ids[row], options.logprobs, few)
+        except (SamplingError, OptionError) as error:
+            errors[row], token_ids[row] = error, -1
+    return SampledTokens(tuple(token_ids), tuple(logprobs), tuple(errors))
 
 
-def _choose(
-    logits: Tensor,
-    options: ResolvedParams,
-    history: TokenHistory,
-    key: tuple[int, int],
-    few: tuple[Tensor, Tensor] | None,
-) -> int:
-    found = None if few is None else scores_to_draw_from(*few, options, history)
-    if found is not None:
-        scores, tokens = found
-        return int(tokens[draw(scores, key)])
-    scores = process_scores(logits.float(), options, history)
+def _choose(rows: Rows, row: int) -> int:
+    """What all the ways together must come to: the whole row, one processor after the other."""
+    options = rows.params[row]
+    scores = process_scores(rows.logits[row].float(), options, rows.histories[row])
     peak, likeliest = scores.max(dim=-1)
     if not math.isfinite(float(peak)):
         raise SamplingError(_explain_no_choice(float(peak), options))
-    return draw(scores, key) if options.do_sample else int(likeliest)
+    return draw(scores, rows.keys[row]) if options.do_sample else int(likeliest)
 
 
 def _explain_no_choice(peak: float, options: ResolvedParams) -> str:
@@ -98,17 +125,16 @@ def _explain_no_choice(peak: float, options: ResolvedParams) -> str:
     return f"the scores are no longer finite after {named}; move one of them nearer to 1"
 
 
-def _check_peaks(peaks: Sequence[float]) -> None:
-    if all(map(math.isfinite, peaks)):
-        return
-    row, peak = next((i, p) for i, p in enumerate(peaks) if not math.isfinite(p))
+def _peak_error(peak: float) -> SamplingError | None:
+    if math.isfinite(peak):
+        return None
     if peak == -math.inf:
-        raise SamplingError(
-            f"every logit of row {row} is -inf, so no token is possible; check the model's weights"
+        return SamplingError(
+            "every logit is -inf, so no token is possible; check the model's weights"
         )
-    raise SamplingError(
-        f"the logits of row {row} hold {peak}, so no token can be chosen; check the model's "
-        "weights, or use a dtype of wider range (float32 or bfloat16)"
+    return SamplingError(
+        f"the logits hold {peak}, so no token can be chosen; check the model's weights, or use a "
+        "dtype of wider range (float32 or bfloat16)"
     )
 
 

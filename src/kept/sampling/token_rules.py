@@ -24,10 +24,21 @@ def biased(scores: Tensor, biases: Biases, tokens: Ids) -> Tensor:
     """Add each bias to the last token of its sequence, where `tokens` end in those before it."""
     bias = torch.zeros_like(scores)
     for sequence, value in biases:
-        size = len(sequence) - 1
-        if size == 0 or (size <= tokens.size and tuple(tokens[-size:].tolist()) == sequence[:-1]):
+        if _is_begun(sequence, tokens):
             bias[sequence[-1]] += value
     return scores + bias
+
+
+def bad_word_ends(params: ResolvedParams, history: TokenHistory) -> list[int]:
+    """The tokens that would complete a sequence of `bad_words_ids`, but for ends of a text."""
+    ends = params.eos_token_ids
+    words = (ids for ids in params.rules.bad_words_ids if len(ids) > 1 or ids[0] not in ends)
+    return [ids[-1] for ids in words if _is_begun(ids, history.tokens)]
+
+
+def _is_begun(sequence: tuple[int, ...], tokens: Ids) -> bool:
+    size = len(sequence) - 1
+    return size == 0 or (size <= tokens.size and tuple(tokens[-size:].tolist()) == sequence[:-1])
 
 
 def encoder_repetition_penalty(scores: Tensor, asked: Ids, penalty: float) -> Tensor:
@@ -138,9 +149,7 @@ def before_lengths(scores: Tensor, params: ResolvedParams, history: TokenHistory
     if size := rules.encoder_no_repeat_ngram_size:
         scores = suppress(scores, encoder_ngram_ends(history.asked, history.tokens, size))
     if rules.bad_words_ids:
-        ends = params.eos_token_ids
-        words = (ids for ids in rules.bad_words_ids if len(ids) > 1 or ids[0] not in ends)
-        scores = biased(scores, tuple((ids, _NEVER) for ids in words), history.tokens)
+        scores = suppress(scores, bad_word_ends(params, history))
     return scores
 
 
@@ -157,12 +166,15 @@ def after_lengths(scores: Tensor, params: ResolvedParams, history: TokenHistory)
             scores = decayed(scores, params.eos_token_ids, factor, num_past)
     if rules.suppress_tokens:
         scores = suppress(scores, rules.suppress_tokens)
-    if rules.begin_suppress_tokens:
-        # A forced first token is not the beginning that is meant.
-        forced_first = prompt == 1 and rules.forced_bos_token_id is not None
-        if length == prompt + forced_first:
-            scores = suppress(scores, rules.begin_suppress_tokens)
+    if rules.begin_suppress_tokens and begins(params, history):
+        scores = suppress(scores, rules.begin_suppress_tokens)
     return scores
+
+
+def begins(params: ResolvedParams, history: TokenHistory) -> bool:
+    """Whether the next token is the first; a forced one is not the first that is meant."""
+    forced_first = history.num_prompt == 1 and params.rules.forced_bos_token_id is not None
+    return len(history) == history.num_prompt + forced_first
 
 
 def of_draws(scores: Tensor, params: ResolvedParams) -> Tensor:

@@ -180,14 +180,14 @@ def test_nan_and_infinity_are_refused(options: dict[str, Any], bad: float) -> No
     logits = _logits(3)
     logits[1, 7] = bad
     params = [_params(), _params(**options), _params()]
-    with pytest.raises(SamplingError, match=f"logits of row 1 hold {bad}"):
+    with pytest.raises(SamplingError, match=f"row 1: the logits hold {bad}"):
         sample(logits, params, [TokenHistory([1])] * 3, [Key(0, 1)] * 3)
 
 
 def test_a_row_without_possible_tokens_is_refused() -> None:
     logits = _logits(2)
     logits[1] = -INF
-    with pytest.raises(SamplingError, match="every logit of row 1 is -inf"):
+    with pytest.raises(SamplingError, match="row 1: every logit is -inf"):
         sample(logits, [_params()] * 2, [HISTORY] * 2, [Key(0, 1)] * 2)
 
 

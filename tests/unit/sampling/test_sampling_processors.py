@@ -210,6 +210,18 @@ def test_highest_orders_equals_by_index() -> None:
     assert p.highest(values, 99).tolist() == [1, 3, 2, 4, 5, 0]
 
 
+def test_history_marks_what_it_has_seen() -> None:
+    history = TokenHistory([5, 6, 9])
+    assert np.flatnonzero(history.seen(8)).tolist() == [5, 6]
+    for token in (5, 7, 8):
+        history.append(token)
+    fork = history.fork()
+    fork.append(1)
+    assert np.flatnonzero(history.seen(8)).tolist() == [5, 6, 7]
+    assert np.flatnonzero(fork.seen(10)).tolist() == [1, 5, 6, 7, 8, 9]
+    assert np.flatnonzero(history.seen(10)).tolist() == [5, 6, 7, 8, 9]
+
+
 def test_history_grows_and_forks() -> None:
     history = TokenHistory(torch.tensor([5, 6]))
     for token in range(200):

@@ -1,0 +1,300 @@
+"""Tokens in blocks of 64, of which each slot has a table.
+
+    slot 0, 150 tokens     blocks 4 0 7      token 140 is entry 12 of block 7
+    slot 1, 130 tokens     blocks 4 0 2      the first 128 tokens are the same as those of slot 0
+
+Who shares a block with somebody else freezes the tokens that both have: they are never written
+again, not even when the other has gone. Behind them one of its holders may go on, and keeps that
+right to itself (`Table.appends`); the others copy a block that is not full before they write to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kept.blocks import BLOCK, Block
+from kept.cache.block_memory import BlockMemory
+from kept.cache.layout import (
+    ContiguousLayout,
+    Copies,
+    Layout,
+    Plan,
+    Relayout,
+    Writes,
+    grown,
+    lengths_after,
+)
+from kept.errors import CacheFullError
+from kept.ops import Placement, Span
+
+AHEAD = BLOCK  # tokens more that a lease has room for
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """The blocks of a slot, in the order of its tokens, and those that it has room in.
+
+    appends: whether tokens may be written behind the frozen ones of a block that is not full. ids:
+    the blocks' numbers, int32.
+    """
+
+    blocks: tuple[Block, ...]
+    appends: bool
+    ids: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Block], appends: bool) -> Table:
+        """A table of these blocks."""
+        ids = np.fromiter((block.id for block in blocks), np.int32, len(blocks))
+        return cls(tuple(blocks), appends, ids)
+
+    def first(self, num_tokens: int) -> Table:
+        """With the blocks that so many tokens lie in."""
+        count = -(-num_tokens // BLOCK)
+        if count >= len(self.blocks):
+            return self
+        return Table(self.blocks[:count], self.appends, self.ids[:count])
+
+    def takes(self, token: int) -> bool:
+        """Whether this token may be written to where it belongs, the first of a block aside."""
+        index, entry = divmod(token, BLOCK)
+        return not entry or (self.appends and self.blocks[index].frozen <= entry)
+
+    def shared(self, num_tokens: int) -> Table:
+        """For somebody else, with the same tokens, which are frozen from now on."""
+        found, part = self.first(num_tokens), num_tokens % BLOCK
+        for block in found.blocks[: num_tokens // BLOCK]:
+            block.freeze(BLOCK)
+        if part:
+            found.blocks[-1].freeze(part)
+        return Table(found.blocks, False, found.ids)
+
+
+EMPTY = Table.of((), True)
+
+
+class BlockLayout(Layout):
+    """A table of blocks for each slot. A block that nobody's table holds any more is free.
+
+    memory: where the blocks lie. tables: (slots,).
+    """
+
+    def __init__(self, memory: BlockMemory, tables: Sequence[Table]) -> None:
+        super().__init__(len(tables), BLOCK)
+        self.memory, self.tables = memory, tuple(tables)
+        self._joined: tuple[tuple[int, ...], NDArray[np.int32]] | None = None
+
+    @classmethod
+    def empty(cls, memory: BlockMemory, num_slots: int) -> BlockLayout:
+        """Slots without a token."""
+        return cls(memory, (EMPTY,) * num_slots)
+
+    @classmethod
+    def filled(cls, memory: BlockMemory, lengths: Sequence[int]) -> BlockLayout:
+        """Slots with blocks for so many tokens each. Raises CacheFullError where there are fewer
+        blocks."""
+        return cls.empty(memory, len(lengths)).extended(range(len(lengths)), None, lengths)[0]
+
+    def _with(self, tables: Sequence[Table]) -> BlockLayout:
+        twin = copy(self)
+        twin.tables, twin.num_slots, twin._joined = tuple(tables), len(tables), None
+        return twin
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks in the tables, each counted once."""
+        return len({block for table in self.tables for block in table.blocks})
+
+    @property
+    def traits(self) -> dict[str, object]:
+        """See `Layout.traits`: tokens are treated as they are in one run each."""
+        return {"layout": "contiguous", "max_length": None}
+
+    @property
+    def placement(self) -> Placement:
+        """See `Layout.placement`."""
+        return Placement(ring=False, block=BLOCK)
+
+    def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """Nothing grows; `plan` takes the blocks."""
+
+    def relaid(self, change: Relayout) -> BlockLayout:
+        """See `Layout.relaid`."""
+        return self
+
+    def widened(self, capacity: int) -> Relayout:
+        """See `Layout.widened`."""
+        return Relayout(BLOCK)
+
+    def check_room(self, num_slots: int, count: int) -> None:
+        """See `Layout.check_room`."""
+        needed = num_slots * -(-count // BLOCK)
+        if needed > self.memory.pool.num_free:
+            self.memory.take(needed)  # raises
+
+    def extended(
+        self, slots: Sequence[int], begins: Sequence[int] | None, ends: Sequence[int]
+    ) -> tuple[BlockLayout, Copies]:
+        """With room for tokens from `begins` to `ends` of some slots, None: from the first on; and
+        the blocks that are to be copied before these are written.
+
+        Raises CacheFullError, changing nothing, where there are too few blocks.
+        """
+        changes: list[tuple[int, int | None, int]] = []
+        for slot, begin, end in zip(slots, begins or [0] * len(ends), ends, strict=True):
+            table = self.tables[slot]
+            copied = None if begin == end or table.takes(begin) else begin // BLOCK
+            missing = -(-end // BLOCK) - len(table.blocks)
+            if copied is not None or missing > 0:
+                changes.append((slot, copied, max(missing, 0)))
+        if not changes:
+            return self, ()
+        count = sum(missing + (copied is not None) for _, copied, missing in changes)
+        new, tables, copies = iter(self.memory.take(count)), list(self.tables), []
+        for slot, copied, missing in changes:
+            blocks = list(tables[slot].blocks)
+            if copied is not None:
+                old, blocks[copied] = blocks[copied], next(new)
+                copies.append((old.id, blocks[copied].id))
+            blocks += (next(new) for _ in range(missing))
+            tables[slot] = Table.of(blocks, True)
+        return self._with(tables), copies
+
+    def plan(
+        self,
+        starts: tuple[int, ...],
+        slots: tuple[int, ...],
+        lengths: Sequence[int],
+        device: torch.device,
+    ) -> Plan:
+        """See `Layout.plan`; raises CacheFullError where there are too few blocks."""
+        after, copies = self.extended(slots, lengths, lengths_after(starts, lengths))
+        span, writes = after._placed(starts, slots, lengths, device)
+        return Plan(span, writes, after=after, copies=copies)
+
+    def planned(
+        self,
+        starts: tuple[int, ...],
+        slots: tuple[int, ...],
+        lengths: Sequence[int],
+        device: torch.device,
+    ) -> Plan:
+        """See `Layout.planned`."""
+        return Plan(*self._placed(starts, slots, lengths, device))
+
+    def _placed(
+        self,
+        starts: tuple[int, ...],
+        slots: tuple[int, ...],
+        lengths: Sequence[int],
+        device: torch.device,
+    ) -> tuple[Span, Writes]:
+        after = lengths_after(starts, lengths)
+        table = self.table_of(slots)
+        span = Span(starts, slots, after, max(after), device, blocks=table)
+
+        def rows() -> tuple[Tensor, Tensor]:
+            counts = np.diff(starts)
+            sequence = np.repeat(np.arange(len(slots)), counts)
+            first = np.asarray(lengths) - np.asarray(starts[:-1])
+            tokens = np.arange(starts[-1]) + first[sequence]
+            found = table[sequence, tokens // BLOCK].astype(np.int64), tokens % BLOCK
+            blocks, entries = (torch.as_tensor(x, device="cpu").to(device) for x in found)
+            return blocks, entries
+
+        begin, end = divmod(lengths[0], BLOCK), after[0]
+        if len(slots) == 1 and begin[1] + starts[-1] <= BLOCK and end > lengths[0]:
+            return span, Writes((int(table[0, begin[0]]), 1, begin[1], starts[-1]))
+        return span, Writes(None, rows)
+
+    def table_of(self, slots: tuple[int, ...]) -> NDArray[np.int32]:
+        """(B, n) the blocks of some slots, shorter ones filled up with block 0."""
+        joined = self._joined
+        if joined is not None and joined[0] == slots:
+            return joined[1]
+        rows = [self.tables[slot].ids for slot in slots]
+        found = np.zeros((len(rows), max(1, *map(len, rows))), dtype=np.int32)
+        for into, ids in zip(found, rows, strict=True):
+            into[: len(ids)] = ids
+        self._joined = slots, found
+        return found
+
+    def committed(self, plan: Plan) -> tuple[Layout, None]:
+        """See `Layout.committed`."""
+        return plan.after or self, None
+
+    def ahead(self, slots: Sequence[int], lengths: Sequence[int]) -> tuple[BlockLayout, Copies]:
+        """See `Layout.ahead`."""
+        for room in (AHEAD, 1):
+            try:
+                return self.extended(slots, lengths, [length + room for length in lengths])
+            except CacheFullError:
+                continue
+        return self, ()
+
+    def room(self, slots: Sequence[int], lengths: Sequence[int]) -> int:
+        """See `Layout.room`."""
+        tables = [self.tables[slot] for slot in slots]
+        pairs = list(zip(tables, lengths, strict=True))
+        if not all(table.takes(length) for table, length in pairs):
+            return 0
+        return min(len(table.blocks) * BLOCK - length for table, length in pairs)
+
+    def check_truncate(self, slot: int, length: int, before: int) -> None:
+        """Any length can be gone back to."""
+
+    def truncated(self, cuts: Sequence[tuple[int, int]]) -> BlockLayout:
+        """See `Layout.truncated`."""
+        tables = list(self.tables)
+        for slot, length in cuts:
+            tables[slot] = tables[slot].first(length)
+        same = all(a is b for a, b in zip(tables, self.tables, strict=True))
+        return self if same else self._with(tables)
+
+    def selected(self, indices: Sequence[int], lengths: Sequence[int]) -> BlockLayout:
+        """See `Layout.selected`. Of slots that become the same one may go on as it is."""
+        tables, seen = [], set[int]()
+        for slot in indices:
+            table = self.tables[slot]
+            tables.append(table.shared(lengths[slot]) if slot in seen else table)
+            seen.add(slot)
+        return self._with(tables)
+
+    def with_table(self, slot: int, table: Table) -> BlockLayout:
+        """With another table of one slot."""
+        return self._with((*self.tables[:slot], table, *self.tables[slot + 1 :]))
+
+    def fork(self, lengths: Sequence[int]) -> BlockLayout:
+        """See `Layout.fork`; this one may go on in blocks that are not full, the copy may not."""
+        return self._with([x.shared(n) for x, n in zip(self.tables, lengths, strict=True)])
+
+    def joined(self, other: Layout) -> BlockLayout:
+        """See `Layout.joined`."""
+        assert isinstance(other, BlockLayout)
+        return self._with(self.tables + other.tables)
+
+    def entries_from(self, slot: int, begin: int, end: int) -> list[int]:
+        """See `Layout.entries_from`: entry e of block b is number 64 b + e."""
+        tokens = np.arange(begin, end)
+        ids = self.tables[slot].ids.astype(np.int64)
+        found: list[int] = (ids[tokens // BLOCK] * BLOCK + tokens % BLOCK).tolist()
+        return found
+
+    def entries(self, slot: int, begin: int, end: int) -> list[int]:
+        """See `Layout.entries`."""
+        return self.entries_from(slot, begin, end)
+
+
+def in_runs(layout: Layout, lengths: Sequence[int]) -> Layout:
+    """How slots of so many tokens would lie in one run each, if they lie in blocks."""
+    if not isinstance(layout, BlockLayout):
+        return layout
+    longest = max(lengths)
+    return ContiguousLayout(len(lengths), grown(longest) if longest else 0)

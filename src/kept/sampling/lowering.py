@@ -1,0 +1,76 @@
+"""What penalties and bans do to a row's few likeliest tokens: none of it makes a token likelier.
+
+So a token that is not among them stays below the last of them, and what they decide above that is
+what the whole row would. Rules that may raise a token are not done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from kept.sampling.history import Ids, TokenHistory
+from kept.sampling.processors import repeated_ngram_ends, suppresses_ends
+from kept.sampling.resolved import ResolvedParams
+from kept.sampling.token_rules import bad_word_ends, begins, encoder_ngram_ends
+from kept.sampling.weights import Floats
+
+
+def only_lowers(params: ResolvedParams) -> bool:
+    """Whether nothing before the temperature can make any token of any row likelier."""
+    return params.repetition_penalty >= 1.0 and (not params.has_rules or params.rules.only_ban)
+
+
+def lowered(
+    logits: Floats,
+    tokens: Ids,
+    params: Sequence[ResolvedParams],
+    histories: Sequence[TokenHistory],
+    vocab_size: int,
+) -> Floats:
+    """Return what `rule_scores` makes of the logits (R, K) fp32 of these tokens (R, K).
+
+    Each row is of a request that `only_lowers`. It may be `logits` itself, which is not changed.
+    """
+    penalties = np.array([options.repetition_penalty for options in params], dtype=np.float32)
+    penalised = np.flatnonzero(penalties != 1.0).tolist()
+    if penalised:
+        seen = np.zeros(logits.shape, dtype=np.bool_)
+        for row in penalised:
+            seen[row] = histories[row].seen(vocab_size)[tokens[row]]
+        factors = penalties[:, None]
+        lower = np.where(logits < 0, logits * factors, logits / factors)
+        logits = np.where(seen, lower, logits)
+    banned = [
+        _is_banned(tokens[row], options, history) if options.has_penalties else None
+        for row, (options, history) in enumerate(zip(params, histories, strict=True))
+    ]
+    if any(found is not None for found in banned):
+        logits = logits.copy()
+        for row, found in enumerate(banned):
+            if found is not None:
+                logits[row, found] = -np.inf
+    return logits
+
+
+def _is_banned(
+    tokens: Ids, params: ResolvedParams, history: TokenHistory
+) -> npt.NDArray[np.bool_] | None:
+    """Which of these tokens (K,) are ruled out; None: nothing is."""
+    ids: list[int] = []
+    if params.no_repeat_ngram_size > 0:
+        ids += repeated_ngram_ends(history.tokens, params.no_repeat_ngram_size).tolist()
+    if suppresses_ends(params, history):
+        ids += params.eos_token_ids
+    if params.has_rules:
+        rules = params.rules
+        ids += rules.suppress_tokens
+        if rules.begin_suppress_tokens and begins(params, history):
+            ids += rules.begin_suppress_tokens
+        if rules.bad_words_ids:
+            ids += bad_word_ends(params, history)
+        if size := rules.encoder_no_repeat_ngram_size:
+            ids += encoder_ngram_ends(history.asked, history.tokens, size).tolist()
+    return np.isin(tokens, np.array(ids, dtype=np.int64)) if ids else None

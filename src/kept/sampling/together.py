@@ -1,0 +1,116 @@
+"""The rows of a step that need no reading by themselves: their tokens are chosen together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from torch import Tensor
+
+from kept.sampling.chain import rule_scores
+from kept.sampling.draw import uniforms_of
+from kept.sampling.few import choose, few_scores, needs_total
+from kept.sampling.history import TokenHistory
+from kept.sampling.likeliest import Likeliest, can_be_chosen_from
+from kept.sampling.resolved import ResolvedParams
+from kept.sampling.weights import Floats, sums_of_chunks
+from kept.sampling.whole import draw_from_rows
+
+_MAX_VOCABULARY: Final = 1 << 20  # of weights up to 2**42, whose sum is then no more than 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of a step: logits (B, V), and of each row params, history, (seed, position), and its
+    largest logit, which is finite."""
+
+    logits: Tensor
+    params: Sequence[ResolvedParams]
+    histories: Sequence[TokenHistory]
+    keys: Sequence[tuple[int, int]]
+    peaks: Sequence[float]
+
+
+def choose_together(
+    rows: Rows, wanted: Sequence[int], likeliest: Likeliest | None
+) -> dict[int, int]:
+    """Return the tokens of those rows of `wanted` for which it is not the slow way that decides.
+
+    Each is the token that `process_scores` and `draw` would choose. Rows that are missing are to be
+    read one by one.
+    """
+    if rows.logits.device.type != "cpu" or rows.logits.shape[1] > _MAX_VOCABULARY:
+        return {}
+    params = rows.params
+    few = [row for row in wanted if likeliest is not None and can_be_chosen_from(params[row])]
+    found = {} if likeliest is None or not few else _choose_from_few(rows, few, likeliest)
+    whole = [row for row in wanted if _only_sums(params[row])]
+    return found | _choose_from_sums(rows, whole)
+
+
+def _choose_from_few(rows: Rows, wanted: list[int], likeliest: Likeliest) -> dict[int, int]:
+    params = [rows.params[row] for row in wanted]
+    histories = [rows.histories[row] for row in wanted]
+    vocab_size = rows.logits.shape[1]
+    logits, tokens = likeliest.logits.numpy(), likeliest.tokens.numpy()
+    if len(wanted) < len(logits):
+        logits, tokens = logits[wanted], tokens[wanted]
+    few = few_scores(logits, tokens, params, histories, vocab_size)
+    totals = np.zeros(len(wanted), dtype=np.int64)
+    at = [i for i, p in enumerate(params) if needs_total(p) and few.num_sure[i] > 0]
+    if at:
+        sums = sums_of_chunks(
+            [_ruled(rows, wanted[i]) for i in at],
+            few.scores[at, 0].tolist(),
+            [params[i].temperature for i in at],
+        )
+        totals[at] = sums.sum(axis=1)
+    uniform = uniforms_of([rows.keys[row] for row in wanted])
+    chosen, decided = choose(few, totals, uniform)
+    pairs = zip(wanted, chosen.tolist(), decided.tolist(), strict=True)
+    return {row: token for row, token, is_certain in pairs if is_certain}
+
+
+def _only_sums(params: ResolvedParams) -> bool:
+    """Whether a draw needs nothing of a row but the sums of its weights."""
+    return (
+        params.do_sample
+        and params.top_k == 0
+        and params.top_p == 1.0
+        and params.min_p == 0.0
+        and not (params.has_rules and params.rules.filters_draws)
+    )
+
+
+def _choose_from_sums(rows: Rows, wanted: list[int]) -> dict[int, int]:
+    scores: list[Floats] = []
+    peaks: list[float] = []
+    drawn: list[int] = []
+    for row in wanted:
+        ruled = _ruled(rows, row)
+        peak = float(ruled.max()) if rows.params[row].has_penalties else rows.peaks[row]
+        with np.errstate(all="ignore"):
+            peak = float(np.float32(peak) / np.float32(rows.params[row].temperature))
+        if math.isfinite(peak):
+            drawn.append(row)
+            scores.append(ruled)
+            peaks.append(peak)
+    if not drawn:
+        return {}
+    temperatures = [rows.params[row].temperature for row in drawn]
+    sums = sums_of_chunks(scores, peaks, temperatures)
+    uniform = uniforms_of([rows.keys[row] for row in drawn])
+    tokens = draw_from_rows(scores, peaks, temperatures, sums, uniform)
+    return dict(zip(drawn, tokens.tolist(), strict=True))
+
+
+def _ruled(rows: Rows, row: int) -> Floats:
+    """The scores (V,) of a row before temperature and filters, in one piece."""
+    scores = rows.logits[row].float()
+    if rows.params[row].has_penalties:
+        scores = rule_scores(scores, rows.params[row], rows.histories[row])
+    found: Floats = scores.contiguous().numpy()
+    return found
