@@ -96,16 +96,18 @@ class Costs:
     def decode_step(self, lengths: Sequence[int]) -> Work:
         """Of a step that draws a token for each sequence; lengths: tokens each attends, itself
         included."""
-        rows = len(lengths)
-        matrices = rows * (self.block_elements + self.head_elements)
-        attention = sum(self._attention(n - 1, n) for n in lengths)
-        return Work(self.weight_bytes, sum(map(self.kv_bytes, lengths)), 2 * (matrices + attention))
+        operations = sum(self.operations(n - 1, n, num_logits=1) for n in lengths)
+        return Work(self.weight_bytes, sum(map(self.kv_bytes, lengths)), operations)
 
     def prompt(self, length: int, batch: int = 1) -> Work:
         """Of reading `batch` prompts for their last tokens' logits, as if in a single pass."""
-        matrices = self.block_elements * length + self.head_elements
-        operations = 2 * batch * (matrices + self._attention(0, length))
+        operations = batch * self.operations(0, length, num_logits=1)
         return Work(self.weight_bytes, batch * self.kv_bytes(length), operations)
+
+    def operations(self, past: int, length: int, num_logits: int) -> int:
+        """Of the tokens of a sequence from `past` to `length`, and the logits behind so many."""
+        matrices = (length - past) * self.block_elements + num_logits * self.head_elements
+        return 2 * (matrices + self._attention(past, length))
 
     def kv_bytes(self, length: int) -> int:
         """Bytes of the keys and values that a token attends at this length, windows considered."""

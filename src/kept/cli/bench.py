@@ -18,6 +18,7 @@ from kept.cli.bench_files import (
 )
 from kept.cli.bench_kernels import kernels
 from kept.cli.bench_quality import quality
+from kept.cli.bench_serve import serve
 from kept.cli.bench_speed import decode, prefill
 from kept.cli.grouped import grouped
 from kept.interrupt import INTERRUPTED
@@ -37,6 +38,7 @@ bench_app.command("decode")(grouped(decode))
 bench_app.command("prefill")(grouped(prefill))
 bench_app.command("kernels")(kernels)
 bench_app.command("quality")(quality)
+bench_app.command("serve")(grouped(serve))
 
 
 @bench_app.command("cache")

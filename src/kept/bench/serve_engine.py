@@ -1,0 +1,105 @@
+"""kept's own engine as a server of requests: greedy, of exactly as many tokens as are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kept.bench.serve_record import Drawn, Ended, Given, Load, ServeSettings
+from kept.bench.serve_work import Arrival
+from kept.bench.subject import Subject
+from kept.cache import make_cache
+from kept.engine import ContextRule, Continuation, Engine, Request, SampleGroup
+from kept.sampling import ResolvedParams, SamplingParams, TokenHistory
+
+
+class EngineServer:
+    """See `Server`."""
+
+    def __init__(self, engine: Engine) -> None:
+        """engine: it should have no other requests."""
+        self._engine = engine
+        self._requests: dict[int, Request] = {}
+        self._indices: dict[Request, int] = {}
+
+    @classmethod
+    def of(cls, subject: Subject, settings: ServeSettings) -> EngineServer:
+        """One over a cache of its own, which holds everything as long as there is room.
+
+        Raises OptionError or CacheFullError for a cache that cannot be had.
+        """
+        model = subject.model
+        cache = make_cache(
+            model.kv_shapes,
+            "dynamic",
+            num_slots=settings.max_batch_size,
+            dtype=model.dtype,
+            kv_dtype=settings.kv_dtype,
+            device=model.device,
+        )
+        engine = Engine(model, cache, ContextRule(model.config.context))
+        engine.scheduler.passes.max_step_time = settings.max_step_time
+        return cls(engine)
+
+    @property
+    def num_blocks(self) -> int:
+        """See `Server.num_blocks`."""
+        found = self._engine.snapshot()
+        return sum(x or 0 for x in (found.free_blocks, found.findable_blocks, found.held_blocks))
+
+    @property
+    def has_work(self) -> bool:
+        """See `Server.has_work`."""
+        return self._engine.has_work
+
+    def submit(self, index: int, arrival: Arrival, prompt: Sequence[int]) -> None:
+        """See `Server.submit`."""
+        continuation = Continuation(
+            history=TokenHistory(prompt, None),
+            params=self._params(arrival.new_tokens),
+            seed=0,  # greedy: nothing is drawn
+            limit=len(prompt) + arrival.new_tokens,
+            prompt_index=index,
+            index=0,
+            tokenizer=None,
+        )
+        request = Request(SampleGroup([continuation]), tenant=arrival.tenant, interactive=True)
+        self._engine.submit(request)
+        self._requests[index], self._indices[request] = request, index
+
+    def step(self) -> list[Drawn | Ended]:
+        """See `Server.step`."""
+        found: list[Drawn | Ended] = []
+        for request, continuation in self._engine.step():
+            index = self._indices[request]
+            if continuation is None:
+                error = request.group.results[0].error
+                found.append(Ended(index, None if error is None else str(error) or repr(error)))
+            else:
+                found.append(Drawn(index, int(continuation.history.last)))
+        return found
+
+    def given(self, index: int) -> Given:
+        """See `Server.given`."""
+        completion = self._requests[index].group.results[0].completion()
+        return Given(
+            completion.queue_time,
+            completion.cached_from,
+            completion.miss_reason,
+            completion.computed_tokens,
+            completion.num_parked,
+        )
+
+    def load(self) -> Load:
+        """See `Server.load`."""
+        now = self._engine.snapshot()
+        return Load(now.running, now.waiting, now.held_blocks or 0, now.findable_blocks or 0)
+
+    def clear(self) -> None:
+        """See `Server.clear`."""
+        self._engine.end(self._indices)
+        self._requests.clear()
+        self._indices.clear()
+
+    def _params(self, new_tokens: int) -> ResolvedParams:
+        params = SamplingParams(max_new_tokens=new_tokens, do_sample=False, ignore_eos=True, seed=0)
+        return params.resolve(vocab_size=self._engine.model.config.vocab_size)
