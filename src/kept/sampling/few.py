@@ -53,7 +53,7 @@ def few_scores(
     if logits.shape[1] >= vocab_size:
         edges = np.full_like(edges, -np.inf)
     # Whether it is NaN or too large, no comparison holds.
-    fine = (scores < np.inf).all(axis=1)
+    fine: Flags = np.logical_and.reduce(scores < np.inf, axis=1)
     scores, tokens = _in_order(np.where(fine[:, None], scores, np.float32(0)), tokens)
     fine &= scores[:, 0] > -np.inf
     num_sure = np.where(fine, (scores > edges[:, None]).sum(axis=1), 0)
