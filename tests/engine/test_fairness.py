@@ -108,8 +108,9 @@ def test_new_tenants_without_end_keep_nobody_waiting() -> None:
     for found in old:
         scheduler.add(found)
     cost = 0.0
-    for number in range(4000):
+    for number in range(1500):
         scheduler.add(request(f"new {number}", 10, 2))
+        scheduler.add(request(f"newer {number}", 10, 2))
         cost += sum(item.num_new for item in step(scheduler))
         if all(found.finished for found in old):
             break
