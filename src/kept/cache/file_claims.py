@@ -10,7 +10,6 @@ from kept.cache.description import Description
 from kept.cache.evicting import EvictingLayout
 from kept.cache.layout import Layout
 from kept.cache.shape import KVShape
-from kept.cache.sinks import SINK_DTYPE
 from kept.errors import CacheError
 from kept.format import format_bytes
 from kept.machine import describe_machine
@@ -87,11 +86,7 @@ def _parts(found: Description, shape: KVShape) -> Iterator[tuple[str, Part]]:
 
 def _num_bytes(found: Description, shape: KVShape, layout: Layout) -> int:
     rows = len(found.lengths) * shape.num_kv_heads
-    sides = (found.codec.keys, shape.head_dim), (found.codec.values, shape.value_width)
-    beside = sum(width for codec, width in sides if codec.is_coded)
-    per_token = found.codec.num_bytes(shape.head_dim, shape.value_width)
-    sinks = found.unquantized_sinks * beside * SINK_DTYPE.itemsize
-    return rows * (layout.capacity * per_token + sinks)
+    return rows * layout.capacity * found.codec.num_bytes(shape.head_dim, shape.value_width)
 
 
 def _short(lengths: Sequence[int]) -> str:

@@ -6,9 +6,6 @@
     tensors     layers.0.keys.codes      (G, N, width) the tokens of all slots, one after the other,
                 layers.0.keys.scales     in the order of their entries; no spare capacity
                 ...
-                layers.0.sinks.keys      (G, N, D) the first tokens of all slots, where they are
-                layers.0.sinks.values    held beside their codes, see `sinks.py`
-                ...
                 layouts.1.held           (slots, capacity) a ring's labels, see `ring.py`
                 layers.0.held            (slots, G, budget) the tokens of an evicting layer
                 layers.0.queries         what an evicting layer that looks at queries keeps of
@@ -67,9 +64,6 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
     file = _writable(path)
     _check_fingerprint(fingerprint)
     tensors = {name: _gathered(buffer, cache, layout) for name, layout, buffer in _buffers(cache)}
-    for name, buffer in _sinks(cache):
-        firsts = (buffer[slot, :, :length] for slot, length in enumerate(cache.lengths))
-        tensors[name] = torch.cat(list(firsts), dim=1).cpu()
     layouts = list(dict.fromkeys(cache.layouts))
     for index, layout in enumerate(layouts):
         if isinstance(layout, RingLayout):
@@ -198,8 +192,7 @@ def _read(
     check_place(place, device, evicts=any(isinstance(x, EvictingLayout) for x in layouts))
     check_claims(file, handle, found, layouts, in_memory=place is None and device.type == "cpu")
     per_layer = [layouts[index] for index in found.layout_of]
-    made_of = found.codec, device, found.kind, lengths, found.unquantized_sinks
-    cache = Cache(shapes, per_layer, *made_of, place)
+    cache = Cache(shapes, per_layer, found.codec, device, found.kind, lengths, place)
     counts = {
         layout: sum(count_entries(layout, s, n) for s, n in enumerate(lengths))
         for layout in layouts
@@ -219,12 +212,6 @@ def _read(
                     size = num_slots, None, observer.grain, layer.head_dim
                     queries = tensor(_queries(index), observer.dtype, *size)
                 observer.restore(queries, received)
-    for name, buffer in _sinks(cache):
-        _, heads, limit, width = buffer.shape
-        firsts = [min(n, limit) for n in lengths]
-        rows = tensor(name, buffer.dtype, heads, sum(firsts), width)
-        for slot, part in enumerate(rows.split(firsts, dim=1)):
-            buffer[slot, :, : part.shape[1]] = part.to(device)
     read_inputs(cache, found.inputs, found.input_of, tensor)
     return cache
 
@@ -240,14 +227,6 @@ def _buffers(cache: Cache) -> Iterator[tuple[str, Layout, Tensor]]:
         for which, parts, buffers in sides:
             for part, buffer in zip(parts, buffers, strict=True):
                 yield f"layers.{index}.{which}.{part.name}", layout, buffer
-
-
-def _sinks(cache: Cache) -> Iterator[tuple[str, Tensor]]:
-    """Every buffer of tokens beside their codes with its name in a file."""
-    for index, layer in enumerate(cache.layers):
-        for which, buffer in (("keys", layer.key_sinks), ("values", layer.value_sinks)):
-            if buffer is not None:
-                yield f"layers.{index}.sinks.{which}", buffer
 
 
 def _held(index: int) -> str:

@@ -86,9 +86,7 @@ class Movable(Readable):
             state = replace(state, cross=state.cross.reshaped(layer, shape))
         else:
             layout, layers = state.layouts[layer], list(state.layers)
-            layers[layer] = make_layer(
-                shape, layout, self.codec, self.place, self.unquantized_sinks
-            )
+            layers[layer] = make_layer(shape, layout, self.codec, self.place)
             state = state.with_layers(layers)
         self._state = replace(state, shapes=(*shapes[:layer], shape, *shapes[layer + 1 :]))
 

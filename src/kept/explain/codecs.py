@@ -74,7 +74,7 @@ def _effect(
     recording: Recording, shapes: tuple[KVShape, ...], name: str, exact: _Attended
 ) -> CodecEffect:
     coded = _attend(recording, shapes, name)
-    stored = [layer.read(0, list(range(recording.num_read)), 0) for layer in coded.cache.layers]
+    stored = [layer.read(0, list(range(recording.num_read))) for layer in coded.cache.layers]
     moved = [(a - b).abs().sum(-1) / 2 for a, b in zip(coded.weights, exact.weights, strict=True)]
     outputs = [_relative(a, b, dim=-1).T for a, b in zip(coded.outputs, exact.outputs, strict=True)]
     return CodecEffect(

@@ -107,7 +107,7 @@ def record_generation(
                 finish = "stop"
             if progress is not None:
                 progress(len(steps), limit - len(prompt))
-    stored = [layer.read(0, list(range(steps[-1].end)), 0) for layer in cache.layers]
+    stored = [layer.read(0, list(range(steps[-1].end))) for layer in cache.layers]
     return Recording(
         token_ids=tuple(history.tokens.tolist()),
         num_prompt=len(prompt),
