@@ -11,6 +11,7 @@ from kept.batch import Batch, pack
 from kept.cache import Cache, make_cache
 from kept.errors import CacheError
 from kept.models import CausalLM, RepeatedStep
+from laws.kinds import POOL_BYTES
 from laws.tiny import CONFIGS, FORMATS, VOCAB, native_model, plain_model
 
 pytestmark = pytest.mark.skipif(
@@ -25,7 +26,9 @@ def story(count: int, seed: int = 0) -> list[int]:
 
 
 def filled(model: CausalLM, prompts: Sequence[list[int]], codec: str = "bfloat16") -> Cache:
-    cache = make_cache(model.kv_shapes, num_slots=len(prompts), kv_dtype=codec)
+    cache = make_cache(
+        model.kv_shapes, num_slots=len(prompts), kv_dtype=codec, pool_bytes=POOL_BYTES
+    )
     model.next_logits(pack(prompts, last_of=[True] * len(prompts)), cache)
     return cache
 
