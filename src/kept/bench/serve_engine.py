@@ -9,6 +9,7 @@ from kept.bench.serve_work import Arrival
 from kept.bench.subject import Subject
 from kept.cache import make_cache
 from kept.engine import ContextRule, Continuation, Engine, Request, SampleGroup
+from kept.machine import describe_machine
 from kept.sampling import ResolvedParams, SamplingParams, TokenHistory
 
 
@@ -35,6 +36,7 @@ class EngineServer:
             dtype=model.dtype,
             kv_dtype=settings.kv_dtype,
             device=model.device,
+            pool_bytes=_pool_bytes(subject, settings),
         )
         engine = Engine(model, cache, ContextRule(model.config.context))
         engine.scheduler.passes.max_step_time = settings.max_step_time
@@ -103,3 +105,11 @@ class EngineServer:
     def _params(self, new_tokens: int) -> ResolvedParams:
         params = SamplingParams(max_new_tokens=new_tokens, do_sample=False, ignore_eos=True, seed=0)
         return params.resolve(vocab_size=self._engine.model.config.vocab_size)
+
+
+def _pool_bytes(subject: Subject, settings: ServeSettings) -> int | None:
+    """What was asked for, or half of the memory that is free where that is known."""
+    if settings.kv_memory is not None or subject.model.device.type != "cpu":
+        return settings.kv_memory
+    free = describe_machine().available_memory
+    return None if free is None else free // 2

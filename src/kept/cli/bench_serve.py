@@ -18,6 +18,7 @@ from kept.cli.bench_files import (
     write_json,
 )
 from kept.cli.options import KVDtype, QuantizedFormat, option
+from kept.format import parse_bytes
 from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -151,6 +152,15 @@ class Serving:
     max_batch_size: Annotated[
         int, typer.Option(min=1, help="Sequences side by side at most.", rich_help_panel=ENGINE)
     ] = 64
+    kv_memory: Annotated[
+        str | None,
+        option(
+            ENGINE,
+            "Memory for keys and values, of running requests and of texts that may be found again. "
+            "Default: half of what is free.",
+            metavar="<bytes, or as 512MiB, 2GiB>",
+        ),
+    ] = None
     max_step_time: Annotated[
         float | None,
         option(
@@ -256,6 +266,7 @@ def _settings(
     return ServeSettings(
         workload=workload.words,
         max_batch_size=serving.max_batch_size,
+        kv_memory=None if serving.kv_memory is None else parse_bytes(serving.kv_memory),
         kv_dtype=model.kv_dtype,
         max_step_time=serving.max_step_time,
         duration=arriving.duration,
