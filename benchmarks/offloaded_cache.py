@@ -32,7 +32,7 @@ def main() -> None:
         len(prompt) + asked.new
     )
     budget = round(held * asked.share)
-    offloaded = LLM(asked.model, kv_folder=asked.folder, kv_memory=budget)
+    offloaded = LLM(asked.model, offload_folder=asked.folder, offload_memory=budget)
     steps: dict[str, list[float]] = {"in memory": [], "in files": []}
     for _ in range(asked.runs):
         for name, llm in (("in memory", plain), ("in files", offloaded)):

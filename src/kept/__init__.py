@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Seq2SeqLMOutput,
         quantize_checkpoint,
     )
+    from kept.options import CacheOptions
     from kept.sampling import SamplingParams
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ __all__ = [
     "Cache",
     "CacheError",
     "CacheFullError",
+    "CacheOptions",
     "CausalLM",
     "CausalLMOutput",
     "CheckpointError",
@@ -85,6 +87,7 @@ __all__ = [
 _HOMES = {
     "LLM": "kept.llm",
     "Cache": "kept.cache",
+    "CacheOptions": "kept.options",
     "CausalLM": "kept.models",
     "CausalLMOutput": "kept.models",
     "Completion": "kept.engine",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -30,7 +31,9 @@ def parse_bytes(text: str) -> int:
         raise OptionError(f"{text!r} is no size; give bytes, or as in 512MiB, 1.5GiB or 2GB")
     number, unit, binary = found.groups()
     scale = (1024 if binary else 1000) ** (" KMGT".index(unit.upper()) if unit else 0)
-    return int(float(number) * scale)
+    if math.isinf(size := float(number) * scale):
+        raise OptionError(f"{text[:20]!r}... is more than any memory has; give less")
+    return int(size)
 
 
 def format_count(count: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.running import kept
-from kept import LLM, Completion, SamplingParams
+from kept import LLM, CacheOptions, Completion, SamplingParams
 from kept.cli.session import Session
 
 FEW = ("--max-new-tokens", 6, "--ignore-eos")
@@ -19,7 +19,9 @@ def llm(folder: Path) -> LLM:
 
 @pytest.fixture
 def session(llm: LLM) -> Session:
-    return Session(llm, SamplingParams(max_new_tokens=6, ignore_eos=True), "Be brief.")
+    return Session(
+        llm, SamplingParams(max_new_tokens=6, ignore_eos=True), CacheOptions(), "Be brief."
+    )
 
 
 def write_nothing(_: str) -> None:

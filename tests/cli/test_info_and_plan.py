@@ -13,10 +13,10 @@ from kept import LLM
 from kept.bench.shapes import SHAPES
 from kept.cache import KVShape, make_cache
 from kept.cli.memory import CachePlan
-from kept.cli.options import KVDtype
 from kept.machine import describe_machine
 from kept.ops import KV_CODECS
 from kept.ops.quantize import QUANTIZED_FORMATS
+from kept.options import KV_DTYPES
 
 
 def plan(*arguments: object) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def test_info_of_a_model(folder: Path) -> None:
     assert found["weight_bytes"] == 4 * parameters
     assert (found["num_layers"], found["num_heads"], found["num_kv_heads"]) == (2, 4, 2)
     assert (found["head_dim"], found["context"], found["dtype"]) == (8, 192, "float32")
-    assert set(found["bytes_per_token"]) == set(KVDtype)
+    assert set(found["bytes_per_token"]) == set(KV_DTYPES)
     for name, count in found["bytes_per_token"].items():
         cache = make_cache(llm.model.kv_shapes, "static", max_cache_len=1, kv_dtype=name)
         assert count == cache.num_bytes

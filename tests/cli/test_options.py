@@ -7,18 +7,21 @@ import pytest
 import typer
 
 from cli.running import kept
-from kept import SamplingParams
+from kept import CacheOptions, SamplingParams
 from kept.cache.make import KINDS
 from kept.cli import app
-from kept.cli import options as flags
-from kept.cli.options import ModelOptions, SamplingOptions
+from kept.cli.cache_flags import CacheFlags
+from kept.cli.options import ModelOptions
+from kept.cli.sampling_options import EarlyStopping, SamplingOptions
 from kept.ops import KV_CODECS
-from kept.sampling import fields
+from kept.options import CACHE_FIELDS, KV_DTYPES, CacheImplementation
 from kept.sampling.rules import RULE_FIELDS
 
 # Rules over tokens are lists of ids: they come from a checkpoint or a program, not from a flag.
 RULES = {field.name for field in RULE_FIELDS}
-FIELDS = [f.name for f in dataclasses.fields(SamplingParams) if f.name not in RULES]
+OF_PARAMS = [f.name for f in dataclasses.fields(SamplingParams) if f.name not in RULES]
+OF_CACHE = [f.name for f in dataclasses.fields(CacheOptions)]
+FIELDS = [*OF_PARAMS, *OF_CACHE]
 # Two values or more where the flag may be repeated.
 VALUES: dict[str, tuple[list[str], Any]] = {
     "max_new_tokens": (["7"], 7),
@@ -42,7 +45,6 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "use_cache": ([], True),
     "cache_implementation": (["static"], "static"),
     "kv_dtype": (["k8v4"], "k8v4"),
-    "unquantized_sinks": (["4"], 4),
     "sliding_window": (["16"], 16),
     "num_sinks": (["4"], 4),
     "max_cache_len": (["64"], 64),
@@ -54,16 +56,26 @@ VALUES: dict[str, tuple[list[str], Any]] = {
 }
 
 
-def parse(*arguments: str) -> SamplingParams:
+def parse(*arguments: str) -> tuple[SamplingParams, CacheOptions]:
     """What `kept generate` makes of flags."""
     command = typer.main.get_command(app).commands["generate"]  # type: ignore[attr-defined]
     values = command.make_context("generate", ["prompt", *arguments]).params
-    names = [field.name for field in dataclasses.fields(SamplingOptions)]
-    return SamplingOptions(**{name: values[name] for name in names}).to_params()
+    of_params, of_cache = (
+        group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
+        for group in (SamplingOptions, CacheFlags)
+    )
+    return of_params.to_params(), of_cache.to_options()
+
+
+def parsed(*arguments: str) -> dict[str, Any]:
+    """The same by name."""
+    params, cache_options = parse(*arguments)
+    return dataclasses.asdict(params) | dataclasses.asdict(cache_options)
 
 
 def test_the_flags_are_the_librarys_fields() -> None:
-    assert {field.name for field in dataclasses.fields(SamplingOptions)} == set(FIELDS)
+    assert {field.name for field in dataclasses.fields(SamplingOptions)} == set(OF_PARAMS)
+    assert [field.name for field in dataclasses.fields(CacheFlags)] == OF_CACHE
     assert set(VALUES) == set(FIELDS)
 
 
@@ -72,14 +84,11 @@ def test_every_field_is_a_flag_in_kebab_case(name: str) -> None:
     values, expected = VALUES[name]
     flag = "--" + name.replace("_", "-")
     arguments = [part for value in values for part in (flag, value)] if values else [flag]
-    assert dataclasses.asdict(parse(*arguments)) == {
-        **dataclasses.asdict(SamplingParams()),
-        name: expected,
-    }
+    assert parsed(*arguments) == {**parsed(), name: expected}
 
 
 def test_a_budget_may_be_one_for_each_layer() -> None:
-    assert parse("--kv-budget", "512,256,128").kv_budget == (512, 256, 128)
+    assert parsed("--kv-budget", "512,256,128")["kv_budget"] == (512, 256, 128)
 
 
 def test_a_budget_that_is_no_number_is_refused() -> None:
@@ -89,7 +98,7 @@ def test_a_budget_that_is_no_number_is_refused() -> None:
 
 
 def test_no_flags_are_no_options() -> None:
-    assert parse() == SamplingParams()
+    assert parse() == (SamplingParams(), CacheOptions())
 
 
 @pytest.mark.parametrize(
@@ -102,23 +111,31 @@ def test_no_flags_are_no_options() -> None:
     ],
 )
 def test_the_other_values(flag: str, name: str, expected: object) -> None:
-    assert getattr(parse(flag), name) == expected
+    assert parsed(flag)[name] == expected
 
 
 def test_the_choices_are_the_librarys() -> None:
-    assert set(flags.CacheImplementation) == set(get_args(fields.CacheImplementation))
-    assert set(flags.CacheImplementation) == set(KINDS)
-    names = {name for some in get_args(fields.KVDtypeName) for name in get_args(some)}
-    assert set(flags.KVDtype) == names == set(KV_CODECS) - {"float64"}
-    assert set(flags.EvictionScore) == set(get_args(fields.EvictionScore))
-    assert set(flags.Overflow) == set(get_args(fields.Overflow))
-    assert set(flags.EarlyStopping) == {"true", "false", "never"}
+    assert get_args(CacheImplementation) == KINDS
+    assert set(KV_DTYPES) == set(KV_CODECS) - {"float64"}
+    assert set(EarlyStopping) == {"true", "false", "never"}
+
+
+def test_the_help_of_a_cache_is_the_tables_with_flags_for_options() -> None:
+    shown = typer.main.get_command(app).commands["generate"]  # type: ignore[attr-defined]
+    told = {p.name: p.help for p in shown.params}
+    spelled = {f.name: f.text.replace('overflow="slide"', "--overflow slide") for f in CACHE_FIELDS}
+    assert {name: told[name] for name in spelled} == spelled
+    assert not [text for text in spelled.values() if '="' in text]
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])
 def test_the_help_tells_every_flag_and_its_default(command: str) -> None:
     shown = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
-    known = {name for group in (ModelOptions, SamplingOptions) for name in group.__annotations__}
+    known = {
+        name
+        for group in (ModelOptions, CacheFlags, SamplingOptions)
+        for name in group.__annotations__
+    }
     options = {p.name: p for p in shown.params if p.name in known}
     assert set(options) == known
     for option in options.values():

@@ -19,6 +19,7 @@ from kept import (
 )
 from kept.engine import ContextRule, Request
 from kept.llm.generation import Generation
+from kept.options import CACHE_FIELDS, CacheOptions
 
 from . import toy
 from .requests import expected, make_engine, make_group, outcome, resolved, run
@@ -30,7 +31,11 @@ RULE = ContextRule(64)
 
 
 def generation(model: Toy, prompts: list[list[int]], slots: int, **options: Any) -> Generation:
-    return Generation(model, None, prompts, resolved(**options), max_slots=slots, prefill_chunk=4)
+    of_cache = {f.name: options.pop(f.name) for f in CACHE_FIELDS if f.name in options}
+    caching = CacheOptions(**of_cache).resolve()
+    return Generation(
+        model, None, prompts, resolved(**options), caching, max_slots=slots, prefill_chunk=4
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

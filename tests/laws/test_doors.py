@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from kept import LLM, Cache, EvictionPolicy, SamplingParams, from_legacy, make_cache, to_legacy
+from kept import (
+    LLM,
+    Cache,
+    CacheOptions,
+    EvictionPolicy,
+    SamplingParams,
+    from_legacy,
+    make_cache,
+    to_legacy,
+)
 from kept.cache import KVShape, Offloaded, files, load_cache
 from kept.errors import CacheError, KeptError
 from kept.models import quantize_checkpoint
+from kept.options import CACHE_FIELDS
 from kept.sampling import check_keywords, fields
 from kept.sampling.rules import RULE_FIELDS
 from kept.sampling.transformers_fields import REFUSED
@@ -103,11 +114,16 @@ def doors(folder: Path) -> dict[str, Door]:
         "policy": (EvictionPolicy, ("key-norm", 1, 1)),
         "place": (Offloaded, (folder, 1000)),
         "model": (LLM, {"source": folder / "none", "device": None, "revision": None}),
-        "kv": (LLM, {"kv_folder": folder, "kv_memory": 0}),
+        "offloading": (LLM, {"offload_folder": folder, "offload_memory": 0}),
+        "memory": (LLM, {"source": folder / "none", "kv_memory": "1GiB"}),
         "quantize": (quantize_checkpoint, (folder / "none", folder / "out", "int8")),
         **{
             f.name: (lambda value, n=f.name: SamplingParams(**{n: value}), (None,))
             for f in (*fields.FIELDS, *RULE_FIELDS)
+        },
+        **{
+            f.name: (lambda value, n=f.name: CacheOptions(**{n: value}), (None,))
+            for f in CACHE_FIELDS
         },
         **{
             name: (lambda value, n=name: check_keywords({n: value}, frozenset()), (None,))
@@ -176,13 +192,18 @@ def test_a_description_of_any_values_loads_or_is_damaged(
 
 
 def test_a_generation_config_of_any_values_is_resolved_or_refused() -> None:
-    names = [*(field.name for field in fields.FIELDS), "max_length", "min_length"]
+    names = [field.name for field in (*fields.FIELDS, *CACHE_FIELDS)]
+    names += ["max_length", "min_length"]
     names += ["bad_words_ids", "suppress_tokens", "guidance_scale", "watermarking_config"]
     refused = 0
     for name in names:
         for value in JSON:
-            try:
-                SamplingParams().resolve({name: value}, vocab_size=50)
-            except KeptError:
-                refused += 1
+            for resolve in (
+                partial(SamplingParams().resolve, vocab_size=50),
+                CacheOptions().resolve,
+            ):
+                try:
+                    resolve({name: value})
+                except KeptError:
+                    refused += 1
     assert refused > 300

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from kept import LLM, CacheError, KeptError, OptionError, TemplateError, make_cache
+from kept import (
+    LLM,
+    CacheError,
+    CacheOptions,
+    KeptError,
+    OptionError,
+    SamplingParams,
+    TemplateError,
+    make_cache,
+)
 from kept.batch import pack
 from kept.cache import KVShape
 
@@ -42,6 +51,26 @@ def test_a_prompt_with_half_a_surrogate_pair(llm: LLM) -> None:
 def test_params(llm: LLM, params: Any) -> None:
     with pytest.raises(OptionError, match="pass SamplingParams"):
         llm.generate("a", params)
+
+
+@pytest.mark.parametrize("cache_options", [1, "int8", {"kv_dtype": "int8"}])
+def test_cache_options(llm: LLM, cache_options: Any) -> None:
+    with pytest.raises(OptionError, match=r"cache_options is a .*; pass CacheOptions"):
+        llm.generate("a", cache_options=cache_options)
+
+
+def test_options_in_each_others_place(llm: LLM) -> None:
+    with pytest.raises(OptionError, match="params is a CacheOptions; pass it as cache_options"):
+        llm.generate("a", CacheOptions())  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="cache_options is a SamplingParams; pass it as params"):
+        llm.stream("a", cache_options=SamplingParams())  # type: ignore[arg-type]
+
+
+def test_keywords_win_over_both_kinds_of_options(llm: LLM) -> None:
+    params, asked = SamplingParams(top_k=3, seed=1), CacheOptions(kv_dtype="int8", overflow="slide")
+    resolved, caching = llm.resolve(params, {"top_k": 2, "kv_dtype": "int4"}, asked)
+    assert (resolved.top_k, resolved.seed) == (2, 1)
+    assert (caching.kv_dtype, caching.overflow) == ("int4", "slide")
 
 
 @pytest.mark.parametrize("messages", [None, "hello", ["hello"], [None], 5])

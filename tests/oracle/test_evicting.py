@@ -11,7 +11,7 @@ from kept import LLM, make_cache
 from kept.cache import SCORES, EvictionPolicy
 from kept.errors import OptionError
 from kept.ops import KVDtype
-from kept.sampling import fields
+from kept.options import EvictionScore
 
 from .generation import prompts
 from .zoo import Pair
@@ -153,7 +153,7 @@ def test_attention_weights_have_no_columns_for_what_is_gone(pair: Pair) -> None:
 
 
 def test_the_options_offer_the_caches_scores() -> None:
-    assert set(get_args(fields.EvictionScore)) == set(SCORES)
+    assert set(get_args(EvictionScore)) == set(SCORES)
 
 
 @pytest.mark.parametrize("pair", ["llama"], indirect=True)
@@ -164,7 +164,6 @@ def test_the_options_offer_the_caches_scores() -> None:
         ({**EVICTING, "kv_budget": 3}, "a budget of 3 tokens does not hold the 4 first"),
         ({**EVICTING, "kv_budget": 9, "num_sinks": 5, "num_recent": 5}, "the 5 first and 5 last"),
         ({**EVICTING, "kv_budget": 9, "sliding_window": 5}, "acts only on the sliding cache"),
-        ({**EVICTING, "kv_budget": 9, "kv_dtype": "int8", "unquantized_sinks": 5}, "moves its"),
         ({**EVICTING, "kv_budget": [9]}, "lists 1 numbers of tokens, and 2 layers"),
         ({**EVICTING, "kv_budget": []}, "is an empty list"),
         ({**EVICTING, "kv_budget": [9, 0]}, "kv_budget=0 is out of range"),

@@ -17,7 +17,8 @@ PROMPT = [5, 17, 3, 88, 41, 17, 3, 9]
 
 def record(pair: Pair, num_new: int) -> Recording:
     params = kept.SamplingParams(max_new_tokens=num_new, do_sample=False)
-    return record_generation(pair.llm, PROMPT, pair.llm.resolve(params, {}))
+    resolved, _ = pair.llm.resolve(params, {})
+    return record_generation(pair.llm, PROMPT, resolved)
 
 
 @pytest.mark.parametrize("pair", [*FEW, "llama yarn mscale"], indirect=True)

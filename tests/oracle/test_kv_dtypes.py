@@ -120,13 +120,3 @@ def test_unquantized_sinks_bring_logits_nearer(pair: Pair, kind: str) -> None:
         errors.append((torch.cat(parts, 1) - exact).pow(2).mean().sqrt() / exact.std())
     assert 0 < errors[2] < BOUNDS["bfloat16"] < errors[0]
     assert errors[1] < errors[0]
-
-
-@pytest.mark.parametrize("pair", ["gpt2"], indirect=True)
-def test_unquantized_sinks_of_a_request(pair: Pair) -> None:
-    options = {"max_new_tokens": 8, "kv_dtype": "k8v4"}
-    plain, held = (pair.llm.generate(prompts(9), **options, unquantized_sinks=n)[0] for n in (0, 5))
-    apart = sum(2 * 2 * 5 * s.num_kv_heads * s.head_dim for s in pair.model.kv_shapes)
-    assert held.cache_bytes == plain.cache_bytes + apart
-    with pytest.raises(OptionError, match="unquantized_sinks=5 would do nothing"):
-        pair.llm.generate(prompts(9), max_new_tokens=8, unquantized_sinks=5)

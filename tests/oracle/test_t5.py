@@ -278,14 +278,14 @@ def test_samples_come_with_transformers_log_probabilities(pair: Pair) -> None:
 @both_versions
 @pytest.mark.parametrize(
     "options",
-    [{"kv_dtype": "k8v4"}, {"kv_dtype": "int8", "unquantized_sinks": 2}, {"kv_dtype": "bfloat16"}],
+    [{"kv_dtype": "k8v4"}, {"kv_dtype": "int8"}, {"kv_dtype": "bfloat16"}],
     ids=str,
 )
 def test_keys_and_values_in_files(pair: Pair, options: dict[str, Any]) -> None:
     """Where a cache lies changes nothing, whatever its codecs; its inputs lie there too."""
     several = {"max_new_tokens": 12, "num_beams": 2, **options}
     expected = pair.llm.generate(prompts(), **several)
-    filed = kept.LLM(pair.folder, kv_folder=Path(__file__).parent, kv_memory=1 << 22)
+    filed = kept.LLM(pair.folder, offload_folder=Path(__file__).parent, offload_memory=1 << 22)
     found = filed.generate(prompts(), **several)
     assert [c.token_ids for c in found] == [c.token_ids for c in expected]
     assert [c.cache_bytes for c in found] == [c.cache_bytes for c in expected]

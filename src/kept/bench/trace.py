@@ -12,6 +12,7 @@ import torch
 from kept.engine import PREFILL_CHUNK
 from kept.llm import Generation
 from kept.models import CausalLM
+from kept.options import CacheOptions
 from kept.sampling import SamplingParams
 
 
@@ -61,17 +62,22 @@ def greedy(
 ) -> Generation:
     """A generation of `new_tokens` for each prompt that nothing ends early, ready to be stepped.
 
-    All prompts run side by side. options: further fields of SamplingParams. Raises OptionError.
+    All prompts run side by side. options: fields of CacheOptions. Raises OptionError.
     """
     params = SamplingParams(
         max_new_tokens=new_tokens,
         do_sample=False,
         ignore_eos=True,
         seed=0,  # greedy: nothing is drawn
-        **options,
     ).resolve(vocab_size=model.config.vocab_size)
     return Generation(
-        model, None, prompts, params, max_slots=len(prompts), prefill_chunk=prefill_chunk
+        model,
+        None,
+        prompts,
+        params,
+        CacheOptions(**options).resolve(),
+        max_slots=len(prompts),
+        prefill_chunk=prefill_chunk,
     )
 
 

@@ -37,7 +37,7 @@ _MORE_FILES = (
     "every buffer of an offloaded cache is a file of its own, opened twice: raise the limit of "
     "open files (ulimit -n), or keep fewer caches at once"
 )
-_MORE_DISK = "make room, give another kv_folder, or generate less"
+_MORE_DISK = "make room, give another offload_folder, or generate less"
 _REMEDIES = {
     errno.ENOSPC: _MORE_DISK,
     errno.EDQUOT: _MORE_DISK,
@@ -130,32 +130,34 @@ class Offloaded(Place):
 
     def __init__(self, folder: str | os.PathLike[str], budget: int) -> None:
         """Raises OptionError for a folder or a budget that will not do."""
-        self.folder = read_path(folder, "kv_folder")
+        self.folder = read_path(folder, "offload_folder")
         self._budget = budget
         self._files = WeakIdKeyDictionary()
         self._num_staying = 0
         if not sys.platform.startswith("linux"):
             raise OptionError(
-                f"a cache in files needs Linux, and this is {sys.platform}; leave kv_folder out"
+                f"a cache in files needs Linux, and this is {sys.platform}; leave "
+                "offload_folder out"
             )
         if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
             raise OptionError(
-                f"kv_memory={budget!r}: give how many bytes of keys and values are in memory"
+                f"offload_memory={budget!r}: give how many bytes of keys and values are in memory"
             )
         if not os.path.isdir(self.folder) or not os.access(self.folder, os.W_OK):
             raise OptionError(
-                f"kv_folder={self.folder} is no folder that can be written to; make it first"
+                f"offload_folder={self.folder} is no folder that can be written to; make it first"
             )
         try:
             tempfile.TemporaryFile(dir=self.folder).close()
         except OSError as error:
             raise OptionError(
-                f"kv_folder={self.folder} takes no files ({error.strerror}); give one on a disk"
+                f"offload_folder={self.folder} takes no files ({error.strerror}); give one on a "
+                "disk"
             ) from error
         kind = _file_system(self.folder)
         if kind in ("tmpfs", "ramfs"):
             raise OptionError(
-                f"kv_folder={self.folder} is on a {kind}, which lies in memory itself; give a "
+                f"offload_folder={self.folder} is on a {kind}, which lies in memory itself; give a "
                 "folder on a disk"
             )
 
@@ -206,8 +208,8 @@ class Offloaded(Place):
             return len(layers)
         if need * 2 > self._budget:
             raise CacheFullError(
-                f"kv_memory of {format_bytes(self._budget)} does not hold two layers of keys and "
-                f"values, {format_bytes(need)} each at {max(lengths):,} tokens; raise it"
+                f"offload_memory of {format_bytes(self._budget)} does not hold two layers of keys "
+                f"and values, {format_bytes(need)} each at {max(lengths):,} tokens; raise it"
             )
         return self._budget // need - 2
 

@@ -153,13 +153,13 @@ def _read_formats(text: str) -> list[WeightFormat]:
 
 
 def _read_kv_dtypes(text: str) -> list[str]:
-    from kept.cli.options import KVDtype
+    from kept.options import KV_DTYPES
 
     asked = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = sorted(set(asked) - set(KVDtype))
+    unknown = sorted(set(asked) - set(KV_DTYPES))
     if unknown:
         raise typer.BadParameter(
-            f"{', '.join(map(repr, unknown))} is not one of {', '.join(KVDtype)}",
+            f"{', '.join(map(repr, unknown))} is not one of {', '.join(KV_DTYPES)}",
             param_hint="--kv-dtypes",
         )
     return list(dict.fromkeys(asked))

@@ -17,8 +17,9 @@ from kept.cli.bench_files import (
     write_files,
     write_json,
 )
-from kept.cli.options import KVDtype, QuantizedFormat
+from kept.cli.options import QuantizedFormat
 from kept.interrupt import INTERRUPTED
+from kept.options import KVDtypeName
 
 if TYPE_CHECKING:
     from kept.bench.speed import SpeedResult, SpeedSettings
@@ -51,7 +52,7 @@ class SpeedOptions:
         typer.Option(help="Hold the weights as codes with scales. Default: as --dtype says."),
     ] = None
     kv_dtype: Annotated[
-        KVDtype | None,
+        KVDtypeName | None,
         typer.Option(help="Hold keys and values in this format. Default: the model's dtype."),
     ] = None
     batch: Annotated[int, typer.Option(min=1, help="Sequences side by side.")] = 1

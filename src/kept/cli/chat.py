@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from kept.cli.cache_flags import CacheFlags
 from kept.cli.loading import load
-from kept.cli.options import ModelOptions, SamplingOptions, option
+from kept.cli.options import ModelOptions, option
 from kept.cli.prompts import check_text, read_lines
+from kept.cli.sampling_options import SamplingOptions
 from kept.cli.session import Session
 from kept.cli.terminal import DIM, Writer, styled
 from kept.errors import ContextLengthError, KeptError, OptionError
@@ -38,6 +40,7 @@ def chat(
         str | None, option("Conversation", "A system message to begin with.", metavar="TEXT")
     ] = None,
     model: ModelOptions,
+    cache: CacheFlags,
     sampling: SamplingOptions,
 ) -> None:
     """Talk with a model. It keeps what it has read, so a turn computes only what is new.
@@ -49,11 +52,11 @@ def chat(
         raise OptionError("--logprobs is reported only by kept generate --json; leave it out")
     if system is not None:
         check_text(system, "--system")
-    params = sampling.to_params()
+    params, cache_options = sampling.to_params(), cache.to_options()
     if sys.stdin is None:
         raise OptionError("stdin is closed, so nothing can be said; give a terminal or a pipe")
     llm = load(model)
-    session = Session(llm, params, system)
+    session = Session(llm, params, cache_options, system)
     if sys.stdin.isatty():
         if sys.stdout.isatty():
             name = model.model or "the bundled model"

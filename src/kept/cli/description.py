@@ -136,10 +136,10 @@ class Description:
 
 
 def _bytes_of(shapes: Sequence[KVShape]) -> dict[str, int]:
-    from kept.cli.options import KVDtype
     from kept.ops import find_kv_codec
+    from kept.options import KV_DTYPES
 
-    codecs = [find_kv_codec(name.value) for name in KVDtype]
+    codecs = [find_kv_codec(name) for name in KV_DTYPES]
     return {c.name: sum(shape.num_bytes(c) for shape in shapes) for c in codecs}
 
 

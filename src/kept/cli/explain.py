@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,9 @@ import typer
 
 from kept.cli.bench_files import check_file, write_files, write_json
 from kept.cli.loading import bar, load
-from kept.cli.options import KVDtype, ModelOptions, option
+from kept.cli.options import ModelOptions, option
 from kept.cli.prompts import read_prompts
+from kept.options import KV_DTYPES
 
 RUN = "Generation"
 VIEW = "What to look at"
@@ -19,7 +21,10 @@ FILES = "Files"
 
 # Short, and repetitive enough that heads have something to look back at.
 _PROMPT = "for i in range(len(items)):\n    item = items["
-_KV_DTYPES = [KVDtype.BFLOAT16, KVDtype.INT8, KVDtype.INT4]
+_KV_DTYPES = ("bfloat16", "int8", "int4")
+
+# An enum, as typer takes no list of literals.
+KVDtype = StrEnum("KVDtype", [(name, name) for name in KV_DTYPES])  # type: ignore[misc]
 
 
 def explain(
@@ -113,7 +118,7 @@ def explain(
         window=window,
         sinks=sinks,
         budget=budget,
-        kv_dtypes=tuple(dict.fromkeys(each.value for each in kv_dtype or _KV_DTYPES)),
+        kv_dtypes=tuple(dict.fromkeys(map(str, kv_dtype or _KV_DTYPES))),
     )
     llm = load(model)
     with bar("Generating", unit="tokens") as update:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kept.cli.cache_flags import CacheFlags
 from kept.cli.loading import bar, load
-from kept.cli.options import REPORT, ModelOptions, SamplingOptions
+from kept.cli.options import REPORT, ModelOptions
 from kept.cli.prompts import read_prompts
 from kept.cli.report import stats as format_stats
 from kept.cli.report import to_json
+from kept.cli.sampling_options import SamplingOptions
 from kept.cli.streaming import show
 from kept.cli.terminal import BOLD, Writer
 from kept.errors import OptionError
@@ -22,6 +24,7 @@ from kept.interrupt import INTERRUPTED
 if TYPE_CHECKING:
     from kept.engine import Completion
     from kept.llm import LLM
+    from kept.options import CacheOptions
     from kept.sampling import SamplingParams
 
 PROMPT = "Prompt"
@@ -80,6 +83,7 @@ def generate(
         ),
     ] = False,
     model: ModelOptions,
+    cache: CacheFlags,
     sampling: SamplingOptions,
 ) -> None:
     """Continue a prompt. The text appears as it is written; Ctrl-C ends it and keeps it.
@@ -89,21 +93,21 @@ def generate(
     if sampling.logprobs is not None and not as_json:
         raise OptionError("--logprobs is reported only by --json; add --json, or leave it out")
     prompts = read_prompts(prompt, file, lines)
-    params = sampling.to_params()
+    params, cache_options = sampling.to_params(), cache.to_options()
     started = time.perf_counter()
     llm = load(model)
     loading = time.perf_counter() - started
-    texts = len(prompts) * _num_texts(llm, params)
+    texts = len(prompts) * _num_texts(llm, params, cache_options)
     if echo is None:
         echo = not llm.model.is_encoder_decoder
     if as_json:
-        completions, ending = _run(llm, prompts, params)
+        completions, ending = _run(llm, prompts, params, cache_options)
         for completion in completions:
             print(to_json(completion, prompts[completion.prompt_index], llm.tokenizer), flush=True)
     elif texts == 1:
-        completions, ending = _stream(llm, prompts[0], params, echo)
+        completions, ending = _stream(llm, prompts[0], params, cache_options, echo)
     else:
-        completions, ending = _run(llm, prompts, params)
+        completions, ending = _run(llm, prompts, params, cache_options)
         _print_all(completions, prompts, echo)
     if stats:
         typer.echo(format_stats(completions, loading), err=True)
@@ -111,17 +115,17 @@ def generate(
         raise ending
 
 
-def _num_texts(llm: LLM, params: SamplingParams) -> int:
+def _num_texts(llm: LLM, params: SamplingParams, cache_options: CacheOptions) -> int:
     """Texts a prompt, counting each beam: only one can be shown as it is written."""
-    resolved = llm.resolve(params, {})
+    resolved, _ = llm.resolve(params, {}, cache_options)
     return max(resolved.num_return_sequences, resolved.num_beams)
 
 
 def _stream(
-    llm: LLM, prompt: str, params: SamplingParams, echo: bool
+    llm: LLM, prompt: str, params: SamplingParams, cache_options: CacheOptions, echo: bool
 ) -> tuple[list[Completion], Exception | None]:
     """The completion, and what there is to raise once it has been reported."""
-    stream = llm.stream(prompt, params)
+    stream = llm.stream(prompt, params, cache_options=cache_options)
     out = Writer(sys.stdout)
     if echo:
         out.write(prompt, BOLD)
@@ -140,14 +144,17 @@ def _stream(
 
 
 def _run(
-    llm: LLM, prompts: list[str], params: SamplingParams
+    llm: LLM, prompts: list[str], params: SamplingParams, cache_options: CacheOptions
 ) -> tuple[list[Completion], Exception | None]:
     """The completions, and what there is to raise once they have been reported."""
     from kept.engine import GenerationInterrupted
 
     try:
         with bar("Generating", unit="texts") as update:
-            return llm.generate(prompts, params, progress=update), None
+            completions = llm.generate(
+                prompts, params, cache_options=cache_options, progress=update
+            )
+            return completions, None
     except GenerationInterrupted as error:
         return error.completions, typer.Exit(INTERRUPTED)
     except Exception as error:

@@ -33,8 +33,11 @@ def load(options: ModelOptions) -> LLM:
             device=options.device,
             quantize=None if options.quantize is None else options.quantize.value,
             revision=options.revision,
-            kv_folder=options.kv_folder,
-            kv_memory=None if options.kv_memory is None else parse_bytes(options.kv_memory),
+            kv_memory=options.kv_memory,
+            offload_folder=options.offload_folder,
+            offload_memory=None
+            if options.offload_memory is None
+            else parse_bytes(options.offload_memory),
             progress=loading,
             packing=packing,
         )

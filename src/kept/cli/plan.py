@@ -11,9 +11,10 @@ import typer
 
 from kept.cli.description import Description, describe_model, describe_shape, token_costs
 from kept.cli.memory import CachePlan, kinds
-from kept.cli.options import CACHE, MODEL, KVDtype, QuantizedFormat, option
+from kept.cli.options import CACHE, MODEL, QuantizedFormat, option
 from kept.errors import OptionError
 from kept.format import dtype_name, format_bytes, format_count, pairs, table
+from kept.options import KVDtypeName
 
 if TYPE_CHECKING:
     from kept.ops import KVCodec
@@ -59,7 +60,7 @@ def plan(
         ),
     ] = None,
     kv_dtype: Annotated[
-        KVDtype | None,
+        KVDtypeName | None,
         option(
             CACHE,
             "What keys and values are stored as. Default: as the weights, bfloat16 where those are "

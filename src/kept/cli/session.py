@@ -11,15 +11,18 @@ from kept.format import format_bytes, format_rate, format_seconds, table
 if TYPE_CHECKING:
     from kept.engine import Completion
     from kept.llm import LLM
+    from kept.options import CacheOptions
     from kept.sampling import SamplingParams
 
 
 class Session:
     """Messages and answers in turn, after a system message if there is one."""
 
-    def __init__(self, llm: LLM, params: SamplingParams, system: str | None) -> None:
+    def __init__(
+        self, llm: LLM, params: SamplingParams, cache_options: CacheOptions, system: str | None
+    ) -> None:
         """Raises TemplateError if the model has no chat template, or refuses the system message."""
-        self._llm, self._params = llm, params
+        self._llm, self._params, self._cache_options = llm, params, cache_options
         self._system = [] if system is None else [{"role": "system", "content": system}]
         self._turns: list[tuple[str, Completion]] = []
         llm.render_chat(self._messages("Hello"))
@@ -30,7 +33,10 @@ class Session:
         A turn that was interrupted before any text leaves no trace. Raises as `LLM.chat_stream`,
         the conversation unchanged.
         """
-        completion = show(self._llm.chat_stream(self._messages(text), self._params), write)
+        stream = self._llm.chat_stream(
+            self._messages(text), self._params, cache_options=self._cache_options
+        )
+        completion = show(stream, write)
         if completion.finish_reason != "interrupted" or completion.text:
             self._turns.append((text, completion))
         return completion

@@ -139,7 +139,8 @@ def explain(
         seed=settings.seed if settings.seed is not None else 0,
     )
     runs = _Runs(progress, 1 + len({0, settings.sinks}) + len(settings.kv_dtypes))
-    recording = record_generation(llm, ids, llm.resolve(asked, {}), runs.first)
+    params, _ = llm.resolve(asked, {})
+    recording = record_generation(llm, ids, params, runs.first)
     runs.end(len(recording.steps))
     window = settings.window or max(1, recording.num_read // 3)
     budget = settings.budget or min(window + settings.sinks, recording.num_read)

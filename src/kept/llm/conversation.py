@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from kept.cache import Cache
 from kept.errors import CacheError, OptionError
-from kept.sampling import ResolvedParams
+from kept.options import ResolvedCacheOptions
 
 log = logging.getLogger("kept")
 
 
 @dataclass(slots=True)
 class Conversation:
-    """One slot of keys and the tokens they belong to. key: the options the cache was made by.
+    """One slot of keys and the tokens they belong to. options: what the cache was made by.
 
     tokens: the cache may hold keys beyond them, or fewer, where an exception came in between; what
     both say is right.
@@ -24,7 +24,7 @@ class Conversation:
 
     cache: Cache
     tokens: list[int]
-    key: tuple[object, ...]
+    options: ResolvedCacheOptions
 
     def reuse(self, prompt: Sequence[int]) -> int:
         """Cut the cache back to the longest beginning it shares with a prompt; returns its length.
@@ -77,43 +77,25 @@ class LastConversation:
 
 def usable(
     kept: Conversation | None,
-    key: tuple[object, ...],
+    options: ResolvedCacheOptions,
     prompt: Sequence[int],
-    params: ResolvedParams,
     context: int,
 ) -> Conversation | None:
     """The kept conversation, if a turn can go on from it; else the log says why not.
 
     Raises OptionError for a static cache whose length no option says.
     """
-    if params.cache_implementation == "static" and params.max_cache_len is None:
+    if options.cache_implementation == "static" and options.max_cache_len is None:
         raise OptionError(
             "a chat with a static cache needs max_cache_len, since its turns share one cache; "
             f"give the tokens all of them may come to, up to {context}"
         )
     if kept is None:
         return None
-    if kept.key != key:
+    if kept.options != options:
         log.warning("the conversation is read again: the cache options have changed")
         return None
-    if params.overflow == "slide" and len(prompt) > context:
+    if options.overflow == "slide" and len(prompt) > context:
         log.warning("the conversation is read again: it is longer than the context and slides")
         return None
     return kept
-
-
-def cache_key(params: ResolvedParams) -> tuple[object, ...]:
-    """The options that a cache is made by."""
-    return (
-        params.cache_implementation,
-        params.kv_dtype,
-        params.unquantized_sinks,
-        params.max_cache_len,
-        params.sliding_window,
-        params.num_sinks,
-        params.kv_budget,
-        params.eviction_score,
-        params.num_recent,
-        params.overflow,
-        params.slide_hop,
-    )

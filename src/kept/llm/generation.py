@@ -20,9 +20,10 @@ from kept.engine import (
     SampleGroup,
 )
 from kept.errors import OptionError
-from kept.llm.caching import build_cache, check_static, context_rule
+from kept.llm.caching import build_cache, context_rule, static_length
 from kept.llm.conversation import Conversation
 from kept.models import CausalLM
+from kept.options import ResolvedCacheOptions
 from kept.sampling import ResolvedParams, TokenHistory, derive_seed, fresh_seed
 from kept.text import Tokenizer
 
@@ -30,10 +31,11 @@ from kept.text import Tokenizer
 class Generation:
     """Prompts on their way to completions.
 
-    start: the token that the decoder of an encoder-decoder model starts from, to whose encoder the
-    prompts go; else None. vary: give each prompt but the first a seed of its own in place of
-    `params.seed`. conversation: go on from it, as far as the only prompt begins like it; mutated,
-    once everything that can be checked has been. place: where a new cache lies, None: in memory.
+    options: of the cache. start: the token that the decoder of an encoder-decoder model starts
+    from, to whose encoder the prompts go; else None. vary: give each prompt but the first a seed of
+    its own in place of `params.seed`. conversation: go on from it, as far as the only prompt begins
+    like it; mutated, once everything that can be checked has been. place: where a new cache lies,
+    None: in memory.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Generation:
         tokenizer: Tokenizer | None,
         prompts: Sequence[Sequence[int]],
         params: ResolvedParams,
+        options: ResolvedCacheOptions,
         *,
         max_slots: int,
         prefill_chunk: int,
@@ -52,7 +55,7 @@ class Generation:
     ) -> None:
         if params.stop_strings and tokenizer is None:
             raise OptionError("stop_strings need a tokenizer, and this checkpoint has none")
-        rule = context_rule(model, params)
+        rule = context_rule(model, options)
         self.groups = []
         for index, prompt in enumerate(prompts):
             own = replace(params, seed=fresh_seed()) if vary and index else params
@@ -61,10 +64,10 @@ class Generation:
         width = max(group.width for group in self.groups)
         slots = max(width, min(max_slots, sum(group.width for group in self.groups)))
         lengths = [len(prompt) if start is None else 1 for prompt in prompts]
+        length = static_length(options, params, rule, lengths)
         if conversation is None:
-            cache = build_cache(model, params, rule, lengths, slots, place)
+            cache = build_cache(model, options, rule, slots, length, place)
         else:
-            check_static(params, rule, lengths)
             cache = conversation.cache
             leader = self.groups[0].live[0]
             leader.num_computed = conversation.reuse(prompts[0])
@@ -133,13 +136,13 @@ class Generation:
             raise GenerationError(self.completions()) from failed
 
 
-def remember(generation: Generation, key: tuple[object, ...]) -> Conversation | None:
+def remember(generation: Generation, options: ResolvedCacheOptions) -> Conversation | None:
     """The conversation a turn leaves behind, or None if there is nothing to go on from."""
     cache = generation.engine.cache
     continuation = generation.continuations[0]
     if cache is None or continuation.offset or cache.num_slots != 1:
         return None
-    return Conversation(cache, continuation.history.tokens[: cache.lengths[0]].tolist(), key)
+    return Conversation(cache, continuation.history.tokens[: cache.lengths[0]].tolist(), options)
 
 
 def _make_group(

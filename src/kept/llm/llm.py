@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import torch
 
 from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted
 from kept.errors import CheckpointNotFoundError, KeptError, OptionError
-from kept.llm.caching import read_place
-from kept.llm.conversation import Conversation, LastConversation, cache_key, usable
+from kept.llm.conversation import Conversation, LastConversation, usable
 from kept.llm.generation import Generation, remember
+from kept.llm.memory import RENAMED, read_kv_memory, read_place
+from kept.llm.options import check_single, resolve_options
 from kept.llm.padding import padding_of
 from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
 from kept.llm.stream import Stream
 from kept.llm.turn_ends import turn_end, with_turn_ends
 from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
-from kept.sampling import ResolvedParams, SamplingParams, check_keywords
+from kept.options import CacheOptions, ResolvedCacheOptions, refuse_keywords
+from kept.sampling import ResolvedParams, SamplingParams
 from kept.text import ChatTemplate, find_tokenizer
 
 Message = Mapping[str, Any]
@@ -44,10 +45,12 @@ class LLM:
         revision: str | None = None,
         max_batch_size: int = 16,
         prefill_chunk: int = PREFILL_CHUNK,
-        kv_folder: str | Path | None = None,
-        kv_memory: int | None = None,
+        kv_memory: int | str | None = None,
+        offload_folder: str | Path | None = None,
+        offload_memory: int | None = None,
         progress: Progress | None = None,
         packing: Progress | None = None,
+        **others: Never,
     ) -> None:
         """Load a checkpoint.
 
@@ -59,18 +62,23 @@ class LLM:
         quantize: "int8" or "int4" rounds the weights to a byte or half of one, with scales.
         revision: branch, tag or commit of a hub id.
         max_batch_size: sequences computed side by side. prefill_chunk: prompt tokens per pass.
-        kv_folder, kv_memory: keep keys and values in files of this folder, with at most so many
-            bytes of them in memory, for contexts that memory does not hold. Both, or neither.
+        kv_memory: the most bytes that keys and values of all texts may take together: a number, or
+            a string as "2GiB" or "40%" of this machine's memory. None: what memory holds.
+        offload_folder, offload_memory: keep keys and values in files of this folder, with at most
+            so many bytes of them in memory, for contexts that memory does not hold. Both, or
+            neither.
         progress: called with the weight bytes loaded and their total. packing: called with the
             weights packed for the native kernels and their total; quantizing takes a while. The
             two go on side by side.
 
         Raises CheckpointError and its kinds, or OptionError.
         """
+        refuse_keywords("LLM", others, LLM.__init__.__kwdefaults__ or (), RENAMED)
         for name, value in (("max_batch_size", max_batch_size), ("prefill_chunk", prefill_chunk)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"{name}={value!r}: give a whole number of at least 1")
-        self.place = read_place(kv_folder, kv_memory)
+        self.kv_memory = read_kv_memory(kv_memory, device)
+        self.place = read_place(offload_folder, offload_memory)
         self.checkpoint: Checkpoint = open_checkpoint(source, revision=revision)
         self.model: CausalLM = load_model(
             self.checkpoint,
@@ -89,6 +97,7 @@ class LLM:
         prompts: Prompts,
         params: SamplingParams | None = None,
         *,
+        cache_options: CacheOptions | None = None,
         attention_mask: Any = None,
         progress: Progress | None = None,
         **options: Any,
@@ -99,7 +108,8 @@ class LLM:
             array of ids; or the output of a transformers tokenizer.
         attention_mask: of the prompts' shape, 0 where they are padding, on either side. Ids that
             look padded are refused without it.
-        params, options: a SamplingParams, its fields as keywords, or both (keywords win).
+        params, cache_options, options: a SamplingParams, a CacheOptions, fields of both as
+            keywords, or all of these (keywords win).
         progress: called after each step with the finished and all completions.
 
         Returns the completions, prompt after prompt, `num_return_sequences` of each. Raises
@@ -109,16 +119,17 @@ class LLM:
         logits are not finite), once all others are done; their `completions` holds every text, and
         so it does in any other exception that ends a call half way.
         """
-        resolved = self.resolve(params, options)
+        resolved, caching = self.resolve(params, options, cache_options)
         seed = options.get("seed", None if params is None else params.seed)
         read = self._read(prompts, attention_mask)
-        return self._begin(read, resolved, vary=seed is None).run(progress)
+        return self._begin(read, resolved, caching, vary=seed is None).run(progress)
 
     def stream(
         self,
         prompt: Prompt | Mapping[str, Any],
         params: SamplingParams | None = None,
         *,
+        cache_options: CacheOptions | None = None,
         attention_mask: Any = None,
         **options: Any,
     ) -> Stream:
@@ -127,14 +138,17 @@ class LLM:
         Returns a Stream to iterate, whose `completion` is the result. Raises as `generate`, and
         OptionError for beams or several return sequences, whose text is known only at the end.
         """
-        resolved = self._resolve_streaming(params, options)
-        return Stream(self._begin(self._read(prompt, attention_mask, single=True), resolved))
+        resolved, caching = self.resolve(params, options, cache_options)
+        check_single(resolved)
+        read = self._read(prompt, attention_mask, single=True)
+        return Stream(self._begin(read, resolved, caching))
 
     def chat(
         self,
         messages: Sequence[Message],
         params: SamplingParams | None = None,
         *,
+        cache_options: CacheOptions | None = None,
         template_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Completion:
@@ -142,7 +156,13 @@ class LLM:
 
         Raises as `chat_stream`, and GenerationInterrupted, which holds the text so far, on Ctrl-C.
         """
-        stream = self.chat_stream(messages, params, template_options=template_options, **options)
+        stream = self.chat_stream(
+            messages,
+            params,
+            cache_options=cache_options,
+            template_options=template_options,
+            **options,
+        )
         try:
             for _ in stream:
                 continue
@@ -155,6 +175,7 @@ class LLM:
         messages: Sequence[Message],
         params: SamplingParams | None = None,
         *,
+        cache_options: CacheOptions | None = None,
         template_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Stream:
@@ -173,7 +194,8 @@ class LLM:
         Raises OptionError for an encoder-decoder model, TemplateError where there is no template
         or it refuses the messages; else as `stream`.
         """
-        resolved = self._resolve_streaming(params, options)
+        resolved, caching = self.resolve(params, options, cache_options)
+        check_single(resolved)
         prompt = self.render_chat(messages, template_options=template_options)
         assert self.tokenizer is not None
         asked = SamplingParams() if params is None else params
@@ -184,15 +206,14 @@ class LLM:
             resolved = with_turn_ends(resolved, self.tokenizer, named, config)
         ids = self.tokenizer.encode(prompt, add_special_tokens=False)
         [tokens] = read_prompts(ids, self.tokenizer, self.model.config.vocab_size)
-        key = cache_key(resolved)
         kept = self._last.take()
         try:
-            going_on = usable(kept, key, tokens, resolved, self.model.config.context)
-            generation = self._begin([tokens], resolved, going_on)
+            going_on = usable(kept, caching, tokens, self.model.config.context)
+            generation = self._begin([tokens], resolved, caching, going_on)
         except KeptError:  # of a check: what was kept has not been touched
             self._last.put(kept)
             raise
-        return Stream(generation, lambda ended: self._last.put(remember(ended, key)))
+        return Stream(generation, lambda ended: self._last.put(remember(ended, caching)))
 
     def render_chat(
         self,
@@ -237,33 +258,18 @@ class LLM:
         """Drop the cache kept for `chat`."""
         self._last.drop()
 
-    def resolve(self, params: SamplingParams | None, options: Mapping[str, Any]) -> ResolvedParams:
-        """Options made concrete by the checkpoint's generation_config.json."""
-        if params is not None and not isinstance(params, SamplingParams):
-            raise OptionError(
-                f"params is a {type(params).__name__}; pass SamplingParams(...), or its fields as "
-                "keywords, as in max_new_tokens=20"
-            )
-        known = frozenset(field.name for field in dataclasses.fields(SamplingParams))
-        given = check_keywords(options, known)
-        asked = dataclasses.replace(params or SamplingParams(), **given)
-        return asked.resolve(
-            self.checkpoint.generation_config,
-            vocab_size=self.model.config.vocab_size,
-            source=self.checkpoint.generation_source,
-        )
+    def resolve(
+        self,
+        params: SamplingParams | None,
+        options: Mapping[str, Any],
+        cache_options: CacheOptions | None = None,
+    ) -> tuple[ResolvedParams, ResolvedCacheOptions]:
+        """Options made concrete by the checkpoint's generation_config.json.
 
-    def _resolve_streaming(
-        self, params: SamplingParams | None, options: Mapping[str, Any]
-    ) -> ResolvedParams:
-        resolved = self.resolve(params, options)
-        if resolved.num_beams > 1 or resolved.num_return_sequences > 1:
-            raise OptionError(
-                f"num_beams={resolved.num_beams} and num_return_sequences="
-                f"{resolved.num_return_sequences}: a stream shows one text as it is written, and "
-                "this one is known only at the end; use generate()"
-            )
-        return resolved
+        options: fields of both kinds of options, which win over them.
+        """
+        size = self.model.config.vocab_size
+        return resolve_options(self.checkpoint, size, params, cache_options, options)
 
     def _read(self, prompts: Prompts, mask: Any, single: bool = False) -> list[list[int]]:
         padding, size = padding_of(self.checkpoint, self.tokenizer), self.model.config.vocab_size
@@ -273,6 +279,7 @@ class LLM:
         self,
         prompts: Sequence[Sequence[int]],
         params: ResolvedParams,
+        caching: ResolvedCacheOptions,
         conversation: Conversation | None = None,
         vary: bool = False,
     ) -> Generation:
@@ -281,6 +288,7 @@ class LLM:
             self.tokenizer,
             prompts,
             params,
+            caching,
             max_slots=self.max_batch_size,
             prefill_chunk=self.prefill_chunk,
             start=start_token(self.model, self.checkpoint),

@@ -29,7 +29,8 @@ from kept.models.foreign_formats import (
 from kept.models.registry import find_family, read_config
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
 from kept.models.weight_files import all_tensors, open_weight_files
-from kept.sampling import GENERATION_CONFIG, settings_of_model_config
+from kept.options import GENERATION_CONFIG
+from kept.sampling import settings_of_model_config
 
 QUANTIZATION = "kept_quantization"  # config.json's entry of a folder that kept has quantized
 # Not model.safetensors, in which transformers would look in vain for every weight.

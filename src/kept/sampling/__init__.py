@@ -6,12 +6,11 @@ from kept.sampling.generation_config import check_keywords, settings_of_model_co
 from kept.sampling.history import TokenHistory
 from kept.sampling.likeliest import Likeliest, num_likeliest
 from kept.sampling.logprobs import TokenLogprob, TokenLogprobs, token_logprobs
-from kept.sampling.params import GENERATION_CONFIG, SamplingParams
+from kept.sampling.params import SamplingParams
 from kept.sampling.resolved import ResolvedParams
 from kept.sampling.sampler import SampledTokens, sample, sample_rows
 
 __all__ = [
-    "GENERATION_CONFIG",
     "Key",
     "Likeliest",
     "ResolvedParams",

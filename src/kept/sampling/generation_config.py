@@ -8,15 +8,6 @@ from typing import Any, Final
 from kept.errors import OptionError
 from kept.sampling.transformers_fields import DONE, HARMLESS, ONLY_IN_FILES, REFUSED
 
-# Kinds of cache that transformers offers and that hold the same keys and values as the dynamic one.
-_SAME_AS_DYNAMIC: Final = frozenset(
-    {
-        *("dynamic", "offloaded", "hybrid", "hybrid_chunked", "offloaded_hybrid"),
-        *("offloaded_hybrid_chunked", "sliding_window", "paged"),
-    }
-)
-_SAME_AS_STATIC: Final = frozenset({"static", "offloaded_static"})
-
 _OF_MODEL_CONFIG: Final = (DONE | REFUSED.keys() | HARMLESS.keys()) - {
     # Training writes false here to save memory. With a cache the same text comes sooner.
     "use_cache",
@@ -96,28 +87,3 @@ def check_keywords(options: Mapping[str, Any], known: frozenset[str]) -> dict[st
                 f"{refusal.instead}"
             )
     return found
-
-
-def without_transformers_caches(config: Mapping[str, object], source: str) -> Mapping[str, object]:
-    """Return `config` with transformers' kinds of cache named as kept's that generate the same.
-
-    "sliding", which only kept has, stays.
-
-    Raises `OptionError` for a kind that would change the output ("quantized") or is not known.
-    """
-    kind = config.get("cache_implementation")
-    if kind is None or kind == "sliding":
-        return config
-    if not isinstance(kind, str):
-        raise OptionError(
-            f"{source} sets cache_implementation={kind!r:.100}, which must be the "
-            "name of a cache; pass cache_implementation as dynamic, static, sliding or evicting"
-        )
-    if kind in _SAME_AS_DYNAMIC:
-        return {**config, "cache_implementation": "dynamic"}
-    if kind in _SAME_AS_STATIC:
-        return {**config, "cache_implementation": "static"}
-    raise OptionError(
-        f"{source} sets cache_implementation={kind!r}, which kept does not "
-        "implement; pass cache_implementation as dynamic, static, sliding or evicting"
-    )

@@ -6,26 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from kept.sampling.fields import (
-    FIELDS,
-    CacheImplementation,
-    EarlyStopping,
-    EvictionScore,
-    KVDtype,
-    Overflow,
-)
+from kept.options import CACHE_FIELDS, GENERATION_CONFIG, refuses_others
+from kept.sampling.fields import FIELDS, EarlyStopping
 from kept.sampling.resolve import resolve
 from kept.sampling.resolved import ResolvedParams
 from kept.sampling.rules import RULE_FIELDS
 
-GENERATION_CONFIG = "generation_config.json"
 _FIELDS = (*FIELDS, *RULE_FIELDS)
 _EMPTY: Mapping[str, object] = MappingProxyType({})
+_OF_CACHE = {
+    field.name: f"it is one of the cache: pass CacheOptions({field.name}=...) as "
+    f"cache_options, or {field.name}=... to generate() itself"
+    for field in CACHE_FIELDS
+}
 
 
+@refuses_others(_OF_CACHE)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How to generate: when to stop, how to choose each token, what to report, how to cache.
+    """How to generate: when to stop, how to choose each token, what to report.
 
     `None` means the value in the checkpoint's generation_config.json, else the default. What is
     given here always wins over the checkpoint. Ranges are checked at once (`OptionError` names
@@ -70,30 +69,6 @@ class SamplingParams:
     Report
         logprobs: report the chosen token's log-probability under the model's own distribution,
             and those of this many likeliest tokens. Default: not reported.
-    Cache
-        use_cache: keep keys and values between steps. Default True.
-        cache_implementation: "dynamic" (default), "static", "sliding" or "evicting".
-        kv_dtype: what keys and values are stored as: "float32", "bfloat16", "float16", "int8",
-            "int4" or "k8v4", or a pair (keys, values) of all but the last. int8 takes half and
-            int4 a quarter of bfloat16's memory; k8v4, int8 keys and int4 values, lies between.
-            They round more, so the text can differ. Default: the model's dtype.
-        unquantized_sinks: how many of the first tokens, up to 64, a cache of int8 or int4 holds as
-            bfloat16 beside their codes. Default 0.
-        max_cache_len: tokens a static cache holds. Default: prompt plus new tokens.
-        sliding_window, num_sinks: tokens a sliding cache holds, and how many of the first it
-            keeps. Default: the model's window, and 0.
-        kv_budget: tokens of each sequence that an evicting cache keeps; it needs one. A list has
-            one for each layer that stores keys and has no window of its own.
-        eviction_score: which of them it prefers: "attention" (default), those that have received
-            most (H2O); "expected-attention", those that the last tokens' queries let expect most;
-            "key-norm", those of short keys; or "window", the last ones. num_sinks,
-            num_recent: how many of the first and of the last it keeps whatever their score.
-            Default: 4, and half of what these leave of the budget.
-        overflow: at the end of the context "stop" (default) or "slide" on over the last tokens.
-            Keys that stay in the cache keep what they saw of tokens that have left, so from there
-            on the text can differ from use_cache=False, which reads the last tokens anew.
-        slide_hop: re-read the window every this many tokens where it must be re-read. Default:
-            chosen from the context's length.
     """
 
     max_new_tokens: int | None = None
@@ -128,18 +103,6 @@ class SamplingParams:
     epsilon_cutoff: float | None = None
     eta_cutoff: float | None = None
     renormalize_logits: bool | None = None
-    use_cache: bool | None = None
-    cache_implementation: CacheImplementation | None = None
-    kv_dtype: KVDtype | None = None
-    unquantized_sinks: int | None = None
-    sliding_window: int | None = None
-    num_sinks: int | None = None
-    max_cache_len: int | None = None
-    kv_budget: int | Sequence[int] | None = None
-    eviction_score: EvictionScore | None = None
-    num_recent: int | None = None
-    overflow: Overflow | None = None
-    slide_hop: int | None = None
 
     def __post_init__(self) -> None:
         for field in _FIELDS:

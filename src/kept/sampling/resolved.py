@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kept.errors import OptionError
-from kept.sampling.fields import (
-    Budget,
-    CacheImplementation,
-    EarlyStopping,
-    EvictionScore,
-    KVDtype,
-    Overflow,
-)
+from kept.sampling.fields import EarlyStopping
 from kept.sampling.rules import NO_RULES, Rules
 
 
@@ -21,11 +14,8 @@ class ResolvedParams:
     """Every option of a request, verified and concrete; made by `SamplingParams.resolve`.
 
     Where `do_sample` is False, `temperature`, `top_k`, `top_p` and `min_p` stand at the values
-    that change nothing (1, 0, 1, 0). `None` is left in ten places: `max_length` (the checkpoint
-    sets none, or `max_new_tokens` was given), `logprobs` (not wanted), `cache_implementation` (no
-    cache), `kv_dtype` (the model's dtype), `sliding_window` (the model's own), `max_cache_len`
-    (prompt plus new tokens), `slide_hop` (chosen from the context's length), `kv_budget` and
-    `eviction_score` (no evicting cache) and `num_recent` (half of what sinks leave of the budget).
+    that change nothing (1, 0, 1, 0). `None` is left in two places: `max_length` (the checkpoint
+    sets none, or `max_new_tokens` was given) and `logprobs` (not wanted).
     """
 
     max_new_tokens: int
@@ -47,18 +37,6 @@ class ResolvedParams:
     eos_token_ids: frozenset[int]  # empty: nothing ends a text but its length and stop strings
     seed: int
     logprobs: int | None
-    use_cache: bool
-    cache_implementation: CacheImplementation | None
-    kv_dtype: KVDtype | None
-    unquantized_sinks: int
-    sliding_window: int | None
-    num_sinks: int
-    max_cache_len: int | None
-    kv_budget: Budget | None
-    eviction_score: EvictionScore | None
-    num_recent: int | None
-    overflow: Overflow
-    slide_hop: int | None
     rules: Rules
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kept.errors import OptionError
-from kept.sampling.fields import Field, boolean, integer, items, number
+from kept.options.field import Field, boolean, integer, items, number
 
 Ids = tuple[int, ...]
 Biases = tuple[tuple[Ids, float], ...]

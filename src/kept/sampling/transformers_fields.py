@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from kept.options import CACHE_FIELDS
 from kept.sampling.fields import FIELDS
 from kept.sampling.rules import RULE_FIELDS
 
@@ -33,11 +34,11 @@ ONLY_IN_FILES: Final[Mapping[str, str]] = {
     "min_length": "pass min_new_tokens, which does not count the prompt",
     "decoder_start_token_id": "write it into generation_config.json",
 }
-_OPTIONS: Final = frozenset(field.name for field in (*FIELDS, *RULE_FIELDS))
+_OPTIONS: Final = frozenset(field.name for field in (*FIELDS, *RULE_FIELDS, *CACHE_FIELDS))
 _KEPTS_OWN: Final = frozenset(
     {
-        *("ignore_eos", "seed", "logprobs", "kv_dtype", "unquantized_sinks", "sliding_window"),
-        *("num_sinks", "kv_budget", "eviction_score", "num_recent", "overflow", "slide_hop"),
+        *("ignore_eos", "seed", "logprobs", "kv_dtype", "sliding_window", "num_sinks"),
+        *("kv_budget", "eviction_score", "num_recent", "overflow", "slide_hop"),
     }
 )
 DONE: Final[frozenset[str]] = (_OPTIONS - _KEPTS_OWN) | set(ONLY_IN_FILES)

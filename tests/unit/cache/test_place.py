@@ -149,8 +149,8 @@ def test_where_there_is_no_room(
 @pytest.mark.parametrize(
     ("folder", "budget", "message"),
     [
-        (FOLDER, 0, "kv_memory=0: give how many bytes"),
-        (FOLDER, True, "kv_memory=True: give how many bytes"),
+        (FOLDER, 0, "offload_memory=0: give how many bytes"),
+        (FOLDER, True, "offload_memory=True: give how many bytes"),
         (FOLDER / "nowhere", 1 << 20, "nowhere is no folder that can be written to"),
         (Path(__file__), 1 << 20, "is no folder that can be written to"),
         (Path("/proc"), 1 << 20, "/proc takes no files"),
@@ -176,11 +176,11 @@ def test_generating_with_half_the_memory() -> None:
     options = {"max_new_tokens": 24, "ignore_eos": True, "logprobs": 2, "do_sample": False}
     prompt = "def fibonacci(n):\n" * 40
     whole = LLM().generate(prompt, **options)
-    llm = LLM(kv_folder=FOLDER, kv_memory=whole[0].cache_bytes // 2)
+    llm = LLM(offload_folder=FOLDER, offload_memory=whole[0].cache_bytes // 2)
     found = llm.generate(prompt, **options)
     assert found[0].text == whole[0].text
     if machine.NATIVE_AVAILABLE:
         assert found[0].logprobs == whole[0].logprobs
-    for wrong in ({"kv_folder": FOLDER}, {"kv_memory": 1 << 20}):
+    for wrong in ({"offload_folder": FOLDER}, {"offload_memory": 1 << 20}):
         with pytest.raises(OptionError, match="go together"):
             LLM(**wrong)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from kept.errors import OptionError
+from kept.options import CACHE_FIELDS, Field
 from kept.sampling import SamplingParams
 
 
@@ -34,18 +36,6 @@ from kept.sampling import SamplingParams
         *[("ignore_eos", v) for v in (1, "no")],
         *[("seed", v) for v in (-1, 2**64, 0.5)],
         *[("logprobs", v) for v in (-1, True)],
-        *[("use_cache", v) for v in (0, "no")],
-        *[("cache_implementation", v) for v in ("hybrid", 1)],
-        *[
-            ("kv_dtype", v)
-            for v in ("int5", "float64", 8, ("int8",), ("k8v4", "int8"), ["int8", 4])
-        ],
-        *[("unquantized_sinks", v) for v in (-1, 65, 1.0)],
-        *[("sliding_window", v) for v in (0, 1.0)],
-        *[("num_sinks", v) for v in (-1,)],
-        *[("max_cache_len", v) for v in (0,)],
-        *[("overflow", v) for v in ("wrap", True)],
-        *[("slide_hop", v) for v in (0,)],
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
@@ -68,15 +58,6 @@ def test_a_value_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
         ({"early_stopping": False}, "early_stopping=False"),
         ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens=9.*max_new_tokens=8"),
         ({"min_new_tokens": 257}, r"max_new_tokens=256 \(the default\)"),
-        ({"slide_hop": 8}, "slide_hop=8"),
-        ({"slide_hop": 8, "overflow": "stop"}, "slide_hop=8"),
-        ({"sliding_window": 8}, r"sliding_window=8.*cache_implementation='dynamic'"),
-        ({"num_sinks": 4, "cache_implementation": "static"}, "num_sinks=4"),
-        ({"max_cache_len": 64}, "max_cache_len=64"),
-        ({"max_cache_len": 64, "cache_implementation": "sliding"}, "max_cache_len=64"),
-        ({"use_cache": False, "cache_implementation": "dynamic"}, "cache_implementation"),
-        ({"use_cache": False, "max_cache_len": 64}, "max_cache_len=64"),
-        ({"use_cache": False, "kv_dtype": "int8"}, "kv_dtype='int8' describes a cache"),
         ({"ignore_eos": True, "eos_token_id": 3}, "ignore_eos=True"),
     ],
 )
@@ -95,7 +76,6 @@ def test_options_that_contradict_each_other_are_refused(
         ({"top_p": 0.9}, {"temperature": 0}, "temperature=0.0"),
         ({"num_beams": 2}, {"num_return_sequences": 4}, "num_return_sequences=4 .from"),
         ({"max_new_tokens": 5}, {"min_new_tokens": 6}, "min_new_tokens=6 .from"),
-        ({"cache_implementation": "static"}, {"use_cache": False}, "use_cache=False .from"),
         ({"do_sample": True}, {"top_p": 5}, "generation_config.json's top_p=5"),
         ({}, {"repetition_penalty": 0}, "generation_config.json's repetition_penalty=0"),
         ({}, {"eos_token_id": -1}, "generation_config.json's eos_token_id=-1"),
@@ -144,8 +124,6 @@ def test_defaults() -> None:
     assert (params.repetition_penalty, params.no_repeat_ngram_size) == (1.0, 0)
     assert (params.num_beams, params.num_return_sequences) == (1, 1)
     assert (params.stop_strings, params.eos_token_ids, params.logprobs) == ((), frozenset(), None)
-    assert (params.use_cache, params.cache_implementation) == (True, "dynamic")
-    assert (params.overflow, params.slide_hop, params.num_sinks) == ("stop", None, 0)
 
 
 def test_the_checkpoint_fills_in_what_was_not_given() -> None:
@@ -195,7 +173,6 @@ def test_total_lengths_of_the_checkpoint_give_way_to_new_token_counts() -> None:
         *[("guidance_scale", 2.0, {}), ("max_time", 3.0, {}), ("num_beam_groups", 2, {})],
         *[("penalty_alpha", 0.6, {}), ("watermarking_config", {"bias": 2.5}, {})],
         *[("diversity_penalty", 0.5, {"num_beams": 2})],
-        *[("cache_implementation", "quantized", {})],
     ],
 )
 def test_a_checkpoint_that_asks_for_what_kept_lacks_is_refused(
@@ -223,23 +200,6 @@ def test_neutral_idle_and_unknown_fields_of_a_checkpoint_pass() -> None:
     SamplingParams().resolve({"typical_p": 0.5, "renormalize_logits": True})
 
 
-@pytest.mark.parametrize(
-    ("options", "config", "expected"),
-    [
-        ({}, {"cache_implementation": "hybrid"}, "dynamic"),
-        ({}, {"cache_implementation": "offloaded_static"}, "static"),
-        ({}, {"cache_implementation": "sliding"}, "sliding"),
-        ({"cache_implementation": "static"}, {"cache_implementation": "quantized"}, "static"),
-        ({"use_cache": False}, {"cache_implementation": "quantized"}, None),
-        ({}, {"use_cache": False, "cache_implementation": "hybrid"}, None),
-    ],
-)
-def test_the_checkpoints_kind_of_cache(
-    options: dict[str, Any], config: dict[str, object], expected: str | None
-) -> None:
-    assert SamplingParams(**options).resolve(config).cache_implementation == expected
-
-
 def test_a_seed_is_kept_or_taken_from_the_system() -> None:
     assert SamplingParams(seed=2**64 - 1).resolve().seed == 2**64 - 1
     seeds = {SamplingParams().resolve().seed for _ in range(4)}
@@ -256,10 +216,15 @@ def test_params_are_frozen_hashable_and_canonical() -> None:
         params.top_k = 3  # type: ignore[misc]
 
 
-def test_a_pair_of_stored_dtypes_goes_by_its_name() -> None:
-    for given, expected in (
-        (("int8", "int4"), "k8v4"),
-        (["int8", "int8"], "int8"),
-        (["int4", "bfloat16"], ("int4", "bfloat16")),
-    ):
-        assert SamplingParams(kv_dtype=given).resolve().kv_dtype == expected  # type: ignore[arg-type]
+@pytest.mark.parametrize("field", CACHE_FIELDS, ids=lambda field: field.name)
+def test_an_option_of_the_cache_is_sent_to_its_place(field: Field[object]) -> None:
+    with pytest.raises(OptionError, match=rf"^{field.name} .*; .*CacheOptions\({field.name}="):
+        SamplingParams(**{field.name: None})
+    with pytest.raises(OptionError, match="as cache_options"):
+        dataclasses.replace(SamplingParams(), **{field.name: None})
+
+
+def test_an_unknown_option_is_refused_with_those_there_are() -> None:
+    with pytest.raises(OptionError, match=r"^SamplingParams has no temprature; .* temperature,"):
+        SamplingParams(temprature=1)  # type: ignore[call-arg]
+    assert "temperature" in inspect.signature(SamplingParams).parameters

@@ -28,7 +28,6 @@ _OPTIONS = st.fixed_dictionaries(
         "num_return_sequences": st.integers(1, 4),
         "stop_strings": st.lists(st.text(min_size=1), max_size=3),
         "eos_token_id": st.integers(0, 50) | st.lists(st.integers(0, 50), min_size=1, max_size=3),
-        "use_cache": st.booleans(),
     },
 )
 
@@ -63,7 +62,6 @@ def _check_consistent(params: ResolvedParams) -> None:
     assert params.temperature > 0
     assert params.do_sample or params.num_beams > 1 or params.num_return_sequences == 1
     assert params.num_beams == 1 or params.num_return_sequences <= params.num_beams
-    assert (params.cache_implementation is None) is not params.use_cache
 
 
 def _is_idle(name: str, params: ResolvedParams) -> bool:

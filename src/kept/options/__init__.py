@@ -1,0 +1,35 @@
+"""What a caller can set: how one option is checked, and the options of a cache."""
+
+from kept.options.cache_fields import (
+    CACHE_FIELDS,
+    KV_DTYPES,
+    CacheField,
+    CacheImplementation,
+    EvictionScore,
+    KVDtype,
+    KVDtypeName,
+    Overflow,
+)
+from kept.options.cache_options import CacheOptions
+from kept.options.field import Field
+from kept.options.keywords import refuse_keywords, refuses_others
+from kept.options.reader import GENERATION_CONFIG, Reader
+from kept.options.resolved_cache import ResolvedCacheOptions
+
+__all__ = [
+    "CACHE_FIELDS",
+    "GENERATION_CONFIG",
+    "KV_DTYPES",
+    "CacheField",
+    "CacheImplementation",
+    "CacheOptions",
+    "EvictionScore",
+    "Field",
+    "KVDtype",
+    "KVDtypeName",
+    "Overflow",
+    "Reader",
+    "ResolvedCacheOptions",
+    "refuse_keywords",
+    "refuses_others",
+]
