@@ -9,6 +9,7 @@ from typing import Protocol
 from kept.bench.limits import Limits
 from kept.bench.serve_work import Arrival
 from kept.bench.subject import Subject
+from kept.options import KVDtypeName
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ class ServeSettings:
     workload: str
     max_batch_size: int
     kv_memory: int | None = None
-    kv_dtype: str | None = None
+    kv_dtype: KVDtypeName | None = None
     max_step_time: float | None = None
     duration: float | None = None
     bounds: tuple[Bound, ...] = ()

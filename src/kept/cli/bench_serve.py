@@ -17,9 +17,10 @@ from kept.cli.bench_files import (
     write_files,
     write_json,
 )
-from kept.cli.options import KVDtype, QuantizedFormat, option
+from kept.cli.options import QuantizedFormat, option
 from kept.format import parse_bytes
 from kept.interrupt import INTERRUPTED
+from kept.options import KVDtypeName
 
 if TYPE_CHECKING:
     from kept.bench.serve_record import ServeResult, ServeSettings
@@ -57,7 +58,7 @@ class ServedModel:
         option(MODEL, "Hold the weights as codes with scales. Default: as --dtype says."),
     ] = None
     kv_dtype: Annotated[
-        KVDtype | None,
+        KVDtypeName | None,
         option(MODEL, "Hold keys and values in this format. Default: the model's dtype."),
     ] = None
     device: Annotated[
