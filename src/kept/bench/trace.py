@@ -84,6 +84,7 @@ def greedy(
 def timed_steps(generation: Generation) -> Iterator[float]:
     """Run a generation to its end; yields the seconds of each engine step after it."""
     engine = generation.engine
+    generation.begin()
     while engine.has_work:
         start = time.perf_counter()
         engine.step()

@@ -53,6 +53,11 @@ class Sharing(Movable):
         state = self._state.with_layouts({layout: layout.with_table(slot, table)})
         self._state = replace(state, lengths=tuple(lengths))
 
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block, all layers together. Raises CacheError as `share` does."""
+        return self._in_blocks().memory.block_bytes
+
     def num_new_blocks(self, slot: int, count: int) -> int:
         """How many free blocks the slot takes to store so many tokens more. Raises as `share`."""
         slot, layout = self._read_slot(slot), self._in_blocks()

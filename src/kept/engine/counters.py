@@ -32,17 +32,23 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolBlocks:
+    """How the blocks of a pool are used: `free` ones nobody holds, `findable` ones the prefix tree
+    holds for texts that have ended, `held` ones sequences or leases need. They add up to all."""
+
+    free: int
+    findable: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """An engine at one moment.
 
-    counters: a copy. waiting, running: requests. Blocks of the pool, all None where there is none:
-    free_blocks: nobody holds them; findable_blocks: the prefix tree holds them and nobody else
-    does; held_blocks: all others.
+    counters: a copy. waiting, running: requests. blocks: of its pool; None where there is none.
     """
 
     counters: Counters
     waiting: int
     running: int
-    free_blocks: int | None = None
-    findable_blocks: int | None = None
-    held_blocks: int | None = None
+    blocks: PoolBlocks | None

@@ -17,8 +17,8 @@ from kept.engine.events import Event
 from kept.engine.forward import Forward
 from kept.engine.group import Move
 from kept.engine.passes import Work
+from kept.engine.pooled import make_residents
 from kept.engine.request import Phase, Request
-from kept.engine.residents import Residents
 from kept.engine.scheduler import Scheduler
 from kept.engine.settling import Settling
 from kept.engine.window import ContextRule
@@ -54,7 +54,7 @@ class Engine:
         self.counters = Counters()
         self.scheduler = Scheduler(slots, None if cache is None else prefill_chunk)
         self._forward = Forward(model, cache)
-        self._residents = Residents(cache, slots)
+        self._residents = make_residents(model, cache, rule, slots, self.counters)
         self._settling = Settling(self.counters)
         self._driving = Driving(model, self._advance)
         self._inbox: deque[tuple[Request, bool]] = deque()  # and whether it is to be cancelled
@@ -67,19 +67,29 @@ class Engine:
         Raises OptionError for one that needs more slots than there are, CacheFullError for one
         whose keys and values the cache could not hold even alone.
         """
+        self.check(request)
+        request.live[0].usage.arrived = time.perf_counter()
+        self._inbox.append((request, False))
+        return request
+
+    def check(self, request: Request) -> None:
+        """Raise what `submit` would raise of a request."""
         if request.width > self.scheduler.max_slots:
             raise OptionError(
                 f"num_beams or num_return_sequences of {request.width} needs as many slots, and "
                 f"this engine has {self.scheduler.max_slots}; make it with more"
             )
         self._residents.check(request)
-        self._inbox.append((request, False))
-        return request
 
     def cancel(self, request: Request) -> None:
         """Have a request end as it stands with the next step. Any thread may, at any time; without
         effect on one that is finished."""
         self._inbox.append((request, True))
+
+    @property
+    def pool_bytes(self) -> int:
+        """The most bytes that the blocks of its cache may take; 0 where it has none."""
+        return self._residents.pool_bytes
 
     @property
     def has_work(self) -> bool:
@@ -89,10 +99,11 @@ class Engine:
     def step(self) -> list[Event]:
         """Compute one pass, draw the tokens it decides, and move the sequences on.
 
-        An Exception of the pass ends the requests in it as "error"; one that memory or cache have no
-        room for, the least deserving of them. What goes wrong after the pass in one group's draws or
-        texts ends that group, or the one text. No other request notices. Raises what is no Exception,
-        as Ctrl-C is; the next step then goes on with what there is.
+        Returns what texts have come to. An Exception of the pass ends the requests in it as
+        "error"; where memory or cache have no room for it, the least deserving of them. What goes
+        wrong after the pass in one group's draws or texts ends that group, or the one text. No
+        other request notices. Raises what is no Exception, as Ctrl-C is; the next step then goes on
+        with what there is.
         """
         with computing():
             return self._step()
@@ -138,8 +149,18 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """What the engine has done and holds."""
-        waiting = self.scheduler.num_waiting + len(self._inbox)
-        return Snapshot(deepcopy(self.counters), waiting, len(self.scheduler.running))
+        with self.model.running():
+            waiting = self.scheduler.num_waiting + len(self._inbox)
+            running = len(self.scheduler.running)
+            return Snapshot(deepcopy(self.counters), waiting, running, self._residents.blocks())
+
+    @torch.inference_mode()
+    def forget(self) -> None:
+        """Let no text that has ended be found again, and give the memory of its keys back."""
+        with plain_torch(), self.model.running():
+            self._mend()
+            self._forward.forget()
+            self._residents.forget()
 
     def _hear(self) -> list[Event]:
         """Take in what came from other threads; what has waited too long ends."""

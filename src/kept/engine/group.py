@@ -8,11 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from kept.engine.continuation import Continuation
-from kept.errors import OptionError, SamplingError
 from kept.models import NextLogits
 from kept.sampling import ResolvedParams, TokenLogprobs
 
-Drawn = tuple[int, TokenLogprobs | None] | SamplingError | OptionError  # or why there is none
+Drawn = tuple[int, TokenLogprobs | None] | Exception  # why there is none
 
 
 @dataclass(frozen=True, slots=True)

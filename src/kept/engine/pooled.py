@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kept.blocks import BLOCK, Block, BlockPool, Lease, Match, PrefixTree, Reason
+from kept.blocks import BLOCK, Block, BlockPool, Lease, Match, Namespace, PrefixTree, Reason
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
-from kept.engine.counters import Counters
+from kept.engine.counters import Counters, PoolBlocks
 from kept.engine.holds import Hold
 from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.engine.residents import Residents
 from kept.engine.scheduler import Scheduler
+from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
+from kept.models import CausalLM
 
 
 def blocks_of(num_tokens: int) -> int:
@@ -40,28 +43,38 @@ class PooledResidents(Residents):
         num_slots: int,
         pool: BlockPool,
         tree: PrefixTree[Block] | None,
+        rule: ContextRule,
         counters: Counters,
     ) -> None:
         super().__init__(cache, num_slots)
         self._pool, self._tree, self._counters = pool, tree, counters
-        self._held_cache = cache
+        self._held_cache, self._rule = cache, rule
         self._leases: dict[Continuation, Lease[Block]] = {}
         self._waited: set[Request] = set()  # for a running request to compute their beginning
 
     @property
-    def num_findable(self) -> int:
-        """Blocks that the tree holds and no running sequence has to."""
+    def pool_bytes(self) -> int:
+        """See `Residents.pool_bytes`."""
+        return self._pool.num_blocks * self._held_cache.block_bytes
+
+    def blocks(self) -> PoolBlocks:
+        """See `Residents.blocks`."""
+        free, findable = self._pool.num_free, self._num_findable
+        return PoolBlocks(free, findable, self._pool.num_blocks - free - findable)
+
+    @property
+    def _num_findable(self) -> int:
         return 0 if self._tree is None else self._tree.num_evictable
 
     def check(self, request: Request) -> None:
         """See `Residents.check`."""
-        needed = _most(request)
+        needed = self._most(request)
         if needed > self._pool.num_blocks:
             raise CacheFullError(
-                f"a request of {request.width} sequences of up to {_longest(request):,} tokens may "
-                f"come to need {needed:,} blocks of {BLOCK} tokens, and the pool of keys and "
-                f"values has {self._pool.num_blocks:,}; ask for fewer tokens or texts, or give "
-                "more memory (kv_memory)"
+                f"a request of {request.width} sequences of up to {self._longest(request):,} "
+                f"tokens may come to need {needed:,} blocks of {BLOCK} tokens, and the pool of "
+                f"keys and values has {self._pool.num_blocks:,}; ask for fewer tokens or texts, "
+                "or give more memory (kv_memory)"
             )
 
     def hold(self, request: Request, running: Sequence[Request]) -> Hold | None:
@@ -86,7 +99,7 @@ class PooledResidents(Residents):
 
     def start(self, request: Request, running: Sequence[Request]) -> bool:
         """See `Residents.start`."""
-        available = self._pool.num_free + self.num_findable
+        available = self._pool.num_free + self._num_findable
         if request.refused_with == available:
             return False
         matches = [self._match(continuation, request) for continuation in request.live]
@@ -95,7 +108,7 @@ class PooledResidents(Residents):
         for other in running:
             held = sum(blocks_of(c.num_computed) for c in other.live)
             needed += max(0, self._needed(other) - held)
-        if needed > self._pool.num_free + self.num_findable:
+        if needed > self._pool.num_free + self._num_findable:
             for match in matches:
                 if match is not None:
                     match.lease.release()
@@ -143,10 +156,13 @@ class PooledResidents(Residents):
         self._waited.discard(request)
 
     def forget(self) -> None:
-        """Let no text be found again, and give free memory back to the system."""
+        """See `Residents.forget`."""
         if self._tree is not None:
             self._tree.clear()
         self._held_cache.release()
+
+    def _bytes_of(self, continuation: Continuation) -> int:
+        return blocks_of(continuation.num_computed) * self._held_cache.block_bytes
 
     def _vacate(self, continuation: Continuation) -> None:
         assert continuation.slot is not None
@@ -196,12 +212,21 @@ class PooledResidents(Residents):
         """Blocks that it needs until it has drawn a token of each text; where it cannot be parked,
         until its end."""
         if self._tree is None:
-            return _most(request)
+            return self._most(request)
         return (
             sum(blocks_of(len(c.history) - c.offset + 1) for c in request.live)
             + request.width
             - len(request.live)
         )
+
+    def _longest(self, request: Request) -> int:
+        """Tokens that a text of it may come to store."""
+        longest = max(c.limit - c.offset - 1 for c in request.group.results)
+        return min(longest, self._rule.length)
+
+    def _most(self, request: Request) -> int:
+        """Blocks that it may come to need, with one that each of several takes ahead."""
+        return request.width * (blocks_of(self._longest(request)) + (request.width > 1))
 
     def _new_blocks(self, item: Work) -> int:
         slot = item.continuation.slot
@@ -217,21 +242,28 @@ class PooledResidents(Residents):
         return True
 
 
-def _findable(continuation: Continuation) -> np.ndarray:
+def _findable(continuation: Continuation) -> NDArray[np.int64]:
     """What may be taken over of a text: all but its last token, whose logits are needed."""
     return continuation.history.tokens[:-1]
 
 
-def _num_shared(a: np.ndarray, b: np.ndarray) -> int:
+def _num_shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
     length = min(len(a), len(b))
     differ = np.flatnonzero(a[:length] != b[:length])
     return int(differ[0]) if len(differ) else length
 
 
-def _longest(request: Request) -> int:
-    return max(c.limit - c.offset - 1 for c in request.group.results)
-
-
-def _most(request: Request) -> int:
-    """Blocks that it may come to need, with one that each of several takes ahead."""
-    return request.width * (blocks_of(_longest(request)) + (request.width > 1))
+def make_residents(
+    model: CausalLM, cache: Cache | None, rule: ContextRule, num_slots: int, counters: Counters
+) -> Residents:
+    """Residents of a cache, which share keys where they lie in blocks and depend on nothing but the
+    tokens before them."""
+    pool = None if cache is None else cache.pool
+    if cache is None or pool is None:
+        return Residents(cache, num_slots)
+    tree: PrefixTree[Block] | None = None
+    if not (rule.slides or model.is_encoder_decoder or model.keys_follow_length):
+        windows = [shape.window for shape in cache.shapes]
+        # One engine's tree: its model and kernels are the same for all.
+        tree = PrefixTree(Namespace("", "", "", cache.codec.name, windows))
+    return PooledResidents(cache, num_slots, pool, tree, rule, counters)

@@ -7,6 +7,7 @@ from heapq import heapify, heappush
 
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
+from kept.engine.counters import PoolBlocks
 from kept.engine.group import Move
 from kept.engine.holds import Hold
 from kept.engine.passes import Work
@@ -23,8 +24,20 @@ class Residents:
         self._free = list(range(num_slots))  # a heap: the lowest goes first
         self._in: dict[int, Continuation] = {}
 
+    @property
+    def pool_bytes(self) -> int:
+        """The most bytes that the pool may take; 0: there is none."""
+        return 0
+
     def check(self, request: Request) -> None:
         """Raise CacheFullError for a request that the cache could not hold alone."""
+
+    def blocks(self) -> PoolBlocks | None:
+        """How the blocks of the pool are used; None: there is none."""
+        return None
+
+    def forget(self) -> None:
+        """Let no text that has ended be found again, and give free memory back to the system."""
 
     def hold(self, request: Request, running: Sequence[Request]) -> Hold | None:
         """Which running request computes what this one begins with, too; None: none does."""
@@ -94,8 +107,8 @@ class Residents:
             self._cut(continuation.slot, continuation.num_computed)
 
     def mend(self, live: Iterable[Continuation]) -> None:
-        """After an exception in a step: let slots and continuations say the same again, where a slot
-        holds at least what `num_computed` says. live: those that run."""
+        """After an exception in a step: let slots and continuations say the same again, where a
+        slot holds at least what `num_computed` says. live: those that run."""
         if self.cache is None:
             for continuation in live:
                 continuation.num_computed = 0
@@ -143,10 +156,8 @@ class Residents:
         heappush(self._free, slot)
 
     def _cut(self, slot: int, length: int) -> None:
-        if self.cache is not None and self.cache.lengths[slot] > length:
-            lengths = list(self.cache.lengths)
-            lengths[slot] = length
-            self.cache.truncate(lengths)
+        if self.cache is not None:
+            self.cache.truncate_slot(slot, length)
 
     def _bytes_of(self, continuation: Continuation) -> int:
         return 0 if self.cache is None else self.cache.num_bytes // self.cache.num_slots

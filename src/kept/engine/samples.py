@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from kept.engine.continuation import Continuation
 from kept.engine.group import Draw, Drawn, Group, Move
+from kept.errors import KeptError
 from kept.models import NextLogits
 
 
@@ -61,6 +62,8 @@ class SampleGroup(Group):
     def _named(self, continuation: Continuation, error: Exception) -> Exception:
         """The error with the name of its text."""
         which = f", text {continuation.index}" if len(self.results) > 1 else ""
+        if not isinstance(error, KeptError):
+            return error
         named = type(error)(f"prompt {continuation.prompt_index}{which}: {error}")
         named.__cause__ = error
         return named

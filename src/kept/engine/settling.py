@@ -9,7 +9,7 @@ from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters
 from kept.engine.drawing import Row, draw, together
 from kept.engine.events import Event
-from kept.engine.group import Drawn, Move
+from kept.engine.group import Draw, Drawn, Move
 from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.models import NextLogits
@@ -54,7 +54,7 @@ class Settling:
         rows = self._rows
         ready = [r for r in running if r.group.live and all(c in rows for c in r.group.live)]
         draws = [request.group.draws() for request in ready]
-        drawn = draw([d for each in draws for d in each], rows)
+        drawn = self._draw([d for each in draws for d in each])
         events: list[Event] = []
         begin = 0
         for request, each in zip(ready, draws, strict=True):
@@ -70,6 +70,12 @@ class Settling:
             if of is found:  # the next pass may write where these lie
                 rows[continuation] = of.row(index), 0
         return events
+
+    def _draw(self, draws: Sequence[Draw]) -> list[Drawn]:
+        try:
+            return draw(draws, self._rows)
+        except Exception as error:  # of all of them, who may not have been at fault
+            return [error] * len(draws)
 
     def _take(self, request: Request, drawn: Sequence[Drawn]) -> None:
         self.taking = request

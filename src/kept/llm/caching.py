@@ -67,12 +67,13 @@ def build_cache(
     num_slots: int,
     length: int | None,
     place: Offloaded | None = None,
+    pool_bytes: int | None = None,
 ) -> Cache | None:
     """The cache the options ask for, or None for use_cache=False.
 
-    length: of a static cache, see `static_length`. Where the window slides in place, a dynamic
-    cache becomes a ring as long as the context. Raises OptionError for an evicting cache of a model
-    that cannot do with one.
+    length: of a static cache, see `static_length`. pool_bytes: at most, of a cache in blocks.
+    Where the window slides in place, a dynamic cache becomes a ring as long as the context. Raises
+    OptionError for an evicting cache of a model that cannot do with one.
     """
     if options.cache_implementation is None:
         return None
@@ -97,6 +98,7 @@ def build_cache(
         kv_dtype=options.kv_dtype,
         device=model.device,
         place=place,
+        pool_bytes=pool_bytes,
     )
 
 

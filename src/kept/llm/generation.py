@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from kept.cache import Offloaded
+from kept.cache import Cache, Offloaded
 from kept.engine import (
     BeamGroup,
     Completion,
@@ -35,7 +35,7 @@ class Generation:
     from, to whose encoder the prompts go; else None. vary: give each prompt but the first a seed of
     its own in place of `params.seed`. conversation: go on from it, as far as the only prompt begins
     like it; mutated, once everything that can be checked has been. place: where a new cache lies,
-    None: in memory.
+    None: in memory. engine: a running one that the prompts go to, in place of one of their own.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Generation:
         vary: bool = False,
         conversation: Conversation | None = None,
         place: Offloaded | None = None,
+        engine: Engine | None = None,
     ) -> None:
         if params.stop_strings and tokenizer is None:
             raise OptionError("stop_strings need a tokenizer, and this checkpoint has none")
@@ -61,19 +62,37 @@ class Generation:
             own = replace(params, seed=fresh_seed()) if vary and index else params
             source, read = (None, prompt) if start is None else (tuple(prompt), [start])
             self.groups.append(_make_group(tokenizer, read, index, own, rule, source))
-        width = max(group.width for group in self.groups)
-        slots = max(width, min(max_slots, sum(group.width for group in self.groups)))
-        lengths = [len(prompt) if start is None else 1 for prompt in prompts]
-        length = static_length(options, params, rule, lengths)
-        if conversation is None:
-            cache = build_cache(model, options, rule, slots, length, place)
-        else:
-            cache = conversation.cache
-            leader = self.groups[0].live[0]
-            leader.num_computed = conversation.reuse(prompts[0])
-            leader.usage.cached["conversation"] = leader.num_computed
-        self.engine = Engine(model, cache, rule, max_slots=slots, prefill_chunk=prefill_chunk)
-        self.requests = [self.engine.submit(Request(group)) for group in self.groups]
+        self.requests = [Request(group) for group in self.groups]
+        self._num_begun = 0  # requests that the engine has
+        if engine is None:
+            lengths = [len(prompt) if start is None else 1 for prompt in prompts]
+            length = static_length(options, params, rule, lengths)
+            slots = self._num_slots(max_slots)
+            if conversation is None:
+                cache = build_cache(model, options, rule, slots, length, place)
+            else:
+                cache = self._going_on(conversation, prompts[0])
+            engine = Engine(model, cache, rule, max_slots=slots, prefill_chunk=prefill_chunk)
+        self.engine = engine
+        for request in self.requests:
+            engine.check(request)
+
+    def _num_slots(self, most: int) -> int:
+        widths = [group.width for group in self.groups]
+        return max(*widths, min(most, sum(widths)), 1)
+
+    def _going_on(self, conversation: Conversation, prompt: Sequence[int]) -> Cache:
+        leader = self.groups[0].live[0]
+        leader.num_computed = conversation.reuse(prompt)
+        leader.usage.cached["conversation"] = leader.num_computed
+        return conversation.cache
+
+    def begin(self) -> None:
+        """Hand the prompts to the engine, if that has not been done."""
+        while self._num_begun < len(self.requests):
+            request = self.requests[self._num_begun]
+            self._num_begun += 1
+            self.engine.submit(request)
 
     @property
     def continuations(self) -> list[Continuation]:
@@ -105,6 +124,7 @@ class Generation:
         """
         total = len(self.continuations)
         try:
+            self.begin()
             while not self.finished:
                 self.advance()
                 if progress is not None:

@@ -9,9 +9,10 @@ from typing import Any, Never
 
 import torch
 
-from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted
+from kept.engine import PREFILL_CHUNK, Completion, Engine, GenerationInterrupted
 from kept.errors import CheckpointNotFoundError, KeptError, OptionError
 from kept.llm.conversation import Conversation, LastConversation, usable
+from kept.llm.engines import Engines
 from kept.llm.generation import Generation, remember
 from kept.llm.memory import RENAMED, read_kv_memory, read_place
 from kept.llm.options import check_single, resolve_options
@@ -90,6 +91,7 @@ class LLM:
         )
         self.tokenizer = find_tokenizer(self.checkpoint.folder)
         self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
+        self._engines = Engines(self.model, max_batch_size, prefill_chunk, self.kv_memory)
         self._last = LastConversation()
 
     def generate(
@@ -206,6 +208,8 @@ class LLM:
             resolved = with_turn_ends(resolved, self.tokenizer, named, config)
         ids = self.tokenizer.encode(prompt, add_special_tokens=False)
         [tokens] = read_prompts(ids, self.tokenizer, self.model.config.vocab_size)
+        if self._engine_of(resolved, caching) is not None:  # which finds the turns before by itself
+            return Stream(self._begin([tokens], resolved, caching))
         kept = self._last.take()
         try:
             going_on = usable(kept, caching, tokens, self.model.config.context)
@@ -255,8 +259,9 @@ class LLM:
         return turn_end(self._template, self.tokenizer)
 
     def forget(self) -> None:
-        """Drop the cache kept for `chat`."""
+        """Forget the keys of all texts that have ended, so that the next prompts are read anew."""
         self._last.drop()
+        self._engines.forget()
 
     def resolve(
         self,
@@ -295,4 +300,11 @@ class LLM:
             vary=vary,
             conversation=conversation,
             place=self.place,
+            engine=None if conversation else self._engine_of(params, caching),
         )
+
+    def _engine_of(self, params: ResolvedParams, caching: ResolvedCacheOptions) -> Engine | None:
+        """The engine that a call shares with others; None: it gets one of its own."""
+        if self.place is not None:
+            return None
+        return self._engines.find(caching, max(params.num_beams, params.num_return_sequences))

@@ -25,6 +25,7 @@ class Stream:
         generation = self._generation
         continuation = generation.continuations[0]
         try:
+            generation.begin()
             while True:
                 while piece := continuation.take_text():
                     yield piece

@@ -102,6 +102,12 @@ class CausalLM(nn.Module, ABC):
         """The tables the native kernels rotate with; None where positions are absolute."""
         return None
 
+    @property
+    def keys_follow_length(self) -> bool:
+        """Whether a token's keys depend on how long its text becomes, as under dynamic rotary
+        scaling, and not only on the tokens before it."""
+        return False
+
     def pack(
         self,
         pack_weight: PackWeight,

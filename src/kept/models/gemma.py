@@ -101,6 +101,11 @@ class Gemma(CausalLM):
         scale = exact.to(self.norm.weight.dtype).item()
         return self.embedding(batch.tokens, scale), self.rotaries.tables(batch, self.dtype)
 
+    @property
+    def keys_follow_length(self) -> bool:
+        """See `CausalLM.keys_follow_length`."""
+        return self.rotaries.follow_length
+
     def rope_tables(self, batch: Batch) -> RopeTables:
         """See `CausalLM.rope_tables`."""
         return self.rotaries.halves(batch)

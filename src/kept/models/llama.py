@@ -194,6 +194,11 @@ class Llama(CausalLM):
         x = self.embedding(batch.tokens)
         return x, self.rotary.tables(batch, self.dtype)
 
+    @property
+    def keys_follow_length(self) -> bool:
+        """See `CausalLM.keys_follow_length`."""
+        return self.rotary.config.type == "dynamic"
+
     def rope_tables(self, batch: Batch) -> RopeTables:
         """See `CausalLM.rope_tables`."""
         return self.rotary.halves(batch)

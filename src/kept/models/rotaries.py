@@ -26,6 +26,7 @@ class Rotaries:
     def __init__(self, configs: Sequence[RopeConfig]) -> None:
         moves = any(config.type == "dynamic" for config in configs)
         assert len(configs) == 1 or not moves, "tables that lie side by side take the same rows"
+        self.follow_length = moves  # whether a position's angles depend on the text's length
         self._each = [Rotary(config) for config in configs]
         widths = [config.dim // 2 for config in configs]
         self._stride = sum(widths)

@@ -1,0 +1,78 @@
+"""The engines of an LLM: one for each kind of cache, for as long as the LLM lives."""
+
+from __future__ import annotations
+
+from kept.engine import Engine
+from kept.errors import OptionError
+from kept.llm.caching import build_cache, context_rule
+from kept.machine import describe_machine
+from kept.models import CausalLM
+from kept.options import ResolvedCacheOptions
+from kept.turns import Turn
+
+
+class Engines:
+    """Engines whose caches lie in blocks, so that texts of any number share one pool of them.
+
+    num_slots: sequences computed side by side. pool_bytes: of keys and values of all texts
+    together, None: half of the memory there is when an engine is made. Threads may share it.
+    """
+
+    def __init__(
+        self, model: CausalLM, num_slots: int, prefill_chunk: int, pool_bytes: int | None
+    ) -> None:
+        self._model, self._num_slots, self._prefill_chunk = model, num_slots, prefill_chunk
+        self._pool_bytes = pool_bytes
+        self._engines: dict[ResolvedCacheOptions, Engine] = {}
+        self._turn = Turn()
+
+    def find(self, options: ResolvedCacheOptions, width: int) -> Engine | None:
+        """The engine of these options, made if there is none; None where a call has to have an
+        engine of its own: its cache does not lie in blocks, or it takes more slots than there are.
+
+        width: slots that a request takes. Raises OptionError as `context_rule` does, and where
+        `pool_bytes` do not hold one block.
+        """
+        if options.cache_implementation != "dynamic" or self._model.is_encoder_decoder:
+            return None
+        rule = context_rule(self._model, options)
+        if rule.in_place or width > self._num_slots:
+            return None
+        with self._turn.lock:
+            found = self._engines.get(options)
+            if found is None:
+                self._drop_idle()
+                found = self._engines[options] = self._make(options)
+            return found
+
+    def forget(self) -> None:
+        """Let no text that has ended be found again, and give the memory of its keys back."""
+        with self._turn.lock:
+            engines = list(self._engines.values())
+        for engine in engines:
+            engine.forget()
+
+    def _make(self, options: ResolvedCacheOptions) -> Engine:
+        rule, slots = context_rule(self._model, options), self._num_slots
+        cache = build_cache(self._model, options, rule, slots, None, pool_bytes=self._room())
+        return Engine(self._model, cache, rule, max_slots=slots, prefill_chunk=self._prefill_chunk)
+
+    def _room(self) -> int | None:
+        """Bytes that the engines there are leave for another one's pool."""
+        if self._pool_bytes is None:
+            available = describe_machine().available_memory
+            return None if available is None else available // 2
+        left = self._pool_bytes - sum(engine.pool_bytes for engine in self._engines.values())
+        if left <= 0:
+            raise OptionError(
+                f"kv_memory of {self._pool_bytes} bytes is in use by texts of other cache options; "
+                "wait for them to end, or give more"
+            )
+        return left
+
+    def _drop_idle(self) -> None:
+        """Let go of engines that have nothing to do, for the room of their pools."""
+        if self._pool_bytes is not None:
+            idle = [key for key, engine in self._engines.items() if not engine.has_work]
+            for key in idle:
+                del self._engines[key]
