@@ -20,6 +20,11 @@ class Rate:
     value: float
     of_capacity: bool = False
 
+    @property
+    def words(self) -> str:
+        """What it is, for a report."""
+        return f"{self.value:.0%} of capacity" if self.of_capacity else f"{self.value:g} a second"
+
     def per_second(self, capacity: float | None) -> float:
         """Requests a second. capacity: the most that can be served, needed for a share of it."""
         if not self.of_capacity:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from kept.bench.serve_record import Drawn, Ended, Given, Load, ServeSettings
 from kept.bench.serve_work import Arrival
 from kept.bench.subject import Subject
-from kept.cache import make_cache
-from kept.engine import ContextRule, Continuation, Engine, Request, SampleGroup
+from kept.engine import PREFILL_CHUNK, Continuation, Engine, Request, SampleGroup
+from kept.llm.engines import Engines
+from kept.options import CacheOptions
 from kept.sampling import ResolvedParams, SamplingParams, TokenHistory
 
 
@@ -23,28 +24,22 @@ class EngineServer:
 
     @classmethod
     def of(cls, subject: Subject, settings: ServeSettings) -> EngineServer:
-        """One over a cache of its own, which holds everything as long as there is room.
+        """One over the engine that an `LLM` of these settings has.
 
-        Raises OptionError or CacheFullError for a cache that cannot be had.
+        Raises OptionError for a cache that cannot be had.
         """
-        model = subject.model
-        cache = make_cache(
-            model.kv_shapes,
-            "dynamic",
-            num_slots=settings.max_batch_size,
-            dtype=model.dtype,
-            kv_dtype=settings.kv_dtype,
-            device=model.device,
-        )
-        engine = Engine(model, cache, ContextRule(model.config.context))
+        engines = Engines(subject.model, settings.max_batch_size, PREFILL_CHUNK, settings.kv_memory)
+        options = CacheOptions(cache_implementation="dynamic", kv_dtype=settings.kv_dtype)
+        engine = engines.find(options.resolve(), width=1)
+        assert engine is not None  # a dynamic cache of a decoder lies in blocks
         engine.scheduler.passes.max_step_time = settings.max_step_time
         return cls(engine)
 
     @property
     def num_blocks(self) -> int:
         """See `Server.num_blocks`."""
-        found = self._engine.snapshot()
-        return sum(x or 0 for x in (found.free_blocks, found.findable_blocks, found.held_blocks))
+        blocks = self._engine.snapshot().blocks
+        return 0 if blocks is None else blocks.free + blocks.findable + blocks.held
 
     @property
     def has_work(self) -> bool:
@@ -92,11 +87,14 @@ class EngineServer:
     def load(self) -> Load:
         """See `Server.load`."""
         now = self._engine.snapshot()
-        return Load(now.running, now.waiting, now.held_blocks or 0, now.findable_blocks or 0)
+        if now.blocks is None:
+            return Load(now.running, now.waiting)
+        return Load(now.running, now.waiting, now.blocks.held, now.blocks.findable)
 
     def clear(self) -> None:
         """See `Server.clear`."""
         self._engine.end(self._indices)
+        self._engine.forget()
         self._requests.clear()
         self._indices.clear()
 

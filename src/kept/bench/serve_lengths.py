@@ -17,6 +17,10 @@ class Lengths(Protocol):
     """A distribution of lengths in tokens."""
 
     @property
+    def words(self) -> str:
+        """What it is, for a report."""
+
+    @property
     def longest(self) -> float:
         """No draw is longer."""
 
@@ -37,6 +41,11 @@ class Between:
 
     low: int
     high: int
+
+    @property
+    def words(self) -> str:
+        """See `Lengths.words`."""
+        return f"{self.low}" if self.low == self.high else f"{self.low}-{self.high}"
 
     @property
     def longest(self) -> float:
@@ -62,12 +71,18 @@ class Quantiles:
     """Lengths of which half, nine tenths and all but a hundredth are at most p50, p90 and p99.
 
     The logarithm of a length is linear in the share of those below it between these three, goes on
-    past p99 as it came there, and begins as far below p50 as p90 is above.
+    past p99 as it came there, and begins as far below p50 as p90 is above. source: whose they are.
     """
 
+    source: str
     p50: float
     p90: float
     p99: float
+
+    @property
+    def words(self) -> str:
+        """See `Lengths.words`."""
+        return f"{self.source} (median {self.p50:.0f})"
 
     @property
     def longest(self) -> float:
@@ -86,7 +101,8 @@ class Quantiles:
 
     def scaled(self, factor: float) -> Quantiles:
         """See `Lengths.scaled`."""
-        return Quantiles(factor * self.p50, factor * self.p90, factor * self.p99)
+        some = (factor * length for length in (self.p50, self.p90, self.p99))
+        return Quantiles(self.source, *some)
 
     def at(self, share: float) -> float:
         """The length that this share of all is below; share: 0 to 1."""
@@ -110,10 +126,13 @@ Side = Literal["prompt", "output"]
 PUBLISHED: Final[Mapping[str, Mapping[Side, Quantiles]]] = MappingProxyType(
     {
         "azure-conversation": {
-            "prompt": Quantiles(1020, 2735, 4142),
-            "output": Quantiles(129, 424, 601),
+            "prompt": Quantiles("azure-conversation", 1020, 2735, 4142),
+            "output": Quantiles("azure-conversation", 129, 424, 601),
         },
-        "azure-code": {"prompt": Quantiles(1469, 5194, 7436), "output": Quantiles(13, 55, 252)},
+        "azure-code": {
+            "prompt": Quantiles("azure-code", 1469, 5194, 7436),
+            "output": Quantiles("azure-code", 13, 55, 252),
+        },
     }
 )
 

@@ -45,9 +45,9 @@ def _title(result: ServeResult, figures: ServeFigures) -> str:
     cut = ", interrupted" if result.interrupted else ""
     return (
         f"{subject.name} ({format_count(subject.num_parameters)} parameters, "
-        f"{subject.weight_format}): {result.settings.workload}{cut}\n"
-        f"{figures.drawn_per_second:,.1f} tokens/s drawn, {figures.tokens_per_second:,.1f} with "
-        "those of the prompts"
+        f"{subject.weight_format}): {figures.drawn_per_second:,.1f} tokens/s drawn, "
+        f"{figures.tokens_per_second:,.1f} with those of the prompts{cut}\n"
+        f"{result.settings.workload}"
     )
 
 

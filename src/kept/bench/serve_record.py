@@ -9,6 +9,7 @@ from typing import Protocol
 from kept.bench.limits import Limits
 from kept.bench.serve_work import Arrival
 from kept.bench.subject import Subject
+from kept.options import KVDtypeName
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +156,16 @@ class Bound:
 class ServeSettings:
     """How it is served.
 
-    workload: in words. max_batch_size: sequences side by side. max_step_time: seconds
-    of a step that reads prompts while somebody waits for tokens, None for the engine's own.
-    duration: seconds after which no request is sent, None for no such bound. bounds: what a well
-    served request stays within.
+    workload: in words. max_batch_size: sequences side by side. kv_memory: bytes of keys and
+    values, None for half of what is free. max_step_time: seconds of a step that reads prompts while
+    somebody waits for tokens, None for the engine's own. duration: seconds after which no request
+    is sent, None for no such bound. bounds: what a well served request stays within.
     """
 
     workload: str
     max_batch_size: int
-    kv_dtype: str | None = None
+    kv_memory: int | None = None
+    kv_dtype: KVDtypeName | None = None
     max_step_time: float | None = None
     duration: float | None = None
     bounds: tuple[Bound, ...] = ()

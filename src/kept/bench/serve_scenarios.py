@@ -13,9 +13,7 @@ from kept.bench.serve_lengths import Between
 from kept.bench.serve_work import Answer, Arrival, Parts, Text, Traffic, Workload, check_fits
 from kept.errors import OptionError
 
-_MIXED: Final = Traffic(
-    Arrivals("burst"), None, Between(80, 240), Between(32, 96), 64, name="64 requests"
-)
+_MIXED: Final = Traffic(Arrivals("burst"), None, Between(80, 240), Between(32, 96), 64)
 _LOAD: Final = 0.7  # of capacity
 _LONG, _EVERY = 4096, 10.0  # tokens of a long prompt, and seconds between two of them
 _TURNS, _CHATS = 8, 8

@@ -88,7 +88,6 @@ class Traffic:
     output: Lengths
     num_requests: int
     shared: float = 0.0
-    name: str = ""
 
     def __post_init__(self) -> None:
         check_count("requests", self.num_requests)
@@ -106,7 +105,7 @@ class Traffic:
     @property
     def words(self) -> str:
         """See `Workload.words`."""
-        arrivals = self.arrivals
+        arrivals, rate = self.arrivals, "" if self.rate is None else f" at {self.rate.words}"
         how = {
             "burst": "all at once",
             "closed": f"of {arrivals.clients} clients in turn",
@@ -114,7 +113,10 @@ class Traffic:
             "gamma": f"in bursts (variation {arrivals.variation:g})",
         }[arrivals.process]
         shared = f", {self.shared:.0%} of prompt tokens seen before" if self.shared else ""
-        return f"{self.name or 'requests'}, {how}{shared}"
+        return (
+            f"{self.num_requests} requests {how}{rate}: prompts of {self.prompt.words} tokens, "
+            f"answers of {self.output.words}{shared}"
+        )
 
     def trial(self, seed: int, context: int) -> list[Arrival] | None:
         """See `Workload.trial`."""

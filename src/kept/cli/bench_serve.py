@@ -17,8 +17,10 @@ from kept.cli.bench_files import (
     write_files,
     write_json,
 )
-from kept.cli.options import KVDtype, QuantizedFormat, option
+from kept.cli.options import QuantizedFormat, option
+from kept.format import parse_bytes
 from kept.interrupt import INTERRUPTED
+from kept.options import KVDtypeName
 
 if TYPE_CHECKING:
     from kept.bench.serve_record import ServeResult, ServeSettings
@@ -56,7 +58,7 @@ class ServedModel:
         option(MODEL, "Hold the weights as codes with scales. Default: as --dtype says."),
     ] = None
     kv_dtype: Annotated[
-        KVDtype | None,
+        KVDtypeName | None,
         option(MODEL, "Hold keys and values in this format. Default: the model's dtype."),
     ] = None
     device: Annotated[
@@ -151,6 +153,15 @@ class Serving:
     max_batch_size: Annotated[
         int, typer.Option(min=1, help="Sequences side by side at most.", rich_help_panel=ENGINE)
     ] = 64
+    kv_memory: Annotated[
+        str | None,
+        option(
+            ENGINE,
+            "Memory for keys and values, of running requests and of texts that may be found again. "
+            "Default: half of what is free.",
+            metavar="<bytes, or as 512MiB, 2GiB>",
+        ),
+    ] = None
     max_step_time: Annotated[
         float | None,
         option(
@@ -256,6 +267,7 @@ def _settings(
     return ServeSettings(
         workload=workload.words,
         max_batch_size=serving.max_batch_size,
+        kv_memory=None if serving.kv_memory is None else parse_bytes(serving.kv_memory),
         kv_dtype=model.kv_dtype,
         max_step_time=serving.max_step_time,
         duration=arriving.duration,

@@ -15,7 +15,7 @@ from kept.bench.shapes import SHAPES
 from kept.cli.bench import bench_app
 from kept.errors import ContextLengthError, KeptError, OptionError
 
-runner = CliRunner(env={"NO_COLOR": "1", "COLUMNS": "160"})
+runner = CliRunner(env={"NO_COLOR": "1", "COLUMNS": "200"})
 SERVE = ["serve", "--requests", "5", "--prompt", "3-20", "--output", "4-9", "--max-batch-size", "2"]
 BUNDLED = Path(kept.__file__).parent / "bundled"
 
@@ -30,7 +30,8 @@ def test_serve(shaped: list[tuple[object, ...]], tmp_path: Path) -> None:
     assert shaped == [("qwen2.5-0.5b", None, 0, None, None)]  # when nothing is named
     for words in (
         "tiny: random weights",
-        "requests, in bursts (variation 2), 50% of prompt tokens seen before; 2 at a time at most",
+        "5 requests in bursts (variation 2) at 90% of capacity: prompts of 3-20 tokens, "
+        "answers of 4-9, 50% of prompt tokens seen before; 2 at a time at most",
         "first token",
         "5 of 5 requests in ",
         "Capacity, measured before: ",
@@ -142,6 +143,7 @@ def test_wrong_options(options: list[str], words: str) -> None:
         (["--goodput", "speed:1"], OptionError, "goodput='speed:1'"),
         (["--scenario", "nightly"], OptionError, "no scenario is called 'nightly'"),
         (["--duration", "0"], OptionError, "duration=0.0: give seconds above 0"),
+        (["--kv-memory", "much"], OptionError, "'much' is no size"),
         (["--shape", "gpt2", "--prompt", "2000"], ContextLengthError, "context of 1024"),
     ],
 )
@@ -161,5 +163,5 @@ def test_help_names_every_shape_scenario_and_option() -> None:
     for name in SCENARIOS:
         assert name in text
     assert "gamma:V" in text
-    for option in ("--arrivals", "--rate", "--max-step-time", "--goodput", "--png"):
+    for option in ("--arrivals", "--rate", "--kv-memory", "--max-step-time", "--goodput", "--png"):
         assert option in text
