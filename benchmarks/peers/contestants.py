@@ -68,7 +68,7 @@ def _measure_kept(row: Row, setting: Setting) -> Found:
         command += [f"--{option}", str(value)]
     with TemporaryDirectory(prefix="kept-peers-") as folder:
         report = Path(folder) / "report.json"
-        _run([*command, "--json", str(report)], setting)
+        run([*command, "--json", str(report)], setting)
         raw = json.loads(report.read_text(encoding="utf-8"))
     formats = {"weights": row.weights, "cache": row.cache, "kernels": raw["model"]["kernels"]}
     return {
@@ -94,7 +94,7 @@ def _measure_peer(name: str, row: Row, setting: Setting) -> Found:
         threads=setting.threads,
         seed=setting.seed,
     )
-    output = _run([str(python), str(HERE / "worker.py"), json.dumps(asdict(job))], setting)
+    output = run([str(python), str(HERE / "worker.py"), json.dumps(asdict(job))], setting)
     lines = [line for line in output.splitlines() if line.startswith('{"facts"')]
     if not lines:
         raise Failed(f"no result among its output: {_tail(output)}")
@@ -108,7 +108,7 @@ def _present(path: Path) -> Path:
     return path
 
 
-def _run(command: Sequence[str], setting: Setting) -> str:
+def run(command: Sequence[str], setting: Setting) -> str:
     """What a process printed. Raises Failed with its last words where it does not end well."""
     environment = os.environ | {
         "OMP_NUM_THREADS": str(setting.threads),
