@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from traceback import clear_frames
 from typing import Final
 
 import torch
@@ -199,6 +200,7 @@ class Engine:
             work = self._plan()
             return work, self._compute(work) if work else None
         except Exception as error:
+            clear_frames(error.__traceback__)  # which would hold blocks for as long as the error
             self._forward.forget()
             self._fail(work, error)
             return [], None
