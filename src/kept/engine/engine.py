@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from traceback import clear_frames
 from typing import Final
 
 import torch
@@ -199,6 +200,7 @@ class Engine:
             work = self._plan()
             return work, self._compute(work) if work else None
         except Exception as error:
+            clear_frames(error.__traceback__)  # which would hold blocks for as long as the error
             self._forward.forget()
             self._fail(work, error)
             return [], None
@@ -261,13 +263,13 @@ class Engine:
         """Draw, have the groups take what was drawn, and give slots the keys they go on from."""
         self._settling.note(work, found)
         self.counters.computed_tokens += sum(item.num_new for item in work)
+        for request in {item.request: None for item in work if item.is_prompt}:
+            self._residents.computed(request)
         events = self._settling.settle(self.scheduler.running, found)
         if self.cache is None:
             for request in self.scheduler.running:
                 for continuation in request.group.live:
                     continuation.num_computed = 0
-        for request in {item.request: None for item in work if item.is_prompt}:
-            self._residents.computed(request)
         if self._settling.changed:
             self._move(self._settling.changed)
         return events
