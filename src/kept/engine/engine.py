@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from traceback import clear_frames
 from typing import Final
@@ -60,6 +61,7 @@ class Engine:
         self._driving = Driving(model, self._advance)
         self._inbox: deque[tuple[Request, bool]] = deque()  # and whether it is to be cancelled
         self._top_k = 0
+        self._open: dict[Request, None] = {}  # those heard of and not finished
         self._is_whole = True  # no exception has come in the middle of a step
 
     def submit(self, request: Request) -> Request:
@@ -118,12 +120,9 @@ class Engine:
         self.step()  # by its name, which others may have replaced
 
     # A function of its own: what it held is freed before the interpreter may end.
-    @torch.inference_mode()
     def _step(self) -> list[Event]:
-        with plain_torch(), self.model.running():
+        with self._changing():
             started = time.perf_counter()
-            self._mend()
-            self._is_whole = False
             events = self._hear()
             self._admit()
             work, found = self._pass()
@@ -131,19 +130,16 @@ class Engine:
                 self.scheduler.computed(work, time.perf_counter() - started)
                 events += self._settle(work, found)
             events += self._retire()
-            self._is_whole = True
             self.counters.steps += 1
             self.counters.step_seconds += time.perf_counter() - started
             return events
 
-    @torch.inference_mode()
     def end(self, requests: Iterable[Request], error: Exception | None = None) -> None:
         """End requests as they stand, now: once the step that another thread takes is over.
 
         error: what they end with; None: "interrupted".
         """
-        with plain_torch(), self.model.running():
-            self._mend()
+        with self._changing():
             self._hear()
             for request in requests:
                 self._end(request, error)
@@ -155,11 +151,9 @@ class Engine:
             running = len(self.scheduler.running)
             return Snapshot(deepcopy(self.counters), waiting, running, self._residents.blocks())
 
-    @torch.inference_mode()
     def forget(self) -> None:
         """Let no text that has ended be found again, and give the memory of its keys back."""
-        with plain_torch(), self.model.running():
-            self._mend()
+        with self._changing():
             self._forward.forget()
             self._residents.forget()
 
@@ -171,6 +165,7 @@ class Engine:
             if is_cancelled:
                 events += self._end(request)
             elif request.phase is Phase.OUTSIDE and not request.finished:
+                self._open[request] = None
                 self.scheduler.add(request)
             self._inbox.popleft()  # at last: an exception before has it heard again
         for request in self.scheduler.expired(time.monotonic()):
@@ -309,13 +304,26 @@ class Engine:
         return [Event(request, None)]
 
     def _count(self, request: Request) -> None:
+        self._open.pop(request, None)
         reason = request.group.results[0].finish_reason
         self.counters.requests[reason or "interrupted"] += 1
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Have the model and all of this to oneself, and right, whatever came before."""
+        with torch.inference_mode(), plain_torch(), self.model.running():
+            if not self._is_whole:
+                self._mend()
+            self._is_whole = False
+            yield
+            self._is_whole = True
+
     def _mend(self) -> None:
-        """After an exception in the middle of a step: go on with what there is."""
-        if self._is_whole:
-            return
+        """After an exception in the middle of a change: begin anew with what requests there are.
+
+        What they have drawn stays, and keys that can be found again are not computed again. Whose
+        tokens were being taken cannot go on: how much of that was done is not known.
+        """
         self._forward.forget()
         self._settling.forget()
         taking, self._settling.taking = self._settling.taking, None
@@ -324,8 +332,10 @@ class Engine:
         for request in moved if taking is None else [*moved, taking]:
             for continuation in request.group.members:
                 continuation.num_computed = 0  # its slot may hold another's keys
-        if taking is not None:
-            self._end(taking, RuntimeError("an exception came while its tokens were taken"))
-        running = [request for request in self.scheduler.running if not request.finished]
-        self._residents.mend([c for request in running for c in request.group.live])
-        self._is_whole = True
+        if taking is not None and not taking.finished:
+            why = "the step that took its tokens was interrupted half way"
+            taking.group.fail(RuntimeError(why))
+        self._residents.restart(self._open)
+        for request in [request for request in self._open if request.finished]:
+            self._count(request)
+        self.scheduler.restart(self._open)
