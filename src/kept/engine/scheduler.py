@@ -49,7 +49,7 @@ class Scheduler:
         self.passes = Passes(prefill_chunk, self.step_time, max_step_time)
         self.running: list[Request] = []
         self._weights = weights
-        self._waiting, self._holds = Waiting(weights), Holds()
+        self._waiting, self._holds = Waiting(max_slots, weights), Holds()
         self._deadlines: list[tuple[float, int, Request]] = []
         self._numbers = count()
         self._used = 0  # slots
@@ -58,7 +58,7 @@ class Scheduler:
     def restart(self, requests: Iterable[Request]) -> None:
         """Begin anew with these unfinished requests, all of them waiting, where an exception may
         have left anything here half done. What tenants were served is forgotten."""
-        self._waiting, self._holds = Waiting(self._weights), Holds()
+        self._waiting, self._holds = Waiting(self.max_slots, self._weights), Holds()
         self.running, self._deadlines, self._used = [], [], 0
         for request in requests:
             request.phase, request.num_promised = Phase.OUTSIDE, 0
