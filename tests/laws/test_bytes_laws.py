@@ -43,6 +43,10 @@ def test_what_forks_share_is_there_once(kind: Kind) -> None:
     labels = sum(layout.num_bytes for layout in dict.fromkeys(cache.layouts))
     assert storage_bytes(cache, *twins) == cache.num_bytes + 3 * labels
     step(twins[0], plain, [1], [0], generator())
+    if kind.in_blocks:
+        block = 64 * sum(kind.token_bytes(layer) for layer in range(len(kind.shapes)))
+        assert storage_bytes(cache, *twins) == cache.num_bytes + block
+        return
     assert set(addresses(twins[0])).isdisjoint(addresses(cache))
     both = storage_bytes(cache, *twins)
     inputs = cache.cross.num_bytes  # which nobody writes to

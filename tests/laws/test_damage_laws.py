@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from kept.cache import Cache, KVShape, load_cache, make_cache
 from kept.cache.files import VERSION
@@ -41,12 +42,24 @@ CACHES |= {f"evicting-{codec}": lambda codec=codec: evicting(codec) for codec in
 every_cache = pytest.mark.parametrize("name", CACHES)
 
 
+def stored(cache: Cache) -> list[Tensor]:
+    """All buffers, or of those whose blocks may lie in another order what is held of each slot."""
+    if cache.pool is None:
+        return [x for layer in cache.layers for x in layer.buffers]
+    return [
+        layer.taken(x, slot, layout.entries_from(slot, 0, length))
+        for layer, layout in zip(cache.layers, cache.layouts, strict=True)
+        for x in layer.buffers
+        for slot, length in enumerate(cache.lengths)
+    ]
+
+
 def alike(a: Cache, b: Cache) -> bool:
     """Whether two caches hold the same, bit for bit."""
     kept = [(x.name, x.codec, x.shapes, x.lengths, x.unquantized_sinks) for x in (a, b)]
     traits = [[layout.traits for layout in x.layouts] for x in (a, b)]
     held = [[h for i in range(x.num_layers) for h in x.held(i)] for x in (a, b)]
-    buffers = [[x for layer in y.layers for x in layer.buffers] for y in (a, b)]
+    buffers = [stored(x) for x in (a, b)]
     pairs = [*zip(*held, strict=True), *zip(*buffers, strict=True)]
     return (
         kept[0] == kept[1]

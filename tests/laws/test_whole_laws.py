@@ -13,6 +13,7 @@ from interrupting import interrupted, some_of
 from torch import Tensor
 
 from kept.batch import pack
+from kept.blocks import Block, BlockPool
 from kept.cache import Cache, KVShape, make_cache
 from kept.errors import CacheFullError
 from kept.machine import NATIVE_AVAILABLE
@@ -90,6 +91,7 @@ OPERATIONS: dict[str, Callable[[Cache], object]] = {
     "long step": lambda cache: feed(cache, [1, 60]),
     "update": update,
 }
+TAKE_BLOCKS = ("fork", "step", "long step", "update")
 MAKE_BUFFERS = ("select", "reorder", "reorder one", "repeat", "concatenate", "long step")
 
 
@@ -114,7 +116,7 @@ class Print:
         """Takes the cache a step on."""
         found = cls(cache.lengths, cache.input_lengths, cache.num_bytes, ())
         seen = feed(cache, [1] * cache.num_slots, seed=9)
-        assert all(x.isfinite().all() for layer in cache.layers for x in layer.buffers)
+        assert all(x.isfinite().all() for y in cache.layers if y.zeroes for x in y.buffers)
         return replace(found, next=tuple(x.contiguous().numpy().tobytes() for x in seen))
 
     def is_one_of(self, before: Print, after: Print, steps: bool) -> bool:
@@ -150,6 +152,14 @@ def test_wherever_room_ends(made: Made, shares: bool, monkeypatch: pytest.Monkey
             raise CacheFullError("no room")
         return zeros(size, dtype)
 
+    def scarce_blocks(pool: BlockPool, count: int) -> list[Block]:
+        nonlocal room
+        room -= bool(count)
+        if room < 0:
+            raise CacheFullError("no room")
+        return take(pool, count)
+
+    take = BlockPool.take
     for name, act in operations(made):
         before, after = prints(base, act)
         for allowed in range(1000):
@@ -158,13 +168,17 @@ def test_wherever_room_ends(made: Made, shares: bool, monkeypatch: pytest.Monkey
             with monkeypatch.context() as patch, suppress(CacheFullError):
                 room = allowed
                 patch.setattr(base.place, "zeros", scarce)
+                patch.setattr(BlockPool, "take", scarce_blocks)
                 act(cache)
                 break
             assert Print.of(cache).is_one_of(before, before, "step" in name), (name, allowed)
             assert twin is None or Print.of(twin) == before, (name, allowed)
         else:
             raise AssertionError(name)
-        assert allowed or not (shares or name in MAKE_BUFFERS), "nothing was tried"
+        if base.pool is not None:
+            assert allowed or name not in TAKE_BLOCKS, "nothing was tried"
+        else:
+            assert allowed or not (shares or name in MAKE_BUFFERS), "nothing was tried"
         assert Print.of(cache).is_one_of(after, after, "step" in name), name
 
 

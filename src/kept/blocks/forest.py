@@ -65,6 +65,8 @@ class Forest(Generic[B]):
             del self._holds[id(hold)]
         self.tally = Tally.count(self.roots.values(), self.held())
         for root in list(self.roots.values()):
+            for node in walk([root]):
+                self._drop_if_superseded(node)
             self._drop_if_bare(root)
 
     def now(self) -> float:
@@ -88,14 +90,14 @@ class Forest(Generic[B]):
 
     def held(self) -> list[Node[B]]:
         """The nodes that leases hold, one for each lease."""
-        nodes = [hold.node for hold in self._holds.values()]
-        return [node for node in nodes if node is not None and self.stands(node)]
+        claims = [hold.claim for hold in self._holds.values()]
+        return [claim[0] for claim in claims if claim is not None and self.stands(claim[0])]
 
-    def lease(self, node: Node[B], salt: str) -> Lease[B]:
-        """A new lease of a node, which counts as used."""
+    def lease(self, node: Node[B], salt: str, num_tokens: int = 0) -> Lease[B]:
+        """A new lease of a node, which counts as used, by a text that has so many tokens there."""
         lease: Lease[B] = Lease(salt, self._release)
         lease.hold = hold = Hold(lease, self._dropped.append)
-        hold.node = node
+        hold.claim = node, num_tokens
         self._holds[id(hold)] = hold
         self.tally.hold(node)
         node.last_use = self.now()
@@ -105,12 +107,12 @@ class Forest(Generic[B]):
         """Whether a lease is one of these, and was not released."""
         return id(lease.hold) in self._holds
 
-    def move(self, hold: Hold, node: Node[B]) -> None:
-        """Have a lease hold another node."""
-        before, hold.node = hold.node, node
+    def move(self, lease: Lease[B], node: Node[B], num_tokens: int) -> None:
+        """Have a lease hold another node, where its text has so many tokens."""
+        before, lease.hold.claim = lease.hold.claim, (node, num_tokens)
         self.tally.hold(node)
         if before is not None:
-            self._let_go(before)
+            self._let_go(before[0])
 
     def add(self, parent: Node[B], piece: bytes, block: B) -> Node[B]:
         """A new node behind another one; those of fewer of its tokens go, unless they are held."""
@@ -123,7 +125,7 @@ class Forest(Generic[B]):
         self.tally.note(node)
         self.evicted.discard(key)
         for other in fewer:
-            self._supersede(other, node)
+            self._drop_if_superseded(other)
         return node
 
     def evict(self) -> bool:
@@ -153,10 +155,14 @@ class Forest(Generic[B]):
         if isinstance(parent, Root):
             self._drop_if_bare(parent)
 
-    def _supersede(self, node: Node[B], fuller: Node[B]) -> None:
-        fuller.last_use = max(fuller.last_use, node.last_use)
-        fuller.until = max(fuller.until, node.until)
-        if not node.holds:
+    def _drop_if_superseded(self, node: Node[B]) -> None:
+        """Drop a block that is not full if a fuller one holds its tokens, and give that its use."""
+        if node.holds or node.parent is None or len(node.tokens) == self._full:
+            return
+        fuller = node.parent.continuing(node.tokens)
+        if fuller is not None:
+            fuller.last_use = max(fuller.last_use, node.last_use)
+            fuller.until = max(fuller.until, node.until)
             self._remove(node)
 
     def _drop_if_bare(self, root: Root[B]) -> None:
@@ -172,10 +178,10 @@ class Forest(Generic[B]):
     def _give_back(self, hold: Hold) -> None:
         if self._holds.pop(id(hold), None) is None:
             return  # of a lease that an exception came upon while it was made
-        node, hold.node = hold.node, None
-        if node is not None:
-            node.last_use = self.now()
-            self._let_go(node)
+        claim, hold.claim = hold.claim, None
+        if claim is not None:
+            claim[0].last_use = self.now()
+            self._let_go(claim[0])
 
     def _let_go(self, node: Node[B]) -> None:
         if not self.stands(node):
@@ -183,7 +189,5 @@ class Forest(Generic[B]):
         self.tally.let_go(node)
         if isinstance(node, Root):
             self._drop_if_bare(node)
-        elif not node.holds and len(node.tokens) < self._full and node.parent is not None:
-            fuller = node.parent.continuing(node.tokens)
-            if fuller is not None:
-                self._supersede(node, fuller)
+        else:
+            self._drop_if_superseded(node)

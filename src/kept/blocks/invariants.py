@@ -36,9 +36,9 @@ def check_place(node: Node[B], full: int) -> None:
     assert node.plain == next_key(parent.plain, node.tokens), "a key without salt of other tokens"
     assert node.depth == parent.depth + 1, "a node at another depth than its place"
     assert 0 < len(node.tokens) <= full, "a node of no tokens, or too many"
-    assert len(node.tokens) == full or not node.children, (
-        "something follows a block that is not full"
-    )
+    if len(node.tokens) < full:
+        assert not node.children, "something follows a block that is not full"
+        assert node.holds or not parent.continuing(node.tokens), "a part of another block"
     assert hasattr(node, "block"), "a node without its block"
     for one in (node, parent):
         assert one.sorted in (None, sorted(one.children)), "children out of order"

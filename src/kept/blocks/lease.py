@@ -20,26 +20,31 @@ B = TypeVar("B")
 
 
 class Hold(weakref.ref["Lease[Any]"]):
-    """What the tree knows of a lease. node: the last block that it holds; None: it was released."""
+    """What the tree knows of a lease. claim: the last block that it holds, and how many tokens its
+    text has up to there, in one so that they change in one; None: it was released."""
 
-    __slots__ = ("node",)
-    node: Node[Any] | None
+    __slots__ = ("claim",)
+    claim: tuple[Node[Any], int] | None
 
 
 class Lease(Generic[B]):
     """A claim on a prefix; released with `release`, at the end of a `with`, or when it is dropped.
 
-    salt: that of the text. num_tokens: how many of its first tokens lie in the blocks it holds.
-    hold: what the tree knows of it. Not safe to use from several threads at once, as the tree.
+    salt: that of the text. hold: what the tree knows of it. Not safe to use from several threads at
+    once, as the tree.
     """
 
-    __slots__ = ("__weakref__", "_end", "hold", "num_tokens", "salt")
+    __slots__ = ("__weakref__", "_end", "hold", "salt")
     hold: Hold
 
     def __init__(self, salt: str, end: Callable[[Hold], None]) -> None:
         self.salt = salt
-        self.num_tokens = 0
         self._end = end
+
+    @property
+    def num_tokens(self) -> int:
+        """How many first tokens of the text lie in the blocks it holds; 0 when it was released."""
+        return 0 if self.hold.claim is None else self.hold.claim[1]
 
     def release(self) -> None:
         """Give up the claim; a second time changes nothing."""

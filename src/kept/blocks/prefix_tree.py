@@ -106,12 +106,12 @@ class PrefixTree(Generic[B]):
         if near is not None and shared:
             blocks.append(near.block)
             node = near
-        if miss.token < self.min_tokens:
-            node, blocks = root, []
-        lease = self._forest.lease(node, salt)
-        lease.num_tokens = miss.token if blocks else 0
+        num_tokens = miss.token
+        if num_tokens < self.min_tokens:
+            node, blocks, num_tokens = root, [], 0
+        lease = self._forest.lease(node, salt, num_tokens)
         self._forest.finish()
-        return Match(tuple(blocks), lease.num_tokens, lease, miss)
+        return Match(tuple(blocks), num_tokens, lease, miss)
 
     def insert(
         self,
@@ -142,13 +142,12 @@ class PrefixTree(Generic[B]):
         self._forest.begin()
         if lease is None:
             lease = self._forest.lease(self._forest.root(salt), salt)
-        start = self._last_filled(lease)
+        start = last_filled(lease, self._block)
         if self._forest.stands(start):
             end = self._extend(start, data, blocks[first:])
             end.last_use = self._forest.now()
             end.until = max(end.until, end.last_use + retain)
-            self._forest.move(lease.hold, end)
-            lease.num_tokens = len(tokens)
+            self._forest.move(lease, end, len(tokens))
         self._forest.finish()
         return lease
 
@@ -213,14 +212,6 @@ class PrefixTree(Generic[B]):
             node = self._forest.add(node, piece, block) if child is None else child
         return node
 
-    def _last_filled(self, lease: Lease[B]) -> Node[B]:
-        """The last node that the text of a lease fills."""
-        node: Node[B] | None = lease.hold.node
-        if node is not None and node.depth > lease.num_tokens // self._block:
-            node = node.parent
-        assert node is not None
-        return node
-
     def _check_call(self, num_tokens: int, num_blocks: int, retain: float) -> None:
         needed = -(-num_tokens // self._block)
         if num_blocks != needed:
@@ -236,10 +227,20 @@ class PrefixTree(Generic[B]):
     def _check_lease(self, lease: Lease[B], salt: str, tokens: Tokens) -> None:
         if not self._forest.is_held(lease):
             raise OptionError("the lease was released, or is of another tree; leave it out")
-        start = self._last_filled(lease)
+        start = last_filled(lease, self._block)
         last = tokens[max(0, start.depth - 1) * self._block : start.depth * self._block]
         if lease.salt != salt or token_bytes(last) != start.tokens:
             raise OptionError(
                 f"the lease is of a text of another salt, or other tokens before token "
                 f"{start.depth * self._block}; release it, and insert without a lease"
             )
+
+
+def last_filled(lease: Lease[B], block: int) -> Node[B]:
+    """The last node that the text of a lease fills."""
+    assert lease.hold.claim is not None
+    node, num_tokens = lease.hold.claim
+    if node.depth > num_tokens // block:
+        assert node.parent is not None
+        node = node.parent
+    return node

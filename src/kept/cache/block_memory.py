@@ -35,6 +35,7 @@ from kept.ops import KVCodec, Part
 log = logging.getLogger("kept")
 
 MOST = (1 << 31) - 1  # blocks that a table of int32 can name
+CAN_RESERVE = sys.platform in ("linux", "darwin")
 SIZE_UNKNOWN = 8 << 30  # bytes where the system does not say how much memory there is
 
 
@@ -66,7 +67,7 @@ class BlockMemory:
                 f"take {each:,} bytes; give at least as many"
             )
         count = min(max(most // each, 1), MOST)
-        self.reserves = device.type == "cpu" and sys.platform in ("linux", "darwin")
+        self.reserves = device.type == "cpu" and CAN_RESERVE
         if self.reserves:
             count = self._reserve(count)
         else:

@@ -230,7 +230,8 @@ class Cache(Sharing):
     def __reduce__(self) -> tuple[object, ...]:
         from kept.cache.pickling import read, written  # which need this class
 
-        return read, (written(self), self.shapes, str(self.device))
+        in_blocks = self.pool is not None or self.place.budget is not None
+        return read, (written(self), self.shapes, str(self.device), in_blocks)
 
     def concatenate(self, others: Sequence[Cache]) -> Cache:
         """A new cache with its slots and those of the others after them; see

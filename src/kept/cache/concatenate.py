@@ -27,7 +27,8 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
 
     The caches keep what they hold and share nothing with the new one but what nobody writes to:
     encoder inputs, and blocks of tokens with those that share the first one's memory. A step in
-    progress on one of them is no part of it. The new one lies in the first one's place, and takes the largest capacity of each layer. The same cache may be given more than once.
+    progress on one of them is no part of it. The new one lies in the first one's place, and takes
+    the largest capacity of each layer. The same cache may be given more than once.
 
     Raises OptionError for no cache at all or something else than one, CacheError where shapes,
     codecs, unquantized sinks, devices or layouts (windows, sinks, slack, a static length, a budget

@@ -51,10 +51,10 @@ def make_cache(
         earlier one come behind it, and last cross layers, which hold the encoder inputs of an
         encoder-decoder model, the same in every kind.
     kind: "dynamic" keeps everything and grows, a slot by 64 tokens at a time; "static" is allocated
-        once for `max_cache_len` tokens a slot and refuses more; "sliding" keeps the last `sliding_window` tokens, and the
-        first `num_sinks`. Without `sliding_window` it takes each layer's own window, and layers
-        that have none keep everything; an own window hides sinks, so they are refused there.
-        `slack` is how many tokens a full ring can be truncated by.
+        once for `max_cache_len` tokens a slot and refuses more; "sliding" keeps the last
+        `sliding_window` tokens, and the first `num_sinks`. Without `sliding_window` it takes each
+        layer's own window, and layers that have none keep everything; an own window hides sinks, so
+        they are refused there. `slack` is how many tokens a full ring can be truncated by.
         "evicting" keeps `budget` tokens a slot, of those that `policy` chooses (an
         `EvictionPolicy`, or the name of its score; default "key-norm", which needs no queries),
         each time a sequence comes to a multiple of `grain` tokens (default 64); see

@@ -25,9 +25,9 @@ def written(cache: Cache) -> bytes:
         return path.read_bytes()
 
 
-def read(data: bytes, shapes: tuple[KVShape, ...], device: str) -> Cache:
+def read(data: bytes, shapes: tuple[KVShape, ...], device: str, in_blocks: bool = True) -> Cache:
     """The cache that `written` wrote, in the device's memory. Raises CacheError as `load_cache`."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / _NAME
         path.write_bytes(data)
-        return load_cache(path, shapes, device=device)
+        return load_cache(path, shapes, device=device, in_blocks=in_blocks)

@@ -42,10 +42,13 @@ class CachePlan:
         return min((w for w in (shape.window, self.window) if w is not None), default=None)
 
     def _capacity(self, window: int | None, length: int) -> int:
+        from kept.blocks import BLOCK
         from kept.cache import SLACK, grown
 
         if self.kind == "static":
             return length
+        if window is None and self.kind == "dynamic":
+            return -(-length // BLOCK) * BLOCK
         if window is None:
             return grown(length)
         return min(grown(length), self.num_sinks + window + SLACK)

@@ -46,8 +46,12 @@ class FairShare:
     bound needs no more than that the lift stays between the lowest and the highest that wait.
     """
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        """weights: by tenant; 1 for others. Raises OptionError for one that is not above 0."""
+    def __init__(self, slots: int, weights: Mapping[str, float] | None = None) -> None:
+        """slots: requests served at one time at most. weights: by tenant; 1 for others.
+
+        Raises OptionError for a weight that is not above 0.
+        """
+        self._slots = slots
         self._weights = dict(weights or {})
         for tenant, weight in self._weights.items():
             if not 0 < weight < float("inf"):
@@ -58,7 +62,7 @@ class FairShare:
         self._accounts: dict[str, Account] = {}
         self._num_idle = 0
         self._floor = 0.0  # where the last request started
-        self._level = 0.0  # where equal shares of all that was served would be
+        self._level = 0.0  # where as many tenants as slots would be
 
     def __len__(self) -> int:
         """How many tenants are remembered."""
@@ -121,7 +125,7 @@ class FairShare:
         """Charge what was computed: `PROMPT_COST` and `OUTPUT_COST` for each token."""
         account = self._accounts[tenant]
         account.served += cost / account.weight
-        self._level += cost / (len(self._accounts) - self._num_idle)
+        self._level += cost / self._slots
 
     def _forget(self) -> None:
         """Forget half of the idle tenants: those that are ahead of the others by least."""

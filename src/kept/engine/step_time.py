@@ -11,6 +11,7 @@ KEEPS: Final = 31 / 32  # what an observation leaves of the weight of those of i
 STALE: Final = 1024  # observations after which a size that was not seen since counts half
 OUTLIER: Final = 4.0  # times what was expected, beyond which a pass tells of something else
 MANY_ROWS: Final = 64  # of a pass that tells what prompts cost
+TICK: Final = 1e-9  # seconds, the least that a pass takes
 RIDGE: Final = 1e-6  # where sizes seen so far leave a term open
 
 
@@ -75,6 +76,7 @@ class StepTime:
 
     def observe(self, rows: int, attended: int, seconds: float) -> None:
         """Learn from a pass. One that took much longer than expected counts as a slow one only."""
+        seconds = max(seconds, TICK)
         bits = rows.bit_length()
         size = self._sizes.get(bits)
         if size is None:
@@ -119,8 +121,8 @@ class StepTime:
         return low
 
     def _refit(self) -> None:
-        """Fit anew, at first after each pass and later after sixteen."""
-        if self._count < self._fitted_at + max(1, min(16, self._fitted_at // 8)):
+        """Fit anew, at first after each pass and later after thirty-two."""
+        if self._count < self._fitted_at + max(1, min(32, self._fitted_at // 4)):
             return
         self._fitted_at = self._count
         largest = max(size.r / size.n for size in self._sizes.values())
@@ -138,7 +140,7 @@ class StepTime:
         m00 = m01 = m02 = m11 = m12 = m22 = v0 = v1 = v2 = tt = 0.0
         for size in self._sizes.values():
             age = (self._count - size.last) / STALE
-            w = 0.5**age * (size.n / size.t) ** 2 if size.t else 0.0
+            w = 0.5**age * (size.n / size.t) ** 2
             m00 += w * size.n
             m02 += w * size.a
             m22 += w * size.aa

@@ -136,10 +136,10 @@ class Waiting:
     Each priority has counters of its own: what a tenant is served at one is no debt at another.
     """
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        """weights: shares of tenants, 1 for others. Raises OptionError as `FairShare` does."""
-        FairShare(weights)  # refuses at once what it would refuse later
-        self._weights = weights
+    def __init__(self, slots: int, weights: Mapping[str, float] | None = None) -> None:
+        """slots, weights: see `FairShare`, whose errors this raises."""
+        FairShare(slots, weights)  # refuses at once what it would refuse later
+        self._slots, self._weights = slots, weights
         self._classes: dict[int, Class] = {}
 
     def __len__(self) -> int:
@@ -156,7 +156,7 @@ class Waiting:
     def enter(self, request: Request) -> None:
         """Count a request that is new; it does not wait yet."""
         if request.priority not in self._classes:
-            self._classes[request.priority] = Class(FairShare(self._weights))
+            self._classes[request.priority] = Class(FairShare(self._slots, self._weights))
         self.share(request.priority).enter(request.tenant)
 
     def leave(self, request: Request) -> None:

@@ -17,12 +17,8 @@ import torch
 from torch import Tensor
 
 from kept.errors import SamplingError
+from kept.sampling import kernels
 from kept.sampling.weights import Floats, places, weights_of
-
-try:
-    from kept import _native
-except ImportError:  # built without it; numpy has the same generator
-    _native = None  # type: ignore[assignment]
 
 Weights = npt.NDArray[np.float64]
 _BITS = 53  # of a float64, and of the integers every JSON reader keeps
@@ -77,9 +73,9 @@ def invert(weights: Weights, u: float) -> int:
 
 def uniforms_of(keys: Sequence[tuple[int, int]]) -> Weights:
     """Return the first of `uniforms` of each key, (n,)."""
-    if _native is None:
+    if kernels.random_bits is None:
         return np.array([uniforms(key, 1)[0] for key in keys], dtype=np.float64)
-    raw = _native.random_bits([seed for seed, _ in keys], [position for _, position in keys])
+    raw = kernels.random_bits([seed for seed, _ in keys], [position for _, position in keys])
     return _fractions(np.array(raw, dtype=np.uint64))
 
 

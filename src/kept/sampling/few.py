@@ -53,7 +53,7 @@ def few_scores(
     if logits.shape[1] >= vocab_size:
         edges = np.full_like(edges, -np.inf)
     # Whether it is NaN or too large, no comparison holds.
-    fine = (scores < np.inf).all(axis=1)
+    fine: Flags = np.logical_and.reduce(scores < np.inf, axis=1)
     scores, tokens = _in_order(np.where(fine[:, None], scores, np.float32(0)), tokens)
     fine &= scores[:, 0] > -np.inf
     num_sure = np.where(fine, (scores > edges[:, None]).sum(axis=1), 0)
@@ -103,9 +103,11 @@ def _filtered(few: FewScores, totals: Whole) -> tuple[Whole, Ids, Flags]:
     lowest = np.take_along_axis(scores, last[:, None], axis=1)
     kept = (scores >= lowest) | ~by_count[:, None]
     decided = by_count & (top_k <= few.num_sure)
+    num_kept = kept.sum(axis=1)
+    width = int(num_kept.max())  # what no row keeps need not be weighed
+    scores, kept = scores[:, :width], kept[:, :width]
     peaks = np.where(few.num_sure > 0, scores[:, 0], np.float32(0))
     weights = np.where(kept, weights_of(np.minimum(scores, peaks[:, None]), peaks[:, None]), 0)
-    num_kept = kept.sum(axis=1)
     if (by_mass := mass < 1.0).any():
         in_nucleus = num_in_nucleus(weights, np.where(by_count, weights.sum(axis=1), totals), mass)
         ends = by_mass & ~by_count & (in_nucleus < num_few)

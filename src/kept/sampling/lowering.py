@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from kept.sampling.history import Ids, TokenHistory
 from kept.sampling.processors import repeated_ngram_ends, suppresses_ends
@@ -43,22 +42,26 @@ def lowered(
         factors = penalties[:, None]
         lower = np.where(logits < 0, logits * factors, logits / factors)
         logits = np.where(seen, lower, logits)
-    banned = [
-        _is_banned(tokens[row], options, history) if options.has_penalties else None
-        for row, (options, history) in enumerate(zip(params, histories, strict=True))
-    ]
-    if any(found is not None for found in banned):
-        logits = logits.copy()
-        for row, found in enumerate(banned):
-            if found is not None:
-                logits[row, found] = -np.inf
+    banning = [row for row, options in enumerate(params) if _may_ban(options)]
+    logits = logits.copy() if banning else logits
+    for row in banning:
+        ids = _banned(params[row], histories[row])
+        if ids:
+            logits[row, np.isin(tokens[row], np.array(ids, dtype=np.int64))] = -np.inf
     return logits
 
 
-def _is_banned(
-    tokens: Ids, params: ResolvedParams, history: TokenHistory
-) -> npt.NDArray[np.bool_] | None:
-    """Which of these tokens (K,) are ruled out; None: nothing is."""
+def _may_ban(params: ResolvedParams) -> bool:
+    return (
+        params.no_repeat_ngram_size > 0
+        or params.min_new_tokens > 0
+        or params.min_length > 0
+        or params.has_rules
+    )
+
+
+def _banned(params: ResolvedParams, history: TokenHistory) -> list[int]:
+    """The tokens that are ruled out, some of them perhaps twice."""
     ids: list[int] = []
     if params.no_repeat_ngram_size > 0:
         ids += repeated_ngram_ends(history.tokens, params.no_repeat_ngram_size).tolist()
@@ -73,4 +76,4 @@ def _is_banned(
             ids += bad_word_ends(params, history)
         if size := rules.encoder_no_repeat_ngram_size:
             ids += encoder_ngram_ends(history.asked, history.tokens, size).tolist()
-    return np.isin(tokens, np.array(ids, dtype=np.int64)) if ids else None
+    return ids

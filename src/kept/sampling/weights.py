@@ -14,10 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-try:
-    from kept import _native
-except ImportError:  # built without it; numpy finds the same numbers
-    _native = None  # type: ignore[assignment]
+from kept.sampling import kernels
 
 Floats = npt.NDArray[np.float32]
 Whole = npt.NDArray[np.int64]
@@ -62,8 +59,8 @@ def sums_of_chunks(
     rows: fp32, contiguous, none NaN. peaks: the largest of each over its temperature, finite.
     """
     sums = np.empty((len(rows), -(-rows[0].size // CHUNK)), dtype=np.int64)
-    if _native is not None:
-        _native.weigh(list(rows), list(peaks), list(temperatures), sums)
+    if kernels.weigh is not None:
+        kernels.weigh(list(rows), list(peaks), list(temperatures), sums)
         return sums
     starts = np.arange(0, rows[0].size, CHUNK)
     for found, row, peak, temperature in zip(sums, rows, peaks, temperatures, strict=True):

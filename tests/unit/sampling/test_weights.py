@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kept.machine import NATIVE_AVAILABLE
-from kept.sampling import weights
+from kept.sampling import kernels, weights
 from kept.sampling.draw import uniforms, uniforms_of
 from kept.sampling.weights import CHUNK, num_in_nucleus, sums_of_chunks, weights_of
 
@@ -44,7 +44,7 @@ def test_kernels_find_the_bits_of_numpy(
     finally:
         _native.set_num_threads(before)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(weights, "_native", None)
+        patched.setattr(kernels, "weigh", None)
         np.testing.assert_array_equal(found, sums_of_chunks(rows, peaks, [temperature] * 3))
 
 

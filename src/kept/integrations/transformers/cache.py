@@ -97,6 +97,7 @@ class KeptCache(Contents, DynamicCache):
             "sliding_window": sliding_window,
             "num_sinks": num_sinks,
             "slack": slack,
+            "in_blocks": False,  # so that masked tokens can be left out in place
         }
         return cls._of(ModelLayers.read(config), options)
 
@@ -309,10 +310,11 @@ class KeptCache(Contents, DynamicCache):
         lends: bool = True,
     ) -> Self:
         mark = f"{model.fingerprint} {fingerprint}"
-        stored = load_cache(path, saved_shapes(path), fingerprint=mark, device=device)
+        shapes = saved_shapes(path)
+        stored = load_cache(path, shapes, fingerprint=mark, device=device, in_blocks=False)
         return cls._made(
             model,
-            make_cache,
+            partial(make_cache, in_blocks=False),
             forgets_of(model, stored),
             capacity=stored.max_length,
             stored=stored,

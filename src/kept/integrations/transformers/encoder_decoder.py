@@ -59,7 +59,7 @@ def _blank(kv_dtype: KVDtype | None) -> KeptCrossCache:
 
 
 def _options(kv_dtype: KVDtype | None) -> dict[str, Any]:
-    return {"kind": "dynamic", "kv_dtype": kv_dtype, "max_cache_len": None}
+    return {"kind": "dynamic", "kv_dtype": kv_dtype, "max_cache_len": None, "in_blocks": False}
 
 
 class KeptEncoderDecoderCache(EncoderDecoderCache):

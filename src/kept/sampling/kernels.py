@@ -1,0 +1,28 @@
+"""The kernels that sampling calls; None where the native module was not built, and numpy does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Weigh = Callable[
+    [
+        Sequence[npt.NDArray[np.float32]],
+        Sequence[float],
+        Sequence[float],
+        npt.NDArray[np.int64],
+    ],
+    None,
+]
+RandomBits = Callable[[Sequence[int], Sequence[int]], list[int]]
+
+weigh: Weigh | None
+random_bits: RandomBits | None
+try:
+    from kept import _native
+except ImportError:
+    weigh, random_bits = None, None
+else:
+    weigh, random_bits = _native.weigh, _native.random_bits

@@ -1,0 +1,141 @@
+"""What a pass computes: nobody who decodes waits long for somebody's prompt."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kept.engine import Request, Scheduler, StepTime
+from kept.engine.passes import SLOWDOWN
+from kept.engine.step_time import attended_by
+
+from .simulated import anything, plan, request, sequence_of, settle, step
+
+
+def machine(rows: int, attended: int) -> float:
+    return max(0.02, 0.001 * rows) + 1e-8 * attended
+
+
+def learned() -> StepTime:
+    model, random = StepTime(), Random(0)
+    for _ in range(100):
+        rows = random.choice([1, 4, 16, 64, 512])
+        attended = rows * random.randint(1, 4000)
+        model.observe(rows, attended, machine(rows, attended))
+    return model
+
+
+LEARNED = learned()  # only read
+
+
+def running(scheduler: Scheduler, *requests: Request) -> Scheduler:
+    for found in requests:
+        scheduler.add(found)
+    scheduler.admit(anything)
+    return scheduler
+
+
+@settings(max_examples=40)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 9), st.sampled_from("abc")),
+                   min_size=1, max_size=9),
+    chunk=st.integers(1, 60),
+    slots=st.integers(1, 6),
+    most=st.one_of(st.none(), st.integers(1, 20)),
+)  # fmt: skip
+def test_every_pass_moves_everyone_who_decodes(
+    sizes: list[tuple[int, int, str]], chunk: int, slots: int, most: int | None
+) -> None:
+    scheduler = Scheduler(slots, chunk)
+    for prompt, output, tenant in sizes:
+        scheduler.add(request(tenant, prompt, output))
+    read = 0
+    while scheduler.has_work:
+        scheduler.admit(anything)
+        live: list[Any] = [s for found in scheduler.running for s in found.live]
+        work = scheduler.next(live, [most] * len(live))
+        assert [item.continuation for item in work] == [s for s in live if s in order(work)]
+        assert {s for s in live if s.num_pending == 1} <= order(work).keys()
+        assert all(1 <= item.num_new <= (most or chunk) for item in work)
+        prompts = [item.num_new for item in work if item.is_prompt]
+        assert sum(prompts) <= max(chunk - (len(work) - len(prompts)), 1) + (chunk < len(prompts))
+        assert prompts or not any(s.num_pending > 1 for s in live)
+        read += sum(prompts)
+        settle(scheduler, work)
+    assert read >= sum(prompt for prompt, _, _ in sizes if prompt > 1) - len(sizes) * 16
+
+
+def order(work: Any) -> dict[Any, int]:
+    return {item.continuation: item.num_new for item in work}
+
+
+def test_without_a_cache_everything_is_computed_whole() -> None:
+    scheduler = running(Scheduler(3, None), request("a", 700), request("b", 3), request("c", 1))
+    assert [item.num_new for item in plan(scheduler)] == [700, 3, 1]
+
+
+@given(past=st.integers(0, 20_000), decoding=st.integers(1, 20), given_time=st.booleans())
+@settings(max_examples=30)
+def test_a_pass_that_somebody_waits_for_keeps_its_time(
+    past: int, decoding: int, given_time: bool
+) -> None:
+    scheduler = Scheduler(32, 512, step_time=LEARNED, max_step_time=0.1 if given_time else None)
+    reads = request("long", 50_000)
+    running(scheduler, *(request("", 1, 50, interactive=True) for _ in range(decoding)), reads)
+    sequence_of(reads).num_computed = past
+    [new] = [item.num_new for item in plan(scheduler) if item.is_prompt]
+
+    def seconds(rows: int) -> float:
+        return LEARNED.predict(decoding + rows, decoding + attended_by(past, rows))
+
+    within = 0.1 if given_time else SLOWDOWN * seconds(0)
+    assert seconds(new) <= within < seconds(new + 1)
+    assert machine(decoding + new, decoding + attended_by(past, new)) <= 1.3 * within
+
+
+def test_a_bound_that_is_past_already_lets_one_row_through() -> None:
+    scheduler = Scheduler(32, 512, step_time=LEARNED, max_step_time=0.001)
+    running(scheduler, request("a", 1, 9, interactive=True), request("b", 70), request("c", 70))
+    assert [item.num_new for item in plan(scheduler)] == [1, 1]
+
+
+def test_nobody_waits_so_prompts_are_read_by_chunks() -> None:
+    for interactive, decodes in ((False, True), (True, False)):
+        scheduler = Scheduler(4, 512, step_time=LEARNED)
+        first = request("a", 1 if decodes else 2000, 9, interactive=interactive)
+        running(scheduler, first, request("b", 3000))
+        assert sum(item.num_new for item in plan(scheduler)) == 512
+
+
+def test_the_first_to_come_reads_a_quarter_and_the_least_served_the_rest() -> None:
+    scheduler = running(Scheduler(3, 100), request("a", 1000))
+    step(scheduler)
+    running(scheduler, request("b", 1000), request("c", 30))
+    assert [item.num_new for item in plan(scheduler)] == [25, 75]
+    settle(scheduler, plan(scheduler))
+    assert [item.num_new for item in plan(scheduler)] == [25, 45, 30]
+
+
+def test_drafted_tokens_are_no_prompt() -> None:
+    scheduler = running(Scheduler(2, 8), request("a", 3, 40), request("b", 100))
+    while not scheduler.running[0].has_caught_up:
+        step(scheduler)
+    drafts = sequence_of(scheduler.running[0])
+    drafts.prompt += 5
+    first, second = plan(scheduler)
+    assert (first.num_new, first.is_prompt, second.num_new) == (6, False, 2)
+    drafts.prompt += 500  # a window that has moved is read like a prompt
+    assert sum(item.num_new for item in plan(scheduler)) == 8
+
+
+@pytest.mark.parametrize("priority", [0, 1])
+def test_a_higher_priority_reads_first(priority: int) -> None:
+    early, late = request("a", 60), request("b", 60, priority=priority)
+    scheduler = running(Scheduler(2, 40), early)
+    running(scheduler, late)
+    [first] = plan(scheduler)
+    assert (first.request is late, first.num_new) == (priority == 1, 40)
