@@ -62,6 +62,14 @@ def make_engine(
     return Engine(model, cache, context, max_slots=slots, prefill_chunk=chunk)
 
 
+def pooled(model: Toy, *, slots: int, blocks: int, chunk: int = 512, **rule: Any) -> Engine:
+    """An engine whose pool has so many blocks of 64 tokens."""
+    size = make_cache(model.kv_shapes).block_bytes
+    cache = make_cache(model.kv_shapes, num_slots=slots, pool_bytes=blocks * size)
+    context = ContextRule(model.config.context, **rule)
+    return Engine(model, cache, context, max_slots=slots, prefill_chunk=chunk)
+
+
 def outcome(group: Group) -> Outcome:
     """The new tokens and finish reason of each result."""
     return [

@@ -9,7 +9,7 @@ import torch
 from kept import machine
 from kept.batch import Batch, pack
 from kept.cache import Cache, make_cache
-from kept.errors import CacheError
+from kept.errors import CacheError, CacheFullError
 from kept.models import CausalLM, RepeatedStep
 from laws.kinds import POOL_BYTES
 from laws.tiny import CONFIGS, FORMATS, VOCAB, native_model, plain_model
@@ -78,14 +78,32 @@ def test_room_ends_with_the_buffer() -> None:
     model = native_model("llama", "bf16")
     cache = filled(model, [story(60)])
     run = repeated(model, cache, (0,))
+    assert run.room == 128 - 61  # the block of the last token, and one more
+    for token in range(run.room):
+        run.run([token])
+    batch = decode_batch(cache, [5], (0,))
+    assert cache.lengths == (128,)
+    assert run.room == 0
+    model.next_logits(batch, cache)  # takes a block
+    assert model.repeat(batch, cache) is not None
+
+
+def test_a_lease_takes_what_room_there_is() -> None:
+    """None to spare in a full pool, and of the last block what it has."""
+    model = native_model("llama", "bf16")
+    cache = filled(model, [story(60)])
+    assert cache.pool is not None
+    others = cache.pool.take(cache.pool.num_free)
+    run = repeated(model, cache, (0,))
     assert run.room == 64 - 61
     for token in range(3):
         run.run([token])
     batch = decode_batch(cache, [5], (0,))
+    with pytest.raises(CacheFullError, match="0 of"):
+        model.next_logits(batch, cache)
     assert cache.lengths == (64,)
-    assert run.room == 0
-    model.next_logits(batch, cache)  # grows
-    assert model.repeat(batch, cache) is not None
+    del others
+    model.next_logits(batch, cache)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_every_operation_moves_both(codec, kind, steps, tmp_path_factory):
 def test_bytes_are_those_of_both(codec):
     kind = {"kind": "static", "max_cache_len": 40}
     both = made(codec, kind)
-    assert both.layers[0].num_bytes == 40 * both.shapes[0].num_bytes(both.codec)
+    assert both.layers[0].num_bytes(both.layouts[0]) == 40 * both.shapes[0].num_bytes(both.codec)
 
 
 @pytest.mark.parametrize("softcap", [None, 5.0])

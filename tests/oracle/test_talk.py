@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kept import LLM, Completion, GenerationInterrupted, OptionError, machine
-from kept.sampling import sample
+from kept.sampling import sample_rows
 
 from .talker import make_talker
 
@@ -321,9 +321,9 @@ def test_the_likeliest_few_change_no_token(
 
     def watched(*arguments: Any) -> Any:
         used.append(arguments[-1] is not None)
-        return sample(*arguments)
+        return sample_rows(*arguments)
 
-    monkeypatch.setattr("kept.engine.samples.sample", watched)
+    monkeypatch.setattr("kept.engine.drawing.sample_rows", watched)
     found = llm.generate(prompts, **options)
     assert all(used)
     used.clear()

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from kept.bench.serve_record import Drawn, Ended, Given, Load, ServeSettings
 from kept.bench.serve_work import Arrival
 from kept.bench.subject import Subject
-from kept.engine import PREFILL_CHUNK, Continuation, Engine, Request, SampleGroup
-from kept.llm.engines import Engines
+from kept.engine import Continuation, Engine, Request, SampleGroup
+from kept.llm.caching import build_cache, context_rule
+from kept.machine import describe_machine
 from kept.options import CacheOptions
 from kept.sampling import ResolvedParams, SamplingParams, TokenHistory
 
@@ -24,14 +25,16 @@ class EngineServer:
 
     @classmethod
     def of(cls, subject: Subject, settings: ServeSettings) -> EngineServer:
-        """One over the engine that an `LLM` of these settings has.
+        """One over an engine like that of an `LLM`, on the torch reference, too.
 
         Raises OptionError for a cache that cannot be had.
         """
-        engines = Engines(subject.model, settings.max_batch_size, PREFILL_CHUNK, settings.kv_memory)
-        options = CacheOptions(cache_implementation="dynamic", kv_dtype=settings.kv_dtype)
-        engine = engines.find(options.resolve(), width=1)
-        assert engine is not None  # a dynamic cache of a decoder lies in blocks
+        model, slots = subject.model, settings.max_batch_size
+        options = CacheOptions(cache_implementation="dynamic", kv_dtype=settings.kv_dtype).resolve()
+        rule = context_rule(model, options)
+        room = _pool_bytes(subject, settings)
+        cache = build_cache(model, options, rule, slots, None, pool_bytes=room)
+        engine = Engine(model, cache, rule, max_slots=slots)
         engine.scheduler.passes.max_step_time = settings.max_step_time
         return cls(engine)
 
@@ -101,3 +104,11 @@ class EngineServer:
     def _params(self, new_tokens: int) -> ResolvedParams:
         params = SamplingParams(max_new_tokens=new_tokens, do_sample=False, ignore_eos=True, seed=0)
         return params.resolve(vocab_size=self._engine.model.config.vocab_size)
+
+
+def _pool_bytes(subject: Subject, settings: ServeSettings) -> int | None:
+    """What was asked for, or half of the memory that is free where that is known."""
+    if settings.kv_memory is not None or subject.model.device.type != "cpu":
+        return settings.kv_memory
+    free = describe_machine().available_memory
+    return None if free is None else free // 2

@@ -117,7 +117,9 @@ def serve_figures(result: ServeResult) -> ServeFigures:
     busy = sum(step.seconds for step in record.passes)
     inside = sum(step.model_seconds for step in record.passes)
     resident = [moment.resident for moment in record.moments if moment.resident is not None]
-    job = job_of(served, Costs.of(result.subject.model, settings.kv_dtype), settings.max_batch_size)
+    job = job_of(
+        record.served, Costs.of(result.subject.model, settings.kv_dtype), settings.max_batch_size
+    )
     tenants = tuple(_tenant(name, each, bounds) for name, each in sorted(by_tenant.items()))
     return ServeFigures(
         total=_tenant("", served, bounds),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,8 +20,8 @@ class Job:
 
     Every beginning of a prompt is computed once, however many requests share it, and a request
     computes its last token and those it draws. distinct_tokens: how many that are. num_passes: of
-    the model, each over all weights: one sequence draws one token in a pass, and there are only so
-    many sequences in it.
+    the model, each over all weights: one sequence draws one token in a pass, there are only so many
+    sequences in it, and a request that comes after another waits for all of its tokens.
     """
 
     operations: int
@@ -37,13 +37,13 @@ class Job:
         return max(self.operations / peak.best, self.num_bytes / bandwidth)
 
 
-def job_of(served: Iterable[Served], costs: Costs, max_batch_size: int) -> Job:
-    """What the requests took at the least, as far as they came.
+def job_of(served: Mapping[int, Served], costs: Costs, max_batch_size: int) -> Job:
+    """What the requests took at the least, as far as they came; served: by index.
 
     A pass reads what several sequences share once, and that all of a batch share it is taken for
     granted: the true least is more.
     """
-    some = [found for found in served if found.token_times]
+    some = [found for found in served.values() if found.token_times]
     shared = shared_tokens([found.token_ids[:-1] for found in some])
     operations = num_bytes = distinct = 0
     for found, (seen, either) in zip(some, shared, strict=True):
@@ -54,9 +54,19 @@ def job_of(served: Iterable[Served], costs: Costs, max_batch_size: int) -> Job:
         for n in range(length - drawn + 2, length + 1):  # the first token is drawn by the prompt
             common = costs.kv_bytes(min(either, n))
             num_bytes += costs.kv_bytes(n) - common + common // max_batch_size
-    draws = [len(found.token_times) for found in some]
-    passes = max(-(-sum(draws) // max_batch_size), max(draws, default=0))
+    total = sum(len(found.token_times) for found in some)
+    passes = max(-(-total // max_batch_size), _longest_chain(served))
     return Job(operations, num_bytes + passes * costs.weight_bytes, distinct, passes)
+
+
+def _longest_chain(served: Mapping[int, Served]) -> int:
+    """Tokens drawn by requests one after the other."""
+    drawn: dict[int, int] = {}
+    for index in sorted(served):  # a request comes behind the one it waits for
+        found = served[index]
+        before = 0 if found.arrival.after is None else drawn[found.arrival.after]
+        drawn[index] = before + len(found.token_times)
+    return max(drawn.values(), default=0)
 
 
 def shared_tokens(texts: Sequence[Sequence[int]]) -> list[tuple[int, int]]:

@@ -72,8 +72,8 @@ def run_serve(
     """Warm up, learn the capacity where the plan depends on it, and serve the plan.
 
     Ctrl-C ends it: the result then holds what was measured so far and says `interrupted`. Raises
-    ContextLengthError where a request does not fit the model's context, and what making the server
-    raises.
+    ContextLengthError where a request does not fit the model's context, KeptError where every
+    request failed or none was sent, and what making the server raises.
     """
     check_settings(settings)
     context = subject.model.config.context
@@ -106,7 +106,7 @@ def _measure(
     _serve_aside(result, server, watcher, "warming up", warm_up, seed=settings.seed + 1)
     if trial is not None:
         found = _serve_aside(result, server, watcher, "capacity", trial, seed=settings.seed + 2)
-        result.capacity = len(trial) / found.seconds
+        result.capacity = num_done(found) / found.seconds
     plan = workload.plan(settings.seed, context, result.capacity)
     texts = Texts(plan, subject.model.config.vocab_size, settings.seed)
     result.limits.measure(device, subject.matrix_dtype)
@@ -114,7 +114,22 @@ def _measure(
     with model_clock(subject.model) as kernels:
         serving = Serving(server, plan, texts, result.record, kernels)
         serving.run(watcher.stepped, settings.duration)
+    num_done(result.record)
     result.limits.measure(device, subject.matrix_dtype)
+
+
+def num_done(record: Record) -> int:
+    """How many requests drew all of their tokens. Raises KeptError where every one failed, or none
+    was sent."""
+    served = record.served.values()
+    if not served:
+        raise KeptError("no request was due in time to be sent; give a longer duration")
+    failed = [found.error for found in served if found.error is not None]
+    if len(failed) == len(served):
+        raise KeptError(
+            f"not one of {len(failed)} requests could be served; the first: {failed[0]}"
+        )
+    return sum(found.done for found in served)
 
 
 def _warm_up(plan: Iterable[Arrival]) -> list[Arrival]:

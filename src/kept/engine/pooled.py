@@ -49,7 +49,8 @@ class PooledResidents(Residents):
         super().__init__(cache, num_slots)
         self._pool, self._tree, self._counters = pool, tree, counters
         self._held_cache, self._rule = cache, rule
-        self._leases: dict[Continuation, Lease[Block]] = {}
+        # Of the prompts of those that run, which all of a request's sequences go on from.
+        self._leases: dict[Request, dict[Continuation, Lease[Block]]] = {}
         self._waited: set[Request] = set()  # for a running request to compute their beginning
 
     @property
@@ -116,7 +117,7 @@ class PooledResidents(Residents):
             return False
         request.refused_with = None
         for continuation, match in zip(request.live, matches, strict=True):
-            self._settle_in(continuation, match)
+            self._settle_in(request, continuation, match)
         self._account(request, matches)
         return True
 
@@ -141,19 +142,24 @@ class PooledResidents(Residents):
 
     def computed(self, request: Request) -> None:
         """See `Residents.computed`: make what has been read of it findable."""
+        leases = self._leases.setdefault(request, {})
         for continuation in request.live:
-            self._publish(continuation, request.salt)
+            lease = self._publish(continuation, request.salt, leases.get(continuation))
+            if lease is not None:
+                leases[continuation] = lease
 
     def leave(self, request: Request, gone: Iterable[Continuation]) -> None:
         """See `Residents.leave`; what they have computed can be found from now on."""
         for continuation in gone:
             if continuation.slot is not None:
-                self._publish(continuation, request.salt)
-            lease = self._leases.pop(continuation, None)
-            if lease is not None:
+                lease = self._publish(continuation, request.salt, None)
+                super().leave(request, [continuation])
+                if lease is not None:
+                    lease.release()
+        if all(continuation.slot is None for continuation in request.group.members):
+            for lease in self._leases.pop(request, {}).values():
                 lease.release()
-            super().leave(request, [continuation])
-        self._waited.discard(request)
+            self._waited.discard(request)
 
     def forget(self) -> None:
         """See `Residents.forget`."""
@@ -174,13 +180,15 @@ class PooledResidents(Residents):
             return None
         return self._tree.match(_findable(continuation), request.salt)
 
-    def _settle_in(self, continuation: Continuation, match: Match[Block] | None) -> None:
+    def _settle_in(
+        self, request: Request, continuation: Continuation, match: Match[Block] | None
+    ) -> None:
         continuation.num_computed = 0
         self._seat(continuation, 0)
         if match is None:
             return
         assert continuation.slot is not None
-        self._leases[continuation] = match.lease
+        self._leases.setdefault(request, {})[continuation] = match.lease
         if match.num_tokens:
             self._held_cache.adopt(continuation.slot, match.blocks, match.num_tokens)
             continuation.num_computed = match.num_tokens
@@ -198,15 +206,16 @@ class PooledResidents(Residents):
             usage.miss = str(match.miss)
             self._counters.misses[match.miss.reason.value] += 1
 
-    def _publish(self, continuation: Continuation, salt: str) -> None:
-        """Make what is computed of a text findable."""
+    def _publish(
+        self, continuation: Continuation, salt: str, lease: Lease[Block] | None
+    ) -> Lease[Block] | None:
+        """Make what is computed of a text findable. lease: of its beginning; returned extended."""
         if self._tree is None or continuation.offset or not continuation.num_computed:
-            return
+            return lease
         assert continuation.slot is not None
         tokens = continuation.history.tokens[: continuation.num_computed]
         blocks = self._held_cache.share(continuation.slot)[: blocks_of(len(tokens))]
-        lease = self._leases.get(continuation)
-        self._leases[continuation] = self._tree.insert(tokens, blocks, salt, lease)
+        return self._tree.insert(tokens, blocks, salt, lease)
 
     def _needed(self, request: Request) -> int:
         """Blocks that it needs until it has drawn a token of each text; where it cannot be parked,

@@ -13,7 +13,6 @@ from kept.engine.holds import Hold
 from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.engine.scheduler import Scheduler
-from kept.errors import CacheError
 
 
 class Residents:
@@ -98,7 +97,7 @@ class Residents:
     def park(self, request: Request) -> None:
         """Take all of its slots away, keeping what keys can be found again."""
         self.leave(request, request.group.members)
-        for continuation in request.live:
+        for continuation in request.group.members:
             continuation.num_computed = 0
 
     def cut(self, continuation: Continuation) -> None:
@@ -106,36 +105,22 @@ class Residents:
         if self.cache is not None and continuation.slot is not None:
             self._cut(continuation.slot, continuation.num_computed)
 
-    def mend(self, live: Iterable[Continuation]) -> None:
-        """After an exception in a step: let slots and continuations say the same again, where a
-        slot holds at least what `num_computed` says. live: those that run."""
-        if self.cache is None:
-            for continuation in live:
-                continuation.num_computed = 0
-            return
-        going = list(live)
-        for slot, continuation in list(self._in.items()):
-            if continuation.slot != slot or continuation not in going:
-                continuation.slot = slot
-                self._vacate(continuation)
-        self._free = [slot for slot in range(self.num_slots) if slot not in self._in]
-        for continuation in going:
-            if continuation.slot is None:
-                continuation.num_computed = 0
-                self._seat(continuation, 0)
-            self._step_back(continuation, self.cache)
+    def restart(self, requests: Iterable[Request]) -> None:
+        """After an exception in a step: take all slots away, and keep what keys can be found again.
 
-    def _step_back(self, continuation: Continuation, cache: Cache) -> None:
-        """Let it compute its last token again, whose logits have been lost, if it was computed."""
-        assert continuation.slot is not None
-        known = len(continuation.history) - continuation.offset - 1
-        held = cache.lengths[continuation.slot]
-        continuation.num_computed = min(continuation.num_computed, held, known)
-        try:
-            self._cut(continuation.slot, continuation.num_computed)
-        except CacheError:  # it has dropped what it would need, as a ring does
-            continuation.num_computed = 0
-            self._cut(continuation.slot, 0)
+        requests: the unfinished ones, whose slots hold at least what `num_computed` says.
+        """
+        for request in requests:
+            for continuation in request.group.members:
+                if continuation.slot is not None and self.cache is not None:
+                    held = self.cache.lengths[continuation.slot]
+                    continuation.num_computed = min(continuation.num_computed, held)
+            self.park(request)
+        for slot, continuation in list(self._in.items()):
+            continuation.slot = None
+            self._cut(slot, 0)
+        self._in.clear()
+        self._free = list(range(self.num_slots))
 
     def _seat(self, continuation: Continuation, length: int) -> None:
         slot = self._free[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
@@ -48,11 +48,22 @@ class Scheduler:
         self.step_time = step_time or StepTime()
         self.passes = Passes(prefill_chunk, self.step_time, max_step_time)
         self.running: list[Request] = []
+        self._weights = weights
         self._waiting, self._holds = Waiting(max_slots, weights), Holds()
         self._deadlines: list[tuple[float, int, Request]] = []
         self._numbers = count()
         self._used = 0  # slots
         self._served = 0.0  # cost, to all
+
+    def restart(self, requests: Iterable[Request]) -> None:
+        """Begin anew with these unfinished requests, all of them waiting, where an exception may
+        have left anything here half done. What tenants were served is forgotten."""
+        self._waiting, self._holds = Waiting(self.max_slots, self._weights), Holds()
+        self.running, self._deadlines, self._used = [], [], 0
+        for request in requests:
+            request.phase, request.num_promised = Phase.OUTSIDE, 0
+            request.has_caught_up, request.refused_at = False, None
+            self.add(request)
 
     @property
     def num_waiting(self) -> int:

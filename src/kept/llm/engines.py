@@ -28,12 +28,13 @@ class Engines:
 
     def find(self, options: ResolvedCacheOptions, width: int) -> Engine | None:
         """The engine of these options, made if there is none; None where a call has to have an
-        engine of its own: its cache does not lie in blocks, or it takes more slots than there are.
+        engine of its own: its cache does not lie in blocks, it takes more slots than there are, or
+        the model runs on the torch reference, where what else is in a pass changes the rounding.
 
         width: slots that a request takes. Raises OptionError as `context_rule` does, and where
         `pool_bytes` do not hold one block.
         """
-        if options.cache_implementation != "dynamic" or self._model.is_encoder_decoder:
+        if options.cache_implementation != "dynamic" or self._model.native is None:
             return None
         rule = context_rule(self._model, options)
         if rule.in_place or width > self._num_slots:

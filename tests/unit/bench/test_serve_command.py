@@ -75,6 +75,45 @@ def test_a_checkpoint_and_equal_seeds(tmp_path: Path) -> None:
     assert last["due"] in [request["ended"] for request in (first, *others)]
 
 
+def test_nothing_is_computed_twice_while_there_is_room(tmp_path: Path) -> None:
+    mix = ["--prompt", "70-150", "--output", "3", "--shared", "60%", "--arrivals", "closed:1"]
+    options = ["--model", str(BUNDLED), "--requests", "6", "--json", str(tmp_path / "a.json")]
+    done = runner.invoke(bench_app, ["serve", *options, *mix])
+    assert done.exit_code == 0, done.output
+    figures = json.loads((tmp_path / "a.json").read_text())["figures"]
+    assert figures["total"]["cached"]["tree"] > 0
+    assert figures["total"]["computed_tokens"] == figures["job"]["distinct_tokens"]
+
+
+def test_a_small_memory_serves_all_of_them(tmp_path: Path) -> None:
+    mix = ["--prompt", "60-90", "--output", "80-100", "--kv-memory", "1MiB"]
+    options = ["--model", str(BUNDLED), "--requests", "6", "--json", str(tmp_path / "a.json")]
+    done = runner.invoke(bench_app, ["serve", *options, *mix])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["figures"]["total"]["num_done"] == 6
+    assert found["num_blocks"] == 5  # for at most 190 tokens of each
+    assert max(moment["used_blocks"] for moment in found["moments"]) > 3
+    for moment in found["moments"]:
+        assert moment["used_blocks"] + moment["findable_blocks"] <= 5
+
+
+def test_what_no_memory_can_serve(tmp_path: Path) -> None:
+    mix = ["--prompt", "500", "--output", "9", "--kv-memory", "1MiB", "--requests", "3"]
+    done = runner.invoke(bench_app, ["serve", "--model", str(BUNDLED), *mix])
+    assert isinstance(done.exception, KeptError)
+    assert "not one of 3 requests could be served; the first: " in str(done.exception)
+    assert "more memory (kv_memory)" in str(done.exception)
+
+
+@pytest.mark.usefixtures("shaped")
+def test_a_duration_in_which_nothing_comes() -> None:
+    late = ["--arrivals", "poisson", "--rate", "0.01", "--duration", "0.001"]
+    done = runner.invoke(bench_app, [*SERVE, *late])
+    assert isinstance(done.exception, KeptError)
+    assert "no request was due in time to be sent; give a longer duration" in str(done.exception)
+
+
 @pytest.mark.usefixtures("shaped")
 def test_ctrl_c_reports_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     press_ctrl_c(monkeypatch, at=9)

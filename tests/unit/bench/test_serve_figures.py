@@ -1,6 +1,7 @@
 """Figures of requests that were made up: each follows from the times, and the floor from counts."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,7 @@ def test_the_floor_counts_every_beginning_once(tiny: Subject) -> None:
     costs = tiny.costs
     one = served([1, 2, 3, 4, 50, 51, 52], [1.0, 2.0, 3.0])
     other = served([1, 2, 3, 9, 60], [1.0])
-    job = job_of([one, other, served([5, 5], [])], costs, max_batch_size=2)
+    job = job_of({0: one, 1: other, 2: served([5, 5], [])}, costs, max_batch_size=2)
     # The last token of either is drawn and never read; the other's first three are the one's.
     whole = costs.operations(0, 6, num_logits=3) + costs.operations(3, 4, num_logits=1)
     assert job.operations == whole
@@ -152,10 +153,19 @@ def test_the_floor_counts_every_beginning_once(tiny: Subject) -> None:
 
 def test_equal_prompts_draw_for_themselves(tiny: Subject) -> None:
     costs = tiny.costs
-    equal = [served([1, 2, 3, 4, 5], [1.0, 2.0]) for _ in range(2)]
+    equal = {i: served([1, 2, 3, 4, 5], [1.0, 2.0]) for i in range(2)}
     job = job_of(equal, costs, max_batch_size=4)
     again = costs.operations(2, 4, num_logits=2)  # the last token of the prompt, and one it drew
     assert job.operations == costs.operations(0, 4, num_logits=2) + again
+
+
+def test_requests_one_after_the_other_share_no_pass(tiny: Subject) -> None:
+    some = {i: served([i, i, 7, 8], [1.0, 2.0, 3.0]) for i in range(4)}
+    assert job_of(some, tiny.costs, max_batch_size=4).num_passes == 3
+    for index in (1, 3):
+        some[index].arrival = replace(some[index].arrival, after=index - 1)
+    assert job_of(some, tiny.costs, max_batch_size=4).num_passes == 6
+    assert job_of(some, tiny.costs, max_batch_size=1).num_passes == 12
 
 
 def test_the_floor_is_the_slower_of_reading_and_arithmetic(result: ServeResult) -> None:

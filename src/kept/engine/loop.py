@@ -1,0 +1,240 @@
+"""The one loop: hear, admit, forward, draw, settle, for as long as anybody wants tokens."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import clear_frames
+
+import torch
+
+from kept.cache import Cache
+from kept.engine.counters import Counters
+from kept.engine.events import Event
+from kept.engine.forward import Forward
+from kept.engine.group import Move
+from kept.engine.passes import Work
+from kept.engine.pooled import make_residents
+from kept.engine.request import Phase, Request
+from kept.engine.scheduler import Scheduler
+from kept.engine.settling import Settling
+from kept.engine.window import ContextRule
+from kept.errors import CacheFullError
+from kept.models import CausalLM, NextLogits
+from kept.ops import plain_torch
+from kept.sampling import num_likeliest
+
+
+class Loop:
+    """The side of an `Engine` that takes its steps."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        cache: Cache | None,
+        rule: ContextRule,
+        num_slots: int,
+        prefill_chunk: int | None,
+    ) -> None:
+        self.model, self.cache, self.rule = model, cache, rule
+        self.counters = Counters()
+        self.scheduler = Scheduler(num_slots, prefill_chunk)
+        self._forward = Forward(model, cache)
+        self._residents = make_residents(model, cache, rule, num_slots, self.counters)
+        self._settling = Settling(self.counters)
+        self._inbox: deque[tuple[Request, bool]] = deque()  # and whether it is to be cancelled
+        self._open: dict[Request, None] = {}  # those heard of and not finished
+        self._events: list[Event] = []  # since the last step
+        self._top_k = 0
+        self._is_whole = True  # no exception has come in the middle of a change
+
+    # A function of its own: what it held is freed before the interpreter may end.
+    def _step(self) -> list[Event]:
+        with self._changing():
+            started = time.perf_counter()
+            self._hear()
+            self._admit()
+            work, found = self._pass()
+            if found is not None:
+                self.scheduler.computed(work, time.perf_counter() - started)
+                self._settle(work, found)
+            self.counters.steps += 1
+            self.counters.step_seconds += time.perf_counter() - started
+            events, self._events = self._events, []
+            return events
+
+    def _hear(self) -> None:
+        """Take in what came from other threads; what has waited too long ends."""
+        while self._inbox:
+            request, is_cancelled = self._inbox[0]
+            if is_cancelled:
+                self._end(request)
+            elif request.phase is Phase.OUTSIDE and not request.finished:
+                self._open[request] = None
+                self.scheduler.add(request)
+            self._inbox.popleft()  # at last: an exception before has it heard again
+        for request in self.scheduler.expired(time.monotonic()):
+            self._end(request, TimeoutError("the deadline of the request has passed"))
+
+    def _admit(self) -> None:
+        """Let requests in that wait, as far as there is room."""
+        if not self.scheduler.num_waiting:
+            return
+        running = self.scheduler.running
+        now = time.perf_counter()
+        for request in self.scheduler.admit(
+            lambda request: self._residents.start(request, running),
+            lambda request: self._residents.hold(request, running),
+        ):
+            for continuation in request.live:
+                continuation.usage.admitted = continuation.usage.admitted or now
+            self._forward.forget()
+
+    def _pass(self) -> tuple[list[Work], NextLogits | None]:
+        """Compute what is due; what fails ends here."""
+        work: list[Work] = []
+        try:
+            again = self._repeat()
+            if again is not None:
+                return again
+            work = self._plan()
+            return work, self._compute(work) if work else None
+        except Exception as error:
+            clear_frames(error.__traceback__)  # which would hold blocks for as long as the error
+            self._forward.forget()
+            self._fail(work, error)
+            return [], None
+
+    def _repeat(self) -> tuple[list[Work], NextLogits] | None:
+        """The last pass, one token on, if that is all that is due."""
+        if not self._forward.may_repeat or self._must_slide():
+            return None
+        if not self._forward.is_prepared:
+            self._residents.take_ahead(self._forward.num_sequences)
+        found = self._forward.repeat(self._top_k)
+        self.counters.repeated_steps += found is not None
+        return found
+
+    def _plan(self) -> list[Work]:
+        """What the next pass computes, once there is room for it."""
+        live = [c for request in self.scheduler.running for c in request.group.live]
+        if self.rule.slides:
+            for continuation in live:
+                if continuation.slide(self.rule):
+                    self._residents.cut(continuation)
+        cache = self.cache
+        most = [None if cache is None or c.slot is None else cache.max_step(c.slot) for c in live]
+        work = self.scheduler.next(live, most)
+        self._residents.make_room(work, self.scheduler, self._park)
+        return [item for item in work if item.request.phase is Phase.RUNNING]
+
+    def _park(self, request: Request) -> None:
+        """Have a running request wait again, with what it has drawn."""
+        self._forward.forget()
+        self._settling.forget(request.group.members)
+        self._residents.park(request)
+        self.scheduler.park(request)
+        request.live[0].usage.num_parked += 1
+        self.counters.parked += 1
+
+    def _compute(self, work: list[Work]) -> NextLogits:
+        num_live = sum(len(request.group.live) for request in self.scheduler.running)
+        is_decode = len(work) == num_live and all(item.num_new == 1 for item in work)
+        params = [request.group.params for request in self.scheduler.running]
+        self._top_k = max(map(num_likeliest, params), default=0)
+        return self._forward.run(work, self._top_k, is_decode)
+
+    def _must_slide(self) -> bool:
+        if not self.rule.slides or self.rule.in_place:
+            return False
+        live = (c for request in self.scheduler.running for c in request.group.live)
+        return any(self.rule.next_offset(c.offset, len(c.history)) != c.offset for c in live)
+
+    def _fail(self, work: list[Work], error: Exception) -> None:
+        """End the requests of a pass that has failed."""
+        failed = list(dict.fromkeys(item.request for item in work)) or list(self.scheduler.running)
+        if isinstance(error, CacheFullError | MemoryError):
+            failed = [max(failed, key=lambda request: request.rank)]
+        for request in failed:
+            request.pass_error = error
+            self._end(request, error)
+
+    def _settle(self, work: list[Work], found: NextLogits) -> None:
+        """Draw, have the groups take what was drawn, and give slots the keys they go on from."""
+        self._settling.note(work, found)
+        self.counters.computed_tokens += sum(item.num_new for item in work)
+        for request in {item.request: None for item in work if item.is_prompt}:
+            self._residents.computed(request)
+        self._events += self._settling.settle(self.scheduler.running, found)
+        if self.cache is None:
+            for request in self.scheduler.running:
+                for continuation in request.group.live:
+                    continuation.num_computed = 0
+        if self._settling.changed:
+            self._move(self._settling.changed)
+
+    def _move(self, changed: list[tuple[Request, list[Move]]]) -> None:
+        """Give slots the keys that sequences go on from, and take those of ended texts away."""
+        self._forward.forget()
+        self._residents.move([move for _, moves in changed for move in moves])
+        self._settling.changed = []
+        for request, _ in changed:
+            gone = [c for c in request.group.members if c not in request.group.live]
+            self._residents.leave(request, gone)
+        for request in self.scheduler.retire():
+            self._count(request)
+
+    def _end(self, request: Request, error: Exception | None = None) -> None:
+        """End an unfinished request as it stands."""
+        if request.finished:
+            return
+        self._forward.forget()
+        self._settling.forget(request.group.members)
+        self._residents.leave(request, request.group.members)
+        if error is None:
+            request.group.interrupt()
+        else:
+            request.group.fail(error)
+        self.scheduler.cancel(request)
+        self._count(request)
+
+    def _count(self, request: Request) -> None:
+        """Note that a request has finished."""
+        self._open.pop(request, None)
+        self._events.append(Event(request, None))
+        reason = request.group.results[0].finish_reason
+        self.counters.requests[reason or "interrupted"] += 1
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Have the model and all of this to oneself, and right, whatever came before."""
+        with torch.inference_mode(), plain_torch(), self.model.running():
+            if not self._is_whole:
+                self._mend()
+            self._is_whole = False
+            yield
+            self._is_whole = True
+
+    def _mend(self) -> None:
+        """After an exception in the middle of a change: begin anew with what requests there are.
+
+        What they have drawn stays, and keys that can be found again are not computed again. Whose
+        tokens were being taken cannot go on: how much of that was done is not known.
+        """
+        self._forward.forget()
+        self._settling.forget()
+        taking, self._settling.taking = self._settling.taking, None
+        moved = [request for request, _ in self._settling.changed]
+        self._settling.changed = []
+        for request in moved if taking is None else [*moved, taking]:
+            for continuation in request.group.members:
+                continuation.num_computed = 0  # its slot may hold another's keys
+        if taking is not None and not taking.finished:
+            why = "the step that took its tokens was interrupted half way"
+            taking.group.fail(RuntimeError(why))
+        self._residents.restart(self._open)
+        for request in [request for request in self._open if request.finished]:
+            self._count(request)
+        self.scheduler.restart(self._open)

@@ -1,0 +1,67 @@
+"""Ctrl-C at any line of a step: the next one goes on, and no bit tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from interrupting import interrupted, some_of
+
+from kept.engine import Engine, Request
+
+from .requests import expected, make_engine, make_group, outcome, pooled, resolved
+from .test_sharing import RULE, check_blocks, check_nothing_is_left, story
+from .toy import Toy
+
+PROMPTS = [story(70), story(70), [*story(66), 1, 2], story(9, 1)]
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"max_new_tokens": 7},
+    {"max_new_tokens": 5, "do_sample": True, "num_return_sequences": 2},
+    {"max_new_tokens": 6, "do_sample": True, "seed": 5},
+    {"max_new_tokens": 4, "num_beams": 2},
+)
+
+
+def begun(kind: str) -> tuple[Engine, list[Request]]:
+    model = Toy(512)
+    if kind == "pool":
+        engine = pooled(model, slots=4, blocks=9, chunk=40)
+    else:
+        engine = make_engine(model, slots=4, kind=None if kind == "none" else kind, chunk=40)
+    groups = [make_group(p, resolved(**o), RULE) for p, o in zip(PROMPTS, OPTIONS, strict=True)]
+    return engine, [engine.submit(Request(group)) for group in groups]
+
+
+def finish(engine: Engine) -> None:
+    for _ in range(500):
+        if not engine.has_work:
+            return
+        engine.step()
+
+
+@pytest.mark.parametrize("kind", ["pool", "static", "sliding", "none"])
+def test_the_next_step_goes_on(kind: str) -> None:
+    engine, requests = begun(kind)
+    finish(engine)
+    whole = [outcome(one.group) for one in requests]
+    for (prompt, options), found in zip(zip(PROMPTS, OPTIONS, strict=True), whole, strict=True):
+        if "num_beams" not in options:
+            assert found == expected(prompt, resolved(**options), RULE)
+    engine, _ = begun(kind)
+    count = interrupted(lambda: finish(engine), None, "engine")
+    for at in some_of(count, 25, kind):
+        engine, requests = begun(kind)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(lambda: finish(engine), at, "engine")  # noqa: B023
+        finish(engine)
+        assert not engine.has_work, at
+        ended = [i for i, one in enumerate(requests) if outcome(one.group) != whole[i]]
+        # Whose tokens were just being taken cannot be told from one half done.
+        assert len(ended) <= 1, at
+        for i in ended:
+            errors = [str(c.error) for c in requests[i].group.results if c.error is not None]
+            assert errors, at
+            assert all("was interrupted half way" in error for error in errors), at
+        if kind == "pool":
+            check_blocks(engine)
+            check_nothing_is_left(engine)

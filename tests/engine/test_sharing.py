@@ -1,0 +1,226 @@
+"""One pool of blocks for all requests: what they share, who makes room, and that no bit tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kept import CacheFullError
+from kept.engine import ContextRule, Engine, Event, Request
+
+from .requests import Outcome, expected, make_group, outcome, pooled, resolved
+from .toy import VOCAB, Toy
+
+RULE = ContextRule(512)
+
+
+def story(length: int, seed: int = 0) -> list[int]:
+    return [(i * i + seed * (i + 3)) % VOCAB for i in range(length)]
+
+
+def request(prompt: list[int], salt: str = "", **options: Any) -> Request:
+    return Request(make_group(prompt, resolved(**options), RULE), salt=salt)
+
+
+def check_blocks(engine: Engine) -> None:
+    """Blocks add up, and what running sequences hold is not counted as free or findable."""
+    blocks = engine.snapshot().blocks
+    assert engine.cache is not None
+    assert engine.cache.pool is not None
+    assert blocks is not None
+    assert min(blocks.free, blocks.findable, blocks.held) >= 0
+    assert blocks.free + blocks.findable + blocks.held == engine.cache.pool.num_blocks
+    tables = [engine.cache.share(slot) for slot in range(engine.cache.num_slots)]
+    assert len({block.id for table in tables for block in table}) <= blocks.held
+
+
+def run(engine: Engine, requests: list[Request], max_steps: int = 3000) -> list[Outcome]:
+    for one in requests:
+        engine.submit(one)
+    for _ in range(max_steps):
+        if not engine.has_work:
+            return [outcome(one.group) for one in requests]
+        engine.step()
+        check_blocks(engine)
+    raise AssertionError(f"not finished after {max_steps} steps")
+
+
+def check_nothing_is_left(engine: Engine) -> None:
+    engine.forget()
+    blocks = engine.snapshot().blocks
+    assert blocks is not None
+    assert (blocks.findable, blocks.held) == (0, 0)
+
+
+def test_equal_prompts_are_read_once() -> None:
+    model, prompt = Toy(512), story(200)
+    engine = pooled(model, slots=16, blocks=200, chunk=64)
+    requests = [request(prompt, max_new_tokens=4, do_sample=True, seed=i) for i in range(16)]
+    found = run(engine, requests)
+    assert found == [expected(prompt, one.group.params, RULE) for one in requests]
+    # Each of the others computes the last token, whose logits it needs.
+    assert sum(model.rows) == 200 + 15 + 16 * 3
+    sources = [one.group.results[0].completion().cached_from for one in requests]
+    assert sources == [{}, *[{"running": 199}] * 15]
+    check_nothing_is_left(engine)
+
+
+def test_a_text_that_goes_on_from_another_and_one_that_turns_off() -> None:
+    model, prompt = Toy(512), story(150)
+    engine = pooled(model, slots=2, blocks=20)
+    first = request(prompt, max_new_tokens=20)
+    [[(tokens, _)]] = run(engine, [first])
+    longer = [*prompt, *tokens, 1, 2, 3]
+    other = [*prompt[:70], (prompt[70] + 1) % VOCAB, *prompt[71:]]
+    for tokens_of, cached, why in ((longer, 169, "known up to"), (other, 70, "diverged at")):
+        one = request(tokens_of, max_new_tokens=5)
+        before = sum(model.rows)
+        assert run(engine, [one]) == [expected(tokens_of, one.group.params, RULE)]
+        assert sum(model.rows) - before == len(tokens_of) - cached + 4
+        completion = one.group.results[0].completion()
+        assert completion.cached_from == {"tree": cached}
+        assert completion.miss_reason == f"{why} token {cached}"
+    check_nothing_is_left(engine)
+
+
+def test_salts_share_nothing() -> None:
+    model, prompt = Toy(512), story(150)
+    engine = pooled(model, slots=4, blocks=40)
+    both = [request(prompt, salt, max_new_tokens=3) for salt in ("a", "b")]
+    run(engine, both)
+    assert sum(model.rows) == 2 * (150 + 2)
+    again = request(prompt, "b", max_new_tokens=3)
+    run(engine, [again])
+    assert again.group.results[0].completion().cached_tokens == 149
+
+
+def test_a_request_that_no_pool_could_hold_is_refused() -> None:
+    engine = pooled(Toy(512), slots=4, blocks=3)
+    with pytest.raises(CacheFullError, match=r"4 blocks of 64 tokens.* has 3;.*kv_memory"):
+        engine.submit(request(story(190), max_new_tokens=10))
+    run(engine, [request(story(190), max_new_tokens=3)])  # the last token is not stored
+
+
+PARKED = {
+    "greedy": {"max_new_tokens": 100},
+    "samples": {"max_new_tokens": 60, "do_sample": True, "num_return_sequences": 2, "seed": 3},
+    "beams": {"max_new_tokens": 40, "num_beams": 2},
+}
+
+
+@pytest.mark.parametrize("kind", PARKED)
+def test_who_makes_room_goes_on_later_with_the_same_bits(kind: str) -> None:
+    model, options = Toy(512), PARKED[kind]
+    prompts = [story(60 + 20 * i, i) for i in range(4)]
+    engine = pooled(model, slots=8, blocks=8, chunk=32)
+    requests = [request(prompt, **options) for prompt in prompts]
+    found = run(engine, requests)
+    alone = [run(pooled(Toy(512), slots=2, blocks=100), [request(p, **options)]) for p in prompts]
+    assert found == [one for [one] in alone]
+    counters = engine.snapshot().counters
+    assert counters.parked > 0
+    assert counters.evicted_blocks > 0
+    parked = [one.group.results[0].completion().num_parked for one in requests]
+    assert sum(parked) == counters.parked
+    check_nothing_is_left(engine)
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> list[tuple[int, list[int], str, dict[str, Any], int | None]]:
+    """(step it comes at, prompt, salt, options, steps after which it is cancelled)."""
+    found = []
+    for _ in range(draw(st.integers(1, 7))):
+        stem = story(draw(st.sampled_from([3, 64, 130])), draw(st.integers(0, 1)))
+        prompt = stem + draw(st.lists(st.integers(0, VOCAB - 1), max_size=70))
+        options: dict[str, Any] = {"max_new_tokens": draw(st.integers(1, 30))}
+        kind = draw(st.sampled_from(["greedy", "samples", "beams"]))
+        if kind == "samples":
+            options |= {"do_sample": True, "num_return_sequences": 2}
+        elif kind == "beams":
+            options["num_beams"] = 2
+        salt = draw(st.sampled_from(["", "", "b"]))
+        gone = draw(st.none() | st.integers(0, 20))
+        found.append((draw(st.integers(0, 20)), prompt, salt, options, gone))
+    return found
+
+
+@settings(max_examples=20)
+@given(
+    mix=arrivals(), blocks=st.integers(11, 24), slots=st.integers(2, 5), chunk=st.integers(8, 99)
+)
+def test_any_coming_and_going_in_a_small_pool(
+    mix: list[tuple[int, list[int], str, dict[str, Any], int | None]],
+    blocks: int,
+    slots: int,
+    chunk: int,
+) -> None:
+    engine = pooled(Toy(512), slots=slots, blocks=blocks, chunk=chunk)
+    pending = [(at, request(p, salt, **o), gone) for at, p, salt, o, gone in mix]
+    everyone, finished = [one for _, one, _ in pending], list[Request]()
+    for step in range(3000):
+        for at, one, gone in pending:
+            if at == step:
+                engine.submit(one)
+            if gone is not None and at + gone == step:
+                engine.cancel(one)
+        events = engine.step()
+        finished += [event.request for event in events if event.continuation is None]
+        check_blocks(engine)
+        if step > 41 and not engine.has_work:
+            break
+    assert sorted(map(id, finished)) == sorted(map(id, everyone))  # each once
+    for (_, prompt, _, options, gone), one in zip(mix, everyone, strict=True):
+        [alone] = run(pooled(Toy(512), slots=2, blocks=60), [request(prompt, **options)])
+        for (tokens, reason), (whole, end) in zip(outcome(one.group), alone, strict=True):
+            if gone is None or reason != "interrupted":
+                assert (tokens, reason) == (whole, end)
+            elif "num_beams" not in options:
+                assert whole[: len(tokens)] == tokens
+    check_nothing_is_left(engine)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 6, 9])
+@pytest.mark.parametrize("error", [RuntimeError("boom"), MemoryError("none left")], ids=repr)
+def test_a_pass_that_fails_ends_those_in_it(error: Exception, at: int) -> None:
+    """All of them, or where memory is short the least deserving; whoever comes later goes on."""
+    model, prompts = Toy(512), [story(70 + i, i) for i in range(3)]
+    model.fail_at[at] = error
+    engine = pooled(model, slots=2, blocks=20, chunk=100)
+    requests = [request(prompt, max_new_tokens=8) for prompt in prompts]
+    found = run(engine, requests)
+    failed = [i for i, [(_, reason)] in enumerate(found) if reason == "error"]
+    assert len(failed) == (1 if isinstance(error, MemoryError) else len(failed)) > 0
+    assert 2 not in failed or at > 6
+    for i, ([(tokens, _)], prompt) in enumerate(zip(found, prompts, strict=True)):
+        [(whole, reason)] = expected(prompt, requests[i].group.params, RULE)
+        if i in failed:
+            assert whole[: len(tokens)] == tokens
+            assert requests[i].group.results[0].error is error
+        else:
+            assert found[i] == [(whole, reason)]
+    check_nothing_is_left(engine)
+
+
+def test_a_deadline() -> None:
+    engine = pooled(Toy(512), slots=2, blocks=20)
+    late, early = request(story(9), max_new_tokens=5), request(story(9), max_new_tokens=5)
+    late.deadline = 0.0  # of the system's start
+    assert [reason for [(_, reason)] in run(engine, [late, early])] == ["error", "length"]
+    assert "deadline" in str(late.group.results[0].error)
+
+
+def test_events_say_who_has_a_token_and_who_is_done() -> None:
+    engine = pooled(Toy(512), slots=4, blocks=40)
+    one = request(story(5), max_new_tokens=3, do_sample=True, num_return_sequences=2)
+    search = request(story(5), max_new_tokens=3, num_beams=2)
+    for each in (one, search):
+        engine.submit(each)
+    events: list[Event] = []
+    while engine.has_work:
+        events += engine.step()
+    texts = [event.continuation for event in events if event.request is one]
+    assert texts == [*one.group.results * 3, None]
+    assert [event.continuation for event in events if event.request is search] == [None]
