@@ -98,16 +98,16 @@ class PooledResidents(Residents):
 
     def start(self, request: Request, running: Sequence[Request]) -> bool:
         """See `Residents.start`."""
-        available = self._pool.num_free + self._num_findable
-        if request.refused_with == available:
-            return False
-        needed = self._needed(request)
+        promised = 0
         for other in running:
             held = sum(blocks_of(c.num_computed) for c in other.live)
-            needed += max(0, self._needed(other) - held)
-        matches = self._fitting_matches(request, needed)
+            promised += max(0, self._needed(other) - held)
+        room = self._pool.num_free + self._num_findable - promised
+        if request.refused_with == room:
+            return False
+        matches = self._fitting_matches(request, self._needed(request) + promised)
         if matches is None:
-            request.refused_with = available
+            request.refused_with = room
             return False
         request.refused_with = None
         for continuation, match in zip(request.live, matches, strict=True):
