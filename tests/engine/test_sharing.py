@@ -138,6 +138,15 @@ def test_a_request_that_was_refused_is_asked_again_once_others_need_less() -> No
     ]
 
 
+def test_a_request_does_not_stand_in_its_own_way() -> None:
+    """By keeping the block of another that began alike at the same time, beside its own."""
+    engine = pooled(Toy(512), slots=2, blocks=2)
+    requests = [request(story(5), max_new_tokens=n) for n in (30, 66)]
+    found = run(engine, requests)
+    assert found == [expected(story(5), one.group.params, RULE) for one in requests]
+    assert engine.snapshot().counters.parked == 0
+
+
 PARKED = {
     "greedy": {"max_new_tokens": 100},
     "samples": {"max_new_tokens": 60, "do_sample": True, "num_return_sequences": 2, "seed": 3},
