@@ -54,8 +54,15 @@ class Engines:
             engine.forget()
 
     def _make(self, options: ResolvedCacheOptions) -> Engine:
-        rule, slots = context_rule(self._model, options), self._num_slots
-        cache = build_cache(self._model, options, rule, slots, None, pool_bytes=self._room())
+        rule, slots, room = context_rule(self._model, options), self._num_slots, self._room()
+        try:
+            cache = build_cache(self._model, options, rule, slots, None, pool_bytes=room)
+        except OptionError as error:
+            if self._pool_bytes is None:
+                raise
+            if self._engines:
+                raise self._in_use() from error
+            raise OptionError(f"kv_memory is too little: {error}") from error
         return Engine(self._model, cache, rule, max_slots=slots, prefill_chunk=self._prefill_chunk)
 
     def _room(self) -> int | None:
@@ -65,11 +72,14 @@ class Engines:
             return None if available is None else available // 2
         left = self._pool_bytes - sum(engine.pool_bytes for engine in self._engines.values())
         if left <= 0:
-            raise OptionError(
-                f"kv_memory of {self._pool_bytes} bytes is in use by texts of other cache options; "
-                "wait for them to end, or give more"
-            )
+            raise self._in_use()
         return left
+
+    def _in_use(self) -> OptionError:
+        return OptionError(
+            f"kv_memory of {self._pool_bytes:,} bytes is in use by texts of other cache options; "
+            "wait for them to end, or give more"
+        )
 
     def _drop_idle(self) -> None:
         """Let go of engines that have nothing to do, for the room of their pools."""

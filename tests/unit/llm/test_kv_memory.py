@@ -10,9 +10,10 @@ import pytest
 from kept import LLM, OptionError
 from kept.llm import memory
 from kept.llm.memory import read_kv_memory
-from kept.machine import describe_machine
+from kept.machine import NATIVE_AVAILABLE, describe_machine
 
 GIB = 1 << 30
+needs_native = pytest.mark.skipif(not NATIVE_AVAILABLE, reason="installed without a C++ compiler")
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +73,20 @@ def test_a_machine_of_unknown_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_llm_holds_its_budget() -> None:
     assert LLM(kv_memory="40%").kv_memory == 4 * GIB
+
+
+@needs_native
+def test_a_budget_that_holds_no_block_of_what_is_asked() -> None:
+    with pytest.raises(OptionError, match=r"kv_memory is too little: .* take 196,608 bytes; give"):
+        LLM(kv_memory=1024).generate([[1]])
+    llm = LLM(kv_memory=10 * 196_608 + 1)
+    stream = iter(llm.stream([1], max_new_tokens=99, ignore_eos=True))
+    next(stream)
+    with pytest.raises(OptionError, match=r"kv_memory of 1,966,081 bytes is in use by texts of"):
+        llm.generate([[1]], kv_dtype="int8")
+    stream.close()
+    [found] = llm.generate([[1]], kv_dtype="int8", max_new_tokens=2, ignore_eos=True)
+    assert found.finish_reason == "length"
 
 
 def test_keywords_that_an_llm_does_not_have() -> None:
