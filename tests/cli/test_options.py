@@ -42,7 +42,6 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "use_cache": ([], True),
     "cache_implementation": (["static"], "static"),
     "kv_dtype": (["k8v4"], "k8v4"),
-    "unquantized_sinks": (["4"], 4),
     "sliding_window": (["16"], 16),
     "num_sinks": (["4"], 4),
     "max_cache_len": (["64"], 64),

@@ -164,7 +164,6 @@ def test_the_options_offer_the_caches_scores() -> None:
         ({**EVICTING, "kv_budget": 3}, "a budget of 3 tokens does not hold the 4 first"),
         ({**EVICTING, "kv_budget": 9, "num_sinks": 5, "num_recent": 5}, "the 5 first and 5 last"),
         ({**EVICTING, "kv_budget": 9, "sliding_window": 5}, "acts only on the sliding cache"),
-        ({**EVICTING, "kv_budget": 9, "kv_dtype": "int8", "unquantized_sinks": 5}, "moves its"),
         ({**EVICTING, "kv_budget": [9]}, "lists 1 numbers of tokens, and 2 layers"),
         ({**EVICTING, "kv_budget": []}, "is an empty list"),
         ({**EVICTING, "kv_budget": [9, 0]}, "kv_budget=0 is out of range"),

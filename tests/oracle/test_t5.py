@@ -278,7 +278,7 @@ def test_samples_come_with_transformers_log_probabilities(pair: Pair) -> None:
 @both_versions
 @pytest.mark.parametrize(
     "options",
-    [{"kv_dtype": "k8v4"}, {"kv_dtype": "int8", "unquantized_sinks": 2}, {"kv_dtype": "bfloat16"}],
+    [{"kv_dtype": "k8v4"}, {"kv_dtype": "int8"}, {"kv_dtype": "bfloat16"}],
     ids=str,
 )
 def test_keys_and_values_in_files(pair: Pair, options: dict[str, Any]) -> None:

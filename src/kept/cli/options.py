@@ -258,14 +258,6 @@ class SamplingOptions:
             "Default: the model's dtype.",
         ),
     ] = None
-    unquantized_sinks: Annotated[
-        int | None,
-        option(
-            CACHE,
-            "First tokens, up to 64, that a cache of int8 or int4 holds as bfloat16 beside their "
-            "codes. Default: 0.",
-        ),
-    ] = None
     max_cache_len: Annotated[
         int | None,
         option(CACHE, "Tokens a static cache holds. Default: prompt and new tokens."),

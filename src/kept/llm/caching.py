@@ -79,7 +79,6 @@ def build_cache(
         policy=_eviction_policy(params),
         dtype=model.dtype,
         kv_dtype=params.kv_dtype,
-        unquantized_sinks=params.unquantized_sinks,
         device=model.device,
         place=place,
     )

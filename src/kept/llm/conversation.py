@@ -107,7 +107,6 @@ def cache_key(params: ResolvedParams) -> tuple[object, ...]:
     return (
         params.cache_implementation,
         params.kv_dtype,
-        params.unquantized_sinks,
         params.max_cache_len,
         params.sliding_window,
         params.num_sinks,

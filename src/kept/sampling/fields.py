@@ -198,7 +198,6 @@ CACHE_IMPLEMENTATION: Field[CacheImplementation] = Field(
     "cache_implementation", _choice(*get_args(CacheImplementation)), "dynamic"
 )
 KV_DTYPE: Field[KVDtype | None] = Field("kv_dtype", _kv_dtype, None)
-UNQUANTIZED_SINKS = Field("unquantized_sinks", integer(0, 64), 0)
 SLIDING_WINDOW: Field[int | None] = Field("sliding_window", integer(1), None)
 NUM_SINKS = Field("num_sinks", integer(0), 0)
 KV_BUDGET: Field[Budget | None] = Field("kv_budget", _budget, None)
@@ -218,6 +217,6 @@ FIELDS: tuple[Field[object], ...] = (
     *(MAX_NEW_TOKENS, MIN_NEW_TOKENS, DO_SAMPLE, TEMPERATURE, TOP_K, TOP_P, MIN_P),
     *(REPETITION_PENALTY, NO_REPEAT_NGRAM_SIZE, NUM_BEAMS, LENGTH_PENALTY, EARLY_STOPPING),
     *(NUM_RETURN_SEQUENCES, STOP_STRINGS, EOS_TOKEN_ID, IGNORE_EOS, SEED, LOGPROBS, USE_CACHE),
-    *(CACHE_IMPLEMENTATION, KV_DTYPE, UNQUANTIZED_SINKS, SLIDING_WINDOW, NUM_SINKS, MAX_CACHE_LEN),
+    *(CACHE_IMPLEMENTATION, KV_DTYPE, SLIDING_WINDOW, NUM_SINKS, MAX_CACHE_LEN),
     *(KV_BUDGET, EVICTION_SCORE, NUM_RECENT, OVERFLOW, SLIDE_HOP),
 )

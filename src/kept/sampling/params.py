@@ -77,8 +77,6 @@ class SamplingParams:
             "int4" or "k8v4", or a pair (keys, values) of all but the last. int8 takes half and
             int4 a quarter of bfloat16's memory; k8v4, int8 keys and int4 values, lies between.
             They round more, so the text can differ. Default: the model's dtype.
-        unquantized_sinks: how many of the first tokens, up to 64, a cache of int8 or int4 holds as
-            bfloat16 beside their codes. Default 0.
         max_cache_len: tokens a static cache holds. Default: prompt plus new tokens.
         sliding_window, num_sinks: tokens a sliding cache holds, and how many of the first it
             keeps. Default: the model's window, and 0.
@@ -131,7 +129,6 @@ class SamplingParams:
     use_cache: bool | None = None
     cache_implementation: CacheImplementation | None = None
     kv_dtype: KVDtype | None = None
-    unquantized_sinks: int | None = None
     sliding_window: int | None = None
     num_sinks: int | None = None
     max_cache_len: int | None = None

@@ -24,7 +24,6 @@ _NEUTRAL: Mapping[str, float | None] = {
 _CACHE_FIELDS: tuple[Field[object], ...] = (
     f.CACHE_IMPLEMENTATION,
     f.KV_DTYPE,
-    f.UNQUANTIZED_SINKS,
     f.MAX_CACHE_LEN,
     f.SLIDING_WINDOW,
     f.NUM_SINKS,
@@ -123,7 +122,6 @@ def resolve(
         use_cache=use_cache,
         cache_implementation=cache_implementation,
         kv_dtype=read.get_given(f.KV_DTYPE),
-        unquantized_sinks=read.get_given(f.UNQUANTIZED_SINKS),
         sliding_window=read.get(f.SLIDING_WINDOW) if sliding else None,
         num_sinks=_resolve_sinks(read, cache_implementation),
         max_cache_len=read.get(f.MAX_CACHE_LEN) if cache_implementation == "static" else None,
@@ -247,11 +245,6 @@ def _check_evicting(read: _Reader) -> None:
     if not read.is_set(f.KV_BUDGET):
         raise OptionError(
             "an evicting cache needs kv_budget, the tokens of each sequence that it keeps; pass it"
-        )
-    if read.is_given(f.UNQUANTIZED_SINKS) and read.get(f.UNQUANTIZED_SINKS):
-        raise OptionError(
-            f"{read.show(f.UNQUANTIZED_SINKS)} is not for the evicting cache, which moves its "
-            "tokens; leave it out, or use another cache"
         )
 
 

@@ -50,7 +50,6 @@ class ResolvedParams:
     use_cache: bool
     cache_implementation: CacheImplementation | None
     kv_dtype: KVDtype | None
-    unquantized_sinks: int
     sliding_window: int | None
     num_sinks: int
     max_cache_len: int | None

@@ -36,7 +36,7 @@ ONLY_IN_FILES: Final[Mapping[str, str]] = {
 _OPTIONS: Final = frozenset(field.name for field in (*FIELDS, *RULE_FIELDS))
 _KEPTS_OWN: Final = frozenset(
     {
-        *("ignore_eos", "seed", "logprobs", "kv_dtype", "unquantized_sinks", "sliding_window"),
+        *("ignore_eos", "seed", "logprobs", "kv_dtype", "sliding_window"),
         *("num_sinks", "kv_budget", "eviction_score", "num_recent", "overflow", "slide_hop"),
     }
 )

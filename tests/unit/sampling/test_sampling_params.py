@@ -40,7 +40,6 @@ from kept.sampling import SamplingParams
             ("kv_dtype", v)
             for v in ("int5", "float64", 8, ("int8",), ("k8v4", "int8"), ["int8", 4])
         ],
-        *[("unquantized_sinks", v) for v in (-1, 65, 1.0)],
         *[("sliding_window", v) for v in (0, 1.0)],
         *[("num_sinks", v) for v in (-1,)],
         *[("max_cache_len", v) for v in (0,)],
