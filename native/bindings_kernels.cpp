@@ -67,7 +67,7 @@ struct Layers {
     std::vector<LayerStores> each;
 };
 
-// buffers: for each layer codes, scales and first tokens of its keys, and of its values.
+// buffers: for each layer codes and scales of its keys, and of its values.
 Layers make_layers(Codec keys, Codec values, const std::vector<nb::tuple>& buffers,
                    const std::vector<std::int64_t>& layouts) {
     if (buffers.size() != layouts.size())
@@ -75,9 +75,9 @@ Layers make_layers(Codec keys, Codec values, const std::vector<nb::tuple>& buffe
     Layers made;
     for (std::size_t i = 0; i < buffers.size(); ++i) {
         const nb::tuple& b = buffers[i];
-        if (b.size() != 6) throw std::invalid_argument("a layer has six buffers, or None");
+        if (b.size() != 4) throw std::invalid_argument("a layer has four buffers, or None");
         made.each.push_back(
-            {hand_side(keys, b[0], b[1], b[2]), hand_side(values, b[3], b[4], b[5]), layouts[i]});
+            {hand_side(keys, b[0], b[1]), hand_side(values, b[2], b[3]), layouts[i]});
     }
     return made;
 }

@@ -120,7 +120,7 @@ void encode_heads_of(const std::string& isa, Codec codec, bool turns, nb::handle
     std::byte* to = numbers(codes, type, num_heads * code_bytes(codec, head_dim), "codes");
     auto* beside = some<std::uint16_t>(scales, num_heads * num_scales(codec, head_dim), "scales");
     const nb::gil_scoped_release release;
-    const Stored stored{codec, to, beside, nullptr, 0};
+    const Stored stored{codec, to, beside};
     encode_heads(kernels, {stored, turns, from, head_dim}, num_heads);
 }
 

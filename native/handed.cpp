@@ -109,28 +109,18 @@ void need(nb::handle tensor, const char* what) {
     if (tensor.is_none()) refuse(what, "are missing");
 }
 
-LayerSide hand_side(Codec codec, nb::handle codes, nb::handle scales, nb::handle sinks) {
+LayerSide hand_side(Codec codec, nb::handle codes, nb::handle scales) {
     auto [data, room] = hand_slots(codes, codes_of(codec), "keys or values");
-    LayerSide side{{codec, data, nullptr, nullptr, 0}, room};
-    const auto beside = [&](const Room& other) {
-        return other.slots == room.slots && other.heads == room.heads;
-    };
+    LayerSide side{{codec, data, nullptr}, room};
     if (scales.is_none() != (codec != Codec::int8 && codec != Codec::int4))
         refuse("scales", "belong to int8 and int4, and to nothing else");
     if (!scales.is_none()) {
         const auto [place, other] = hand_slots(scales, Number::bf16, "scales");
-        if (!beside(other) || other.capacity != room.capacity || other.entries != room.entries)
+        if (other.slots != room.slots || other.heads != room.heads ||
+            other.capacity != room.capacity || other.entries != room.entries)
             refuse("scales", "do not lie as the codes that they belong to");
         side.stored.scales = reinterpret_cast<std::uint16_t*>(place);
         side.room.scales = other.width;
-    }
-    if (!sinks.is_none()) {
-        hand(sinks, "first tokens");  // refuses gaps, which views of codes may have
-        const auto [place, other] = hand_slots(sinks, Number::bf16, "first tokens");
-        if (!beside(other)) refuse("first tokens", "are of other slots or heads than the codes");
-        side.stored.sinks = reinterpret_cast<std::uint16_t*>(place);
-        side.stored.num_sinks = other.entries;
-        side.room.sink_width = other.width;
     }
     return side;
 }

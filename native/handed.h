@@ -54,9 +54,8 @@ T* some(nanobind::handle tensor, std::int64_t needed, const char* what) {
 }
 
 // One side of a layer in a cache: codes and scales (slots, G, capacity, width), of which a view may
-// leave the first entries out, and the first tokens (slots, G, n, D); None: there are none. Throws
-// std::invalid_argument for what does not fit the codec or each other.
-LayerSide hand_side(Codec codec, nanobind::handle codes, nanobind::handle scales,
-                    nanobind::handle sinks);
+// leave the first entries out; None: there are no scales. Throws std::invalid_argument for what
+// does not fit the codec or each other.
+LayerSide hand_side(Codec codec, nanobind::handle codes, nanobind::handle scales);
 
 }  // namespace kept

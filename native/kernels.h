@@ -99,15 +99,11 @@ constexpr std::int64_t num_scales(Codec codec, std::int64_t head_dim) {
     return codec == Codec::int8 ? 1 : codec == Codec::int4 ? (head_dim + 31) / 32 : 0;
 }
 
-// Keys or values of one layer: (blocks, G, tokens of a block, D) codes and their scales. Tokens
-// below `num_sinks` are read from (slots, G, num_sinks, D) bf16 instead, whatever is coded for
-// them; a slot is then the one block of its sequence.
+// Keys or values of one layer: (blocks, G, tokens of a block, D) codes and their scales.
 struct Stored {
     Codec codec;
     std::byte* codes;
     std::uint16_t* scales;  // bf16; int8: one a token, int4: one a 32 elements
-    std::uint16_t* sinks;
-    std::int64_t num_sinks;
 };
 
 // Keys are turned by hadamard.h before they are coded, and queries with them.
@@ -200,8 +196,7 @@ struct AttendArgs {
     float* partials;  // see attention.h
 };
 
-constexpr std::int64_t kTile = 64;  // tokens walked together, aligned to token 0
-constexpr std::int64_t kMaxSinks = kTile;
+constexpr std::int64_t kTile = 64;     // tokens walked together, aligned to token 0
 constexpr std::int64_t kChunk = 1024;  // tokens after which sums start afresh, and threads split
 constexpr std::int64_t kMaxHeadDim = 512;
 constexpr std::int64_t kMaxQueries = 96;  // rows times heads of a group in one unit, if not one row

@@ -17,22 +17,18 @@ class BlockEntries {
                  std::int64_t kv_heads, std::int64_t kv_head, std::int64_t token)
         : layout_(layout) {
         const std::int64_t index = tables.columns == 1 ? 0 : token / layout.block;
-        head_ = tables.of(sequence)[index] * kv_heads + kv_head;
-        base_ = (head_ - index) * layout.block;
+        const std::int64_t head = tables.of(sequence)[index] * kv_heads + kv_head;
+        base_ = (head - index) * layout.block;
     }
 
     std::int64_t of(std::int64_t token) const {
         if (!layout_.ring || token < layout_.sinks) return base_ + token;
         return base_ + layout_.sinks + (token - layout_.sinks) % (layout_.block - layout_.sinks);
     }
-    // The same over (slots, G, num_sinks), of tokens beside their codes.
-    std::int64_t sink(std::int64_t token, std::int64_t num_sinks) const {
-        return head_ * num_sinks + token;
-    }
 
   private:
     const LayoutArgs& layout_;
-    std::int64_t head_, base_;
+    std::int64_t base_;
 };
 
 inline void rotate(float* x, std::int64_t width, const float* cos, const float* sin) {
@@ -86,9 +82,6 @@ inline void place(const PlaceArgs& args, std::int64_t first_unit, std::int64_t l
                                  token);
         const Stored& to = is_value ? args.values : args.keys;
         encode(to, where.of(token), x, dim);
-        if (token < to.num_sinks)
-            for (std::int64_t i = 0; i < dim; ++i)
-                to.sinks[where.sink(token, to.num_sinks) * dim + i] = float_to_bf16(x[i]);
     }
 }
 

@@ -59,10 +59,6 @@ void check_side(const LayerSide& side, const AttentionShape& shape, const Layout
     must(blocks <= room.slots, "a sequence's slot lies behind the last of its layer's buffers");
     must(entries <= room.entries && (room.capacity < 0 || room.capacity == layout.block),
          "a layer's buffers have another capacity than its layout");
-    must(stored.num_sinks >= 0 && stored.num_sinks <= kMaxSinks,
-         "a layer holds apart more tokens than one tile has");
-    must(!stored.sinks || room.sink_width == shape.head_dim,
-         "the tokens that a layer holds apart are of other heads than the program's");
 }
 
 // How many blocks there must be for those that sequences of these lengths lie in.
@@ -95,8 +91,6 @@ void check_layer(const Step& step, std::int64_t index, const AttentionShape& sha
     const bool fills = layout.ring || table.columns > 1;
     const std::int64_t entries = fills ? layout.block : longest;
     const std::int64_t blocks = num_blocks(table, layout, lengths);
-    must(table.columns == 1 || (!layer.keys.stored.sinks && !layer.values.stored.sinks),
-         "tokens beside their codes are those of a slot, and sequences lie in several blocks");
     check_side(layer.keys, shape, layout, blocks, entries);
     check_side(layer.values, shape, layout, blocks, entries);
 }

@@ -8,11 +8,10 @@
 namespace kept {
 
 // How large a layer's buffers are: (slots, G, entries, width) of codes; capacity: entries from one
-// head to the next, -1 where there is but one; scales: width of theirs; sink_width: of the first
-// tokens'.
+// head to the next, -1 where there is but one; scales: width of theirs.
 struct Room {
     std::int64_t slots = 0, heads = 0, entries = 0, width = 0, capacity = -1;
-    std::int64_t scales = 0, sink_width = 0;
+    std::int64_t scales = 0;
 };
 
 // Keys or values, and the room they have.

@@ -1,6 +1,5 @@
 // A tile of stored keys or values, expanded once from whatever codec to the operands of tile.h.
-// int8 and int4 codes stay as they are; their scales are read apart. The first tokens of a sequence
-// may lie apart as bf16: among codes they are of scale one.
+// int8 and int4 codes stay as they are; their scales are read apart.
 #pragma once
 
 #include <algorithm>
@@ -21,9 +20,9 @@ alignas(64) inline constexpr std::byte kNothing[4 * kMaxHeadDim] = {};
 // Where the codes of a tile's tokens lie, and which entries they are.
 struct TileRows {
     const Stored& stored;
-    TokenSet seen, sinks;  // which of its tokens lie apart
+    TokenSet seen;
     std::int64_t head_dim, bytes, scales;
-    bool plain;  // one behind the other, all of them seen and none apart
+    bool plain;  // one behind the other, and all of them seen
     std::int64_t entries[kTile];
     const std::byte* rows[kTile];  // of a token not in `seen`: zeros
 
@@ -31,12 +30,11 @@ struct TileRows {
              TokenSet tokens)
         : stored(from),
           seen(tokens),
-          sinks(tokens_below(token, from.num_sinks)),
           head_dim(width),
           bytes(code_bytes(from.codec, width)),
           scales(num_scales(from.codec, width)) {
         const std::int64_t first = where.of(token), last = where.of(token + kTile - 1);
-        plain = seen == ~TokenSet{0} && sinks == 0 && last - first == kTile - 1;
+        plain = seen == ~TokenSet{0} && last - first == kTile - 1;
         if (plain) {
             for (std::int64_t t = 0; t < kTile; ++t) entries[t] = first + t;
             for (std::int64_t t = 0; t < kTile; ++t) rows[t] = from.codes + (first + t) * bytes;
@@ -45,22 +43,18 @@ struct TileRows {
         for (std::int64_t t = 0; t < kTile; ++t) {
             entries[t] = where.of(token + t);
             rows[t] = holds(seen, t) ? from.codes + entries[t] * bytes : kNothing;
-            if (holds(seen & sinks, t))
-                rows[t] = reinterpret_cast<const std::byte*>(
-                    from.sinks + where.sink(token + t, from.num_sinks) * width);
         }
     }
 
-    Codec codec_of(std::int64_t t) const { return holds(sinks, t) ? Codec::bf16 : stored.codec; }
     const std::uint16_t* scales_of(std::int64_t t) const {
         return stored.scales + entries[t] * scales;
     }
     bool finite(std::int64_t t) const {
-        return all_finite(codec_of(t), rows[t], scales_of(t), head_dim);
+        return all_finite(stored.codec, rows[t], scales_of(t), head_dim);
     }
     void floats(std::int64_t t, float* out) const {
         if (holds(seen, t))
-            read_floats(codec_of(t), rows[t], scales_of(t), head_dim, out);
+            read_floats(stored.codec, rows[t], scales_of(t), head_dim, out);
         else
             std::fill_n(out, head_dim, 0.0f);
     }
@@ -82,9 +76,7 @@ inline void read_scales(const TileRows& from, float* out) {
     if (from.plain && from.scales == 4) return read_plain_scales<4>(from.scales_of(0), out);
     for (std::int64_t g = 0; g < from.scales; ++g)
         for (std::int64_t t = 0; t < kTile; ++t)
-            out[g * kTile + t] = !holds(from.seen, t)   ? 0.0f
-                                 : holds(from.sinks, t) ? 1.0f
-                                                        : bf16_to_float(from.scales_of(t)[g]);
+            out[g * kTile + t] = holds(from.seen, t) ? bf16_to_float(from.scales_of(t)[g]) : 0.0f;
 }
 
 // Keys of a tile as pairs of elements down, tokens across: (halves, padded / 2, 32 tokens) pairs.
@@ -168,41 +160,14 @@ void expand_rows(const std::byte* const* from, bool are_keys, std::int64_t head_
     }
 }
 
-// Rows of codes and of bf16, all as bf16: both are exact in it.
-template <class Row>
-void expand_mixed_rows(const TileRows& from, bool are_keys, std::int64_t padded, std::byte* out) {
-    alignas(64) std::uint16_t wide[kTile * kMaxHeadDim];
-    const std::byte* rows[kTile];
-    const std::int64_t head_dim = from.head_dim;
-    for (std::int64_t t = 0; t < kTile; ++t) {
-        rows[t] = from.rows[t];
-        if (holds(from.sinks | ~from.seen, t)) continue;
-        std::uint16_t* row = wide + t * padded;
-        rows[t] = reinterpret_cast<const std::byte*>(row);
-        for (std::int64_t d = 0; d < padded; d += 2 * W)
-            store_pairs(row + d, d + 2 * W <= head_dim
-                                     ? Row::template read<true>(from.rows[t], d, head_dim)
-                                     : Row::template read<false>(from.rows[t], d, head_dim));
-    }
-    expand_rows<Bf16Row>(rows, are_keys, head_dim, padded, out);
-}
-
-template <class Row>
-void expand_as(const TileRows& from, bool are_keys, std::int64_t padded, std::byte* out) {
-    if (from.sinks == 0)
-        expand_rows<Row>(from.rows, are_keys, from.head_dim, padded, out);
-    else
-        expand_mixed_rows<Row>(from, are_keys, padded, out);
-}
-
 inline void expand_codes(const TileRows& from, bool are_keys, std::int64_t padded, std::byte* out) {
     switch (from.stored.codec) {
         case Codec::int8:
-            return expand_as<Int8Row>(from, are_keys, padded, out);
+            return expand_rows<Int8Row>(from.rows, are_keys, from.head_dim, padded, out);
         case Codec::int4:
-            return expand_as<Int4Row>(from, are_keys, padded, out);
+            return expand_rows<Int4Row>(from.rows, are_keys, from.head_dim, padded, out);
         default:
-            return expand_as<Bf16Row>(from, are_keys, padded, out);
+            return expand_rows<Bf16Row>(from.rows, are_keys, from.head_dim, padded, out);
     }
 }
 

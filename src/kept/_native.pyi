@@ -128,7 +128,7 @@ def attention_shape(
 
 class Layers: ...
 
-# buffers: of each layer codes, scales and first tokens of keys, and of values.
+# buffers: of each layer codes and scales of keys, and of values.
 def layers(
     keys: Codec,
     values: Codec,

@@ -52,11 +52,10 @@ class LayoutRow:
 
 @dataclass(frozen=True)
 class CodecRow:
-    """One way to store numbers. unquantized: first tokens held beside their codes."""
+    """One way to store numbers."""
 
     name: str
     kv_dtype: KVDtype
-    unquantized: int = 0
 
 
 RING = {"sliding_window": 5, "slack": 3}
@@ -76,11 +75,6 @@ LAYOUTS = (
 CODECS = (
     *(CodecRow(name, name) for name in KV_CODECS),
     CodecRow("int4 keys, bfloat16 values", ("int4", "bfloat16")),
-    *(
-        CodecRow(f"{name}, first 3 tokens unquantized", name, 3)
-        for name, codec in KV_CODECS.items()
-        if codec.keys.is_coded
-    ),
 )
 
 
@@ -97,9 +91,8 @@ class Combination:
 
     @property
     def can_be(self) -> bool:
-        """Whether it is promised. An evicting cache moves its tokens, and takes little memory."""
-        in_place = self.place == "in memory" and not self.codec.unquantized
-        return self.layout.kind != "evicting" or in_place
+        """Whether it is promised. An evicting cache takes little memory."""
+        return self.layout.kind != "evicting" or self.place == "in memory"
 
     def make(self, num_slots: int = 1) -> Cache:
         """An empty one."""
@@ -108,7 +101,6 @@ class Combination:
             self.layout.kind,
             num_slots=num_slots,
             kv_dtype=self.codec.kv_dtype,
-            unquantized_sinks=self.codec.unquantized,
             place=self.put(),
             **self.layout.options,
         )
@@ -132,10 +124,10 @@ def stored(shape: KVShape) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def rounded(shape: KVShape, codec: KVDtype, unquantized: bool) -> tuple[Tensor, Tensor]:
+def rounded(shape: KVShape, codec: KVDtype) -> tuple[Tensor, Tensor]:
     """What the codec leaves of them, by its definition."""
     tokens: list[Token] = list(zip(*stored(shape), strict=True))
-    left = kept(tokens, codec, NUM_TOKENS if unquantized else 0)  # type: ignore[arg-type]
+    left = kept(tokens, codec)  # type: ignore[arg-type]
     keys, values = (torch.stack(side) for side in zip(*left, strict=True))
     return keys, values
 
@@ -214,7 +206,7 @@ class Case:
 
     def check_inputs(self, shape: KVShape, dense: list[Tensor]) -> None:
         """A cross layer attends the input of each slot, all of it and nothing else."""
-        sides = rounded(replace(shape, cross=False), self.of.codec.kv_dtype, False)
+        sides = rounded(replace(shape, cross=False), self.of.codec.kv_dtype)
         for slot, tokens in enumerate(self.held):
             rows = input_of(tokens[0])
             for found, side in zip(dense, sides, strict=True):
@@ -226,14 +218,9 @@ class Case:
         self, shape: KVShape, tokens: Sequence[int], places: Tensor, head: int
     ) -> tuple[Tensor, Tensor]:
         """Keys and values (S, D) of some of a slot's tokens, as the codec leaves them."""
-        codec, which = self.of.codec, torch.tensor(tokens)[places]
-        coded, apart = (rounded(shape, codec.kv_dtype, whole) for whole in (False, True))
-        is_apart = (places < codec.unquantized)[:, None]
-        keys, values = (
-            torch.where(is_apart, b[which, head], a[which, head])
-            for a, b in zip(coded, apart, strict=True)
-        )
-        return keys, values
+        which = torch.tensor(tokens)[places]
+        keys, values = rounded(shape, self.of.codec.kv_dtype)
+        return keys[which, head], values[which, head]
 
     def visible_before(self, slot: int) -> list[list[list[int]]]:
         """Per layer and head, which of a slot's tokens the next one sees."""

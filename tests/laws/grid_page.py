@@ -54,7 +54,7 @@ def _sizes(sizes: dict[tuple[str, int], int]) -> str:
     rows = [
         f"| {codec.name} | " + " | ".join(str(sizes[codec.name, w]) for w in WIDTHS) + " |"
         for codec in CODECS
-        if not codec.unquantized and sizes
+        if sizes
     ]
     return "\n".join([*heading, *rows, ""])
 

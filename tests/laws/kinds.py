@@ -14,7 +14,7 @@ from torch import Tensor
 from kept.batch import Batch, Source
 from kept.cache import Cache, KVShape, Offloaded, make_cache
 from kept.ops import AttentionSpec
-from laws.rounding import pair_bytes, sides
+from laws.rounding import pair_bytes
 
 STATIC_LENGTH = 24
 POOL_BYTES = 2 << 20  # little enough to look at all of it
@@ -74,8 +74,8 @@ class Kind:
     shapes: (L,) one per layer, layers differing on purpose. cross: those of cross layers; the slots
     of a new cache then attend the `inputs` of the kind. options: for `make_cache`. rings: (L,)
     what each layer may forget, None: nothing. limit: most tokens a slot takes. codec: what
-    numbers are stored as. unquantized: first tokens held beside their codes. offloaded: whether its
-    buffers lie in files. readers: for each layer that comes after these, which it shares.
+    numbers are stored as. offloaded: whether its buffers lie in files. readers: for each layer that
+    comes after these, which it shares.
     """
 
     name: str
@@ -85,7 +85,6 @@ class Kind:
     limit: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     codec: str | tuple[str, str] = "float32"
-    unquantized: int = 0
     offloaded: bool = False
     readers: tuple[int, ...] = ()
     cross: tuple[KVShape, ...] = ()
@@ -98,7 +97,6 @@ class Kind:
             self.kind,
             num_slots=num_slots,
             kv_dtype=self.codec,
-            unquantized_sinks=self.unquantized,
             place=place,
             pool_bytes=POOL_BYTES if self.in_blocks else None,
             **self.options,
@@ -112,18 +110,12 @@ class Kind:
     def in_blocks(self) -> bool:
         """Whether its tokens lie in blocks."""
         asked = self.kind == "dynamic" and self.options.get("in_blocks", True)
-        return bool(asked) and not self.offloaded and not self.unquantized
+        return bool(asked) and not self.offloaded
 
     def inputs(self, count: int, seed: int = 5) -> list[Rows]:
         """Encoder inputs of different lengths: per cross layer keys and values (S, G, D)."""
         generator = torch.Generator().manual_seed(seed)
         return [random_rows(self.cross, 1 + 3 * number % 7, generator) for number in range(count)]
-
-    def slot_bytes(self, layer: int) -> int:
-        """Bytes of the tokens that one layer holds of a slot beside their codes."""
-        shape, coded = self.shapes[layer], {"int8", "int4"}
-        count = sum(side in coded for side in sides(self.codec))
-        return 2 * count * shape.num_kv_heads * shape.head_dim * self.unquantized
 
     @property
     def all_shapes(self) -> tuple[KVShape, ...]:
@@ -172,10 +164,6 @@ def _coded(kind: Kind, codec: str | tuple[str, str]) -> Kind:
     return replace(kind, name=f"{kind.name}-{named}", shapes=shapes, codec=codec, cross=cross)
 
 
-def _apart(kind: Kind, count: int) -> Kind:
-    return replace(kind, name=f"{kind.name}-unquantized-{count}", unquantized=count)
-
-
 def _offloaded(kind: Kind) -> Kind:
     return replace(kind, name=f"{kind.name}-offloaded", offloaded=True)
 
@@ -218,17 +206,15 @@ KINDS = (
     _coded(BY_NAME["sliding-3-sinks-0-slack-4"], "k8v4"),
     _coded(BY_NAME["dynamic"], ("int4", "bfloat16")),
     _coded(BY_NAME["dynamic-runs"], "k8v4"),
-    _apart(_coded(BY_NAME["dynamic-windowed-model"], "int4"), 3),
-    _apart(_coded(BY_NAME["static"], ("bfloat16", "int4")), 10),
-    _apart(_coded(BY_NAME["sliding-5-sinks-2-slack-3"], "k8v4"), 3),
-    _apart(_coded(BY_NAME["mixed"], "int8"), 64),
+    _coded(BY_NAME["static"], ("bfloat16", "int4")),
+    _coded(BY_NAME["mixed"], "int8"),
     _cross("dynamic"),
     _cross("shared-mixed"),
     _coded(_cross("static"), "bfloat16"),
     _coded(_cross("dynamic"), "int8"),
     _coded(_cross("dynamic"), ("int4", "float16")),
     _coded(_cross("sliding-5-sinks-2-slack-3"), "int4"),
-    _apart(_coded(_cross("static"), "k8v4"), 3),
+    _coded(_cross("static"), "k8v4"),
 )
 KINDS += tuple(
     _offloaded(kind)
@@ -238,7 +224,7 @@ KINDS += tuple(
         "dynamic",
         "static",
         "sliding-5-sinks-2-slack-3",
-        "mixed-int8-unquantized-64",
+        "mixed-int8",
         "cross-dynamic-int8",
         "cross-shared-mixed",
     )

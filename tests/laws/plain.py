@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kept.ops import AttentionSpec
 from laws.kinds import Kind, Ring, Rows
-from laws.rounding import rounded, sides, unquantized
+from laws.rounding import rounded, sides
 
 Token = tuple[Tensor, Tensor]  # key and value, (G, D) each
 
@@ -92,7 +92,7 @@ class PlainCache:
         self._overwrite(slots, [len(layers[0]) for layers in new])
         for slot, layers in zip(slots, new, strict=True):
             for held, tokens in zip(self.slots[slot].layers, layers, strict=True):
-                held.extend(kept(tokens, self.kind.codec, self.kind.unquantized - len(held)))
+                held.extend(kept(tokens, self.kind.codec))
         for layer, ring in enumerate(self.kind.rings):
             if ring is not None:
                 self.wide[layer] = ring.width
@@ -164,18 +164,12 @@ class PlainCache:
         return tokens[: ring.sinks] + tokens[begin:]
 
 
-def kept(
-    tokens: Sequence[Token], codec: str | tuple[str, str], num_unquantized: int = 0
-) -> list[Token]:
-    """What a codec leaves of each key and value, of which the first are not quantized."""
+def kept(tokens: Sequence[Token], codec: str | tuple[str, str]) -> list[Token]:
+    """What a codec leaves of each key and value."""
     if not tokens or codec == "float32":
         return list(tokens)
     (keys, values), (of_keys, of_values) = map(torch.stack, zip(*tokens, strict=True)), sides(codec)
-    apart = max(num_unquantized, 0)
-    keys = torch.cat(
-        (unquantized(keys[:apart], of_keys, are_keys=True), rounded(keys[apart:], of_keys, True))
-    )
-    values = torch.cat((unquantized(values[:apart], of_values), rounded(values[apart:], of_values)))
+    keys, values = rounded(keys, of_keys, are_keys=True), rounded(values, of_values)
     return list(zip(keys, values, strict=True))
 
 

@@ -37,15 +37,6 @@ def head_bytes(codec: str, width: int) -> int:
     return math.ceil(width / 2) + 2 * math.ceil(width / 32)
 
 
-def unquantized(x: Tensor, codec: str, are_keys: bool = False) -> Tensor:
-    """fp32 that comes back of x (..., D) where it is held as bfloat16 beside its codes."""
-    if codec in FLOATS:
-        return rounded(x, codec)
-    if codec == "int4" and are_keys:
-        return turned(turned(x.float()).bfloat16().float())
-    return x.bfloat16().float()
-
-
 def rounded(x: Tensor, codec: str, are_keys: bool = False) -> Tensor:
     """fp32 (..., D) that a cache with this codec gives back for x (..., D)."""
     if codec in FLOATS:

@@ -193,9 +193,7 @@ def play(schedule: Schedule, actions: Sequence[str], folder: Path) -> None:
             getattr(schedule, action)()
 
 
-def caches(
-    model: CausalLM, kind: str, codec: KVDtype, limit: int, unquantized_sinks: int = 0
-) -> MakeCache:
+def caches(model: CausalLM, kind: str, codec: KVDtype, limit: int) -> MakeCache:
     """Makes caches of a kind; "window" is a sliding one that forgets what the model itself does."""
     options: dict[str, object] = {}
     if kind == "static":
@@ -209,6 +207,5 @@ def caches(
         name,
         num_slots=slots,
         kv_dtype=codec,
-        unquantized_sinks=unquantized_sinks,
         **options,  # type: ignore[arg-type]
     )

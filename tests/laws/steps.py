@@ -137,11 +137,10 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
     sizes = [layer.num_slots * layer.capacity for layer in cache.layers]
     if plain.kind.in_blocks:
         sizes = [entries_in_blocks(cache, plain)] * len(sizes)
-    apart = sum(cache.num_slots * plain.kind.slot_bytes(i) for i in range(len(sizes)))
     tokens = sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
     rings = {layout for layout in cache.layouts if isinstance(layout, RingLayout)}
     labels = sum(8 * ring.num_slots * ring.capacity for ring in rings)
-    assert cache.num_bytes == tokens + apart + labels + plain.input_bytes()
+    assert cache.num_bytes == tokens + labels + plain.input_bytes()
     check_inputs(cache, plain)
     for layer, ring in enumerate(plain.kind.rings):
         capacity = cache.layers[layer].capacity

@@ -19,7 +19,6 @@ from kept.batch import pack
 from kept.models import CausalLM
 from kept.models.packing import prepare
 from kept.ops import KVDtype, use_threads
-from laws.rounding import sides
 from laws.schedules import ACTIONS, Alone, DifferentBitsError, Schedule, caches, play
 from laws.tiny import CONFIGS, FORMATS, VOCAB, native_model, plain_model
 
@@ -41,7 +40,6 @@ every_format = pytest.mark.parametrize("format", FORMATS)
 some_schedule = given(
     kind=st.sampled_from(KINDS),
     codec=st.sampled_from(CODECS),
-    sinks=st.sampled_from((0, 0, 5, 64)),
     actions=st.lists(st.sampled_from(ACTIONS), min_size=4, max_size=12),
     cached=st.booleans(),
     seed=st.integers(0, 2**32),
@@ -61,7 +59,6 @@ def check(
     model: CausalLM,
     kind: str,
     codec: KVDtype,
-    sinks: int,
     actions: list[str],
     cached: bool,
     seed: int,
@@ -73,12 +70,10 @@ def check(
     if kind == "window" and not windowed:
         kind = "sliding"
     random, limit = Random(seed), LIMIT + story
-    if not set(sides(codec)) & {"int8", "int4"}:
-        sinks = 0
-    make = caches(model, kind, codec, limit, sinks)
+    make = caches(model, kind, codec, limit)
     # What the model's own window hides may be forgotten or kept; so may the cache itself.
     plain = "sliding" if kind == "sliding" else "dynamic"
-    alone = Alone(model, caches(model, plain, codec, limit, sinks))
+    alone = Alone(model, caches(model, plain, codec, limit))
     own = codec == str(model.dtype).removeprefix("torch.")
     if kind != "sliding" and own and not cached:
         alone = Alone(model, None)
@@ -92,10 +87,10 @@ def check(
 @settings(folders, max_examples=20)
 @some_schedule
 def test_logits_depend_on_the_prefix_alone(
-    name: str, format: str, tmp_path: Path, kind: str, codec: KVDtype, sinks: int,
+    name: str, format: str, tmp_path: Path, kind: str, codec: KVDtype,
     actions: list[str], cached: bool, seed: int,
 ) -> None:  # fmt: skip
-    check(native_model(name, format), kind, codec, sinks, actions, cached, seed, tmp_path)
+    check(native_model(name, format), kind, codec, actions, cached, seed, tmp_path)
 
 
 @needs_native
@@ -104,14 +99,12 @@ def test_logits_depend_on_the_prefix_alone(
 @settings(folders, max_examples=3)
 @some_schedule
 def test_and_so_in_long_sequences(
-    name: str, format: str, tmp_path: Path, kind: str, codec: KVDtype, sinks: int,
+    name: str, format: str, tmp_path: Path, kind: str, codec: KVDtype,
     actions: list[str], cached: bool, seed: int,
 ) -> None:  # fmt: skip
     """Beyond the 1,024 tokens after which attention starts its sums afresh, and threads share."""
     story = 1000 + seed % 150
-    check(
-        native_model(name, format), kind, codec, sinks, actions[:5], cached, seed, tmp_path, story
-    )
+    check(native_model(name, format), kind, codec, actions[:5], cached, seed, tmp_path, story)
 
 
 @needs_native
@@ -120,14 +113,14 @@ def test_and_so_in_long_sequences(
 @settings(folders, max_examples=8)
 @some_schedule
 def test_on_every_instruction_set(
-    isa: str, format: str, tmp_path: Path, kind: str, codec: KVDtype, sinks: int,
+    isa: str, format: str, tmp_path: Path, kind: str, codec: KVDtype,
     actions: list[str], cached: bool, seed: int,
 ) -> None:  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KEPT_ISA", isa)
         name = sorted(CONFIGS)[seed % len(CONFIGS)]
         model = native_model(name, format, isa)
-    check(model, kind, codec, sinks, actions, cached, seed, tmp_path)
+    check(model, kind, codec, actions, cached, seed, tmp_path)
 
 
 @needs_native

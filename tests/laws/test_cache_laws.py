@@ -121,8 +121,7 @@ def test_static_or_not_a_full_step_shows_in_num_bytes(kind: Kind) -> None:
     step(cache, plain, [20, 3], [1, 0], generator())
     sizes = [kind.token_bytes(layer) for layer in range(len(kind.shapes))]
     if kind.limit is not None:
-        apart = sum(kind.slot_bytes(layer) for layer in range(len(kind.shapes)))
-        held = 2 * (kind.limit * sum(sizes) + apart) + plain.input_bytes()
+        held = 2 * kind.limit * sum(sizes) + plain.input_bytes()
         assert before == cache.num_bytes == held
     held = [min(20, ring.width) if ring else 20 for ring in kind.rings]
     assert cache.num_bytes >= 2 * sum(n * size for n, size in zip(held, sizes, strict=True))

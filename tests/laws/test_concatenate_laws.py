@@ -79,11 +79,6 @@ def test_a_step_in_progress_is_no_part_of_it(kind: Kind) -> None:
         (make_cache(SHAPES), make_cache(SHAPES[:1]), "is for layers of"),
         (make_cache(SHAPES), make_cache([KVShape(1, 3), KVShape(2, 8)]), "is for layers of"),
         (make_cache(SHAPES), make_cache(SHAPES, kv_dtype="int8"), "stores int8"),
-        (
-            make_cache(SHAPES, kv_dtype="int8"),
-            make_cache(SHAPES, kv_dtype="int8", unquantized_sinks=4),
-            "unquantized sinks: 4",
-        ),
         (make_cache(SHAPES), make_cache(SHAPES, "static", max_cache_len=9), "is laid out as"),
         (
             make_cache(SHAPES, "static", max_cache_len=8),

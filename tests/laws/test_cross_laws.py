@@ -19,7 +19,6 @@ from kept.ops import (
     KVView,
     attend,
     attend_with_weights,
-    find_kv_codec,
 )
 from laws.kinds import KINDS, Kind, NothingStays, Rows, give_inputs, random_rows
 from laws.plain import PlainCache, Token, kept, plain_attention
@@ -266,13 +265,9 @@ def test_every_kind_codec_and_place(
          for k, v in rows]
         for rows in inputs
     ]  # fmt: skip
-    coded = {"int8", "int4"} & set(find_kv_codec(codec).pair)
     places = [None] if kind == "evicting" else [None, NothingStays(Path(__file__).parent, 1 << 30)]
     for place in places:
-        cache = make_cache(
-            SHAPES, kind, num_slots=2, kv_dtype=codec, place=place,
-            unquantized_sinks=2 if coded and kind != "evicting" else 0, **OPTIONS[kind],
-        )  # fmt: skip
+        cache = make_cache(SHAPES, kind, num_slots=2, kv_dtype=codec, place=place, **OPTIONS[kind])
         give_inputs(cache, [0, 1], inputs)
         go_on(cache, 13, expected, [0, 1])
         cache.save(tmp_path / "cache")

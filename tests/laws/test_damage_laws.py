@@ -56,7 +56,7 @@ def stored(cache: Cache) -> list[Tensor]:
 
 def alike(a: Cache, b: Cache) -> bool:
     """Whether two caches hold the same, bit for bit."""
-    kept = [(x.name, x.codec, x.shapes, x.lengths, x.unquantized_sinks) for x in (a, b)]
+    kept = [(x.name, x.codec, x.shapes, x.lengths) for x in (a, b)]
     traits = [[layout.traits for layout in x.layouts] for x in (a, b)]
     held = [[h for i in range(x.num_layers) for h in x.held(i)] for x in (a, b)]
     buffers = [stored(x) for x in (a, b)]

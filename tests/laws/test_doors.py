@@ -89,7 +89,7 @@ def doors(folder: Path) -> dict[str, Door]:
         "put": (NEW, NEW, 0),
     }
     kinds: dict[str, dict[str, Any]] = {
-        "dynamic": {"kv_dtype": "int8", "unquantized_sinks": 2},
+        "dynamic": {"kv_dtype": "int8"},
         "static": {"max_cache_len": 8},
         "sliding": {"sliding_window": 8, "num_sinks": 1, "slack": 3},
         "evicting": {"budget": 8, "policy": "key-norm", "grain": 4},

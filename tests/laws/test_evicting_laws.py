@@ -478,7 +478,6 @@ BAD = [
     ({"budget": [8]}, "lists 1 numbers of tokens, and 2 layers"),
     ({"budget": [8, 3]}, "a budget of 3 tokens does not hold the 4 first"),
     ({"budget": [8, 9.5]}, "a layer's budget is 9.5"),
-    ({"budget": 8, "kv_dtype": "int8", "unquantized_sinks": 2}, "unquantized_sinks=2"),
     ({"budget": 8, "place": Offloaded(Path(), 1 << 20)}, "lies in memory"),
     ({"budget": 8, "max_cache_len": 9}, "max_cache_len=9 is for static"),
 ]

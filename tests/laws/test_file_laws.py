@@ -96,7 +96,7 @@ def test_a_file_holds_what_is_held_and_no_spare_room(kind: Kind, tmp_path: Path)
     held = plain.input_bytes()
     for layer, ring in enumerate(kind.rings):
         counts = [min(n, ring.width) if ring else n for n in cache.lengths]
-        held += sum(counts) * kind.token_bytes(layer) + 2 * kind.slot_bytes(layer)
+        held += sum(counts) * kind.token_bytes(layer)
         held += 8 * 2 * cache.layers[layer].capacity if ring else 0
     assert (tmp_path / "cache").stat().st_size <= held + (8000 if kind.cross else 6000)
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]

@@ -52,7 +52,7 @@ def stored(cache, layer):
     """Keys and values of all tokens that a layer holds."""
     held = [x[0].tolist() for x in cache.held(layer)]
     entries = [layout_entries(cache, layer, slot, tokens) for slot, tokens in enumerate(held)]
-    return [x for slot, at in enumerate(entries) for x in cache.layers[layer].read(slot, at, 0)]
+    return [x for slot, at in enumerate(entries) for x in cache.layers[layer].read(slot, at)]
 
 
 def layout_entries(cache, layer, slot, tokens):

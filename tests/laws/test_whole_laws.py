@@ -25,7 +25,7 @@ LISTED = (
     "dynamic",
     "static-int4",
     "sliding-5-sinks-2-slack-3",
-    "mixed-int8-unquantized-64",
+    "mixed-int8",
     "cross-shared-mixed",
     "dynamic-offloaded",
 )

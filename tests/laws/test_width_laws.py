@@ -116,8 +116,8 @@ def test_tokens_leave_with_both(codec):
         store((both, keys), 2, seed)
         store((whole,), 2, seed)
     for layer in range(2):
-        k, v = both.layers[layer].read(0, list(range(12)), 0)
-        assert torch.equal(k, keys.layers[layer].read(0, list(range(12)), 0)[0].to(k.dtype))
+        k, v = both.layers[layer].read(0, list(range(12)))
+        assert torch.equal(k, keys.layers[layer].read(0, list(range(12)))[0].to(k.dtype))
         held, (_, every) = both.held(layer)[0], whole.layer(layer)[0]
         assert torch.equal(v, every.take_along_dim(held[..., None], 1))
 

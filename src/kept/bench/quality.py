@@ -22,7 +22,6 @@ from kept.cache import Cache, make_cache
 from kept.errors import OptionError
 from kept.models import CausalLM, load_model, open_checkpoint
 from kept.models.quantized_format import quantized_format
-from kept.ops import find_kv_codec
 from kept.ops.quantize import INT4_GROUP, QUANTIZED_FORMATS
 
 WeightFormat = Literal["fp32", "bf16", "int8", "int4"]
@@ -149,22 +148,17 @@ def measure_quality(
     progress: Progress | None = None,
     *,
     kv_dtypes: Sequence[str] = (),
-    unquantized_sinks: int = 0,
 ) -> Quality:
     """Score windows with each model, and with each kind of cache, side by side.
 
-    models: must hold "fp32", which all else is compared with. kv_dtypes: see `make_cache`, also for
-    unquantized_sinks, which those that quantize take. progress: called with the tokens scored and
-    their total.
+    models: must hold "fp32", which all else is compared with. kv_dtypes: see `make_cache`.
+    progress: called with the tokens scored and their total.
 
     Ctrl-C ends it: the result then holds the windows that were finished and says `interrupted`.
     """
     names: list[WeightFormat] = ["fp32", *(name for name in models if name != "fp32")]
     variants = [_Variant(models[name]) for name in names]
-    for kv_dtype in kv_dtypes:
-        codec = find_kv_codec(kv_dtype)
-        sinks = unquantized_sinks if codec.keys.is_coded or codec.values.is_coded else 0
-        variants.append(_Variant(models["fp32"], kv_dtype, sinks))
+    variants += [_Variant(models["fp32"], kv_dtype) for kv_dtype in kv_dtypes]
     scores, result = [Score()] * len(variants), Quality()
     total, done = sum(window.num_scored for window in windows), 0
     try:
@@ -195,7 +189,6 @@ class _Variant:
 
     model: CausalLM
     kv_dtype: str | None = None
-    unquantized_sinks: int = 0
 
 
 def _predictions(variant: _Variant, window: Window) -> Iterator[Tensor]:
@@ -204,7 +197,6 @@ def _predictions(variant: _Variant, window: Window) -> Iterator[Tensor]:
         model.kv_shapes,
         dtype=model.dtype,
         kv_dtype=variant.kv_dtype,
-        unquantized_sinks=variant.unquantized_sinks,
         device=model.device,
     )
     return predictions(model, cache, window)

@@ -25,14 +25,12 @@ class Setting:
     """What was measured on.
 
     subject: the model in fp32. text: in words. context: tokens a window reads at most.
-    unquantized_sinks: tokens that caches of codes held beside these.
     """
 
     subject: Subject
     text: str
     context: int
     num_windows: int
-    unquantized_sinks: int = 0
 
 
 def quality_report(setting: Setting, found: Quality) -> RenderableType:
@@ -77,9 +75,7 @@ def _table(found: Quality) -> Table:
 
 def _kv_table(setting: Setting, found: Quality) -> Table:
     columns = ("cache", "bytes a token", "perplexity", "change (%)", "KL", "top-1 (%)")
-    sinks = setting.unquantized_sinks
-    title = "The same text over every cache, weights in fp32"
-    table = new_table(f"{title}; {sinks} tokens unquantized" if sinks else title, *columns)
+    table = new_table("The same text over every cache, weights in fp32", *columns)
     for name, score in found.kv_scores.items():
         numbers = f"{_token_bytes(setting, name):,}", f"{score.perplexity:.3f}"
         table.add_row(name, *numbers, *compared(score))
@@ -114,7 +110,6 @@ def quality_json(setting: Setting, found: Quality) -> dict[str, Any]:
         "weights": {
             name: {"bits": BITS[name], **score_json(score)} for name, score in found.scores.items()
         },
-        "unquantized_sinks": setting.unquantized_sinks,
         "kv_dtypes": {
             name: {"bytes_per_token": _token_bytes(setting, name), **score_json(score)}
             for name, score in found.kv_scores.items()

@@ -12,7 +12,7 @@ from kept.blocks import BLOCK
 from kept.cache.block_layout import BlockLayout
 from kept.cache.block_memory import BlockMemory
 from kept.cache.layer import Entries, LayerCache
-from kept.cache.layout import Copies, Layout, Plan, Relayout
+from kept.cache.layout import Copies, Layout, Relayout, Writes
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.ops import BlockView, KVCodec, Span
@@ -30,7 +30,6 @@ class BlockLayer(LayerCache):
     ) -> None:
         self.codec, self.num_kv_heads, self.place = codec, shape.num_kv_heads, place
         self.head_dim, self.value_dim = shape.head_dim, shape.value_width
-        self.key_sinks = self.value_sinks = None
         self.memory, self.index = memory, index
         self._num_key_parts = len(codec.keys.parts(shape.head_dim))
 
@@ -87,10 +86,10 @@ class BlockLayer(LayerCache):
         for buffer in self.buffers:
             buffer[pairs[:, 1]] = buffer[pairs[:, 0]]
 
-    def erase(self, plan: Plan) -> None:
+    def erase(self, writes: Writes) -> None:
         """Nothing reads what is behind a sequence's end."""
 
-    def clear(self, slot: int, entries: Entries, begin: int) -> None:
+    def clear(self, slot: int, entries: Entries) -> None:
         """Nothing reads what is behind a sequence's end."""
 
     def relaid(self, change: Relayout) -> Self:

@@ -31,7 +31,7 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
     the largest capacity of each layer. The same cache may be given more than once.
 
     Raises OptionError for no cache at all or something else than one, CacheError where shapes,
-    codecs, unquantized sinks, devices or layouts (windows, sinks, slack, a static length, a budget
+    codecs, devices or layouts (windows, sinks, slack, a static length, a budget
     and its policy) differ, and CacheFullError where its place has no room.
     """
     if isinstance(caches, Cache) or not isinstance(caches, Sequence) or not caches:
@@ -60,7 +60,6 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
         first.device,
         first.name,
         [*chain.from_iterable(lengths)],
-        first.unquantized_sinks,
         first.place,
     )
     found.cross.of = _inputs(caches)
@@ -69,7 +68,7 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
         for begin, cache, of in zip(begins, caches, moves[layout], strict=False):
             source = cache.layers[index]
             if of is not None:
-                layer.take(begin, source, of, cache.lengths)
+                layer.take(begin, source, of)
             cache.place.leave(source.buffers)
         found.place.leave(layer.buffers)
     return found
@@ -136,7 +135,6 @@ def _check(index: int, cache: Cache, first: Cache) -> None:
     for what, ours, theirs in (
         ("is for layers of", cache.shapes, first.shapes),
         ("stores", cache.codec.name, first.codec.name),
-        ("holds unquantized sinks:", cache.unquantized_sinks, first.unquantized_sinks),
         ("is on", cache.device, first.device),
         ("is laid out as", _traits(cache), _traits(first)),
     ):

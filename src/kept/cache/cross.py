@@ -5,8 +5,7 @@
 
 However many beams, samples or forks go on from an input, its keys and values lie in memory once:
 operations on slots move the map alone. An input goes when the last slot that attends it does.
-No kind of cache forgets any of it. `unquantized_sinks` are tokens that later ones lean on, which an
-encoder, whose tokens see each other, does not have; codes are all that is stored of an input.
+No kind of cache forgets any of it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from kept.cache.eviction_file import MAX_COUNT, read_count, read_rule, write_rul
 from kept.cache.layout import ContiguousLayout, Layout, grown
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
-from kept.cache.sinks import check_unquantized_sinks
 from kept.errors import CacheError
 from kept.ops import VALUE_CODECS, KVCodec, find_kv_codec
 
@@ -27,9 +26,7 @@ class Description:
     kind: the cache's name. shapes: (L,). lengths: (slots,) tokens of each. layouts: what
     `write_layout` makes of each distinct one. layout_of: which of them each layer that stores has,
     cross layers left out. inputs: tokens of each encoder input. input_of: (slots,) which of them
-    each slot attends, -1: none; empty without cross layers. unquantized_sinks: tokens beside their
-    codes.
-    checksums: of each tensor.
+    each slot attends, -1: none; empty without cross layers. checksums: of each tensor.
     """
 
     kind: str
@@ -40,7 +37,6 @@ class Description:
     layout_of: tuple[int, ...]
     inputs: tuple[int, ...]
     input_of: tuple[int, ...]
-    unquantized_sinks: int
     fingerprint: str
     checksums: Mapping[str, str]
 
@@ -58,7 +54,6 @@ class Description:
             tuple(layouts.index(layout) for layout in cache.layouts),
             tuple(found.length for found in inputs),
             tuple(-1 if found is None else inputs.index(found) for found in of),
-            cache.unquantized_sinks,
             fingerprint,
             checksums,
         )
@@ -82,8 +77,11 @@ class Description:
                     f"does not know; there are {', '.join(VALUE_CODECS)}"
                 )
             codec = find_kv_codec((keys, values))
-            sinks = read_count(fields["unquantized_sinks"])
-            check_unquantized_sinks(sinks, codec)
+            if sinks := fields.get("unquantized_sinks"):  # of files that an older kept wrote
+                raise CacheError(
+                    f"{file} holds unquantized_sinks={sinks!r:.100}, first tokens beside their "
+                    "codes, which kept no longer does; make the cache anew and save it"
+                )
             found = cls(
                 _text(fields["kind"]),
                 codec,
@@ -93,7 +91,6 @@ class Description:
                 tuple(map(read_count, fields["layout_of"])),
                 tuple(map(read_count, fields["inputs"])),
                 tuple(read_count(number, least=-1) for number in fields["input_of"]),
-                sinks,
                 _text(fields["fingerprint"]),
                 {_text(name): _text(value) for name, value in fields["checksums"].items()},
             )

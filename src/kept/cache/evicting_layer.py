@@ -93,7 +93,7 @@ class EvictingLayer(LayerCache):
             return torch.take_along_dim(buffer, keep[..., None], 1, out=room)
 
     def _entries(self, slot: int, tokens: Tensor, length: int) -> Entries:
-        keys, values = self.read(slot, list(range(tokens.shape[1])), 0)
+        keys, values = self.read(slot, list(range(tokens.shape[1])))
         if self.observer is None:
             return Entries(keys, values, tokens)
         observed, received = self.observer.observed(slot), None
@@ -130,12 +130,10 @@ class EvictingLayer(LayerCache):
         found.observer = None if self.observer is None else self.observer.selected(order)
         return found
 
-    def take(
-        self, begin: int, source: LayerCache, moves: Sequence[Moves], lengths: Sequence[int]
-    ) -> None:
+    def take(self, begin: int, source: LayerCache, moves: Sequence[Moves]) -> None:
         """See `LayerCache.take`."""
         assert isinstance(source, EvictingLayer)
-        super().take(begin, source, moves, lengths)
+        super().take(begin, source, moves)
         self.held[begin : begin + source.num_slots] = source.held
         if self.observer is not None and source.observer is not None:
             self.observer.take(begin, source.observer)

@@ -11,7 +11,6 @@ from kept.cache.description import Description
 from kept.cache.evicting import EvictingLayout
 from kept.cache.layout import Layout
 from kept.cache.shape import KVShape
-from kept.cache.sinks import SINK_DTYPE
 from kept.errors import CacheError
 from kept.format import format_bytes
 from kept.machine import describe_machine
@@ -95,13 +94,9 @@ def _parts(found: Description, shape: KVShape) -> Iterator[tuple[str, Part]]:
 
 def _num_bytes(found: Description, shape: KVShape, layout: Layout, num_entries: int | None) -> int:
     """num_entries: of all slots together, None: as many of each as the layout says."""
-    slots, heads = len(found.lengths), shape.num_kv_heads
-    entries = slots * layout.capacity if num_entries is None else num_entries
-    sides = (found.codec.keys, shape.head_dim), (found.codec.values, shape.value_width)
-    beside = sum(width for codec, width in sides if codec.is_coded)
+    entries = len(found.lengths) * layout.capacity if num_entries is None else num_entries
     per_token = found.codec.num_bytes(shape.head_dim, shape.value_width)
-    sinks = found.unquantized_sinks * beside * SINK_DTYPE.itemsize
-    return heads * (entries * per_token + slots * sinks)
+    return shape.num_kv_heads * entries * per_token
 
 
 def _short(lengths: Sequence[int]) -> str:

@@ -6,9 +6,6 @@
     tensors     layers.0.keys.codes      (G, N, width) the tokens of all slots, one after the other,
                 layers.0.keys.scales     in the order of their entries; no spare capacity
                 ...
-                layers.0.sinks.keys      (G, N, D) the first tokens of all slots, where they are
-                layers.0.sinks.values    held beside their codes, see `sinks.py`
-                ...
                 layouts.1.held           (slots, capacity) a ring's labels, see `ring.py`
                 layers.0.held            (slots, G, budget) the tokens of an evicting layer
                 layers.0.queries         what an evicting layer that looks at queries keeps of
@@ -74,9 +71,6 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
         name: _gathered(buffer, cache, cache.layers[index], cache.layouts[index])
         for name, index, buffer in _buffers(cache)
     }
-    for name, buffer in _sinks(cache):
-        firsts = (buffer[slot, :, :length] for slot, length in enumerate(cache.lengths))
-        tensors[name] = torch.cat(list(firsts), dim=1).cpu()
     layouts = list(dict.fromkeys(cache.layouts))
     for index, layout in enumerate(layouts):
         if isinstance(layout, RingLayout):
@@ -136,7 +130,7 @@ class _Options:
 def _may_lie_in_blocks(found: Description, layouts: Sequence[Layout]) -> bool:
     """Whether a file holds a dynamic cache, each of whose tokens is held once."""
     plain = len(layouts) == 1 and isinstance(layouts[0], ContiguousLayout) and not layouts[0].fixed
-    return plain and found.kind == "dynamic" and not found.unquantized_sinks
+    return plain and found.kind == "dynamic"
 
 
 def saved_shapes(path: str | PathLike[str]) -> tuple[KVShape, ...]:
@@ -231,8 +225,7 @@ def _read(
         memory = BlockMemory(own, found.codec, device, options.pool_bytes)
         layouts = [BlockLayout.filled(memory, lengths)]
     per_layer = [layouts[index] for index in found.layout_of]
-    made_of = found.codec, device, found.kind, lengths, found.unquantized_sinks
-    cache = Cache(shapes, per_layer, *made_of, place)
+    cache = Cache(shapes, per_layer, found.codec, device, found.kind, lengths, place)
     counts = {
         layout: sum(count_entries(layout, s, n) for s, n in enumerate(lengths))
         for layout in layouts
@@ -253,12 +246,6 @@ def _read(
                     size = num_slots, None, observer.grain, layer.head_dim
                     queries = tensor(_queries(index), observer.dtype, *size)
                 observer.restore(queries, received)
-    for name, buffer in _sinks(cache):
-        _, heads, limit, width = buffer.shape
-        firsts = [min(n, limit) for n in lengths]
-        rows = tensor(name, buffer.dtype, heads, sum(firsts), width)
-        for slot, part in enumerate(rows.split(firsts, dim=1)):
-            buffer[slot, :, : part.shape[1]] = part.to(device)
     read_inputs(cache, found.inputs, found.input_of, tensor)
     return cache
 
@@ -274,14 +261,6 @@ def _buffers(cache: Cache) -> Iterator[tuple[str, int, Tensor]]:
         for which, parts, buffers in sides:
             for part, buffer in zip(parts, buffers, strict=True):
                 yield f"layers.{index}.{which}.{part.name}", index, buffer
-
-
-def _sinks(cache: Cache) -> Iterator[tuple[str, Tensor]]:
-    """Every buffer of tokens beside their codes with its name in a file."""
-    for index, layer in enumerate(cache.layers):
-        for which, buffer in (("keys", layer.key_sinks), ("values", layer.value_sinks)):
-            if buffer is not None:
-                yield f"layers.{index}.sinks.{which}", buffer
 
 
 def _held(index: int) -> str:

@@ -15,10 +15,9 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from kept.cache.layout import Copies, Layout, Plan, Relayout, Run, Writes, lasting
+from kept.cache.layout import Copies, Layout, Relayout, Run, Writes, lasting
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
-from kept.cache.sinks import SINK_DTYPE, erase_sinks, put_sinks
 from kept.errors import CacheError
 from kept.ops import (
     Codec,
@@ -42,17 +41,10 @@ class LayerCache:
     keys, values: a buffer for each part of their codec, (slots, G, capacity, width) each; codes and
     scales move alike. Forks share their buffers until one of them is to write, which then goes on
     with what `owned()` gives it.
-    key_sinks, value_sinks: what `sinks.py` holds beside codes; None where there are none.
     """
 
     def __init__(
-        self,
-        shape: KVShape,
-        num_slots: int,
-        capacity: int,
-        codec: KVCodec,
-        place: Place,
-        unquantized_sinks: int = 0,
+        self, shape: KVShape, num_slots: int, capacity: int, codec: KVCodec, place: Place
     ) -> None:
         self.codec, self.num_kv_heads = codec, shape.num_kv_heads
         self.head_dim, self.value_dim = shape.head_dim, shape.value_width
@@ -63,16 +55,9 @@ class LayerCache:
         def empty(of: Codec, width: int) -> Buffers:
             return tuple(place.zeros((*size, part.width), part.dtype) for part in of.parts(width))
 
-        def apart(of: Codec, width: int) -> Tensor | None:
-            if not unquantized_sinks or not of.is_coded:
-                return None
-            room = num_slots, shape.num_kv_heads, unquantized_sinks, width
-            return place.zeros(room, SINK_DTYPE)
-
         widths = self.head_dim, self.value_dim
         with lasting():
             self.keys, self.values = map(empty, (codec.keys, codec.values), widths)
-            self.key_sinks, self.value_sinks = map(apart, (codec.keys, codec.values), widths)
         self._shared, self._was_forked = WeakSet((self,)), False
 
     @plain_torch()
@@ -94,30 +79,24 @@ class LayerCache:
         parts = (*encode_heads(codec.keys, k.detach()), *encode_heads(codec.values, v.detach()))
         for buffer, part in zip(self.keys + self.values, parts, strict=True):
             _write(buffer, part, writes)
-        for sinks, of, x in ((self.key_sinks, codec.keys, k), (self.value_sinks, codec.values, v)):
-            if sinks is not None:
-                put_sinks(sinks, x.detach(), span, of)
         return self.view(span)
 
     def view(self, span: Span) -> StoredView:
         """What a step of this span reads."""
         kind = ContiguousView if span.index is None else RingView
-        stored = self.keys, self.values, self.key_sinks, self.value_sinks
-        return kind(span, self.codec, self.head_dim, *stored, value_dim=self.value_dim)
+        return kind(
+            span, self.codec, self.head_dim, self.keys, self.values, value_dim=self.value_dim
+        )
 
-    def read(self, slot: int, entries: list[int], begin: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (G, S, D) of a slot's entries, decoded, that hold tokens from `begin` on
-        in their order."""
+    def read(self, slot: int, entries: list[int]) -> tuple[Tensor, Tensor]:
+        """Keys and values (G, S, D) of a slot's entries, decoded."""
 
-        def decoded(of: Codec, buffers: Buffers, sinks: Tensor | None, width: int) -> Tensor:
+        def decoded(of: Codec, buffers: Buffers, width: int) -> Tensor:
             found = of.read([self.taken(x, slot, entries) for x in buffers], width)
-            if sinks is not None:
-                apart = sinks[slot, :, begin : begin + len(entries)]
-                found[:, : apart.shape[1]] = apart
             return of.turned(found).to(self.codec.dtype)
 
-        keys = decoded(self.codec.keys, self.keys, self.key_sinks, self.head_dim)
-        values = decoded(self.codec.values, self.values, self.value_sinks, self.value_dim)
+        keys = decoded(self.codec.keys, self.keys, self.head_dim)
+        values = decoded(self.codec.values, self.values, self.value_dim)
         return keys, values
 
     def _with(self, buffers: Buffers) -> Self:
@@ -126,17 +105,13 @@ class LayerCache:
         twin._shared, twin._was_forked = WeakSet((twin,)), False
         twin.keys = tuple(next(rest) for _ in self.keys)
         twin.values = tuple(next(rest) for _ in self.values)
-        twin.key_sinks = None if self.key_sinks is None else next(rest)
-        twin.value_sinks = None if self.value_sinks is None else next(rest)
         return twin
 
     def relaid(self, change: Relayout) -> Self:
         """At another capacity, in buffers of its own."""
         runs = None if change.gather is None else change.runs()
         with lasting():
-            moved = tuple(self._relaid(x, change, runs) for x in self.keys + self.values)
-            apart = tuple(map(self.place.clone, self.sinks)) if self.is_shared else self.sinks
-            return self._with(moved + apart)
+            return self._with(tuple(self._relaid(x, change, runs) for x in self.buffers))
 
     def selected(self, indices: Sequence[int]) -> Self:
         """Slot i a copy of what slot indices[i] is, in buffers of its own."""
@@ -150,17 +125,11 @@ class LayerCache:
         """What `selected` gives once `Reordering` has moved the slots of the same buffers."""
         return self
 
-    def take(
-        self, begin: int, source: LayerCache, moves: Sequence[Moves], lengths: Sequence[int]
-    ) -> None:
-        """Copy what another layer holds to slots from `begin` on. moves, lengths: of its slots."""
-        pairs = zip(self.keys + self.values, source.keys + source.values, strict=True)
-        for into, x in pairs:
+    def take(self, begin: int, source: LayerCache, moves: Sequence[Moves]) -> None:
+        """Copy what another layer holds to slots from `begin` on. moves: of its slots."""
+        for into, x in zip(self.buffers, source.buffers, strict=True):
             for slot, (old, new) in enumerate(moves):
                 self.put(into, begin + slot, new, source.taken(x, slot, old))
-        for into, x in zip(self.sinks, source.sinks, strict=True):
-            for slot, length in enumerate(lengths):
-                into[begin + slot, :, :length] = x[slot, :, :length]
 
     def taken(self, buffer: Tensor, slot: int, entries: Entries) -> Tensor:
         """(G, S, width) entries of a slot in one of the buffers, as its layout numbers them."""
@@ -170,19 +139,14 @@ class LayerCache:
         """Write rows (G, S, width) to entries of a slot in one of the buffers."""
         buffer[slot][:, entries] = rows
 
-    def clear(self, slot: int, entries: slice | list[int], begin: int) -> None:
-        """Zero entries of a slot, which hold all its tokens from `begin` on."""
-        for buffer in self.keys + self.values:
+    def clear(self, slot: int, entries: slice | list[int]) -> None:
+        """Zero entries of a slot."""
+        for buffer in self.buffers:
             buffer[slot, :, entries] = 0
-        for buffer in self.sinks:
-            buffer[slot, :, begin:] = 0
 
-    def erase(self, plan: Plan) -> None:
-        """Zero what `append` stored in a step."""
-        writes = plan.writes
-        for buffer in self.sinks:
-            erase_sinks(buffer, plan.span)
-        for buffer in self.keys + self.values:
+    def erase(self, writes: Writes) -> None:
+        """Zero what `append` stored at `writes`."""
+        for buffer in self.buffers:
             if writes.run is not None:
                 slot, count, entry, num_new = writes.run
                 buffer[slot : slot + count, :, entry : entry + num_new] = 0
@@ -223,13 +187,8 @@ class LayerCache:
 
     @property
     def buffers(self) -> Buffers:
-        """All buffers: of keys, of values, and what is held beside both."""
-        return self.keys + self.values + self.sinks
-
-    @property
-    def sinks(self) -> Buffers:
-        """The buffers of tokens beside their codes, (slots, G, n, D) each."""
-        return tuple(x for x in (self.key_sinks, self.value_sinks) if x is not None)
+        """All buffers: of keys and of values."""
+        return self.keys + self.values
 
     @property
     def num_slots(self) -> int:

@@ -110,5 +110,4 @@ def _gathered(state: State, codec: KVCodec, generation: int) -> LentBuffers:
     layouts = list(state.distinct)
     order = [layouts.index(layout) for layout in state.layouts]
     buffers = [(layer.keys, layer.values) for layer in state.layers]
-    sinks = [(layer.key_sinks, layer.value_sinks) for layer in state.layers]
-    return LentBuffers(codec, buffers, order, sinks, generation)
+    return LentBuffers(codec, buffers, order, generation)

@@ -17,7 +17,6 @@ from kept.cache.place import Place
 from kept.cache.policy import EvictionPolicy
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
-from kept.cache.sinks import check_unquantized_sinks
 from kept.errors import OptionError
 from kept.ops import KVDtype, find_kv_codec, plain_torch
 
@@ -39,7 +38,6 @@ def make_cache(
     grain: int | None = None,
     dtype: torch.dtype = torch.float32,
     kv_dtype: KVDtype | None = None,
-    unquantized_sinks: int = 0,
     device: torch.device | str = "cpu",
     place: Place | None = None,
     pool_bytes: int | None = None,
@@ -64,8 +62,6 @@ def make_cache(
     kv_dtype: what they are stored as, in place of `dtype`: "float32", "bfloat16", "float16",
         "int8" (half the bytes of bfloat16), "int4" (a quarter) or "k8v4" (int8 keys, int4 values);
         or a pair of one for keys and one for values. Codes round, see `ops/codecs.py`.
-    unquantized_sinks: the first tokens of each sequence, up to 64, that are held as bfloat16 beside
-        their codes, and attended from there; none of an encoder's input.
     place: where buffers lie, by default in the device's memory; `Offloaded(folder, budget)` keeps
         them in files, and reads one layer ahead.
     pool_bytes: of keys and values at most that a dynamic cache in memory and all its forks have
@@ -83,18 +79,16 @@ def make_cache(
     budget = _read_budget(budget)
     num_slots, num_sinks = read_whole(num_slots, "num_slots"), read_whole(num_sinks, "num_sinks")
     slack = read_whole(slack, "slack")
-    unquantized_sinks = read_whole(unquantized_sinks, "unquantized_sinks")
     check_num_slots(num_slots, f"num_slots={num_slots}")
     own = _without_cross(shapes)
     _check(own, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
-    _check_evicting(kind, budget, policy, grain, unquantized_sinks)
+    _check_evicting(kind, budget, policy, grain)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
     where, codec = read_device(device), find_kv_codec(dtype if kv_dtype is None else kv_dtype)
     stored = [shape for shape in own if shape.shares is None]
-    check_unquantized_sinks(unquantized_sinks, codec)
     check_place(place, where, evicts=kind == "evicting")
-    in_blocks = in_blocks and kind == "dynamic" and place is None and not unquantized_sinks
+    in_blocks = in_blocks and kind == "dynamic" and place is None
     pool_bytes = _read_optional(pool_bytes, "pool_bytes")
     if pool_bytes is not None and not in_blocks:
         raise OptionError(
@@ -103,9 +97,7 @@ def make_cache(
         )
 
     def made(layouts: Sequence[Layout]) -> Cache:
-        return Cache(
-            shapes, layouts, codec, where, kind, unquantized_sinks=unquantized_sinks, place=place
-        )
+        return Cache(shapes, layouts, codec, where, kind, place=place)
 
     if kind == "static":
         assert max_cache_len is not None
@@ -278,15 +270,9 @@ def _check_evicting(
     budget: int | Sequence[int] | None,
     policy: EvictionPolicy | str | None,
     grain: int | None,
-    unquantized_sinks: int,
 ) -> None:
     if kind != "evicting" and any(x is not None for x in (budget, policy, grain)):
         raise OptionError(
             f"budget={budget}, policy={policy} and grain={grain} are for evicting caches; use "
             f"kind='evicting' in place of {kind!r}"
-        )
-    if kind == "evicting" and unquantized_sinks:
-        raise OptionError(
-            f"unquantized_sinks={unquantized_sinks} is not for evicting caches, which move their "
-            "tokens; leave it out, or use kind='dynamic'"
         )

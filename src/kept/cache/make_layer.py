@@ -15,22 +15,15 @@ from kept.cache.shape import KVShape
 from kept.ops import KVCodec
 
 
-def make_layer(
-    shape: KVShape, layout: Layout, codec: KVCodec, place: Place, unquantized_sinks: int
-) -> LayerCache:
+def make_layer(shape: KVShape, layout: Layout, codec: KVCodec, place: Place) -> LayerCache:
     """The buffers of one layer that does not lie in blocks."""
     if isinstance(layout, EvictingLayout):
         return EvictingLayer(shape, layout, codec, place)
-    size = layout.num_slots, layout.capacity
-    return LayerCache(shape, *size, codec, place, unquantized_sinks)
+    return LayerCache(shape, layout.num_slots, layout.capacity, codec, place)
 
 
 def make_layers(
-    shapes: Sequence[KVShape],
-    layouts: Sequence[Layout],
-    codec: KVCodec,
-    place: Place,
-    unquantized_sinks: int,
+    shapes: Sequence[KVShape], layouts: Sequence[Layout], codec: KVCodec, place: Place
 ) -> list[LayerCache]:
     """The buffers of the layers that store, of a layout each."""
     made: list[LayerCache] = []
@@ -39,5 +32,5 @@ def make_layers(
             number = sum(other is layout for other in layouts[:index])
             made.append(BlockLayer(shape, layout.memory, number, codec, place))
         else:
-            made.append(make_layer(shape, layout, codec, place, unquantized_sinks))
+            made.append(make_layer(shape, layout, codec, place))
     return made

@@ -102,9 +102,7 @@ class Movable(Readable):
     def _with_shape(self, state: State, layer: int, shape: KVShape) -> State:
         layout, layers = state.layouts[layer], list(state.layers)
         if not isinstance(layout, BlockLayout):
-            layers[layer] = make_layer(
-                shape, layout, self.codec, self.place, self.unquantized_sinks
-            )
+            layers[layer] = make_layer(shape, layout, self.codec, self.place)
             return state.with_layers(layers)
         self.abandon()  # the blocks of all layers are made anew
         state = self._state

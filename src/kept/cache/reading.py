@@ -36,19 +36,17 @@ class Readable(Slots):
         device: torch.device,
         name: str,
         lengths: Sequence[int] | None = None,
-        unquantized_sinks: int = 0,
         place: Place | None = None,
     ) -> None:
         """layouts: one per storing layer but for cross layers, which need none; layers that lay
         tokens out alike pass the same object. lengths: (slots,) tokens that the caller is about to
-        put into the layers, by default none. unquantized_sinks: first tokens of each that layers
-        hold beside their codes. place: of the buffers, by default the device's memory."""
+        put into the layers, by default none. place: of the buffers, by default the device's
+        memory."""
         self.name, self.codec, self.device = name, codec, device
-        self.unquantized_sinks = unquantized_sinks
         self.place = place or InMemory(device)
         stored = [shape for shape in shapes if shape.shares is None and not shape.cross]
         lengths = (0,) * layouts[0].num_slots if lengths is None else tuple(lengths)
-        layers = make_layers(stored, layouts, codec, self.place, unquantized_sinks)
+        layers = make_layers(stored, layouts, codec, self.place)
         crossing = [shape for shape in shapes if shape.cross]  # behind all others
         none, first = [None] * len(lengths), len(shapes) - len(crossing)
         cross = CrossLayers(crossing, first, none, codec, self.place, device)
@@ -173,7 +171,7 @@ class Readable(Slots):
             return self.cross.read(index, begin)
         layout, layer = self._held_by(index)
         ends = enumerate(self.lengths)
-        return [layer.read(slot, layout.entries(slot, begin, end), begin) for slot, end in ends]
+        return [layer.read(slot, layout.entries(slot, begin, end)) for slot, end in ends]
 
     @plain_torch()
     def held(self, index: int) -> list[Tensor]:

@@ -113,7 +113,7 @@ class State:
         """
         found = self.owned()
         writes = tuple(
-            partial(layer.clear, slot, layout.entries_from(slot, n, self.lengths[slot]), n)
+            partial(layer.clear, slot, layout.entries_from(slot, n, self.lengths[slot]))
             for layer, layout in zip(found.layers, found.layouts, strict=True)
             for slot, n in cuts
             if layer.zeroes
@@ -186,11 +186,11 @@ class State:
         if self.open is not None:
             for index in sorted(self.open.touched):
                 plan = self.open.plans[self.layouts[index]]
-                self.layers[index].erase(plan)
+                self.layers[index].erase(plan.writes)
         for slot in self.leased:
             length = self.lengths[slot]
             for layer in self.layers:
-                layer.clear(slot, slice(length, length + 1), length)
+                layer.clear(slot, slice(length, length + 1))
         return replace(self, open=None, leased=())
 
 

@@ -59,14 +59,6 @@ def quality(
             metavar="NAME[,NAME...]",
         ),
     ] = _KV_DTYPES,
-    unquantized_sinks: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=64,
-            help="First tokens of each window that a cache of codes holds as bfloat16 beside them.",
-        ),
-    ] = 0,
     tokens: Annotated[
         int, typer.Option(min=1, help="Score at most so many tokens, spread over the whole text.")
     ] = 40_000,
@@ -110,7 +102,7 @@ def quality(
     names, caches = _read_formats(formats), _read_kv_dtypes(kv_dtypes)
     check_targets(json_file, None)
     shares = read_budgets(budgets) if evict else []
-    _check_evict(evict, budgets, (formats, kv_dtypes, unquantized_sinks))
+    _check_evict(evict, budgets, (formats, kv_dtypes))
     documents, described = _read_texts(text)
     checkpoint = open_checkpoint(model)
     context = min(read_config(checkpoint.config).context, _LONGEST_WINDOW)
@@ -125,14 +117,12 @@ def quality(
     windows = choose_windows(windows, tokens)
     models = _load(model, names)
     with bar("Scoring", unit="tokens") as update:
-        found = measure_quality(
-            models, windows, update, kv_dtypes=caches, unquantized_sinks=unquantized_sinks
-        )
+        found = measure_quality(models, windows, update, kv_dtypes=caches)
     if not found.num_windows:
         Console(stderr=True).print("Interrupted before anything was measured.")
         raise typer.Exit(INTERRUPTED)
     subject = Subject(name, models["fp32"], random=False)
-    setting = Setting(subject, described, context, len(windows), unquantized_sinks)
+    setting = Setting(subject, described, context, len(windows))
     Console(highlight=False).print(quality_report(setting, found))
     write_files([(json_file, write_json(quality_json(setting, found)))])
     if found.interrupted:
@@ -195,13 +185,13 @@ def _load(model: str | None, names: list[WeightFormat]) -> dict[WeightFormat, Ca
     return found
 
 
-def _check_evict(evict: bool, budgets: str | None, others: tuple[str, str, int]) -> None:
+def _check_evict(evict: bool, budgets: str | None, others: tuple[str, str]) -> None:
     if not evict and budgets is not None:
         raise typer.BadParameter("it goes with --evict", param_hint="--budgets")
-    if evict and others != (_FORMATS, _KV_DTYPES, 0):
+    if evict and others != (_FORMATS, _KV_DTYPES):
         raise typer.BadParameter(
-            "eviction is measured with weights and caches in fp32; leave --formats, --kv-dtypes "
-            "and --unquantized-sinks out",
+            "eviction is measured with weights and caches in fp32; leave --formats and "
+            "--kv-dtypes out",
             param_hint="--evict",
         )
 

@@ -79,7 +79,7 @@ class _Attention:
         turned = view.codec.keys.turned(q.detach().float())
         queries = turned.to(torch.float32 if floats else torch.bfloat16).contiguous()
         codes = view.keys[0]
-        buffers = layer_buffers(view.keys, view.key_sinks, view.values, view.value_sinks)
+        buffers = layer_buffers(view.keys, view.values)
         layout = (
             span.index is not None,
             codes.stride(1) // codes.stride(2),  # the capacity, also where entries are left out

@@ -51,17 +51,11 @@ class LentBuffers:
         codec: KVCodec,
         buffers: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]],
         layouts: Sequence[int],
-        sinks: Sequence[tuple[Tensor | None, Tensor | None]] | None = None,
         generation: int = 0,
     ) -> None:
-        """buffers: (L,) of keys and values, each as their codec's `parts` orders them. sinks: (L,)
-        of keys and values, bf16 (slots, G, n, D); None: there are none."""
+        """buffers: (L,) of keys and values, each as their codec's `parts` orders them."""
         self.codec, self.layouts, self.generation = codec, list(layouts), generation
-        apart = [(None, None)] * len(buffers) if sinks is None else sinks
-        self._buffers = [
-            layer_buffers(keys, first_keys, values, first_values)
-            for (keys, values), (first_keys, first_values) in zip(buffers, apart, strict=True)
-        ]
+        self._buffers = [layer_buffers(keys, values) for keys, values in buffers]
         self._native: _native.Layers | None = None
 
     def native(self) -> _native.Layers:
@@ -118,18 +112,13 @@ def table_of(span: Span) -> NDArray[np.int32]:
     return one_block_each(span.slots) if span.blocks is None else span.blocks
 
 
-def layer_buffers(
-    keys: Sequence[Tensor],
-    key_sinks: Tensor | None,
-    values: Sequence[Tensor],
-    value_sinks: Tensor | None,
-) -> tuple[Tensor | None, ...]:
-    """Codes, scales and first tokens of keys, and of values; None: there are none."""
+def layer_buffers(keys: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Codes and scales of keys, and of values; None: there are none."""
 
-    def side(parts: Sequence[Tensor], sinks: Tensor | None) -> tuple[Tensor | None, ...]:
-        return parts[0], parts[1] if len(parts) > 1 else None, sinks
+    def side(parts: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        return parts[0], parts[1] if len(parts) > 1 else None
 
-    return side(keys, key_sinks) + side(values, value_sinks)
+    return side(keys) + side(values)
 
 
 def codec_kinds(codec: KVCodec) -> tuple[_native.Codec, _native.Codec]:

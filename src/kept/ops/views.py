@@ -141,9 +141,7 @@ class SlotView:
     """Sequences in the slots of buffers (slots, G, capacity, width); how they lie is a kind's.
 
     keys, values: one buffer for each part of their codec, as `Codec.parts` orders them. head_dim:
-    D. key_sinks, value_sinks: (slots, G, n, D) the first n tokens of each sequence, to be read in
-    place of their codes, rotated as those are; None: there are none. value_dim: of values, where
-    it is not D.
+    D. value_dim: of values, where it is not D.
     """
 
     span: Span
@@ -151,8 +149,6 @@ class SlotView:
     head_dim: int
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-    key_sinks: Tensor | None = None
-    value_sinks: Tensor | None = None
     value_dim: int | None = None
 
     @property
@@ -163,16 +159,12 @@ class SlotView:
     def stored(self) -> tuple[Tensor, Tensor]:
         """See `KVView.stored`."""
         codec = self.codec
-        keys = self._decoded(codec.keys, self.keys, self.key_sinks, self.head_dim)
-        values = self._decoded(codec.values, self.values, self.value_sinks, self.value_width)
+        keys = self._decoded(codec.keys, self.keys, self.head_dim)
+        values = self._decoded(codec.values, self.values, self.value_width)
         return keys, values
 
-    def _decoded(
-        self, codec: Codec, buffers: tuple[Tensor, ...], sinks: Tensor | None, width: int
-    ) -> Tensor:
+    def _decoded(self, codec: Codec, buffers: tuple[Tensor, ...], width: int) -> Tensor:
         found = codec.read([take(x, self.span) for x in buffers], width)
-        if sinks is not None:
-            found = _with_sinks(found, sinks, self.span)
         return codec.turned(found).to(self.codec.dtype)
 
 
@@ -251,18 +243,6 @@ class RingView(SlotView):
             for x in self.stored()
         )
         return keys, values
-
-
-def _with_sinks(x: Tensor, sinks: Tensor, span: Span) -> Tensor:
-    """x (B, G, S, D) with the tokens that `sinks` (slots, G, n, D) holds from there."""
-    rows, count = sinks[list(span.slots)].to(x.dtype), sinks.shape[2]
-    if span.index is None:
-        there = min(count, span.width)
-        x[:, :, :there] = rows[:, :, :there]
-        return x
-    index = span.index[:, None, :, None]
-    taken = rows.take_along_dim(index.clamp(0, count - 1), dim=2)
-    return torch.where((index >= 0) & (index < count), taken, x)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,9 +137,6 @@ def test_caches_are_scored_under_fp32_weights(models: dict[str, CausalLM]) -> No
     plain, int8, int4 = found.kv_scores.values()
     assert plain == found.scores["fp32"]
     assert 0 < int8.divergence < int4.divergence
-    held = measure_quality(models, windows, kv_dtypes=("int4", "float32"), unquantized_sinks=64)
-    assert held.kv_scores["int4"].divergence < int4.divergence
-    assert held.kv_scores["float32"] == plain
 
 
 def test_ctrl_c_keeps_the_finished_windows(

@@ -114,7 +114,6 @@ def test_ctrl_c_before_anything_was_measured(interrupt: Callable[[int], None]) -
             ["--kv-dtypes", "int8,int5"],
             "'int5' is not one of float32, bfloat16, float16, int8,",
         ),
-        (["--unquantized-sinks", "65"], "--unquantized-sinks"),
         (["--tokens", "0"], "--tokens"),
         (["--json", "no/such/folder/a.json"], "does not exist"),
         (["--json", "."], "is a folder"),

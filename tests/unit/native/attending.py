@@ -27,8 +27,7 @@ from .stores import computes_in_floats, empty, put, stored
 @dataclass(frozen=True)
 class Case:
     """One attention. Sequences have `lengths` tokens, the last `counts` of them new, and live in
-    slots in reverse order. size: of queries and keys, so of scores. num_sinks: first tokens
-    that lie beside their codes."""
+    slots in reverse order. size: of queries and keys, so of scores."""
 
     heads: HeadSpec
     spec: AttentionSpec
@@ -36,7 +35,6 @@ class Case:
     counts: tuple[int, ...]
     ring: tuple[int, int, int] | None = None  # window, sinks, slack
     size: float = 1.0
-    num_sinks: int = 0
 
     @property
     def placement(self) -> Placement:
@@ -79,7 +77,7 @@ class Held:
         """What is stored before the step."""
         heads, case = self.case.heads, self.case
         size = len(case.lengths), heads.num_kv_heads, heads.head_dim
-        layer = empty(codec, case.placement, *size, case.num_sinks)
+        layer = empty(codec, case.placement, *size)
         for slot, length, count, (_, k, v) in zip(
             case.slots, case.lengths, case.counts, self.parts, strict=True
         ):

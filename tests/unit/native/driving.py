@@ -164,8 +164,6 @@ class LayerBuffers:
     keys: Sequence[Tensor]
     values: Sequence[Tensor]
     placement: Placement
-    key_sinks: Tensor | None = None
-    value_sinks: Tensor | None = None
 
 
 def as_step(
@@ -173,8 +171,7 @@ def as_step(
 ) -> StepBuffers:
     """The layers as a step takes them, each with a layout of its own."""
     buffers = [(layer.keys, layer.values) for layer in layers]
-    sinks = [(layer.key_sinks, layer.value_sinks) for layer in layers]
-    lent = LentBuffers(layers[0].codec, buffers, range(len(layers)), sinks)
+    lent = LentBuffers(layers[0].codec, buffers, range(len(layers)))
     placements = [layer.placement for layer in layers]
     count = len(placements)
     return StepBuffers(lent, placements, [table] * count, [lengths] * count, _no_view)

@@ -32,41 +32,27 @@ def entry_of(placement: Placement, tokens: Tensor) -> Tensor:
 
 
 def empty(
-    codec: KVDtype,
-    placement: Placement,
-    num_slots: int,
-    num_kv_heads: int,
-    head_dim: int,
-    num_sinks: int = 0,
+    codec: KVDtype, placement: Placement, num_slots: int, num_kv_heads: int, head_dim: int
 ) -> LayerBuffers:
-    """Zeroed buffers (slots, G, capacity, width), and beside codes (slots, G, num_sinks, D)."""
+    """Zeroed buffers (slots, G, capacity, width)."""
     size = num_slots, num_kv_heads, placement.block
     found = find_kv_codec(codec)
     keys, values = (
         tuple(torch.zeros(*size, p.width, dtype=p.dtype) for p in side.parts(head_dim))
         for side in (found.keys, found.values)
     )
-    size = num_slots, num_kv_heads, num_sinks, head_dim
-    key_sinks, value_sinks = (
-        torch.zeros(*size, dtype=torch.bfloat16) if num_sinks and side.is_coded else None
-        for side in (found.keys, found.values)
-    )
-    return LayerBuffers(found, keys, values, placement, key_sinks, value_sinks)
+    return LayerBuffers(found, keys, values, placement)
 
 
 def put(layer: LayerBuffers, slot: int, tokens: Tensor, keys: Tensor, values: Tensor) -> None:
     """Store keys and values (T, G, D) of these tokens as the reference codes them."""
     entries = entry_of(layer.placement, tokens)
-    for side, buffers, sinks, x in (
-        (layer.codec.keys, layer.keys, layer.key_sinks, keys),
-        (layer.codec.values, layer.values, layer.value_sinks, values),
+    for side, buffers, x in (
+        (layer.codec.keys, layer.keys, keys),
+        (layer.codec.values, layer.values, values),
     ):
         for buffer, part in zip(buffers, side.encode(x), strict=True):
             buffer[slot][:, entries] = part.transpose(0, 1).to(buffer.dtype)
-        if sinks is not None:
-            firsts = tokens < sinks.shape[2]
-            rows = side.turned(x[firsts]).transpose(0, 1)
-            sinks[slot][:, tokens[firsts]] = rows.to(sinks.dtype)
 
 
 def stored(layer: LayerBuffers, slot: int, tokens: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
@@ -74,14 +60,8 @@ def stored(layer: LayerBuffers, slot: int, tokens: Tensor, head_dim: int) -> tup
     rotated if they were."""
     entries = entry_of(layer.placement, tokens)
     found = []
-    for side, buffers, sinks in (
-        (layer.codec.keys, layer.keys, layer.key_sinks),
-        (layer.codec.values, layer.values, layer.value_sinks),
-    ):
+    for side, buffers in ((layer.codec.keys, layer.keys), (layer.codec.values, layer.values)):
         x = side.read([x[slot][:, entries] for x in buffers], head_dim).double()
-        if sinks is not None:
-            firsts = tokens < sinks.shape[2]
-            x[:, firsts] = sinks[slot][:, tokens[firsts]].double()
         found.append(x.transpose(0, 1))
     return found[0], found[1]
 

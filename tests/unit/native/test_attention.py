@@ -18,14 +18,13 @@ def case(
     ring: tuple[int, int, int] | None = None,
     size: float = 1.0,
     scale: float | None = None,
-    num_sinks: int = 0,
     **spec: object,
 ) -> Case:
     dim = heads[2]
     return Case(
         HeadSpec(*heads),
         AttentionSpec(dim**-0.5 if scale is None else scale, **spec),  # type: ignore[arg-type]
-        lengths, counts, ring, size, num_sinks,
+        lengths, counts, ring, size,
     )  # fmt: skip
 
 
@@ -53,9 +52,6 @@ CASES = (
     case((2, 1, 130), (64,), (64,), causal=False, softcap=1.0),
     case((2, 1, 256), (80,), (20,), size=0.5),
     case((2, 1, 320), (70,), (2,)),
-    case((2, 1, 33), (100, 3), (2, 3), num_sinks=4),
-    case((4, 2, 64), (140,), (140,), num_sinks=64, window=70, sinks=5),
-    case((2, 1, 40), (90, 12), (20, 2), (30, 2, 3), num_sinks=7),
 )
 LONG = (
     case((2, 1, 16), (1023, 1024, 1025), (1, 1, 1)),
@@ -110,7 +106,6 @@ def test_rows_in_one_go_or_a_few_at_a_time(isa: str, codec: KVDtype) -> None:
         case((8, 2, 33), (90,), (90,), window=20),
         case((3, 1, 16), (140,), (140,), (50, 3, 4)),
         case((1, 1, 5), (1060,), (60,), softcap=4.0),
-        case((2, 1, 36), (70,), (70,), num_sinks=9),
     ):
         held = Held.random(some)
         count = some.counts[0]

@@ -22,7 +22,6 @@ PLACES = (Placement(False, 40), Placement(True, 23, sinks=2, window=9), Placemen
 # Three sequences: where their rows begin, the slots they live in, their lengths after the step.
 STARTS, SLOTS, LENGTHS = (0, 5, 6, 18), (2, 0, 3), (30, 1, 18)
 ROWS = STARTS[-1]
-NUM_SINKS = 7  # the second sequence has only some of them, the third all
 # Query heads, key heads, head size, elements that are rotated.
 HEADS = (
     (1, 1, 1, 0), (3, 1, 3, 2), (4, 2, 5, 4), (2, 2, 16, 6), (8, 1, 31, 30), (2, 1, 32, 32),
@@ -51,7 +50,7 @@ def place(
     rig = Rig()
     rope_dim = 0 if rope is None else 2 * rope.cos.shape[1]
     queries = rig.place(rig.rows(qkv), heads, norms, rope_dim)
-    layer = empty(codec, placement, 4, heads.num_kv_heads, heads.head_dim, NUM_SINKS)
+    layer = empty(codec, placement, 4, heads.num_kv_heads, heads.head_dim)
     program, _ = rig.run(
         ROWS, layers=[layer], starts=STARTS, slots=SLOTS, lengths=LENGTHS, rope=rope,
         threads=threads,
@@ -64,7 +63,7 @@ def expected_store(
     k: Tensor, v: Tensor, codec: KVDtype, placement: Placement, heads: HeadSpec
 ) -> LayerBuffers:
     """Buffers that hold keys and values (N, G, D) of the three sequences where they belong."""
-    layer = empty(codec, placement, 4, heads.num_kv_heads, heads.head_dim, NUM_SINKS)
+    layer = empty(codec, placement, 4, heads.num_kv_heads, heads.head_dim)
     for sequence, slot in enumerate(SLOTS):
         a, b = STARTS[sequence], STARTS[sequence + 1]
         tokens = LENGTHS[sequence] - b + torch.arange(a, b)
@@ -110,10 +109,6 @@ def test_stored_bytes_are_those_of_the_reference(isa: str, codec: KVDtype) -> No
         expected = expected_store(k, v, codec, placement, heads)
         assert same_bits(found.keys, expected.keys)
         assert same_bits(found.values, expected.values)
-        for sinks in ("key_sinks", "value_sinks"):
-            theirs, ours = getattr(found, sinks), getattr(expected, sinks)
-            assert (theirs is None) == (ours is None)
-            assert ours is None or same_bits([theirs], [ours])
 
 
 def turned(x: Tensor, error: Tensor, rope: RopeTables) -> tuple[Tensor, Tensor]:
