@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from traceback import clear_frames
 
@@ -12,12 +12,11 @@ import torch
 
 from kept.cache import Cache
 from kept.engine.counters import Counters
-from kept.engine.events import Event
 from kept.engine.forward import Forward
 from kept.engine.group import Move
 from kept.engine.passes import Work
 from kept.engine.pooled import make_residents
-from kept.engine.request import Phase, Request
+from kept.engine.request import Event, Phase, Request
 from kept.engine.scheduler import Scheduler
 from kept.engine.settling import Settling
 from kept.engine.window import ContextRule
@@ -60,10 +59,28 @@ class Loop:
             if found is not None:
                 self.scheduler.computed(work, time.perf_counter() - started)
                 self._settle(work, found)
+            events = self._tell()
             self.counters.steps += 1
             self.counters.step_seconds += time.perf_counter() - started
-            events, self._events = self._events, []
             return events
+
+    def _tell(self) -> list[Event]:
+        """Hand out what has happened since the last step."""
+        told = []
+        while self._events:
+            events, self._events = self._events, []
+            told += events
+            for event in events:
+                if event.request.on_event is not None:
+                    self._call(event, event.request.on_event)
+        return told
+
+    def _call(self, event: Event, told: Callable[[Event], object]) -> None:
+        try:
+            told(event)
+        except Exception as error:
+            event.request.on_event = None
+            self._end(event.request, error)
 
     def _hear(self) -> None:
         """Take in what came from other threads; what has waited too long ends."""
