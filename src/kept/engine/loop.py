@@ -51,29 +51,34 @@ class Loop:
 
     # A function of its own: what it held is freed before the interpreter may end.
     def _step(self) -> list[Event]:
-        with self._changing():
+        # As `_changing` has it, which would take some microseconds more.
+        with torch.inference_mode(), plain_torch(), self.model.running():
             started = time.perf_counter()
+            self._begin_change()
             self._hear()
             self._admit()
             work, found = self._pass()
             if found is not None:
-                self.scheduler.computed(work, time.perf_counter() - started)
+                self._charge(work, time.perf_counter() - started)
                 self._settle(work, found)
             events = self._tell()
             self.counters.steps += 1
             self.counters.step_seconds += time.perf_counter() - started
+            self._is_whole = True
             return events
+
+    def _charge(self, work: list[Work], seconds: float) -> None:
+        # Of passes that are all alike, one in eight tells how long they take.
+        tells = not self._forward.is_prepared or not self.counters.steps % 8
+        self.scheduler.computed(work, seconds if tells else None)
 
     def _tell(self) -> list[Event]:
         """Hand out what has happened since the last step."""
-        told = []
-        while self._events:
-            events, self._events = self._events, []
-            told += events
-            for event in events:
-                if event.request.on_event is not None:
-                    self._call(event, event.request.on_event)
-        return told
+        for event in self._events:  # to which may be added meanwhile
+            if event.request.on_event is not None:
+                self._call(event, event.request.on_event)
+        events, self._events = self._events, []
+        return events
 
     def _call(self, event: Event, told: Callable[[Event], object]) -> None:
         try:
@@ -228,11 +233,14 @@ class Loop:
     def _changing(self) -> Iterator[None]:
         """Have the model and all of this to oneself, and right, whatever came before."""
         with torch.inference_mode(), plain_torch(), self.model.running():
-            if not self._is_whole:
-                self._mend()
-            self._is_whole = False
+            self._begin_change()
             yield
             self._is_whole = True
+
+    def _begin_change(self) -> None:
+        if not self._is_whole:
+            self._mend()
+        self._is_whole = False
 
     def _mend(self) -> None:
         """After an exception in the middle of a change: begin anew with what requests there are.
