@@ -104,6 +104,30 @@ def test_a_request_that_no_pool_could_hold_is_refused() -> None:
     run(engine, [request(story(190), max_new_tokens=3)])  # the last token is not stored
 
 
+def test_a_request_that_needs_the_whole_pool_starts() -> None:
+    """Also where a block would be kept for the few tokens that it shares with an earlier text."""
+    prompts = [story(5), story(128), [*story(70), 1, 2, 3, *story(55)]]
+    engine = pooled(Toy(512), slots=2, blocks=2)
+    for prompt in prompts:
+        one = request(prompt, max_new_tokens=1)
+        assert run(engine, [one], max_steps=9) == [expected(prompt, one.group.params, RULE)]
+    check_nothing_is_left(engine)
+
+
+def test_two_that_begin_alike_finish_one_after_the_other_where_one_fits() -> None:
+    """The second comes back to the block that both began in, of which it wants some tokens."""
+    engine = pooled(Toy(512), slots=2, blocks=2, chunk=7)
+    requests = [request(story(40), max_new_tokens=66) for _ in range(2)]
+    for one in requests:
+        engine.submit(one)
+    engine.step()
+    engine.forget()  # so that each of them has blocks of its own
+    assert run(engine, []) == []
+    whole = expected(story(40), requests[0].group.params, RULE)
+    assert [outcome(one.group) for one in requests] == [whole, whole]
+    assert engine.snapshot().counters.parked == 1
+
+
 PARKED = {
     "greedy": {"max_new_tokens": 100},
     "samples": {"max_new_tokens": 60, "do_sample": True, "num_return_sequences": 2, "seed": 3},

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kept.blocks import BLOCK, Block, BlockPool, Lease, Match, Namespace, PrefixTree, Reason
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters, PoolBlocks
+from kept.engine.finding import find, findable, num_shared, only_whole
 from kept.engine.holds import Hold
 from kept.engine.passes import Work
 from kept.engine.request import Request
@@ -82,12 +80,12 @@ class PooledResidents(Residents):
         """See `Residents.hold`: one whose prompt shares a block more than the tree knows of it."""
         if self._tree is None or len(request.live) != 1:
             return None
-        tokens = _findable(request.live[0])
+        tokens = findable(request.live[0])
         best, most = None, BLOCK - 1
         for leader in running:
             if leader.has_caught_up or leader.salt != request.salt or len(leader.live) != 1:
                 continue
-            shared = _num_shared(leader.live[0].history.tokens, tokens)
+            shared = num_shared(leader.live[0].history.tokens, tokens)
             if shared > most and shared > leader.live[0].num_computed:
                 best, most = leader, shared
         if best is None:
@@ -103,16 +101,12 @@ class PooledResidents(Residents):
         available = self._pool.num_free + self._num_findable
         if request.refused_with == available:
             return False
-        matches = [self._match(continuation, request) for continuation in request.live]
-        num_found = sum(0 if m is None else m.num_tokens // BLOCK for m in matches)
-        needed = self._needed(request) - num_found
+        needed = self._needed(request)
         for other in running:
             held = sum(blocks_of(c.num_computed) for c in other.live)
             needed += max(0, self._needed(other) - held)
-        if needed > self._pool.num_free + self._num_findable:
-            for match in matches:
-                if match is not None:
-                    match.lease.release()
+        matches = self._fitting_matches(request, needed)
+        if matches is None:
             request.refused_with = available
             return False
         request.refused_with = None
@@ -175,10 +169,28 @@ class PooledResidents(Residents):
         self._cut(continuation.slot, 0)
         super()._vacate(continuation)
 
-    def _match(self, continuation: Continuation, request: Request) -> Match[Block] | None:
-        if self._tree is None:
-            return None
-        return self._tree.match(_findable(continuation), request.salt)
+    def _fitting_matches(self, request: Request, needed: int) -> list[Match[Block] | None] | None:
+        """What is found of each sequence, if with it so many blocks are to be had, else None.
+
+        A block of which some tokens are found stays beside the copy that is written to until that
+        is made; where there is no room for both, these tokens are not taken over.
+        """
+        tree, salt = self._tree, request.salt
+        if tree is None:
+            return [None] * len(request.live) if needed <= self._pool.num_free else None
+        found = [find(tree, continuation, salt) for continuation in request.live]
+        if not self._have_room(needed, found):
+            pairs = zip(found, request.live, strict=True)
+            found = [only_whole(tree, match, continuation, salt) for match, continuation in pairs]
+        if self._have_room(needed, found):
+            return list(found)
+        for match in found:
+            match.lease.release()
+        return None
+
+    def _have_room(self, needed: int, found: Iterable[Match[Block]]) -> bool:
+        missing = needed - sum(match.num_tokens // BLOCK for match in found)
+        return missing <= self._pool.num_free + self._num_findable
 
     def _settle_in(
         self, request: Request, continuation: Continuation, match: Match[Block] | None
@@ -188,10 +200,13 @@ class PooledResidents(Residents):
         if match is None:
             return
         assert continuation.slot is not None
-        self._leases.setdefault(request, {})[continuation] = match.lease
+        assert self._tree is not None
         if match.num_tokens:
             self._held_cache.adopt(continuation.slot, match.blocks, match.num_tokens)
             continuation.num_computed = match.num_tokens
+        # A last block that is not taken over whole may go once it is copied.
+        match = only_whole(self._tree, match, continuation, request.salt)
+        self._leases.setdefault(request, {})[continuation] = match.lease
 
     def _account(self, request: Request, matches: Sequence[Match[Block] | None]) -> None:
         """Note where the keys of its prompt came from, the first time it starts."""
@@ -222,8 +237,9 @@ class PooledResidents(Residents):
         until its end."""
         if self._tree is None:
             return self._most(request)
+        longest = self._longest(request)
         return (
-            sum(blocks_of(len(c.history) - c.offset + 1) for c in request.live)
+            sum(blocks_of(min(len(c.history) + 1, longest)) for c in request.live)
             + request.width
             - len(request.live)
         )
@@ -249,17 +265,6 @@ class PooledResidents(Residents):
             if not num_gone:
                 return False
         return True
-
-
-def _findable(continuation: Continuation) -> NDArray[np.int64]:
-    """What may be taken over of a text: all but its last token, whose logits are needed."""
-    return continuation.history.tokens[:-1]
-
-
-def _num_shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
-    length = min(len(a), len(b))
-    differ = np.flatnonzero(a[:length] != b[:length])
-    return int(differ[0]) if len(differ) else length
 
 
 def make_residents(
