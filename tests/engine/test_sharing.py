@@ -128,6 +128,25 @@ def test_two_that_begin_alike_finish_one_after_the_other_where_one_fits() -> Non
     assert engine.snapshot().counters.parked == 1
 
 
+def test_a_request_that_was_refused_is_asked_again_once_others_need_less() -> None:
+    """Although as many blocks are to be had as before: then they were promised."""
+    engine = pooled(Toy(512), slots=3, blocks=3)
+    first = request(story(65), max_new_tokens=1)
+    second = request(story(65, 1), max_new_tokens=1)
+    assert run(engine, [first, second], max_steps=9) == [
+        expected(one, first.group.params, RULE) for one in (story(65), story(65, 1))
+    ]
+
+
+def test_a_request_does_not_stand_in_its_own_way() -> None:
+    """By keeping the block of another that began alike at the same time, beside its own."""
+    engine = pooled(Toy(512), slots=2, blocks=2)
+    requests = [request(story(5), max_new_tokens=n) for n in (30, 66)]
+    found = run(engine, requests)
+    assert found == [expected(story(5), one.group.params, RULE) for one in requests]
+    assert engine.snapshot().counters.parked == 0
+
+
 PARKED = {
     "greedy": {"max_new_tokens": 100},
     "samples": {"max_new_tokens": 60, "do_sample": True, "num_return_sequences": 2, "seed": 3},

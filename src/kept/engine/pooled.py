@@ -98,16 +98,16 @@ class PooledResidents(Residents):
 
     def start(self, request: Request, running: Sequence[Request]) -> bool:
         """See `Residents.start`."""
-        available = self._pool.num_free + self._num_findable
-        if request.refused_with == available:
-            return False
-        needed = self._needed(request)
+        promised = 0
         for other in running:
             held = sum(blocks_of(c.num_computed) for c in other.live)
-            needed += max(0, self._needed(other) - held)
-        matches = self._fitting_matches(request, needed)
+            promised += max(0, self._needed(other) - held)
+        room = self._pool.num_free + self._num_findable - promised
+        if request.refused_with == room:
+            return False
+        matches = self._fitting_matches(request, self._needed(request) + promised)
         if matches is None:
-            request.refused_with = available
+            request.refused_with = room
             return False
         request.refused_with = None
         for continuation, match in zip(request.live, matches, strict=True):
@@ -126,9 +126,10 @@ class PooledResidents(Residents):
             short = [item.request for item in going if self._new_blocks(item)]
             wanting = min(short, key=lambda request: request.rank)
             victim = scheduler.victim(wanting)
-            if victim is None and len(scheduler.running) == 1:
+            if victim is not None or len(scheduler.running) > 1:
+                park(victim or wanting)
+            elif not self._give_up_leases(wanting):
                 return  # nobody is left to make room: the pass says what is missing
-            park(victim or wanting)
 
     def take_ahead(self, count: int) -> None:
         """See `Residents.take_ahead`."""
@@ -151,8 +152,7 @@ class PooledResidents(Residents):
                 if lease is not None:
                     lease.release()
         if all(continuation.slot is None for continuation in request.group.members):
-            for lease in self._leases.pop(request, {}).values():
-                lease.release()
+            self._give_up_leases(request)
             self._waited.discard(request)
 
     def forget(self) -> None:
@@ -191,6 +191,14 @@ class PooledResidents(Residents):
     def _have_room(self, needed: int, found: Iterable[Match[Block]]) -> bool:
         missing = needed - sum(match.num_tokens // BLOCK for match in found)
         return missing <= self._pool.num_free + self._num_findable
+
+    def _give_up_leases(self, request: Request) -> bool:
+        """Let the tree drop what a request's prompt lies in, which may be blocks of others that
+        computed the same; whether it had any leases. Its slots hold their blocks by themselves."""
+        leases = self._leases.pop(request, {})
+        for lease in leases.values():
+            lease.release()
+        return bool(leases)
 
     def _settle_in(
         self, request: Request, continuation: Continuation, match: Match[Block] | None
