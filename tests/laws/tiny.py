@@ -83,6 +83,16 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "max_window_layers": 1,
     },
 }
+# Served beside the others: whose keys depend on how long a text is, and whose last token is no
+# number.
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "dynamic": {
+        **CONFIGS["llama"],
+        "max_position_embeddings": 80,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 8.0},
+    },
+    "poisoned": CONFIGS["mistral"],
+}
 
 
 def pack_as(
@@ -105,14 +115,17 @@ def pack_as(
 
 def plain_model(name: str, dtype: torch.dtype) -> CausalLM:
     """A model that runs on torch, the same weights every time."""
-    model = build_model(CONFIGS[name]).to_empty(device="cpu").eval()
+    config = {**CONFIGS, **VARIANTS}[name]
+    model = build_model(config).to_empty(device="cpu").eval()
     generator = torch.Generator().manual_seed(len(name))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             is_factor = "norm" in parameter_name and parameter_name.endswith("weight")
             centre = 1.0 if is_factor and "gemma" not in name else 0.0
             parameter.copy_(centre + 0.25 * torch.randn(parameter.shape, generator=generator))
-    if CONFIGS[name].get("tie_word_embeddings", CONFIGS[name]["model_type"] == "gpt2"):
+        if name == "poisoned":
+            model.embedding.weight[VOCAB - 1] = torch.nan
+    if config.get("tie_word_embeddings", config["model_type"] == "gpt2"):
         model.head.weight = model.embedding.weight
     return model.to(dtype)
 

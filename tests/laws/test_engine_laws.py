@@ -1,0 +1,180 @@
+"""Whoever else is served, a request's tokens and log-probabilities are those that it has alone.
+
+Requests come at any step and share prefixes or do not, go on from texts before them, wait, make
+room, are cancelled, run out of time or fail. Each that ended by itself is what it is in a cache of
+its own, bit for bit, and each that was cut off is the beginning of it. No block of the pool is ever
+lost, or counted twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from interrupting import interrupted, some_of
+
+from kept import machine
+from kept.blocks import Match, PrefixTree
+from kept.cache.block_layout import Table
+from kept.engine import Engine, Request, drawing
+from kept.engine.residents import Residents
+from kept.ops import use_threads
+from laws.pool_sums import check_nothing_is_left, check_pool
+from laws.serving import Ask, Served, Setting, check_alone, serve
+from laws.serving_draws import CROWDED_SETTINGS, CROWDS, SETTINGS, SOME_ASKS, UNSHARED_SETTINGS
+
+pytestmark = pytest.mark.skipif(
+    not machine.NATIVE_AVAILABLE, reason="installed without a C++ compiler"
+)
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    yield
+    use_threads()
+
+
+def check(setting: Setting, asks: Sequence[Ask]) -> None:
+    for served in serve(setting, asks):
+        check_alone(setting, served)
+
+
+@settings(max_examples=50)
+@given(setting=SETTINGS, asks=SOME_ASKS)
+def test_who_else_is_served_changes_no_bit(setting: Setting, asks: list[Ask]) -> None:
+    check(setting, asks)
+
+
+@settings(max_examples=30)
+@given(setting=CROWDED_SETTINGS, asks=CROWDS)
+def test_nor_who_makes_room_for_whom(setting: Setting, asks: list[Ask]) -> None:
+    """Texts that grow in a pool which hardly holds one of them."""
+    check(setting, asks)
+
+
+@settings(max_examples=15)
+@given(setting=UNSHARED_SETTINGS, asks=SOME_ASKS)
+def test_nor_where_keys_depend_on_more_than_what_is_before(
+    setting: Setting, asks: list[Ask]
+) -> None:
+    """A window that slides, or positions that depend on how long a text is: nothing is shared."""
+    check(setting, asks)
+
+
+def interruptible() -> tuple[Setting, list[Ask]]:
+    """Some that share prefixes and make room, and of each kind one."""
+    setting = Setting(
+        "llama", "bf16", None, "int8", slots=5, threads=1, spare=0, chunk=40, max_step_time=None,
+        context=None, hop=None, forgotten=None, fails=None, seconds=(1e-3,),
+    )  # fmt: skip
+    plain = Ask(
+        0, text=0, length=70, changed=None, follows=None, cut=0, tail=(), options={},
+        tenant="", priority=0, salt="", interactive=False, cancelled=None, deadline=None,
+        unspellable=None,
+    )  # fmt: skip
+    return setting, [
+        replace(plain, options={"max_new_tokens": 9, "seed": 0}),
+        replace(plain, changed=66, options={"max_new_tokens": 60, "do_sample": True, "seed": 1}),
+        replace(plain, length=20, options={"max_new_tokens": 6, "num_beams": 2, "seed": 0}),
+        replace(plain, text=1, options={"max_new_tokens": 65, "logprobs": 2, "seed": 0}),
+    ]
+
+
+def test_nor_ctrl_c_at_any_line() -> None:
+    """But for the one request whose tokens were just being taken."""
+    setting, asks = interruptible()
+
+    def begun() -> tuple[Engine, list[Served]]:
+        engine = setting.engine(asks)
+        served = [Served(ask, ask.prompt([]), setting.rule) for ask in asks]
+        for one in served:
+            engine.submit(one.request)
+        return engine, served
+
+    def finish(engine: Engine) -> None:
+        for _ in range(400):
+            if engine.has_work:
+                engine.step()
+
+    where = ("engine", "cache", "blocks", "sampling")
+    first, _ = begun()
+    count = interrupted(lambda: finish(first), None, *where)
+    assert first.snapshot().counters.parked
+    for at in some_of(count, 12, "served"):
+        engine, served = begun()
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(lambda: finish(engine), at, *where)  # noqa: B023
+        finish(engine)
+        check_pool(engine)
+        ended = [one for one in served if "half way" in str(one.outcome[0][-1])]
+        assert len(ended) <= 1
+        for one in served:
+            if one not in ended:
+                check_alone(setting, one)
+        check_nothing_is_left(engine)
+
+
+def adopt_one_too_many(patch: pytest.MonkeyPatch) -> None:
+    whole = PrefixTree.match
+
+    def match(tree: PrefixTree[Any], tokens: Any, salt: str = "") -> Match[Any]:
+        found = whole(tree, tokens, salt)
+        more = 0 < found.num_tokens < len(tokens) and found.num_tokens % 64 > 0
+        return replace(found, num_tokens=found.num_tokens + more)
+
+    patch.setattr(PrefixTree, "match", match)
+
+
+def write_to_frozen_blocks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Table, "takes", lambda table, token: token // 64 < len(table.blocks))
+
+
+def draw_by_row(patch: pytest.MonkeyPatch) -> None:
+    sample_rows = drawing.sample_rows
+
+    def by_row(logits: Any, params: Any, histories: Any, keys: Any, *found: Any) -> Any:
+        rows = [(row, position) for row, (_, position) in enumerate(keys)]
+        return sample_rows(logits, params, histories, rows, *found)
+
+    patch.setattr(drawing, "sample_rows", by_row)
+
+
+def lose_blocks(patch: pytest.MonkeyPatch) -> None:
+    """Keep the blocks of whoever makes room."""
+    lost: list[object] = []
+    park = Residents.park
+
+    def keep(residents: Any, request: Request) -> None:
+        lost.extend(residents._held_cache.share(c.slot) for c in request.live)
+        park(residents, request)
+
+    patch.setattr(Residents, "park", keep)
+
+
+BROKEN: dict[str, Patch] = {
+    each.__name__: each
+    for each in (
+        adopt_one_too_many, write_to_frozen_blocks, draw_by_row, lose_blocks,
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_these_laws_can_fail(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that is broken in one place does not get through them."""
+    BROKEN[name](monkeypatch)
+    some = settings(
+        max_examples=200, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+
+    @some
+    @given(setting=CROWDED_SETTINGS, asks=CROWDS)
+    def law(setting: Setting, asks: list[Ask]) -> None:
+        check(setting, asks)
+
+    with pytest.raises(AssertionError):
+        law()
