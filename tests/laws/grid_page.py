@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from laws.operations import OPERATIONS
 PAGE = Path(__file__).parents[2] / "docs/caches.md"
 BEGIN, END = "<!-- begin: written by scripts/cache_grid -->", "<!-- end -->"
 HELD, REFUSED = "✓", "✗"
+EVERY, APART = "every one", "; "  # of codecs
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 WIDTHS = (64, 128)  # head sizes that bytes are told for
 
@@ -36,8 +36,7 @@ def render(properties: Properties) -> str:
             codec, width, count = value
             sizes[codec, width] = count
     notes: dict[str, int] = {}
-    parts = [_sizes(sizes)]
-    parts += [_table(layout.name, cells, notes) for layout in LAYOUTS]
+    parts = [_sizes(sizes), _table(cells, notes)]
     parts += [f"{number}. {reason}" for reason, number in notes.items()]
     if cells:
         raise ValueError(f"{next(iter(cells))} is not on the grid")
@@ -59,33 +58,37 @@ def _sizes(sizes: dict[tuple[str, int], int]) -> str:
     return "\n".join([*heading, *rows, ""])
 
 
-def _table(
-    layout: str, cells: dict[tuple[str, ...], tuple[str, str | None]], notes: dict[str, int]
-) -> str:
+def _table(cells: dict[tuple[str, ...], tuple[str, str | None]], notes: dict[str, int]) -> str:
     """Takes its cells out of `cells`, and adds reasons that are new to `notes`."""
     rows = []
-    for codec in CODECS:
-        row = []
-        for operation in OPERATIONS:
-            marks = []
-            for place in PLACES:
-                outcome, reason = cells.pop((layout, codec.name, place, operation))
-                mark = HELD if outcome == "held" else REFUSED
-                if reason is not None:
-                    mark += str(notes.setdefault(reason, len(notes) + 1)).translate(RAISED)
-                marks.append(mark)
-            row.append(marks[0] + " " + marks[1])
-        rows.append(f"| {codec.name} | " + " | ".join(row) + " |")
+    for layout in LAYOUTS:
+        alike: dict[str, list[str]] = {}  # what is to be said of a codec, and of which
+        for codec in CODECS:
+            row = []
+            for operation in OPERATIONS:
+                marks = []
+                for place in PLACES:
+                    outcome, reason = cells.pop((layout.name, codec.name, place, operation))
+                    mark = HELD if outcome == "held" else REFUSED
+                    if reason is not None:
+                        mark += str(notes.setdefault(reason, len(notes) + 1)).translate(RAISED)
+                    marks.append(mark)
+                row.append(" ".join(marks))
+            alike.setdefault(" | ".join(row), []).append(codec.name)
+        rows += [_row(layout.name, codecs, marks) for marks, codecs in alike.items()]
     return "\n".join(
         [
-            f"### {layout}",
-            "",
-            f"| {', '.join(PLACES)} | " + " | ".join(OPERATIONS) + " |",
-            "|---|" + "---|" * len(OPERATIONS),
+            f"| {', '.join(PLACES)} | codecs | " + " | ".join(OPERATIONS) + " |",
+            "|---|---|" + "---|" * len(OPERATIONS),
             *rows,
             "",
         ]
     )
+
+
+def _row(layout: str, codecs: Sequence[str], marks: str) -> str:
+    named = EVERY if len(codecs) == len(CODECS) else APART.join(codecs)
+    return f"| {layout} | {named} | {marks} |"
 
 
 def rewrite(properties: Properties) -> None:
@@ -99,16 +102,17 @@ def rewrite(properties: Properties) -> None:
 def axes(text: str) -> dict[str, list[str]]:
     """What a page says it is about: its layouts, codecs, places and operations."""
     tables = text.split(BEGIN)[1].split(END)[0]
-    layouts = re.findall(r"^### (.+)$", tables, re.MULTILINE)
-    found: dict[str, list[str]] = {"layouts": layouts, "codecs": [], "places": [], "operations": []}
-    for table in tables.split("### ")[1:]:
-        heading, _, *rows = [line for line in table.splitlines() if line.startswith("|")]
-        places, *operations = _columns(heading)
-        found["places"] = places.split(", ")
-        found["operations"] += [x for x in operations if x not in found["operations"]]
-        codecs = [_columns(row)[0] for row in rows]
-        found["codecs"] += [x for x in codecs if x not in found["codecs"]]
-    return found
+    lines = [_columns(line) for line in tables.splitlines() if line.startswith("|")]
+    widest = max(len(line) for line in lines)
+    codecs = [line[0] for line in lines if len(line) < widest][2:]
+    [places, _, *operations], _, *rows = [line for line in lines if len(line) == widest]
+    named = [x for _, of, *_ in rows for x in (codecs if of == EVERY else of.split(APART))]
+    return {
+        "layouts": list(dict.fromkeys(row[0] for row in rows)),
+        "codecs": sorted(set(named), key=codecs.index),
+        "places": places.split(", "),
+        "operations": operations,
+    }
 
 
 def _columns(line: str) -> list[str]:

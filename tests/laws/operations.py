@@ -53,6 +53,9 @@ def truncate(of: Combination, _: Path) -> str | None:
         case.cache.truncate(2)
         case.held = [tokens[:2] for tokens in case.held]
         case.check()
+    case.cache.truncate_slot(1, 0)
+    case.held[1] = []
+    case.check()
     case.cache.truncate(0)
     case.held = [[], []]
     case.feed([9, 4])

@@ -12,7 +12,7 @@ from kept.blocks import BLOCK
 from kept.cache.block_layout import BlockLayout
 from kept.cache.block_memory import BlockMemory
 from kept.cache.layer import Entries, LayerCache
-from kept.cache.layout import Copies, Layout, Plan, Relayout
+from kept.cache.layout import Copies, Layout, Relayout, Writes
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.ops import BlockView, KVCodec, Span
@@ -86,7 +86,7 @@ class BlockLayer(LayerCache):
         for buffer in self.buffers:
             buffer[pairs[:, 1]] = buffer[pairs[:, 0]]
 
-    def erase(self, plan: Plan) -> None:
+    def erase(self, writes: Writes) -> None:
         """Nothing reads what is behind a sequence's end."""
 
     def clear(self, slot: int, entries: Entries) -> None:

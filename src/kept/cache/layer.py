@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from kept.cache.layout import Copies, Layout, Plan, Relayout, Run, Writes, lasting
+from kept.cache.layout import Copies, Layout, Relayout, Run, Writes, lasting
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
@@ -144,9 +144,8 @@ class LayerCache:
         for buffer in self.buffers:
             buffer[slot, :, entries] = 0
 
-    def erase(self, plan: Plan) -> None:
-        """Zero what `append` stored in a step."""
-        writes = plan.writes
+    def erase(self, writes: Writes) -> None:
+        """Zero what `append` stored at `writes`."""
         for buffer in self.buffers:
             if writes.run is not None:
                 slot, count, entry, num_new = writes.run

@@ -23,10 +23,7 @@ def make_layer(shape: KVShape, layout: Layout, codec: KVCodec, place: Place) -> 
 
 
 def make_layers(
-    shapes: Sequence[KVShape],
-    layouts: Sequence[Layout],
-    codec: KVCodec,
-    place: Place,
+    shapes: Sequence[KVShape], layouts: Sequence[Layout], codec: KVCodec, place: Place
 ) -> list[LayerCache]:
     """The buffers of the layers that store, of a layout each."""
     made: list[LayerCache] = []

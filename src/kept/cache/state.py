@@ -186,7 +186,7 @@ class State:
         if self.open is not None:
             for index in sorted(self.open.touched):
                 plan = self.open.plans[self.layouts[index]]
-                self.layers[index].erase(plan)
+                self.layers[index].erase(plan.writes)
         for slot in self.leased:
             length = self.lengths[slot]
             for layer in self.layers:

@@ -1,5 +1,6 @@
 """Requests to tokens: groups of sequences, their schedule, and the loop that runs them."""
 
+from kept.engine.async_engine import AsyncEngine, Piece
 from kept.engine.beams import BeamGroup
 from kept.engine.completion import (
     Completion,
@@ -10,11 +11,10 @@ from kept.engine.completion import (
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters, Snapshot
 from kept.engine.engine import PREFILL_CHUNK, Engine
-from kept.engine.events import Event
 from kept.engine.group import Draw, Group, Move
 from kept.engine.holds import Hold
 from kept.engine.passes import Work
-from kept.engine.request import Phase, Request
+from kept.engine.request import Event, Phase, Request
 from kept.engine.samples import SampleGroup
 from kept.engine.scheduler import Scheduler
 from kept.engine.step_time import StepTime
@@ -22,6 +22,7 @@ from kept.engine.window import ContextRule, default_hop
 
 __all__ = [
     "PREFILL_CHUNK",
+    "AsyncEngine",
     "BeamGroup",
     "Completion",
     "ContextRule",
@@ -37,6 +38,7 @@ __all__ = [
     "Hold",
     "Move",
     "Phase",
+    "Piece",
     "Request",
     "SampleGroup",
     "Scheduler",

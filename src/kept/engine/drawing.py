@@ -35,6 +35,8 @@ def draw(draws: Sequence[Draw], rows: Mapping[Continuation, Row]) -> list[Drawn]
 def together(rows: Sequence[Row]) -> NextLogits:
     """Rows in this order, without a copy where they lie so in one pass."""
     found, first = rows[0]
+    if len(rows) == 1:
+        return found.rows(first, first + 1)
     if all(x is found for x, _ in rows):
         indices = [i for _, i in rows]
         if indices == list(range(first, first + len(rows))):

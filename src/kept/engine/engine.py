@@ -10,9 +10,8 @@ from typing import Final
 from kept.cache import Cache
 from kept.engine.counters import Snapshot
 from kept.engine.driving import Driving
-from kept.engine.events import Event
 from kept.engine.loop import Loop
-from kept.engine.request import Request
+from kept.engine.request import Event, Request
 from kept.engine.window import ContextRule
 from kept.errors import OptionError
 from kept.exiting import computing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from traceback import clear_frames
 
@@ -12,12 +12,11 @@ import torch
 
 from kept.cache import Cache
 from kept.engine.counters import Counters
-from kept.engine.events import Event
 from kept.engine.forward import Forward
 from kept.engine.group import Move
 from kept.engine.passes import Work
 from kept.engine.pooled import make_residents
-from kept.engine.request import Phase, Request
+from kept.engine.request import Event, Phase, Request
 from kept.engine.scheduler import Scheduler
 from kept.engine.settling import Settling
 from kept.engine.window import ContextRule
@@ -52,18 +51,41 @@ class Loop:
 
     # A function of its own: what it held is freed before the interpreter may end.
     def _step(self) -> list[Event]:
-        with self._changing():
+        # As `_changing` has it, which would take some microseconds more.
+        with torch.inference_mode(), plain_torch(), self.model.running():
             started = time.perf_counter()
+            self._begin_change()
             self._hear()
             self._admit()
             work, found = self._pass()
             if found is not None:
-                self.scheduler.computed(work, time.perf_counter() - started)
+                self._charge(work, time.perf_counter() - started)
                 self._settle(work, found)
+            events = self._tell()
             self.counters.steps += 1
             self.counters.step_seconds += time.perf_counter() - started
-            events, self._events = self._events, []
+            self._is_whole = True
             return events
+
+    def _charge(self, work: list[Work], seconds: float) -> None:
+        # Of passes that are all alike, one in eight tells how long they take.
+        tells = not self._forward.is_prepared or not self.counters.steps % 8
+        self.scheduler.computed(work, seconds if tells else None)
+
+    def _tell(self) -> list[Event]:
+        """Hand out what has happened since the last step."""
+        for event in self._events:  # to which may be added meanwhile
+            if event.request.on_event is not None:
+                self._call(event, event.request.on_event)
+        events, self._events = self._events, []
+        return events
+
+    def _call(self, event: Event, told: Callable[[Event], object]) -> None:
+        try:
+            told(event)
+        except Exception as error:
+            event.request.on_event = None
+            self._end(event.request, error)
 
     def _hear(self) -> None:
         """Take in what came from other threads; what has waited too long ends."""
@@ -211,11 +233,14 @@ class Loop:
     def _changing(self) -> Iterator[None]:
         """Have the model and all of this to oneself, and right, whatever came before."""
         with torch.inference_mode(), plain_torch(), self.model.running():
-            if not self._is_whole:
-                self._mend()
-            self._is_whole = False
+            self._begin_change()
             yield
             self._is_whole = True
+
+    def _begin_change(self) -> None:
+        if not self._is_whole:
+            self._mend()
+        self._is_whole = False
 
     def _mend(self) -> None:
         """After an exception in the middle of a change: begin anew with what requests there are.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import NamedTuple
 
 from kept.engine.continuation import Continuation
 from kept.engine.group import Group
@@ -21,6 +22,14 @@ class Phase(Enum):
     RUNNING = auto()
 
 
+class Event(NamedTuple):
+    """What a step has come to: a text has a token more, or, where `continuation` is None, a request
+    is finished. Texts of a beam search are known only at its end."""
+
+    request: Request
+    continuation: Continuation | None
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """A group, and what the scheduler has to know of it.
@@ -29,6 +38,9 @@ class Request:
     always. deadline: a time of the engine's clock, in seconds, after which nobody wants it; None:
     never. salt: requests of different salts share no keys. interactive: somebody reads along, so
     that its next token must not wait for a long prompt. arrival: a time of the engine's clock.
+    on_event: called with each `Event` of it, in the thread that steps and before the next step; it
+    must not wait, nor call the engine but for `submit` and `cancel`, and what it raises ends the
+    request.
 
     The fields behind are the scheduler's, which changes them as it goes along.
     """
@@ -40,6 +52,7 @@ class Request:
     salt: str = ""
     interactive: bool = False
     arrival: float = field(default_factory=time.monotonic)
+    on_event: Callable[[Event], object] | None = None
 
     phase: Phase = field(default=Phase.OUTSIDE, init=False)
     number: int = field(default=-1, init=False)  # in the order of their coming

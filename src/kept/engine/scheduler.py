@@ -159,8 +159,8 @@ class Scheduler:
         owner = {c: request for request in self.running for c in request.live}
         return self.passes.plan(live, most, owner, self.served)
 
-    def computed(self, work: Sequence[Work], seconds: float) -> None:
-        """Charge a pass that was computed, and learn from the time it took.
+    def computed(self, work: Sequence[Work], seconds: float | None) -> None:
+        """Charge a pass that was computed, and learn from the time it took; None: do not.
 
         To be called before `num_computed` of its continuations moves on.
         """
@@ -172,7 +172,8 @@ class Scheduler:
             cost = self._read(item) if item.is_prompt else OUTPUT_COST * num_new
             self._waiting.share(request.priority).serve(request.tenant, cost)
             self._served += cost
-        self.step_time.observe(rows, attended, seconds)
+        if seconds is not None:
+            self.step_time.observe(rows, attended, seconds)
 
     def _read(self, item: Work) -> float:
         """Note that part of a prompt was read; what it cost, with the token drawn at its end."""

@@ -8,10 +8,9 @@ from functools import partial
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters
 from kept.engine.drawing import Row, draw, together
-from kept.engine.events import Event
 from kept.engine.group import Draw, Drawn, Move
 from kept.engine.passes import Work
-from kept.engine.request import Request
+from kept.engine.request import Event, Request
 from kept.models import NextLogits
 
 

@@ -8,6 +8,7 @@ from kept.llm.caching import build_cache, context_rule
 from kept.machine import describe_machine
 from kept.models import CausalLM
 from kept.options import ResolvedCacheOptions
+from kept.sampling import ResolvedParams
 from kept.turns import Turn
 
 
@@ -15,27 +16,35 @@ class Engines:
     """Engines whose caches lie in blocks, so that texts of any number share one pool of them.
 
     num_slots: sequences computed side by side. pool_bytes: of keys and values of all texts
-    together, None: half of the memory there is when an engine is made. Threads may share it.
+    together, None: half of the memory there is when an engine is made. in_memory: whether they are
+    to lie there; else there are no such engines. Threads may share it.
     """
 
     def __init__(
-        self, model: CausalLM, num_slots: int, prefill_chunk: int, pool_bytes: int | None
+        self,
+        model: CausalLM,
+        num_slots: int,
+        prefill_chunk: int,
+        pool_bytes: int | None,
+        in_memory: bool = True,
     ) -> None:
         self._model, self._num_slots, self._prefill_chunk = model, num_slots, prefill_chunk
-        self._pool_bytes = pool_bytes
+        self._pool_bytes, self._in_memory = pool_bytes, in_memory
         self._engines: dict[ResolvedCacheOptions, Engine] = {}
         self._turn = Turn()
 
-    def find(self, options: ResolvedCacheOptions, width: int) -> Engine | None:
+    def find(self, options: ResolvedCacheOptions, params: ResolvedParams) -> Engine | None:
         """The engine of these options, made if there is none; None where a call has to have an
         engine of its own: its cache does not lie in blocks, it takes more slots than there are, or
         the model runs on the torch reference, where what else is in a pass changes the rounding.
 
-        width: slots that a request takes. Raises OptionError as `context_rule` does, and where
+        params: of a request. Raises OptionError as `context_rule` does, and where
         `pool_bytes` do not hold one block.
         """
-        if options.cache_implementation != "dynamic" or self._model.native is None:
+        in_blocks = self._in_memory and options.cache_implementation == "dynamic"
+        if not in_blocks or self._model.native is None:
             return None
+        width = max(params.num_beams, params.num_return_sequences)
         rule = context_rule(self._model, options)
         if rule.in_place or width > self._num_slots:
             return None

@@ -36,6 +36,7 @@ class Generation:
     its own in place of `params.seed`. conversation: go on from it, as far as the only prompt begins
     like it; mutated, once everything that can be checked has been. place: where a new cache lies,
     None: in memory. engine: a running one that the prompts go to, in place of one of their own.
+    interactive: somebody reads along.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Generation:
         conversation: Conversation | None = None,
         place: Offloaded | None = None,
         engine: Engine | None = None,
+        interactive: bool = False,
     ) -> None:
         if params.stop_strings and tokenizer is None:
             raise OptionError("stop_strings need a tokenizer, and this checkpoint has none")
@@ -62,7 +64,7 @@ class Generation:
             own = replace(params, seed=fresh_seed()) if vary and index else params
             source, read = (None, prompt) if start is None else (tuple(prompt), [start])
             self.groups.append(_make_group(tokenizer, read, index, own, rule, source))
-        self.requests = [Request(group) for group in self.groups]
+        self.requests = [Request(group, interactive=interactive) for group in self.groups]
         self._num_begun = 0  # requests that the engine has
         if engine is None:
             lengths = [len(prompt) if start is None else 1 for prompt in prompts]

@@ -9,7 +9,7 @@ from typing import Any, Never
 
 import torch
 
-from kept.engine import PREFILL_CHUNK, Completion, Engine, GenerationInterrupted
+from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted
 from kept.errors import CheckpointNotFoundError, KeptError, OptionError
 from kept.llm.conversation import Conversation, LastConversation, usable
 from kept.llm.engines import Engines
@@ -33,7 +33,7 @@ class LLM:
     """A language model loaded from a Hugging Face checkpoint.
 
     model: the decoder, with its encoder if it has one, callable on padded tensors. tokenizer: None
-    if the folder has none. Threads may share it: they take turns, a step at a time.
+    if the folder has none. Threads may share it: what they ask for runs in one batch.
     """
 
     def __init__(
@@ -91,7 +91,9 @@ class LLM:
         )
         self.tokenizer = find_tokenizer(self.checkpoint.folder)
         self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
-        self._engines = Engines(self.model, max_batch_size, prefill_chunk, self.kv_memory)
+        self._engines = Engines(
+            self.model, max_batch_size, prefill_chunk, self.kv_memory, self.place is None
+        )
         self._last = LastConversation()
 
     def generate(
@@ -143,7 +145,7 @@ class LLM:
         resolved, caching = self.resolve(params, options, cache_options)
         check_single(resolved)
         read = self._read(prompt, attention_mask, single=True)
-        return Stream(self._begin(read, resolved, caching))
+        return Stream(self._begin(read, resolved, caching, interactive=True))
 
     def chat(
         self,
@@ -184,9 +186,10 @@ class LLM:
         """Answer a conversation, handing out text as it is written.
 
         messages: dicts with "role" and "content", oldest first, put through the checkpoint's chat
-            template. The cache is kept: a turn computes only what the kept one does not hold, also
-            after an edit to the history. `completion.cached_tokens` says how much that was; where
-            nothing could be reused although something was kept, the log says why.
+            template. Keys are kept: a turn computes only what no text before it began with, also
+            after an edit to the history. `completion.cached_tokens` says how much that was. Where
+            the cache is not of blocks, the keys of one conversation are kept, and the log says why
+            nothing could be reused.
         template_options: what the template takes besides, such as `tools`, `documents` or
             `enable_thinking`.
 
@@ -208,8 +211,10 @@ class LLM:
             resolved = with_turn_ends(resolved, self.tokenizer, named, config)
         ids = self.tokenizer.encode(prompt, add_special_tokens=False)
         [tokens] = read_prompts(ids, self.tokenizer, self.model.config.vocab_size)
-        if self._engine_of(resolved, caching) is not None:  # which finds the turns before by itself
-            return Stream(self._begin([tokens], resolved, caching))
+        if (
+            self._engines.find(caching, resolved) is not None
+        ):  # which finds the turns before by itself
+            return Stream(self._begin([tokens], resolved, caching, interactive=True))
         kept = self._last.take()
         try:
             going_on = usable(kept, caching, tokens, self.model.config.context)
@@ -287,6 +292,7 @@ class LLM:
         caching: ResolvedCacheOptions,
         conversation: Conversation | None = None,
         vary: bool = False,
+        interactive: bool = False,
     ) -> Generation:
         return Generation(
             self.model,
@@ -300,11 +306,6 @@ class LLM:
             vary=vary,
             conversation=conversation,
             place=self.place,
-            engine=None if conversation else self._engine_of(params, caching),
+            engine=None if conversation else self._engines.find(caching, params),
+            interactive=interactive,
         )
-
-    def _engine_of(self, params: ResolvedParams, caching: ResolvedCacheOptions) -> Engine | None:
-        """The engine that a call shares with others; None: it gets one of its own."""
-        if self.place is not None:
-            return None
-        return self._engines.find(caching, max(params.num_beams, params.num_return_sequences))

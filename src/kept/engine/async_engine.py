@@ -1,0 +1,136 @@
+"""An engine for callers in an asyncio loop: one thread of its own takes the steps."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from kept.engine.engine import Engine
+from kept.engine.request import Request
+from kept.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one text of a request has come to since its last piece.
+
+    index: of the text among those of the request. text: what has become certain of it. token_ids:
+    those drawn since, which may spell more than `text`.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+
+
+class AsyncEngine:
+    """Runs requests for any number of coroutines, of one loop or several.
+
+    What a consumer does not take yet stays with the text itself, so however far it lags, that is
+    one piece. Others may use the engine meanwhile. Close it with `aclose`, or `async with`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._changed = threading.Condition()
+        self._open: set[Request] = set()
+        self._is_draining = self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="kept engine", daemon=True)
+        self._thread.start()
+
+    async def __aenter__(self) -> AsyncEngine:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    async def generate(self, request: Request) -> AsyncIterator[Piece]:
+        """Run a request; yields pieces of its texts as they are written.
+
+        It is cancelled if the iteration is left before its end, by `aclose` or a cancelled task. At
+        the end its completions are final; a text that failed says so there. Raises OptionError once
+        the engine drains or is closed, and for a request with an `on_event` of its own; else what
+        `Engine.submit` raises.
+        """
+        if request.on_event is not None:
+            raise OptionError("generate hears of the request's events itself; leave on_event out")
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+        request.on_event = lambda _: loop.call_soon_threadsafe(news.set)
+        self._submit(request)
+        taken = [0] * len(request.group.results)
+        try:
+            while True:
+                news.clear()
+                is_over = request.finished  # before the pieces: none comes behind these then
+                for piece in _pieces(request, taken):
+                    yield piece
+                if is_over:
+                    return
+                await news.wait()
+        finally:
+            self._leave(request)
+
+    async def drain(self) -> None:
+        """Take no more requests, and return once all there are have ended."""
+        with self._changed:
+            self._is_draining = True
+        await asyncio.to_thread(self._wait_until_idle)
+
+    async def aclose(self) -> None:
+        """Take no more requests, cancel those there are, and return once the thread has ended."""
+        with self._changed:
+            self._is_draining = self._is_closed = True
+            for request in self._open:
+                self.engine.cancel(request)
+            self._changed.notify_all()
+        await asyncio.to_thread(self._thread.join)
+
+    def _submit(self, request: Request) -> None:
+        with self._changed:
+            if self._is_draining:
+                raise OptionError("this engine drains or is closed; make another one")
+            self.engine.submit(request)
+            self._open.add(request)
+            self._changed.notify_all()
+
+    def _leave(self, request: Request) -> None:
+        with self._changed:
+            if not request.finished:
+                self.engine.cancel(request)
+            self._open.discard(request)
+            self._changed.notify_all()
+
+    def _wait_until_idle(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: all(request.finished for request in self._open))
+
+    def _run(self) -> None:
+        """Step for as long as there is work; what a step raises ends the requests there are."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self.engine.has_work or self._is_closed)
+                if self._is_closed and not self.engine.has_work:
+                    return
+            try:
+                self.engine.step()
+            except Exception as error:
+                with self._changed:
+                    requests = list(self._open)
+                self.engine.end(requests, error)
+            with self._changed:
+                self._changed.notify_all()
+
+
+def _pieces(request: Request, taken: list[int]) -> list[Piece]:
+    """What there is of each text beyond the tokens `taken` of it, which is brought up to date."""
+    found = []
+    for index, continuation in enumerate(request.group.results):
+        history = continuation.history
+        tokens = history.tokens[history.num_prompt + taken[index] :].tolist()
+        text = "".join(iter(continuation.take_text, ""))
+        if tokens or text:
+            taken[index] += len(tokens)
+            found.append(Piece(index, text, tuple(tokens)))
+    return found

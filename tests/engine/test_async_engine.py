@@ -1,0 +1,148 @@
+"""An engine for coroutines: the same texts, and nothing left of those that nobody hears out."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from kept import OptionError
+from kept.engine import AsyncEngine, Engine, Request
+
+from .requests import expected, make_group, outcome, pooled, resolved
+from .test_sharing import RULE, check_nothing_is_left, story
+from .toy import Toy
+
+PROMPTS = [story(70), story(70), [*story(66), 1, 2], story(9, 1)]
+
+
+def request(prompt: list[int], **options: Any) -> Request:
+    return Request(make_group(prompt, resolved(**options), RULE))
+
+
+def engine(model: Toy | None = None) -> Engine:
+    return pooled(model or Toy(512), slots=4, blocks=30, chunk=40)
+
+
+async def heard(of: AsyncEngine, one: Request) -> list[tuple[int, ...]]:
+    """The tokens of each text, put together from its pieces."""
+    found: list[tuple[int, ...]] = [() for _ in one.group.results]
+    async for piece in of.generate(one):
+        found[piece.index] += piece.token_ids
+    return found
+
+
+def test_everyone_hears_a_text_of_theirs() -> None:
+    options = [
+        {"max_new_tokens": 12, "do_sample": True, "num_return_sequences": 2},
+        {"max_new_tokens": 9},
+        {"max_new_tokens": 5, "num_beams": 3},
+        {"max_new_tokens": 30, "do_sample": True, "seed": 8},
+    ]
+    requests = [request(p, **o) for p, o in zip(PROMPTS, options, strict=True)]
+    runs = engine()
+
+    async def run() -> list[list[tuple[int, ...]]]:
+        async with AsyncEngine(runs) as served:
+            return await asyncio.gather(*(heard(served, one) for one in requests))
+
+    for one, prompt, found in zip(requests, PROMPTS, asyncio.run(run()), strict=True):
+        assert found == [tokens for tokens, _ in outcome(one.group)]
+        if one.group.params.num_beams == 1:
+            assert outcome(one.group) == expected(prompt, one.group.params, RULE)
+    check_nothing_is_left(runs)
+
+
+def test_who_leaves_has_it_cancelled() -> None:
+    runs = engine()
+    left, other = request(PROMPTS[0], max_new_tokens=200), request(PROMPTS[3], max_new_tokens=4)
+
+    async def run() -> None:
+        async with AsyncEngine(runs) as served:
+            async with aclosing(served.generate(left)) as pieces:
+                async for _ in pieces:
+                    break
+            await heard(served, other)
+            waiting = asyncio.create_task(heard(served, request(PROMPTS[1], max_new_tokens=300)))
+            await asyncio.sleep(0)
+            waiting.cancel()
+
+    asyncio.run(run())
+    assert outcome(left.group)[0][1] == "interrupted"
+    assert outcome(other.group) == expected(PROMPTS[3], other.group.params, RULE)
+    assert not runs.has_work
+    check_nothing_is_left(runs)
+
+
+def test_who_lags_hears_the_rest_as_one_piece() -> None:
+    one = request(PROMPTS[0], max_new_tokens=40)
+
+    async def run() -> list[int]:
+        async with AsyncEngine(engine()) as served:
+            lengths = []
+            async for piece in served.generate(one):
+                lengths.append(len(piece.token_ids))
+                await asyncio.to_thread(served._wait_until_idle)
+            return lengths
+
+    lengths = asyncio.run(run())
+    assert sum(lengths) == 40
+    assert len(lengths) <= 2
+
+
+def test_a_pass_that_fails_is_told_by_the_texts_in_it() -> None:
+    model = Toy(512)
+    model.fail_at[3] = RuntimeError("boom")
+    requests = [request(p, max_new_tokens=6) for p in PROMPTS]
+
+    async def run() -> None:
+        async with AsyncEngine(engine(model)) as served:
+            await asyncio.gather(*(heard(served, one) for one in requests[1:]))
+            await heard(served, requests[0])
+
+    asyncio.run(run())
+    assert "error" in [outcome(one.group)[0][1] for one in requests]
+    for one, prompt in zip(requests, PROMPTS, strict=True):
+        if one.group.results[0].finish_reason == "error" and one is not requests[0]:
+            assert str(one.group.results[0].error) == "boom"
+        else:
+            assert outcome(one.group) == expected(prompt, one.group.params, RULE)
+
+
+def test_a_drained_engine_ends_what_it_has_and_takes_no_more() -> None:
+    one = request(PROMPTS[0], max_new_tokens=20)
+
+    async def run() -> list[tuple[int, ...]]:
+        served = AsyncEngine(engine())
+        hearing = asyncio.create_task(heard(served, one))
+        await asyncio.sleep(0)
+        await served.drain()
+        with pytest.raises(OptionError, match="drains or is closed"):
+            await heard(served, request(PROMPTS[1]))
+        found = await hearing
+        await served.aclose()
+        return found
+
+    assert [len(tokens) for tokens in asyncio.run(run())] == [20]
+    assert outcome(one.group) == expected(PROMPTS[0], one.group.params, RULE)
+
+
+def test_a_callback_that_raises_ends_its_request_alone() -> None:
+    runs, calls = engine(), []
+
+    def failing(event: object) -> None:
+        calls.append(event)
+        raise ValueError("not today")
+
+    one, other = request(PROMPTS[0], max_new_tokens=9), request(PROMPTS[1], max_new_tokens=9)
+    one.on_event = failing
+    for each in (one, other):
+        runs.submit(each)
+    while runs.has_work:
+        runs.step()
+    assert len(calls) == 1
+    assert outcome(one.group)[0][1] == "error"
+    assert "not today" in str(one.group.results[0].error)
+    assert outcome(other.group) == expected(PROMPTS[1], other.group.params, RULE)
