@@ -100,20 +100,21 @@ class PooledResidents(Residents):
 
     def start(self, request: Request, running: Sequence[Request]) -> bool:
         """See `Residents.start`."""
-        available = self._pool.num_free + self._num_findable
-        if request.refused_with == available:
-            return False
-        matches = [self._match(continuation, request) for continuation in request.live]
-        num_found = sum(0 if m is None else m.num_tokens // BLOCK for m in matches)
-        needed = self._needed(request) - num_found
+        spare = self._pool.num_free + self._num_findable
         for other in running:
             held = sum(blocks_of(c.num_computed) for c in other.live)
-            needed += max(0, self._needed(other) - held)
-        if needed > self._pool.num_free + self._num_findable:
+            spare -= max(0, self._needed(other) - held)
+        if request.refused_with == spare:
+            return False
+        before = self._num_findable
+        matches = [self._match(continuation, request) for continuation in request.live]
+        num_found = sum(0 if m is None else m.num_tokens // BLOCK for m in matches)
+        spare_then = spare - (before - self._num_findable)  # what was found is nobody else's now
+        if self._needed(request) - num_found > spare_then:
             for match in matches:
                 if match is not None:
                     match.lease.release()
-            request.refused_with = available
+            request.refused_with = spare
             return False
         request.refused_with = None
         for continuation, match in zip(request.live, matches, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kept.engine import Engine
 from kept.errors import OptionError
+from kept.format import format_bytes
 from kept.llm.caching import build_cache, context_rule
 from kept.machine import describe_machine
 from kept.models import CausalLM
@@ -64,7 +65,15 @@ class Engines:
 
     def _make(self, options: ResolvedCacheOptions) -> Engine:
         rule, slots = context_rule(self._model, options), self._num_slots
-        cache = build_cache(self._model, options, rule, slots, None, pool_bytes=self._room())
+        try:
+            cache = build_cache(self._model, options, rule, slots, None, pool_bytes=self._room())
+        except OptionError as error:
+            if self._pool_bytes is None or not self._engines:
+                raise
+            raise OptionError(
+                f"texts of other cache options have the {format_bytes(self._pool_bytes)} of "
+                "kv_memory; wait for them to end, or give more"
+            ) from error
         return Engine(self._model, cache, rule, max_slots=slots, prefill_chunk=self._prefill_chunk)
 
     def _room(self) -> int | None:
@@ -72,13 +81,8 @@ class Engines:
         if self._pool_bytes is None:
             available = describe_machine().available_memory
             return None if available is None else available // 2
-        left = self._pool_bytes - sum(engine.pool_bytes for engine in self._engines.values())
-        if left <= 0:
-            raise OptionError(
-                f"kv_memory of {self._pool_bytes} bytes is in use by texts of other cache options; "
-                "wait for them to end, or give more"
-            )
-        return left
+        taken = sum(engine.pool_bytes for engine in self._engines.values())
+        return max(self._pool_bytes - taken, 1)
 
     def _drop_idle(self) -> None:
         """Let go of engines that have nothing to do, for the room of their pools."""
