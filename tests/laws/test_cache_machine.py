@@ -184,7 +184,12 @@ class CacheMachine(RuleBasedStateMachine):
         cache, plain = self.pick(data)
         with TemporaryDirectory() as folder:
             cache.save(Path(folder, "cache"), fingerprint="a model")
-            loaded = load_cache(Path(folder, "cache"), self.kind.all_shapes, fingerprint="a model")
+            loaded = load_cache(
+                Path(folder, "cache"),
+                self.kind.all_shapes,
+                fingerprint="a model",
+                in_blocks=self.kind.in_blocks,
+            )
         index = next(i for i, pair in enumerate(self.pairs) if pair[0] is cache)
         self.pairs[index] = (loaded, plain)
 

@@ -18,7 +18,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 
 def again(kind: Kind, cache: Cache, folder: Path) -> Cache:
     cache.save(folder / "cache")
-    return load_cache(folder / "cache", kind.all_shapes)
+    return load_cache(folder / "cache", kind.all_shapes, in_blocks=kind.in_blocks)
 
 
 def going_on(kind: Kind, cache: Cache) -> list[Tensor]:

@@ -2,10 +2,10 @@
 
 from kept.cache.cache import Cache
 from kept.cache.concatenate import concatenate
+from kept.cache.contiguous import grown
 from kept.cache.evicting import EVICTION_GRAIN
 from kept.cache.files import load_cache, saved_shapes
 from kept.cache.layer import LayerCache
-from kept.cache.layout import grown
 from kept.cache.legacy import LegacyCache, from_legacy, to_legacy
 from kept.cache.lending import Lease
 from kept.cache.make import KINDS, make_cache

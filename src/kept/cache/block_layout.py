@@ -21,16 +21,8 @@ from torch import Tensor
 
 from kept.blocks import BLOCK, Block
 from kept.cache.block_memory import BlockMemory
-from kept.cache.layout import (
-    ContiguousLayout,
-    Copies,
-    Layout,
-    Plan,
-    Relayout,
-    Writes,
-    grown,
-    lengths_after,
-)
+from kept.cache.contiguous import ContiguousLayout, grown
+from kept.cache.layout import Copies, Layout, Plan, Relayout, Writes, lengths_after
 from kept.errors import CacheFullError
 from kept.ops import Placement, Span
 

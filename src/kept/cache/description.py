@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from kept.cache.cache import Cache
+from kept.cache.contiguous import ContiguousLayout, grown
 from kept.cache.evicting import EvictingLayout
 from kept.cache.eviction_file import MAX_COUNT, read_count, read_rule, write_rule
-from kept.cache.layout import ContiguousLayout, Layout, grown
+from kept.cache.layout import Layout
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import CacheError

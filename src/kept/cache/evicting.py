@@ -20,16 +20,9 @@ from dataclasses import dataclass
 
 import torch
 
+from kept.cache.contiguous import OrderedLayout, grown
 from kept.cache.indices import read_whole
-from kept.cache.layout import (
-    Layout,
-    OrderedLayout,
-    Plan,
-    Relayout,
-    grown,
-    lengths_after,
-    make_writes,
-)
+from kept.cache.layout import Layout, Plan, Relayout, lengths_after, make_writes
 from kept.cache.policy import EvictionPolicy
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape

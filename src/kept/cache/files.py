@@ -36,6 +36,7 @@ from torch import Tensor
 from kept.cache.block_layout import BlockLayout
 from kept.cache.block_memory import BlockMemory
 from kept.cache.cache import Cache
+from kept.cache.contiguous import ContiguousLayout
 from kept.cache.cross_file import input_buffers, read_inputs
 from kept.cache.description import Description, read_layout
 from kept.cache.evicting import EvictingLayout
@@ -43,7 +44,7 @@ from kept.cache.evicting_layer import EvictingLayer
 from kept.cache.eviction_file import restore_held
 from kept.cache.file_claims import check_claims, count_entries
 from kept.cache.layer import LayerCache
-from kept.cache.layout import ContiguousLayout, Layout
+from kept.cache.layout import Layout
 from kept.cache.make import check_place, check_shapes, read_device
 from kept.cache.place import Place
 from kept.cache.ring import RingLayout

@@ -10,9 +10,10 @@ import torch
 from kept.cache.block_layout import BlockLayout
 from kept.cache.block_memory import BlockMemory
 from kept.cache.cache import Cache
+from kept.cache.contiguous import ContiguousLayout
 from kept.cache.evicting import evicting_layouts
 from kept.cache.indices import check_num_slots, read_all_whole, read_whole
-from kept.cache.layout import ContiguousLayout, Layout
+from kept.cache.layout import Layout
 from kept.cache.place import Place
 from kept.cache.policy import EvictionPolicy
 from kept.cache.ring import SLACK, RingLayout

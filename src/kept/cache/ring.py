@@ -19,7 +19,8 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from kept.cache.layout import Layout, Plan, Relayout, grown, lasting, lengths_after, make_writes
+from kept.cache.contiguous import grown
+from kept.cache.layout import Layout, Plan, Relayout, lasting, lengths_after, make_writes
 from kept.errors import CacheError
 from kept.ops import Placement, Span
 

@@ -12,6 +12,7 @@ from kept.ops.backend import (
 )
 from kept.ops.bias import RelativeBias
 from kept.ops.codecs import KEY_CODECS, VALUE_CODECS, Codec, Part
+from kept.ops.cross_view import CrossView, InputBuffers
 from kept.ops.encoding import encode_heads
 from kept.ops.faces import (
     Rope,
@@ -44,9 +45,7 @@ from kept.ops.step_buffers import (
 from kept.ops.views import (
     BlockView,
     ContiguousView,
-    CrossView,
     Group,
-    InputBuffers,
     KVView,
     PackedView,
     RingView,

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kept.ops.bias import RelativeBias, biased_mask
+from kept.ops.cross_view import CrossView
 from kept.ops.masks import Visibility, visibility
 from kept.ops.spec import AttentionSpec, HeadSpec
-from kept.ops.views import CrossView, Group, KVView
+from kept.ops.views import Group, KVView
 
 
 def attend(
