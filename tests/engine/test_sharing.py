@@ -267,3 +267,30 @@ def test_events_say_who_has_a_token_and_who_is_done() -> None:
     texts = [event.continuation for event in events if event.request is one]
     assert texts == [*one.group.results * 3, None]
     assert [event.continuation for event in events if event.request is search] == [None]
+
+
+def test_a_request_that_is_ended_within_a_step_ends_with_the_next() -> None:
+    """As a stream that nobody has any more, where garbage is collected in a step."""
+    engine = pooled(Toy(512), slots=2, blocks=20)
+    one, other = request(story(9), max_new_tokens=6), request(story(9, 1), max_new_tokens=60)
+    one.on_event = lambda event: engine.end([other])
+    found = run(engine, [one, other])
+    assert found[0] == expected(story(9), one.group.params, RULE)
+    [(tokens, reason)] = found[1]
+    assert reason == "interrupted"
+    assert 1 <= len(tokens) <= 2
+    check_nothing_is_left(engine)
+
+
+def test_a_request_whose_room_somebody_else_holds_is_not_waited_for() -> None:
+    engine = pooled(Toy(512), slots=2, blocks=4)
+    run(engine, [request(story(99), max_new_tokens=2)])  # whose blocks can be had
+    assert engine.cache is not None
+    assert engine.cache.pool is not None
+    outside = engine.cache.pool.take(2)
+    one = request(story(190, 1), max_new_tokens=9)
+    assert [reason for _, reason in run(engine, [one])[0]] == ["error"]
+    assert "no room" in str(one.group.results[0].error)
+    del outside
+    one = request(story(190, 1), max_new_tokens=9)
+    assert run(engine, [one]) == [expected(story(190, 1), one.group.params, RULE)]

@@ -100,8 +100,13 @@ class Engine(Loop):
     def end(self, requests: Iterable[Request], error: Exception | None = None) -> None:
         """End requests as they stand, now: once the step that another thread takes is over.
 
-        error: what they end with; None: "interrupted".
+        error: what they end with; None: "interrupted". Within a step of this thread, as garbage is
+        collected there, they are cancelled, and end with the next one.
         """
+        if self._is_changing_here:
+            for request in requests:
+                self.cancel(request)
+            return
         with self._changing():
             self._hear()
             for request in requests:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -45,7 +46,9 @@ class Loop:
         self._settling = Settling(self.counters)
         self._inbox: deque[tuple[Request, bool]] = deque()  # and whether it is to be cancelled
         self._open: dict[Request, None] = {}  # those heard of and not finished
-        self._events: list[Event] = []  # since the last step
+        self._events: list[Event] = []  # since the last step, of which so many have been told
+        self._num_told = 0
+        self._changed_by: int | None = None  # the thread in the middle of a change
         self._top_k = 0
         self._is_whole = True  # no exception has come in the middle of a change
 
@@ -64,7 +67,7 @@ class Loop:
             events = self._tell()
             self.counters.steps += 1
             self.counters.step_seconds += time.perf_counter() - started
-            self._is_whole = True
+            self._end_change()
             return events
 
     def _charge(self, work: list[Work], seconds: float) -> None:
@@ -74,11 +77,17 @@ class Loop:
 
     def _tell(self) -> list[Event]:
         """Hand out what has happened since the last step."""
-        for event in self._events:  # to which may be added meanwhile
+        self._call_back()
+        events, self._events, self._num_told = self._events, [], 0
+        return events
+
+    def _call_back(self) -> None:
+        """Tell requests that want to know what has happened to them."""
+        while self._num_told < len(self._events):  # which what is told may add to
+            event = self._events[self._num_told]
             if event.request.on_event is not None:
                 self._call(event, event.request.on_event)
-        events, self._events = self._events, []
-        return events
+            self._num_told += 1
 
     def _call(self, event: Event, told: Callable[[Event], object]) -> None:
         try:
@@ -113,6 +122,15 @@ class Loop:
             for continuation in request.live:
                 continuation.usage.admitted = continuation.usage.admitted or now
             self._forward.forget()
+        if not self.scheduler.running:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """End the first that waits although nobody is left to wait for."""
+        first = next((x for x in self._open if x.phase is Phase.WAITING), None)
+        if first is not None:
+            why = "somebody outside of the engine holds the blocks that it needs; let them go"
+            self._end(first, CacheFullError(f"there is no room for a request: {why}"))
 
     def _pass(self) -> tuple[list[Work], NextLogits | None]:
         """Compute what is due; what fails ends here."""
@@ -235,12 +253,23 @@ class Loop:
         with torch.inference_mode(), plain_torch(), self.model.running():
             self._begin_change()
             yield
-            self._is_whole = True
+            self._call_back()
+            self._end_change()
+
+    @property
+    def _is_changing_here(self) -> bool:
+        """Whether this thread is in the middle of a change, which an exception has not ended."""
+        return self._changed_by == threading.get_ident() and self.model.is_running_here
 
     def _begin_change(self) -> None:
+        self._changed_by = threading.get_ident()
         if not self._is_whole:
             self._mend()
         self._is_whole = False
+
+    def _end_change(self) -> None:
+        self._is_whole = True
+        self._changed_by = None
 
     def _mend(self) -> None:
         """After an exception in the middle of a change: begin anew with what requests there are.

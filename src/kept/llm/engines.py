@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kept.engine import Engine
 from kept.errors import OptionError
+from kept.format import format_bytes
 from kept.llm.caching import build_cache, context_rule
 from kept.machine import describe_machine
 from kept.models import CausalLM
@@ -63,15 +64,18 @@ class Engines:
             engine.forget()
 
     def _make(self, options: ResolvedCacheOptions) -> Engine:
-        rule, slots, room = context_rule(self._model, options), self._num_slots, self._room()
+        rule, slots = context_rule(self._model, options), self._num_slots
         try:
-            cache = build_cache(self._model, options, rule, slots, None, pool_bytes=room)
+            cache = build_cache(self._model, options, rule, slots, None, pool_bytes=self._room())
         except OptionError as error:
             if self._pool_bytes is None:
                 raise
-            if self._engines:
-                raise self._in_use() from error
-            raise OptionError(f"kv_memory is too little: {error}") from error
+            if not self._engines:
+                raise OptionError(f"kv_memory is too little: {error}") from error
+            raise OptionError(
+                f"texts of other cache options have the {format_bytes(self._pool_bytes)} of "
+                "kv_memory; wait for them to end, or give more"
+            ) from error
         return Engine(self._model, cache, rule, max_slots=slots, prefill_chunk=self._prefill_chunk)
 
     def _room(self) -> int | None:
@@ -79,16 +83,8 @@ class Engines:
         if self._pool_bytes is None:
             available = describe_machine().available_memory
             return None if available is None else available // 2
-        left = self._pool_bytes - sum(engine.pool_bytes for engine in self._engines.values())
-        if left <= 0:
-            raise self._in_use()
-        return left
-
-    def _in_use(self) -> OptionError:
-        return OptionError(
-            f"kv_memory of {self._pool_bytes:,} bytes is in use by texts of other cache options; "
-            "wait for them to end, or give more"
-        )
+        taken = sum(engine.pool_bytes for engine in self._engines.values())
+        return max(self._pool_bytes - taken, 1)
 
     def _drop_idle(self) -> None:
         """Let go of engines that have nothing to do, for the room of their pools."""
