@@ -7,9 +7,9 @@
 
 Memory is reserved for as many blocks as there may ever be, and a page of it comes to be when
 something is first written there; blocks of low numbers are taken first, so that those pages are
-few. Huge pages are left out: each buffer would have one that is mostly empty. Where memory cannot
-be reserved without taking it (on another device than the CPU, or Windows), buffers grow by
-doubling, and move.
+few. Huge pages come where blocks have filled them: each buffer would have one that is mostly empty.
+Where memory cannot be reserved without taking it (on another device than the CPU, or Windows),
+buffers grow by doubling, and move.
 """
 
 from __future__ import annotations
@@ -95,8 +95,11 @@ class BlockMemory:
                 f"({format_bytes(pool.num_blocks * each)}) are free; truncate other sequences or "
                 "drop their caches, give the cache more pool_bytes, or store a smaller kv_dtype"
             ) from error
-        if not self.reserves and found:
-            self._grow(max(block.id for block in found) + 1)
+        top = max((block.id + 1 for block in found), default=0)
+        if not self.reserves:
+            self._grow(top)
+        elif top >= self._enlarged + self._huge_blocks:
+            self._enlarge(top)
         return found
 
     def release(self) -> None:
@@ -106,6 +109,7 @@ class BlockMemory:
         with self.pool.idle() as runs:
             for part, begin in self._offsets():
                 size = _bytes_of(part)
+                self._enlarged = 0
                 for run in runs:
                     memory.forget(self._memory, begin + run.start * size, begin + run.stop * size)
 
@@ -137,6 +141,9 @@ class BlockMemory:
                 *(count, BLOCK, asked),
             )
         self._memory, self._count = found, count
+        self._enlarged = 0  # blocks before this one are in huge pages
+        largest = max(_bytes_of(part) for parts in self._parts for part in parts)
+        self._huge_blocks = -(-memory.HUGE_PAGE // largest)  # how many fill one
         offsets = iter(self._offsets())
 
         def view(part: _Size) -> Tensor:
@@ -157,6 +164,14 @@ class BlockMemory:
                 found.append((part, offset))
                 offset += _in_pages(self._count * _bytes_of(part))
         return found
+
+    def _enlarge(self, top: int) -> None:
+        """Let blocks up to number `top` lie in huge pages, as far as they fill them."""
+        for part, begin in self._offsets():
+            size = _bytes_of(part)
+            first = max(0, self._enlarged * size - memory.HUGE_PAGE)  # one was not full
+            memory.enlarge(self._memory, begin + first, begin + top * size)
+        self._enlarged = top
 
     def _made(self, part: _Size, count: int) -> Tensor:
         size, dtype = part

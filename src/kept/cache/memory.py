@@ -12,6 +12,7 @@ import errno
 import mmap
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from math import prod
 
 import torch
@@ -22,7 +23,8 @@ from kept.format import format_bytes
 
 MAPPED = 128 << 10  # bytes from which rounding up to whole pages is lost in the noise
 PAGE = mmap.PAGESIZE
-_HUGE_PAGE = 2 << 20
+HUGE_PAGE = 2 << 20
+_COLLAPSE = 25  # MADV_COLLAPSE, of Linux 6.1
 _NO_RESERVE = 0x4000  # MAP_NORESERVE, which Python 3.11 has no name for
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, which Python 3.11 has no name for
 
@@ -61,7 +63,20 @@ def reserved(num_bytes: int) -> mmap.mmap | None:
     if sys.platform.startswith("linux"):
         # A huge page is there as a whole, of which a buffer may use the first few bytes.
         _advise(memory, mmap.MADV_NOHUGEPAGE)
+        # With a page there, what advice splits the kernel can put together again.
+        memory[0] = 0
     return memory
+
+
+def enlarge(memory: mmap.mmap, begin: int, end: int) -> None:
+    """Let huge pages hold what lies whole ones of them wide between two bytes, all of which is in
+    use or about to be: it is read a quarter faster. Nothing where the system has none."""
+    begin, end = begin // PAGE * PAGE, end // PAGE * PAGE
+    if not sys.platform.startswith("linux") or begin >= end:
+        return
+    for advice in (mmap.MADV_HUGEPAGE, _COLLAPSE):  # of pages to come, and of those there are
+        with suppress(OSError):  # no page there yet, none to be had, or an older system
+            memory.madvise(advice, begin, end - begin)
 
 
 def forget(memory: mmap.mmap, begin: int, end: int) -> None:
@@ -73,7 +88,7 @@ def forget(memory: mmap.mmap, begin: int, end: int) -> None:
 
 def _mapped(num_bytes: int) -> mmap.mmap:
     memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if num_bytes >= _HUGE_PAGE:
+    if num_bytes >= HUGE_PAGE:
         _advise(memory, mmap.MADV_HUGEPAGE)
     if not _advise(memory, _POPULATE_WRITE):
         for page in range(0, num_bytes, mmap.PAGESIZE):

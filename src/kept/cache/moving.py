@@ -116,7 +116,8 @@ class Movable(Readable):
 
     @plain_torch()
     def fork(self) -> Self:
-        """An independent cache with the same content; buffers are copied on the first write."""
+        """An independent cache with the same content; what both have is copied when one is to write
+        to it: all buffers at once, or a block."""
         if self._state.open is None:
             self._settle()  # ends a lease
         twin = type(self).__new__(type(self))

@@ -26,7 +26,8 @@ class Slots(ABC):
         """Slot i becomes a copy of what slot indices[i] was; there are len(indices) slots then."""
 
     def reset(self) -> None:
-        """Forget every token; buffers stay allocated, and encoder inputs attended."""
+        """Forget every token; buffers stay allocated, or blocks go back to their pool, and encoder
+        inputs stay attended."""
         self.truncate(0)
 
     def reorder(self, indices: Sequence[int]) -> None:

@@ -96,6 +96,38 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
             memory.zeros(SIZE, torch.float32, CPU)
 
 
+@linux
+@pytest.mark.parametrize("has_huge_pages", [True, False])
+def test_reserved_memory(has_huge_pages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros that are not there yet; numbers stay what they are in larger pages, and go when they
+    are not needed."""
+    if not has_huge_pages:
+        monkeypatch.setattr(memory, "_COLLAPSE", 9999)
+    found = memory.reserved(1 << 36)
+    assert found is not None
+    x = torch.frombuffer(found, dtype=torch.float32)
+    numbers = torch.arange(5 << 18, dtype=torch.float32)
+    before = resident()
+    x[: 5 << 18] = numbers
+    memory.enlarge(found, 0, 5 << 20)
+    filled = resident()
+    assert abs(filled - before - (5 << 20)) < 2 << 20
+    assert torch.equal(x[: 5 << 18], numbers)
+    memory.forget(found, 100, (4 << 20) + 100)
+    assert x[0] == 0  # as it was
+    assert x[1024] == 0
+    assert x[1 << 20] == 1 << 20
+    assert filled - resident() > 2 << 20
+    del x
+    assert memory.reserved(1 << 60) is None
+
+
+def resident() -> int:
+    """Bytes that this process has in memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
 def test_where_the_kernel_is_older(monkeypatch: pytest.MonkeyPatch) -> None:
     class Older(mmap.mmap):
         def madvise(self, *_: int) -> None:
