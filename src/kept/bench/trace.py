@@ -113,7 +113,9 @@ def time_generation(
             continue  # a chunk of the prompt, which draws no token
         trace.step_seconds.append(seconds)
         trace.token_ids.append(int(continuation.history.tokens[-1]))
-        trace.cache_bytes.append(0 if cache is None else cache.num_bytes)
+        ended = continuation.finish_reason is not None  # and has let its blocks go
+        held = 0 if cache is None else cache.num_bytes
+        trace.cache_bytes.append(continuation.cache_bytes if ended else held)
         seconds = 0.0
         if on_token is not None:
             on_token()
