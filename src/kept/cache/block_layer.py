@@ -84,7 +84,7 @@ class BlockLayer(LayerCache):
         device = self.keys[0].device
         pairs = torch.tensor(copies, dtype=torch.int64, device="cpu").to(device)
         for buffer in self.buffers:
-            buffer[pairs[:, 1]] = buffer[pairs[:, 0]]
+            buffer.index_copy_(0, pairs[:, 1], buffer.index_select(0, pairs[:, 0]))
 
     def erase(self, writes: Writes) -> None:
         """Nothing reads what is behind a sequence's end."""

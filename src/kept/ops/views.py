@@ -214,7 +214,9 @@ class BlockView(SlotView):
             used = span.blocks[:, : -(-span.width // block)]
             table = torch.from_numpy(used.astype(np.int64)).to(buffer.device)
             span.memo["blocks"] = table
-        found = buffer[table].transpose(1, 2)  # (B, G, n, 64, width)
+        # Not by brackets: torch would have all its threads look at the size of the whole buffer.
+        blocks = buffer.index_select(0, table.flatten()).unflatten(0, table.shape)
+        found = blocks.transpose(1, 2)  # (B, G, n, 64, width)
         return found.flatten(2, 3)[:, :, : span.width]
 
 
