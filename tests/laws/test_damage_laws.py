@@ -60,10 +60,11 @@ def alike(a: Cache, b: Cache) -> bool:
     traits = [[layout.traits for layout in x.layouts] for x in (a, b)]
     held = [[h for i in range(x.num_layers) for h in x.held(i)] for x in (a, b)]
     buffers = [stored(x) for x in (a, b)]
-    pairs = [*zip(*held, strict=True), *zip(*buffers, strict=True)]
+    pairs = [*zip(*held, strict=True), *zip(*buffers, strict=False)]
     return (
         kept[0] == kept[1]
         and traits[0] == traits[1]
+        and len(buffers[0]) == len(buffers[1])
         and all(x.shape == y.shape and torch.equal(x, y) for x, y in pairs)
     )
 

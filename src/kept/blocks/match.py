@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -41,6 +42,12 @@ class Miss:
 
     def __str__(self) -> str:
         return _SAID[self.reason].format(self.token)
+
+    def spelled(self, spell: Callable[[int], str]) -> str:
+        """The reason in words, with the tokens where it diverged as `spell` has them."""
+        if self.was is None or self.asked is None:
+            return str(self)
+        return f"{self}: {spell(self.asked)!r} for {spell(self.was)!r}"
 
 
 _SAID = {

@@ -165,7 +165,8 @@ class Readable(Slots):
         CacheError if a ring has dropped one of the tokens.
         """
         self._check_index(index)
-        if read_whole(begin, "begin") < 0:
+        begin = read_whole(begin, "begin")
+        if begin < 0:
             raise OptionError(f"begin={begin} is before the first token; give 0 or more")
         if self.shapes[index].cross:
             return self.cross.read(index, begin)

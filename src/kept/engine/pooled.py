@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from kept.blocks import BLOCK, Block, BlockPool, Lease, Match, Namespace, PrefixTree, Reason
+from kept.blocks import (
+    BLOCK,
+    Block,
+    BlockPool,
+    Lease,
+    Match,
+    Miss,
+    Namespace,
+    PrefixTree,
+    Reason,
+)
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters, PoolBlocks
@@ -17,6 +27,7 @@ from kept.engine.scheduler import Scheduler
 from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
 from kept.models import CausalLM
+from kept.text import Tokenizer
 
 
 def blocks_of(num_tokens: int) -> int:
@@ -226,7 +237,7 @@ class PooledResidents(Residents):
             usage.cached[source] = match.num_tokens
             self._counters.cached_tokens[source] += match.num_tokens
         if match.miss.reason is not Reason.WHOLE:
-            usage.miss = str(match.miss)
+            usage.miss = _words(match.miss, request.live[0].tokenizer)
             self._counters.misses[match.miss.reason.value] += 1
 
     def _publish(
@@ -273,6 +284,12 @@ class PooledResidents(Residents):
             if not num_gone:
                 return False
         return True
+
+
+def _words(miss: Miss, tokenizer: Tokenizer | None) -> str:
+    if tokenizer is None:
+        return str(miss)
+    return miss.spelled(lambda token: tokenizer.decode([token], skip_special_tokens=False))
 
 
 def make_residents(

@@ -216,8 +216,8 @@ class BlockView(SlotView):
             span.memo["blocks"] = table
         # Not by brackets: torch would have all its threads look at the size of the whole buffer.
         blocks = buffer.index_select(0, table.flatten()).unflatten(0, table.shape)
-        found = blocks.transpose(1, 2)  # (B, G, n, 64, width)
-        return found.flatten(2, 3)[:, :, : span.width]
+        found: Tensor = blocks.transpose(1, 2).flatten(2, 3)  # (B, G, n * 64, width)
+        return found[:, :, : span.width]
 
 
 @dataclass(frozen=True, slots=True)
