@@ -42,9 +42,9 @@ CACHES |= {f"evicting-{codec}": lambda codec=codec: evicting(codec) for codec in
 every_cache = pytest.mark.parametrize("name", CACHES)
 
 
-def stored(cache: Cache) -> list[Tensor]:
-    """All buffers, or of those whose blocks may lie in another order what is held of each slot."""
-    if cache.pool is None:
+def stored(cache: Cache, whole: bool) -> list[Tensor]:
+    """All buffers, or what is held of each slot, as where it lies may be another place."""
+    if whole:
         return [x for layer in cache.layers for x in layer.buffers]
     return [
         layer.taken(x, slot, layout.entries_from(slot, 0, length))
@@ -59,7 +59,8 @@ def alike(a: Cache, b: Cache) -> bool:
     kept = [(x.name, x.codec, x.shapes, x.lengths) for x in (a, b)]
     traits = [[layout.traits for layout in x.layouts] for x in (a, b)]
     held = [[h for i in range(x.num_layers) for h in x.held(i)] for x in (a, b)]
-    buffers = [stored(x) for x in (a, b)]
+    whole = a.pool is None and b.pool is None
+    buffers = [stored(x, whole) for x in (a, b)]
     pairs = [*zip(*held, strict=True), *zip(*buffers, strict=False)]
     return (
         kept[0] == kept[1]

@@ -196,14 +196,16 @@ _Size = tuple[tuple[int, int, int], torch.dtype]  # of a block in one part
 
 def _parts(shape: KVShape, codec: KVCodec) -> list[_Size]:
     """Of keys, then of values."""
+    # What is whole may be a tensor, which `+=` would change for all who have it.
+    heads, key_width, value_width = map(
+        int, (shape.num_kv_heads, shape.head_dim, shape.value_width)
+    )
     sides: list[tuple[Callable[[int], tuple[Part, ...]], int]] = [
-        (codec.keys.parts, shape.head_dim),
-        (codec.values.parts, shape.value_width),
+        (codec.keys.parts, key_width),
+        (codec.values.parts, value_width),
     ]
     return [
-        ((shape.num_kv_heads, BLOCK, part.width), part.dtype)
-        for parts, width in sides
-        for part in parts(width)
+        ((heads, BLOCK, part.width), part.dtype) for parts, width in sides for part in parts(width)
     ]
 
 
