@@ -77,7 +77,8 @@ class Movable(Readable):
         """Give a layer another number of heads or sizes of them before it stores anything.
 
         For a model whose layers say what they store only with their first keys. Raises CacheError
-        once there are tokens, or for another kind of layer.
+        once there are tokens, in blocks also where another layer has stored some of a step, or for
+        another kind of layer.
         """
         self._check_index(layer)
         state = self._state
@@ -104,7 +105,13 @@ class Movable(Readable):
         if not isinstance(layout, BlockLayout):
             layers[layer] = make_layer(shape, layout, self.codec, self.place)
             return state.with_layers(layers)
-        self.abandon()  # the blocks of all layers are made anew
+        if state.open is not None and state.open.touched:
+            raise CacheError(
+                f"layer {layer} cannot come to store {shape} in the middle of a step: the blocks "
+                "of all layers are made anew for that, and some hold its tokens already; reshape "
+                "before the first tokens, or make the cache with in_blocks=False"
+            )
+        self.abandon()
         state = self._state
         alike = [i for i, of in enumerate(state.layouts) if of is layout]
         memory = layout.memory.reshaped(alike.index(layer), shape)
