@@ -165,13 +165,14 @@ def test_a_step_within_a_step_leaves_it_its_logits(llm: LLM) -> None:
 
 
 def test_ctrl_c_ends_the_wait_for_a_turn(llm: LLM) -> None:
+    """Once the turn is over that it waits for: texts end between two steps."""
     alone = generated(llm, 0)
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
         with llm.model.running():
             held.set()
-            done.wait(60)
+            done.wait(1)
 
     def interrupt() -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
