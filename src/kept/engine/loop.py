@@ -24,7 +24,7 @@ from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
 from kept.models import CausalLM, NextLogits
 from kept.ops import plain_torch
-from kept.sampling import num_likeliest
+from kept.sampling import is_read_whole, num_likeliest
 
 
 class Loop:
@@ -184,6 +184,8 @@ class Loop:
         is_decode = len(work) == num_live and all(item.num_new == 1 for item in work)
         params = [request.group.params for request in self.scheduler.running]
         self._top_k = max(map(num_likeliest, params), default=0)
+        if num_live == 1 and is_read_whole(params[0], self.model.config.vocab_size):
+            self._top_k = 0
         return self._forward.run(work, self._top_k, is_decode)
 
     def _must_slide(self) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from kept.sampling.lowering import only_lowers
 from kept.sampling.resolved import ResolvedParams
 
+SMALL_VOCABULARY: Final = 1 << 16
 MOST: Final = 256  # beyond so many, finding them takes as long as it spares
 _OF_NUCLEUS: Final = 128  # a probability of 0.9 is seldom shared by more
 _SPARE: Final = 32
@@ -52,6 +53,12 @@ def num_likeliest(params: ResolvedParams) -> int:
     of_draw = _num_to_choose_from(params) if can_be_chosen_from(params) else 0
     of_logprobs = params.logprobs + 1 if params.logprobs else 0
     return max((n for n in (of_draw, of_logprobs) if n <= MOST), default=0)
+
+
+def is_read_whole(params: ResolvedParams, vocab_size: int) -> bool:
+    """Whether a request alone in its step has its row read sooner than its few likeliest found: a
+    greedy one, whose processors look at a small vocabulary once (benchmarks/sampling.py)."""
+    return not params.do_sample and not params.logprobs and vocab_size <= SMALL_VOCABULARY
 
 
 def can_be_chosen_from(params: ResolvedParams) -> bool:
