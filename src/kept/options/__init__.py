@@ -11,7 +11,7 @@ from kept.options.cache_fields import (
     Overflow,
 )
 from kept.options.cache_options import CacheOptions
-from kept.options.field import Field
+from kept.options.field import Field, check_given
 from kept.options.keywords import refuse_keywords, refuses_others
 from kept.options.reader import GENERATION_CONFIG, Reader
 from kept.options.resolved_cache import ResolvedCacheOptions
@@ -30,6 +30,7 @@ __all__ = [
     "Overflow",
     "Reader",
     "ResolvedCacheOptions",
+    "check_given",
     "refuse_keywords",
     "refuses_others",
 ]

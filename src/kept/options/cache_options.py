@@ -14,6 +14,7 @@ from kept.options.cache_fields import (
     KVDtype,
     Overflow,
 )
+from kept.options.field import check_given
 from kept.options.keywords import refuses_others
 from kept.options.reader import GENERATION_CONFIG
 from kept.options.resolved_cache import ResolvedCacheOptions, resolve_cache
@@ -45,10 +46,7 @@ class CacheOptions:
     slide_hop: int | None = None
 
     def __post_init__(self) -> None:
-        for field in CACHE_FIELDS:
-            value = getattr(self, field.name)
-            if value is not None:
-                object.__setattr__(self, field.name, field.check(field.name, value))
+        check_given(self, CACHE_FIELDS)
 
     def resolve(
         self,

@@ -27,6 +27,17 @@ class Field(Generic[T_co]):
     default: T_co
 
 
+def check_given(options: object, fields: Iterable[Field[object]]) -> None:
+    """Put each option of a frozen object that is not None into its canonical form.
+
+    Raises OptionError for the first that its field's check refuses.
+    """
+    for field in fields:
+        value = getattr(options, field.name)
+        if value is not None:
+            object.__setattr__(options, field.name, field.check(field.name, value))
+
+
 def integer(minimum: int, maximum: int | None = None) -> Callable[[str, object], int]:
     """A check for whole numbers, numpy's among them, of at least `minimum`."""
     allowed = f"{minimum} or more" if maximum is None else f"from {minimum} to {maximum}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from kept.options import CACHE_FIELDS, GENERATION_CONFIG, refuses_others
+from kept.options import CACHE_FIELDS, GENERATION_CONFIG, check_given, refuses_others
 from kept.sampling.fields import FIELDS, EarlyStopping
 from kept.sampling.resolve import resolve
 from kept.sampling.resolved import ResolvedParams
@@ -105,10 +105,7 @@ class SamplingParams:
     renormalize_logits: bool | None = None
 
     def __post_init__(self) -> None:
-        for field in _FIELDS:
-            value = getattr(self, field.name)
-            if value is not None:
-                object.__setattr__(self, field.name, field.check(field.name, value))
+        check_given(self, _FIELDS)
 
     def resolve(
         self,
