@@ -8,9 +8,9 @@ from typing import Self
 
 import torch
 
-from kept.cache.layout import GRAIN, Layout, Plan, Relayout, lengths_after, make_writes
+from kept.cache.layout import GRAIN, Layout, Plan, Relayout, plan_in_order
 from kept.errors import CacheFullError
-from kept.ops import Placement, Span
+from kept.ops import Placement
 
 
 def grown(length: int) -> int:
@@ -97,10 +97,7 @@ class ContiguousLayout(OrderedLayout):
         device: torch.device,
     ) -> Plan:
         """See `Layout.plan`."""
-        after = lengths_after(starts, lengths)
-        entries = [range(a, b) for a, b in zip(lengths, after, strict=True)]
-        span = Span(starts, slots, after, max(after), device)
-        return Plan(span, make_writes(starts, slots, entries, device))
+        return plan_in_order(starts, slots, lengths, device)
 
     @property
     def placement(self) -> Placement:

@@ -22,12 +22,12 @@ import torch
 
 from kept.cache.contiguous import OrderedLayout, grown
 from kept.cache.indices import read_whole
-from kept.cache.layout import Layout, Plan, Relayout, lengths_after, make_writes
+from kept.cache.layout import Layout, Plan, Relayout, plan_in_order
 from kept.cache.policy import EvictionPolicy
 from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
-from kept.ops import Placement, Span
+from kept.ops import Placement
 
 EVICTION_GRAIN = 64  # tokens between two evictions, unless asked otherwise
 
@@ -109,10 +109,7 @@ class EvictingLayout(OrderedLayout):
     ) -> Plan:
         """See `Layout.plan`."""
         before = [self.rule.num_stored(length) for length in lengths]
-        after = lengths_after(starts, before)
-        entries = [range(a, b) for a, b in zip(before, after, strict=True)]
-        span = Span(starts, slots, after, max(after), device)
-        return Plan(span, make_writes(starts, slots, entries, device))
+        return plan_in_order(starts, slots, before, device)
 
     @property
     def placement(self) -> Placement:

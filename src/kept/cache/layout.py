@@ -243,3 +243,16 @@ def lengths_after(starts: tuple[int, ...], lengths: Sequence[int]) -> tuple[int,
     """(B,) how long sequences of `lengths` are once each has taken its rows of a step."""
     counts = (b - a for a, b in pairwise(starts))
     return tuple(a + b for a, b in zip(lengths, counts, strict=True))
+
+
+def plan_in_order(
+    starts: tuple[int, ...],
+    slots: tuple[int, ...],
+    stored: Sequence[int],
+    device: torch.device,
+) -> Plan:
+    """A step whose rows go behind the (B,) entries that each slot has stored, all in one run."""
+    after = lengths_after(starts, stored)
+    entries = [range(a, b) for a, b in zip(stored, after, strict=True)]
+    span = Span(starts, slots, after, max(after), device)
+    return Plan(span, make_writes(starts, slots, entries, device))
