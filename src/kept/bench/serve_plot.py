@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -57,18 +57,19 @@ def _plot_requests(axes: Axes, moments: Iterable[Moment]) -> None:
     times = [moment.at for moment in some]
     running = [moment.load.running for moment in some]
     waiting = [moment.load.waiting for moment in some]
-    axes.stackplot(
-        times,
-        running,
-        waiting,
-        labels=("running", "waiting"),
-        colors=(_RUNNING, _WAITING),
-        step="post",
-        alpha=0.75,
-        linewidth=0,
-    )
+    _stack(axes, times, {"running": (running, _RUNNING), "waiting": (waiting, _WAITING)})
     axes.set_ylim(0, 1.05 * max((a + b for a, b in zip(running, waiting, strict=True)), default=1))
     _legend(axes)
+
+
+def _stack(
+    axes: Axes, times: Sequence[float], parts: Mapping[str, tuple[Sequence[int], str]]
+) -> None:
+    """Counts one upon the other, each with its colour."""
+    counts, colors = zip(*parts.values(), strict=True)
+    axes.stackplot(
+        times, *counts, labels=tuple(parts), colors=colors, step="post", alpha=0.75, linewidth=0
+    )
 
 
 def _plot_blocks(axes: Axes, result: ServeResult) -> None:
@@ -85,15 +86,13 @@ def _plot_blocks(axes: Axes, result: ServeResult) -> None:
     findable = [moment.load.findable_blocks for moment in moments]
     top = max((a + b for a, b in zip(used, findable, strict=True)), default=0)
     axes.set_ylabel("blocks of 64 tokens")
-    axes.stackplot(
+    _stack(
+        axes,
         times,
-        used,
-        findable,
-        labels=("of running requests", "of texts that can be found again"),
-        colors=(_RUNNING, _FINDABLE),
-        step="post",
-        alpha=0.75,
-        linewidth=0,
+        {
+            "of running requests": (used, _RUNNING),
+            "of texts that can be found again": (findable, _FINDABLE),
+        },
     )
     if top > record.num_blocks / 2:
         axes.axhline(record.num_blocks, color="0.3", linewidth=1, linestyle="--", label="the pool")
