@@ -6,6 +6,9 @@ the variable takes the same part every time.
 """
 
 import os
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
 
 FULL = os.environ.get("KEPT_TEST_FULL") == "1"
 
@@ -22,3 +25,12 @@ def in_part(*places: int, out_of: int) -> bool:
     one is there, if that one has so many values.
     """
     return FULL or sum(places) % out_of == 0
+
+
+def cells(*axes: Sequence[Any], out_of: int) -> list[tuple[Any, ...]]:
+    """The cells of that part of a grid, of which any two axes have every combination, as long as
+    all others together have enough values."""
+    places = product(*(range(len(axis)) for axis in axes))
+    return [
+        cell for at, cell in zip(places, product(*axes), strict=True) if in_part(*at, out_of=out_of)
+    ]

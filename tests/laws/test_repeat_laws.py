@@ -1,12 +1,11 @@
 """A repeated step: the bits of a step prepared anew, and a cache that stays right around it."""
 
 from collections.abc import Sequence
-from itertools import product
 from random import Random
 
 import pytest
 import torch
-from thinning import in_part
+from thinning import cells
 
 from kept import machine
 from kept.batch import Batch, pack
@@ -54,13 +53,7 @@ def repeated(model: CausalLM, cache: Cache, slots: Sequence[int]) -> RepeatedSte
 
 
 # Of model, format and codec any two meet.
-CASES = [
-    (name, format, codec)
-    for (i, name), (j, format), (k, codec) in product(
-        enumerate(CONFIGS), enumerate(FORMATS), enumerate(CODECS)
-    )
-    if in_part(i, j, k, out_of=4)
-]
+CASES = cells([*CONFIGS], FORMATS, CODECS, out_of=4)
 
 
 @pytest.mark.parametrize(("name", "format", "codec"), CASES)

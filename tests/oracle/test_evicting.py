@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from thinning import cells
 
 from kept import LLM, make_cache
 from kept.cache import SCORES, EvictionPolicy
@@ -13,11 +14,13 @@ from kept.errors import OptionError
 from kept.ops import KVDtype
 from kept.options import EvictionScore
 
+from .conftest import BACKENDS
 from .generation import prompts
 from .zoo import Pair
 
 EVICTING: dict[str, Any] = {"cache_implementation": "evicting", "max_new_tokens": 24}
-pairs = pytest.mark.parametrize("pair", ["gpt2", "llama", "qwen3"], indirect=True)
+FAMILIES = ("gpt2", "llama", "qwen3")
+pairs = pytest.mark.parametrize("pair", FAMILIES, indirect=True)
 mixed = pytest.mark.parametrize("pair", ["qwen2 window"], indirect=True)
 
 
@@ -58,19 +61,22 @@ def test_the_window_score_is_a_sliding_cache(pair: Pair, sinks: int) -> None:
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
-@pairs
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"eviction_score": "window", "num_sinks": 0, "num_recent": 5},
+    {"kv_dtype": "int8"},
+    {"eviction_score": "attention"},
+    {"eviction_score": "expected-attention", "kv_dtype": "int4"},
+    {"num_beams": 3},
+    {"num_beams": 3, "eviction_score": "attention"},
+    {"temperature": 1.1, "seed": 4, "num_return_sequences": 2},
+)
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"eviction_score": "window", "num_sinks": 0, "num_recent": 5},
-        {"kv_dtype": "int8"},
-        {"eviction_score": "attention"},
-        {"eviction_score": "expected-attention", "kv_dtype": "int4"},
-        {"num_beams": 3},
-        {"num_beams": 3, "eviction_score": "attention"},
-        {"temperature": 1.1, "seed": 4, "num_return_sequences": 2},
-    ],
+    ("pair", "options", "backend"),
+    cells(FAMILIES, OPTIONS, BACKENDS, out_of=2),
+    indirect=["pair", "backend"],
     ids=str,
 )
 def test_generation_in_a_batch_and_alone(pair: Pair, options: dict[str, Any]) -> None:
@@ -93,14 +99,16 @@ def test_the_kernels_say_what_the_reference_says(pair: Pair, reference: LLM, sco
     assert ids(reference, several, **options) == ids(pair.llm, several, **options)
 
 
-@pytest.mark.parametrize("pair", ["gpt2", "llama", "qwen3"], indirect=True)
-@pytest.mark.parametrize("kv_dtype", ["float32", "int8", "int4"])
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("backend", ["native"], indirect=True)
+@pytest.mark.parametrize(
+    ("pair", "kv_dtype", "score"),
+    cells(FAMILIES, ["float32", "int8", "int4"], [*SCORES], out_of=3),
+    indirect=["pair"],
+)
 def test_the_kernels_give_the_same_bits_in_any_chunks(
     pair: Pair, kv_dtype: KVDtype, score: str
 ) -> None:
-    if pair.model.native is None:
-        pytest.skip("this is of the kernels, and the model runs on torch")
+    assert pair.model.native is not None
     [prompt] = prompts(90)
 
     def logits(longest: int) -> torch.Tensor:
