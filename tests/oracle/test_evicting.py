@@ -21,6 +21,12 @@ from .zoo import Pair
 EVICTING: dict[str, Any] = {"cache_implementation": "evicting", "max_new_tokens": 24}
 FAMILIES = ("gpt2", "llama", "qwen3")
 pairs = pytest.mark.parametrize("pair", FAMILIES, indirect=True)
+# Of family, score and operations any two meet.
+some_pairs = pytest.mark.parametrize(
+    ("pair", "score", "backend"),
+    cells(FAMILIES, [*SCORES], BACKENDS, out_of=2),
+    indirect=["pair", "backend"],
+)
 mixed = pytest.mark.parametrize("pair", ["qwen2 window"], indirect=True)
 
 
@@ -35,8 +41,7 @@ def ids(llm: LLM, several: list[list[int]], **options: Any) -> list[tuple[int, .
     return [c.token_ids for c in llm.generate(several, **EVICTING, **options)]
 
 
-@pairs
-@pytest.mark.parametrize("score", SCORES)
+@some_pairs
 def test_a_budget_that_is_never_reached_changes_nothing(pair: Pair, score: str) -> None:
     several = prompts(70, 3, 31)
     plain = [c.token_ids for c in pair.llm.generate(several, max_new_tokens=24)]
@@ -140,8 +145,7 @@ def test_layers_of_two_kinds_run_on_both(pair: Pair, reference: LLM, score: str)
     assert together == [found for p in several for found in ids(pair.llm, [p], **options)]
 
 
-@pairs
-@pytest.mark.parametrize("score", SCORES)
+@some_pairs
 def test_layers_of_different_budgets_run_on_both(pair: Pair, reference: LLM, score: str) -> None:
     several = prompts(100, 50, 70)
     budgets = [30 - 8 * layer for layer in range(pair.model.config.num_layers)]
