@@ -1,5 +1,6 @@
 """What every test runs under: one torch thread, a fixed seed, hypothesis without chance."""
 
+import gc
 from collections.abc import Iterator
 
 import hypothesis
@@ -9,6 +10,13 @@ import torch
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("kept", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("kept")
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test, torch and ten thousand test items among it, stays: a
+    collection of garbage that walks it each time takes as long as many a test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from thinning import cells
 
 from cli.running import kept
 from kept import LLM
@@ -134,26 +135,31 @@ def test_plan_counts_grouped_heads_once(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "window", "sinks"),
-    [("dynamic", None, 0), ("static", None, 0), ("sliding", None, 0), ("sliding", 50, 3)],
+    ("cache", "length", "codec"),
+    cells(
+        [("dynamic", None, 0), ("static", None, 0), ("sliding", None, 0), ("sliding", 50, 3)],
+        [1, 64, 65, 200, 300],
+        ["float32", "int8", "k8v4", "int4"],
+        out_of=4,
+    ),
+    ids=str,
 )
-@pytest.mark.parametrize("length", [1, 64, 65, 200, 300])
-@pytest.mark.parametrize("codec", ["float32", "int8", "k8v4", "int4"])
 def test_a_plan_is_what_a_cache_takes(
-    kind: str, window: int | None, sinks: int, length: int, codec: str
+    cache: tuple[str, int | None, int], length: int, codec: str
 ) -> None:
+    kind, window, sinks = cache
     own = (None, None, None) if sinks else (None, 40, 100)
     shapes = (KVShape(2, 8, own[0]), KVShape(2, 37, own[1]), KVShape(1, 4, own[2]))
     options: dict[str, Any] = {"max_cache_len": length} if kind == "static" else {}
     if kind == "sliding":
         options = {"sliding_window": window, "num_sinks": sinks}
-    cache = make_cache(shapes, kind, kv_dtype=codec, **options)
+    made = make_cache(shapes, kind, kv_dtype=codec, **options)
     for _ in range(length):
         for layer, shape in enumerate(shapes):
             new = torch.zeros(1, shape.num_kv_heads, 1, shape.head_dim)
-            cache.update(new, new, layer)
+            made.update(new, new, layer)
     planned = CachePlan(shapes, kind, KV_CODECS[codec], window, sinks)
-    assert planned.num_bytes(length) == cache.num_bytes
+    assert planned.num_bytes(length) == made.num_bytes
 
 
 def test_plan_of_a_stored_dtype(folder: Path) -> None:

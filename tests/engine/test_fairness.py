@@ -8,6 +8,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thinning import examples
 
 from kept import OptionError
 from kept.engine import Phase, Request, Scheduler
@@ -38,7 +39,7 @@ class Served:
         settle(self.scheduler, work)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(15, 40))
 @given(
     f=st.lists(SIZES, min_size=1, max_size=4),
     g=st.lists(SIZES, min_size=1, max_size=4),

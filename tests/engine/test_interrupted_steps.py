@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from interrupting import interrupted, some_of
+from thinning import examples
 
 from kept.engine import Engine, Request
 
@@ -49,7 +50,7 @@ def test_the_next_step_goes_on(kind: str) -> None:
             assert found == expected(prompt, resolved(**options), RULE)
     engine, _ = begun(kind)
     count = interrupted(lambda: finish(engine), None, "engine")
-    for at in some_of(count, 25, kind):
+    for at in some_of(count, examples(12, 25), kind):
         engine, requests = begun(kind)
         with pytest.raises(KeyboardInterrupt):
             interrupted(lambda: finish(engine), at, "engine")  # noqa: B023

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thinning import examples
 
 from kept import OptionError
 from kept.engine import Hold, Phase, Request, Scheduler
@@ -210,7 +211,7 @@ class Pool:
             del self.granted[done]
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(5, 10))
 @given(seed=st.integers(0, 10**6), size=st.integers(60, 200), slots=st.integers(2, 12))
 def test_under_pressure_every_request_finishes(seed: int, size: int, slots: int) -> None:
     random = Random(seed)
@@ -235,7 +236,7 @@ def test_under_pressure_every_request_finishes(seed: int, size: int, slots: int)
     assert pool.num_lost < 3 * computed
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(15, 30))
 @given(st.randoms(use_true_random=False))
 def test_whatever_is_done_to_it_nothing_is_left(random: Random) -> None:
     scheduler = Scheduler(3, 16)

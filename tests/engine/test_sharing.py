@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thinning import examples
 
 from kept import CacheFullError
 from kept.engine import ContextRule, Engine, Event, Request
@@ -190,7 +191,7 @@ def arrivals(draw: st.DrawFn) -> list[tuple[int, list[int], str, dict[str, Any],
     return found
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(10, 20))
 @given(
     mix=arrivals(), blocks=st.integers(11, 24), slots=st.integers(2, 5), chunk=st.integers(8, 99)
 )

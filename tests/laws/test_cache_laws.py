@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thinning import examples
 from torch import Tensor
 
 from kept.cache import Cache, make_cache
@@ -62,7 +63,7 @@ def in_chunks(kind: Kind, cuts: list[int], rows: Rows) -> list[Tensor]:
 
 
 @every_kind
-@settings(max_examples=5)
+@settings(max_examples=examples(3, 5))
 @given(cuts=st.lists(st.integers(1, LENGTH - 1), max_size=LENGTH))
 def test_chunking_changes_no_output(kind: Kind, cuts: list[int]) -> None:
     rows = random_rows(kind, LENGTH, generator())
@@ -72,7 +73,7 @@ def test_chunking_changes_no_output(kind: Kind, cuts: list[int]) -> None:
 
 
 @every_kind
-@settings(max_examples=5)
+@settings(max_examples=examples(2, 5))
 @given(data=st.data())
 def test_company_changes_no_output(kind: Kind, data: st.DataObject) -> None:
     """Two sequences stored together, out of order and unevenly, against each alone."""
@@ -99,7 +100,7 @@ def test_buffers_are_seldom_replaced(kind: Kind) -> None:
     cache = kind.make()
     rows = random_rows(kind, 1, generator())
     kept: list[Tensor] = []  # holding them keeps an address from being used twice
-    for _ in range(kind.limit or 1000):
+    for _ in range(kind.limit or examples(300, 1000)):
         with cache.step(batch_of([1], [0])) as stores:
             for store, (k, v) in zip(storing(stores), rows, strict=True):
                 store.append(k, v)
@@ -212,7 +213,7 @@ def test_stored_keys_carry_no_gradient(kind: Kind) -> None:
 
 
 @every_kind
-@settings(max_examples=3)
+@settings(max_examples=examples(2, 3))
 @given(cuts=st.lists(st.integers(1, LENGTH - 1), max_size=3), back=st.integers(0, 1))
 def test_what_is_stored_never_changes(kind: Kind, cuts: list[int], back: int) -> None:
     """Truncating and storing again, in other chunks, leaves the very same bits."""

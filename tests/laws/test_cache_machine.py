@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from thinning import examples
 
 from kept.batch import Batch
 from kept.cache import Cache, load_cache
@@ -27,7 +28,9 @@ from laws.steps import Rows, batch_of, check_content, check_dense, random_rows, 
 MAX_SLOTS = 4
 MAX_FORKS = 3
 COUNTS = st.one_of(st.just(1), st.integers(1, 3), st.integers(1, 14))
-SETTINGS = settings(max_examples=7, stateful_step_count=12, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(
+    max_examples=examples(4, 7), stateful_step_count=12, suppress_health_check=list(HealthCheck)
+)
 
 
 class StepFailed(Exception):

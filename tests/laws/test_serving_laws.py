@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from interrupting import interrupted, some_of
+from thinning import examples
 
 from kept import machine
 from kept.blocks import Match, PrefixTree
@@ -43,20 +44,20 @@ def check(setting: Setting, asks: Sequence[Ask]) -> None:
         check_alone(setting, served)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(20, 50))
 @given(setting=SETTINGS, asks=SOME_ASKS)
 def test_who_else_is_served_changes_no_bit(setting: Setting, asks: list[Ask]) -> None:
     check(setting, asks)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(12, 30))
 @given(setting=CROWDED_SETTINGS, asks=CROWDS)
 def test_nor_who_makes_room_for_whom(setting: Setting, asks: list[Ask]) -> None:
     """Texts that grow in a pool which hardly holds one of them."""
     check(setting, asks)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(8, 15))
 @given(setting=UNSHARED_SETTINGS, asks=SOME_ASKS)
 def test_nor_where_keys_depend_on_more_than_what_is_before(
     setting: Setting, asks: list[Ask]
@@ -104,7 +105,7 @@ def test_nor_ctrl_c_at_any_line() -> None:
     first, _ = begun()
     count = interrupted(lambda: finish(first), None, *where)
     assert first.snapshot().counters.parked
-    for at in some_of(count, 12, "served"):
+    for at in some_of(count, examples(6, 12), "served"):
         engine, served = begun()
         with pytest.raises(KeyboardInterrupt):
             interrupted(lambda: finish(engine), at, *where)  # noqa: B023
@@ -167,11 +168,11 @@ BROKEN: dict[str, Patch] = {
 def test_these_laws_can_fail(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that is broken in one place does not get through them."""
     BROKEN[name](monkeypatch)
-    some = settings(
+    many = settings(
         max_examples=200, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
     )
 
-    @some
+    @many
     @given(setting=CROWDED_SETTINGS, asks=CROWDS)
     def law(setting: Setting, asks: list[Ask]) -> None:
         check(setting, asks)

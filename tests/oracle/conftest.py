@@ -15,8 +15,10 @@ import kept.machine
 from .talker import make_talker
 from .zoo import Pair, make_hf, settle
 
+BACKENDS = ("native", "reference")
 
-@pytest.fixture(params=["native", "reference"])
+
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the operations run on; every test that compares a model runs on both."""
     if request.param == "native" and not kept.machine.NATIVE_AVAILABLE:

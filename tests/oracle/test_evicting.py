@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from thinning import cells
 
 from kept import LLM, make_cache
 from kept.cache import SCORES, EvictionPolicy
@@ -13,11 +14,19 @@ from kept.errors import OptionError
 from kept.ops import KVDtype
 from kept.options import EvictionScore
 
+from .conftest import BACKENDS
 from .generation import prompts
 from .zoo import Pair
 
 EVICTING: dict[str, Any] = {"cache_implementation": "evicting", "max_new_tokens": 24}
-pairs = pytest.mark.parametrize("pair", ["gpt2", "llama", "qwen3"], indirect=True)
+FAMILIES = ("gpt2", "llama", "qwen3")
+pairs = pytest.mark.parametrize("pair", FAMILIES, indirect=True)
+# Of family, score and operations any two meet.
+some_pairs = pytest.mark.parametrize(
+    ("pair", "score", "backend"),
+    cells(FAMILIES, [*SCORES], BACKENDS, out_of=2),
+    indirect=["pair", "backend"],
+)
 mixed = pytest.mark.parametrize("pair", ["qwen2 window"], indirect=True)
 
 
@@ -32,8 +41,7 @@ def ids(llm: LLM, several: list[list[int]], **options: Any) -> list[tuple[int, .
     return [c.token_ids for c in llm.generate(several, **EVICTING, **options)]
 
 
-@pairs
-@pytest.mark.parametrize("score", SCORES)
+@some_pairs
 def test_a_budget_that_is_never_reached_changes_nothing(pair: Pair, score: str) -> None:
     several = prompts(70, 3, 31)
     plain = [c.token_ids for c in pair.llm.generate(several, max_new_tokens=24)]
@@ -58,19 +66,22 @@ def test_the_window_score_is_a_sliding_cache(pair: Pair, sinks: int) -> None:
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
-@pairs
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"eviction_score": "window", "num_sinks": 0, "num_recent": 5},
+    {"kv_dtype": "int8"},
+    {"eviction_score": "attention"},
+    {"eviction_score": "expected-attention", "kv_dtype": "int4"},
+    {"num_beams": 3},
+    {"num_beams": 3, "eviction_score": "attention"},
+    {"temperature": 1.1, "seed": 4, "num_return_sequences": 2},
+)
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"eviction_score": "window", "num_sinks": 0, "num_recent": 5},
-        {"kv_dtype": "int8"},
-        {"eviction_score": "attention"},
-        {"eviction_score": "expected-attention", "kv_dtype": "int4"},
-        {"num_beams": 3},
-        {"num_beams": 3, "eviction_score": "attention"},
-        {"temperature": 1.1, "seed": 4, "num_return_sequences": 2},
-    ],
+    ("pair", "options", "backend"),
+    cells(FAMILIES, OPTIONS, BACKENDS, out_of=2),
+    indirect=["pair", "backend"],
     ids=str,
 )
 def test_generation_in_a_batch_and_alone(pair: Pair, options: dict[str, Any]) -> None:
@@ -93,14 +104,16 @@ def test_the_kernels_say_what_the_reference_says(pair: Pair, reference: LLM, sco
     assert ids(reference, several, **options) == ids(pair.llm, several, **options)
 
 
-@pytest.mark.parametrize("pair", ["gpt2", "llama", "qwen3"], indirect=True)
-@pytest.mark.parametrize("kv_dtype", ["float32", "int8", "int4"])
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("backend", ["native"], indirect=True)
+@pytest.mark.parametrize(
+    ("pair", "kv_dtype", "score"),
+    cells(FAMILIES, ["float32", "int8", "int4"], [*SCORES], out_of=3),
+    indirect=["pair"],
+)
 def test_the_kernels_give_the_same_bits_in_any_chunks(
     pair: Pair, kv_dtype: KVDtype, score: str
 ) -> None:
-    if pair.model.native is None:
-        pytest.skip("this is of the kernels, and the model runs on torch")
+    assert pair.model.native is not None
     [prompt] = prompts(90)
 
     def logits(longest: int) -> torch.Tensor:
@@ -132,8 +145,7 @@ def test_layers_of_two_kinds_run_on_both(pair: Pair, reference: LLM, score: str)
     assert together == [found for p in several for found in ids(pair.llm, [p], **options)]
 
 
-@pairs
-@pytest.mark.parametrize("score", SCORES)
+@some_pairs
 def test_layers_of_different_budgets_run_on_both(pair: Pair, reference: LLM, score: str) -> None:
     several = prompts(100, 50, 70)
     budgets = [30 - 8 * layer for layer in range(pair.model.config.num_layers)]

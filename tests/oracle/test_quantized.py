@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from thinning import cells
 from torch import Tensor
 
 import kept
@@ -21,6 +22,7 @@ from kept.models.native import matrices
 from kept.ops import PackedMatrix
 from kept.ops.quantize import QUANTIZED_FORMATS
 
+from .conftest import BACKENDS
 from .zoo import VOCAB, make_hf
 
 pytestmark = pytest.mark.skipif(
@@ -72,9 +74,11 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.write_text(json.dumps(config))
 
 
-@formats
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "dtype", "format", "backend"),
+    cells(NAMES, ["float32", "bfloat16"], QUANTIZED_FORMATS, BACKENDS, out_of=2),
+    indirect=["backend"],
+)
 def test_the_same_bits(
     name: str,
     dtype: str,

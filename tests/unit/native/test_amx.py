@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 
 import pytest
 import torch
+from thinning import FULL
 from torch import Tensor
 
 from kept import OptionError, machine
@@ -60,6 +61,8 @@ def test_every_number_of_rows(tiles: str, format: str, num_in: int, num_out: int
     for row in (0, 15, 16, 31, 32, 69):
         assert torch.equal(stored(x[row : row + 1], w), whole[row : row + 1])
     for count in range(1, 70):
+        if not (FULL or count % 5 == 0 or count % 16 in (0, 1, 15)):
+            continue
         assert torch.equal(stored(x[:count], w), whole[:count])
         if count % 7 == 0:  # the same rows, each elsewhere in a tile
             assert torch.equal(stored(x[count:], w), whole[count:])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from thinning import examples
 from transformers import AutoTokenizer
 
 from kept.errors import TokenizerError
@@ -31,7 +32,7 @@ TEXTS = [
     "word " * 300,
 ]
 LAW = settings(
-    max_examples=40,
+    max_examples=examples(20, 40),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
