@@ -60,7 +60,8 @@ KEPT_INLINE void for_constants(const F& f) {
     }(std::make_integer_sequence<int, kCount>{});
 }
 
-template <class Tiles, int kRowTiles, int kPanels>
+// kAgain: the weights are read again and again from the outer cache, and are fetched from there.
+template <class Tiles, int kRowTiles, int kPanels, bool kAgain>
 void block_sums(TileBlock x) {
     constexpr int kColumns = 2 * kPanels, kA = 4, kB = kA + kRowTiles, kNumB = kNumTiles - kB;
     static_assert(kRowTiles * kColumns <= kA);
@@ -93,6 +94,9 @@ void block_sums(TileBlock x) {
             for (int panel = 0; panel < kPanels; ++panel) {
                 b[panel] += kDotBytes;
                 x.ahead[panel].step();
+                if constexpr (kAgain)
+                    for (std::int64_t i = 0; i < kDotBytes; i += 64)
+                        prefetch_near(b[panel] + kDotBytes + i);
             }
         }
     }
@@ -174,7 +178,10 @@ class TileLinear {
                 for (std::int64_t i = 0; i < panels; ++i, ++turn)
                     block.ahead[i] = has_many_rows() ? next_group(last, next_bytes, turn, num_turns)
                                                      : own_stream(panel + i, size);
-                multiply(block, rows, panels);
+                if (has_many_rows())
+                    multiply<true>(block, rows, panels);
+                else
+                    multiply<false>(block, rows, panels);
                 finish(row, rows, panel, panels);
                 panel += panels;
             }
@@ -203,13 +210,14 @@ class TileLinear {
         return block;
     }
 
+    template <bool kAgain>
     static void multiply(const TileBlock& block, std::int64_t rows, std::int64_t panels) {
         if (rows > kTileRows)
-            block_sums<Tiles, 2, 1>(block);
+            block_sums<Tiles, 2, 1, kAgain>(block);
         else if (panels == 2)
-            block_sums<Tiles, 1, 2>(block);
+            block_sums<Tiles, 1, 2, kAgain>(block);
         else
-            block_sums<Tiles, 1, 1>(block);
+            block_sums<Tiles, 1, 1, kAgain>(block);
     }
 
     void finish(std::int64_t row, std::int64_t rows, std::int64_t panel, std::int64_t panels) {
