@@ -24,7 +24,7 @@ from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
 from kept.models import CausalLM, NextLogits
 from kept.ops import plain_torch
-from kept.sampling import is_read_whole, num_likeliest
+from kept.sampling import num_likeliest
 
 
 class Loop:
@@ -164,9 +164,7 @@ class Loop:
             for continuation in live:
                 if continuation.slide(self.rule):
                     self._residents.cut(continuation)
-        cache = self.cache
-        most = [None if cache is None or c.slot is None else cache.max_step(c.slot) for c in live]
-        work = self.scheduler.next(live, most)
+        work = self.scheduler.next(live, self._residents.max_steps(live))
         self._residents.make_room(work, self.scheduler, self._park)
         return [item for item in work if item.request.phase is Phase.RUNNING]
 
@@ -183,9 +181,7 @@ class Loop:
         num_live = sum(len(request.group.live) for request in self.scheduler.running)
         is_decode = len(work) == num_live and all(item.num_new == 1 for item in work)
         params = [request.group.params for request in self.scheduler.running]
-        self._top_k = max(map(num_likeliest, params), default=0)
-        if num_live == 1 and is_read_whole(params[0], self.model.config.vocab_size):
-            self._top_k = 0
+        self._top_k = num_likeliest(params, num_live, self.model.config.vocab_size)
         return self._forward.run(work, self._top_k, is_decode)
 
     def _must_slide(self) -> bool:

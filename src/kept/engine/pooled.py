@@ -109,10 +109,7 @@ class PooledResidents(Residents):
 
     def start(self, request: Request, running: Sequence[Request]) -> bool:
         """See `Residents.start`."""
-        promised = 0
-        for other in running:
-            held = sum(blocks_of(c.num_computed) for c in other.live)
-            promised += max(0, self._needed(other) - held)
+        promised = sum(map(self._promised, running))
         room = self._pool.num_free + self._num_findable - promised
         if request.refused_with == room:
             return False
@@ -132,9 +129,10 @@ class PooledResidents(Residents):
         """See `Residents.make_room`."""
         while True:
             going = [item for item in work if item.continuation.slot is not None]
-            if self._evict_for(sum(map(self._new_blocks, going))):
+            needed = self._new_blocks(going)
+            if self._evict_for(sum(needed)):
                 return
-            short = [item.request for item in going if self._new_blocks(item)]
+            short = [item.request for item, count in zip(going, needed, strict=True) if count]
             wanting = min(short, key=lambda request: request.rank)
             victim = scheduler.victim(wanting)
             if victim is not None or len(scheduler.running) > 1:
@@ -257,24 +255,27 @@ class PooledResidents(Residents):
         if self._tree is None:
             return self._most(request)
         longest = self._longest(request)
-        return (
-            sum(blocks_of(min(len(c.history) + 1, longest)) for c in request.live)
-            + request.width
-            - len(request.live)
-        )
+        live = request.live
+        needed = sum([blocks_of(min(len(c.history) + 1, longest)) for c in live])
+        return needed + request.width - len(live)
+
+    def _promised(self, running: Request) -> int:
+        """Blocks that a running request needs beside those that it has."""
+        held = sum([blocks_of(c.num_computed) for c in running.live])
+        return max(0, self._needed(running) - held)
 
     def _longest(self, request: Request) -> int:
         """Tokens that a text of it may come to store."""
-        longest = max(c.limit - c.offset - 1 for c in request.group.results)
+        longest = max([c.limit - c.offset for c in request.group.results]) - 1
         return min(longest, self._rule.length)
 
     def _most(self, request: Request) -> int:
         """Blocks that it may come to need, with one that each of several takes ahead."""
         return request.width * (blocks_of(self._longest(request)) + (request.width > 1))
 
-    def _new_blocks(self, item: Work) -> int:
-        slot = item.continuation.slot
-        return 0 if slot is None else self._held_cache.num_new_blocks(slot, item.num_new)
+    def _new_blocks(self, work: Sequence[Work]) -> list[int]:
+        slots = [slot for item in work if (slot := item.continuation.slot) is not None]
+        return self._held_cache.num_new_blocks(slots, [item.num_new for item in work])
 
     def _evict_for(self, count: int) -> bool:
         """Have so many blocks free, at the cost of texts that have ended; whether there are."""

@@ -6,6 +6,7 @@ at their edge or too many of them ruled out, the whole row is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,21 +42,27 @@ class Likeliest:
         return Likeliest(self.logits.expand(count, -1), self.tokens.expand(count, -1))
 
 
-def num_likeliest(params: ResolvedParams) -> int:
-    """How many of the largest logits a request can make use of; 0: none.
+def num_likeliest(params: Sequence[ResolvedParams], num_rows: int, vocab_size: int) -> int:
+    """How many of the largest logits of each row a step can make use of; 0: none.
 
-    Of rows of several requests, the most that any of them can. Where the number of tokens to choose
-    from is known, one more, which shows that no others tie with them; and where penalties or bans
-    put others in their places, as many again and some.
+    params: of its requests, whose rows are `num_rows` together. Where the number of tokens to
+    choose from is known, it is one more, which shows that no others tie with them; and where
+    penalties or bans put others in their places, as many again and some.
     """
-    if params.num_beams > 1:
+    if num_rows == 1 and _is_read_whole(params[0], vocab_size):
+        return 0
+    return max(map(_num_of, params), default=0)
+
+
+def _num_of(params: ResolvedParams) -> int:
+    if params.num_beams > 1 or (params.is_plain_greedy and not params.logprobs):
         return 0
     of_draw = _num_to_choose_from(params) if can_be_chosen_from(params) else 0
     of_logprobs = params.logprobs + 1 if params.logprobs else 0
     return max((n for n in (of_draw, of_logprobs) if n <= MOST), default=0)
 
 
-def is_read_whole(params: ResolvedParams, vocab_size: int) -> bool:
+def _is_read_whole(params: ResolvedParams, vocab_size: int) -> bool:
     """Whether a request alone in its step has its row read sooner than its few likeliest found: a
     greedy one, whose processors look at a small vocabulary once (benchmarks/sampling.py)."""
     return not params.do_sample and not params.logprobs and vocab_size <= SMALL_VOCABULARY

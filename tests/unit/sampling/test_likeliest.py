@@ -114,8 +114,9 @@ def test_a_step_chooses_what_each_row_would_by_itself(
     logits = logits_of(len(params), seed, spread, grain, hidden)
     histories = [history_of((seed + row) % 4) for row in range(len(params))]
     keys = [Key(seed + row, len(history)) for row, history in enumerate(histories)]
-    count = max(map(num_likeliest, params)) if extra is None else extra
-    found = sample_rows(logits, params, histories, keys, None, largest(logits, count))
+    count = num_likeliest(params, len(params), V) if extra is None else extra
+    likeliest = largest(logits, count) if count else None
+    found = sample_rows(logits, params, histories, keys, None, likeliest)
     rows = zip(logits, params, histories, keys, strict=True)
     for row, each in enumerate(rows):
         expected = alone(*each)
@@ -154,7 +155,7 @@ def test_they_decide_wherever_nothing_ties(
 ) -> None:
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, **rules}
     logits = torch.randperm(V, generator=torch.Generator().manual_seed(seed)).float()[None] / 9
-    assert decided(options, logits, num_likeliest(params_of(options)))
+    assert decided(options, logits, num_likeliest([params_of(options)], 2, V))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_a_row_without_a_token_costs_the_others_nothing() -> None:
 
 def test_how_many_are_asked_for() -> None:
     def count(**options: Any) -> int:
-        return num_likeliest(params_of(options))
+        return num_likeliest([params_of(options)], 2, V)
 
     assert count() == 51
     assert count(logprobs=5) == 51
