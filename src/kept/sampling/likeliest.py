@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from torch import Tensor
-
+from kept.sampling.history import Ids
 from kept.sampling.lowering import only_lowers
 from kept.sampling.resolved import ResolvedParams
+from kept.sampling.weights import Floats
 
 SMALL_VOCABULARY: Final = 1 << 16
 MOST: Final = 256  # beyond so many, finding them takes as long as it spares
@@ -26,8 +26,8 @@ class Likeliest:
     """Of each row the K largest logits (B, K) fp32, the largest first, and their tokens (B, K)
     int64; of equal ones the lower tokens, in order."""
 
-    logits: Tensor
-    tokens: Tensor
+    logits: Floats
+    tokens: Ids
 
     def rows(self, first: int, last: int) -> Likeliest:
         """Rows [first, last), not copied."""
@@ -36,10 +36,6 @@ class Likeliest:
     def take(self, indices: list[int]) -> Likeliest:
         """Any of the rows, copied."""
         return Likeliest(self.logits[indices], self.tokens[indices])
-
-    def repeated(self, count: int) -> Likeliest:
-        """The one row there is, so many times."""
-        return Likeliest(self.logits.expand(count, -1), self.tokens.expand(count, -1))
 
 
 def num_likeliest(params: Sequence[ResolvedParams], num_rows: int, vocab_size: int) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from kept.errors import OptionError, SamplingError
@@ -68,7 +69,8 @@ def sample_rows(
     _check_shapes(logits, params, histories, keys)
     if not params:
         return SampledTokens((), ())
-    logits = logits.detach()
+    if logits.requires_grad:
+        logits = logits.detach()
     if best is None:
         # (B,), (B,): the first among equals; NaN if any is NaN
         found, first = logits.max(dim=-1)
@@ -92,7 +94,7 @@ def sample_rows(
             if not options.is_plain_greedy:
                 token_ids[row] = chosen[row] if row in chosen else _choose(rows, row)
             if options.logprobs is not None:
-                few = None if likeliest is None else likeliest.tokens[row]
+                few = None if likeliest is None else torch.from_numpy(likeliest.tokens[row])
                 logprobs[row] = token_logprobs(logits[row], token_ids[row], options.logprobs, few)
         except (SamplingError, OptionError) as error:
             errors[row], token_ids[row] = error, -1
@@ -145,13 +147,14 @@ def _check_shapes(
     keys: Sequence[tuple[int, int]],
 ) -> None:
     rows = len(params)
-    if logits.dim() != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
+    shape = logits.shape
+    if len(shape) != 2 or shape[1] == 0 or not logits.is_floating_point():
         raise OptionError(
-            f"logits of shape {tuple(logits.shape)} and {logits.dtype} cannot be sampled; pass "
+            f"logits of shape {tuple(shape)} and {logits.dtype} cannot be sampled; pass "
             "floating-point logits of shape (rows, vocabulary)"
         )
-    if not logits.shape[0] == rows == len(histories) == len(keys):
+    if not shape[0] == rows == len(histories) == len(keys):
         raise OptionError(
-            f"logits hold {logits.shape[0]} rows, with {rows} params, {len(histories)} histories "
+            f"logits hold {shape[0]} rows, with {rows} params, {len(histories)} histories "
             f"and {len(keys)} keys; pass one of each per row"
         )

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from kept.sampling.chain import rule_scores
 from kept.sampling.draw import uniforms_of
-from kept.sampling.few import choose, few_scores, needs_total
+from kept.sampling.few import choose, needs_total
 from kept.sampling.history import TokenHistory
 from kept.sampling.likeliest import Likeliest, can_be_chosen_from
+from kept.sampling.lowering import lowered
 from kept.sampling.resolved import ResolvedParams
 from kept.sampling.weights import Floats, sums_of_chunks
 from kept.sampling.whole import draw_from_rows
@@ -42,7 +43,7 @@ def choose_together(
     Each is the token that `process_scores` and `draw` would choose. Rows that are missing are to be
     read one by one.
     """
-    if rows.logits.device.type != "cpu" or rows.logits.shape[1] > _MAX_VOCABULARY:
+    if not rows.logits.is_cpu or rows.logits.shape[1] > _MAX_VOCABULARY:
         return {}
     params = rows.params
     few = [row for row in wanted if likeliest is not None and can_be_chosen_from(params[row])]
@@ -55,23 +56,39 @@ def _choose_from_few(rows: Rows, wanted: list[int], likeliest: Likeliest) -> dic
     params = [rows.params[row] for row in wanted]
     histories = [rows.histories[row] for row in wanted]
     vocab_size = rows.logits.shape[1]
-    logits, tokens = likeliest.logits.numpy(), likeliest.tokens.numpy()
+    logits, tokens = likeliest.logits, likeliest.tokens
     if len(wanted) < len(logits):
         logits, tokens = logits[wanted], tokens[wanted]
-    few = few_scores(logits, tokens, params, histories, vocab_size)
-    totals = np.zeros(len(wanted), dtype=np.int64)
-    at = [i for i, p in enumerate(params) if needs_total(p) and few.num_sure[i] > 0]
-    if at:
-        sums = sums_of_chunks(
-            [_ruled(rows, wanted[i]) for i in at],
-            few.scores[at, 0].tolist(),
-            [params[i].temperature for i in at],
-        )
-        totals[at] = sums.sum(axis=1)
+    edges = logits[:, -1].tolist()
+    if logits.shape[1] >= vocab_size:
+        edges = [-math.inf] * len(wanted)
+    logits = lowered(logits, tokens, params, histories, vocab_size)
+    totals = [0] * len(wanted)
+    if any(map(needs_total, params)):
+        _sum_up(rows, wanted, logits, edges, totals)
     uniform = uniforms_of([rows.keys[row] for row in wanted])
-    chosen, decided = choose(few, totals, uniform)
-    pairs = zip(wanted, chosen.tolist(), decided.tolist(), strict=True)
-    return {row: token for row, token, is_certain in pairs if is_certain}
+    chosen = choose(logits, tokens, edges, params, totals, uniform)
+    return {row: token for row, token in zip(wanted, chosen, strict=True) if token >= 0}
+
+
+def _sum_up(
+    rows: Rows, wanted: list[int], logits: Floats, edges: list[float], totals: list[int]
+) -> None:
+    """Put the sums of whole rows' weights where the few need them and have the row's highest."""
+    at, scores, peaks, temperatures = [], [], [], []
+    for i, row in enumerate(wanted):
+        options, highest = rows.params[row], logits[i].max()
+        with np.errstate(all="ignore"):
+            peak = float(highest / np.float32(options.temperature))
+        if needs_total(options) and math.isfinite(peak) and highest > edges[i]:
+            at.append(i)
+            scores.append(_ruled(rows, row))
+            peaks.append(peak)
+            temperatures.append(options.temperature)
+    if at:
+        sums = sums_of_chunks(scores, peaks, temperatures).sum(axis=1)
+        for i, total in zip(at, sums.tolist(), strict=True):
+            totals[i] = total
 
 
 def _only_sums(params: ResolvedParams) -> bool:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kept.errors import SamplingError
+from kept.machine import NATIVE_AVAILABLE
 from kept.sampling import (
     Key,
     Likeliest,
@@ -18,11 +19,13 @@ from kept.sampling import (
     SamplingParams,
     TokenHistory,
     draw,
+    kernels,
     num_likeliest,
     process_scores,
     sample_rows,
     token_logprobs,
 )
+from kept.sampling.likeliest import can_be_chosen_from
 from kept.sampling.together import Rows, choose_together
 
 V = 400  # of two chunks, the last one short
@@ -68,9 +71,13 @@ def history_of(length: int) -> TokenHistory:
     return history
 
 
+def keys_of(params: list[ResolvedParams], seed: int) -> list[Key]:
+    return [Key(seed + row, 7) for row in range(len(params))]
+
+
 def largest(logits: torch.Tensor, count: int) -> Likeliest:
     values, tokens = logits.sort(dim=1, descending=True, stable=True)
-    return Likeliest(values[:, :count], tokens[:, :count])
+    return Likeliest(values[:, :count].numpy(), tokens[:, :count].numpy())
 
 
 def logits_of(
@@ -156,6 +163,28 @@ def test_they_decide_wherever_nothing_ties(
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, **rules}
     logits = torch.randperm(V, generator=torch.Generator().manual_seed(seed)).float()[None] / 9
     assert decided(options, logits, num_likeliest([params_of(options)], 2, V))
+
+
+@pytest.mark.skipif(not NATIVE_AVAILABLE, reason="built without the native module")
+@settings(max_examples=300)
+@given(
+    options=st.lists(some_options, min_size=1, max_size=4),
+    seed=st.integers(0, 2**32),
+    spread=st.sampled_from([0.0, 1e-6, 0.3, 3.0, 60.0]),
+    grain=st.sampled_from([None, 0.5, 4.0]),
+    count=st.sampled_from([1, 2, 51, 256, 400]),
+)
+def test_the_kernel_decides_what_numpy_does(
+    options: list[dict[str, Any]], seed: int, spread: float, grain: float | None, count: int
+) -> None:
+    params = [params_of(each) for each in options]
+    logits = logits_of(len(params), seed, spread, grain, 0)
+    rows = Rows(logits, params, [history_of(3)] * len(params), keys_of(params, seed), [])
+    wanted = [row for row, each in enumerate(params) if can_be_chosen_from(each)]
+    found = choose_together(rows, wanted, largest(logits, count))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(kernels, "choose_from_few", None)
+        assert choose_together(rows, wanted, largest(logits, count)) == found
 
 
 @pytest.mark.parametrize(
