@@ -11,6 +11,7 @@ from traceback import clear_frames
 
 import torch
 
+from kept.blocks import BLOCK
 from kept.cache import Cache
 from kept.engine.counters import Counters
 from kept.engine.forward import Forward
@@ -44,7 +45,8 @@ class Loop:
         self._forward = Forward(model, cache)
         self._residents = make_residents(model, cache, rule, num_slots, self.counters)
         self._settling = Settling(self.counters)
-        self._inbox: deque[tuple[Request, bool]] = deque()  # and whether it is to be cancelled
+        # And whether each is to end, and with what error.
+        self._inbox: deque[tuple[Request, bool, Exception | None]] = deque()
         self._open: dict[Request, None] = {}  # those heard of and not finished
         self._events: list[Event] = []  # since the last step, of which so many have been told
         self._num_told = 0
@@ -99,9 +101,9 @@ class Loop:
     def _hear(self) -> None:
         """Take in what came from other threads; what has waited too long ends."""
         while self._inbox:
-            request, is_cancelled = self._inbox[0]
-            if is_cancelled:
-                self._end(request)
+            request, is_to_end, error = self._inbox[0]
+            if is_to_end:
+                self._end(request, error)
             elif request.phase is Phase.OUTSIDE and not request.finished:
                 self._open[request] = None
                 self.scheduler.add(request)
@@ -205,6 +207,9 @@ class Loop:
         self.counters.computed_tokens += sum(item.num_new for item in work)
         for request in {item.request: None for item in work if item.is_prompt}:
             self._residents.computed(request)
+        for item in work:
+            if not item.continuation.num_computed % BLOCK and not item.is_prompt:
+                self._residents.filled(item.request)
         self._events += self._settling.settle(self.scheduler.running, found)
         if self.cache is None:
             for request in self.scheduler.running:

@@ -38,9 +38,10 @@ def blocks_of(num_tokens: int) -> int:
 class PooledResidents(Residents):
     """Residents of a cache in blocks.
 
-    What a sequence has computed goes into the prefix tree: of a prompt as it is read, so that
-    whoever begins like it need not read it too, and of every text when it ends or makes room for
-    others. Blocks of the tree that no running sequence needs are free for whoever does.
+    What a sequence has computed goes into the prefix tree, so that whoever begins like it need not
+    read it too: of a prompt as it is read, of what follows block by block where a request has one
+    text, and of every text when it ends or makes room for others. Blocks of the tree that no
+    running sequence needs are free for whoever does.
 
     tree: None where texts share nothing, as keys depend on more than the tokens before them; a
     request then starts once there is room for all that it may come to, and is never parked.
@@ -58,7 +59,8 @@ class PooledResidents(Residents):
         super().__init__(cache, num_slots)
         self._pool, self._tree, self._counters = pool, tree, counters
         self._held_cache, self._rule = cache, rule
-        # Of the prompts of those that run, which all of a request's sequences go on from.
+        # Of what those that run have in the tree. All of a request's sequences go on from its
+        # prompt, so that it is leased for as long as any of them runs.
         self._leases: dict[Request, dict[Continuation, Lease[Block]]] = {}
         self._waited: set[Request] = set()  # for a running request to compute their beginning
 
@@ -152,11 +154,18 @@ class PooledResidents(Residents):
             if lease is not None:
                 leases[continuation] = lease
 
+    def filled(self, request: Request) -> None:
+        """See `Residents.filled`: make a text findable as far as it has come. Not one of several,
+        whose lease would outlive it, as the others go on from what it holds."""
+        if request.width == 1:
+            self.computed(request)
+
     def leave(self, request: Request, gone: Iterable[Continuation]) -> None:
         """See `Residents.leave`; what they have computed can be found from now on."""
+        alone = self._leases.get(request, {}) if request.width == 1 else {}
         for continuation in gone:
             if continuation.slot is not None:
-                lease = self._publish(continuation, request.salt, None)
+                lease = self._publish(continuation, request.salt, alone.pop(continuation, None))
                 super().leave(request, [continuation])
                 if lease is not None:
                     lease.release()

@@ -72,6 +72,9 @@ class Residents:
     def computed(self, request: Request) -> None:
         """Note that a pass has read some of a request's prompt."""
 
+    def filled(self, request: Request) -> None:
+        """Note that a pass has come to the end of a block behind a request's prompt."""
+
     def move(self, moves: Sequence[Move]) -> None:
         """Give every continuation that goes on from another's keys these keys, and a slot if it
         has none. Mutates the cache and the continuations."""

@@ -184,12 +184,19 @@ class CausalLM(nn.Module, ABC):
         Other threads wait; the one that is running may run within.
         """
         with self._turn.lock, nullcontext() if self.native is None else ops.one_torch_thread():
+            self._turn.note()
             yield
+            self._turn.note_end()
 
     @property
     def is_running_here(self) -> bool:
         """Whether the calling thread has the model to itself."""
         return self._turn.is_mine
+
+    @property
+    def is_running_elsewhere(self) -> bool:
+        """Whether another thread has it, as far as can be told without waiting."""
+        return self._turn.is_noted_elsewhere
 
     def next_logits(self, batch: Batch, cache: Cache | None = None, top_k: int = 0) -> NextLogits:
         """`run`, and the likeliest token of each row and its `top_k` largest logits, where the
