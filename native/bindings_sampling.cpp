@@ -59,6 +59,22 @@ std::vector<std::int64_t> choose_rows(const FewLogits& logits, const FewTokens& 
     return found;
 }
 
+using Values = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Tokens = nb::ndarray<std::int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void largest_of_rows(const std::vector<Row>& rows, const Values& values, const Tokens& tokens) {
+    const std::size_t k = values.shape(1);
+    if (values.shape(0) != rows.size() || tokens.shape(0) != rows.size() || tokens.shape(1) != k)
+        throw std::invalid_argument("each row has room for its largest and their tokens");
+    for (const Row& row : rows)
+        if (k == 0 || row.shape(0) < k)
+            throw std::invalid_argument("of a row from one to all of its numbers are found");
+    nb::gil_scoped_release release;
+    for (std::size_t i = 0; i < rows.size(); ++i)
+        largest_of_row(rows[i].data(), static_cast<std::int64_t>(rows[i].shape(0)),
+                       static_cast<std::int64_t>(k), values.data() + i * k, tokens.data() + i * k);
+}
+
 std::vector<std::uint64_t> random_of(const std::vector<std::uint64_t>& seeds,
                                      const std::vector<std::uint64_t>& positions) {
     if (seeds.size() != positions.size()) throw std::invalid_argument("each seed has its position");
@@ -73,6 +89,7 @@ std::vector<std::uint64_t> random_of(const std::vector<std::uint64_t>& seeds,
 void bind_sampling(nb::module_& m) {
     m.def("weigh", &weigh_arrays, "rows"_a, "peaks"_a, "temperatures"_a, "sums"_a);
     m.def("choose_from_few", &choose_rows, "logits"_a, "tokens"_a, "options"_a);
+    m.def("largest", &largest_of_rows, "rows"_a, "values"_a, "tokens"_a);
     m.def("random_bits", &random_of, "seeds"_a, "positions"_a);
 }
 

@@ -76,7 +76,39 @@ std::int64_t draw(std::vector<Scored> row, double uniform) {
     return row.back().token;
 }
 
+// Before one another as `largest_of_row` has them.
+bool is_larger(const Scored& a, const Scored& b) {
+    const bool a_nan = std::isnan(a.score), b_nan = std::isnan(b.score);
+    if (a_nan != b_nan) return a_nan;
+    if (!a_nan && a.score != b.score) return a.score > b.score;
+    return a.token < b.token;
+}
+
 }  // namespace
+
+void largest_of_row(const float* row, std::int64_t size, std::int64_t k, float* values,
+                    std::int64_t* tokens) {
+    std::vector<Scored> found;
+    const auto room = static_cast<std::size_t>(k + std::max<std::int64_t>(k, 64));
+    found.reserve(room);
+    // Later tokens that equal the k-th are none of the largest.
+    float floor = -std::numeric_limits<float>::infinity();
+    bool is_open = true;
+    for (std::int64_t i = 0; i < size; ++i) {
+        if (!is_open && row[i] <= floor) continue;
+        found.push_back({row[i], i, 0});
+        if (found.size() < room) continue;
+        std::nth_element(found.begin(), found.begin() + (k - 1), found.end(), is_larger);
+        found.resize(static_cast<std::size_t>(k));
+        floor = found.back().score;
+        is_open = std::isnan(floor);
+    }
+    std::partial_sort(found.begin(), found.begin() + k, found.end(), is_larger);
+    for (std::int64_t i = 0; i < k; ++i) {
+        values[i] = found[static_cast<std::size_t>(i)].score;
+        tokens[i] = found[static_cast<std::size_t>(i)].token;
+    }
+}
 
 std::int64_t choose_from_few(const FewArgs& args) {
     std::vector<Scored> row = in_order(args);

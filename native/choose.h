@@ -25,4 +25,9 @@ struct FewArgs {
 // finds the same.
 std::int64_t choose_from_few(const FewArgs& args);
 
+// Finds the k largest of a row (size): the largest first, NaN before any number, and of equals the
+// lower token. k is from 1 to size.
+void largest_of_row(const float* row, std::int64_t size, std::int64_t k, float* values,
+                    std::int64_t* tokens);
+
 }  // namespace kept

@@ -70,6 +70,9 @@ def choose_from_few(
     tokens: NDArray[np.int64],
     options: Sequence[tuple[float, float, bool, int, float, float, int, float]],
 ) -> list[int]: ...
+def largest(
+    rows: Sequence[NDArray[np.float32]], values: NDArray[np.float32], tokens: NDArray[np.int64]
+) -> None: ...
 def random_bits(seeds: Sequence[int], positions: Sequence[int]) -> list[int]: ...
 def encode_heads(
     isa: str,

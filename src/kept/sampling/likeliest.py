@@ -66,9 +66,25 @@ def _is_read_whole(params: ResolvedParams, vocab_size: int) -> bool:
 
 def can_be_chosen_from(params: ResolvedParams) -> bool:
     """Whether a few likeliest tokens may decide: those outside must not come to be likelier."""
-    if params.num_beams > 1 or params.is_plain_greedy or not only_lowers(params):
+    return not params.is_plain_greedy and only_lowers(params) and _is_cut(params)
+
+
+def can_be_chosen_once_ruled(params: ResolvedParams) -> bool:
+    """Whether the few likeliest may decide that are left by all that comes before the temperature,
+    where that has been done to the whole row."""
+    return not params.is_plain_greedy and not params.rules.filters_draws and _is_cut(params)
+
+
+def _is_cut(params: ResolvedParams) -> bool:
+    """Whether a draw takes no more than the likeliest tokens."""
+    if params.num_beams > 1:
         return False
     return not params.do_sample or params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
+
+
+def num_once_ruled(params: ResolvedParams) -> int:
+    """How many of them it takes; one more shows that no others tie with them."""
+    return _OF_NUCLEUS if params.do_sample and params.top_k == 0 else max(params.top_k, 1) + 1
 
 
 def _num_to_choose_from(params: ResolvedParams) -> int:

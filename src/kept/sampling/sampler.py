@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from kept.errors import OptionError, SamplingError
@@ -94,7 +93,7 @@ def sample_rows(
             if not options.is_plain_greedy:
                 token_ids[row] = chosen[row] if row in chosen else _choose(rows, row)
             if options.logprobs is not None:
-                few = None if likeliest is None else torch.from_numpy(likeliest.tokens[row])
+                few = None if likeliest is None else likeliest.tokens[row]
                 logprobs[row] = token_logprobs(logits[row], token_ids[row], options.logprobs, few)
         except (SamplingError, OptionError) as error:
             errors[row], token_ids[row] = error, -1

@@ -10,11 +10,17 @@ from typing import Final
 import numpy as np
 from torch import Tensor
 
+from kept.sampling import kernels
 from kept.sampling.chain import rule_scores
 from kept.sampling.draw import uniforms_of
 from kept.sampling.few import choose, needs_total
-from kept.sampling.history import TokenHistory
-from kept.sampling.likeliest import Likeliest, can_be_chosen_from
+from kept.sampling.history import Ids, TokenHistory
+from kept.sampling.likeliest import (
+    Likeliest,
+    can_be_chosen_from,
+    can_be_chosen_once_ruled,
+    num_once_ruled,
+)
 from kept.sampling.lowering import lowered
 from kept.sampling.resolved import ResolvedParams
 from kept.sampling.weights import Floats, sums_of_chunks
@@ -48,8 +54,10 @@ def choose_together(
     params = rows.params
     few = [row for row in wanted if likeliest is not None and can_be_chosen_from(params[row])]
     found = {} if likeliest is None or not few else _choose_from_few(rows, few, likeliest)
-    whole = [row for row in wanted if _only_sums(params[row])]
-    return found | _choose_from_sums(rows, whole)
+    sums = [row for row in wanted if _only_sums(params[row])]
+    found |= _choose_from_sums(rows, sums)
+    left = [row for row in wanted if row not in found and can_be_chosen_once_ruled(params[row])]
+    return found | _choose_once_ruled(rows, left)
 
 
 def _choose_from_few(rows: Rows, wanted: list[int], likeliest: Likeliest) -> dict[int, int]:
@@ -59,30 +67,60 @@ def _choose_from_few(rows: Rows, wanted: list[int], likeliest: Likeliest) -> dic
     logits, tokens = likeliest.logits, likeliest.tokens
     if len(wanted) < len(logits):
         logits, tokens = logits[wanted], tokens[wanted]
-    edges = logits[:, -1].tolist()
-    if logits.shape[1] >= vocab_size:
+    lower = lowered(logits, tokens, params, histories, vocab_size)
+    return _choose(rows, wanted, lower, tokens, logits[:, -1].tolist(), {})
+
+
+def _choose_once_ruled(rows: Rows, wanted: list[int]) -> dict[int, int]:
+    """Of rows of which a rule may raise a token, or whose likeliest few did not decide."""
+    if not wanted or kernels.largest is None:
+        return {}
+    ruled = {row: _ruled(rows, row) for row in wanted}
+    count = min(max(num_once_ruled(rows.params[row]) for row in wanted), rows.logits.shape[1])
+    scores = np.empty((len(wanted), count), dtype=np.float32)
+    tokens = np.empty(scores.shape, dtype=np.int64)
+    kernels.largest(list(ruled.values()), scores, tokens)
+    return _choose(rows, wanted, scores, tokens, scores[:, -1].tolist(), ruled)
+
+
+def _choose(
+    rows: Rows,
+    wanted: list[int],
+    scores: Floats,
+    tokens: Ids,
+    edges: list[float],
+    ruled: dict[int, Floats],
+) -> dict[int, int]:
+    """Choose from a few of each row, whose other scores are at most its edge. ruled: whole rows
+    before temperature and filters, where they are known."""
+    params = [rows.params[row] for row in wanted]
+    if scores.shape[1] >= rows.logits.shape[1]:
         edges = [-math.inf] * len(wanted)
-    logits = lowered(logits, tokens, params, histories, vocab_size)
     totals = [0] * len(wanted)
     if any(map(needs_total, params)):
-        _sum_up(rows, wanted, logits, edges, totals)
+        _sum_up(rows, wanted, scores, edges, ruled, totals)
     uniform = uniforms_of([rows.keys[row] for row in wanted])
-    chosen = choose(logits, tokens, edges, params, totals, uniform)
+    chosen = choose(scores, tokens, edges, params, totals, uniform)
     return {row: token for row, token in zip(wanted, chosen, strict=True) if token >= 0}
 
 
 def _sum_up(
-    rows: Rows, wanted: list[int], logits: Floats, edges: list[float], totals: list[int]
+    rows: Rows,
+    wanted: list[int],
+    few: Floats,
+    edges: list[float],
+    ruled: dict[int, Floats],
+    totals: list[int],
 ) -> None:
     """Put the sums of whole rows' weights where the few need them and have the row's highest."""
     at, scores, peaks, temperatures = [], [], [], []
     for i, row in enumerate(wanted):
-        options, highest = rows.params[row], logits[i].max()
+        options, highest = rows.params[row], few[i].max()
         with np.errstate(all="ignore"):
             peak = float(highest / np.float32(options.temperature))
         if needs_total(options) and math.isfinite(peak) and highest > edges[i]:
             at.append(i)
-            scores.append(_ruled(rows, row))
+            scores.append(ruled[row] if row in ruled else _ruled(rows, row))
             peaks.append(peak)
             temperatures.append(options.temperature)
     if at:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -187,6 +188,28 @@ def test_the_kernel_decides_what_numpy_does(
         assert choose_together(rows, wanted, largest(logits, count)) == found
 
 
+@pytest.mark.skipif(not NATIVE_AVAILABLE, reason="built without the native module")
+@given(
+    seed=st.integers(0, 2**32),
+    grain=st.sampled_from([None, 0.5, 4.0]),
+    hidden=st.sampled_from([0, 399, 400]),
+    nans=st.sampled_from([0, 0, 1, 90]),
+    count=st.sampled_from([1, 2, 70, 399, 400]),
+)
+def test_the_largest_of_a_row(
+    seed: int, grain: float | None, hidden: int, nans: int, count: int
+) -> None:
+    from kept import _native
+
+    rows = logits_of(2, seed, 3.0, grain, hidden)
+    rows[0, torch.randperm(V)[:nans]] = float("nan")
+    values, tokens = np.empty((2, count), np.float32), np.empty((2, count), np.int64)
+    _native.largest([row.numpy() for row in rows], values, tokens)
+    expected = largest(rows, count)  # NaN is the largest to torch too
+    np.testing.assert_array_equal(tokens, expected.tokens)
+    np.testing.assert_array_equal(values, expected.logits)
+
+
 @pytest.mark.parametrize(
     ("options", "decides"),
     [
@@ -195,9 +218,9 @@ def test_the_kernel_decides_what_numpy_does(
         ({"top_k": 0, "temperature": 0.3}, True),
         ({"top_k": 0, "top_p": 0.9, "temperature": 1e3}, False),
         ({"top_k": 0, "min_p": 0.1, "temperature": 1e3}, False),
-        ({"repetition_penalty": 0.9}, False), ({"temperature": 1e-300}, False),
-        ({"sequence_bias": [[[1], 2.0]]}, False), ({"typical_p": 0.9}, False),
-        ({"top_k": 256}, False),
+        ({"repetition_penalty": 0.9}, NATIVE_AVAILABLE), ({"temperature": 1e-300}, False),
+        ({"sequence_bias": [[[1], 2.0]]}, NATIVE_AVAILABLE), ({"typical_p": 0.9}, False),
+        ({"top_k": 256}, NATIVE_AVAILABLE),
     ],
 )  # fmt: skip
 def test_what_they_can_decide(options: dict[str, Any], decides: bool) -> None:
