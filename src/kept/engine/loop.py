@@ -57,10 +57,8 @@ class Loop:
 
     # A function of its own: what it held is freed before the interpreter may end.
     def _step(self) -> list[Event]:
-        # As `_changing` has it, which would take some microseconds more.
-        with torch.inference_mode(), plain_torch(), self.model.running():
+        with self._changing():
             started = time.perf_counter()
-            self._begin_change()
             self._hear()
             self._admit()
             work, found = self._pass()
@@ -70,7 +68,6 @@ class Loop:
             events = self._tell()
             self.counters.steps += 1
             self.counters.step_seconds += time.perf_counter() - started
-            self._end_change()
             return events
 
     def _charge(self, work: list[Work], seconds: float) -> None:
