@@ -177,12 +177,8 @@ class CausalLM(nn.Module, ABC):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Have the model to oneself, and hold torch to one thread while the native kernels take
-        turns with it.
-
-        Its threads spin for milliseconds after a parallel operation, on the CPUs of the kernels'.
-        Other threads wait; the one that is running may run within.
-        """
+        """Have the model to oneself: other threads wait, and this one may run within. Holds torch to
+        one thread beside the kernels, whose CPUs its threads would spin on for milliseconds."""
         with self._turn.lock, nullcontext() if self.native is None else ops.one_torch_thread():
             self._turn.note()
             yield
