@@ -177,8 +177,8 @@ class CausalLM(nn.Module, ABC):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Have the model to oneself: other threads wait, and this one may run within. Holds torch to
-        one thread beside the kernels, whose CPUs its threads would spin on for milliseconds."""
+        """Have the model to oneself: other threads wait, and it may run within. Holds torch to one
+        thread beside the kernels, on whose CPUs its others would spin for milliseconds."""
         with self._turn.lock, nullcontext() if self.native is None else ops.one_torch_thread():
             self._turn.note()
             yield
