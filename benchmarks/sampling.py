@@ -55,8 +55,8 @@ def measure(
     logits, params = random_logits(rows, vocab), SamplingParams(**options).resolve()
     peaks, first = logits.max(1)
     best = list(zip(peaks.tolist(), first.tolist(), strict=True))
-    count = num_likeliest(params)
-    likeliest = Likeliest(*logits.topk(count)) if count else None
+    count = num_likeliest([params], rows, vocab)
+    likeliest = Likeliest(*(x.numpy() for x in logits.topk(count))) if count else None
     likely = logits.topk(12).indices
     histories = [TokenHistory(torch.cat([torch.randint(vocab, (2988,)), x])) for x in likely]
     alone, together = [], []

@@ -132,6 +132,23 @@ BestPairs best_as_pairs(const Program& program) {
     return found;
 }
 
+template <typename Number>
+using Numpy = nb::ndarray<nb::numpy, Number, nb::ndim<2>>;
+
+template <typename Number>
+Numpy<Number> copied(const std::vector<Number>& numbers, std::int64_t rows, std::int64_t columns) {
+    auto* made = new std::vector<Number>(numbers);
+    const nb::capsule owner(made,
+                            [](void* p) noexcept { delete static_cast<std::vector<Number>*>(p); });
+    const auto height = static_cast<std::size_t>(rows), width = static_cast<std::size_t>(columns);
+    return Numpy<Number>(made->data(), {height, width}, owner);
+}
+
+std::pair<Numpy<float>, Numpy<std::int64_t>> top_as_arrays(const Program& program) {
+    const auto [rows, k] = program.top().shape();
+    return {copied(program.top().values(), rows, k), copied(program.top().tokens(), rows, k)};
+}
+
 // One call for a whole step: what Python does between two of them is time the kernels wait.
 BestPairs run_repeat(Repeat& repeat, const std::vector<std::int64_t>& tokens) {
     {
@@ -216,13 +233,7 @@ void bind_program(nb::module_& m) {
         .def("run", &Program::run, "step"_a, "first"_a, "last"_a, "among_torch"_a = false,
              Release())
         .def_prop_ro("best", &best_as_pairs)
-        .def_prop_ro("top_shape", [](const Program& p) { return p.top().shape(); })
-        .def("read_top",
-             [](const Program& p, nb::handle values, nb::handle tokens) {
-                 const auto count = static_cast<std::int64_t>(p.top().values().size());
-                 std::ranges::copy(p.top().values(), some<float>(values, count, "logits"));
-                 std::ranges::copy(p.top().tokens(), some<std::int64_t>(tokens, count, "tokens"));
-             })
+        .def_prop_ro("top", &top_as_arrays, nb::rv_policy::move)
         .def("read_buffer",
              [](const Program& p, int buffer, std::int64_t rows, nb::handle out) {
                  const RowBuffer& from = held(p, buffer, rows);

@@ -1,10 +1,13 @@
 // Weights and random numbers for Python.
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
+#include <tuple>
 
 #include "bindings_kernels.h"
+#include "choose.h"
 #include "sampling.h"
 
 namespace nb = nanobind;
@@ -34,6 +37,44 @@ void weigh_arrays(const std::vector<Row>& rows, const std::vector<float>& peaks,
     weigh_rows(args);
 }
 
+using FewLogits = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using FewTokens = nb::ndarray<const std::int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+// edge, temperature, draws, top_k, top_p, log_min_p, total, uniform
+using FewOptions =
+    std::tuple<float, float, bool, std::int64_t, double, double, std::int64_t, double>;
+
+std::vector<std::int64_t> choose_rows(const FewLogits& logits, const FewTokens& tokens,
+                                      const std::vector<FewOptions>& options) {
+    const std::size_t rows = logits.shape(0), count = logits.shape(1);
+    if (tokens.shape(0) != rows || tokens.shape(1) != count || options.size() != rows)
+        throw std::invalid_argument("each row has its few logits, their tokens and its options");
+    std::vector<std::int64_t> found;
+    for (std::size_t i = 0; i < rows; ++i) {
+        const auto& [edge, temperature, draws, top_k, top_p, log_min_p, total, uniform] =
+            options[i];
+        found.push_back(choose_from_few({logits.data() + i * count, tokens.data() + i * count,
+                                         static_cast<std::int64_t>(count), edge, temperature, draws,
+                                         top_k, top_p, log_min_p, total, uniform}));
+    }
+    return found;
+}
+
+using Values = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Tokens = nb::ndarray<std::int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void largest_of_rows(const std::vector<Row>& rows, const Values& values, const Tokens& tokens) {
+    const std::size_t k = values.shape(1);
+    if (values.shape(0) != rows.size() || tokens.shape(0) != rows.size() || tokens.shape(1) != k)
+        throw std::invalid_argument("each row has room for its largest and their tokens");
+    for (const Row& row : rows)
+        if (k == 0 || row.shape(0) < k)
+            throw std::invalid_argument("of a row from one to all of its numbers are found");
+    nb::gil_scoped_release release;
+    for (std::size_t i = 0; i < rows.size(); ++i)
+        largest_of_row(rows[i].data(), static_cast<std::int64_t>(rows[i].shape(0)),
+                       static_cast<std::int64_t>(k), values.data() + i * k, tokens.data() + i * k);
+}
+
 std::vector<std::uint64_t> random_of(const std::vector<std::uint64_t>& seeds,
                                      const std::vector<std::uint64_t>& positions) {
     if (seeds.size() != positions.size()) throw std::invalid_argument("each seed has its position");
@@ -47,6 +88,8 @@ std::vector<std::uint64_t> random_of(const std::vector<std::uint64_t>& seeds,
 
 void bind_sampling(nb::module_& m) {
     m.def("weigh", &weigh_arrays, "rows"_a, "peaks"_a, "temperatures"_a, "sums"_a);
+    m.def("choose_from_few", &choose_rows, "logits"_a, "tokens"_a, "options"_a);
+    m.def("largest", &largest_of_rows, "rows"_a, "values"_a, "tokens"_a);
     m.def("random_bits", &random_of, "seeds"_a, "positions"_a);
 }
 

@@ -24,6 +24,7 @@ class Turn:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self._noted: int | None = None
         _turns[next(_numbers)] = self
 
     @property
@@ -31,6 +32,19 @@ class Turn:
         """Whether the calling thread has it."""
         owned: bool = self.lock._is_owned()  # type: ignore[attr-defined]
         return owned
+
+    def note(self) -> None:
+        """Note that the calling thread has it, for `is_noted_elsewhere`."""
+        self._noted = threading.get_ident()
+
+    def note_end(self) -> None:
+        """Note that it has it no more. An exception may come before; the next note makes up."""
+        self._noted = None
+
+    @property
+    def is_noted_elsewhere(self) -> bool:
+        """Whether another thread has it, as it was noted: asking the lock would be to wait."""
+        return self._noted not in (None, threading.get_ident())
 
     def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
         return Turn, ()

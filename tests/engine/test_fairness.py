@@ -14,7 +14,7 @@ from kept import OptionError
 from kept.engine import Phase, Request, Scheduler
 from kept.engine.fairness import MAX_IDLE, OUTPUT_COST, PROMPT_COST, FairShare
 
-from .simulated import plan, request, sequence_of, settle, step
+from .simulated import anything, plan, request, sequence_of, settle, step
 
 SIZES = st.tuples(st.integers(1, 60), st.integers(1, 25))
 
@@ -118,6 +118,25 @@ def test_new_tenants_without_end_keep_nobody_waiting() -> None:
     # The second is a thousand ahead of all who come new, in two slots.
     assert all(found.finished for found in old)
     assert cost < 2 * 1000 * PROMPT_COST * 4
+
+
+def test_what_was_served_outlives_a_step_that_was_interrupted() -> None:
+    scheduler = Scheduler(2, 8)
+    scheduler.add(request("busy", 40, 30))
+    for _ in range(30):
+        step(scheduler)
+    for tenant in ("new", "busy", "new", "busy"):
+        scheduler.add(request(tenant, 3, 2))
+    step(scheduler)
+    before = {found.tenant: scheduler.served(found) for found in scheduler.unfinished()}
+    assert before["busy"] != before["new"]
+    scheduler.restart(scheduler.unfinished())
+    assert scheduler.num_waiting == 5
+    assert {r.tenant: scheduler.served(r) for r in scheduler.unfinished()} == before
+    lowest = min(before, key=before.__getitem__)
+    assert [found.tenant for found in scheduler.admit(anything)] == [lowest, lowest]
+    while scheduler.has_work:
+        step(scheduler)
 
 
 def test_a_long_prompt_among_short_ones_starts_in_its_turn() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 from interrupting import interrupted, some_of
 from thinning import examples
+from torch import Tensor
 
+from kept.batch import Batch
+from kept.cache import Cache
 from kept.engine import Engine, Request
 
 from .requests import expected, make_engine, make_group, outcome, pooled, resolved
@@ -66,6 +70,57 @@ def test_the_next_step_goes_on(kind: str) -> None:
         if kind == "pool":
             check_blocks(engine)
             check_nothing_is_left(engine)
+
+
+class Gated(Toy):
+    """Stands still in its third pass until it is let go on."""
+
+    def __init__(self) -> None:
+        super().__init__(512)
+        self.stands, self.goes_on = Event(), Event()
+        self.was_let_go = False
+
+    def run(self, batch: Batch, cache: Cache | None = None, record: object = None) -> Tensor:
+        if len(self.rows) == 2:
+            self.stands.set()
+            self.was_let_go = self.goes_on.wait(20)
+        return super().run(batch, cache, record)
+
+
+def test_a_caller_that_ends_its_requests_waits_for_no_step() -> None:
+    """As at Ctrl-C in one thread, while another is in a long pass."""
+    model = Gated()
+    engine = pooled(model, slots=2, blocks=20)
+    params = resolved(max_new_tokens=9)
+    one, other = (Request(make_group(prompt, params, RULE)) for prompt in (PROMPTS[0], PROMPTS[3]))
+    for each in (one, other):
+        engine.submit(each)
+    engine.step()
+    engine.step()
+    thread = Thread(target=engine.step)
+    thread.start()
+    assert model.stands.wait(20)
+    engine.end([one])
+    [(tokens, _)] = expected(PROMPTS[0], params, RULE)
+    sofar = one.group.results[0].completion()
+    assert (sofar.token_ids, sofar.finish_reason) == (tokens[:2], "interrupted")
+    assert not one.finished
+    model.goes_on.set()
+    thread.join()
+    assert model.was_let_go
+    engine.step()
+    assert outcome(one.group) == [(tokens[:3], "interrupted")]
+    finish(engine)
+    assert outcome(other.group) == expected(PROMPTS[3], params, RULE)
+    check_nothing_is_left(engine)
+
+
+def test_what_it_ends_beside_no_step_has_ended_then() -> None:
+    engine, requests = begun("pool")
+    engine.step()
+    engine.end(requests)
+    assert all(one.finished for one in requests)
+    check_nothing_is_left(engine)
 
 
 def test_what_ends_a_beam_search_is_there_once() -> None:

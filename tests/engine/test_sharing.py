@@ -87,6 +87,27 @@ def test_a_text_that_goes_on_from_another_and_one_that_turns_off() -> None:
     check_nothing_is_left(engine)
 
 
+def test_what_a_running_text_has_written_is_found_block_by_block() -> None:
+    engine = pooled(Toy(512), slots=2, blocks=40)
+    first = request(story(50), max_new_tokens=220)
+    engine.submit(first)
+    [text] = first.group.results
+    while len(text.history) < 210:
+        engine.step()
+        check_blocks(engine)
+    second = request([*text.history.tokens[:205].tolist(), 1, 2], max_new_tokens=3)
+    engine.submit(second)
+    engine.step()
+    assert not first.finished
+    assert second.group.results[0].usage.cached == {"tree": 192}
+    assert engine.snapshot().counters.computed_tokens == 210 + 15
+    run(engine, [])
+    assert outcome(first.group) == expected(story(50), first.group.params, RULE)
+    prompt = second.group.results[0].history.tokens[:207].tolist()
+    assert outcome(second.group) == expected(prompt, second.group.params, RULE)
+    check_nothing_is_left(engine)
+
+
 def test_salts_share_nothing() -> None:
     model, prompt = Toy(512), story(150)
     engine = pooled(model, slots=4, blocks=40)

@@ -17,7 +17,7 @@ from laws.operations import OPERATIONS
 # What makes up an append, what comes before the first, what reads, a truncation of one slot, and
 # blocks that slots share (test_block_laws.py).
 SERVING = {
-    "step", "lend", "lease", "update", "put", "abandon", "max_step", "reshape",
+    "step", "lend", "lease", "update", "put", "abandon", "max_step", "max_steps", "reshape",
     "layer", "held", "truncate_slot", "share", "adopt", "num_new_blocks", "release",
 }  # fmt: skip
 

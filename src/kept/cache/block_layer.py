@@ -81,10 +81,9 @@ class BlockLayer(LayerCache):
 
     def copy_blocks(self, copies: Copies) -> None:
         """See `LayerCache.copy_blocks`."""
-        device = self.keys[0].device
-        pairs = torch.tensor(copies, dtype=torch.int64, device="cpu").to(device)
         for buffer in self.buffers:
-            buffer.index_copy_(0, pairs[:, 1], buffer.index_select(0, pairs[:, 0]))
+            for source, copied in copies:  # one indexed copy takes eight times as long
+                buffer[copied].copy_(buffer[source])
 
     def erase(self, writes: Writes) -> None:
         """Nothing reads what is behind a sequence's end."""

@@ -145,9 +145,14 @@ class Readable(Slots):
 
         Raises CacheError for no slot of this cache, OptionError for what is no number.
         """
-        length = self.lengths[self._read_slot(slot)]
-        found = [layout.max_step(length) for layout in self._state.distinct]
-        return min((most for most in found if most is not None), default=None)
+        return self.max_steps((slot,))[0]
+
+    def max_steps(self, slots: Sequence[int]) -> list[int | None]:
+        """`max_step` of each of some slots."""
+        state = self._state
+        layouts, lengths = state.distinct, [state.lengths[self._read_slot(slot)] for slot in slots]
+        each = [[layout.max_step(length) for layout in layouts] for length in lengths]
+        return [min((most for most in found if most is not None), default=None) for found in each]
 
     def __repr__(self) -> str:
         inputs = f"inputs of {list(self.input_lengths)}, " if self.cross.shapes else ""
@@ -189,6 +194,8 @@ class Readable(Slots):
 
     def _read_slot(self, slot: int) -> int:
         """One slot; raises CacheError for none of this cache's, OptionError for no number."""
+        if type(slot) is int and 0 <= slot < self.num_slots:  # as for each sequence of a step
+            return slot
         slot = read_whole(slot, "a slot")
         check_slots((slot,), self.num_slots)
         return slot

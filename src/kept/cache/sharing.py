@@ -58,12 +58,16 @@ class Sharing(Movable):
         """Bytes of a block, all layers together. Raises CacheError as `share` does."""
         return self._in_blocks().memory.block_bytes
 
-    def num_new_blocks(self, slot: int, count: int) -> int:
-        """How many free blocks the slot takes to store so many tokens more. Raises as `share`."""
-        slot, layout = self._read_slot(slot), self._in_blocks()
-        table, length = layout.tables[slot], self.lengths[slot]
-        copied = count > 0 and not table.takes(length)
-        return max(0, -(-(length + count) // BLOCK) - len(table.blocks)) + copied
+    def num_new_blocks(self, slots: Sequence[int], counts: Sequence[int]) -> list[int]:
+        """How many free blocks each of some slots takes to store so many tokens more. Raises as
+        `share` does."""
+        layout, lengths = self._in_blocks(), self.lengths
+        found = []
+        for slot, count in zip(map(self._read_slot, slots), counts, strict=True):
+            table, length = layout.tables[slot], lengths[slot]
+            copied = count > 0 and not table.takes(length)
+            found.append(max(0, -(-(length + count) // BLOCK) - len(table.blocks)) + copied)
+        return found
 
     def release(self) -> None:
         """Give memory that no block in use lies on back to the system; blocks that are taken later

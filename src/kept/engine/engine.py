@@ -50,7 +50,7 @@ class Engine(Loop):
         """
         self.check(request)
         request.live[0].usage.arrived = time.perf_counter()
-        self._inbox.append((request, False))
+        self._inbox.append((request, False, None))
         return request
 
     def check(self, request: Request) -> None:
@@ -65,7 +65,7 @@ class Engine(Loop):
     def cancel(self, request: Request) -> None:
         """Have a request end as it stands with the next step. Any thread may, at any time; without
         effect on one that is finished."""
-        self._inbox.append((request, True))
+        self._inbox.append((request, True, None))
 
     @property
     def pool_bytes(self) -> int:
@@ -98,19 +98,17 @@ class Engine(Loop):
         self.step()  # by its name, which others may have replaced
 
     def end(self, requests: Iterable[Request], error: Exception | None = None) -> None:
-        """End requests as they stand, now: once the step that another thread takes is over.
+        """End requests as they stand: now, or with the next step where one is being taken, as for
+        Ctrl-C in one thread while another computes, or where garbage is collected in a step.
 
-        error: what they end with; None: "interrupted". Within a step of this thread, as garbage is
-        collected there, they are cancelled, and end with the next one.
+        Waits for no step; what a text has come to can be read at once. error: what they end with;
+        None: "interrupted".
         """
-        if self._is_changing_here:
-            for request in requests:
-                self.cancel(request)
-            return
-        with self._changing():
-            self._hear()
-            for request in requests:
-                self._end(request, error)
+        for request in requests:
+            self._inbox.append((request, True, error))
+        if not (self._is_changing_here or self.model.is_running_elsewhere):
+            with self._changing():
+                self._hear()
 
     def snapshot(self) -> Snapshot:
         """What the engine has done and holds."""
@@ -122,5 +120,6 @@ class Engine(Loop):
     def forget(self) -> None:
         """Let no text that has ended be found again, and give the memory of its keys back."""
         with self._changing():
+            self._hear()
             self._forward.forget()
             self._residents.forget()

@@ -68,6 +68,16 @@ class FairShare:
         """How many tenants are remembered."""
         return len(self._accounts)
 
+    def emptied(self) -> FairShare:
+        """Another with the counters of this one, where nobody has a request or was promised any
+        tokens yet."""
+        twin = FairShare(self._slots, self._weights)
+        for tenant, account in self._accounts.items():
+            twin._accounts[tenant] = Account(account.weight, account.served)
+        twin._num_idle = len(twin._accounts)
+        twin._floor, twin._level = self._floor, self._level
+        return twin
+
     def enter(self, tenant: str) -> None:
         """Count a request of the tenant's, new to the scheduler."""
         account = self._accounts.get(tenant)

@@ -68,11 +68,13 @@ class Forward:
         tokens, past, totals, wanted, sources, slots = [], [], [], [], [], []
         for item in work:
             c = item.continuation
-            begin = c.offset + c.num_computed
-            tokens.append(c.history.tokens[begin : begin + item.num_new].tolist())
+            begin, count = c.offset + c.num_computed, item.num_new
+            is_last = begin + count == len(c.history)
+            new = c.history.tokens[begin : begin + count].tolist
+            tokens.append([c.history.last] if is_last and count == 1 else new())
             past.append(c.num_computed)
             totals.append(len(c.history) - c.offset)
-            wanted.append(item.num_new == c.num_pending)
+            wanted.append(is_last)
             sources.append(None if c.num_computed else c.source)
             slots.append(c.slot)
         return pack(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kept.engine.continuation import Continuation
 from kept.models import NextLogits
@@ -14,16 +14,14 @@ from kept.sampling import ResolvedParams, TokenLogprobs
 Drawn = tuple[int, TokenLogprobs | None] | Exception  # why there is none
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(NamedTuple):
     """A sequence of the next step, and the one of this step whose keys it goes on from."""
 
     continuation: Continuation
     parent: Continuation
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """A continuation that wants a token drawn, from the logits behind the last token of `parent`,
     which lives."""
 

@@ -11,6 +11,7 @@ from traceback import clear_frames
 
 import torch
 
+from kept.blocks import BLOCK
 from kept.cache import Cache
 from kept.engine import journal
 from kept.engine.counters import Counters
@@ -25,7 +26,7 @@ from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
 from kept.models import CausalLM, NextLogits
 from kept.ops import plain_torch
-from kept.sampling import is_read_whole, num_likeliest
+from kept.sampling import num_likeliest
 
 
 class Loop:
@@ -45,7 +46,8 @@ class Loop:
         self._forward = Forward(model, cache)
         self._residents = make_residents(model, cache, rule, num_slots, self.counters)
         self._settling = Settling(self.counters)
-        self._inbox: deque[tuple[Request, bool]] = deque()  # and whether it is to be cancelled
+        # And whether each is to end, and with what error.
+        self._inbox: deque[tuple[Request, bool, Exception | None]] = deque()
         self._open: dict[Request, None] = {}  # those heard of and not finished
         self._events: list[Event] = []  # since the last step, of which so many have been told
         self._num_told = 0
@@ -55,10 +57,8 @@ class Loop:
 
     # A function of its own: what it held is freed before the interpreter may end.
     def _step(self) -> list[Event]:
-        # As `_changing` has it, which would take some microseconds more.
-        with torch.inference_mode(), plain_torch(), self.model.running():
+        with self._changing():
             started = time.perf_counter()
-            self._begin_change()
             self._hear()
             self._admit()
             work, found = self._pass()
@@ -68,7 +68,6 @@ class Loop:
             events = self._tell()
             self.counters.steps += 1
             self.counters.step_seconds += time.perf_counter() - started
-            self._end_change()
             return events
 
     def _charge(self, work: list[Work], seconds: float) -> None:
@@ -102,9 +101,9 @@ class Loop:
     def _hear(self) -> None:
         """Take in what came from other threads; what has waited too long ends."""
         while self._inbox:
-            request, is_cancelled = self._inbox[0]
-            if is_cancelled:
-                self._end(request)
+            request, is_to_end, error = self._inbox[0]
+            if is_to_end:
+                self._end(request, error)
             elif request.phase is Phase.OUTSIDE and not request.finished:
                 self._open[request] = None
                 self.scheduler.add(request)
@@ -167,9 +166,7 @@ class Loop:
             for continuation in live:
                 if continuation.slide(self.rule):
                     self._residents.cut(continuation)
-        cache = self.cache
-        most = [None if cache is None or c.slot is None else cache.max_step(c.slot) for c in live]
-        work = self.scheduler.next(live, most)
+        work = self.scheduler.next(live, self._residents.max_steps(live))
         self._residents.make_room(work, self.scheduler, self._park)
         return [item for item in work if item.request.phase is Phase.RUNNING]
 
@@ -187,9 +184,7 @@ class Loop:
         num_live = sum(len(request.group.live) for request in self.scheduler.running)
         is_decode = len(work) == num_live and all(item.num_new == 1 for item in work)
         params = [request.group.params for request in self.scheduler.running]
-        self._top_k = max(map(num_likeliest, params), default=0)
-        if num_live == 1 and is_read_whole(params[0], self.model.config.vocab_size):
-            self._top_k = 0
+        self._top_k = num_likeliest(params, num_live, self.model.config.vocab_size)
         return self._forward.run(work, self._top_k, is_decode)
 
     def _must_slide(self) -> bool:
@@ -213,6 +208,9 @@ class Loop:
         self.counters.computed_tokens += sum(item.num_new for item in work)
         for request in {item.request: None for item in work if item.is_prompt}:
             self._residents.computed(request)
+        for item in work:
+            if not item.continuation.num_computed % BLOCK and not item.is_prompt:
+                self._residents.filled(item.request)
         self._events += self._settling.settle(self.scheduler.running, found)
         if self.cache is None:
             for request in self.scheduler.running:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from kept.engine.continuation import Continuation
 from kept.engine.request import Request
@@ -18,8 +18,7 @@ MAX_DRAFTED: Final = 16  # tokens that one may have pending and yet have read it
 SLOWDOWN: Final = 3.0  # what prompts may make of the time of a pass that decodes alone
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """The next `num_new` tokens of a continuation.
 
     request: whose it is. is_prompt: whether they are read, other than drawn a step ago.

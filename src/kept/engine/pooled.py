@@ -38,9 +38,10 @@ def blocks_of(num_tokens: int) -> int:
 class PooledResidents(Residents):
     """Residents of a cache in blocks.
 
-    What a sequence has computed goes into the prefix tree: of a prompt as it is read, so that
-    whoever begins like it need not read it too, and of every text when it ends or makes room for
-    others. Blocks of the tree that no running sequence needs are free for whoever does.
+    What a sequence has computed goes into the prefix tree, so that whoever begins like it need not
+    read it too: of a prompt as it is read, of what follows block by block where a request has one
+    text, and of every text when it ends or makes room for others. Blocks of the tree that no
+    running sequence needs are free for whoever does.
 
     tree: None where texts share nothing, as keys depend on more than the tokens before them; a
     request then starts once there is room for all that it may come to, and is never parked.
@@ -58,7 +59,8 @@ class PooledResidents(Residents):
         super().__init__(cache, num_slots)
         self._pool, self._tree, self._counters = pool, tree, counters
         self._held_cache, self._rule = cache, rule
-        # Of the prompts of those that run, which all of a request's sequences go on from.
+        # Of what those that run have in the tree. All of a request's sequences go on from its
+        # prompt, so that it is leased for as long as any of them runs.
         self._leases: dict[Request, dict[Continuation, Lease[Block]]] = {}
         self._waited: set[Request] = set()  # for a running request to compute their beginning
 
@@ -109,10 +111,7 @@ class PooledResidents(Residents):
 
     def start(self, request: Request, running: Sequence[Request]) -> bool:
         """See `Residents.start`."""
-        promised = 0
-        for other in running:
-            held = sum(blocks_of(c.num_computed) for c in other.live)
-            promised += max(0, self._needed(other) - held)
+        promised = sum(map(self._promised, running))
         room = self._pool.num_free + self._num_findable - promised
         if request.refused_with == room:
             return False
@@ -132,9 +131,10 @@ class PooledResidents(Residents):
         """See `Residents.make_room`."""
         while True:
             going = [item for item in work if item.continuation.slot is not None]
-            if self._evict_for(sum(map(self._new_blocks, going))):
+            needed = self._new_blocks(going)
+            if self._evict_for(sum(needed)):
                 return
-            short = [item.request for item in going if self._new_blocks(item)]
+            short = [item.request for item, count in zip(going, needed, strict=True) if count]
             wanting = min(short, key=lambda request: request.rank)
             victim = scheduler.victim(wanting)
             if victim is not None or len(scheduler.running) > 1:
@@ -154,11 +154,18 @@ class PooledResidents(Residents):
             if lease is not None:
                 leases[continuation] = lease
 
+    def filled(self, request: Request) -> None:
+        """See `Residents.filled`: make a text findable as far as it has come. Not one of several,
+        whose lease would outlive it, as the others go on from what it holds."""
+        if request.width == 1:
+            self.computed(request)
+
     def leave(self, request: Request, gone: Iterable[Continuation]) -> None:
         """See `Residents.leave`; what they have computed can be found from now on."""
+        alone = self._leases.get(request, {}) if request.width == 1 else {}
         for continuation in gone:
             if continuation.slot is not None:
-                lease = self._publish(continuation, request.salt, None)
+                lease = self._publish(continuation, request.salt, alone.pop(continuation, None))
                 super().leave(request, [continuation])
                 if lease is not None:
                     lease.release()
@@ -257,24 +264,27 @@ class PooledResidents(Residents):
         if self._tree is None:
             return self._most(request)
         longest = self._longest(request)
-        return (
-            sum(blocks_of(min(len(c.history) + 1, longest)) for c in request.live)
-            + request.width
-            - len(request.live)
-        )
+        live = request.live
+        needed = sum([blocks_of(min(len(c.history) + 1, longest)) for c in live])
+        return needed + request.width - len(live)
+
+    def _promised(self, running: Request) -> int:
+        """Blocks that a running request needs beside those that it has."""
+        held = sum([blocks_of(c.num_computed) for c in running.live])
+        return max(0, self._needed(running) - held)
 
     def _longest(self, request: Request) -> int:
         """Tokens that a text of it may come to store."""
-        longest = max(c.limit - c.offset - 1 for c in request.group.results)
+        longest = max([c.limit - c.offset for c in request.group.results]) - 1
         return min(longest, self._rule.length)
 
     def _most(self, request: Request) -> int:
         """Blocks that it may come to need, with one that each of several takes ahead."""
         return request.width * (blocks_of(self._longest(request)) + (request.width > 1))
 
-    def _new_blocks(self, item: Work) -> int:
-        slot = item.continuation.slot
-        return 0 if slot is None else self._held_cache.num_new_blocks(slot, item.num_new)
+    def _new_blocks(self, work: Sequence[Work]) -> list[int]:
+        slots = [slot for item in work if (slot := item.continuation.slot) is not None]
+        return self._held_cache.num_new_blocks(slots, [item.num_new for item in work])
 
     def _evict_for(self, count: int) -> bool:
         """Have so many blocks free, at the cost of texts that have ended; whether there are."""

@@ -42,6 +42,12 @@ class Residents:
         """Which running request computes what this one begins with, too; None: none does."""
         return None
 
+    def max_steps(self, live: Sequence[Continuation]) -> list[int | None]:
+        """How many tokens each may bring to its slot in one pass; None: any number."""
+        if self.cache is None:
+            return [None] * len(live)
+        return self.cache.max_steps([c.slot for c in live if c.slot is not None])
+
     def start(self, request: Request, running: Sequence[Request]) -> bool:
         """Give its sequences slots, and keys as far as some are to be had; False: there is no room.
 
@@ -65,6 +71,9 @@ class Residents:
 
     def computed(self, request: Request) -> None:
         """Note that a pass has read some of a request's prompt."""
+
+    def filled(self, request: Request) -> None:
+        """Note that a pass has come to the end of a block behind a request's prompt."""
 
     def move(self, moves: Sequence[Move]) -> None:
         """Give every continuation that goes on from another's keys these keys, and a slot if it

@@ -58,13 +58,15 @@ class Scheduler:
 
     def restart(self, requests: Iterable[Request]) -> None:
         """Begin anew with these unfinished requests, all of them waiting, where an exception may
-        have left anything here half done. What tenants were served is forgotten."""
-        self._waiting, self._holds = Waiting(self.max_slots, self._weights), Holds()
+        have left anything here half done. What tenants were served stays."""
+        self._holds = Holds()
         self.running, self._deadlines, self._used = [], [], 0
-        for request in requests:
-            request.phase, request.num_promised = Phase.OUTSIDE, 0
+        found = list(requests)
+        for request in found:
+            request.num_promised = 0
             request.has_caught_up, request.refused_at = False, None
-            self.add(request)
+            self._number(request)
+        self._waiting = self._waiting.holding(found)
 
     @property
     def num_waiting(self) -> int:
@@ -92,9 +94,12 @@ class Scheduler:
                 f"this engine has {self.max_slots}; make it with more"
             )
         assert request.phase is Phase.OUTSIDE
-        request.number = next(self._numbers)
+        self._number(request)
         self._waiting.enter(request)
         self._waiting.add(request)
+
+    def _number(self, request: Request) -> None:
+        request.number = next(self._numbers)
         if request.deadline is not None:
             heappush(self._deadlines, (request.deadline, request.number, request))
         journal.arrived(request)

@@ -76,8 +76,12 @@ class Class:
             else:
                 lowest = self.share.standing(first.tenant)
                 self.share.lift(tenant, lowest, self.share.standing(self._longest().tenant))
-            self._lines[tenant] = Line()
-        self._lines[tenant].add(request)
+        self.put(request)
+
+    def put(self, request: Request) -> None:
+        """Let a request wait, as one that does already."""
+        tenant = request.tenant
+        self._lines.setdefault(tenant, Line()).add(request)
         self._num += 1
         request.phase = Phase.WAITING
         heappush(self._oldest, (request.order, request))
@@ -148,6 +152,18 @@ class Waiting:
     def requests(self) -> Iterator[Request]:
         """Those that wait, in no order across tenants."""
         return chain.from_iterable(found.requests() for found in self._classes.values())
+
+    def holding(self, requests: Sequence[Request]) -> Waiting:
+        """Another in which these requests wait and no others, and their tenants' counters are
+        those of this one."""
+        twin = Waiting(self._slots, self._weights)
+        for priority in {request.priority for request in requests} & self._classes.keys():
+            twin._classes[priority] = Class(self.share(priority).emptied())
+        for request in requests:
+            twin.enter(request)
+        for request in requests:
+            twin._classes[request.priority].put(request)
+        return twin
 
     def share(self, priority: int) -> FairShare:
         """The counters of the tenants that have requests of this priority."""

@@ -177,19 +177,22 @@ class CausalLM(nn.Module, ABC):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Have the model to oneself, and hold torch to one thread while the native kernels take
-        turns with it.
-
-        Its threads spin for milliseconds after a parallel operation, on the CPUs of the kernels'.
-        Other threads wait; the one that is running may run within.
-        """
+        """Have the model to oneself: other threads wait, and it may run within. Holds torch to one
+        thread beside the kernels, on whose CPUs its others would spin for milliseconds."""
         with self._turn.lock, nullcontext() if self.native is None else ops.one_torch_thread():
+            self._turn.note()
             yield
+            self._turn.note_end()
 
     @property
     def is_running_here(self) -> bool:
         """Whether the calling thread has the model to itself."""
         return self._turn.is_mine
+
+    @property
+    def is_running_elsewhere(self) -> bool:
+        """Whether another thread has it, as far as can be told without waiting."""
+        return self._turn.is_noted_elsewhere
 
     def next_logits(self, batch: Batch, cache: Cache | None = None, top_k: int = 0) -> NextLogits:
         """`run`, and the likeliest token of each row and its `top_k` largest logits, where the

@@ -30,7 +30,7 @@ class NextLogits:
 
     def rows(self, first: int, end: int) -> NextLogits:
         """Rows first to end, not copied."""
-        if first == 0 and end == len(self.logits):
+        if first == 0 and end == self.logits.shape[0]:
             return self
         likeliest = self.likeliest and self.likeliest.rows(first, end)
         return NextLogits(self.logits[first:end], self.best and self.best[first:end], likeliest)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kept.batch import Batch
@@ -134,20 +136,15 @@ class Program:
         """The largest logit of each wanted row of the last run, and the first token that has it."""
         return self._native.best
 
-    def top(self) -> tuple[Tensor, Tensor] | None:
+    def top(self) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
         """The K largest logits (M, K) fp32 of each row wanted of the last run, and their tokens
         (M, K) int64.
 
         The largest come first, NaN before any number, and of equal ones the lower token. K is what
         the step asked for, None if nothing; M is 0 if the run made no logits.
         """
-        shape = self._native.top_shape
-        if shape[1] == 0:
-            return None
-        values = torch.empty(shape, dtype=torch.float32, device="cpu")
-        tokens = torch.empty(shape, dtype=torch.int64, device="cpu")
-        self._native.read_top(values, tokens)
-        return values, tokens
+        found = self._native.top
+        return found if found[0].shape[1] else None
 
     def rows(self, buffer: lines.Buffer, count: int) -> Tensor:
         """Rows (count, width) of an fp32 buffer as the last run left them."""

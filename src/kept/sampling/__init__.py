@@ -4,7 +4,7 @@ from kept.sampling.chain import process_scores
 from kept.sampling.draw import Key, derive_seed, draw, draw_distinct, fresh_seed
 from kept.sampling.generation_config import check_keywords, settings_of_model_config
 from kept.sampling.history import TokenHistory
-from kept.sampling.likeliest import Likeliest, is_read_whole, num_likeliest
+from kept.sampling.likeliest import Likeliest, num_likeliest
 from kept.sampling.logprobs import TokenLogprob, TokenLogprobs, token_logprobs
 from kept.sampling.params import SamplingParams
 from kept.sampling.resolved import ResolvedParams
@@ -24,7 +24,6 @@ __all__ = [
     "draw",
     "draw_distinct",
     "fresh_seed",
-    "is_read_whole",
     "num_likeliest",
     "process_scores",
     "sample",

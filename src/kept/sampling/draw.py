@@ -50,11 +50,8 @@ def uniforms(key: tuple[int, int], count: int) -> Weights:
     """Return `count` numbers in [0, 1), multiples of 2**-53, that depend on `key` alone."""
     seed, position = key
     # The position in the second word: a long run of draws counts up in the first.
+    raw: npt.NDArray[np.uint64]
     raw = np.random.Philox(key=seed, counter=position << 64).random_raw(count)
-    return _fractions(raw)
-
-
-def _fractions(raw: npt.NDArray[np.uint64]) -> Weights:
     return (raw >> np.uint64(64 - _BITS)).astype(np.float64) * np.float64(2.0**-_BITS)
 
 
@@ -71,12 +68,12 @@ def invert(weights: Weights, u: float) -> int:
     return int(min(index, last))
 
 
-def uniforms_of(keys: Sequence[tuple[int, int]]) -> Weights:
+def uniforms_of(keys: Sequence[tuple[int, int]]) -> list[float]:
     """Return the first of `uniforms` of each key, (n,)."""
     if kernels.random_bits is None:
-        return np.array([uniforms(key, 1)[0] for key in keys], dtype=np.float64)
+        return [float(uniforms(key, 1)[0]) for key in keys]
     raw = kernels.random_bits([seed for seed, _ in keys], [position for _, position in keys])
-    return _fractions(np.array(raw, dtype=np.uint64))
+    return [(bits >> (64 - _BITS)) * 2.0**-_BITS for bits in raw]
 
 
 def draw(scores: Tensor, key: tuple[int, int]) -> int:

@@ -1,7 +1,11 @@
-"""The scores of many rows' few likeliest tokens, and what they decide of each row."""
+"""The scores of many rows' few likeliest tokens, and what they decide of each row.
+
+`native/choose.cpp` does the same, a row at a time and many times faster, and finds the same tokens.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -9,8 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from kept.sampling.history import Ids, TokenHistory
-from kept.sampling.lowering import lowered
+from kept.sampling import kernels
+from kept.sampling.history import Ids
 from kept.sampling.processors import least_score
 from kept.sampling.resolved import ResolvedParams
 from kept.sampling.weights import Floats, Whole, num_in_nucleus, places, weights_of
@@ -34,30 +38,51 @@ class FewScores:
     params: Sequence[ResolvedParams]
 
 
-def few_scores(
+def choose(
     logits: Floats,
     tokens: Ids,
+    edges: Sequence[float],
     params: Sequence[ResolvedParams],
-    histories: Sequence[TokenHistory],
-    vocab_size: int,
-) -> FewScores:
-    """Make them of each row's K largest logits (R, K) and their tokens.
+    totals: Sequence[int],
+    uniform: Sequence[float],
+) -> list[int]:
+    """Return each row's token (R,), -1: the few do not decide it.
 
-    Each row is of a request that `only_lowers`.
+    logits: (R, K) what processors before the temperature leave of the largest of each row. tokens:
+    (R, K) theirs. edges: (R,) what no other logit of the row exceeds. totals: (R,) the sum of the
+    whole row's weights, of rows with `needs_total`. uniform: (R,) the random numbers in [0, 1) of
+    rows that draw.
     """
+    if kernels.choose_from_few is not None:
+        each = zip(edges, params, totals, uniform, strict=True)
+        return kernels.choose_from_few(logits, tokens, [_as_options(*row) for row in each])
+    few = _few_scores(logits, tokens, edges, params)
+    chosen, decided = _chosen(few, np.array(totals, dtype=np.int64), np.array(uniform))
+    found: list[int] = np.where(decided, chosen, -1).tolist()
+    return found
+
+
+def _as_options(
+    edge: float, params: ResolvedParams, total: int, uniform: float
+) -> kernels.FewOptions:
+    least = math.log(params.min_p) if params.min_p > 0.0 else -math.inf
+    draws, top_k, top_p = params.do_sample, params.top_k, params.top_p
+    return edge, params.temperature, draws, top_k, top_p, least, total, uniform
+
+
+def _few_scores(
+    logits: Floats, tokens: Ids, edges: Sequence[float], params: Sequence[ResolvedParams]
+) -> FewScores:
     with np.errstate(all="ignore"):  # of extreme options; what comes of them is not finite
         temperatures = np.array([options.temperature for options in params]).astype(np.float32)
-        lower = lowered(logits, tokens, params, histories, vocab_size)
-        scores = lower / temperatures[:, None]
-        edges: Floats = logits[:, -1] / temperatures
-    if logits.shape[1] >= vocab_size:
-        edges = np.full_like(edges, -np.inf)
+        scores = logits / temperatures[:, None]
+        least: Floats = np.array(edges, dtype=np.float32) / temperatures
     # Whether it is NaN or too large, no comparison holds.
     fine: Flags = np.logical_and.reduce(scores < np.inf, axis=1)
     scores, tokens = _in_order(np.where(fine[:, None], scores, np.float32(0)), tokens)
     fine &= scores[:, 0] > -np.inf
-    num_sure = np.where(fine, (scores > edges[:, None]).sum(axis=1), 0)
-    return FewScores(scores, tokens, num_sure, edges, params)
+    num_sure = np.where(fine, (scores > least[:, None]).sum(axis=1), 0)
+    return FewScores(scores, tokens, num_sure, least, params)
 
 
 def _in_order(scores: Floats, tokens: Ids) -> tuple[Floats, Ids]:
@@ -71,12 +96,8 @@ def _in_order(scores: Floats, tokens: Ids) -> tuple[Floats, Ids]:
     return bits.view(np.float32), _TOKEN_BITS - (ranks & _TOKEN_BITS)
 
 
-def choose(few: FewScores, totals: Whole, uniform: npt.NDArray[np.float64]) -> tuple[Ids, Flags]:
-    """Return each row's token (R,), and whether it is certain to be that of the whole row.
-
-    totals: (R,) the sum of a whole row's weights, of rows with `needs_total`. uniform: (R,) the
-    random numbers in [0, 1) of rows that draw.
-    """
+def _chosen(few: FewScores, totals: Whole, uniform: npt.NDArray[np.float64]) -> tuple[Ids, Flags]:
+    """Each row's token (R,), and whether it is certain to be that of the whole row."""
     weights, num_kept, decided = _filtered(few, totals)
     draws = np.array([options.do_sample for options in few.params])
     chosen = few.tokens[:, 0].copy()

@@ -17,12 +17,23 @@ Weigh = Callable[
     None,
 ]
 RandomBits = Callable[[Sequence[int], Sequence[int]], list[int]]
+# edge, temperature, draws, top_k, top_p, log_min_p, total, uniform
+FewOptions = tuple[float, float, bool, int, float, float, int, float]
+ChooseFromFew = Callable[
+    [npt.NDArray[np.float32], npt.NDArray[np.int64], Sequence[FewOptions]], list[int]
+]
+Largest = Callable[
+    [Sequence[npt.NDArray[np.float32]], npt.NDArray[np.float32], npt.NDArray[np.int64]], None
+]
 
 weigh: Weigh | None
 random_bits: RandomBits | None
+choose_from_few: ChooseFromFew | None
+largest: Largest | None
 try:
     from kept import _native
 except ImportError:
-    weigh, random_bits = None, None
+    weigh, random_bits, choose_from_few, largest = None, None, None, None
 else:
     weigh, random_bits = _native.weigh, _native.random_bits
+    choose_from_few, largest = _native.choose_from_few, _native.largest

@@ -6,13 +6,14 @@ at their edge or too many of them ruled out, the whole row is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from torch import Tensor
-
+from kept.sampling.history import Ids
 from kept.sampling.lowering import only_lowers
 from kept.sampling.resolved import ResolvedParams
+from kept.sampling.weights import Floats
 
 SMALL_VOCABULARY: Final = 1 << 16
 MOST: Final = 256  # beyond so many, finding them takes as long as it spares
@@ -25,8 +26,8 @@ class Likeliest:
     """Of each row the K largest logits (B, K) fp32, the largest first, and their tokens (B, K)
     int64; of equal ones the lower tokens, in order."""
 
-    logits: Tensor
-    tokens: Tensor
+    logits: Floats
+    tokens: Ids
 
     def rows(self, first: int, last: int) -> Likeliest:
         """Rows [first, last), not copied."""
@@ -36,26 +37,28 @@ class Likeliest:
         """Any of the rows, copied."""
         return Likeliest(self.logits[indices], self.tokens[indices])
 
-    def repeated(self, count: int) -> Likeliest:
-        """The one row there is, so many times."""
-        return Likeliest(self.logits.expand(count, -1), self.tokens.expand(count, -1))
 
+def num_likeliest(params: Sequence[ResolvedParams], num_rows: int, vocab_size: int) -> int:
+    """How many of the largest logits of each row a step can make use of; 0: none.
 
-def num_likeliest(params: ResolvedParams) -> int:
-    """How many of the largest logits a request can make use of; 0: none.
-
-    Of rows of several requests, the most that any of them can. Where the number of tokens to choose
-    from is known, one more, which shows that no others tie with them; and where penalties or bans
-    put others in their places, as many again and some.
+    params: of its requests, whose rows are `num_rows` together. Where the number of tokens to
+    choose from is known, it is one more, which shows that no others tie with them; and where
+    penalties or bans put others in their places, as many again and some.
     """
-    if params.num_beams > 1:
+    if num_rows == 1 and _is_read_whole(params[0], vocab_size):
+        return 0
+    return max(map(_num_of, params), default=0)
+
+
+def _num_of(params: ResolvedParams) -> int:
+    if params.num_beams > 1 or (params.is_plain_greedy and not params.logprobs):
         return 0
     of_draw = _num_to_choose_from(params) if can_be_chosen_from(params) else 0
     of_logprobs = params.logprobs + 1 if params.logprobs else 0
     return max((n for n in (of_draw, of_logprobs) if n <= MOST), default=0)
 
 
-def is_read_whole(params: ResolvedParams, vocab_size: int) -> bool:
+def _is_read_whole(params: ResolvedParams, vocab_size: int) -> bool:
     """Whether a request alone in its step has its row read sooner than its few likeliest found: a
     greedy one, whose processors look at a small vocabulary once (benchmarks/sampling.py)."""
     return not params.do_sample and not params.logprobs and vocab_size <= SMALL_VOCABULARY
@@ -63,9 +66,25 @@ def is_read_whole(params: ResolvedParams, vocab_size: int) -> bool:
 
 def can_be_chosen_from(params: ResolvedParams) -> bool:
     """Whether a few likeliest tokens may decide: those outside must not come to be likelier."""
-    if params.num_beams > 1 or params.is_plain_greedy or not only_lowers(params):
+    return not params.is_plain_greedy and only_lowers(params) and _is_cut(params)
+
+
+def can_be_chosen_once_ruled(params: ResolvedParams) -> bool:
+    """Whether the few likeliest may decide that are left by all that comes before the temperature,
+    where that has been done to the whole row."""
+    return not params.is_plain_greedy and not params.rules.filters_draws and _is_cut(params)
+
+
+def _is_cut(params: ResolvedParams) -> bool:
+    """Whether a draw takes no more than the likeliest tokens."""
+    if params.num_beams > 1:
         return False
     return not params.do_sample or params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
+
+
+def num_once_ruled(params: ResolvedParams) -> int:
+    """How many of them it takes; one more shows that no others tie with them."""
+    return _OF_NUCLEUS if params.do_sample and params.top_k == 0 else max(params.top_k, 1) + 1
 
 
 def _num_to_choose_from(params: ResolvedParams) -> int:

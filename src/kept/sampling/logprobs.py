@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kept.errors import OptionError
+from kept.sampling.history import Ids
 from kept.sampling.processors import highest
+from kept.sampling.weights import Floats
 
 
 class TokenLogprob(NamedTuple):
@@ -31,7 +34,7 @@ class TokenLogprobs:
 
 
 def token_logprobs(
-    logits: Tensor, token_id: int, num_top: int, likeliest: Tensor | None = None
+    logits: Tensor, token_id: int, num_top: int, likeliest: Ids | None = None
 ) -> TokenLogprobs:
     """Return log-probabilities of `token_id` and the `num_top` likeliest tokens.
 
@@ -47,7 +50,24 @@ def token_logprobs(
             f"pass {logits.numel()} or less"
         )
     logprobs = torch.log_softmax(logits.float(), dim=-1)
-    top_ids = highest(logprobs, num_top, likeliest)
-    pairs = zip(top_ids.tolist(), logprobs[top_ids].tolist(), strict=True)
+    top_ids = None
+    if likeliest is not None and logprobs.is_cpu:
+        top_ids = _highest_among(logprobs.numpy(), num_top, likeliest)
+    if top_ids is None:
+        top_ids = highest(logprobs, num_top).tolist()
+    pairs = zip(top_ids, logprobs[top_ids].tolist(), strict=True)
     top = tuple(TokenLogprob(i, value) for i, value in pairs if value > float("-inf"))
     return TokenLogprobs(TokenLogprob(token_id, float(logprobs[token_id])), top)
+
+
+def _highest_among(values: Floats, count: int, among: Ids) -> list[int] | None:
+    """What `highest` finds of `values` (V,), if those `among` decide it, which none of the others
+    exceeds."""
+    if not 0 < count < among.size:
+        return None
+    order = np.lexsort((among, -values[among]))
+    found = among[order[:count]]
+    if not values[among[order[-1]]] < values[found[-1]]:  # others may tie with the last
+        return None
+    ids: list[int] = found.tolist()
+    return ids

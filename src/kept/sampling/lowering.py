@@ -33,6 +33,8 @@ def lowered(
 
     Each row is of a request that `only_lowers`. It may be `logits` itself, which is not changed.
     """
+    if not any(options.has_penalties for options in params):
+        return logits
     penalties = np.array([options.repetition_penalty for options in params], dtype=np.float32)
     penalised = np.flatnonzero(penalties != 1.0).tolist()
     if penalised:

@@ -118,17 +118,11 @@ def least_score(peak: float, fraction: float) -> np.float32:
     return np.float32(peak + math.log(fraction))
 
 
-def highest(values: Tensor, count: int, among: Tensor | None = None) -> Tensor:
+def highest(values: Tensor, count: int) -> Tensor:
     """Return the indices of the `count` highest of `values` (V,), highest first.
 
     Among equal values the lower index comes first, which `torch.topk` does not promise. At most V.
-    `among`, where they are known, are indices whose values none of the others exceeds.
     """
-    if among is not None and 0 < count < among.numel():
-        among = among.sort().values
-        found = among[highest(values[among], count)]
-        if bool(values[among].min() < values[found[-1]]):  # so nothing else ties with the last
-            return found
     count = min(count, values.numel())
     if count == 0:
         return torch.empty(0, dtype=torch.int64, device=values.device)

@@ -68,7 +68,8 @@ def sample_rows(
     _check_shapes(logits, params, histories, keys)
     if not params:
         return SampledTokens((), ())
-    logits = logits.detach()
+    if logits.requires_grad:
+        logits = logits.detach()
     if best is None:
         # (B,), (B,): the first among equals; NaN if any is NaN
         found, first = logits.max(dim=-1)
@@ -145,13 +146,14 @@ def _check_shapes(
     keys: Sequence[tuple[int, int]],
 ) -> None:
     rows = len(params)
-    if logits.dim() != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
+    shape = logits.shape
+    if len(shape) != 2 or shape[1] == 0 or not logits.is_floating_point():
         raise OptionError(
-            f"logits of shape {tuple(logits.shape)} and {logits.dtype} cannot be sampled; pass "
+            f"logits of shape {tuple(shape)} and {logits.dtype} cannot be sampled; pass "
             "floating-point logits of shape (rows, vocabulary)"
         )
-    if not logits.shape[0] == rows == len(histories) == len(keys):
+    if not shape[0] == rows == len(histories) == len(keys):
         raise OptionError(
-            f"logits hold {logits.shape[0]} rows, with {rows} params, {len(histories)} histories "
+            f"logits hold {shape[0]} rows, with {rows} params, {len(histories)} histories "
             f"and {len(keys)} keys; pass one of each per row"
         )

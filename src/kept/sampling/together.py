@@ -10,11 +10,18 @@ from typing import Final
 import numpy as np
 from torch import Tensor
 
+from kept.sampling import kernels
 from kept.sampling.chain import rule_scores
 from kept.sampling.draw import uniforms_of
-from kept.sampling.few import choose, few_scores, needs_total
-from kept.sampling.history import TokenHistory
-from kept.sampling.likeliest import Likeliest, can_be_chosen_from
+from kept.sampling.few import choose, needs_total
+from kept.sampling.history import Ids, TokenHistory
+from kept.sampling.likeliest import (
+    Likeliest,
+    can_be_chosen_from,
+    can_be_chosen_once_ruled,
+    num_once_ruled,
+)
+from kept.sampling.lowering import lowered
 from kept.sampling.resolved import ResolvedParams
 from kept.sampling.weights import Floats, sums_of_chunks
 from kept.sampling.whole import draw_from_rows
@@ -42,36 +49,84 @@ def choose_together(
     Each is the token that `process_scores` and `draw` would choose. Rows that are missing are to be
     read one by one.
     """
-    if rows.logits.device.type != "cpu" or rows.logits.shape[1] > _MAX_VOCABULARY:
+    if not rows.logits.is_cpu or rows.logits.shape[1] > _MAX_VOCABULARY:
         return {}
     params = rows.params
     few = [row for row in wanted if likeliest is not None and can_be_chosen_from(params[row])]
     found = {} if likeliest is None or not few else _choose_from_few(rows, few, likeliest)
-    whole = [row for row in wanted if _only_sums(params[row])]
-    return found | _choose_from_sums(rows, whole)
+    sums = [row for row in wanted if _only_sums(params[row])]
+    found |= _choose_from_sums(rows, sums)
+    left = [row for row in wanted if row not in found and can_be_chosen_once_ruled(params[row])]
+    return found | _choose_once_ruled(rows, left)
 
 
 def _choose_from_few(rows: Rows, wanted: list[int], likeliest: Likeliest) -> dict[int, int]:
     params = [rows.params[row] for row in wanted]
     histories = [rows.histories[row] for row in wanted]
     vocab_size = rows.logits.shape[1]
-    logits, tokens = likeliest.logits.numpy(), likeliest.tokens.numpy()
+    logits, tokens = likeliest.logits, likeliest.tokens
     if len(wanted) < len(logits):
         logits, tokens = logits[wanted], tokens[wanted]
-    few = few_scores(logits, tokens, params, histories, vocab_size)
-    totals = np.zeros(len(wanted), dtype=np.int64)
-    at = [i for i, p in enumerate(params) if needs_total(p) and few.num_sure[i] > 0]
-    if at:
-        sums = sums_of_chunks(
-            [_ruled(rows, wanted[i]) for i in at],
-            few.scores[at, 0].tolist(),
-            [params[i].temperature for i in at],
-        )
-        totals[at] = sums.sum(axis=1)
+    lower = lowered(logits, tokens, params, histories, vocab_size)
+    return _choose(rows, wanted, lower, tokens, logits[:, -1].tolist(), {})
+
+
+def _choose_once_ruled(rows: Rows, wanted: list[int]) -> dict[int, int]:
+    """Of rows of which a rule may raise a token, or whose likeliest few did not decide."""
+    if not wanted or kernels.largest is None:
+        return {}
+    ruled = {row: _ruled(rows, row) for row in wanted}
+    count = min(max(num_once_ruled(rows.params[row]) for row in wanted), rows.logits.shape[1])
+    scores = np.empty((len(wanted), count), dtype=np.float32)
+    tokens = np.empty(scores.shape, dtype=np.int64)
+    kernels.largest(list(ruled.values()), scores, tokens)
+    return _choose(rows, wanted, scores, tokens, scores[:, -1].tolist(), ruled)
+
+
+def _choose(
+    rows: Rows,
+    wanted: list[int],
+    scores: Floats,
+    tokens: Ids,
+    edges: list[float],
+    ruled: dict[int, Floats],
+) -> dict[int, int]:
+    """Choose from a few of each row, whose other scores are at most its edge. ruled: whole rows
+    before temperature and filters, where they are known."""
+    params = [rows.params[row] for row in wanted]
+    if scores.shape[1] >= rows.logits.shape[1]:
+        edges = [-math.inf] * len(wanted)
+    totals = [0] * len(wanted)
+    if any(map(needs_total, params)):
+        _sum_up(rows, wanted, scores, edges, ruled, totals)
     uniform = uniforms_of([rows.keys[row] for row in wanted])
-    chosen, decided = choose(few, totals, uniform)
-    pairs = zip(wanted, chosen.tolist(), decided.tolist(), strict=True)
-    return {row: token for row, token, is_certain in pairs if is_certain}
+    chosen = choose(scores, tokens, edges, params, totals, uniform)
+    return {row: token for row, token in zip(wanted, chosen, strict=True) if token >= 0}
+
+
+def _sum_up(
+    rows: Rows,
+    wanted: list[int],
+    few: Floats,
+    edges: list[float],
+    ruled: dict[int, Floats],
+    totals: list[int],
+) -> None:
+    """Put the sums of whole rows' weights where the few need them and have the row's highest."""
+    at, scores, peaks, temperatures = [], [], [], []
+    for i, row in enumerate(wanted):
+        options, highest = rows.params[row], few[i].max()
+        with np.errstate(all="ignore"):
+            peak = float(highest / np.float32(options.temperature))
+        if needs_total(options) and math.isfinite(peak) and highest > edges[i]:
+            at.append(i)
+            scores.append(ruled[row] if row in ruled else _ruled(rows, row))
+            peaks.append(peak)
+            temperatures.append(options.temperature)
+    if at:
+        sums = sums_of_chunks(scores, peaks, temperatures).sum(axis=1)
+        for i, total in zip(at, sums.tolist(), strict=True):
+            totals[i] = total
 
 
 def _only_sums(params: ResolvedParams) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from kept.sampling.history import Ids
 from kept.sampling.weights import CHUNK, Floats, Whole, places, weights_of
@@ -16,7 +15,7 @@ def draw_from_rows(
     peaks: Sequence[float],
     temperatures: Sequence[float],
     sums: Whole,
-    uniform: npt.NDArray[np.float64],
+    uniform: Sequence[float],
 ) -> Ids:
     """Draw a token of each row (V,) of scores over its temperature, as `draw` does.
 
@@ -24,7 +23,7 @@ def draw_from_rows(
     chunk that the number falls into is weighed again.
     """
     upto = np.cumsum(sums, axis=1)
-    place = places(upto[:, -1], uniform)
+    place = places(upto[:, -1], np.array(uniform))
     chunk = (upto <= place[:, None]).sum(axis=1)
     each = np.arange(len(rows))
     place -= upto[each, chunk] - sums[each, chunk]

@@ -266,7 +266,7 @@ def test_the_largest_few_of_strange_logits(isa: str, format: str) -> None:
 
 
 def expect_largest(program: Program, logits: Tensor, k: int) -> None:
-    values, tokens = program.top()
+    values, tokens = map(torch.from_numpy, program.top())
     assert values.shape == tokens.shape == (len(logits), k)
     # NaN is the largest to torch too, and a stable sort leaves equals in order.
     expected = logits.sort(dim=1, descending=True, stable=True).indices[:, :k]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kept.errors import SamplingError
+from kept.machine import NATIVE_AVAILABLE
 from kept.sampling import (
     Key,
     Likeliest,
@@ -18,11 +20,13 @@ from kept.sampling import (
     SamplingParams,
     TokenHistory,
     draw,
+    kernels,
     num_likeliest,
     process_scores,
     sample_rows,
     token_logprobs,
 )
+from kept.sampling.likeliest import can_be_chosen_from
 from kept.sampling.together import Rows, choose_together
 
 V = 400  # of two chunks, the last one short
@@ -68,9 +72,13 @@ def history_of(length: int) -> TokenHistory:
     return history
 
 
+def keys_of(params: list[ResolvedParams], seed: int) -> list[Key]:
+    return [Key(seed + row, 7) for row in range(len(params))]
+
+
 def largest(logits: torch.Tensor, count: int) -> Likeliest:
     values, tokens = logits.sort(dim=1, descending=True, stable=True)
-    return Likeliest(values[:, :count], tokens[:, :count])
+    return Likeliest(values[:, :count].numpy(), tokens[:, :count].numpy())
 
 
 def logits_of(
@@ -114,8 +122,9 @@ def test_a_step_chooses_what_each_row_would_by_itself(
     logits = logits_of(len(params), seed, spread, grain, hidden)
     histories = [history_of((seed + row) % 4) for row in range(len(params))]
     keys = [Key(seed + row, len(history)) for row, history in enumerate(histories)]
-    count = max(map(num_likeliest, params)) if extra is None else extra
-    found = sample_rows(logits, params, histories, keys, None, largest(logits, count))
+    count = num_likeliest(params, len(params), V) if extra is None else extra
+    likeliest = largest(logits, count) if count else None
+    found = sample_rows(logits, params, histories, keys, None, likeliest)
     rows = zip(logits, params, histories, keys, strict=True)
     for row, each in enumerate(rows):
         expected = alone(*each)
@@ -154,7 +163,51 @@ def test_they_decide_wherever_nothing_ties(
 ) -> None:
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, **rules}
     logits = torch.randperm(V, generator=torch.Generator().manual_seed(seed)).float()[None] / 9
-    assert decided(options, logits, num_likeliest(params_of(options)))
+    assert decided(options, logits, num_likeliest([params_of(options)], 2, V))
+
+
+@pytest.mark.skipif(not NATIVE_AVAILABLE, reason="built without the native module")
+@settings(max_examples=300)
+@given(
+    options=st.lists(some_options, min_size=1, max_size=4),
+    seed=st.integers(0, 2**32),
+    spread=st.sampled_from([0.0, 1e-6, 0.3, 3.0, 60.0]),
+    grain=st.sampled_from([None, 0.5, 4.0]),
+    count=st.sampled_from([1, 2, 51, 256, 400]),
+)
+def test_the_kernel_decides_what_numpy_does(
+    options: list[dict[str, Any]], seed: int, spread: float, grain: float | None, count: int
+) -> None:
+    params = [params_of(each) for each in options]
+    logits = logits_of(len(params), seed, spread, grain, 0)
+    rows = Rows(logits, params, [history_of(3)] * len(params), keys_of(params, seed), [])
+    wanted = [row for row, each in enumerate(params) if can_be_chosen_from(each)]
+    found = choose_together(rows, wanted, largest(logits, count))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(kernels, "choose_from_few", None)
+        assert choose_together(rows, wanted, largest(logits, count)) == found
+
+
+@pytest.mark.skipif(not NATIVE_AVAILABLE, reason="built without the native module")
+@given(
+    seed=st.integers(0, 2**32),
+    grain=st.sampled_from([None, 0.5, 4.0]),
+    hidden=st.sampled_from([0, 399, 400]),
+    nans=st.sampled_from([0, 0, 1, 90]),
+    count=st.sampled_from([1, 2, 70, 399, 400]),
+)
+def test_the_largest_of_a_row(
+    seed: int, grain: float | None, hidden: int, nans: int, count: int
+) -> None:
+    from kept import _native
+
+    rows = logits_of(2, seed, 3.0, grain, hidden)
+    rows[0, torch.randperm(V)[:nans]] = float("nan")
+    values, tokens = np.empty((2, count), np.float32), np.empty((2, count), np.int64)
+    _native.largest([row.numpy() for row in rows], values, tokens)
+    expected = largest(rows, count)  # NaN is the largest to torch too
+    np.testing.assert_array_equal(tokens, expected.tokens)
+    np.testing.assert_array_equal(values, expected.logits)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +218,9 @@ def test_they_decide_wherever_nothing_ties(
         ({"top_k": 0, "temperature": 0.3}, True),
         ({"top_k": 0, "top_p": 0.9, "temperature": 1e3}, False),
         ({"top_k": 0, "min_p": 0.1, "temperature": 1e3}, False),
-        ({"repetition_penalty": 0.9}, False), ({"temperature": 1e-300}, False),
-        ({"sequence_bias": [[[1], 2.0]]}, False), ({"typical_p": 0.9}, False),
-        ({"top_k": 256}, False),
+        ({"repetition_penalty": 0.9}, NATIVE_AVAILABLE), ({"temperature": 1e-300}, False),
+        ({"sequence_bias": [[[1], 2.0]]}, NATIVE_AVAILABLE), ({"typical_p": 0.9}, False),
+        ({"top_k": 256}, NATIVE_AVAILABLE),
     ],
 )  # fmt: skip
 def test_what_they_can_decide(options: dict[str, Any], decides: bool) -> None:
@@ -198,7 +251,7 @@ def test_a_row_without_a_token_costs_the_others_nothing() -> None:
 
 def test_how_many_are_asked_for() -> None:
     def count(**options: Any) -> int:
-        return num_likeliest(params_of(options))
+        return num_likeliest([params_of(options)], 2, V)
 
     assert count() == 51
     assert count(logprobs=5) == 51
