@@ -42,7 +42,9 @@ class Loop:
         self.counters = Counters()
         self.scheduler = Scheduler(num_slots, prefill_chunk)
         self._forward = Forward(model, cache)
-        self._residents = make_residents(model, cache, rule, num_slots, self.counters)
+        self._residents = make_residents(
+            model, cache, rule, num_slots, prefill_chunk, self.counters
+        )
         self._settling = Settling(self.counters)
         self._inbox: deque[tuple[Request, bool]] = deque()  # and whether it is to be cancelled
         self._open: dict[Request, None] = {}  # those heard of and not finished
