@@ -34,7 +34,7 @@ def check_blocks(engine: Engine) -> None:
     assert min(blocks.free, blocks.findable, blocks.held) >= 0
     assert blocks.free + blocks.findable + blocks.held == engine.cache.pools[0].num_blocks
     tables = [engine.cache.share(slot) for slot in range(engine.cache.num_slots)]
-    assert len({block.id for table in tables for block in table}) <= blocks.held
+    assert len({stack.blocks for table in tables for stack in table}) <= blocks.held
 
 
 def run(engine: Engine, requests: list[Request], max_steps: int = 3000) -> list[Outcome]:

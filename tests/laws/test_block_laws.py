@@ -96,7 +96,11 @@ class Numbered:
         for index, shape in enumerate(SHAPES):
             buffer = self.cache.layers[index].keys[0]
             for each in self.shared:
-                rows = buffer[[block.id for block in blocks_of(each.stacks)]].transpose(1, 2).flatten(0, 1)
+                rows = (
+                    buffer[[block.id for block in blocks_of(each.stacks)]]
+                    .transpose(1, 2)
+                    .flatten(0, 1)
+                )
                 assert torch.equal(rows[: len(each.tokens)], numbered(each.tokens, shape))
 
 
