@@ -25,6 +25,13 @@ def num_gone(window: int, length: int) -> int:
     return first_needed(window, max(0, length - SPARE)) // BLOCK
 
 
+def num_held(window: int | None, length: int) -> int:
+    """How many blocks a sequence of so many tokens lies in between two steps. window: None: it lets
+    nothing go."""
+    most = -(-length // BLOCK)
+    return most if window is None else most - num_gone(window, length)
+
+
 def most_blocks(window: int | None, length: int, step: int) -> int:
     """How many blocks a sequence that comes to so many tokens holds at most on its way.
 
