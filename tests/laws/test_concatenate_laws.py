@@ -141,7 +141,9 @@ def test_no_room_for_it_leaves_all_as_they_were(
     if kind.in_blocks:
         assert cache.pools
         others = cache.pools[0].take(cache.pools[0].num_free)
-        with pytest.raises(CacheFullError, match=r"1 more blocks of 64 tokens.* 0 of [\d,]+ .*free"):
+        with pytest.raises(
+            CacheFullError, match=r"1 more blocks of 64 tokens.* 0 of [\d,]+ .*free"
+        ):
             cache.concatenate([other])
         del others
     buffers = [x for layer in cache.layers for x in layer.buffers if layer.zeroes]
