@@ -12,6 +12,7 @@ from traceback import clear_frames
 import torch
 
 from kept.cache import Cache
+from kept.engine import journal
 from kept.engine.counters import Counters
 from kept.engine.forward import Forward
 from kept.engine.group import Move
@@ -76,6 +77,8 @@ class Loop:
         # Of passes that are all alike, one in eight tells how long they take.
         tells = not self._forward.is_prepared or not self.counters.steps % 8
         self.scheduler.computed(work, seconds if tells else None)
+        if journal.listens():
+            journal.passed(work, seconds, self.scheduler.num_waiting, self._residents.blocks())
 
     def _tell(self) -> list[Event]:
         """Hand out what has happened since the last step."""
@@ -180,6 +183,7 @@ class Loop:
         self.scheduler.park(request)
         request.live[0].usage.num_parked += 1
         self.counters.parked += 1
+        journal.parked(request)
 
     def _compute(self, work: list[Work]) -> NextLogits:
         num_live = sum(len(request.group.live) for request in self.scheduler.running)
@@ -250,6 +254,7 @@ class Loop:
         self._events.append(Event(request, None))
         reason = request.group.results[0].finish_reason
         self.counters.requests[reason or "interrupted"] += 1
+        journal.ended(request)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
