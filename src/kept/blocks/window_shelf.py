@@ -117,6 +117,8 @@ class WindowShelf:
         ticket = stack.ticket
         if not isinstance(ticket, _Ticket):
             ticket = stack.ticket = _Ticket(stack, self._dropped.append)
+        if ticket not in self._spare and ticket not in self._wanted:
+            ticket.ids = ()  # an exception may have come before it had its place
         if ids != ticket.ids:
             self._count(ticket.ids, -1)
             ticket.ids = ids
