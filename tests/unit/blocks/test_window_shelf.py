@@ -118,7 +118,8 @@ def act(of: Setting, seed: int) -> None:
 
 
 def test_ctrl_c_at_any_line() -> None:
-    count = interrupted(lambda: act(Setting(), 1), None, "blocks")
+    first = Setting()
+    count = interrupted(lambda: act(first, 1), None, "blocks")
     for at in some_of(count, 300, "shelf"):
         of = Setting()
         with pytest.raises(KeyboardInterrupt):
