@@ -326,3 +326,21 @@ def test_a_file_of_windows_lies_in_blocks_alone(tmp_path: Path) -> None:
     of.lets_go.save(tmp_path / "cache")
     with pytest.raises(CacheError, match="cannot lie in runs or in files; leave place and in_bl"):
         load_cache(tmp_path / "cache", SHAPES, in_blocks=False)
+
+
+def test_what_one_group_has_let_go_takes_no_memory_from_another() -> None:
+    """Pages of all groups together stay within the budget, whichever has most of them."""
+    shapes = (KVShape(8, 64, 10), KVShape(8, 64))
+    block = BLOCK * 2 * 8 * 64 * 4
+    cache = make_cache(shapes, num_slots=10, pool_bytes=20 * block)
+    for _ in range(2):
+        for counts in ([64] * 10, [64 * 15, *[0] * 9]):
+            slots = [slot for slot, count in enumerate(counts) if count]
+            row = torch.ones(sum(counts), 8, 64)
+            for done in range(0, max(counts), 64):
+                with cache.step(batch_of([64] * len(slots), slots)) as stores:
+                    for store in stores:
+                        store.append(row[: 64 * len(slots)], row[: 64 * len(slots)])
+                del stores, store  # which know the step's blocks
+                assert sum(pool.num_resident for pool in cache.pools) <= 20, done
+            cache.truncate(0)
