@@ -111,7 +111,9 @@ def make_cache(
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
         return made([layout] * len(stored))
     if in_blocks:
-        windows = [None if keeps_all else shape.window for shape in stored]
+        # What is whole may be an array, which cannot tell groups apart.
+        own_windows = [None if keeps_all else shape.window for shape in stored]
+        windows = [None if window is None else int(window) for window in own_windows]
         return made(block_layouts(stored, windows, num_slots, codec, where, pool_bytes))
     if kind == "evicting":
         return made(evicting_layouts(stored, num_slots, budget, policy, grain, slack))
