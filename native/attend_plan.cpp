@@ -53,8 +53,9 @@ class Planner {
             for (std::int64_t first = begin; first < end; first += most_rows_) {
                 const std::int64_t last = std::min(first + most_rows_, end);
                 const std::int64_t seen = made_.shape.causal ? length - end + last : length;
-                const std::int64_t low = first_seen(made_.shape, layout_, length - end + first);
-                cut_.push_back({s, first, last, low / kChunk, (seen + kChunk - 1) / kChunk, -1});
+                AttendRows rows{s, first, last, 0, (seen + kChunk - 1) / kChunk, -1};
+                rows.chunk = first_seen_by(rows) / kChunk;
+                cut_.push_back(rows);
             }
         }
         grouped_.resize(cut_.size());
@@ -66,11 +67,17 @@ class Planner {
                step_.starts[s + 1] - step_.starts[s] <= most_rows_;
     }
 
-    // The blocks of a chunk, as far as the rows see.
+    std::int64_t first_seen_by(const AttendRows& rows) const {
+        const auto s = static_cast<std::size_t>(rows.sequence);
+        const std::int64_t behind = step_.starts[s + 1] - rows.first;
+        return first_seen(made_.shape, layout_, lengths_[s] - behind);
+    }
+
+    // The blocks of a chunk, as far as the rows see: a table may have holes before their window.
     std::span<const std::int32_t> blocks_of(const AttendRows& rows, std::int64_t chunk) const {
         const std::int64_t length = lengths_[static_cast<std::size_t>(rows.sequence)];
         const std::int64_t end = std::min(length, (chunk + 1) * kChunk);
-        const std::int64_t first = chunk * kChunk / layout_.block;
+        const std::int64_t first = std::max(chunk * kChunk, first_seen_by(rows)) / layout_.block;
         const std::int64_t last = (end + layout_.block - 1) / layout_.block;
         return {tables_.of(rows.sequence) + first, static_cast<std::size_t>(last - first)};
     }

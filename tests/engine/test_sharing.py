@@ -30,12 +30,12 @@ def check_blocks(engine: Engine) -> None:
     """Blocks add up, and what running sequences hold is not counted as free or findable."""
     blocks = engine.snapshot().blocks
     assert engine.cache is not None
-    assert engine.cache.pool is not None
+    assert engine.cache.pools
     assert blocks is not None
     assert min(blocks.free, blocks.findable, blocks.held) >= 0
-    assert blocks.free + blocks.findable + blocks.held == engine.cache.pool.num_blocks
+    assert blocks.free + blocks.findable + blocks.held == engine.cache.pools[0].num_blocks
     tables = [engine.cache.share(slot) for slot in range(engine.cache.num_slots)]
-    assert len({block.id for table in tables for block in table}) <= blocks.held
+    assert len({stack.blocks for table in tables for stack in table}) <= blocks.held
 
 
 def run(engine: Engine, requests: list[Request], max_steps: int = 3000) -> list[Outcome]:
@@ -308,8 +308,8 @@ def test_a_request_whose_room_somebody_else_holds_is_not_waited_for() -> None:
     engine = pooled(Toy(512), slots=2, blocks=4)
     run(engine, [request(story(99), max_new_tokens=2)])  # whose blocks can be had
     assert engine.cache is not None
-    assert engine.cache.pool is not None
-    outside = engine.cache.pool.take(2)
+    assert engine.cache.pools
+    outside = engine.cache.pools[0].take(2)
     one = request(story(190, 1), max_new_tokens=9)
     assert [reason for _, reason in run(engine, [one])[0]] == ["error"]
     assert "no room" in str(one.group.results[0].error)

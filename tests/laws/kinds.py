@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch, Source
+from kept.blocks import BLOCK
 from kept.cache import Cache, KVShape, Offloaded, make_cache
 from kept.ops import AttentionSpec
 from laws.rounding import pair_bytes
@@ -48,7 +49,7 @@ def give_inputs(cache: Cache, slots: Sequence[int], inputs: Sequence[Rows]) -> N
 
 @dataclass(frozen=True)
 class Ring:
-    """What a sliding cache may forget of one layer."""
+    """What a sliding cache may forget of one layer, or, in whole blocks, a dynamic one."""
 
     window: int
     sinks: int
@@ -176,7 +177,9 @@ def _cross(name: str) -> Kind:
 
 PLAIN = (
     Kind("dynamic", _shapes(), "dynamic"),
-    Kind("dynamic-windowed-model", _shapes(None, 3), "dynamic"),
+    Kind("dynamic-windowed-model", _shapes(None, 3), "dynamic", (None, Ring(3, 0, BLOCK))),
+    Kind("dynamic-windows", _shapes(70, 2), "dynamic", (Ring(70, 0, BLOCK), Ring(2, 0, BLOCK))),
+    Kind("dynamic-keeps-all", _shapes(None, 3), "dynamic", options={"keeps_all": True}),
     Kind("dynamic-runs", _shapes(None, 3), "dynamic", options={"in_blocks": False}),
     Kind("static", _shapes(2, None), "static", limit=STATIC_LENGTH,
          options={"max_cache_len": STATIC_LENGTH}),
@@ -189,7 +192,7 @@ PLAIN = (
     Kind("mixed", _shapes(None, 5), "sliding", (None, Ring(5, 0, 2)), options={"slack": 2}),
     Kind("mixed-rings", _shapes(7, 3), "sliding", (Ring(4, 0, 1), Ring(3, 0, 1)),
          options={"sliding_window": 4, "slack": 1}),
-    Kind("shared", _shapes(None, 3), "dynamic", readers=(1, 0, 1)),
+    Kind("shared", _shapes(None, 3), "dynamic", (None, Ring(3, 0, BLOCK)), readers=(1, 0, 1)),
     Kind("shared-mixed", _shapes(None, 5), "sliding", (None, Ring(5, 0, 2)),
          options={"slack": 2}, readers=(0, 1)),
 )  # fmt: skip

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from kept.blocks import BLOCK
 from kept.ops import AttentionSpec
 from laws.kinds import Kind, Ring, Rows
 from laws.rounding import rounded, sides
@@ -98,6 +99,8 @@ class PlainCache:
                 self.wide[layer] = ring.width
                 for slot in slots:
                     oldest = len(self.slots[slot].layers[layer]) - ring.window - ring.slack
+                    if self.kind.in_blocks:
+                        oldest = (oldest + 1) // BLOCK * BLOCK  # whole blocks go
                     self._forget(slot, layer, oldest)
 
     def fail(self, slots: Sequence[int], counts: Sequence[int]) -> None:
@@ -105,6 +108,8 @@ class PlainCache:
         self._overwrite(slots, counts)
 
     def _overwrite(self, slots: Sequence[int], counts: Sequence[int]) -> None:
+        if self.kind.in_blocks:
+            return
         lengths = self.lengths
         longest = max(lengths[s] + n for s, n in zip(slots, counts, strict=True))
         for layer, ring in enumerate(self.kind.rings):

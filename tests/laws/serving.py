@@ -45,6 +45,7 @@ class Ask:
     is another; or, where it `follows` an ask before it, that one's text as it stands then without
     its last `cut` tokens. tail: what the prompt ends with. leaves: when it is cancelled, or its
     deadline passes, in steps from `at`. unspellable: which of its new tokens cannot be spelled.
+    longest: the most tokens of a prompt that follows another ask.
     """
 
     at: int
@@ -62,6 +63,7 @@ class Ask:
     cancelled: int | None
     deadline: int | None
     unspellable: int | None
+    longest: int = LONGEST
 
     @property
     def width(self) -> int:
@@ -78,7 +80,7 @@ class Ask:
             found = [draws.randrange(VOCAB - 1) for _ in range(self.length)]
             if self.changed is not None and self.changed < self.length:
                 found[self.changed] = (found[self.changed] + 1) % (VOCAB - 1)
-        return [*found[: LONGEST - len(self.tail)], *self.tail] or [1]
+        return [*found[: self.longest - len(self.tail)], *self.tail] or [1]
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Setting:
         return Engine(model, cache, rule)
 
     def _num_blocks(self, ask: Ask) -> int:
-        most = ask.length + len(ask.tail) if ask.follows is None else LONGEST
+        most = ask.length + len(ask.tail) if ask.follows is None else ask.longest
         longest = min(most + ask.options["max_new_tokens"] - 1, self.rule.length)
         return ask.width * (-(-longest // BLOCK) + (ask.width > 1))
 

@@ -150,3 +150,24 @@ UNSHARED_SETTINGS = st.one_of(
     some_settings(model=st.just("dynamic"), context=NEVER, chunk=st.sampled_from([7, 64])),
     some_settings(context=st.sampled_from([70, 100]), hop=st.just(20), chunk=st.just(64)),
 )
+# Windows that have passed much of a text, which others go on from in the middle.
+WINDOW_SETTINGS = some_settings(
+    model=st.sampled_from(["gemma2", "gemma3", "mistral", "qwen3"]),
+    spare=st.sampled_from([0, 1, 3, 20]),
+    chunk=st.sampled_from([40, 64, 512]),
+    context=NEVER,
+    fails=NEVER,
+    forgotten=NEVER,
+)
+LONG_ASKS = st.lists(
+    some_asks(
+        at=st.integers(0, 12),
+        length=st.sampled_from([64, 100, 200, 257, 330]),
+        changed=seldom(st.sampled_from([99, 128, 200, 250, 320]), 3),
+        cut=st.sampled_from([0, 1, 70, 130]),
+        options=some_options("GGSsB", (2, 9, 140)),
+        longest=st.just(420),
+    ),
+    min_size=3,
+    max_size=6,
+)

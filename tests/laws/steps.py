@@ -136,7 +136,7 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
     check_readers(cache, plain.kind)
     sizes = [layer.num_slots * layer.capacity for layer in cache.layers]
     if plain.kind.in_blocks:
-        sizes = [entries_in_blocks(cache, plain)] * len(sizes)
+        sizes = [entries_in_blocks(cache, plain, layer) for layer in range(len(sizes))]
     tokens = sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
     rings = {layout for layout in cache.layouts if isinstance(layout, RingLayout)}
     labels = sum(8 * ring.num_slots * ring.capacity for ring in rings)
@@ -144,7 +144,7 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
     check_inputs(cache, plain)
     for layer, ring in enumerate(plain.kind.rings):
         capacity = cache.layers[layer].capacity
-        if ring is not None:
+        if ring is not None and not plain.kind.in_blocks:
             assert capacity <= max(ring.width, plain.wide[layer])
         if plain.kind.limit is not None:
             assert capacity == plain.kind.limit
@@ -160,21 +160,21 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
                     assert torch.equal(found, torch.stack(expected, dim=1).to(found.dtype))
 
 
-def entries_in_blocks(cache: Cache, plain: PlainCache) -> int:
-    """Of all the blocks that slots lie in: enough for each, and no more than each by itself needs
-    and room for a few tokens to come."""
-    assert cache.pool is not None
-    found = {block for layout in cache.layouts for block in held_blocks(layout)}
-    needed = [-(-length // BLOCK) for length in plain.lengths]
+def entries_in_blocks(cache: Cache, plain: PlainCache, layer: int) -> int:
+    """Of all the blocks that slots lie in, in one layer: enough for each, and no more than each by
+    itself needs and room for a few tokens to come."""
+    found = held_blocks(cache.layouts[layer])
+    pairs = [(len(slot.layers[layer]), slot.kept_from[layer]) for slot in plain.slots]
+    needed = [-(-length // BLOCK) - kept // BLOCK for length, kept in pairs]
     assert max(needed) <= len(found) <= sum(needed) + len(needed)
-    assert len(found) <= cache.pool.num_used
+    assert len(found) <= sum(pool.num_used for pool in cache.pools)
     return BLOCK * len(found)
 
 
 def held_blocks(layout: Layout) -> set[Block]:
     """All blocks in the tables of a layout."""
     assert isinstance(layout, BlockLayout)
-    return {block for table in layout.tables for block in table.blocks}
+    return {block for table in layout.tables for block in table.blocks if block is not None}
 
 
 def check_inputs(cache: Cache, plain: PlainCache) -> None:

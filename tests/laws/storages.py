@@ -41,7 +41,7 @@ def storage_bytes(*roots: object) -> int:
     blocks: dict[BlockMemory, set[Block]] = {}
     for layout in reached(*roots):
         if isinstance(layout, BlockLayout):
-            held = {block for table in layout.tables for block in table.blocks}
+            held = {block for table in layout.tables for block in table.blocks if block}
             blocks.setdefault(layout.memory, set()).update(held)
     total, reserved = 0, set[int]()
     for memory, held in blocks.items():

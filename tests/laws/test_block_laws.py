@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kept.batch import pack
-from kept.blocks import BLOCK, Block, BlockPool
+from kept.blocks import BLOCK, Block, BlockPool, Stack
 from kept.cache import Cache, KVShape, block_memory, make_cache, memory
 from kept.errors import CacheError, CacheFullError, OptionError
 from kept.machine import NATIVE_AVAILABLE
@@ -31,6 +31,11 @@ SHAPES = (KVShape(1, 2), KVShape(2, 3))
 needs_native = pytest.mark.skipif(not NATIVE_AVAILABLE, reason="installed without a C++ compiler")
 
 
+def blocks_of(stacks: Sequence[Stack]) -> list[Block]:
+    """Of layers that have their blocks together."""
+    return [block for stack in stacks for block in stack.blocks if block is not None]
+
+
 def numbered(tokens: Sequence[int], shape: KVShape) -> Tensor:
     """(N, G, D) keys that are nothing but their token's number."""
     rows = torch.tensor(tokens, dtype=torch.float32)[:, None, None]
@@ -41,7 +46,7 @@ def numbered(tokens: Sequence[int], shape: KVShape) -> Tensor:
 class Shared:
     """What was handed out, and the tokens that lie there."""
 
-    blocks: tuple[Block, ...]
+    stacks: tuple[Stack, ...]
     tokens: list[int]
 
 
@@ -91,7 +96,11 @@ class Numbered:
         for index, shape in enumerate(SHAPES):
             buffer = self.cache.layers[index].keys[0]
             for each in self.shared:
-                rows = buffer[[block.id for block in each.blocks]].transpose(1, 2).flatten(0, 1)
+                rows = (
+                    buffer[[block.id for block in blocks_of(each.stacks)]]
+                    .transpose(1, 2)
+                    .flatten(0, 1)
+                )
                 assert torch.equal(rows[: len(each.tokens)], numbered(each.tokens, shape))
 
 
@@ -107,7 +116,7 @@ def act_adopt(of: Numbered, random: Random) -> None:
     if of.shared:
         source, slot = random.choice(of.shared), random.randrange(NUM_SLOTS)
         length = random.randint(0, len(source.tokens))
-        of.cache.adopt(slot, source.blocks, length)
+        of.cache.adopt(slot, source.stacks, length)
         of.held[slot] = source.tokens[:length]
 
 
@@ -162,8 +171,8 @@ def played(acts: Sequence[tuple[str, int, bool]]) -> BlockPool:
                 ACTS[name](of, Random(seed))
         for each in both:
             each.check()
-    assert first.cache.pool is not None
-    return first.cache.pool
+    assert first.cache.pools
+    return first.cache.pools[0]
 
 
 acts = st.lists(
@@ -210,7 +219,7 @@ def test_what_is_no_slot_or_cannot_be_shared() -> None:
     with pytest.raises(OptionError, match=r"0 blocks hold 0 tokens.* 1 of them"):
         cache.adopt(0, (), 1)
     static = make_cache(SHAPES, "static", max_cache_len=9)
-    assert static.pool is None
+    assert not static.pools
     static.release()  # has nothing to give
     for refused in (lambda: static.share(0), lambda: static.adopt(0, (), 0)):
         with pytest.raises(CacheError, match="static cache does not lie in blocks"):
@@ -240,8 +249,8 @@ def test_a_full_pool() -> None:
         make_cache(SHAPES, "static", max_cache_len=3, pool_bytes=999)
     block = BLOCK * sum(4 * 2 * shape.num_kv_heads * shape.head_dim for shape in SHAPES)
     cache = make_cache(SHAPES, num_slots=3, pool_bytes=5 * block + 17)
-    assert cache.pool is not None
-    assert cache.pool.num_blocks == 5
+    assert cache.pools
+    assert cache.pools[0].num_blocks == 5
     of = Numbered(cache, [[], [], []])
     of.feed([130, 64, 0])
     message = r"2 more blocks of 64 tokens \(8.0 KiB\).* 1 of 5 \(20.0 KiB\) are free; trunc"
@@ -253,7 +262,7 @@ def test_a_full_pool() -> None:
         )
     of.check()
     of.feed([0, 1, 0], fails=True)
-    assert cache.pool.num_used == 4, "a step that failed keeps no block"
+    assert cache.pools[0].num_used == 4, "a step that failed keeps no block"
     cache.truncate_slot(0, 64)
     of.held[0] = of.held[0][:64]
     of.feed([0, 64, 1])
@@ -304,10 +313,10 @@ def test_less_is_reserved_than_was_asked(
     monkeypatch.setattr(memory, "reserved", scarce)
     with caplog.at_level(logging.WARNING, "kept"):
         cache = make_cache(SHAPES, pool_bytes=POOL)
-    assert cache.pool is not None
-    assert f"reserves memory for {cache.pool.num_blocks} blocks" in caplog.text
+    assert cache.pools
+    assert f"reserves memory for {cache.pools[0].num_blocks} blocks" in caplog.text
     of = Numbered(cache, [[]])
-    of.feed([cache.pool.num_blocks * BLOCK])
+    of.feed([cache.pools[0].num_blocks * BLOCK])
     of.check()
     monkeypatch.setattr(memory, "reserved", lambda _: None)
     with pytest.raises(CacheFullError, match="no room in memory for a block of 64 tokens"):

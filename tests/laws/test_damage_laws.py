@@ -60,7 +60,7 @@ def alike(a: Cache, b: Cache) -> bool:
     kept = [(x.name, x.codec, x.shapes, x.lengths) for x in (a, b)]
     traits = [[layout.traits for layout in x.layouts] for x in (a, b)]
     held = [[h for i in range(x.num_layers) for h in x.held(i)] for x in (a, b)]
-    whole = a.pool is None and b.pool is None
+    whole = not a.pools and not b.pools
     buffers = [stored(x, whole) for x in (a, b)]
     pairs = [*zip(*held, strict=True), *zip(*buffers, strict=False)]
     return (

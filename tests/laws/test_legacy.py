@@ -16,7 +16,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 
 def options(kind: Kind) -> dict[str, object]:
     """What `from_legacy` needs to make this kind; tuples know no windows of layers."""
-    found = {k: v for k, v in kind.options.items() if k not in ("slack", "in_blocks")}
+    found = {k: v for k, v in kind.options.items() if k not in ("slack", "in_blocks", "keeps_all")}
     return found if kind.kind != "sliding" else {"sliding_window": 4, **found}
 
 

@@ -19,13 +19,22 @@ from thinning import examples
 
 from kept import machine
 from kept.blocks import Match, PrefixTree
-from kept.cache.block_layout import Table
-from kept.engine import Engine, Request, drawing
+from kept.cache import block_layout, sharing
+from kept.cache.block_table import Table
+from kept.engine import Engine, Request, drawing, finding, known
 from kept.engine.residents import Residents
 from kept.ops import use_threads
 from laws.pool_sums import check_nothing_is_left, check_pool
 from laws.serving import Ask, Served, Setting, check_alone, serve
-from laws.serving_draws import CROWDED_SETTINGS, CROWDS, SETTINGS, SOME_ASKS, UNSHARED_SETTINGS
+from laws.serving_draws import (
+    CROWDED_SETTINGS,
+    CROWDS,
+    LONG_ASKS,
+    SETTINGS,
+    SOME_ASKS,
+    UNSHARED_SETTINGS,
+    WINDOW_SETTINGS,
+)
 
 pytestmark = pytest.mark.skipif(
     not machine.NATIVE_AVAILABLE, reason="installed without a C++ compiler"
@@ -63,6 +72,13 @@ def test_nor_where_keys_depend_on_more_than_what_is_before(
     setting: Setting, asks: list[Ask]
 ) -> None:
     """A window that slides, or positions that depend on how long a text is: nothing is shared."""
+    check(setting, asks)
+
+
+@settings(max_examples=25)
+@given(setting=WINDOW_SETTINGS, asks=LONG_ASKS)
+def test_nor_what_windows_have_passed(setting: Setting, asks: list[Ask]) -> None:
+    """Texts much longer than windows, which others go on from where they end and before."""
     check(setting, asks)
 
 
@@ -156,12 +172,42 @@ def lose_blocks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Residents, "park", keep)
 
 
+def let_go_too_early(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(block_layout, "num_gone", lambda window, length: max(0, length - 1) // 64)
+
+
+def go_on_without_a_window(patch: pytest.MonkeyPatch) -> None:
+    """From wherever a text is known, with other blocks in place of what its windows have passed."""
+    patch.setattr(finding, "num_usable", lambda match, windows: match.num_tokens)
+    patch.setattr(known, "num_usable", lambda match, windows: match.num_tokens)
+    patch.setattr(sharing, "first_needed", lambda window, length: 1 << 40)
+
+
+WITH_WINDOWS: dict[str, Patch] = {
+    each.__name__: each for each in (let_go_too_early, go_on_without_a_window)
+}
 BROKEN: dict[str, Patch] = {
     each.__name__: each
     for each in (
         adopt_one_too_many, write_to_frozen_blocks, draw_by_row, lose_blocks,
     )
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITH_WINDOWS)
+def test_the_law_of_windows_can_fail(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    WITH_WINDOWS[name](monkeypatch)
+    some = settings(
+        max_examples=200, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+
+    @some
+    @given(setting=WINDOW_SETTINGS, asks=LONG_ASKS)
+    def law(setting: Setting, asks: list[Ask]) -> None:
+        check(setting, asks)
+
+    with pytest.raises(AssertionError):
+        law()
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -175,7 +175,7 @@ def test_wherever_room_ends(made: Made, shares: bool, monkeypatch: pytest.Monkey
             assert twin is None or Print.of(twin) == before, (name, allowed)
         else:
             raise AssertionError(name)
-        if base.pool is not None:
+        if base.pools:
             assert allowed or name not in TAKE_BLOCKS, "nothing was tried"
         else:
             assert allowed or not (shares or name in MAKE_BUFFERS), "nothing was tried"

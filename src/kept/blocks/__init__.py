@@ -5,13 +5,16 @@ from kept.blocks.entries import Entry
 from kept.blocks.keys import Namespace, Tokens
 from kept.blocks.lease import Lease
 from kept.blocks.match import Match, Miss, Reason
-from kept.blocks.pool import BLOCK, Block, BlockPool
+from kept.blocks.pool import BLOCK, Block, BlockPool, Budget
 from kept.blocks.prefix_tree import PrefixTree
+from kept.blocks.stack import Stack
+from kept.blocks.window_shelf import WindowShelf
 
 __all__ = [
     "BLOCK",
     "Block",
     "BlockPool",
+    "Budget",
     "Entry",
     "Lease",
     "Match",
@@ -19,5 +22,7 @@ __all__ = [
     "Namespace",
     "PrefixTree",
     "Reason",
+    "Stack",
     "Tokens",
+    "WindowShelf",
 ]

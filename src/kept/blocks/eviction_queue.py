@@ -10,7 +10,7 @@ so a pop takes O(log n) over time, and using a block costs nothing here.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -47,15 +47,24 @@ class EvictionQueue(Generic[B]):
         node.queued = True
         heappush(self._heap, (node.rank, next(self._numbers), node))
 
-    def pop(self) -> Node[B] | None:
-        """The idle node that goes first, None: there is none. It is not queued any more."""
+    def first(self) -> Node[B] | None:
+        """The idle node that goes first, None: there is none. It stays queued."""
         while self._heap:
-            rank, _, node = heappop(self._heap)
-            node.queued = False
-            if not (node.is_idle and node.is_linked):
-                continue
-            if node.rank == rank:
+            rank, _, node = self._heap[0]
+            idle = node.is_idle and node.is_linked
+            if idle and node.rank == rank:
                 return node
-            node.queued = True
-            heappush(self._heap, (node.rank, next(self._numbers), node))
+            if idle:
+                heapreplace(self._heap, (node.rank, next(self._numbers), node))
+            else:
+                node.queued = False
+                heappop(self._heap)
         return None
+
+    def pop(self) -> Node[B] | None:
+        """What `first` gives, which is not queued any more."""
+        node = self.first()
+        if node is not None:
+            node.queued = False
+            heappop(self._heap)
+        return node

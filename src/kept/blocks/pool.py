@@ -58,20 +58,51 @@ class _Ticket(weakref.ref[Block]):
         return found
 
 
+class Budget:
+    """Bytes that the blocks of several pools may take together, each pool's of a size of its
+    own."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
+        self._pools: list[weakref.ref[BlockPool]] = []
+        self.lock = threading.RLock()  # which a thread that was interrupted can enter again
+
+    @property
+    def num_used(self) -> int:
+        """Bytes of the blocks that somebody holds."""
+        with self.lock:
+            pools = [found() for found in self._pools]
+            return sum(pool.num_used * pool.block_bytes for pool in pools if pool is not None)
+
+    @property
+    def num_free(self) -> int:
+        """Bytes of the blocks that may still be taken."""
+        return self.num_bytes - self.num_used
+
+    def add(self, pool: BlockPool) -> None:
+        """Let it be for one more pool, for as long as there is one."""
+        self._pools.append(weakref.ref(pool))
+
+
 class BlockPool:
     """The blocks 0 to `num_blocks`, of which some are held and the others free.
 
-    Safe to use from several threads; blocks may be let go anywhere, at any moment.
+    block_bytes: of each, which count against the budget. Safe to use from several threads; blocks
+    may be let go anywhere, at any moment.
     """
 
-    def __init__(self, num_blocks: int) -> None:
-        self.num_blocks = num_blocks
+    def __init__(self, num_blocks: int, block_bytes: int = 1, budget: Budget | None = None) -> None:
+        """budget: None: of this pool's own, all of its blocks."""
+        self.num_blocks, self.block_bytes = num_blocks, block_bytes
+        self.budget = budget or Budget(num_blocks * block_bytes)
+        self.budget.add(self)
         self._tickets: dict[int, _Ticket] = {}  # of the blocks that are held
         self._let_go: deque[_Ticket] = deque()
         self._untaken = 0  # numbers from here on were never taken
         self._free: list[int] = []  # a heap of those before
+        self._given_back = 0  # of these, at least so many have no memory
         self._interrupted = False
-        self._lock = threading.RLock()  # which a thread that was interrupted can enter again
+        self._lock = self.budget.lock
 
     @property
     def num_used(self) -> int:
@@ -83,7 +114,15 @@ class BlockPool:
     @property
     def num_free(self) -> int:
         """How many blocks may be taken."""
-        return self.num_blocks - self.num_used
+        with self._lock:
+            free = self.num_blocks - self.num_used
+            return min(free, max(0, self.budget.num_free) // self.block_bytes)
+
+    @property
+    def num_resident(self) -> int:
+        """How many blocks memory may lie behind: those that are held or were, since free ones were
+        last given back."""
+        return self._untaken - self._given_back
 
     def take(self, count: int) -> list[Block]:
         """So many free blocks, those of the lowest numbers, which keeps memory compact.
@@ -92,7 +131,7 @@ class BlockPool:
         """
         with self._lock:
             self._settle()
-            free = self.num_blocks - len(self._tickets)
+            free = self.num_free
             if count > free:
                 raise CacheFullError(
                     f"{count:,} more blocks of {BLOCK} tokens are needed, and {free:,} of "
@@ -100,14 +139,15 @@ class BlockPool:
                     "more bytes"
                 )
             self._interrupted = True
+            self._given_back = max(0, self._given_back - count)
             found = [self._taken() for _ in range(count)]
             self._interrupted = False
             return found
 
     @contextmanager
     def idle(self) -> Iterator[list[range]]:
-        """The free blocks that were held before, as runs of numbers; nobody can take one before
-        this ends."""
+        """The free blocks that were held before, as runs of numbers, whose memory is to be given
+        back; nobody can take one before this ends."""
         with self._lock:
             self._settle()
             runs = groupby(zip(sorted(self._free), count(), strict=False), lambda x: x[0] - x[1])
@@ -116,6 +156,7 @@ class BlockPool:
                 ids = [id for id, _ in pairs]
                 found.append(range(ids[0], ids[-1] + 1))
             yield found
+            self._given_back = len(self._free)
 
     def _taken(self) -> Block:
         if not self._free:

@@ -40,7 +40,8 @@ class PrefixTree(Generic[B]):
     namespace: what keys and values depend on beside tokens, and how many tokens a block has.
     min_tokens: the fewest tokens that are worth sharing. remembered: of how many evicted blocks it
     knows that they were there. longest_retain: the most seconds a text may be retained. clock:
-    seconds; injected by tests.
+    seconds; injected by tests. again: called with a block that is held and one of the same tokens,
+    where `insert` brings one.
 
     Not safe to use from several threads at once, so its owner has a lock; leases may be dropped
     anywhere. An exception between any two lines, such as Ctrl-C, leaves a tree that the next call
@@ -55,6 +56,7 @@ class PrefixTree(Generic[B]):
         remembered: int = 16_384,
         longest_retain: float = 3600.0,
         clock: Callable[[], float] = time.monotonic,
+        again: Callable[[B, B], object] | None = None,
     ) -> None:
         for name, value, least in (
             ("min_tokens", min_tokens, 1),
@@ -66,6 +68,7 @@ class PrefixTree(Generic[B]):
         self.namespace = namespace
         self.min_tokens = min_tokens
         self.longest_retain = longest_retain
+        self._again = again
         self._block = namespace.block
         self._full = namespace.block * TOKEN_BYTES  # bytes of a whole block's tokens
         self._forest: Forest[B] = Forest(namespace, remembered, clock)
@@ -151,6 +154,24 @@ class PrefixTree(Generic[B]):
         self._forest.finish()
         return lease
 
+    def held(self, lease: Lease[B], first: int = 0) -> list[B]:
+        """The blocks that a lease holds, in order, from one on that is counted from 0."""
+        assert lease.hold.claim is not None, "a lease that was released holds none"
+        found, node = [], lease.hold.claim[0]
+        while node.depth > first:
+            found.append(node.block)
+            assert node.parent is not None
+            node = node.parent
+        return found[::-1]
+
+    @property
+    def next_rank(self) -> float | None:
+        """The rank of the block that `evict` drops first, see above; None: all are leased."""
+        self._forest.begin()
+        node = self._forest.tally.queue.first()
+        self._forest.finish()
+        return None if node is None else node.rank
+
     def evict(self, count: int) -> int:
         """Drop so many blocks, or all that no lease holds; returns how many went. Takes O(log n)
         a block over time."""
@@ -207,6 +228,8 @@ class PrefixTree(Generic[B]):
         for index, block in enumerate(blocks):
             piece = data[index * self._full : (index + 1) * self._full]
             child = node.children.get(piece)
+            if child is not None and self._again is not None:
+                self._again(child.block, block)
             if child is None and len(piece) < self._full and node.children:
                 child = node.continuing(piece)
             node = self._forest.add(node, piece, block) if child is None else child

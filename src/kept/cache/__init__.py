@@ -15,6 +15,7 @@ from kept.cache.policy import SCORES, EvictionPolicy
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.cache.stores import stores
+from kept.cache.window_blocks import first_needed, most_blocks, num_held
 
 __all__ = [
     "EVICTION_GRAIN",
@@ -32,10 +33,13 @@ __all__ = [
     "Place",
     "RingLayout",
     "concatenate",
+    "first_needed",
     "from_legacy",
     "grown",
     "load_cache",
     "make_cache",
+    "most_blocks",
+    "num_held",
     "saved_shapes",
     "stores",
     "to_legacy",

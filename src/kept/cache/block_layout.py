@@ -3,6 +3,11 @@
     slot 0, 150 tokens     blocks 4 0 7      token 140 is entry 12 of block 7
     slot 1, 130 tokens     blocks 4 0 2      the first 128 tokens are the same as those of slot 0
 
+Where layers attend a window, blocks before it are let go (`window_blocks.py` says when), and leave
+holes, so that token i belongs to block i // 64 of a table ever after:
+
+    slot 2, 330 tokens, window 100     blocks . . 3 8 1 6
+
 Who shares a block with somebody else freezes the tokens that both have: they are never written
 again, not even when the other has gone. Behind them one of its holders may go on, and keeps that
 right to itself (`Table.appends`); the others copy a block that is not full before they write to it.
@@ -12,107 +17,88 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kept.blocks import BLOCK, Block
+from kept.blocks import BLOCK
 from kept.cache.block_memory import BlockMemory
+from kept.cache.block_table import EMPTY, Table
 from kept.cache.contiguous import ContiguousLayout, grown
 from kept.cache.layout import Copies, Layout, Plan, Relayout, Writes, lengths_after
-from kept.errors import CacheFullError
+from kept.cache.window_blocks import first_needed, num_gone
+from kept.errors import CacheError, CacheFullError
 from kept.ops import Placement, Span
 
 AHEAD = BLOCK  # tokens more that a lease has room for
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Table:
-    """The blocks of a slot, in the order of its tokens, and those that it has room in.
-
-    appends: whether tokens may be written behind the frozen ones of a block that is not full. ids:
-    the blocks' numbers, int32.
-    """
-
-    blocks: tuple[Block, ...]
-    appends: bool
-    ids: NDArray[np.int32]
-
-    @classmethod
-    def of(cls, blocks: Sequence[Block], appends: bool) -> Table:
-        """A table of these blocks."""
-        ids = np.fromiter((block.id for block in blocks), np.int32, len(blocks))
-        return cls(tuple(blocks), appends, ids)
-
-    def first(self, num_tokens: int) -> Table:
-        """With the blocks that so many tokens lie in."""
-        count = -(-num_tokens // BLOCK)
-        if count >= len(self.blocks):
-            return self
-        return Table(self.blocks[:count], self.appends, self.ids[:count])
-
-    def takes(self, token: int) -> bool:
-        """Whether this token may be written to where it belongs, the first of a block aside."""
-        index, entry = divmod(token, BLOCK)
-        return not entry or (self.appends and self.blocks[index].frozen <= entry)
-
-    def shared(self, num_tokens: int) -> Table:
-        """For somebody else, with the same tokens, which are frozen from now on."""
-        found, part = self.first(num_tokens), num_tokens % BLOCK
-        for block in found.blocks[: num_tokens // BLOCK]:
-            block.freeze(BLOCK)
-        if part:
-            found.blocks[-1].freeze(part)
-        return Table(found.blocks, False, found.ids)
-
-
-EMPTY = Table.of((), True)
-
-
 class BlockLayout(Layout):
     """A table of blocks for each slot. A block that nobody's table holds any more is free.
 
-    memory: where the blocks lie. tables: (slots,).
+    memory: where the blocks lie. tables: (slots,). window: how many of the last tokens a query
+    sees; None: all, and nothing is let go.
     """
 
-    def __init__(self, memory: BlockMemory, tables: Sequence[Table]) -> None:
+    def __init__(
+        self, memory: BlockMemory, tables: Sequence[Table], window: int | None = None
+    ) -> None:
         super().__init__(len(tables), BLOCK)
-        self.memory, self.tables = memory, tuple(tables)
+        self.memory, self.tables, self.window = memory, tuple(tables), window
         self._joined: tuple[tuple[int, ...], NDArray[np.int32]] | None = None
+        self._held_ids: frozenset[int] | None = None
 
     @classmethod
-    def empty(cls, memory: BlockMemory, num_slots: int) -> BlockLayout:
+    def empty(cls, memory: BlockMemory, num_slots: int, window: int | None = None) -> BlockLayout:
         """Slots without a token."""
-        return cls(memory, (EMPTY,) * num_slots)
+        return cls(memory, (EMPTY,) * num_slots, window)
 
-    @classmethod
-    def filled(cls, memory: BlockMemory, lengths: Sequence[int]) -> BlockLayout:
-        """Slots with blocks for so many tokens each. Raises CacheFullError where there are fewer
-        blocks."""
-        return cls.empty(memory, len(lengths)).extended(range(len(lengths)), None, lengths)[0]
+    def filled(self, lengths: Sequence[int], begins: Sequence[int] | None = None) -> BlockLayout:
+        """One like it, of slots with blocks for so many tokens each. begins: a token of the first
+        block that each needs, None: of all. Raises CacheFullError where there are fewer blocks."""
+        holes = [begin // BLOCK for begin in begins or [0] * len(lengths)]
+        empty = self._with([Table.of((None,) * count, True) for count in holes])
+        return empty.extended(range(len(lengths)), None, lengths)[0]
 
     def _with(self, tables: Sequence[Table]) -> BlockLayout:
         twin = copy(self)
-        twin.tables, twin.num_slots, twin._joined = tuple(tables), len(tables), None
+        twin.tables, twin.num_slots = tuple(tables), len(tables)
+        twin._joined = twin._held_ids = None
         return twin
 
     @property
     def num_blocks(self) -> int:
         """Blocks in the tables, each counted once."""
-        return len({block for table in self.tables for block in table.blocks})
+        return len(self.held_ids)
+
+    @property
+    def held_ids(self) -> frozenset[int]:
+        """The numbers of the blocks in the tables."""
+        if self._held_ids is None:
+            ids = (table.ids[table.num_holes :].tolist() for table in self.tables)
+            self._held_ids = frozenset(chain.from_iterable(ids))
+        return self._held_ids
 
     @property
     def traits(self) -> dict[str, object]:
-        """See `Layout.traits`: tokens are treated as they are in one run each."""
-        return {"layout": "contiguous", "max_length": None}
+        """See `Layout.traits`: where nothing is let go, tokens are treated as they are in one run
+        each."""
+        if self.window is None:
+            return {"layout": "contiguous", "max_length": None}
+        return {"layout": "blocks", "window": self.window}
 
     @property
     def placement(self) -> Placement:
         """See `Layout.placement`."""
-        return Placement(ring=False, block=BLOCK)
+        return Placement(ring=False, block=BLOCK, window=self.window)
+
+    def begins(self, lengths: Sequence[int]) -> list[int]:
+        """(slots,) the first token that each slot has, of so many."""
+        pairs = zip(self.tables, lengths, strict=True)
+        return [min(table.num_holes * BLOCK, length) for table, length in pairs]
 
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> None:
         """Nothing grows; `plan` takes the blocks."""
@@ -143,6 +129,7 @@ class BlockLayout(Layout):
         for slot, begin, end in zip(slots, begins or [0] * len(ends), ends, strict=True):
             table = self.tables[slot]
             copied = None if begin == end or table.takes(begin) else begin // BLOCK
+            assert copied is None or table.blocks[copied] is not None, "a step goes on in a block"
             missing = -(-end // BLOCK) - len(table.blocks)
             if copied is not None or missing > 0:
                 changes.append((slot, copied, max(missing, 0)))
@@ -153,8 +140,9 @@ class BlockLayout(Layout):
         for slot, copied, missing in changes:
             blocks = list(tables[slot].blocks)
             if copied is not None:
-                old, blocks[copied] = blocks[copied], next(new)
-                copies.append((old.id, blocks[copied].id))
+                block = next(new)
+                copies.append((int(tables[slot].ids[copied]), block.id))
+                blocks[copied] = block
             blocks += (next(new) for _ in range(missing))
             tables[slot] = Table.of(blocks, True)
         return self._with(tables), copies
@@ -190,7 +178,7 @@ class BlockLayout(Layout):
     ) -> tuple[Span, Writes]:
         after = lengths_after(starts, lengths)
         table = self.table_of(slots)
-        span = Span(starts, slots, after, max(after), device, blocks=table)
+        span = Span(starts, slots, after, max(after), device, window=self.window, blocks=table)
 
         def rows() -> tuple[Tensor, Tensor]:
             counts = np.diff(starts)
@@ -239,8 +227,25 @@ class BlockLayout(Layout):
             return 0
         return min(len(table.blocks) * BLOCK - length for table, length in pairs)
 
+    def let_go(self, slots: Sequence[int], lengths: Sequence[int]) -> BlockLayout:
+        """See `Layout.let_go`."""
+        if self.window is None:
+            return self
+        tables = list(self.tables)
+        for slot, length in zip(slots, lengths, strict=True):
+            tables[slot] = tables[slot].without(num_gone(self.window, length))
+        same = all(a is b for a, b in zip(tables, self.tables, strict=True))
+        return self if same else self._with(tables)
+
     def check_truncate(self, slot: int, length: int, before: int) -> None:
-        """Any length can be gone back to."""
+        """See `Layout.check_truncate`."""
+        begin = self.tables[slot].num_holes * BLOCK
+        if self.window is not None and length and begin > first_needed(self.window, length):
+            raise CacheError(
+                f"this {before:,} token long sequence cannot go back to {length:,}: layers that "
+                f"attend the last {self.window:,} tokens have let go of those before {begin:,}; "
+                "truncate by less, or to 0, or make the cache with keeps_all=True"
+            )
 
     def truncated(self, cuts: Sequence[tuple[int, int]]) -> BlockLayout:
         """See `Layout.truncated`."""
@@ -274,13 +279,19 @@ class BlockLayout(Layout):
 
     def entries_from(self, slot: int, begin: int, end: int) -> list[int]:
         """See `Layout.entries_from`: entry e of block b is number 64 b + e."""
-        tokens = np.arange(begin, end)
+        tokens = np.arange(max(begin, self.tables[slot].num_holes * BLOCK), end)
         ids = self.tables[slot].ids.astype(np.int64)
         found: list[int] = (ids[tokens // BLOCK] * BLOCK + tokens % BLOCK).tolist()
         return found
 
     def entries(self, slot: int, begin: int, end: int) -> list[int]:
-        """See `Layout.entries`."""
+        """See `Layout.entries`; raises CacheError if one of the tokens is gone."""
+        held = self.tables[slot].num_holes * BLOCK
+        if begin < min(held, end):
+            raise CacheError(
+                f"this cache no longer holds tokens {begin} to {held} in layers that attend the "
+                f"last {self.window} tokens; ask for later ones, or make it with keeps_all=True"
+            )
         return self.entries_from(slot, begin, end)
 
 

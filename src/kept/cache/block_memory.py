@@ -15,14 +15,17 @@ buffers grow by doubling, and move.
 from __future__ import annotations
 
 import logging
+import mmap
 import sys
+import weakref
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from math import prod
 
 import torch
 from torch import Tensor
 
-from kept.blocks import BLOCK, Block, BlockPool
+from kept.blocks import BLOCK, Block, BlockPool, Budget
 from kept.cache import memory
 from kept.cache.layout import lasting
 from kept.cache.place import Buffers
@@ -43,7 +46,7 @@ class BlockMemory:
     """Buffers (P, G, 64, width) of several layers, one for each part of their codec.
 
     pool: which blocks are in use, the same in all layers. generation: how often the buffers have
-    moved.
+    moved. beside: the memories whose pools share a budget, itself included.
     """
 
     def __init__(
@@ -51,33 +54,38 @@ class BlockMemory:
         shapes: Sequence[KVShape],
         codec: KVCodec,
         device: torch.device,
-        pool_bytes: int | None = None,
+        pool: BlockPool,
+        reserved: tuple[mmap.mmap, int] | None = None,
     ) -> None:
-        """pool_bytes: of blocks at most, None: what this machine's memory holds. Raises OptionError
-        where not one block of all layers fits."""
-        self.device, self.generation = device, 0
-        self._shapes, self._codec, self._pool_bytes = tuple(shapes), codec, pool_bytes
-        self.buffers: list[Buffers] = []  # of each layer, keys before values
+        """reserved: memory for all blocks of the pool, and where in it they begin; None: to grow
+        as blocks are taken."""
+        self.device, self.generation, self.pool = device, 0, pool
+        self.beside: tuple[weakref.ref[BlockMemory], ...] = ()
         self._parts = [_parts(shape, codec) for shape in shapes]
-        each = self.block_bytes
-        most = pool_bytes if pool_bytes is not None else total_memory() or SIZE_UNKNOWN
-        if pool_bytes is not None and pool_bytes < each:
-            raise OptionError(
-                f"pool_bytes={pool_bytes:,} holds no block: {BLOCK} tokens in {len(shapes)} layers "
-                f"take {each:,} bytes; give at least as many"
-            )
-        count = min(max(most // each, 1), MOST)
-        self.reserves = device.type == "cpu" and CAN_RESERVE
-        if self.reserves:
-            count = self._reserve(count)
-        else:
+        self.buffers: list[Buffers]  # of each layer, keys before values
+        self._reserved = reserved
+        self._enlarged = 0  # blocks before this one are in huge pages
+        largest = max(_bytes_of(part) for parts in self._parts for part in parts)
+        self._huge_blocks = -(-memory.HUGE_PAGE // largest)  # how many fill one
+        if reserved is None:
             self.buffers = [tuple(self._made(x, 1) for x in parts) for parts in self._parts]
-        self.pool = BlockPool(count)
+            return
+        offsets = iter(self._offsets())
+
+        def view(part: _Size) -> Tensor:
+            size, dtype = part
+            _, offset = next(offsets)
+            count = pool.num_blocks * prod(size)
+            flat = torch.frombuffer(reserved[0], dtype=dtype, count=count, offset=offset)
+            return flat.view(pool.num_blocks, *size)
+
+        with lasting():
+            self.buffers = [tuple(map(view, parts)) for parts in self._parts]
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of a block in all layers."""
-        return sum(_bytes_of(part) for parts in self._parts for part in parts)
+        """Bytes of a block in all of its layers."""
+        return self.pool.block_bytes
 
     def layer_block_bytes(self, index: int) -> int:
         """Bytes of a block in one layer."""
@@ -96,81 +104,54 @@ class BlockMemory:
                 "drop their caches, give the cache more pool_bytes, or store a smaller kv_dtype"
             ) from error
         top = max((block.id + 1 for block in found), default=0)
-        if not self.reserves:
+        if self._reserved is None:
             self._grow(top)
-        elif top >= self._enlarged + self._huge_blocks:
+            return found
+        if top >= self._enlarged + self._huge_blocks:
             self._enlarge(top)
+        self._make_way()
         return found
+
+    def _make_way(self) -> None:
+        """Give back what one group has let go where another comes to take as much."""
+        if len(self.beside) < 2:
+            return
+        all_of = [x for x in (found() for found in self.beside) if x is not None]
+        resident = sum(x.pool.num_resident * x.block_bytes for x in all_of)
+        if resident > self.pool.budget.num_bytes:
+            for each in all_of:
+                each.release()
 
     def release(self) -> None:
         """Give the whole pages back to the system on which no block in use lies."""
-        if not self.reserves:
+        if self._reserved is None:
             return
         with self.pool.idle() as runs:
             for part, begin in self._offsets():
                 size = _bytes_of(part)
                 self._enlarged = 0
                 for run in runs:
-                    memory.forget(self._memory, begin + run.start * size, begin + run.stop * size)
-
-    def reshaped(self, index: int, shape: KVShape) -> BlockMemory:
-        """An empty one for layers of which one has another shape."""
-        shapes = (*self._shapes[:index], shape, *self._shapes[index + 1 :])
-        return BlockMemory(shapes, self._codec, self.device, self._pool_bytes)
-
-    def _reserve(self, count: int) -> int:
-        """Make the buffers of so many blocks, or of half as many until the system grants it;
-        returns how many there are."""
-        asked = count
-        while True:
-            sizes = [_in_pages(count * _bytes_of(x)) for parts in self._parts for x in parts]
-            found = memory.reserved(sum(sizes))
-            if found is not None:
-                break
-            count //= 2
-            if not count:
-                raise CacheFullError(
-                    f"there is no room in memory for a block of {BLOCK} tokens, "
-                    f"{format_bytes(self.block_bytes)}; raise the limit of address space (ulimit "
-                    "-v), or make the cache where there is more memory"
-                )
-        if count < asked:
-            log.warning(
-                "the system reserves memory for %s blocks of %s tokens, not %s; raise the limit of "
-                "address space (ulimit -v) or allow overcommitting (vm.overcommit_memory)",
-                *(count, BLOCK, asked),
-            )
-        self._memory, self._count = found, count
-        self._enlarged = 0  # blocks before this one are in huge pages
-        largest = max(_bytes_of(part) for parts in self._parts for part in parts)
-        self._huge_blocks = -(-memory.HUGE_PAGE // largest)  # how many fill one
-        offsets = iter(self._offsets())
-
-        def view(part: _Size) -> Tensor:
-            size, dtype = part
-            _, offset = next(offsets)
-            flat = torch.frombuffer(found, dtype=dtype, count=count * prod(size), offset=offset)
-            return flat.view(count, *size)
-
-        with lasting():
-            self.buffers = [tuple(map(view, parts)) for parts in self._parts]
-        return count
+                    memory.forget(
+                        self._reserved[0], begin + run.start * size, begin + run.stop * size
+                    )
 
     def _offsets(self) -> list[tuple[_Size, int]]:
         """Where in the memory each buffer begins, in bytes."""
-        found, offset = [], 0
+        assert self._reserved is not None
+        found, offset = [], self._reserved[1]
         for parts in self._parts:
             for part in parts:
                 found.append((part, offset))
-                offset += _in_pages(self._count * _bytes_of(part))
+                offset += _in_pages(self.pool.num_blocks * _bytes_of(part))
         return found
 
     def _enlarge(self, top: int) -> None:
         """Let blocks up to number `top` lie in huge pages, as far as they fill them."""
+        assert self._reserved is not None
         for part, begin in self._offsets():
             size = _bytes_of(part)
             first = max(0, self._enlarged * size - memory.HUGE_PAGE)  # one was not full
-            memory.enlarge(self._memory, begin + first, begin + top * size)
+            memory.enlarge(self._reserved[0], begin + first, begin + top * size)
         self._enlarged = top
 
     def _made(self, part: _Size, count: int) -> Tensor:
@@ -189,6 +170,75 @@ class BlockMemory:
                 for new, x in zip(layer, old, strict=True):
                     new[: len(x)] = x
         self.buffers, self.generation = wider, self.generation + 1
+
+
+def block_memories(
+    groups: Sequence[Sequence[KVShape]],
+    codec: KVCodec,
+    device: torch.device,
+    pool_bytes: int | None = None,
+) -> list[BlockMemory]:
+    """A memory for each group of layers, which have a budget together.
+
+    groups: what each layer of a group stores. pool_bytes: of all blocks at most, None: what this
+    machine's memory holds. Raises OptionError where not one block of all layers fits, and
+    CacheFullError where the system grants no memory for one.
+    """
+    sizes = [[_parts(shape, codec) for shape in shapes] for shapes in groups]
+    each = [sum(_bytes_of(x) for parts in group for x in parts) for group in sizes]
+    total = sum(each)
+    most = pool_bytes if pool_bytes is not None else total_memory() or SIZE_UNKNOWN
+    if pool_bytes is not None and pool_bytes < total:
+        raise OptionError(
+            f"pool_bytes={pool_bytes:,} holds no block: {BLOCK} tokens in "
+            f"{sum(map(len, groups))} layers take {total:,} bytes; give at least as many"
+        )
+    most = max(most, total)
+
+    def counts() -> list[int]:
+        return [min(most // size, MOST) for size in each]
+
+    def needed() -> list[int]:
+        pairs = zip(sizes, counts(), strict=True)
+        return [
+            sum(_in_pages(count * _bytes_of(x)) for parts in group for x in parts)
+            for group, count in pairs
+        ]
+
+    found: mmap.mmap | None = None
+    asked = most
+    while device.type == "cpu" and CAN_RESERVE:
+        found = memory.reserved(sum(needed()))
+        if found is not None:
+            break
+        most = most // total // 2 * total
+        if not most:
+            raise CacheFullError(
+                f"there is no room in memory for a block of {BLOCK} tokens, "
+                f"{format_bytes(total)}; raise the limit of address space (ulimit -v), or make the "
+                "cache where there is more memory"
+            )
+    if most < asked:
+        log.warning(
+            "the system reserves memory for %s blocks of %s tokens, not %s; raise the limit of "
+            "address space (ulimit -v) or allow overcommitting (vm.overcommit_memory)",
+            *(most // total, BLOCK, asked // total),
+        )
+    budget = Budget(most)
+    begins = [0, *accumulate(needed())]
+    made = [
+        BlockMemory(
+            shapes,
+            codec,
+            device,
+            BlockPool(count, size, budget),
+            None if found is None else (found, begin),
+        )
+        for shapes, count, size, begin in zip(groups, counts(), each, begins, strict=False)
+    ]
+    for one in made:
+        one.beside = tuple(map(weakref.ref, made))
+    return made
 
 
 _Size = tuple[tuple[int, int, int], torch.dtype]  # of a block in one part

@@ -73,6 +73,8 @@ class Cache(Sharing):
         if not can_lease(self._state, slots) or self.cross.shapes or self.place.budget is not None:
             return None
         self.abandon()
+        if self.lets_go:
+            self._state = self._state.without_passed(slots)
         return grant(self._holder, slots, self.codec, self.device)
 
     @contextmanager
@@ -224,13 +226,14 @@ class Cache(Sharing):
         except BaseException:  # a score may be anybody's
             self.abandon()
             raise
-        self._state = state.committed(step, chosen)
+        state = state.committed(step, chosen)
+        self._state = state.without_passed(step.slots) if self.lets_go else state
         self._finish()
 
     def __reduce__(self) -> tuple[object, ...]:
         from kept.cache.pickling import read, written  # which need this class
 
-        in_blocks = self.pool is not None or self.place.budget is not None
+        in_blocks = bool(self.pools) or self.place.budget is not None
         return read, (written(self), self.shapes, str(self.device), in_blocks)
 
     def concatenate(self, others: Sequence[Cache]) -> Cache:

@@ -100,7 +100,7 @@ def _in_blocks(
         if isinstance(layout, BlockLayout) and layout.memory is first.memory:
             part = layout.fork(of)
         else:
-            part = BlockLayout.filled(first.memory, of)
+            part = first.filled(of, layout.begins(of) if isinstance(layout, BlockLayout) else None)
             slots = list(enumerate(of))
             moved = [(layout.entries_from(s, 0, n), part.entries_from(s, 0, n)) for s, n in slots]
         found = part if found is None else found.joined(part)

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kept.cache.block_layout import BlockLayout
 from kept.cache.cache import Cache
 from kept.cache.contiguous import ContiguousLayout, grown
 from kept.cache.evicting import EvictingLayout
 from kept.cache.eviction_file import MAX_COUNT, read_count, read_rule, write_rule
 from kept.cache.layout import Layout
 from kept.cache.ring import RingLayout
+from kept.cache.saved_window import SavedWindow
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
 from kept.ops import VALUE_CODECS, KVCodec, find_kv_codec
@@ -51,7 +53,7 @@ class Description:
             cache.codec,
             cache.shapes,
             cache.lengths,
-            tuple(write_layout(layout) for layout in layouts),
+            tuple(write_layout(layout, cache.lengths) for layout in layouts),
             tuple(layouts.index(layout) for layout in cache.layouts),
             tuple(found.length for found in inputs),
             tuple(-1 if found is None else inputs.index(found) for found in of),
@@ -142,10 +144,12 @@ def _shape_fields(shape: KVShape) -> dict[str, Any]:
     return fields
 
 
-def write_layout(layout: Layout) -> dict[str, Any]:
-    """A layout's own numbers, as JSON takes them."""
+def write_layout(layout: Layout, lengths: Sequence[int]) -> dict[str, Any]:
+    """The numbers of a layout of so many tokens a slot, as JSON takes them."""
     if isinstance(layout, EvictingLayout):
         return {"layout": "evicting", **write_rule(layout.rule)}
+    if isinstance(layout, BlockLayout) and layout.window is not None:
+        return {**layout.traits, "begins": layout.begins(lengths)}
     return layout.traits
 
 
@@ -167,6 +171,8 @@ def read_layout(file: Path, fields: Mapping[str, Any], lengths: Sequence[int]) -
             stored = max(map(rule.num_stored, lengths))
             capacity = min(grown(stored), rule.budget + rule.grain) if stored else 0
             return EvictingLayout(len(lengths), rule, capacity)
+        elif fields["layout"] == "blocks":
+            return SavedWindow.read(fields, lengths)
         elif fields["layout"] == "contiguous":
             if fields["max_length"] is None:
                 return ContiguousLayout(len(lengths), grown(longest) if longest else 0)

@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from kept.blocks import BLOCK
+from kept.cache.block_layout import BlockLayout
 from kept.cache.evicting import EvictingLayout
 from kept.cache.layer import LayerCache, Moves
 from kept.cache.layout import Layout, lasting
@@ -199,4 +201,6 @@ def tokens_of(layout: Layout, layer: LayerCache, slot: int, length: int) -> Tens
     tokens = torch.arange(length, dtype=torch.int64, device="cpu")
     if isinstance(layout, RingLayout):
         tokens = layout.held[slot][layout.held[slot] >= 0].sort().values
+    if isinstance(layout, BlockLayout):
+        tokens = tokens[layout.tables[slot].num_holes * BLOCK :]
     return tokens.expand(layer.num_kv_heads, -1).clone()

@@ -46,8 +46,7 @@ def check_claims(
                 "delete it, and save the cache again"
             )
     memory = describe_machine().total_memory
-    each = sum(-(-n // BLOCK) * BLOCK for n in found.lengths) if in_blocks else None
-    asked = sum(_num_bytes(found, *pair, each) for pair in zip(own, per_layer, strict=True))
+    asked = sum(_num_bytes(found, *pair, in_blocks) for pair in zip(own, per_layer, strict=True))
     longest = max((layout.capacity for layout in layouts), default=0)
     if in_memory and memory is not None and asked > memory:
         raise CacheError(
@@ -92,9 +91,11 @@ def _parts(found: Description, shape: KVShape) -> Iterator[tuple[str, Part]]:
     yield from (("values", part) for part in values.parts(shape.value_width))
 
 
-def _num_bytes(found: Description, shape: KVShape, layout: Layout, num_entries: int | None) -> int:
-    """num_entries: of all slots together, None: as many of each as the layout says."""
-    entries = len(found.lengths) * layout.capacity if num_entries is None else num_entries
+def _num_bytes(found: Description, shape: KVShape, layout: Layout, in_blocks: bool) -> int:
+    entries = len(found.lengths) * layout.capacity
+    if in_blocks:
+        held = (count_entries(layout, slot, n) for slot, n in enumerate(found.lengths))
+        entries = sum(-(-count // BLOCK) * BLOCK for count in held)
     per_token = found.codec.num_bytes(shape.head_dim, shape.value_width)
     return shape.num_kv_heads * entries * per_token
 

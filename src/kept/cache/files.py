@@ -33,8 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kept.cache.block_layout import BlockLayout
-from kept.cache.block_memory import BlockMemory
+from kept.cache.block_groups import block_layouts
 from kept.cache.cache import Cache
 from kept.cache.contiguous import ContiguousLayout
 from kept.cache.cross_file import input_buffers, read_inputs
@@ -48,6 +47,7 @@ from kept.cache.layout import Layout
 from kept.cache.make import check_place, check_shapes, read_device
 from kept.cache.place import Place
 from kept.cache.ring import RingLayout
+from kept.cache.saved_window import SavedWindow
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
 from kept.ops import plain_torch
@@ -130,8 +130,39 @@ class _Options:
 
 def _may_lie_in_blocks(found: Description, layouts: Sequence[Layout]) -> bool:
     """Whether a file holds a dynamic cache, each of whose tokens is held once."""
-    plain = len(layouts) == 1 and isinstance(layouts[0], ContiguousLayout) and not layouts[0].fixed
+    plain = all(isinstance(layout, ContiguousLayout) and not layout.fixed for layout in layouts)
     return plain and found.kind == "dynamic"
+
+
+def _in_blocks(
+    found: Description, layouts: Sequence[Layout], device: torch.device, pool_bytes: int | None
+) -> list[Layout]:
+    """Layouts in blocks in place of those that a file describes."""
+    saved = [layouts[index] for index in found.layout_of]
+    own = [shape for shape in found.shapes if shape.shares is None and not shape.cross]
+    windows = [layout.window if isinstance(layout, SavedWindow) else None for layout in saved]
+    empty = block_layouts(own, windows, len(found.lengths), found.codec, device, pool_bytes)
+    made = {
+        layout: of.filled(found.lengths, layout.begins if isinstance(layout, SavedWindow) else None)
+        for layout, of in dict(zip(saved, empty, strict=True)).items()
+    }
+    return [made[layout] for layout in layouts]
+
+
+def _check_windows(file: Path, found: Description, layouts: Sequence[Layout], fits: bool) -> None:
+    """Raise CacheError where layers whose window has passed tokens come to lie otherwise than in
+    blocks, or have another window. fits: whether they are to lie in blocks."""
+    own = [shape for shape in found.shapes if shape.shares is None and not shape.cross]
+    for shape, index in zip(own, found.layout_of, strict=True):
+        layout = layouts[index]
+        if isinstance(layout, SavedWindow) and layout.window != shape.window:
+            raise _damaged(file, f"it holds {layout.window} tokens of a window of {shape.window}")
+        if isinstance(layout, SavedWindow) and not fits:
+            raise CacheError(
+                f"{file} holds a cache in blocks, whose layers with a window keep that alone, so "
+                "it cannot lie in runs or in files; leave place and in_blocks out, or save a cache "
+                "that was made with keeps_all=True"
+            )
 
 
 def saved_shapes(path: str | PathLike[str]) -> tuple[KVShape, ...]:
@@ -221,10 +252,9 @@ def _read(
     in_blocks = options.in_blocks and place is None and _may_lie_in_blocks(found, layouts)
     in_memory = place is None and device.type == "cpu"
     check_claims(file, handle, found, layouts, in_memory=in_memory, in_blocks=in_blocks)
+    _check_windows(file, found, layouts, in_blocks)
     if in_blocks:
-        own = [shape for shape in shapes if shape.shares is None and not shape.cross]
-        memory = BlockMemory(own, found.codec, device, options.pool_bytes)
-        layouts = [BlockLayout.filled(memory, lengths)]
+        layouts = _in_blocks(found, layouts, device, options.pool_bytes)
     per_layer = [layouts[index] for index in found.layout_of]
     cache = Cache(shapes, per_layer, found.codec, device, found.kind, lengths, place)
     counts = {

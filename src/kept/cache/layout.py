@@ -156,6 +156,10 @@ class Layout(ABC):
         """How many tokens a sequence of `length` may take in one step; None: any number."""
         return None
 
+    def let_go(self, slots: Sequence[int], lengths: Sequence[int]) -> Layout:
+        """Without the blocks that no later token of these slots sees. lengths: (B,) of these."""
+        return self
+
     @abstractmethod
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """Raise CacheError if the slot cannot go back from `before` to `length` tokens."""

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from kept.cache.block_layout import BlockLayout
-from kept.cache.block_memory import BlockMemory
+from kept.cache.block_groups import block_layouts
 from kept.cache.cache import Cache
 from kept.cache.contiguous import ContiguousLayout
 from kept.cache.evicting import evicting_layouts
@@ -43,13 +42,15 @@ def make_cache(
     place: Place | None = None,
     pool_bytes: int | None = None,
     in_blocks: bool = True,
+    keeps_all: bool = False,
 ) -> Cache:
     """An empty cache.
 
     shapes: what each layer stores, `model.kv_shapes`. Layers that share the keys and values of an
         earlier one come behind it, and last cross layers, which hold the encoder inputs of an
         encoder-decoder model, the same in every kind.
-    kind: "dynamic" keeps everything and grows, a slot by 64 tokens at a time; "static" is allocated
+    kind: "dynamic" keeps what later tokens may attend, and grows, a slot by 64 tokens at a time;
+        "static" is allocated
         once for `max_cache_len` tokens a slot and refuses more; "sliding" keeps the last
         `sliding_window` tokens, and the first `num_sinks`. Without `sliding_window` it takes each
         layer's own window, and layers that have none keep everything; an own window hides sinks, so
@@ -68,7 +69,10 @@ def make_cache(
     pool_bytes: of keys and values at most that a dynamic cache in memory and all its forks have
         together, by default what the machine's memory holds. It is taken as tokens come.
     in_blocks: False: a dynamic cache has a run of memory for each slot that grows with the longest
-        one, as one in files, for what reads keys in place.
+        one, as one in files, for what reads keys in place. It keeps all tokens of every layer then.
+    keeps_all: True: a dynamic cache in blocks keeps all tokens also in layers with a window, so
+        that it can be truncated to any length. Else these layers let go, after each step, the
+        blocks that no later token sees, 64 tokens spared: a sequence can be truncated by these.
 
     Raises OptionError for an unknown kind or kv_dtype, too small a budget, or an option that these
     have no use for.
@@ -96,6 +100,8 @@ def make_cache(
             f"pool_bytes={pool_bytes} is for dynamic caches in memory, which lie in blocks; leave "
             f"it out of this {kind} one"
         )
+    if keeps_all and kind != "dynamic":
+        raise OptionError(f"keeps_all=True is for dynamic caches, not {kind} ones; leave it out")
 
     def made(layouts: Sequence[Layout]) -> Cache:
         return Cache(shapes, layouts, codec, where, kind, place=place)
@@ -105,8 +111,10 @@ def make_cache(
         layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
         return made([layout] * len(stored))
     if in_blocks:
-        memory = BlockMemory(stored, codec, where, pool_bytes)
-        return made([BlockLayout.empty(memory, num_slots)] * len(stored))
+        # What is whole may be an array, which cannot tell groups apart.
+        own_windows = [None if keeps_all else shape.window for shape in stored]
+        windows = [None if window is None else int(window) for window in own_windows]
+        return made(block_layouts(stored, windows, num_slots, codec, where, pool_bytes))
     if kind == "evicting":
         return made(evicting_layouts(stored, num_slots, budget, policy, grain, slack))
     layouts: dict[int | None, Layout] = {None: ContiguousLayout(num_slots)}

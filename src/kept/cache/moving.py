@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
-from kept.cache.block_layer import BlockLayer
+from kept.cache.block_groups import block_layouts
 from kept.cache.block_layout import BlockLayout
 from kept.cache.indices import read_lengths, read_selected
 from kept.cache.layout import Layout
-from kept.cache.make_layer import make_layer
+from kept.cache.make_layer import make_layer, make_layers
 from kept.cache.reading import Readable
 from kept.cache.shape import KVShape
 from kept.cache.state import Holder, State
@@ -113,13 +113,17 @@ class Movable(Readable):
             )
         self.abandon()
         state = self._state
-        alike = [i for i, of in enumerate(state.layouts) if of is layout]
-        memory = layout.memory.reshaped(alike.index(layer), shape)
-        for number, index in enumerate(alike):
-            of = shape if index == layer else state.shapes[index]
-            layers[index] = BlockLayer(of, memory, number, self.codec, self.place)
-        empty = BlockLayout.empty(memory, self.num_slots)
-        return state.with_layers(layers).with_layouts({layout: empty})
+        shapes = [state.shapes[i] if i != layer else shape for i in range(len(layers))]
+        layouts = block_layouts(
+            shapes,
+            [of.window for of in state.layouts if isinstance(of, BlockLayout)],
+            self.num_slots,
+            self.codec,
+            self.device,
+            layout.memory.pool.budget.num_bytes,
+        )
+        layers = make_layers(shapes, layouts, self.codec, self.place)
+        return replace(state, layers=tuple(layers), layouts=tuple(layouts), lent=None)
 
     @plain_torch()
     def fork(self) -> Self:

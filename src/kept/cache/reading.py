@@ -44,6 +44,8 @@ class Readable(Slots):
         memory."""
         self.name, self.codec, self.device = name, codec, device
         self.place = place or InMemory(device)
+        # Whether steps let go of blocks that windows have passed; else `let_go` is called for it.
+        self.lets_go = True
         stored = [shape for shape in shapes if shape.shares is None and not shape.cross]
         lengths = (0,) * layouts[0].num_slots if lengths is None else tuple(lengths)
         layers = make_layers(stored, layouts, codec, self.place)
@@ -116,12 +118,11 @@ class Readable(Slots):
         return min((x.limit for x in self.layouts if x.limit is not None), default=None)
 
     @property
-    def pool(self) -> BlockPool | None:
-        """The blocks that its tokens lie in, and those of everybody who shares them; None: it does
-        not lie in blocks."""
+    def pools(self) -> tuple[BlockPool, ...]:
+        """The blocks that its tokens lie in, and those of everybody who shares them: of layers of
+        each distinct window, which have one budget. Empty: it does not lie in blocks."""
         found = self._state.distinct
-        layout = found[0] if len(found) == 1 else None
-        return layout.memory.pool if isinstance(layout, BlockLayout) else None
+        return tuple(x.memory.pool for x in found if isinstance(x, BlockLayout))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -167,7 +168,7 @@ class Readable(Slots):
         `begin` on, per slot.
 
         Codes come decoded. Of a cross layer the tokens are those of the slot's input. Raises
-        CacheError if a ring has dropped one of the tokens.
+        CacheError if one of the tokens is gone, as a window has passed it.
         """
         self._check_index(index)
         begin = read_whole(begin, "begin")
@@ -183,8 +184,8 @@ class Readable(Slots):
     def held(self, index: int) -> list[Tensor]:
         """Which tokens one layer holds of each slot, (G, S) int64 each, oldest first.
 
-        Heads differ only in an evicting cache. A ring's are those that it has not overwritten, a
-        cross layer's all those of the input.
+        Heads differ only in an evicting cache. A ring's are those that it has not overwritten, in
+        blocks they are those that have not been let go, and a cross layer's all those of the input.
         """
         self._check_index(index)
         if self.shapes[index].cross:

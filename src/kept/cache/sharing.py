@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kept.blocks import BLOCK, Block
-from kept.cache.block_layout import BlockLayout, Table
+from kept.blocks import BLOCK, Block, Stack
+from kept.cache.block_layout import BlockLayout
+from kept.cache.block_table import Table
 from kept.cache.indices import read_whole
 from kept.cache.moving import Movable
+from kept.cache.window_blocks import first_needed, num_gone
 from kept.errors import CacheError, OptionError
 from kept.ops import plain_torch
 
@@ -20,54 +22,97 @@ class Sharing(Movable):
     """
 
     @plain_torch()
-    def share(self, slot: int) -> tuple[Block, ...]:
-        """The blocks that hold a slot's tokens, the last of which may be part full.
+    def share(self, slot: int) -> tuple[Stack, ...]:
+        """The blocks that hold a slot's tokens, 64 after 64, the last of which may be part full.
 
         These tokens are never written again; what the slot comes to hold behind them may go into
-        the last block. Raises CacheError for a cache that does not lie in blocks (`pool`), or no
-        slot of it.
+        the last blocks. Layers with a window have none for what they have let go. Raises CacheError
+        for a cache that does not lie in blocks (`pools`), or no slot of it.
         """
-        slot, layout = self._read_slot(slot), self._in_blocks()
-        return layout.tables[slot].shared(self.lengths[slot]).blocks
+        slot, layouts = self._read_slot(slot), self._in_blocks()
+        length = self.lengths[slot]
+        tables = [layout.tables[slot].shared(length).blocks for layout in layouts]
+        return tuple(map(Stack, zip(*tables, strict=True)))
 
     @plain_torch()
-    def adopt(self, slot: int, blocks: Sequence[Block], length: int) -> None:
+    def adopt(self, slot: int, stacks: Sequence[Stack], length: int) -> None:
         """Let a slot, whatever it held, be the first `length` tokens that lie in these blocks.
 
-        blocks: as `share` gave them, of this cache or a fork of it; those behind `length` are not
-        held. A last one that is not full is copied before the slot writes to it. An encoder input
-        stays. Raises CacheError as `share` does, OptionError where the blocks do not hold so many
-        tokens.
+        stacks: as `share` gave them, of this cache or a fork of it; those behind `length` are not
+        held, nor are those that no later token sees. A last one that is not full is copied before
+        the slot writes to it. An encoder input stays. Raises CacheError as `share` does, or where
+        layers have let go of a block that the next token sees, OptionError where the blocks do not
+        hold so many tokens.
         """
         slot, length = self._read_slot(slot), read_whole(length, "the length to adopt")
         self._in_blocks()
-        if not 0 <= length <= len(blocks) * BLOCK:
+        if not 0 <= length <= len(stacks) * BLOCK:
             raise OptionError(
-                f"{len(blocks)} blocks hold {len(blocks) * BLOCK} tokens, so no slot can adopt "
+                f"{len(stacks)} blocks hold {len(stacks) * BLOCK} tokens, so no slot can adopt "
                 f"{length} of them; give a length from 0 to that"
             )
-        self.abandon()
-        layout, lengths = self._in_blocks(), list(self.lengths)
+        tables = {}
+        for group, layout in enumerate(self._in_blocks()):
+            blocks = [stack.blocks[group] for stack in stacks[: -(-length // BLOCK)]]
+            tables[layout] = _table(blocks, length, layout.window)
+        self.abandon()  # which leaves layouts in blocks as they are
+        lengths = list(self.lengths)
         lengths[slot] = length
-        table = Table.of(blocks[: -(-length // BLOCK)], False).shared(length)
-        state = self._state.with_layouts({layout: layout.with_table(slot, table)})
+        state = self._state.with_layouts({x: x.with_table(slot, y) for x, y in tables.items()})
         self._state = replace(state, lengths=tuple(lengths))
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Of each group of layers whose blocks are its own, how many of the last tokens it keeps at
+        least; None: all. Raises CacheError as `share` does."""
+        return tuple(layout.window for layout in self._in_blocks())
 
     @property
     def block_bytes(self) -> int:
         """Bytes of a block, all layers together. Raises CacheError as `share` does."""
-        return self._in_blocks().memory.block_bytes
+        return sum(layout.memory.block_bytes for layout in self._in_blocks())
 
-    def num_new_blocks(self, slots: Sequence[int], counts: Sequence[int]) -> list[int]:
-        """How many free blocks each of some slots takes to store so many tokens more. Raises as
-        `share` does."""
-        layout, lengths = self._in_blocks(), self.lengths
+    @property
+    def group_bytes(self) -> tuple[int, ...]:
+        """Bytes of a block of each group of `windows`. Raises CacheError as `share` does."""
+        return tuple(layout.memory.block_bytes for layout in self._in_blocks())
+
+    @property
+    def held_ids(self) -> tuple[frozenset[int], ...]:
+        """Of each group of `windows`, the numbers of the blocks that slots hold. Raises CacheError
+        as `share` does."""
+        return tuple(layout.held_ids for layout in self._in_blocks())
+
+    def slot_bytes(self, slot: int) -> int:
+        """Bytes of the blocks that a slot's tokens lie in. Raises as `share`."""
+        slot, found = self._read_slot(slot), 0
+        count = -(-self.lengths[slot] // BLOCK)
+        for layout in self._in_blocks():
+            table = layout.tables[slot]
+            found += (min(count, len(table.blocks)) - table.num_holes) * layout.memory.block_bytes
+        return found
+
+    def num_new_bytes(self, slots: Sequence[int], counts: Sequence[int]) -> list[int]:
+        """Bytes of the free blocks that each of some slots takes to store so many tokens more.
+        Raises as `share`."""
+        layouts, lengths = self._in_blocks(), self.lengths
         found = []
         for slot, count in zip(map(self._read_slot, slots), counts, strict=True):
-            table, length = layout.tables[slot], lengths[slot]
-            copied = count > 0 and not table.takes(length)
-            found.append(max(0, -(-(length + count) // BLOCK) - len(table.blocks)) + copied)
+            length, num_bytes = lengths[slot], 0
+            for layout in layouts:
+                table = layout.tables[slot]
+                copied = count > 0 and not table.takes(length)
+                missing = max(0, -(-(length + count) // BLOCK) - len(table.blocks))
+                num_bytes += (missing + copied) * layout.memory.block_bytes
+            found.append(num_bytes)
         return found
+
+    def let_go(self) -> None:
+        """Let go of the blocks that no later token sees, where steps do not (`lets_go`). Ends a
+        lease, if it changes anything. Does nothing for what does not lie in blocks."""
+        if self._state.without_passed(range(self.num_slots)) is not self._state:
+            self.abandon()
+            self._state = self._state.without_passed(range(self.num_slots))
 
     def release(self) -> None:
         """Give memory that no block in use lies on back to the system; blocks that are taken later
@@ -76,11 +121,26 @@ class Sharing(Movable):
             if isinstance(layout, BlockLayout):
                 layout.memory.release()
 
-    def _in_blocks(self) -> BlockLayout:
-        found = self._state.distinct
-        if len(found) != 1 or not isinstance(found[0], BlockLayout):
+    def _in_blocks(self) -> list[BlockLayout]:
+        found = [x for x in self._state.distinct if isinstance(x, BlockLayout)]
+        if not found:
             raise CacheError(
                 f"this {self.name} cache does not lie in blocks that slots could share; use a "
                 "dynamic cache in memory, which does"
             )
-        return found[0]
+        return found
+
+
+def _table(blocks: Sequence[Block | None], length: int, window: int | None) -> Table:
+    """Of what is shared, with those blocks that later tokens see and a few before."""
+    gaps = [index for index, block in enumerate(blocks) if block is None]
+    begin = gaps[-1] + 1 if gaps else 0
+    needed = 0 if window is None else first_needed(window, length)
+    if begin * BLOCK > needed and length:
+        raise CacheError(
+            f"what is to be adopted of {length:,} tokens begins with token {begin * BLOCK:,}, and "
+            f"the next one sees those from {needed:,} on; adopt fewer, or share more"
+        )
+    gone = 0 if window is None else num_gone(window, length)
+    table = Table.of((*[None] * begin, *blocks[begin:]), False)
+    return table.without(gone).shared(length)

@@ -155,6 +155,12 @@ class State:
                 found = found._narrowed(layout, change)
         return found
 
+    def without_passed(self, slots: Sequence[int]) -> State:
+        """Without the blocks of some slots that no later token sees."""
+        lengths = [self.lengths[slot] for slot in slots]
+        after = {x: x.let_go(slots, lengths) for x in self.distinct}
+        return self if all(a is b for a, b in after.items()) else self.with_layouts(after)
+
     def _narrowed(self, layout: Layout, change: Relayout) -> State:
         """With a ring without the spare room of a step that is over, if there is room for that."""
         try:

@@ -71,7 +71,7 @@ class Description:
         return _bytes_of(self._shapes(cross=False))
 
     def token_bytes_past_windows(self) -> dict[str, int]:
-        """`token_bytes` once the rings of a sliding cache are full: of layers without a window."""
+        """`token_bytes` once windows are full, but for a static cache: of layers without one."""
         return _bytes_of([shape for shape in self._shapes(cross=False) if shape.window is None])
 
     def input_token_bytes(self) -> dict[str, int]:

@@ -161,7 +161,7 @@ def _model_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{format_count(m['num_parameters'])} ({m['num_parameters']:,})"),
         ("weights", _weights(m)),
         ("bytes per token", token_costs(m["bytes_per_token"])),
-        *([("past the windows", f"{beyond}, in a sliding cache")] if sizes else []),
+        *([("past the windows", f"{beyond}, in a dynamic or sliding cache")] if sizes else []),
         *_input_rows(m["bytes_per_input_token"]),
         ("tokenizer", tokenizer),
         ("chat template", "yes" if m["chat_template"] else "no"),

@@ -29,11 +29,19 @@ class CachePlan:
         """Bytes of one sequence once it has `length` tokens, unused room included."""
         layers = sum(
             shape.num_bytes(self.codec)
-            * (self.input_length if shape.cross else self._capacity(self._window(shape), length))
+            * (self.input_length if shape.cross else self._entries(shape, length))
             for shape in self.shapes
         )
         rings = {self._window(shape) for shape in self.shapes if not shape.cross} - {None}
         return layers + sum(LABEL_BYTES * self._capacity(window, length) for window in rings)
+
+    def _entries(self, shape: KVShape, length: int) -> int:
+        from kept.blocks import BLOCK
+        from kept.cache import num_held
+
+        if self.kind == "dynamic":
+            return num_held(shape.window, length) * BLOCK
+        return self._capacity(self._window(shape), length)
 
     def _window(self, shape: KVShape) -> int | None:
         """What a ring of the layer keeps; None: it has none."""
@@ -42,13 +50,10 @@ class CachePlan:
         return min((w for w in (shape.window, self.window) if w is not None), default=None)
 
     def _capacity(self, window: int | None, length: int) -> int:
-        from kept.blocks import BLOCK
         from kept.cache import SLACK, grown
 
         if self.kind == "static":
             return length
-        if window is None and self.kind == "dynamic":
-            return -(-length // BLOCK) * BLOCK
         if window is None:
             return grown(length)
         return min(grown(length), self.num_sinks + window + SLACK)

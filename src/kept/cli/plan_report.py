@@ -32,7 +32,7 @@ def heading(
     memory = "unknown" if room is None else f"{format_bytes(room)} available"
     if room is not None and total is not None:
         memory += f" of {format_bytes(total)}"
-    beyond = f"{token_costs(found.token_bytes_past_windows())}, in a sliding cache"
+    beyond = f"{token_costs(found.token_bytes_past_windows())}, in a dynamic or sliding cache"
     planned = f"{batch:,} x {length:,} tokens"
     of_input = []
     if found.is_encoder_decoder:

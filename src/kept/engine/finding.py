@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kept.blocks import BLOCK, Block, Match, PrefixTree
+from kept.blocks import BLOCK, Match, Miss, PrefixTree, Reason, Stack
+from kept.cache import first_needed
 from kept.engine.continuation import Continuation
+
+Windows: TypeAlias = Sequence[int | None]  # of each group of layers, None: all tokens
+Tokens: TypeAlias = NDArray[np.int64]
 
 
 def findable(continuation: Continuation) -> NDArray[np.int64]:
@@ -23,18 +29,51 @@ def num_shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
     return int(differ[0]) if len(differ) else length
 
 
-def find(tree: PrefixTree[Block], continuation: Continuation, salt: str) -> Match[Block]:
-    """What the tree has of a continuation's text, leased."""
-    return tree.match(findable(continuation), salt)
+def find(tree: PrefixTree[Stack], windows: Windows, text: Tokens, salt: str) -> Match[Stack]:
+    """What the tree has of a text, leased, as far as somebody can go on from it: to where the
+    blocks of each window before it are there, too."""
+    match = tree.match(text, salt)
+    length = num_usable(match, windows)
+    if length == match.num_tokens:
+        return match
+    with match:
+        found = tree.match(text[:length], salt)
+    return replace(found, miss=Miss(Reason.EVICTED, length))
+
+
+def num_usable(match: Match[Stack], windows: Windows) -> int:
+    """Up to which token of a match groups of layers with these windows have what the next needs."""
+    length, before = match.num_tokens, -1
+    while length != before:
+        before = length
+        for group, window in enumerate(windows):
+            if window is not None:
+                held = [stack.blocks[group] is not None for stack in match.blocks]
+                length = _last_whole(held, window, length)
+    return length
+
+
+def _last_whole(held: Sequence[bool], window: int, length: int) -> int:
+    """The most first tokens, of so many, of which all that the next one sees is held."""
+    end = -(-length // BLOCK)
+    while end:
+        begin = end
+        while begin and held[begin - 1]:
+            begin -= 1
+        if begin < end and begin * BLOCK <= first_needed(window, length):
+            return length
+        end = begin if begin < end else end - 1
+        length = end * BLOCK
+    return 0
 
 
 def only_whole(
-    tree: PrefixTree[Block], match: Match[Block], continuation: Continuation, salt: str
-) -> Match[Block]:
+    tree: PrefixTree[Stack], windows: Windows, match: Match[Stack], text: Tokens, salt: str
+) -> Match[Stack]:
     """A match, leased in its place, without a last block of which some tokens alone were found."""
     num_rest = match.num_tokens % BLOCK
     if not num_rest:
         return match
     with match:
-        found = tree.match(findable(continuation)[: match.num_tokens - num_rest], salt)
+        found = find(tree, windows, text[: match.num_tokens - num_rest], salt)
     return replace(found, miss=match.miss)

@@ -44,7 +44,9 @@ class Loop:
         self.counters = Counters()
         self.scheduler = Scheduler(num_slots, prefill_chunk)
         self._forward = Forward(model, cache)
-        self._residents = make_residents(model, cache, rule, num_slots, self.counters)
+        self._residents = make_residents(
+            model, cache, rule, num_slots, prefill_chunk, self.counters
+        )
         self._settling = Settling(self.counters)
         # And whether each is to end, and with what error.
         self._inbox: deque[tuple[Request, bool, Exception | None]] = deque()

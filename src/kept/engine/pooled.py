@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from kept.blocks import (
-    BLOCK,
-    Block,
-    BlockPool,
-    Lease,
-    Match,
-    Miss,
-    Namespace,
-    PrefixTree,
-    Reason,
-)
+from kept.blocks import BLOCK, Budget, Lease, Match, Miss, Reason, Stack
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters, PoolBlocks
-from kept.engine.finding import find, findable, num_shared, only_whole
+from kept.engine.finding import findable, num_shared
 from kept.engine.holds import Hold
+from kept.engine.known import Known
+from kept.engine.needs import Needs, blocks_of
 from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.engine.residents import Residents
@@ -30,11 +22,6 @@ from kept.models import CausalLM
 from kept.text import Tokenizer
 
 
-def blocks_of(num_tokens: int) -> int:
-    """How many blocks so many tokens lie in."""
-    return -(-num_tokens // BLOCK)
-
-
 class PooledResidents(Residents):
     """Residents of a cache in blocks.
 
@@ -43,7 +30,7 @@ class PooledResidents(Residents):
     text, and of every text when it ends or makes room for others. Blocks of the tree that no
     running sequence needs are free for whoever does.
 
-    tree: None where texts share nothing, as keys depend on more than the tokens before them; a
+    known: None where texts share nothing, as keys depend on more than the tokens before them; a
     request then starts once there is room for all that it may come to, and is never parked.
     """
 
@@ -51,47 +38,54 @@ class PooledResidents(Residents):
         self,
         cache: Cache,
         num_slots: int,
-        pool: BlockPool,
-        tree: PrefixTree[Block] | None,
-        rule: ContextRule,
+        budget: Budget,
+        known: Known | None,
+        needs: Needs,
         counters: Counters,
     ) -> None:
         super().__init__(cache, num_slots)
-        self._pool, self._tree, self._counters = pool, tree, counters
-        self._held_cache, self._rule = cache, rule
+        self._budget, self._known, self._counters = budget, known, counters
+        self._held_cache, self._needs = cache, needs
+        # What windows have passed is made findable first.
+        cache.lets_go = known is None
         # Of what those that run have in the tree. All of a request's sequences go on from its
         # prompt, so that it is leased for as long as any of them runs.
-        self._leases: dict[Request, dict[Continuation, Lease[Block]]] = {}
+        self._leases: dict[Request, dict[Continuation, Lease[Stack]]] = {}
         self._waited: set[Request] = set()  # for a running request to compute their beginning
 
     @property
     def pool_bytes(self) -> int:
         """See `Residents.pool_bytes`."""
-        return self._pool.num_blocks * self._held_cache.block_bytes
+        return self._num_blocks * self._held_cache.block_bytes
 
     def blocks(self) -> PoolBlocks:
         """See `Residents.blocks`."""
-        free, findable = self._pool.num_free, self._num_findable
-        return PoolBlocks(free, findable, self._pool.num_blocks - free - findable)
+        each = self._held_cache.block_bytes
+        free, findable = self._budget.num_free // each, self._num_findable // each
+        return PoolBlocks(free, findable, self._num_blocks - free - findable)
+
+    @property
+    def _num_blocks(self) -> int:
+        return self._budget.num_bytes // self._held_cache.block_bytes
 
     @property
     def _num_findable(self) -> int:
-        return 0 if self._tree is None else self._tree.num_evictable
+        return 0 if self._known is None else self._known.num_bytes()
 
     def check(self, request: Request) -> None:
         """See `Residents.check`."""
-        needed = self._most(request)
-        if needed > self._pool.num_blocks:
+        each, needed = self._held_cache.block_bytes, self._needs.at_most(request)
+        if needed > self._budget.num_bytes:
             raise CacheFullError(
-                f"a request of {request.width} sequences of up to {self._longest(request):,} "
-                f"tokens may come to need {needed:,} blocks of {BLOCK} tokens, and the pool of "
-                f"keys and values has {self._pool.num_blocks:,}; ask for fewer tokens or texts, "
+                f"a request of {request.width} sequences of up to {self._needs.longest(request):,} "
+                f"tokens may come to need {-(-needed // each):,} blocks of {BLOCK} tokens, and the "
+                f"pool of keys and values has {self._num_blocks:,}; ask for fewer tokens or texts, "
                 "or give more memory (kv_memory)"
             )
 
     def hold(self, request: Request, running: Sequence[Request]) -> Hold | None:
         """See `Residents.hold`: one whose prompt shares a block more than the tree knows of it."""
-        if self._tree is None or len(request.live) != 1:
+        if self._known is None or len(request.live) != 1:
             return None
         tokens = findable(request.live[0])
         best, most = None, BLOCK - 1
@@ -103,19 +97,18 @@ class PooledResidents(Residents):
                 best, most = leader, shared
         if best is None:
             return None
-        with self._tree.match(tokens, request.salt) as match:
-            if most < match.num_tokens + BLOCK:
-                return None
+        if most < self._known.num_known(tokens, request.salt) + BLOCK:
+            return None
         self._waited.add(request)
         return Hold(best, most)
 
     def start(self, request: Request, running: Sequence[Request]) -> bool:
         """See `Residents.start`."""
         promised = sum(map(self._promised, running))
-        room = self._pool.num_free + self._num_findable - promised
+        room = self._budget.num_free + self._num_findable - promised
         if request.refused_with == room:
             return False
-        matches = self._fitting_matches(request, self._needed(request) + promised)
+        matches = self._fitting_matches(request, self._needs.to_start(request) + promised)
         if matches is None:
             request.refused_with = room
             return False
@@ -129,9 +122,11 @@ class PooledResidents(Residents):
         self, work: Sequence[Work], scheduler: Scheduler, park: Callable[[Request], None]
     ) -> None:
         """See `Residents.make_room`."""
+        if self._known is not None:
+            self._held_cache.let_go()
         while True:
             going = [item for item in work if item.continuation.slot is not None]
-            needed = self._new_blocks(going)
+            needed = self._new_bytes(going)
             if self._evict_for(sum(needed)):
                 return
             short = [item.request for item, count in zip(going, needed, strict=True) if count]
@@ -144,13 +139,15 @@ class PooledResidents(Residents):
 
     def take_ahead(self, count: int) -> None:
         """See `Residents.take_ahead`."""
-        self._evict_for(count)
+        if self._known is not None:
+            self._held_cache.let_go()
+        self._evict_for(count * self._held_cache.block_bytes)
 
     def computed(self, request: Request) -> None:
         """See `Residents.computed`: make what has been read of it findable."""
         leases = self._leases.setdefault(request, {})
         for continuation in request.live:
-            lease = self._publish(continuation, request.salt, leases.get(continuation))
+            lease = self._publish(continuation, request.salt, leases.get(continuation), ends=False)
             if lease is not None:
                 leases[continuation] = lease
 
@@ -165,7 +162,8 @@ class PooledResidents(Residents):
         alone = self._leases.get(request, {}) if request.width == 1 else {}
         for continuation in gone:
             if continuation.slot is not None:
-                lease = self._publish(continuation, request.salt, alone.pop(continuation, None))
+                lease = alone.pop(continuation, None)
+                lease = self._publish(continuation, request.salt, lease, ends=True)
                 super().leave(request, [continuation])
                 if lease is not None:
                     lease.release()
@@ -175,40 +173,40 @@ class PooledResidents(Residents):
 
     def forget(self) -> None:
         """See `Residents.forget`."""
-        if self._tree is not None:
-            self._tree.clear()
+        if self._known is not None:
+            self._known.tree.clear()
         self._held_cache.release()
 
     def _bytes_of(self, continuation: Continuation) -> int:
-        return blocks_of(continuation.num_computed) * self._held_cache.block_bytes
+        return 0 if continuation.slot is None else self._held_cache.slot_bytes(continuation.slot)
 
     def _vacate(self, continuation: Continuation) -> None:
         assert continuation.slot is not None
         self._cut(continuation.slot, 0)
         super()._vacate(continuation)
 
-    def _fitting_matches(self, request: Request, needed: int) -> list[Match[Block] | None] | None:
-        """What is found of each sequence, if with it so many blocks are to be had, else None.
+    def _fitting_matches(self, request: Request, needed: int) -> list[Match[Stack] | None] | None:
+        """What is found of each sequence, if with it so many bytes are to be had, else None.
 
         A block of which some tokens are found stays beside the copy that is written to until that
         is made; where there is no room for both, these tokens are not taken over.
         """
-        tree, salt = self._tree, request.salt
-        if tree is None:
-            return [None] * len(request.live) if needed <= self._pool.num_free else None
-        found = [find(tree, continuation, salt) for continuation in request.live]
-        if not self._have_room(needed, found):
+        known, salt = self._known, request.salt
+        if known is None:
+            return [None] * len(request.live) if needed <= self._budget.num_free else None
+        found = [known.find(continuation, salt) for continuation in request.live]
+        if not self._have_room(known, needed, found):
             pairs = zip(found, request.live, strict=True)
-            found = [only_whole(tree, match, continuation, salt) for match, continuation in pairs]
-        if self._have_room(needed, found):
+            found = [known.only_whole(match, continuation, salt) for match, continuation in pairs]
+        if self._have_room(known, needed, found):
             return list(found)
         for match in found:
             match.lease.release()
         return None
 
-    def _have_room(self, needed: int, found: Iterable[Match[Block]]) -> bool:
-        missing = needed - sum(match.num_tokens // BLOCK for match in found)
-        return missing <= self._pool.num_free + self._num_findable
+    def _have_room(self, known: Known, needed: int, found: Sequence[Match[Stack]]) -> bool:
+        missing = needed - sum(map(known.matched_bytes, found))
+        return missing <= self._budget.num_free + known.num_bytes(found)
 
     def _give_up_leases(self, request: Request) -> bool:
         """Let the tree drop what a request's prompt lies in, which may be blocks of others that
@@ -219,22 +217,23 @@ class PooledResidents(Residents):
         return bool(leases)
 
     def _settle_in(
-        self, request: Request, continuation: Continuation, match: Match[Block] | None
+        self, request: Request, continuation: Continuation, match: Match[Stack] | None
     ) -> None:
         continuation.num_computed = 0
         self._seat(continuation, 0)
         if match is None:
             return
         assert continuation.slot is not None
-        assert self._tree is not None
+        assert self._known is not None
         if match.num_tokens:
+            self._known.gone_on(match)
             self._held_cache.adopt(continuation.slot, match.blocks, match.num_tokens)
             continuation.num_computed = match.num_tokens
         # A last block that is not taken over whole may go once it is copied.
-        match = only_whole(self._tree, match, continuation, request.salt)
+        match = self._known.only_whole(match, continuation, request.salt)
         self._leases.setdefault(request, {})[continuation] = match.lease
 
-    def _account(self, request: Request, matches: Sequence[Match[Block] | None]) -> None:
+    def _account(self, request: Request, matches: Sequence[Match[Stack] | None]) -> None:
         """Note where the keys of its prompt came from, the first time it starts."""
         usage, match = request.live[0].usage, matches[0]
         if match is None or usage.admitted is not None:
@@ -248,51 +247,38 @@ class PooledResidents(Residents):
             self._counters.misses[match.miss.reason.value] += 1
 
     def _publish(
-        self, continuation: Continuation, salt: str, lease: Lease[Block] | None
-    ) -> Lease[Block] | None:
-        """Make what is computed of a text findable. lease: of its beginning; returned extended."""
-        if self._tree is None or continuation.offset or not continuation.num_computed:
+        self,
+        continuation: Continuation,
+        salt: str,
+        lease: Lease[Stack] | None,
+        *,
+        ends: bool,
+    ) -> Lease[Stack] | None:
+        """Make what is computed of a text findable. lease: of its beginning; returned extended.
+        ends: whether somebody is likely to go on from there."""
+        if self._known is None or continuation.offset or not continuation.num_computed:
             return lease
         assert continuation.slot is not None
         tokens = continuation.history.tokens[: continuation.num_computed]
-        blocks = self._held_cache.share(continuation.slot)[: blocks_of(len(tokens))]
-        return self._tree.insert(tokens, blocks, salt, lease)
-
-    def _needed(self, request: Request) -> int:
-        """Blocks that it needs until it has drawn a token of each text; where it cannot be parked,
-        until its end."""
-        if self._tree is None:
-            return self._most(request)
-        longest = self._longest(request)
-        live = request.live
-        needed = sum([blocks_of(min(len(c.history) + 1, longest)) for c in live])
-        return needed + request.width - len(live)
+        stacks = self._held_cache.share(continuation.slot)[: blocks_of(len(tokens))]
+        return self._known.insert(tokens, stacks, salt, lease, ends=ends)
 
     def _promised(self, running: Request) -> int:
-        """Blocks that a running request needs beside those that it has."""
-        held = sum([blocks_of(c.num_computed) for c in running.live])
-        return max(0, self._needed(running) - held)
+        """Bytes of the blocks that a running request needs beside those that it has."""
+        slots = [c.slot for c in running.live if c.slot is not None]
+        held = sum(map(self._held_cache.slot_bytes, slots))
+        return max(0, self._needs.to_start(running) - held)
 
-    def _longest(self, request: Request) -> int:
-        """Tokens that a text of it may come to store."""
-        longest = max([c.limit - c.offset for c in request.group.results]) - 1
-        return min(longest, self._rule.length)
-
-    def _most(self, request: Request) -> int:
-        """Blocks that it may come to need, with one that each of several takes ahead."""
-        return request.width * (blocks_of(self._longest(request)) + (request.width > 1))
-
-    def _new_blocks(self, work: Sequence[Work]) -> list[int]:
+    def _new_bytes(self, work: Sequence[Work]) -> list[int]:
         slots = [slot for item in work if (slot := item.continuation.slot) is not None]
-        return self._held_cache.num_new_blocks(slots, [item.num_new for item in work])
+        return self._held_cache.num_new_bytes(slots, [item.num_new for item in work])
 
-    def _evict_for(self, count: int) -> bool:
-        """Have so many blocks free, at the cost of texts that have ended; whether there are."""
-        while (missing := count - self._pool.num_free) > 0:
-            num_gone = 0 if self._tree is None else self._tree.evict(missing)
-            self._counters.evicted_blocks += num_gone
-            if not num_gone:
+    def _evict_for(self, num_bytes: int) -> bool:
+        """Have so many bytes free, at the cost of what is known; whether there are."""
+        while self._budget.num_free < num_bytes:
+            if self._known is None or not self._known.evict():
                 return False
+            self._counters.evicted_blocks += 1
         return True
 
 
@@ -303,16 +289,18 @@ def _words(miss: Miss, tokenizer: Tokenizer | None) -> str:
 
 
 def make_residents(
-    model: CausalLM, cache: Cache | None, rule: ContextRule, num_slots: int, counters: Counters
+    model: CausalLM,
+    cache: Cache | None,
+    rule: ContextRule,
+    num_slots: int,
+    prefill_chunk: int | None,
+    counters: Counters,
 ) -> Residents:
     """Residents of a cache, which share keys where they lie in blocks and depend on nothing but the
     tokens before them."""
-    pool = None if cache is None else cache.pool
-    if cache is None or pool is None:
+    if cache is None or not cache.pools:
         return Residents(cache, num_slots)
-    tree: PrefixTree[Block] | None = None
-    if not (rule.slides or model.is_encoder_decoder or model.keys_follow_length):
-        windows = [shape.window for shape in cache.shapes]
-        # One engine's tree: its model and kernels are the same for all.
-        tree = PrefixTree(Namespace("", "", "", cache.codec.name, windows))
-    return PooledResidents(cache, num_slots, pool, tree, rule, counters)
+    shares = not (rule.slides or model.is_encoder_decoder or model.keys_follow_length)
+    needs = Needs(cache, rule, prefill_chunk, parks=shares)
+    known = Known(cache) if shares else None
+    return PooledResidents(cache, num_slots, cache.pools[0].budget, known, needs, counters)

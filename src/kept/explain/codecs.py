@@ -51,7 +51,7 @@ class _Attended:
 
 def _attend(recording: Recording, shapes: tuple[KVShape, ...], name: str) -> _Attended:
     """Attend all tokens at once: each sees those before it, whatever step brought them."""
-    cache = make_cache(shapes, kv_dtype=name)
+    cache = make_cache(shapes, kv_dtype=name, keeps_all=True)
     tokens = recording.token_ids[: recording.num_read]
     weights, outputs = [], []
     with cache.step(pack([tokens])) as stores:

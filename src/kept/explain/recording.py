@@ -85,7 +85,13 @@ def record_generation(
             f"every pair of tokens is shown: give a prompt and --max-new-tokens of at most "
             f"{MAX_TOKENS} together"
         )
-    cache = make_cache(model.kv_shapes, dtype=model.dtype, kv_dtype="float32", device=model.device)
+    cache = make_cache(
+        model.kv_shapes,
+        dtype=model.dtype,
+        kv_dtype="float32",
+        device=model.device,
+        keeps_all=True,
+    )
     history = TokenHistory(prompt)
     steps: list[RecordedStep] = []
     records: list[Record] = []

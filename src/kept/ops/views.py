@@ -19,6 +19,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -65,6 +66,15 @@ class Span:
     def counts(self) -> tuple[int, ...]:
         """(B,) new tokens of each sequence."""
         return tuple(b - a for a, b in zip(self.starts, self.starts[1:], strict=False))
+
+    @cached_property
+    def begins(self) -> tuple[int, ...]:
+        """(B,) the first token that a new one of each sequence may see by what the cache itself
+        forgets, sinks aside."""
+        if self.window is None:
+            return (0,) * len(self.lengths)
+        pairs = zip(self.lengths, self.counts, strict=True)
+        return tuple(max(0, length - count - self.window + 1) for length, count in pairs)
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -184,39 +194,58 @@ class ContiguousView(SlotView):
 
 @dataclass(frozen=True, slots=True)
 class BlockView(SlotView):
-    """Each sequence's tokens in order in its blocks, of buffers (blocks, G, 64, width)."""
+    """Each sequence's tokens in order in its blocks, of buffers (blocks, G, 64, width); of those
+    before the span's window nothing is read."""
 
     def stored(self) -> tuple[Tensor, Tensor]:
-        """See `KVView.stored`; a copy, with zeros behind the end of each sequence."""
+        """See `KVView.stored`; a copy, with zeros before the window of each sequence and behind
+        its end."""
         span = self.span
         keys = self.codec.keys.read([self._gathered(x) for x in self.keys], self.head_dim)
         values = self.codec.values.read([self._gathered(x) for x in self.values], self.value_width)
         dtype = self.codec.dtype
         keys = self.codec.keys.turned(keys).to(dtype)
         values = self.codec.values.turned(values).to(dtype)
-        if min(span.lengths) == span.width:
+        begins = span.begins
+        if min(span.lengths) == span.width and not any(begins):
             return keys, values
         # What is there may be another's, or no number, which a zero weight does not undo.
-        lengths = torch.tensor(span.lengths, dtype=torch.int64, device=keys.device)
+        first, lengths = (
+            torch.tensor(x, dtype=torch.int64, device=keys.device)[:, None]
+            for x in (begins, span.lengths)
+        )
         entries = torch.arange(span.width, dtype=torch.int64, device=keys.device)
-        empty = (entries >= lengths[:, None])[:, None, :, None]
+        empty = ((entries >= lengths) | (entries < first))[:, None, :, None]
         return keys.masked_fill(empty, 0), values.masked_fill(empty, 0)
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """See `KVView.dense`."""
-        return self.stored()
+        keys, values = self.stored()
+        begins, lengths = self.span.begins, self.span.lengths
+        if not any(begins):
+            return keys, values
+        width = max(b - a for a, b in zip(begins, lengths, strict=True))
+        first = torch.tensor(begins, dtype=torch.int64, device=keys.device)[:, None]
+        entries = first + torch.arange(width, dtype=torch.int64, device=keys.device)
+        # Behind the end of one that is shorter stand zeros, as far as there is anything.
+        keys, values = (F.pad(x, (0, 0, 0, width)) for x in (keys, values))
+        order = entries[:, None, :, None]
+        return keys.take_along_dim(order, dim=2), values.take_along_dim(order, dim=2)
 
     def _gathered(self, buffer: Tensor) -> Tensor:  # (B, G, S, width)
         span, block = self.span, buffer.shape[2]
+        before = min(span.begins) // block
         table = span.memo.get("blocks")
         if not isinstance(table, Tensor):
             assert span.blocks is not None
-            used = span.blocks[:, : -(-span.width // block)]
+            used = span.blocks[:, before : -(-span.width // block)]
             table = torch.from_numpy(used.astype(np.int64)).to(buffer.device)
             span.memo["blocks"] = table
         # Not by brackets: torch would have all its threads look at the size of the whole buffer.
         blocks = buffer.index_select(0, table.flatten()).unflatten(0, table.shape)
         found: Tensor = blocks.transpose(1, 2).flatten(2, 3)  # (B, G, n * 64, width)
+        if before:
+            found = F.pad(found, (0, 0, before * block, 0))
         return found[:, :, : span.width]
 
 

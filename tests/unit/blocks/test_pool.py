@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from interrupting import interrupted
 
-from kept.blocks import Block, BlockPool
+from kept.blocks import Block, BlockPool, Budget
 from kept.errors import CacheFullError
 
 MOST = 12
@@ -98,3 +98,25 @@ def test_a_pool_may_go_before_its_blocks() -> None:
     del pool
     gc.collect()
     assert repr(block) == "<Block 1>"
+
+
+def test_pools_that_share_a_budget() -> None:
+    budget = Budget(100)
+    small, large = BlockPool(10, 10, budget), BlockPool(3, 30, budget)
+    held = small.take(4)
+    assert (budget.num_used, budget.num_free, small.num_free, large.num_free) == (40, 60, 6, 2)
+    others = large.take(2)
+    with pytest.raises(CacheFullError, match=r"1 more blocks.* 0 of 10"):
+        small.take(1)
+    del held[0]
+    small.take(1)
+    del others, held
+    assert budget.num_free == 100
+    assert (small.num_resident, large.num_resident) == (4, 2)
+    with small.idle():
+        pass
+    assert small.num_resident == 0
+    few = small.take(3)
+    assert small.num_resident == len(few)
+    del large, few
+    assert budget.num_used == 0

@@ -161,7 +161,7 @@ def filled(num_slots):
             with cache.step(pack([[0] * 512], slots=[slot])) as stores:
                 for store in stores:
                     store.append(rows, rows)
-    for _ in range(3 if cache.pool is None else 64):  # a whole block
+    for _ in range(3 if not cache.pools else 64):  # a whole block
         with cache.step(pack([[0]] * num_slots)) as stores:
             for store in stores:
                 store.append(rows[:num_slots], rows[:num_slots])
@@ -186,7 +186,7 @@ for kind, codec, options, num_slots in CASES:
     look("moved", cache.num_bytes)
     twin = cache.fork()
     twin.truncate(twin.lengths[0] - 1)
-    look("forked", cache.num_bytes + (twin.num_bytes if cache.pool is None else 0))
+    look("forked", cache.num_bytes + (twin.num_bytes if not cache.pools else 0))
     del twin
     cache.select([0])
     cache.repeat(num_slots)

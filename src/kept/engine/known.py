@@ -1,0 +1,119 @@
+"""What an engine's ended and running texts have computed that others can go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kept.blocks import BLOCK, Lease, Match, Namespace, PrefixTree, Stack, WindowShelf
+from kept.cache import Cache, first_needed
+from kept.engine.continuation import Continuation
+from kept.engine.finding import Tokens, find, findable, num_usable, only_whole
+from kept.engine.needs import blocks_of
+
+
+class Known:
+    """The prefix tree of a cache's texts, and in which order its blocks make way for others.
+
+    Spare blocks of layers with a window go first, then whichever was used least recently: the last
+    block of a text, or what its windowed layers hold inside of a text.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache, self._windows = cache, cache.windows
+        # One engine's tree: its model and kernels are the same for all.
+        space = Namespace("", "", "", cache.codec.name, self._windows)
+        self.tree: PrefixTree[Stack] = PrefixTree(space, again=Stack.take_in)
+        sizes = list(zip(self._windows, cache.group_bytes, strict=True))
+        self._all_bytes = sum(size for window, size in sizes if window is None)
+        self._window_sizes = [None if window is None else size for window, size in sizes]
+        self.shelf = WindowShelf(self._window_sizes)
+
+    def find(self, continuation: Continuation, salt: str) -> Match[Stack]:
+        """What is known of a continuation's text, leased."""
+        return find(self.tree, self._windows, findable(continuation), salt)
+
+    def num_known(self, tokens: Tokens, salt: str) -> int:
+        """How many first tokens of a text somebody could go on from."""
+        with self.tree.match(tokens, salt) as match:
+            return num_usable(match, self._windows)
+
+    def only_whole(
+        self, match: Match[Stack], continuation: Continuation, salt: str
+    ) -> Match[Stack]:
+        """A match, leased in its place, without a last block of which some tokens alone were
+        found."""
+        return only_whole(self.tree, self._windows, match, findable(continuation), salt)
+
+    def insert(
+        self,
+        tokens: Tokens,
+        stacks: Sequence[Stack],
+        salt: str,
+        lease: Lease[Stack] | None,
+        *,
+        ends: bool,
+    ) -> Lease[Stack]:
+        """Make a text findable; see `PrefixTree.insert`. ends: whether somebody is likely to go on
+        from its end."""
+        first = 0 if lease is None else lease.num_tokens // BLOCK
+        lease = self.tree.insert(tokens, stacks, salt, lease)
+        begin = min(first, self._first_wanted(len(tokens))) if ends else first
+        held = self.tree.held(lease, begin)
+        self.shelf.put(held[first - begin :], wanted=False)
+        if ends:
+            self._want(held, begin, len(tokens))
+        return lease
+
+    def gone_on(self, match: Match[Stack]) -> None:
+        """Note that somebody goes on from a match."""
+        self._want(match.blocks, 0, match.num_tokens)
+
+    def num_bytes(self, matches: Iterable[Match[Stack]] = ()) -> int:
+        """Bytes that could make way; matches: what is to stay besides what the cache's slots and
+        leases hold."""
+        bytes_of_all = self.tree.num_evictable * self._all_bytes
+        held = self._cache.held_ids
+        matched = [self._needed(match) for match in matches]
+        if not matched:
+            return bytes_of_all + self.shelf.num_bytes(held)
+        stay = [ids.union(*(each[group] for each in matched)) for group, ids in enumerate(held)]
+        return bytes_of_all + self.shelf.num_bytes(stay)
+
+    def matched_bytes(self, match: Match[Stack]) -> int:
+        """Bytes of the whole blocks that whoever goes on from a match takes over."""
+        pairs = zip(self._needed(match, whole=True), self._window_sizes, strict=True)
+        windowed = sum(len(ids) * size for ids, size in pairs if size is not None)
+        return match.num_tokens // BLOCK * self._all_bytes + windowed
+
+    def evict(self) -> bool:
+        """Let go of the blocks that go first; whether there were any."""
+        held = self._cache.held_ids
+        if self.shelf.evict(held, wanted=False):
+            return True
+        wanted, text = self.shelf.last_use, self.tree.next_rank
+        if wanted is not None and text is not None and wanted < text:
+            return self.shelf.evict(held, wanted=True) or self.tree.evict(1) > 0
+        return self.tree.evict(1) > 0 or self.shelf.evict(held, wanted=True)
+
+    def _needed(self, match: Match[Stack], *, whole: bool = False) -> list[set[int]]:
+        """Of each group with a window, the numbers of the blocks that the next token sees. whole:
+        without a last one that is not full, which is copied."""
+        found, length = [], match.num_tokens
+        end = length // BLOCK if whole else len(match.blocks)
+        for group, window in enumerate(self._windows):
+            begin = end if window is None else first_needed(window, length) // BLOCK
+            blocks = [stack.blocks[group] for stack in match.blocks[begin:end]]
+            found.append({block.id for block in blocks if block is not None})
+        return found
+
+    def _want(self, stacks: Sequence[Stack], first: int, length: int) -> None:
+        """Note that somebody goes on, or is likely to, behind so many tokens. stacks: of the blocks
+        from number `first` on."""
+        self.shelf.put(stacks[max(0, self._first_wanted(length) - first) :], wanted=True)
+
+    def _first_wanted(self, length: int) -> int:
+        """The first block that a window sees behind so many tokens."""
+        windows = [window for window in self._windows if window is not None]
+        if not windows:
+            return blocks_of(length)
+        return first_needed(max(windows), length) // BLOCK

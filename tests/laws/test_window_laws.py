@@ -1,0 +1,346 @@
+"""Layers with a window let go of what it has passed, and nothing that is attended tells.
+
+Whatever is done to a cache is done to one that keeps all tokens, too, and both attend the same
+bits; blocks that nobody holds are no numbers meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kept import machine
+from kept.blocks import BLOCK, Stack
+from kept.cache import Cache, KVShape, block_layout, load_cache, make_cache, most_blocks
+from kept.cache.block_layout import BlockLayout
+from kept.errors import CacheError, CacheFullError, OptionError
+from kept.ops import AttentionSpec, attend, attend_stored
+from laws.steps import batch_of
+from laws.storages import storage_bytes
+
+NUM_SLOTS, POOL = 3, 4 << 20
+SHAPES = (KVShape(1, 4, 20), KVShape(2, 8), KVShape(1, 4, 20), KVShape(1, 4, 1), KVShape(2, 4, 200))
+
+
+@dataclass
+class Both:
+    """A cache that lets go and one that keeps all, fed with the same; what was shared of both."""
+
+    codec: str
+    lets_go: Cache
+    keeps: Cache
+    numbers: torch.Generator
+    shared: list[tuple[Sequence[Stack], Sequence[Stack], int]] = field(default_factory=list)
+
+    @classmethod
+    def made(cls, codec: str) -> Both:
+        """Without tokens."""
+        of = [
+            make_cache(SHAPES, num_slots=NUM_SLOTS, kv_dtype=codec, pool_bytes=POOL, keeps_all=all)
+            for all in (False, True)
+        ]
+        return cls(codec, *of, torch.Generator().manual_seed(3))
+
+    @property
+    def caches(self) -> tuple[Cache, Cache]:
+        """Both of them."""
+        return self.lets_go, self.keeps
+
+    def feed(self, counts: Sequence[int], *, fails: bool = False) -> None:
+        """New tokens for the slots, which attend what there is."""
+        slots = [slot for slot, count in enumerate(counts) if count]
+        total = sum(counts)
+        if not slots:
+            return
+        rows = [
+            [torch.randn(total, s.num_kv_heads, s.head_dim, generator=self.numbers) for _ in "qkv"]
+            for s in SHAPES
+        ]
+        lengths = self.lets_go.lengths
+        found: list[list[Tensor]] = [[], []]
+        for cache, out in zip(self.caches, found, strict=True):
+            with (
+                suppress(ZeroDivisionError),
+                cache.step(batch_of([counts[slot] for slot in slots], slots)) as stores,
+            ):
+                for store, shape, (q, k, v) in zip(stores, SHAPES, rows, strict=True):
+                    view = store.append(k, v)
+                    spec = AttentionSpec(0.4, window=shape.window)
+                    out.append(attend_stored(q, view, spec))
+                    torch.testing.assert_close(attend(q, view, spec), out[-1], rtol=0, atol=2e-2)
+                if fails:
+                    raise ZeroDivisionError
+        for lets_go, keeps in zip(*found, strict=True):
+            assert lets_go.isfinite().all()
+            if machine.NATIVE_AVAILABLE:
+                assert torch.equal(lets_go, keeps)
+            else:
+                torch.testing.assert_close(lets_go, keeps, rtol=0, atol=1e-5)
+        assert not fails or self.lets_go.lengths == lengths
+
+    def check(self) -> None:
+        """What is held is what the other cache holds, and no more than windows need."""
+        assert self.lets_go.lengths == self.keeps.lengths
+        for layer, shape in enumerate(SHAPES):
+            for slot, held in enumerate(self.lets_go.held(layer)):
+                length, begin = self.lets_go.lengths[slot], held[0].tolist()
+                first = begin[0] if begin else 0
+                assert begin == list(range(first, length))
+                assert not length or shape.window is None or first <= max(0, length - shape.window)
+        assert self.lets_go.num_bytes == storage_bytes(self.lets_go)
+        begin = max(0, max(self.lets_go.lengths) - 20)
+        for layer in range(3):
+            mine, theirs = (cache.layer(layer, begin) for cache in self.caches)
+            for pairs in zip(mine, theirs, strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
+
+    def poison(self) -> None:
+        """Let blocks that nobody has be no numbers."""
+        held = [set(ids) for ids in self.lets_go.held_ids]
+        for stacks, _, _ in self.shared:
+            for stack in stacks:
+                for ids, block in zip(held, stack.blocks, strict=True):
+                    ids |= set() if block is None else {block.id}
+        layouts = [x for x in dict.fromkeys(self.lets_go.layouts) if isinstance(x, BlockLayout)]
+        for ids, layout in zip(held, layouts, strict=True):
+            others = sorted(set(range(layout.memory.pool.num_resident)) - ids)
+            for buffer in (x for layer in layout.memory.buffers for x in layer):
+                if buffer.is_floating_point():
+                    buffer[others] = torch.nan
+                else:
+                    buffer[others] = 99
+
+    def can_go_back(self, slot: int, length: int) -> bool:
+        """Whether the slot still has what a token behind so many sees."""
+        begins = [tokens[slot][0, 0].item() for tokens in map(self.lets_go.held, range(len(SHAPES)))
+                  if tokens[slot].numel()]  # fmt: skip
+        widths = [shape.window for shape in SHAPES]
+        needed = [0 if w is None else max(0, min(length - w + 1, length - 1)) for w in widths]
+        return not length or all(a <= b for a, b in zip(begins, needed, strict=False))
+
+
+Act = Callable[[Both, Random], None]
+
+
+def act_feed(of: Both, random: Random) -> None:
+    of.feed([random.choice((0, 1, 2, 63, 64, 150, 333)) for _ in range(NUM_SLOTS)])
+
+
+def act_fail(of: Both, random: Random) -> None:
+    of.feed([random.choice((0, 1, 70)) for _ in range(NUM_SLOTS)], fails=True)
+
+
+def act_truncate(of: Both, random: Random) -> None:
+    """By 64 tokens always, and else as far as there is what is seen."""
+    slot = random.randrange(NUM_SLOTS)
+    before = of.lets_go.lengths[slot]
+    length = max(0, before - random.choice((0, 1, 60, 64, 65, 100, 130, 999)))
+    can = of.can_go_back(slot, length)
+    if can or before - length <= BLOCK:
+        for cache in of.caches:
+            cache.truncate_slot(slot, length)
+    else:
+        with pytest.raises(CacheError, match=f"cannot go back to {length}.*keeps_all"):
+            of.lets_go.truncate_slot(slot, length)
+
+
+def act_reorder(of: Both, random: Random) -> None:
+    order = [random.randrange(NUM_SLOTS) for _ in range(NUM_SLOTS)]
+    for cache in of.caches:
+        cache.reorder(order)
+
+
+def act_repeat(of: Both, random: Random) -> None:
+    for cache in of.caches:
+        cache.repeat(2)
+        cache.select([0, 3, 4])
+
+
+def act_fork(of: Both, random: Random) -> None:
+    of.lets_go, of.keeps = of.lets_go.fork(), of.keeps.fork()
+
+
+def act_share(of: Both, random: Random) -> None:
+    slot = random.randrange(NUM_SLOTS)
+    mine, theirs = (cache.share(slot) for cache in of.caches)
+    of.shared.append((mine, theirs, of.lets_go.lengths[slot]))
+
+
+def act_adopt(of: Both, random: Random) -> None:
+    if not of.shared:
+        return
+    mine, theirs, most = random.choice(of.shared)
+    slot, length = random.randrange(NUM_SLOTS), max(0, most - random.choice((0, 1, 30, 64, 200)))
+    if most - length <= BLOCK:  # as far as one can always go back
+        of.lets_go.adopt(slot, mine, length)
+        of.keeps.adopt(slot, theirs, length)
+        return
+    with suppress(CacheError):
+        of.lets_go.adopt(slot, mine, length)
+        of.keeps.adopt(slot, theirs, length)
+
+
+def act_concatenate(of: Both, random: Random) -> None:
+    """With a copy in the same memory, or in another."""
+    other = [cache.fork() for cache in of.caches]
+    if random.random() < 0.5:
+        other = [loaded(cache, keeps_all) for cache, keeps_all in zip(other, (0, 1), strict=True)]
+    of.lets_go = of.lets_go.concatenate([other[0]])
+    of.keeps = of.keeps.concatenate([other[1]])
+    for cache in of.caches:
+        cache.select([3, 1, 5])
+
+
+def act_save(of: Both, random: Random) -> None:
+    of.lets_go, of.keeps = loaded(of.lets_go, 0), loaded(of.keeps, 1)
+    of.shared = []  # which is of the memory before
+
+
+def loaded(cache: Cache, keeps_all: int) -> Cache:
+    """As a file gives it back."""
+    with TemporaryDirectory() as folder:
+        cache.save(Path(folder, "cache"))
+        found = load_cache(Path(folder, "cache"), SHAPES, pool_bytes=POOL)
+    assert len(found.pools) == (1 if keeps_all else 4)
+    return found
+
+
+ACTS: dict[str, Act] = {
+    name.removeprefix("act_"): act for name, act in globals().items() if name.startswith("act_")
+}
+acts = st.lists(
+    st.tuples(st.sampled_from([*ACTS, "feed", "feed", "feed"]), st.integers(0, 999)),
+    min_size=1,
+    max_size=10,
+)
+
+
+def played(codec: str, acts: Sequence[tuple[str, int]]) -> None:
+    of = Both.made(codec)
+    of.feed([300, 70, 1])
+    for name, seed in acts:
+        if max(of.lets_go.lengths) > 900:
+            of.lets_go.reset()
+            of.keeps.reset()
+        of.poison()
+        ACTS[name](of, Random(seed))
+        of.check()
+    pools = of.lets_go.pools
+    del of
+    assert [pool.num_used for pool in pools] == [0] * len(pools)
+
+
+@pytest.mark.parametrize("codec", ["float32", "bfloat16", "int4"])
+@settings(max_examples=8)
+@given(acts=acts)
+def test_what_is_let_go_changes_no_bit(codec: str, acts: list[tuple[str, int]]) -> None:
+    played(codec, acts)
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        lambda window, length: -(-length // BLOCK) - 1,
+        lambda window, length: max(0, length - window // 2) // BLOCK,
+    ],
+)
+def test_this_law_can_fail(
+    gone: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_layout, "num_gone", gone)
+    with pytest.raises(AssertionError):
+        played("float32", [("feed", seed) for seed in range(20)])
+
+
+def test_memory_stays_what_windows_take() -> None:
+    """However long a sequence becomes; layers of a window have blocks of their own."""
+    cache = make_cache((KVShape(1, 4, 100), KVShape(1, 4), KVShape(1, 4, 100)), pool_bytes=POOL)
+    windowed, whole = cache.pools
+    for _ in range(40):
+        with cache.step(batch_of([64], [0])) as stores:
+            for store in stores:
+                store.append(torch.ones(64, 1, 4), torch.ones(64, 1, 4))
+        del stores, store  # which know the step's blocks
+        assert windowed.num_used <= 3 < most_blocks(100, 10_000, 64)
+    assert whole.num_used == 40
+    assert windowed.num_used == 3  # of the window, and of 64 tokens before it
+    assert cache.num_bytes == (40 + 2 * 3) * BLOCK * 2 * 4 * 4
+    with pytest.raises(CacheError, match=r"no longer holds tokens 0 to 2368 in layers.*keeps_all"):
+        cache.layer(0)
+    assert cache.layer(1)[0][0].shape == (1, 2560, 4)
+
+
+def test_groups_share_one_budget() -> None:
+    """What one has not taken another may, and what was let go is another's."""
+    shapes = (KVShape(1, 4, 10), KVShape(3, 4))
+    narrow, wide = (BLOCK * 2 * 4 * 4 * heads for heads in (1, 3))
+    cache = make_cache(shapes, num_slots=2, pool_bytes=4 * (narrow + wide))
+    rows = {n: [torch.ones(n, s.num_kv_heads, 4) for s in shapes] for n in (64, 256)}
+
+    def feed(slot: int, count: int) -> None:
+        with cache.step(batch_of([count], [slot])) as stores:
+            for store, row in zip(stores, rows[count], strict=True):
+                store.append(row, row)
+
+    feed(0, 64)
+    feed(0, 64)
+    feed(0, 64)
+    feed(0, 64)
+    [budget] = {pool.budget for pool in cache.pools}
+    assert budget.num_used == 4 * wide + 2 * narrow
+    with pytest.raises(CacheFullError, match="1 more blocks"):
+        feed(1, 64)
+    assert budget.num_used == 4 * wide + 2 * narrow
+    cache.truncate_slot(0, 0)
+    assert budget.num_used == 0
+    feed(1, 256)
+    assert budget.num_free == 4 * narrow - 2 * narrow
+
+
+def test_what_keeps_all_can_go_anywhere_and_what_is_refused() -> None:
+    with pytest.raises(OptionError, match="keeps_all=True is for dynamic caches, not static"):
+        make_cache(SHAPES, "static", max_cache_len=3, keeps_all=True)
+    of = Both.made("float32")
+    of.feed([500, 0, 0])
+    of.keeps.truncate(3)
+    assert of.keeps.lengths == (3, 0, 0)
+    stacks = of.lets_go.share(0)
+    with pytest.raises(CacheError, match="adopted of 128 tokens begins with token"):
+        of.lets_go.adopt(1, stacks, 128)
+    assert of.lets_go.lengths == (500, 0, 0)
+
+
+def test_a_file_of_windows_lies_in_blocks_alone(tmp_path: Path) -> None:
+    of = Both.made("float32")
+    of.feed([500, 0, 3])
+    of.lets_go.save(tmp_path / "cache")
+    with pytest.raises(CacheError, match="cannot lie in runs or in files; leave place and in_bl"):
+        load_cache(tmp_path / "cache", SHAPES, in_blocks=False)
+
+
+def test_what_one_group_has_let_go_takes_no_memory_from_another() -> None:
+    """Pages of all groups together stay within the budget, whichever has most of them."""
+    shapes = (KVShape(8, 64, 10), KVShape(8, 64))
+    block = BLOCK * 2 * 8 * 64 * 4
+    cache = make_cache(shapes, num_slots=10, pool_bytes=20 * block)
+    for _ in range(2):
+        for counts in ([64] * 10, [64 * 15, *[0] * 9]):
+            slots = [slot for slot, count in enumerate(counts) if count]
+            row = torch.ones(sum(counts), 8, 64)
+            for done in range(0, max(counts), 64):
+                with cache.step(batch_of([64] * len(slots), slots)) as stores:
+                    for store in stores:
+                        store.append(row[: 64 * len(slots)], row[: 64 * len(slots)])
+                del stores, store  # which know the step's blocks
+                assert sum(pool.num_resident for pool in cache.pools) <= 20, done
+            cache.truncate(0)
