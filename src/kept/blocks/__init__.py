@@ -1,6 +1,7 @@
 """Blocks of tokens: who holds which of them, which are free, and which texts begin with which.
 Knows no tensors, and of a token only whether it equals another."""
 
+from kept.blocks.budget import Budget, Reservation
 from kept.blocks.entries import Entry
 from kept.blocks.keys import Namespace, Tokens
 from kept.blocks.lease import Lease
@@ -12,6 +13,7 @@ __all__ = [
     "BLOCK",
     "Block",
     "BlockPool",
+    "Budget",
     "Entry",
     "Lease",
     "Match",
@@ -19,5 +21,6 @@ __all__ = [
     "Namespace",
     "PrefixTree",
     "Reason",
+    "Reservation",
     "Tokens",
 ]

@@ -150,8 +150,8 @@ class Forest(Generic[B]):
         parent = node.parent
         assert parent is not None
         parent.remove(node)
-        del node.block  # a queue may know the node for longer
         self.tally.forget(node)
+        del node.block  # a queue may know the node for longer
         if isinstance(parent, Root):
             self._drop_if_bare(parent)
 

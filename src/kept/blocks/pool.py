@@ -5,8 +5,11 @@ that the last one has gone is a method of a deque, in C, so that no exception co
 
     Block 3 dies -> its ticket goes into the deque -> the next `take` frees number 3
 
-A number is taken when a ticket of it is noted and its block alive. That is the truth; the heap of
-free numbers only makes it quick to look up, and is made anew after an exception within `take`.
+A number is taken when a ticket of it is noted and its block alive. That is the truth; the heaps of
+free numbers only make it quick to look up, and are made anew after an exception within `take`.
+
+Where several pools share a budget, a block's bytes are reserved when it is first taken, and stay so
+while it is free, as its memory does, until `idle` hands that back.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import count, groupby
 from typing import Any, Self
 
+from kept.blocks.budget import Budget, Reservation
 from kept.errors import CacheFullError
 
 BLOCK = 64  # tokens of a block: a tile of the kernels
@@ -58,6 +63,24 @@ class _Ticket(weakref.ref[Block]):
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a pool has reserved of a budget, for blocks of so many bytes."""
+
+    budget: Budget
+    reserved: Reservation
+    block_bytes: int
+
+    @property
+    def num_free(self) -> int:
+        """How many blocks more the budget has bytes for."""
+        return max(self.budget.free, 0) // self.block_bytes
+
+    def hold(self, num_blocks: int) -> None:
+        """Reserve so many blocks. Raises CacheFullError where the budget has no room."""
+        self.reserved.change(num_blocks * self.block_bytes)
+
+
 class BlockPool:
     """The blocks 0 to `num_blocks`, of which some are held and the others free.
 
@@ -70,6 +93,8 @@ class BlockPool:
         self._let_go: deque[_Ticket] = deque()
         self._untaken = 0  # numbers from here on were never taken
         self._free: list[int] = []  # a heap of those before
+        self._returned: list[int] = []  # another, of those without memory
+        self._memory: Memory | None = None
         self._interrupted = False
         self._lock = threading.RLock()  # which a thread that was interrupted can enter again
 
@@ -82,13 +107,24 @@ class BlockPool:
 
     @property
     def num_free(self) -> int:
-        """How many blocks may be taken."""
-        return self.num_blocks - self.num_used
+        """How many blocks may be taken: of those that nobody holds, as many as the budget has bytes
+        for."""
+        with self._lock:
+            unheld = self.num_blocks - self.num_used
+            if self._memory is None:
+                return unheld
+            return min(unheld, len(self._free) + self._memory.num_free)
+
+    def draw_on(self, budget: Budget, block_bytes: int) -> None:
+        """Take the memory of blocks, so many bytes each, out of a budget. To be called before any
+        is taken."""
+        assert not self._untaken, "a pool has its budget before its blocks"
+        self._memory = Memory(budget, budget.reserve(), block_bytes)
 
     def take(self, count: int) -> list[Block]:
         """So many free blocks, those of the lowest numbers, which keeps memory compact.
 
-        Raises CacheFullError, taking none, where there are fewer.
+        Raises CacheFullError, taking none, where there are fewer, or the budget has no room.
         """
         with self._lock:
             self._settle()
@@ -100,27 +136,52 @@ class BlockPool:
                     "more bytes"
                 )
             self._interrupted = True
+            self._cover(count)
             found = [self._taken() for _ in range(count)]
             self._interrupted = False
             return found
 
     @contextmanager
     def idle(self) -> Iterator[list[range]]:
-        """The free blocks that were held before, as runs of numbers; nobody can take one before
-        this ends."""
+        """The free blocks that were held before, as runs of numbers, for who hands their memory
+        back; nobody can take one before this ends."""
         with self._lock:
             self._settle()
-            runs = groupby(zip(sorted(self._free), count(), strict=False), lambda x: x[0] - x[1])
+            free = sorted(self._free + self._returned)
             found = []
-            for _, pairs in runs:
+            for _, pairs in groupby(zip(free, count(), strict=False), lambda x: x[0] - x[1]):
                 ids = [id for id, _ in pairs]
                 found.append(range(ids[0], ids[-1] + 1))
             yield found
+            self._interrupted = True
+            self._returned, self._free = free, []
+            self._count_memory()
+            self._interrupted = False
+
+    def _cover(self, count: int) -> None:
+        """Reserve the memory of so many blocks, as far as free ones have none."""
+        new = count - len(self._free)
+        if self._memory is None or new <= 0:
+            return
+        try:
+            self._memory.hold(self._num_with_memory + new)
+        except CacheFullError:
+            self._interrupted = False
+            raise
+
+    def _count_memory(self) -> None:
+        if self._memory is not None:
+            self._memory.hold(self._num_with_memory)
+
+    @property
+    def _num_with_memory(self) -> int:
+        return self._untaken - len(self._returned)
 
     def _taken(self) -> Block:
-        if not self._free:
+        free = self._free or self._returned
+        if not free:
             self._untaken += 1
-        block = Block(heappop(self._free) if self._free else self._untaken - 1)
+        block = Block(heappop(free) if free else self._untaken - 1)
         self._tickets[block.id] = _Ticket(block, self._let_go.append)
         return block
 
@@ -130,8 +191,12 @@ class BlockPool:
             for id, ticket in list(self._tickets.items()):
                 if ticket() is None:
                     del self._tickets[id]
-            self._free = [id for id in range(self._untaken) if id not in self._tickets]
+            self._returned = [id for id in self._returned if id not in self._tickets]
+            others = {*self._tickets, *self._returned}
+            self._free = [id for id in range(self._untaken) if id not in others]
+            heapify(self._returned)
             heapify(self._free)
+            self._count_memory()
             self._interrupted = False
         while self._let_go:
             self._interrupted = True

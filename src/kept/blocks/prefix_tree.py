@@ -72,15 +72,15 @@ class PrefixTree(Generic[B]):
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks can be found."""
+        """How many nodes can be found, a block that several texts end in once for each."""
         self._forest.settle()
-        return self._forest.tally.num_blocks
+        return self._forest.tally.num_nodes
 
     @property
     def num_evictable(self) -> int:
-        """How many of them `evict` could drop: those that no lease holds."""
+        """How many blocks `evict` could let go of: those that no lease holds."""
         self._forest.settle()
-        return self._forest.tally.num_blocks - self._forest.tally.num_held
+        return self._forest.tally.num_evictable
 
     def match(self, tokens: Tokens, salt: str = "") -> Match[B]:
         """Find the longest prefix of a text that is known under a salt, to the token, and lease it.
