@@ -39,10 +39,8 @@ def texts(llm: LLM, *of: int) -> list[object]:
 
 
 def engine_of(llm: LLM) -> Engine:
-    caching = llm.resolve(None, OPTIONS)[1]
-    found = llm._engines.find(caching, llm.resolve(None, OPTIONS)[0])
-    assert found is not None
-    return found
+    params, caching = llm.resolve(None, OPTIONS)
+    return llm._engines.find(caching, params, [1], 1)
 
 
 def test_threads_in_a_pool_that_holds_a_part_of_them(alone: dict[int, object]) -> None:

@@ -10,7 +10,7 @@ so a pop takes O(log n) over time, and using a block costs nothing here.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -49,13 +49,21 @@ class EvictionQueue(Generic[B]):
 
     def pop(self) -> Node[B] | None:
         """The idle node that goes first, None: there is none. It is not queued any more."""
-        while self._heap:
-            rank, _, node = heappop(self._heap)
+        node = self.first()
+        if node is not None:
+            heappop(self._heap)
             node.queued = False
+        return node
+
+    def first(self) -> Node[B] | None:
+        """The idle node that goes first, None: there is none."""
+        while self._heap:
+            rank, _, node = self._heap[0]
             if not (node.is_idle and node.is_linked):
-                continue
-            if node.rank == rank:
+                heappop(self._heap)
+                node.queued = False
+            elif node.rank != rank:
+                heapreplace(self._heap, (node.rank, next(self._numbers), node))
+            else:
                 return node
-            node.queued = True
-            heappush(self._heap, (node.rank, next(self._numbers), node))
         return None

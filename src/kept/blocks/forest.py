@@ -128,11 +128,14 @@ class Forest(Generic[B]):
             self._drop_if_superseded(other)
         return node
 
-    def evict(self) -> bool:
-        """Drop the block that goes first; False: there is none that nobody holds."""
-        node = self.tally.queue.pop()
-        if node is None:
+    def evict(self, until: float) -> bool:
+        """Drop the block that goes first; False: there is none that nobody holds, or none of so low
+        a rank."""
+        first = self.tally.queue.first()
+        if first is None or first.rank > until:
             return False
+        node = self.tally.queue.pop()
+        assert node is first
         assert node.parent is not None
         self.evicted.add(node.parent.key, node.key, node.tokens, self._namespace.block)
         self._remove(node)

@@ -72,6 +72,11 @@ class Memory:
     block_bytes: int
 
     @property
+    def num_held(self) -> int:
+        """How many blocks it is for."""
+        return self.reserved.num_bytes // self.block_bytes
+
+    @property
     def num_free(self) -> int:
         """How many blocks more the budget has bytes for."""
         return max(self.budget.free, 0) // self.block_bytes
@@ -95,6 +100,7 @@ class BlockPool:
         self._free: list[int] = []  # a heap of those before
         self._returned: list[int] = []  # another, of those without memory
         self._memory: Memory | None = None
+        self.num_promised = 0  # blocks in all that have memory, taken or not
         self._interrupted = False
         self._lock = threading.RLock()  # which a thread that was interrupted can enter again
 
@@ -113,7 +119,28 @@ class BlockPool:
             unheld = self.num_blocks - self.num_used
             if self._memory is None:
                 return unheld
-            return min(unheld, len(self._free) + self._memory.num_free)
+            return min(unheld, self._memory.num_held - self.num_used + self._memory.num_free)
+
+    @property
+    def num_idle(self) -> int:
+        """How many blocks it has memory for, out of a budget, that nobody holds or was promised."""
+        with self._lock:
+            least = max(self.num_used, self.num_promised)
+            return 0 if self._memory is None else self._memory.num_held - least
+
+    def promise(self, num_blocks: int) -> None:
+        """Have memory for so many blocks in all, whether they are taken yet or not.
+
+        Raises CacheFullError, changing nothing, where the budget has no room.
+        """
+        with self._lock:
+            self._settle()
+            before, self.num_promised = self.num_promised, num_blocks
+            try:
+                self._count_memory()
+            except CacheFullError:
+                self.num_promised = before
+                raise
 
     def draw_on(self, budget: Budget, block_bytes: int) -> None:
         """Take the memory of blocks, so many bytes each, out of a budget. To be called before any
@@ -164,14 +191,14 @@ class BlockPool:
         if self._memory is None or new <= 0:
             return
         try:
-            self._memory.hold(self._num_with_memory + new)
+            self._memory.hold(max(self._num_with_memory + new, self.num_promised))
         except CacheFullError:
             self._interrupted = False
             raise
 
     def _count_memory(self) -> None:
         if self._memory is not None:
-            self._memory.hold(self._num_with_memory)
+            self._memory.hold(max(self._num_with_memory, self.num_promised))
 
     @property
     def _num_with_memory(self) -> int:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from math import isfinite
+from math import inf, isfinite
 from typing import Generic, TypeVar
 
 from kept.blocks.entries import Entry, list_entries
@@ -151,12 +151,20 @@ class PrefixTree(Generic[B]):
         self._forest.finish()
         return lease
 
-    def evict(self, count: int) -> int:
-        """Drop so many blocks, or all that no lease holds; returns how many went. Takes O(log n)
-        a block over time."""
+    @property
+    def oldest(self) -> float | None:
+        """The rank of the block that goes first; None: there is none that no lease holds."""
+        self._forest.begin()
+        first = self._forest.tally.queue.first()
+        self._forest.finish()
+        return None if first is None else first.rank
+
+    def evict(self, count: int, until: float = inf) -> int:
+        """Drop so many blocks, or all that no lease holds, of a rank up to `until`; returns how
+        many went. Takes O(log n) a block over time."""
         self._forest.begin()
         num_gone = 0
-        while num_gone < count and self._forest.evict():
+        while num_gone < count and self._forest.evict(until):
             num_gone += 1
         self._forest.finish()
         return num_gone

@@ -1,5 +1,6 @@
 """Where keys and values live: layouts, layers, and the cache that joins them."""
 
+from kept.cache.bounds import most_slot_bytes
 from kept.cache.cache import Cache
 from kept.cache.concatenate import concatenate
 from kept.cache.contiguous import grown
@@ -36,6 +37,7 @@ __all__ = [
     "grown",
     "load_cache",
     "make_cache",
+    "most_slot_bytes",
     "saved_shapes",
     "stores",
     "to_legacy",

@@ -15,8 +15,10 @@ from kept.engine.group import Draw, Group, Move
 from kept.engine.holds import Hold
 from kept.engine.passes import Work
 from kept.engine.request import Event, Phase, Request
+from kept.engine.room import Lender, Room
 from kept.engine.samples import SampleGroup
 from kept.engine.scheduler import Scheduler
+from kept.engine.slot_caches import Held, SlotCaches
 from kept.engine.step_time import StepTime
 from kept.engine.window import ContextRule, default_hop
 
@@ -35,13 +37,17 @@ __all__ = [
     "GenerationError",
     "GenerationInterrupted",
     "Group",
+    "Held",
     "Hold",
+    "Lender",
     "Move",
     "Phase",
     "Piece",
     "Request",
+    "Room",
     "SampleGroup",
     "Scheduler",
+    "SlotCaches",
     "Snapshot",
     "StepTime",
     "Work",

@@ -15,11 +15,14 @@ from kept.cache import Cache
 from kept.engine.counters import Counters
 from kept.engine.forward import Forward
 from kept.engine.group import Move
+from kept.engine.lending import Lending
 from kept.engine.passes import Work
-from kept.engine.pooled import make_residents
 from kept.engine.request import Event, Phase, Request
+from kept.engine.room import Room
 from kept.engine.scheduler import Scheduler
+from kept.engine.seating import seat
 from kept.engine.settling import Settling
+from kept.engine.slot_caches import SlotCaches
 from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
 from kept.models import CausalLM, NextLogits
@@ -27,22 +30,23 @@ from kept.ops import plain_torch
 from kept.sampling import is_read_whole, num_likeliest
 
 
-class Loop:
+class Loop(Lending):
     """The side of an `Engine` that takes its steps."""
 
     def __init__(
         self,
         model: CausalLM,
-        cache: Cache | None,
+        cache: Cache | SlotCaches | None,
         rule: ContextRule,
         num_slots: int,
         prefill_chunk: int | None,
+        room: Room,
     ) -> None:
-        self.model, self.cache, self.rule = model, cache, rule
+        self.model, self.rule, self.room = model, rule, room
         self.counters = Counters()
         self.scheduler = Scheduler(num_slots, prefill_chunk)
-        self._forward = Forward(model, cache)
-        self._residents = make_residents(model, cache, rule, num_slots, self.counters)
+        self._residents = seat(model, cache, rule, num_slots, self.counters, room, self)
+        self._forward = Forward(model, self._residents)
         self._settling = Settling(self.counters)
         self._inbox: deque[tuple[Request, bool]] = deque()  # and whether it is to be cancelled
         self._open: dict[Request, None] = {}  # those heard of and not finished
@@ -50,7 +54,13 @@ class Loop:
         self._num_told = 0
         self._changed_by: int | None = None  # the thread in the middle of a change
         self._top_k = 0
-        self._is_whole = True  # no exception has come in the middle of a change
+        self._waits = False  # for other engines to let go of room
+        room.join(self)
+
+    @property
+    def cache(self) -> Cache | None:
+        """What holds keys and values; None: nothing does, or for now."""
+        return self._residents.cache
 
     # A function of its own: what it held is freed before the interpreter may end.
     def _step(self) -> list[Event]:
@@ -111,9 +121,12 @@ class Loop:
 
     def _admit(self) -> None:
         """Let requests in that wait, as far as there is room."""
+        self._waits = False
         if not self.scheduler.num_waiting:
+            self.room.withdraw(self)
             return
         running = self.scheduler.running
+        self._residents.expect(self.scheduler.num_waiting)
         now = time.perf_counter()
         for request in self.scheduler.admit(
             lambda request: self._residents.start(request, running),
@@ -122,8 +135,14 @@ class Loop:
             for continuation in request.live:
                 continuation.usage.admitted = continuation.usage.admitted or now
             self._forward.forget()
+        while self._residents.failed:
+            request, error = self._residents.failed.popitem()
+            request.pass_error = error
+            self._end(request, error)
         if not self.scheduler.running:
-            self._refuse()
+            self._waits = bool(self.room.others_first(self))
+            if not self._waits:
+                self._refuse()
 
     def _refuse(self) -> None:
         """End the first that waits although nobody is left to wait for."""
@@ -240,6 +259,8 @@ class Loop:
         else:
             request.group.fail(error)
         self.scheduler.cancel(request)
+        if not self.scheduler.num_waiting:
+            self.room.withdraw(self)
         self._count(request)
 
     def _count(self, request: Request) -> None:
@@ -264,13 +285,13 @@ class Loop:
         return self._changed_by == threading.get_ident() and self.model.is_running_here
 
     def _begin_change(self) -> None:
-        self._changed_by = threading.get_ident()
+        self._changed_by, self.room.changing = threading.get_ident(), self
         if not self._is_whole:
             self._mend()
         self._is_whole = False
 
     def _end_change(self) -> None:
-        self._is_whole = True
+        self._is_whole, self.room.changing = True, None
         self._changed_by = None
 
     def _mend(self) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from kept.blocks import (
     BLOCK,
     Block,
-    BlockPool,
     Lease,
     Match,
     Miss,
@@ -20,19 +19,17 @@ from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters, PoolBlocks
 from kept.engine.finding import find, findable, num_shared, only_whole
 from kept.engine.holds import Hold
+from kept.engine.needs import Needs, blocks_of, longest_text
 from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.engine.residents import Residents
+from kept.engine.room import Lender, Room
 from kept.engine.scheduler import Scheduler
+from kept.engine.supply import Supply
 from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
 from kept.models import CausalLM
 from kept.text import Tokenizer
-
-
-def blocks_of(num_tokens: int) -> int:
-    """How many blocks so many tokens lie in."""
-    return -(-num_tokens // BLOCK)
 
 
 class PooledResidents(Residents):
@@ -43,45 +40,60 @@ class PooledResidents(Residents):
     others. Blocks of the tree that no running sequence needs are free for whoever does.
 
     tree: None where texts share nothing, as keys depend on more than the tokens before them; a
-    request then starts once there is room for all that it may come to, and is never parked.
+    request then starts once there is room for all that it may come to, which is set aside for it,
+    and is never parked. room, owner: see `Supply`.
     """
 
     def __init__(
         self,
         cache: Cache,
         num_slots: int,
-        pool: BlockPool,
         tree: PrefixTree[Block] | None,
         rule: ContextRule,
         counters: Counters,
+        room: Room,
+        owner: Lender,
     ) -> None:
         super().__init__(cache, num_slots)
-        self._pool, self._tree, self._counters = pool, tree, counters
-        self._held_cache, self._rule = cache, rule
+        assert cache.pool is not None
+        self._pool, self._tree, self._counters = cache.pool, tree, counters
+        self._held_cache, self._rule, self._room, self._owner = cache, rule, room, owner
+        self._supply = Supply(cache, cache.pool, tree, room, owner, counters)
+        self._needs = Needs(rule, parkable=tree is not None)
+        self._set_aside: dict[Request, int] = {}  # blocks, where there is no tree
         # Of the prompts of those that run, which all of a request's sequences go on from.
         self._leases: dict[Request, dict[Continuation, Lease[Block]]] = {}
         self._waited: set[Request] = set()  # for a running request to compute their beginning
 
-    @property
-    def pool_bytes(self) -> int:
-        """See `Residents.pool_bytes`."""
-        return self._pool.num_blocks * self._held_cache.block_bytes
-
     def blocks(self) -> PoolBlocks:
         """See `Residents.blocks`."""
-        free, findable = self._pool.num_free, self._num_findable
-        return PoolBlocks(free, findable, self._pool.num_blocks - free - findable)
+        free, findable = self._pool.num_free, self._supply.num_findable
+        return PoolBlocks(free, findable, self._pool.num_used - findable)
+
+    def promised(self, running: Sequence[Request]) -> int:
+        """See `Residents.promised`."""
+        return self._needs.promised(running) * self._held_cache.block_bytes
 
     @property
-    def _num_findable(self) -> int:
-        return 0 if self._tree is None else self._tree.num_evictable
+    def returnable(self) -> int:
+        """See `Lender.returnable`."""
+        return self._supply.returnable
+
+    def oldest(self, to_itself: bool) -> float | None:
+        """See `Lender.oldest`."""
+        return self._supply.oldest(to_itself)
+
+    def give_back(self, num_bytes: int, until: float, to_itself: bool) -> None:
+        """See `Lender.give_back`."""
+        self._supply.give_back(num_bytes, until, to_itself)
 
     def check(self, request: Request) -> None:
         """See `Residents.check`."""
-        needed = self._most(request)
+        needed = self._needs.most(request)
         if needed > self._pool.num_blocks:
+            longest = longest_text(request, self._rule)
             raise CacheFullError(
-                f"a request of {request.width} sequences of up to {self._longest(request):,} "
+                f"a request of {request.width} sequences of up to {longest:,} "
                 f"tokens may come to need {needed:,} blocks of {BLOCK} tokens, and the pool of "
                 f"keys and values has {self._pool.num_blocks:,}; ask for fewer tokens or texts, "
                 "or give more memory (kv_memory)"
@@ -109,18 +121,20 @@ class PooledResidents(Residents):
 
     def start(self, request: Request, running: Sequence[Request]) -> bool:
         """See `Residents.start`."""
-        promised = 0
-        for other in running:
-            held = sum(blocks_of(c.num_computed) for c in other.live)
-            promised += max(0, self._needed(other) - held)
-        room = self._pool.num_free + self._num_findable - promised
+        promised, needed = self._needs.promised(running), self._needs.to_start(request)
+        room = self._supply.num_obtainable - promised
         if request.refused_with == room:
             return False
-        matches = self._fitting_matches(request, self._needed(request) + promised)
+        matches = self._fitting_matches(request, needed + promised)
         if matches is None:
             request.refused_with = room
+            self._room.claim(self._owner, needed * self._held_cache.block_bytes)
             return False
         request.refused_with = None
+        self._room.withdraw(self._owner)
+        if self._tree is None:
+            self._set_aside[request] = needed
+            self._supply.promise(sum(self._set_aside.values()))
         for continuation, match in zip(request.live, matches, strict=True):
             self._settle_in(request, continuation, match)
         self._account(request, matches)
@@ -132,19 +146,23 @@ class PooledResidents(Residents):
         """See `Residents.make_room`."""
         while True:
             going = [item for item in work if item.continuation.slot is not None]
-            if self._evict_for(sum(map(self._new_blocks, going))):
+            if self._supply.evict_for(sum(map(self._new_blocks, going))):
                 return
             short = [item.request for item in going if self._new_blocks(item)]
             wanting = min(short, key=lambda request: request.rank)
             victim = scheduler.victim(wanting)
             if victim is not None or len(scheduler.running) > 1:
                 park(victim or wanting)
-            elif not self._give_up_leases(wanting):
+            elif self._give_up_leases(wanting):
+                continue
+            elif self._supply.others_run:
+                park(wanting)
+            else:
                 return  # nobody is left to make room: the pass says what is missing
 
     def take_ahead(self, count: int) -> None:
         """See `Residents.take_ahead`."""
-        self._evict_for(count)
+        self._supply.evict_for(count)
 
     def computed(self, request: Request) -> None:
         """See `Residents.computed`: make what has been read of it findable."""
@@ -165,6 +183,14 @@ class PooledResidents(Residents):
         if all(continuation.slot is None for continuation in request.group.members):
             self._give_up_leases(request)
             self._waited.discard(request)
+            if self._set_aside.pop(request, None) is not None:
+                self._supply.promise(sum(self._set_aside.values()))
+
+    def restart(self, requests: Iterable[Request]) -> None:
+        """See `Residents.restart`."""
+        super().restart(requests)
+        self._set_aside.clear()
+        self._supply.promise(0)
 
     def forget(self) -> None:
         """See `Residents.forget`."""
@@ -188,7 +214,7 @@ class PooledResidents(Residents):
         """
         tree, salt = self._tree, request.salt
         if tree is None:
-            return [None] * len(request.live) if needed <= self._pool.num_free else None
+            return [None] * len(request.live) if needed <= self._supply.num_obtainable else None
         found = [find(tree, continuation, salt) for continuation in request.live]
         if not self._have_room(needed, found):
             pairs = zip(found, request.live, strict=True)
@@ -201,7 +227,7 @@ class PooledResidents(Residents):
 
     def _have_room(self, needed: int, found: Iterable[Match[Block]]) -> bool:
         missing = needed - sum(match.num_tokens // BLOCK for match in found)
-        return missing <= self._pool.num_free + self._num_findable
+        return missing <= self._supply.num_obtainable
 
     def _give_up_leases(self, request: Request) -> bool:
         """Let the tree drop what a request's prompt lies in, which may be blocks of others that
@@ -251,39 +277,9 @@ class PooledResidents(Residents):
         blocks = self._held_cache.share(continuation.slot)[: blocks_of(len(tokens))]
         return self._tree.insert(tokens, blocks, salt, lease)
 
-    def _needed(self, request: Request) -> int:
-        """Blocks that it needs until it has drawn a token of each text; where it cannot be parked,
-        until its end."""
-        if self._tree is None:
-            return self._most(request)
-        longest = self._longest(request)
-        return (
-            sum(blocks_of(min(len(c.history) + 1, longest)) for c in request.live)
-            + request.width
-            - len(request.live)
-        )
-
-    def _longest(self, request: Request) -> int:
-        """Tokens that a text of it may come to store."""
-        longest = max(c.limit - c.offset - 1 for c in request.group.results)
-        return min(longest, self._rule.length)
-
-    def _most(self, request: Request) -> int:
-        """Blocks that it may come to need, with one that each of several takes ahead."""
-        return request.width * (blocks_of(self._longest(request)) + (request.width > 1))
-
     def _new_blocks(self, item: Work) -> int:
         slot = item.continuation.slot
         return 0 if slot is None else self._held_cache.num_new_blocks(slot, item.num_new)
-
-    def _evict_for(self, count: int) -> bool:
-        """Have so many blocks free, at the cost of texts that have ended; whether there are."""
-        while (missing := count - self._pool.num_free) > 0:
-            num_gone = 0 if self._tree is None else self._tree.evict(missing)
-            self._counters.evicted_blocks += num_gone
-            if not num_gone:
-                return False
-        return True
 
 
 def _words(miss: Miss, tokenizer: Tokenizer | None) -> str:
@@ -292,17 +288,11 @@ def _words(miss: Miss, tokenizer: Tokenizer | None) -> str:
     return miss.spelled(lambda token: tokenizer.decode([token], skip_special_tokens=False))
 
 
-def make_residents(
-    model: CausalLM, cache: Cache | None, rule: ContextRule, num_slots: int, counters: Counters
-) -> Residents:
-    """Residents of a cache, which share keys where they lie in blocks and depend on nothing but the
+def shared_tree(model: CausalLM, cache: Cache, rule: ContextRule) -> PrefixTree[Block] | None:
+    """What texts of a cache in blocks share, None: nothing, as their keys depend on more than the
     tokens before them."""
-    pool = None if cache is None else cache.pool
-    if cache is None or pool is None:
-        return Residents(cache, num_slots)
-    tree: PrefixTree[Block] | None = None
-    if not (rule.slides or model.is_encoder_decoder or model.keys_follow_length):
-        windows = [shape.window for shape in cache.shapes]
-        # One engine's tree: its model and kernels are the same for all.
-        tree = PrefixTree(Namespace("", "", "", cache.codec.name, windows))
-    return PooledResidents(cache, num_slots, pool, tree, rule, counters)
+    if rule.slides or model.is_encoder_decoder or model.keys_follow_length:
+        return None
+    windows = [shape.window for shape in cache.shapes]
+    # One engine's tree: its model and kernels are the same for all.
+    return PrefixTree(Namespace("", "", "", cache.codec.name, windows))

@@ -13,20 +13,34 @@ from kept.engine.holds import Hold
 from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.engine.scheduler import Scheduler
+from kept.engine.slot_caches import Held
 
 
 class Residents:
     """The slots of a cache whose sequences share nothing, or their numbers where there is none."""
 
     def __init__(self, cache: Cache | None, num_slots: int) -> None:
-        self.cache, self.num_slots = cache, num_slots
+        self.cache: Cache | None = cache
+        self.num_slots = num_slots
+        self.failed: dict[Request, Exception] = {}  # that `start` had no memory for, and why
         self._free = list(range(num_slots))  # a heap: the lowest goes first
         self._in: dict[int, Continuation] = {}
 
-    @property
-    def pool_bytes(self) -> int:
-        """The most bytes that the pool may take; 0: there is none."""
+    def promised(self, running: Sequence[Request]) -> int:
+        """Bytes that running requests need and have not reserved."""
         return 0
+
+    @property
+    def returnable(self) -> int:
+        """See `Lender.returnable`."""
+        return 0
+
+    def oldest(self, to_itself: bool) -> float | None:
+        """See `Lender.oldest`."""
+        return None
+
+    def give_back(self, num_bytes: int, until: float, to_itself: bool) -> None:
+        """See `Lender.give_back`."""
 
     def check(self, request: Request) -> None:
         """Raise CacheFullError for a request that the cache could not hold alone."""
@@ -37,6 +51,13 @@ class Residents:
 
     def forget(self) -> None:
         """Let no text that has ended be found again, and give free memory back to the system."""
+
+    def hand_over(self) -> Held | None:
+        """What holds the keys of whoever was here last; None: nothing that can be taken away."""
+        return None
+
+    def expect(self, num_requests: int) -> None:
+        """Note that so many requests wait, of which `start` is asked next."""
 
     def hold(self, request: Request, running: Sequence[Request]) -> Hold | None:
         """Which running request computes what this one begins with, too; None: none does."""
