@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from traceback import clear_frames
 
 import torch
 
 from kept.cache import Cache
+from kept.engine.changing import Changing
 from kept.engine.counters import Counters
 from kept.engine.forward import Forward
 from kept.engine.group import Move
-from kept.engine.lending import Lending
 from kept.engine.passes import Work
 from kept.engine.request import Event, Phase, Request
 from kept.engine.room import Room
@@ -30,7 +28,7 @@ from kept.ops import plain_torch
 from kept.sampling import is_read_whole, num_likeliest
 
 
-class Loop(Lending):
+class Loop(Changing):
     """The side of an `Engine` that takes its steps."""
 
     def __init__(
@@ -52,7 +50,6 @@ class Loop(Lending):
         self._open: dict[Request, None] = {}  # those heard of and not finished
         self._events: list[Event] = []  # since the last step, of which so many have been told
         self._num_told = 0
-        self._changed_by: int | None = None  # the thread in the middle of a change
         self._top_k = 0
         self._waits = False  # for other engines to let go of room
         room.join(self)
@@ -269,30 +266,6 @@ class Loop(Lending):
         self._events.append(Event(request, None))
         reason = request.group.results[0].finish_reason
         self.counters.requests[reason or "interrupted"] += 1
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Have the model and all of this to oneself, and right, whatever came before."""
-        with torch.inference_mode(), plain_torch(), self.model.running():
-            self._begin_change()
-            yield
-            self._call_back()
-            self._end_change()
-
-    @property
-    def _is_changing_here(self) -> bool:
-        """Whether this thread is in the middle of a change, which an exception has not ended."""
-        return self._changed_by == threading.get_ident() and self.model.is_running_here
-
-    def _begin_change(self) -> None:
-        self._changed_by, self.room.changing = threading.get_ident(), self
-        if not self._is_whole:
-            self._mend()
-        self._is_whole = False
-
-    def _end_change(self) -> None:
-        self._is_whole, self.room.changing = True, None
-        self._changed_by = None
 
     def _mend(self) -> None:
         """After an exception in the middle of a change: begin anew with what requests there are.

@@ -98,7 +98,8 @@ def slot_caches(
 
     def num_bytes(num_slots: int, longest: int) -> int:
         found = num_slots * most_slot_bytes(plan, longest, step, heads)
-        return found if place is None else min(found, place.budget)
+        budget = None if place is None else place.budget
+        return found if budget is None else min(found, budget)
 
     return SlotCaches(make, num_bytes, first)
 

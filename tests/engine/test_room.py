@@ -1,0 +1,118 @@
+"""Engines that share a room: who gives way to whom."""
+
+from __future__ import annotations
+
+from kept.cache import make_cache
+from kept.engine import ContextRule, Engine, Request, Room
+
+from .requests import expected, make_group, outcome, resolved
+from .test_sharing import story
+from .toy import Toy
+
+RULE = ContextRule(512)
+EACH = make_cache(Toy().kv_shapes).block_bytes
+
+
+def engines(model: Toy, blocks: int, count: int = 2) -> list[Engine]:
+    room = Room(blocks * EACH)
+
+    def made() -> Engine:
+        cache = make_cache(model.kv_shapes, num_slots=4, pool_bytes=room.limit)
+        return Engine(model, cache, RULE, room=room)
+
+    return [made() for _ in range(count)]
+
+
+def request(length: int, seed: int = 0, **options: int) -> Request:
+    return Request(make_group(story(length, seed), resolved(**options), RULE))
+
+
+def check(*requests: Request) -> None:
+    for one in requests:
+        prompt = one.group.results[0].history.tokens[: one.group.results[0].history.num_prompt]
+        assert outcome(one.group) == expected(prompt.tolist(), one.group.params, RULE)
+
+
+def finish(engine: Engine, one: Request, most: int = 600) -> None:
+    engine.submit(one)
+    for _ in range(most):
+        if one.finished:
+            return
+        engine.step()
+    raise AssertionError("it waits for ever")
+
+
+def test_texts_of_idle_engines_go_first_and_the_oldest_of_them() -> None:
+    one, other, third = engines(Toy(512), 9, 3)
+    finish(one, request(128, 1, max_new_tokens=1))
+    finish(other, request(128, 2, max_new_tokens=1))
+    finish(one, request(128, 3, max_new_tokens=1))
+    finish(third, request(170, 4, max_new_tokens=1))
+    found = [engine.snapshot().blocks for engine in (one, other, third)]
+    assert [blocks.findable for blocks in found if blocks is not None] == [4, 2, 3]
+    finish(third, request(190, 5, max_new_tokens=1))
+    found = [engine.snapshot().blocks for engine in (one, other, third)]
+    # Its own text stays, as it is busy; of the idle ones the oldest goes, and half of the next.
+    assert [blocks.findable for blocks in found if blocks is not None] == [2, 1, 6]
+
+
+def test_a_busy_engine_lets_another_in() -> None:
+    """However many come to the first, the other starts once those that run have ended."""
+    model = Toy(512)
+    busy, other = engines(model, 6)
+    running = [request(100, i, max_new_tokens=30) for i in range(3)]
+    for each in running:
+        busy.submit(each)
+    busy.step()
+    waiting = request(200, 7, max_new_tokens=100)
+    other.submit(waiting)
+    started, asked = None, list(running)
+    for step in range(2000):
+        busy.step()
+        if len([each for each in asked if not each.finished]) < 3:
+            asked.append(request(100, len(asked), max_new_tokens=30))
+            busy.submit(asked[-1])
+        if not waiting.finished:
+            other.step()
+        if waiting.group.results[0].usage.admitted is not None and started is None:
+            started = step
+        if waiting.finished:
+            break
+    assert started is not None
+    assert started < 100
+    check(waiting, *[each for each in asked if each.finished])
+
+
+def test_two_that_both_grow_finish_one_after_the_other() -> None:
+    model = Toy(512)
+    one, other = engines(model, 5)
+    first, second = request(60, 1, max_new_tokens=200), request(60, 2, max_new_tokens=200)
+    one.submit(first)
+    other.submit(second)
+    for _ in range(3000):
+        for engine in (one, other):
+            if engine.has_work:
+                engine.step()
+    check(first, second)
+    assert one.counters.parked + other.counters.parked > 0
+
+
+def test_a_request_that_is_cancelled_waits_no_more() -> None:
+    one, other, third = engines(Toy(512), 4, 3)
+    running = request(100, 1, max_new_tokens=60)
+    one.submit(running)
+    one.step()
+    waiting = request(150, 2, max_new_tokens=60)
+    other.submit(waiting)
+    other._step()
+    assert not waiting.group.live[0].slot
+    late = request(50, 3, max_new_tokens=4)
+    third.submit(late)
+    third._step()
+    assert late.group.live[0].slot is None, "those before it wait for the room"
+    other.end([waiting])
+    finish(third, late)
+    check(late)
+    while not running.finished:
+        one.step()
+    check(running)
