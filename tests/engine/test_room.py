@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+from interrupting import interrupted, some_of
+
 from kept.cache import make_cache
-from kept.engine import ContextRule, Engine, Request, Room
+from kept.engine import ContextRule, Engine, Request, Room, SlotCaches
+from kept.ops import find_kv_codec
 
 from .requests import expected, make_group, outcome, resolved
 from .test_sharing import story
@@ -116,3 +120,43 @@ def test_a_request_that_is_cancelled_waits_no_more() -> None:
     while not running.finished:
         one.step()
     check(running)
+
+
+def test_ctrl_c_at_any_line_leaves_the_room_right() -> None:
+    """Texts go on as they would, and nothing stays reserved that nobody holds."""
+
+    def begun() -> tuple[list[Engine], list[Request]]:
+        model = Toy(512)
+        found = engines(model, 4)
+        asked = [request(60, 1, max_new_tokens=70), request(70, 2, max_new_tokens=20)]
+        asked.append(request(40, 3, max_new_tokens=9, num_return_sequences=2, do_sample=True))
+        room = found[0].room
+        caches = SlotCaches(
+            find_kv_codec("float32"),
+            lambda num_slots: make_cache(
+                model.kv_shapes, "static", num_slots=num_slots, max_cache_len=64
+            ),
+            lambda num_slots, _: num_slots * EACH,
+        )
+        found.append(Engine(model, caches, ContextRule(64), max_slots=2, room=room))
+        for engine, one in zip(found, asked, strict=True):
+            engine.submit(one)
+        return found, asked
+
+    def run(found: list[Engine]) -> None:
+        for _ in range(400):
+            for engine in found:
+                if engine.has_work:
+                    engine.step()
+
+    found, _ = begun()
+    count = interrupted(lambda: run(found), None, "engine", "blocks")
+    for at in some_of(count, 12, "room"):
+        found, asked = begun()
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(lambda: run(found), at, "engine", "blocks")  # noqa: B023
+        run(found)
+        check(*[one for one in asked if "half way" not in str(one.group.results[0].error)])
+        for engine in found:
+            engine.forget()
+        assert found[0].room.budget.taken == 0

@@ -24,13 +24,14 @@ def check_pool(engine: Engine) -> None:
     running = {c.slot for r in engine.scheduler.running for c in r.live}
     assert all(not table.blocks for slot, table in enumerate(tables) if slot not in running)
     held = {block.id for table in tables for block in table.blocks}
-    leased, findable = set[int](), set[int]()
+    leased, findable, free_to_go, kept = set[int](), set[int](), list[int](), set[int]()
     if residents._tree is not None:
         residents._tree.check()
         forest = residents._tree._forest
         nodes = list(walk(forest.roots.values()))
         findable = {node.block.id for node in nodes}
         free_to_go = [node.block.id for node in nodes if not node.holds]
+        kept = {node.block.id for node in nodes if node.holds}
         assert len(set(free_to_go)) == len(free_to_go)
         claims = [hold.claim for hold in forest._holds.values()]
         leased = {id for claim in claims if claim for id in blocks_to(claim[0])}
@@ -39,6 +40,7 @@ def check_pool(engine: Engine) -> None:
     assert blocks is not None
     assert min(blocks.free, blocks.findable, blocks.held) >= 0
     assert blocks.free == pool.num_blocks - len(used)
+    assert blocks.findable == len(set(free_to_go) - kept)
     assert blocks.findable + blocks.held == len(used)
 
 

@@ -115,10 +115,14 @@ def test_the_bound_can_be_passed(
 ) -> None:
     broken(monkeypatch)
     llm = LLM(kv_memory=LIMIT)
-    with pytest.raises(AssertionError):
+
+    def law() -> None:
         for kind in ("dynamic", "static"):
             llm.forget()
             texts(llm, kind, 2)
+
+    with pytest.raises(AssertionError):
+        law()
 
 
 def test_what_could_never_fit_is_refused_at_the_door() -> None:

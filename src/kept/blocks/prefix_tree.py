@@ -151,6 +151,12 @@ class PrefixTree(Generic[B]):
         self._forest.finish()
         return lease
 
+    def evictable(self) -> list[B]:
+        """The blocks that `evict` could let go of, in no order."""
+        self._forest.settle()
+        tally = self._forest.tally
+        return [block for block in tally.of if block not in tally.held]
+
     @property
     def oldest(self) -> float | None:
         """The rank of the block that goes first; None: there is none that no lease holds."""

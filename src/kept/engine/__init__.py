@@ -13,6 +13,7 @@ from kept.engine.counters import Counters, Snapshot
 from kept.engine.engine import PREFILL_CHUNK, Engine
 from kept.engine.group import Draw, Group, Move
 from kept.engine.holds import Hold
+from kept.engine.inputs import Inputs
 from kept.engine.passes import Work
 from kept.engine.request import Event, Phase, Request
 from kept.engine.room import Lender, Room
@@ -39,6 +40,7 @@ __all__ = [
     "Group",
     "Held",
     "Hold",
+    "Inputs",
     "Lender",
     "Move",
     "Phase",

@@ -10,6 +10,7 @@ from typing import Final
 from kept.cache import Cache
 from kept.engine.counters import Snapshot
 from kept.engine.driving import Driving
+from kept.engine.inputs import Inputs
 from kept.engine.loop import Loop
 from kept.engine.request import Event, Request
 from kept.engine.room import Room
@@ -40,12 +41,16 @@ class Engine(Loop):
         max_slots: int = 16,
         prefill_chunk: int = PREFILL_CHUNK,
         room: Room | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
         """max_slots: sequences side by side; of a cache that is given, its number of slots. room:
-        what keys and values come out of, where engines share one."""
+        what keys and values come out of, where engines share one. inputs: of that room, what an
+        encoder has read before."""
         slots = cache.num_slots if isinstance(cache, Cache) else max_slots
         chunk = None if cache is None else prefill_chunk
-        super().__init__(model, cache, rule, slots, chunk, room or Room())
+        room = room or Room()
+        inputs = inputs or Inputs(room)
+        super().__init__(model, cache, rule, slots, chunk, room, inputs)
         self._driving = Driving(model, self._advance)
 
     def submit(self, request: Request) -> Request:
@@ -66,7 +71,7 @@ class Engine(Loop):
                 f"num_beams or num_return_sequences of {request.width} needs as many slots, and "
                 f"this engine has {self.scheduler.max_slots}; make it with more"
             )
-        self._residents.check(request)
+        self._residents.check(request, self._encoding.num_bytes(request))
 
     def cancel(self, request: Request) -> None:
         """Have a request end as it stands with the next step. Any thread may, at any time; without

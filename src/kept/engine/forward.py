@@ -65,6 +65,7 @@ class Forward:
         return work, found
 
     def _batch(self, work: Sequence[Work]) -> Batch:
+        has_slots = self._residents.cache is not None  # which hold what they attend
         tokens, past, totals, wanted, sources, slots = [], [], [], [], [], []
         for item in work:
             c = item.continuation
@@ -73,9 +74,8 @@ class Forward:
             past.append(c.num_computed)
             totals.append(len(c.history) - c.offset)
             wanted.append(item.num_new == c.num_pending)
-            sources.append(None if c.num_computed else c.source)
+            sources.append(None if has_slots else c.source)
             slots.append(c.slot)
-        has_slots = self._residents.cache is not None
         return pack(
             tokens,
             past=past,

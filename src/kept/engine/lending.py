@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+from kept.cache import Cache
 from kept.engine.residents import Residents
 from kept.engine.room import Room
 from kept.engine.scheduler import Scheduler
@@ -30,6 +31,11 @@ class Lending(ABC):
     @abstractmethod
     def advance(self, is_done: Callable[[], bool]) -> None:
         """Return once a step has been taken or `is_done`."""
+
+    @property
+    def cache(self) -> Cache | None:
+        """What holds keys and values; None: nothing does, or for now."""
+        return self._residents.cache
 
     @property
     def is_busy(self) -> bool:

@@ -12,8 +12,10 @@ import torch
 from kept.cache import Cache
 from kept.engine.changing import Changing
 from kept.engine.counters import Counters
+from kept.engine.encoding import Encoding
 from kept.engine.forward import Forward
 from kept.engine.group import Move
+from kept.engine.inputs import Inputs
 from kept.engine.passes import Work
 from kept.engine.request import Event, Phase, Request
 from kept.engine.room import Room
@@ -39,11 +41,14 @@ class Loop(Changing):
         num_slots: int,
         prefill_chunk: int | None,
         room: Room,
+        inputs: Inputs,
     ) -> None:
         self.model, self.rule, self.room = model, rule, room
         self.counters = Counters()
         self.scheduler = Scheduler(num_slots, prefill_chunk)
         self._residents = seat(model, cache, rule, num_slots, self.counters, room, self)
+        codec = None if cache is None else cache.codec
+        self._encoding = Encoding(model, inputs, codec, self._residents, room, self, self.counters)
         self._forward = Forward(model, self._residents)
         self._settling = Settling(self.counters)
         self._inbox: deque[tuple[Request, bool]] = deque()  # and whether it is to be cancelled
@@ -53,11 +58,6 @@ class Loop(Changing):
         self._top_k = 0
         self._waits = False  # for other engines to let go of room
         room.join(self)
-
-    @property
-    def cache(self) -> Cache | None:
-        """What holds keys and values; None: nothing does, or for now."""
-        return self._residents.cache
 
     # A function of its own: what it held is freed before the interpreter may end.
     def _step(self) -> list[Event]:
@@ -126,7 +126,7 @@ class Loop(Changing):
         self._residents.expect(self.scheduler.num_waiting)
         now = time.perf_counter()
         for request in self.scheduler.admit(
-            lambda request: self._residents.start(request, running),
+            lambda request: self._encoding.start(request, running),
             lambda request: self._residents.hold(request, running),
         ):
             for continuation in request.live:
@@ -152,6 +152,12 @@ class Loop(Changing):
         """Compute what is due; what fails ends here."""
         work: list[Work] = []
         try:
+            request = self._encoding.next(self.scheduler.running)
+            if request is not None:
+                work = [Work(request.live[0], 0, request, True)]
+                self._forward.forget()
+                self._encoding.read(request)
+                return [], None
             again = self._repeat()
             if again is not None:
                 return again
@@ -191,6 +197,7 @@ class Loop(Changing):
         self._forward.forget()
         self._settling.forget(request.group.members)
         self._residents.park(request)
+        self._encoding.leave(request)
         self.scheduler.park(request)
         request.live[0].usage.num_parked += 1
         self.counters.parked += 1
@@ -263,6 +270,7 @@ class Loop(Changing):
     def _count(self, request: Request) -> None:
         """Note that a request has finished."""
         self._open.pop(request, None)
+        self._encoding.leave(request)
         self._events.append(Event(request, None))
         reason = request.group.results[0].finish_reason
         self.counters.requests[reason or "interrupted"] += 1
@@ -285,6 +293,7 @@ class Loop(Changing):
             why = "the step that took its tokens was interrupted half way"
             taking.group.fail(RuntimeError(why))
         self._residents.restart(self._open)
+        self._encoding.restart()
         for request in [request for request in self._open if request.finished]:
             self._count(request)
         self.scheduler.restart(self._open)

@@ -10,7 +10,6 @@ from kept.blocks import (
     Lease,
     Match,
     Miss,
-    Namespace,
     PrefixTree,
     Reason,
 )
@@ -28,7 +27,7 @@ from kept.engine.scheduler import Scheduler
 from kept.engine.supply import Supply
 from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
-from kept.models import CausalLM
+from kept.format import format_bytes
 from kept.text import Tokenizer
 
 
@@ -87,7 +86,11 @@ class PooledResidents(Residents):
         """See `Lender.give_back`."""
         self._supply.give_back(num_bytes, until, to_itself)
 
-    def check(self, request: Request) -> None:
+    def needed_bytes(self, request: Request) -> int:
+        """See `Residents.needed_bytes`."""
+        return self._needs.to_start(request) * self._held_cache.block_bytes
+
+    def check(self, request: Request, beside: int = 0) -> None:
         """See `Residents.check`."""
         needed = self._needs.most(request)
         if needed > self._pool.num_blocks:
@@ -97,6 +100,14 @@ class PooledResidents(Residents):
                 f"tokens may come to need {needed:,} blocks of {BLOCK} tokens, and the pool of "
                 f"keys and values has {self._pool.num_blocks:,}; ask for fewer tokens or texts, "
                 "or give more memory (kv_memory)"
+            )
+        in_all, limit = needed * self._held_cache.block_bytes + beside, self._room.limit
+        if limit is not None and in_all > limit:
+            raise CacheFullError(
+                f"a request with an input may come to need {format_bytes(in_all)} of keys and "
+                f"values, {format_bytes(beside)} of them for what the encoder makes of it, and all "
+                f"texts together have {format_bytes(limit)}; shorten it, ask for fewer tokens or "
+                "texts, or give more memory (kv_memory)"
             )
 
     def hold(self, request: Request, running: Sequence[Request]) -> Hold | None:
@@ -119,7 +130,7 @@ class PooledResidents(Residents):
         self._waited.add(request)
         return Hold(best, most)
 
-    def start(self, request: Request, running: Sequence[Request]) -> bool:
+    def start(self, request: Request, running: Sequence[Request], beside: int = 0) -> bool:
         """See `Residents.start`."""
         promised, needed = self._needs.promised(running), self._needs.to_start(request)
         room = self._supply.num_obtainable - promised
@@ -128,7 +139,7 @@ class PooledResidents(Residents):
         matches = self._fitting_matches(request, needed + promised)
         if matches is None:
             request.refused_with = room
-            self._room.claim(self._owner, needed * self._held_cache.block_bytes)
+            self._room.claim(self._owner, self.needed_bytes(request) + beside)
             return False
         request.refused_with = None
         self._room.withdraw(self._owner)
@@ -286,13 +297,3 @@ def _words(miss: Miss, tokenizer: Tokenizer | None) -> str:
     if tokenizer is None:
         return str(miss)
     return miss.spelled(lambda token: tokenizer.decode([token], skip_special_tokens=False))
-
-
-def shared_tree(model: CausalLM, cache: Cache, rule: ContextRule) -> PrefixTree[Block] | None:
-    """What texts of a cache in blocks share, None: nothing, as their keys depend on more than the
-    tokens before them."""
-    if rule.slides or model.is_encoder_decoder or model.keys_follow_length:
-        return None
-    windows = [shape.window for shape in cache.shapes]
-    # One engine's tree: its model and kernels are the same for all.
-    return PrefixTree(Namespace("", "", "", cache.codec.name, windows))

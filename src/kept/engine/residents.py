@@ -42,8 +42,13 @@ class Residents:
     def give_back(self, num_bytes: int, until: float, to_itself: bool) -> None:
         """See `Lender.give_back`."""
 
-    def check(self, request: Request) -> None:
-        """Raise CacheFullError for a request that the cache could not hold alone."""
+    def check(self, request: Request, beside: int = 0) -> None:
+        """Raise CacheFullError for a request that the cache could not hold alone, with so many
+        bytes beside it."""
+
+    def needed_bytes(self, request: Request) -> int:
+        """Bytes that have to be had for it to start."""
+        return 0
 
     def blocks(self) -> PoolBlocks | None:
         """How the blocks of the pool are used; None: there is none."""
@@ -63,11 +68,12 @@ class Residents:
         """Which running request computes what this one begins with, too; None: none does."""
         return None
 
-    def start(self, request: Request, running: Sequence[Request]) -> bool:
+    def start(self, request: Request, running: Sequence[Request], beside: int = 0) -> bool:
         """Give its sequences slots, and keys as far as some are to be had; False: there is no room.
 
         A slot keeps the first `num_computed` of the tokens it holds. running: those that need room
-        besides. Mutates the cache and the continuations.
+        besides. beside: bytes that it needs beside its slots. Mutates the cache and the
+        continuations.
         """
         if self.cache is not None:
             for continuation in request.live:
@@ -158,6 +164,8 @@ class Residents:
         slot = continuation.slot
         assert slot is not None
         continuation.slot = None
+        if self.cache is not None and self.cache.cross.shapes:
+            self.cache.attend(slot, None)
         del self._in[slot]
         heappush(self._free, slot)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from kept.blocks import Block, Namespace, PrefixTree
 from kept.cache import Cache
 from kept.engine.counters import Counters
-from kept.engine.pooled import PooledResidents, shared_tree
+from kept.engine.pooled import PooledResidents
 from kept.engine.residents import Residents
 from kept.engine.room import Lender, Room
 from kept.engine.slot_caches import SlotCaches
@@ -27,5 +28,15 @@ def seat(
         return SlottedResidents(cache, num_slots, rule, room, owner)
     if cache is None or cache.pool is None:
         return Residents(cache, num_slots)
-    tree = shared_tree(model, cache, rule)
+    tree = _shared_tree(model, cache, rule)
     return PooledResidents(cache, num_slots, tree, rule, counters, room, owner)
+
+
+def _shared_tree(model: CausalLM, cache: Cache, rule: ContextRule) -> PrefixTree[Block] | None:
+    """What texts of a cache in blocks share, None: nothing, as their keys depend on more than the
+    tokens before them."""
+    if rule.slides or model.is_encoder_decoder or model.keys_follow_length:
+        return None
+    windows = [shape.window for shape in cache.shapes]
+    # One engine's tree: its model and kernels are the same for all.
+    return PrefixTree(Namespace("", "", "", cache.codec.name, windows))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kept.blocks import Reservation
 from kept.cache import Cache
+from kept.ops import KVCodec
 
 
 @dataclass(slots=True)
@@ -20,10 +21,11 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class SlotCaches:
-    """Caches of one kind. make: one of so many slots. num_bytes: what one of so many slots takes at
-    most whose sequences come to so many tokens. first: one that there is, whose slot holds the
-    beginning of the first request."""
+    """Caches of one kind. codec: of their keys and values. make: one of so many slots. num_bytes:
+    what one of so many slots takes at most whose sequences come to so many tokens. first: one that
+    there is, whose slot holds the beginning of the first request."""
 
+    codec: KVCodec
     make: Callable[[int], Cache]
     num_bytes: Callable[[int, int], int]
     first: Held | None = None

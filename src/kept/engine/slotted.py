@@ -65,10 +65,14 @@ class SlottedResidents(Residents):
         """See `Residents.expect`."""
         self._num_expected = num_requests
 
-    def check(self, request: Request) -> None:
+    def needed_bytes(self, request: Request) -> int:
+        """See `Residents.needed_bytes`."""
+        return self._caches.num_bytes(request.width, longest_text(request, self._rule))
+
+    def check(self, request: Request, beside: int = 0) -> None:
         """See `Residents.check`."""
         longest, limit = longest_text(request, self._rule), self._room.limit
-        needed = self._caches.num_bytes(request.width, longest)
+        needed = self.needed_bytes(request) + beside
         if limit is not None and needed > limit:
             raise CacheFullError(
                 f"a request of {request.width} sequences of up to {longest:,} tokens may come to "
@@ -77,7 +81,7 @@ class SlottedResidents(Residents):
                 "(kv_memory)"
             )
 
-    def start(self, request: Request, running: Sequence[Request]) -> bool:
+    def start(self, request: Request, running: Sequence[Request], beside: int = 0) -> bool:
         """See `Residents.start`."""
         num_slots = request.width + sum(other.width for other in running)
         longest = longest_text(request, self._rule)
@@ -87,8 +91,7 @@ class SlottedResidents(Residents):
         except (CacheFullError, MemoryError) as error:  # of the machine, whatever the room says
             self.failed[request], is_had = error, False
         if not is_had:
-            needed = self._caches.num_bytes(request.width, longest)
-            self._room.claim(self._owner, needed)
+            self._room.claim(self._owner, self.needed_bytes(request) + beside)
             return False
         self._room.withdraw(self._owner)
         if self._held is not before and not running:
@@ -154,6 +157,8 @@ class SlottedResidents(Residents):
             cache.select([i if i < self.num_slots else 0 for i in range(num_slots)])
             for slot in range(self.num_slots, num_slots):
                 cache.truncate_slot(slot, 0)
+                if cache.cross.shapes:
+                    cache.attend(slot, None)
         self._hold(Held(cache, reserved, longest))
 
     def _hold(self, held: Held | None) -> None:

@@ -101,7 +101,7 @@ def slot_caches(
         budget = None if place is None else place.budget
         return found if budget is None else min(found, budget)
 
-    return SlotCaches(make, num_bytes, first)
+    return SlotCaches(plan.codec, make, num_bytes, first)
 
 
 def build_cache(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from weakref import WeakValueDictionary
 
 from kept.cache import Offloaded
-from kept.engine import ContextRule, Engine, Room
+from kept.engine import ContextRule, Engine, Inputs, Room
 from kept.errors import OptionError
 from kept.llm.caching import build_cache, context_rule, shared_length, slot_caches, static_length
 from kept.llm.conversation import Conversation
@@ -37,7 +38,7 @@ class Engines:
         place: Offloaded | None = None,
     ) -> None:
         self._model, self.num_slots, self._prefill_chunk = model, num_slots, prefill_chunk
-        self.room, self._place = room, place
+        self.room, self._place, self._inputs = room, place, Inputs(room)
         # One that is not remembered is still found while a call has it: there are never two.
         self._engines: WeakValueDictionary[_Key, Engine] = WeakValueDictionary()
         self._recent: OrderedDict[_Key, Engine] = OrderedDict()
@@ -89,6 +90,8 @@ class Engines:
             engine = ref()
             if engine is not None:
                 engine.forget()
+        with self._model.running():
+            self._inputs.forget()
 
     def _lives_on(self, options: ResolvedCacheOptions, params: ResolvedParams) -> bool:
         width = max(params.num_beams, params.num_return_sequences)
@@ -108,17 +111,26 @@ class Engines:
         length: int | None,
         conversation: Conversation | None = None,
     ) -> Engine:
-        model, room, chunk = self._model, self.room, self._prefill_chunk
+        model = self._model
+        made = partial(
+            Engine,
+            self._model,
+            rule=rule,
+            max_slots=num_slots,
+            prefill_chunk=self._prefill_chunk,
+            room=self.room,
+            inputs=self._inputs,
+        )
         if options.cache_implementation is None:
-            return Engine(model, None, rule, max_slots=num_slots, room=room)
+            return made(None)
         if not self._in_blocks(options):
             first = None if conversation is None else conversation.held
-            caches = slot_caches(model, options, rule, length, self._place, chunk, first)
-            return Engine(model, caches, rule, max_slots=num_slots, prefill_chunk=chunk, room=room)
+            step = self._prefill_chunk
+            return made(slot_caches(model, options, rule, length, self._place, step, first))
+        limit = self.room.limit
         try:
-            cache = build_cache(model, options, rule, num_slots, None, pool_bytes=room.limit)
+            return made(build_cache(model, options, rule, num_slots, None, pool_bytes=limit))
         except OptionError as error:
-            if room.limit is None:
+            if limit is None:
                 raise
             raise OptionError(f"kv_memory is too little: {error}") from error
-        return Engine(model, cache, rule, max_slots=num_slots, prefill_chunk=chunk, room=room)
