@@ -46,7 +46,7 @@ class Forward:
         self.forget()
         batch = self._batch(work)
         found = self._model.next_logits(batch, self._residents.cache, top_k)
-        if repeatable and self._residents.cache is not None:
+        if repeatable and self._residents.cache is not None and self._model.native is not None:
             self._last = work, batch
         return found
 
