@@ -11,16 +11,15 @@ from __future__ import annotations
 import math
 import os
 import platform
-import re
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Final, Literal, TypeVar, get_args
 
+from kept import system
 from kept.errors import BackendError, OptionError
 
 _import_error: str | None = None
@@ -87,14 +86,14 @@ def native_error() -> str | None:
 
 def describe_machine() -> Machine:
     """Look at the machine; takes milliseconds and measures nothing."""
-    total, available = _memory()
+    total, available = system.memory()
     detected = _native.cpu_features() if NATIVE_AVAILABLE else {}
     return Machine(
-        cpu=_cpu_name(),
+        cpu=system.cpu_name(),
         architecture=platform.machine(),
         system=f"{platform.system()} {platform.release()}",
         num_cores=num_cores(),
-        last_level_cache=_last_level_cache(),
+        last_level_cache=system.last_level_cache(),
         total_memory=total,
         available_memory=available,
         features=tuple(name for name, present in detected.items() if present),
@@ -104,7 +103,7 @@ def describe_machine() -> Machine:
 @cache
 def total_memory() -> int | None:
     """Bytes of memory, cut by the limits of the control groups, as they were when first asked."""
-    return _memory()[0]
+    return system.memory()[0]
 
 
 def num_cores() -> int:
@@ -115,7 +114,7 @@ def num_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    for text in _cgroup_files("cpu.max"):
+    for text in system.cgroup_files("cpu.max"):
         quota, period = text.split()
         if quota != "max":
             cores = min(cores, math.ceil(int(quota) / int(period)))
@@ -134,9 +133,9 @@ def measure_bandwidth(
     """
     threads = _valid_threads(num_threads)
     _require("num_runs", num_runs, 1, 10_000)
-    available = _memory()[1] or sys.maxsize
+    available = system.memory()[1] or sys.maxsize
     if size_bytes is None:
-        size_bytes = max(512 * _MIB, 8 * (_last_level_cache() or 0))
+        size_bytes = max(512 * _MIB, 8 * (system.last_level_cache() or 0))
         size_bytes = max(min(size_bytes, available // 4), threads * _MIN_BYTES_PER_THREAD)
     _require("size_bytes", size_bytes, threads * _MIN_BYTES_PER_THREAD, available)
     if NATIVE_AVAILABLE:
@@ -164,7 +163,9 @@ def measure_matrix_peak(
         return _torch_matrix_peak(dtype, threads, num_runs)
     native = _run(lambda: _native.matrix_peak(_native.MatrixDtype[dtype], threads, num_runs))
     if native is None:
-        raise BackendError(f"this CPU ({_cpu_name()}) has no {dtype} multiply-accumulate; use fp32")
+        raise BackendError(
+            f"this CPU ({system.cpu_name()}) has no {dtype} multiply-accumulate; use fp32"
+        )
     return Rate(native.path, threads, native.best, native.median)
 
 
@@ -229,75 +230,3 @@ def _time_torch(work: Callable[[], object], num_threads: int, num_runs: int) -> 
 
 def _rate(path: str, num_threads: int, units: int, seconds: list[float]) -> Rate:
     return Rate(path, num_threads, units / min(seconds), units / statistics.median(seconds))
-
-
-def _memory() -> tuple[int | None, int | None]:
-    """Return (total, available) bytes, cut by the memory limits of the control groups."""
-    total = available = None
-    try:
-        text = Path("/proc/meminfo").read_text()
-        kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.M)}
-        total, available = kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024
-    except (OSError, KeyError):  # not Linux
-        total = _sysconf("SC_PHYS_PAGES", "SC_PAGE_SIZE")
-        available = _sysconf("SC_AVPHYS_PAGES", "SC_PAGE_SIZE")
-    limits = zip(_cgroup_files("memory.max"), _cgroup_files("memory.current"), strict=False)
-    for limit, used in limits:
-        if limit != "max":
-            total = min(total or sys.maxsize, int(limit))
-            available = min(available or sys.maxsize, max(int(limit) - int(used), 0))
-    return total, available
-
-
-def _sysconf(*names: str) -> int | None:
-    """Multiply values of sysconf; None where the system lacks one."""
-    try:
-        product = math.prod(os.sysconf(name) for name in names)
-    except (AttributeError, ValueError, OSError):
-        return None
-    return product if product > 0 else None
-
-
-def _cgroup_files(name: str) -> list[str]:
-    """Read a control file (cgroup v2) of this process's group and of every group above it."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    own = next((line[3:] for line in lines if line.startswith("0::")), None)
-    if own is None:
-        return []
-    group = root / own.lstrip("/")
-    texts = []
-    for folder in (group, *group.parents):
-        path = folder / name
-        if folder.is_relative_to(root) and path.is_file():
-            texts.append(path.read_text().strip())
-    return texts
-
-
-@cache
-def _cpu_name() -> str:
-    if sys.platform == "linux":
-        text = Path("/proc/cpuinfo").read_text()
-        match = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.M)
-        if match:
-            return match[1].strip()
-    return platform.processor() or platform.machine()
-
-
-@cache
-def _last_level_cache() -> int | None:
-    """Add up the distinct caches of the highest level, as Linux describes them."""
-    caches: dict[tuple[int, str], int] = {}
-    for index in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index[0-9]*"):
-        try:
-            level, size, shared = (
-                (index / name).read_text().strip() for name in ("level", "size", "shared_cpu_list")
-            )
-        except OSError:  # some virtual machines describe a cache without its size
-            continue
-        caches[int(level), shared] = int(size.rstrip("K")) * 1024
-    last = max((level for level, _ in caches), default=None)
-    return sum(size for (level, _), size in caches.items() if level == last) or None

@@ -65,3 +65,19 @@ def test_the_next_step_goes_on(kind: str) -> None:
         if kind == "pool":
             check_blocks(engine)
             check_nothing_is_left(engine)
+
+
+def test_what_ends_a_beam_search_is_there_once() -> None:
+    engine, requests = begun("none")
+    finish(engine)
+    whole = outcome(requests[-1].group)
+    engine, _ = begun("none")
+    count = interrupted(lambda: finish(engine), None, "engine/beams.py")
+    for at in range(count - 24, count + 1):
+        engine, requests = begun("none")
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(lambda: finish(engine), at, "engine/beams.py")  # noqa: B023
+        finish(engine)
+        [(tokens, reason)] = outcome(requests[-1].group)
+        assert reason == "error" or [(tokens, reason)] == whole, at
+        assert len(tokens) <= len(whole[0][0]), at

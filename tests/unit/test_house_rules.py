@@ -12,7 +12,7 @@ SOURCE = Path(kept.__file__).parent
 # Lower floors first; a room may import from rooms before its own line, and from itself.
 FLOORS = (
     ("errors",),
-    ("interrupt", "json_file", "options", "paths"),
+    ("interrupt", "json_file", "options", "paths", "system"),
     ("batch", "exiting", "format", "machine", "text", "sampling", "turns"),
     ("ops",),
     ("blocks",),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kept import machine
+from kept import machine, system
 from kept.errors import BackendError, OptionError
 
 MIB = 1 << 20
@@ -146,7 +146,7 @@ def test_container_limits_are_respected(monkeypatch: pytest.MonkeyPatch) -> None
         "memory.max": ["max", str(64 * MIB)],
         "memory.current": ["0", str(16 * MIB)],
     }
-    monkeypatch.setattr(machine, "_cgroup_files", lambda name: files[name])
+    monkeypatch.setattr(system, "cgroup_files", lambda name: files[name])
     here = machine.describe_machine()
     assert here.num_cores == min(2, os.cpu_count() or 1)
     assert here.total_memory == 64 * MIB

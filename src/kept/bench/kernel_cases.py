@@ -22,10 +22,10 @@ from kept.ops import (
     PackedMatrix,
     Program,
     find_kv_codec,
+    lines,
     pack_int4,
     pack_int8,
     pack_matrix,
-    trace,
 )
 from kept.ops.quantize import QUANTIZED_FORMATS, quantize
 
@@ -117,15 +117,15 @@ class LinearGroup:
         # What is written for the next layer is rounded as that one reads it.
         feeds = [first] if layer.epilogue in ("activate", "gate") else []
         width = layer.num_out // 2 if layer.gated else layer.num_out
-        residual, x = trace.Buffer(layer.num_in), trace.Buffer(layer.num_in, [first])
-        out = trace.Buffer(width, feeds)
-        lines: list[trace.Line] = [
-            trace.Embed(table, None, residual),
-            trace.Norm(residual, _ones(layer.num_in), None, 1e-6, x, False),
+        residual, x = lines.Buffer(layer.num_in), lines.Buffer(layer.num_in, [first])
+        out = lines.Buffer(width, feeds)
+        written: list[lines.Line] = [
+            lines.Embed(table, None, residual),
+            lines.Norm(residual, _ones(layer.num_in), None, 1e-6, x, False),
         ]
-        before = len(lines)
-        lines += (trace.Linear(x, m, out, layer.epilogue, layer.activation) for m in matrices)
-        program = Program(trace.Trace(lines))
+        before = len(written)
+        written += (lines.Linear(x, m, out, layer.epilogue, layer.activation) for m in matrices)
+        program = Program(lines.Trace(written))
         for case in self.cases:
             step = BoundStep(program, case.rows, case.rows if layer.epilogue == "logits" else 1)
             yield Walk(program, step.native, before, num_copies, case)
@@ -168,17 +168,17 @@ class AttentionGroup:
         fused = width + 2 * heads.num_kv_heads * heads.head_dim
         table = pack_matrix(_random(NUM_INPUTS, fused), "fp32")
         last = pack_matrix(_ones(1, width), self.cases[0].arithmetic)
-        qkv, out = trace.Buffer(fused), trace.Buffer(width, [last])
-        queries = trace.Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32)
+        qkv, out = lines.Buffer(fused), lines.Buffer(width, [last])
+        queries = lines.Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32)
         spec = AttentionSpec(heads.head_dim**-0.5)
-        lines: list[trace.Line] = [
-            trace.Embed(table, None, qkv),
-            trace.Place(qkv, queries, 0, heads, None, None, 0),
+        written: list[lines.Line] = [
+            lines.Embed(table, None, qkv),
+            lines.Place(qkv, queries, 0, heads, None, None, 0),
         ]
-        before = len(lines)
-        lines += (trace.Attend(queries, layer, heads, spec, out) for layer in range(num_copies))
-        lines.append(trace.Linear(out, last, trace.Buffer(1), "logits"))
-        program = Program(trace.Trace(lines))
+        before = len(written)
+        written += (lines.Attend(queries, layer, heads, spec, out) for layer in range(num_copies))
+        written.append(lines.Linear(out, last, lines.Buffer(1), "logits"))
+        program = Program(lines.Trace(written))
         for case in self.cases:
             step = BoundStep(program, case.rows, 1, stored)
             yield Walk(program, step.native, before, num_copies, case)

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kept.cli.description import Description, describe_model, describe_shape, token_costs
+from kept.cli.description import Description, describe_model, describe_shape
 from kept.cli.memory import CachePlan, kinds
 from kept.cli.options import CACHE, MODEL, QuantizedFormat, option
+from kept.cli.plan_report import Row, heading, rows_table, to_json
 from kept.errors import OptionError
-from kept.format import dtype_name, format_bytes, format_count, pairs, table
+from kept.format import dtype_name, pairs
 from kept.options import KVDtypeName
 
 if TYPE_CHECKING:
     from kept.ops import KVCodec
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One dtype and kind of cache. Bytes; None where this machine's memory is not known."""
-
-    dtype: str
-    kv_dtype: str
-    cache: str
-    weight_bytes: int
-    cache_bytes: int
-    total_bytes: int
-    fits: bool | None
-    max_batch: int | None
-    max_context: int | None
 
 
 def plan(
@@ -118,7 +102,7 @@ def plan(
         )
     ]
     if as_json:
-        numbers = _to_json(found, rows, length, batch, room, machine.total_memory)
+        numbers = to_json(found, rows, length, batch, room, machine.total_memory)
         if found.is_encoder_decoder:
             numbers |= {
                 "input_length": num_read,
@@ -126,8 +110,8 @@ def plan(
             }
         typer.echo(json.dumps(numbers))
         return
-    print(pairs(_heading(found, length, num_read, batch, room, machine.total_memory)))
-    print(f"\n{_table(rows, found.model.config.context)}")
+    print(pairs(heading(found, length, num_read, batch, room, machine.total_memory)))
+    print(f"\n{rows_table(rows, found.model.config.context)}")
     print("\nA growing (dynamic) cache counts the room it grows into. Activations come on top.")
 
 
@@ -234,79 +218,3 @@ def _row(
         if left is None
         else cache.longest(left, batch, found.model.config.context),
     )
-
-
-def _heading(
-    found: Description, length: int, num_read: int, batch: int, room: int | None, total: int | None
-) -> list[tuple[str, str]]:
-    config, first = found.model.config, found.kv_shapes[0]
-    memory = "unknown" if room is None else f"{format_bytes(room)} available"
-    if room is not None and total is not None:
-        memory += f" of {format_bytes(total)}"
-    beyond = f"{token_costs(found.token_bytes_past_windows())}, in a sliding cache"
-    planned = f"{batch:,} x {length:,} tokens"
-    of_input = []
-    if found.is_encoder_decoder:
-        of_input = [("bytes per input token", token_costs(found.input_token_bytes()))]
-        planned += f", and {batch:,} x {num_read:,} of inputs"
-    return [
-        (
-            "model",
-            f"{found.name}: {found.architecture}, {format_count(found.num_parameters)} parameters",
-        ),
-        (
-            "a token",
-            f"{config.num_layers} layers x 2 x {first.num_kv_heads} key/value heads (shared by "
-            f"{config.num_heads} query heads) x {first.head_dim}",
-        ),
-        ("bytes per token", token_costs(found.token_bytes())),
-        *([("past the windows", beyond)] if found.windows else []),
-        *of_input,
-        ("planned", planned),
-        ("memory", memory),
-    ]
-
-
-def _table(rows: list[Row], limit: int) -> str:
-    header = ("dtype", "kv dtype", "cache", "weights", "keys+values", "total", "fits")
-    words = {True: "yes", False: "no", None: "-"}
-    cells = [
-        (
-            row.dtype,
-            row.kv_dtype,
-            row.cache,
-            format_bytes(row.weight_bytes),
-            format_bytes(row.cache_bytes),
-            format_bytes(row.total_bytes),
-            words[row.fits],
-            "-" if row.max_batch is None else f"{row.max_batch:,}",
-            "-"
-            if row.max_context is None
-            else f"{row.max_context:,}{' (all)' if row.max_context == limit else ''}",
-        )
-        for row in rows
-    ]
-    return table((*header, "max batch", "max context"), cells)
-
-
-def _to_json(
-    found: Description,
-    rows: list[Row],
-    length: int,
-    batch: int,
-    room: int | None,
-    total: int | None,
-) -> dict[str, Any]:
-    return {
-        "model": found.name,
-        "architecture": found.architecture,
-        "num_parameters": found.num_parameters,
-        "model_context": found.model.config.context,
-        "context": length,
-        "batch": batch,
-        "bytes_per_token": found.token_bytes(),
-        "bytes_per_token_past_windows": found.token_bytes_past_windows(),
-        "available_memory": room,
-        "total_memory": total,
-        "rows": [dataclasses.asdict(row) for row in rows],
-    }

@@ -199,4 +199,6 @@ class BeamGroup(Group):
         ]
         ranked = sorted([*self._finished, *running], key=lambda h: h.score, reverse=True)
         for result, hypothesis in zip(self.results, ranked, strict=False):
+            if result.score is not None:
+                continue  # it had what it was to have when an exception came
             result.adopt(list(hypothesis.tokens), list(hypothesis.logprobs), hypothesis.score)

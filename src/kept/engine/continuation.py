@@ -87,9 +87,10 @@ class Continuation:
 
     def adopt(self, tokens: list[int], logprobs: list[TokenLogprobs], score: float) -> None:
         """Become what a beam search found: its new tokens, and their text up to a stop string."""
+        history = self.history.fork()
         for token in tokens:
-            self.history.append(token)
-        self.logprobs, self.score = logprobs, score
+            history.append(token)
+        self.history, self.logprobs, self.score = history, logprobs, score
         self._pieces.append(self._spell(tokens))
 
     def finish(self, reason: FinishReason) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from traceback import clear_frames
 
 import torch
 
 from kept.cache import Cache
+from kept.engine import journal
 from kept.engine.changing import Changing
 from kept.engine.counters import Counters
 from kept.engine.encoding import Encoding
@@ -53,8 +53,7 @@ class Loop(Changing):
         self._settling = Settling(self.counters)
         self._inbox: deque[tuple[Request, bool]] = deque()  # and whether it is to be cancelled
         self._open: dict[Request, None] = {}  # those heard of and not finished
-        self._events: list[Event] = []  # since the last step, of which so many have been told
-        self._num_told = 0
+        self._events = []
         self._top_k = 0
         self._waits = False  # for other engines to let go of room
         room.join(self)
@@ -81,27 +80,14 @@ class Loop(Changing):
         # Of passes that are all alike, one in eight tells how long they take.
         tells = not self._forward.is_prepared or not self.counters.steps % 8
         self.scheduler.computed(work, seconds if tells else None)
+        if journal.listens():
+            journal.passed(work, seconds, self.scheduler.num_waiting, self._residents.blocks())
 
     def _tell(self) -> list[Event]:
         """Hand out what has happened since the last step."""
         self._call_back()
         events, self._events, self._num_told = self._events, [], 0
         return events
-
-    def _call_back(self) -> None:
-        """Tell requests that want to know what has happened to them."""
-        while self._num_told < len(self._events):  # which what is told may add to
-            event = self._events[self._num_told]
-            if event.request.on_event is not None:
-                self._call(event, event.request.on_event)
-            self._num_told += 1
-
-    def _call(self, event: Event, told: Callable[[Event], object]) -> None:
-        try:
-            told(event)
-        except Exception as error:
-            event.request.on_event = None
-            self._end(event.request, error)
 
     def _hear(self) -> None:
         """Take in what came from other threads; what has waited too long ends."""
@@ -201,6 +187,7 @@ class Loop(Changing):
         self.scheduler.park(request)
         request.live[0].usage.num_parked += 1
         self.counters.parked += 1
+        journal.parked(request)
 
     def _compute(self, work: list[Work]) -> NextLogits:
         num_live = sum(len(request.group.live) for request in self.scheduler.running)
@@ -274,6 +261,7 @@ class Loop(Changing):
         self._events.append(Event(request, None))
         reason = request.group.results[0].finish_reason
         self.counters.requests[reason or "interrupted"] += 1
+        journal.ended(request)
 
     def _mend(self) -> None:
         """After an exception in the middle of a change: begin anew with what requests there are.

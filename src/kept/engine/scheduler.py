@@ -7,6 +7,7 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
 
+from kept.engine import journal
 from kept.engine.continuation import Continuation
 from kept.engine.fairness import OUTPUT_COST, PROMPT_COST
 from kept.engine.holds import Hold, Holds
@@ -96,6 +97,7 @@ class Scheduler:
         self._waiting.add(request)
         if request.deadline is not None:
             heappush(self._deadlines, (request.deadline, request.number, request))
+        journal.arrived(request)
 
     def admit(
         self,
@@ -121,6 +123,7 @@ class Scheduler:
             if held is not None and not held.is_over:
                 self._waiting.remove(request)
                 self._holds.add(request, held)
+                journal.held(request, held.leader, held.num_tokens)
             elif request.width <= self.max_slots - self._used and can_start(request):
                 self._start(request, refused)
                 started.append(request)
@@ -150,6 +153,7 @@ class Scheduler:
         share.promise(request.tenant, request.num_promised)
         self._used += request.width
         self.running.append(request)
+        journal.started(request)
 
     def next(self, live: Sequence[Continuation], most: Sequence[int | None]) -> list[Work]:
         """The next pass over `live`, in their order, all of running requests.

@@ -26,6 +26,7 @@ from kept.ops import (
     PackedMatrix,
     Program,
     StepBuffers,
+    lines,
     trace,
     use_threads,
 )
@@ -198,7 +199,7 @@ def _pack(modules: list[Any], pack_weight: PackWeight) -> None:
 
 
 def _compile(model: CausalLM) -> Program:
-    written = trace.Trace()
+    written = lines.Trace()
     ids = (trace.Ids(written, are_positions=False), trace.Ids(written, are_positions=True))
     stand_in: Any = trace.TracedBatch(*ids)
     embedded: Any = model.embed(stand_in)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kept.batch import Batch
 from kept.errors import OptionError
-from kept.ops import reference, trace
+from kept.ops import lines, reference
 from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
 from kept.ops.kv_codec import KVCodec
 from kept.ops.packed import PackedMatrix
@@ -40,7 +40,7 @@ class Program:
     Not to be shared between threads.
     """
 
-    def __init__(self, traced: trace.Trace) -> None:
+    def __init__(self, traced: lines.Trace) -> None:
         """Raises OptionError for heads wider than the kernels take."""
         from kept import _native
 
@@ -50,23 +50,23 @@ class Program:
         self._lines = traced.lines
         self.starts = tuple(traced.starts)
         first = traced.lines[0]
-        assert isinstance(first, trace.Embed), "a model begins with its embedding"
+        assert isinstance(first, lines.Embed), "a model begins with its embedding"
         self.residual = first.out  # the rows that every layer adds to
-        self._buffers: dict[trace.Buffer, int] = {}
+        self._buffers: dict[lines.Buffer, int] = {}
         self._weights: dict[PackedMatrix, int] = {}
         for line in traced.lines:
             self._add(line)
         last = traced.lines[-1]
-        assert isinstance(last, trace.Linear), "a model ends in its head"
+        assert isinstance(last, lines.Linear), "a model ends in its head"
         self.vocab_size = last.weight.num_out
 
     def __len__(self) -> int:
         """How many operations there are."""
         return len(self._lines)
 
-    def attends(self) -> tuple[tuple[int, trace.Attend], ...]:
+    def attends(self) -> tuple[tuple[int, lines.Attend], ...]:
         """The operations that attend, by number."""
-        return tuple((i, x) for i, x in enumerate(self._lines) if isinstance(x, trace.Attend))
+        return tuple((i, x) for i, x in enumerate(self._lines) if isinstance(x, lines.Attend))
 
     def step(
         self,
@@ -149,13 +149,13 @@ class Program:
         self._native.read_top(values, tokens)
         return values, tokens
 
-    def rows(self, buffer: trace.Buffer, count: int) -> Tensor:
+    def rows(self, buffer: lines.Buffer, count: int) -> Tensor:
         """Rows (count, width) of an fp32 buffer as the last run left them."""
         out = torch.empty(count, buffer.width, dtype=torch.float32, device="cpu")
         self._native.read_buffer(self._buffers[buffer], count, out)
         return out
 
-    def queries(self, line: trace.Attend, count: int, codec: KVCodec) -> Tensor:
+    def queries(self, line: lines.Attend, count: int, codec: KVCodec) -> Tensor:
         """Queries (count, H, D) fp32, as the line reads them over what `codec` stores: rounded
         where it computes in bfloat16, and rotated where keys are."""
         heads = line.heads
@@ -169,22 +169,22 @@ class Program:
     def final_norm(self, x: Tensor) -> Tensor:
         """The norm before the head, of all rows x (N, E) fp32, by the reference."""
         line = self._lines[-2]
-        assert isinstance(line, trace.Norm)
+        assert isinstance(line, lines.Norm)
         if line.bias is None:
             return reference.rms_norm(x, line.weight, line.eps)
         return reference.layer_norm(x, line.weight, line.bias, line.eps)
 
-    def _add(self, line: trace.Line) -> None:
+    def _add(self, line: lines.Line) -> None:
         from kept import _native
 
         native = self._native
         match line:
-            case trace.Embed(table, positions, out, scale):
+            case lines.Embed(table, positions, out, scale):
                 count = 0 if positions is None else len(positions)
                 native.embed(self._matrix(table), positions, count, self._buffer(out), scale)
-            case trace.Norm(x, weight, bias, eps, out, wanted, add):
+            case lines.Norm(x, weight, bias, eps, out, wanted, add):
                 native.norm(self._buffer(x), weight, bias, eps, self._buffer(out), wanted, add)
-            case trace.Linear(x, weight, out, epilogue, activation, wanted, softcap):
+            case lines.Linear(x, weight, out, epilogue, activation, wanted, softcap):
                 native.linear(
                     self._buffer(x),
                     self._matrix(weight),
@@ -194,7 +194,7 @@ class Program:
                     wanted,
                     softcap,
                 )
-            case trace.Place(
+            case lines.Place(
                 qkv, queries, layer, heads, q_norm, k_norm, dim, begin, stride, only_queries
             ):
                 if heads.head_dim > MAX_HEAD_DIM:
@@ -208,11 +208,11 @@ class Program:
                     self._buffer(qkv), self._buffer(queries), layer, shape, q_norm, k_norm,
                     heads.norm_eps, dim, begin, dim // 2 if stride is None else stride,
                 )  # fmt: skip
-            case trace.Attend(queries, layer, heads, spec, out):
+            case lines.Attend(queries, layer, heads, spec, out):
                 shape = native_shape(heads, spec)
                 native.attend(self._buffer(queries), layer, shape, self._buffer(out))
 
-    def _buffer(self, buffer: trace.Buffer) -> int:
+    def _buffer(self, buffer: lines.Buffer) -> int:
         if buffer not in self._buffers:
             bf16 = bool(buffer.feeds) and buffer.feeds[0].format != "fp32"
             self._buffers[buffer] = self._native.add_buffer(buffer.width, bf16)

@@ -1,6 +1,7 @@
 """`kept bench serve` as a user meets it: tables, JSON, PNG, Ctrl-C, options."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -88,8 +89,12 @@ def test_nothing_is_computed_twice_while_there_is_room(tmp_path: Path) -> None:
 def test_a_small_memory_serves_all_of_them(tmp_path: Path) -> None:
     mix = ["--prompt", "60-90", "--output", "80-100", "--kv-memory", "1MiB"]
     options = ["--model", str(BUNDLED), "--requests", "6", "--json", str(tmp_path / "a.json")]
-    done = runner.invoke(bench_app, ["serve", *options, *mix])
+    done = runner.invoke(bench_app, ["serve", *options, *mix, "--log", str(tmp_path / "a.log")])
     assert done.exit_code == 0, done.output
+    told = (tmp_path / "a.log").read_text()
+    assert told.count(" arrives: ") == told.count(" ends after ") > 6
+    assert " is parked with " in told
+    assert not logging.getLogger("kept.engine").handlers
     found = json.loads((tmp_path / "a.json").read_text())
     assert found["figures"]["total"]["num_done"] == 6
     assert found["num_blocks"] == 5  # for at most 190 tokens of each
@@ -164,6 +169,7 @@ def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         (["--scenario", "mixed", "--rate", "2"], "--rate"),
         (["--scenario", "chats", "--shared", "10%"], "--shared"),
         (["--png", "no/such/folder/a.png"], "does not exist"),
+        (["--log", "no/such/folder/a.log"], "does not exist"),
     ],
 )
 def test_wrong_options(options: list[str], words: str) -> None:

@@ -1,0 +1,107 @@
+"""What a program is made of: the lines that a traced model leaves, and the buffers between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from kept.ops.packed import PackedMatrix
+from kept.ops.spec import AttentionSpec, HeadSpec
+
+
+@dataclass
+class Embed:
+    """Rows of a table by token, scaled, and of another by position."""
+
+    table: PackedMatrix
+    positions: Tensor | None
+    out: Buffer
+    scale: float = 1.0
+
+
+@dataclass
+class Norm:
+    """Root-mean-square norm, or layer norm where there is a bias. add: to the rows of `out`."""
+
+    x: Buffer
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    out: Buffer
+    wanted: bool
+    add: bool = False
+
+
+@dataclass
+class Linear:
+    """A matrix product and what becomes of it: store, add, activate, gate or logits.
+
+    softcap: of logits, 0: none.
+    """
+
+    x: Buffer
+    weight: PackedMatrix
+    out: Buffer
+    epilogue: str = "store"
+    activation: str = "none"
+    wanted: bool = False
+    softcap: float = 0.0
+
+
+@dataclass
+class Place:
+    """Queries, keys and values of a projection, normalised, rotated and stored.
+
+    only_queries: there are no keys and values; `layer` is whose they are to attend. rope_dim: R,
+    0: not rotated. rope_begin: which number of a row of the step's tables its angles
+    begin with. rope_stride: numbers of such a row, None: R / 2.
+    """
+
+    qkv: Buffer
+    queries: Buffer
+    layer: int
+    heads: HeadSpec
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    rope_dim: int
+    rope_begin: int = 0
+    rope_stride: int | None = None
+    only_queries: bool = False
+
+
+@dataclass
+class Attend:
+    """Attention over what a layer stores."""
+
+    queries: Buffer
+    layer: int
+    heads: HeadSpec
+    spec: AttentionSpec
+    out: Buffer
+
+
+Line = Embed | Norm | Linear | Place | Attend
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Rows of `width` numbers that lines read and write. feeds: what linear layers read it."""
+
+    width: int
+    feeds: list[PackedMatrix] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class PositionBuffer(Buffer):
+    """Stands for rows of a table of positions, which join the embedding's line."""
+
+    table: Tensor | None = None
+
+
+@dataclass
+class Trace:
+    """The lines so far. starts: which line each layer begins with."""
+
+    lines: list[Line] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
