@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
-from kept import LLM, CacheFullError, machine
+from kept import LLM, CacheFullError, CacheOptions, SamplingParams, machine
 from kept.blocks import BlockPool
-from kept.engine import Engine, Event
+from kept.engine import ContextRule, Continuation, Engine, Event, Request, Room, SampleGroup
 from kept.llm import caching
+from kept.llm.caching import slot_caches
+from kept.sampling import TokenHistory
 
 from .test_thread_laws import in_threads
+from .tiny import VOCAB, native_model
 
 pytestmark = pytest.mark.skipif(
     not machine.NATIVE_AVAILABLE, reason="installed without a C++ compiler"
@@ -151,6 +154,29 @@ def test_who_waits_has_those_go_on_who_have_the_room(
     pieces = [next(stream)]
     assert texts(llm, kind, 2) == alone[kind, 2]
     assert "".join([*pieces, *stream]) == heard
+
+
+@pytest.mark.parametrize("window", [10, 40])
+def test_a_text_that_runs_on_past_the_context_takes_what_is_reserved(window: int) -> None:
+    model, room = native_model("llama", "bf16"), Room(1 << 20)
+    rule = ContextRule(40, slides=True, in_place=True)
+    options = CacheOptions(cache_implementation="sliding", sliding_window=window).resolve()
+    engine = Engine(model, slot_caches(model, options, rule, None, None, 512), rule, room=room)
+    text = Continuation(
+        TokenHistory([1, 2, 3]),
+        SamplingParams(max_new_tokens=150).resolve(vocab_size=VOCAB),
+        seed=0,
+        limit=153,
+        prompt_index=0,
+        index=0,
+        tokenizer=None,
+    )
+    engine.submit(Request(SampleGroup([text])))
+    while engine.has_work:
+        engine.step()
+        assert engine.cache is not None
+        assert engine.cache.num_bytes <= room.budget.taken
+    assert text.history.num_generated == 150
 
 
 def test_calls_of_a_kind_share_an_engine_and_its_slots() -> None:

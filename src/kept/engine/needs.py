@@ -18,7 +18,7 @@ def blocks_of(num_tokens: int) -> int:
 def longest_text(request: Request, rule: ContextRule) -> int:
     """Tokens that a text of a request may come to store."""
     longest = max(c.limit - c.offset - 1 for c in request.group.results)
-    return min(longest, rule.length)
+    return longest if rule.in_place else min(longest, rule.length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,9 @@ class LLM:
         quantize: "int8" or "int4" rounds the weights to a byte or half of one, with scales.
         revision: branch, tag or commit of a hub id.
         max_batch_size: sequences computed side by side. prefill_chunk: prompt tokens per pass.
-        kv_memory: the most bytes that keys and values of all texts may take together: a number, or
-            a string as "2GiB" or "40%" of this machine's memory. None: what memory holds.
+        kv_memory: the most bytes that keys and values of all texts may take together, in every kind
+            of cache: a number, or a string as "2GiB" or "40%" of this machine's memory. None: half
+            of what is free now, or what memory holds where that is not known.
         offload_folder, offload_memory: keep keys and values in files of this folder, with at most
             so many bytes of them in memory, for contexts that memory does not hold. Both, or
             neither.
