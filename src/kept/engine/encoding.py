@@ -28,7 +28,8 @@ _SAID = {
 class Encoding:
     """Which input each running request attends, of a model that has an encoder and a cache.
 
-    codec: of the cache, None: there is none, and inputs come with every pass.
+    codec: of the cache, None: there is none, and inputs come with every pass. is_needed: whether
+    requests of this engine have any.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Encoding:
         counters: Counters,
     ) -> None:
         self._model, self._inputs, self._codec = model, inputs, codec
+        self.is_needed = model.is_encoder_decoder and codec is not None
         self._residents, self._room, self._owner = residents, room, owner
         self._counters = counters
         self._found: dict[Request, FoundInput] = {}
@@ -72,7 +74,7 @@ class Encoding:
     def next(self, running: Sequence[Request]) -> Request | None:
         """A running request whose input is to be read before anything else; None: there is none."""
         cache = self._residents.cache
-        if self._codec is None or cache is None or not cache.cross.shapes:
+        if cache is None or not running:
             return None
         of = cache.cross.of
         return next((x for x in running if any(of[c.slot or 0] is None for c in x.live)), None)

@@ -56,6 +56,7 @@ class Loop(Changing):
         self._events = []
         self._top_k = 0
         self._waits = False  # for other engines to let go of room
+        self._asked = False  # for room, since last nobody waited
         room.join(self)
 
     # A function of its own: what it held is freed before the interpreter may end.
@@ -106,8 +107,11 @@ class Loop(Changing):
         """Let requests in that wait, as far as there is room."""
         self._waits = False
         if not self.scheduler.num_waiting:
-            self.room.withdraw(self)
+            if self._asked:
+                self.room.withdraw(self)
+                self._asked = False
             return
+        self._asked = True
         running = self.scheduler.running
         self._residents.expect(self.scheduler.num_waiting)
         now = time.perf_counter()
@@ -138,7 +142,8 @@ class Loop(Changing):
         """Compute what is due; what fails ends here."""
         work: list[Work] = []
         try:
-            request = self._encoding.next(self.scheduler.running)
+            running = self.scheduler.running
+            request = self._encoding.next(running) if self._encoding.is_needed else None
             if request is not None:
                 work = [Work(request.live[0], 0, request, True)]
                 self._forward.forget()
