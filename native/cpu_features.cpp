@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <thread>
 
+#include "prefetch.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -87,6 +89,11 @@ CpuFeatures detect() {
     return f;
 }
 
+bool is_amd() {
+    const Cpuid vendor = cpuid(0, 0);  // ebx, edx, ecx spell AuthenticAMD or HygonGenuine
+    return vendor.ebx == 0x68747541 || vendor.ebx == 0x6f677948;
+}
+
 #elif defined(__aarch64__) && defined(__linux__)
 
 CpuFeatures detect() {
@@ -133,6 +140,10 @@ const CpuFeatures& cpu_features() {
     static const CpuFeatures features = detect();
     return features;
 }
+
+#if defined(__x86_64__)
+const bool kPrefetchPastCaches = is_amd();
+#endif
 
 int num_cores() {
 #if defined(__linux__)

@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include "prefetch.h"
+
 namespace kept::KEPT_NS {
 
 constexpr int W = 8;
@@ -112,7 +114,10 @@ inline void store_bf16(std::uint16_t* p, vf x) {
 
 // By hand: GCC finds that a function which only prefetches has no effect, and drops its calls.
 KEPT_INLINE void prefetch_near(const void* p) {
-    asm volatile("prefetchnta %0" : : "m"(*static_cast<const char*>(p)));
+    if (kPrefetchPastCaches)
+        asm volatile("prefetchnta %0" : : "m"(*static_cast<const char*>(p)));
+    else
+        asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
 }
 
 struct Int8Codes {

@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include "prefetch.h"
+
 namespace kept::KEPT_NS {
 
 constexpr int W = 16;
@@ -125,7 +127,10 @@ inline void store_bf16(std::uint16_t* p, vf x) {
 
 // By hand: GCC finds that a function which only prefetches has no effect, and drops its calls.
 KEPT_INLINE void prefetch_near(const void* p) {
-    asm volatile("prefetchnta %0" : : "m"(*static_cast<const char*>(p)));
+    if (kPrefetchPastCaches)
+        asm volatile("prefetchnta %0" : : "m"(*static_cast<const char*>(p)));
+    else
+        asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
 }
 
 // Codes of W columns by 4 inputs of int8, as layout.h has them. unit 0 gives the pairs of inputs 0
