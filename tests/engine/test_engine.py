@@ -17,7 +17,8 @@ from kept import (
     OptionError,
     SamplingError,
 )
-from kept.engine import ContextRule, Request
+from kept.engine import ContextRule, Request, Room
+from kept.llm.engines import Engines
 from kept.llm.generation import Generation
 from kept.options import CACHE_FIELDS, CacheOptions
 
@@ -33,9 +34,8 @@ RULE = ContextRule(64)
 def generation(model: Toy, prompts: list[list[int]], slots: int, **options: Any) -> Generation:
     of_cache = {f.name: options.pop(f.name) for f in CACHE_FIELDS if f.name in options}
     caching = CacheOptions(**of_cache).resolve()
-    return Generation(
-        model, None, prompts, resolved(**options), caching, max_slots=slots, prefill_chunk=4
-    )
+    engines = Engines(model, slots, 4, Room())
+    return Generation(model, None, prompts, resolved(**options), caching, engines)
 
 
 @pytest.mark.parametrize("kind", KINDS)

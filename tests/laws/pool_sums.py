@@ -20,18 +20,17 @@ def check_pool(engine: Engine) -> None:
     residents = engine._residents
     assert isinstance(residents, PooledResidents)
     running = {c.slot for r in engine.scheduler.running for c in r.live}
-    stacks, free_to_go, leased = list[Stack](), list[Stack](), list[Stack]()
+    nodes, leased, on_shelf = list[Node[Stack]](), list[Stack](), set[int]()
     if residents._known is not None:
         tree, shelf = residents._known.tree, residents._known.shelf
         tree.check()
         nodes = list(walk(tree._forest.roots.values()))
-        stacks = [node.block for node in nodes]
-        free_to_go = [node.block for node in nodes if not node.holds]
         claims = [hold.claim for hold in tree._forest._holds.values()]
         leased = [stack for claim in claims if claim for stack in stacks_to(claim[0])]
-        on_shelf = [ticket() for order in (shelf._spare, shelf._wanted) for ticket in order]
-        assert {id(x) for x in stacks if any(shelf._ids(x))} <= {id(x) for x in on_shelf}
-    used_bytes, findable_bytes = 0, 0
+        there = [ticket() for order in (shelf._spare, shelf._wanted) for ticket in order]
+        on_shelf = {id(x) for x in there}
+        assert {id(x.block) for x in nodes if any(shelf._ids(x.block))} <= on_shelf
+    used_bytes, findable_bytes, reserved_bytes = 0, 0, 0
     for group, layout in enumerate(engine.cache._in_blocks()):
         pool = layout.memory.pool
         used = {number for number, ticket in pool._tickets.items() if ticket() is not None}
@@ -39,24 +38,30 @@ def check_pool(engine: Engine) -> None:
         tables = list(enumerate(layout.tables))
         assert all(not table.blocks for slot, table in tables if slot not in running)
         held = ids(block for _, table in tables for block in table.blocks)
-        findable = ids(stack.blocks[group] for stack in stacks)
+        findable = ids(node.block.blocks[group] for node in nodes)
         assert used == held | findable | ids(stack.blocks[group] for stack in leased)
-        used_bytes += len(used) * pool.block_bytes
         if layout.window is None:
-            ends = [block.id for stack in free_to_go if (block := stack.blocks[group]) is not None]
-            assert len(set(ends)) == len(ends)
-            findable_bytes += len(ends) * pool.block_bytes
+            free_to_go = [x.block.blocks[group] for x in nodes if not x.holds]
+            kept = ids(x.block.blocks[group] for x in nodes if x.holds)
+            assert len(ids(free_to_go)) == len(free_to_go)
+            findable_bytes += len(ids(free_to_go) - kept) * pool.block_bytes
         else:
             findable_bytes += len(used - held) * pool.block_bytes
-    blocks, budget = engine.snapshot().blocks, engine.cache.pools[0].budget
+        assert pool.num_reserved == max(len(used), pool.num_promised) + pool.num_idle
+        used_bytes += len(used) * pool.block_bytes
+        reserved_bytes += pool.num_reserved * pool.block_bytes
+    blocks, each = engine.snapshot().blocks, engine.cache.block_bytes
+    budget, supply = engine.cache.pools[0].budget, residents._supply
+    assert all(pool.budget is budget for pool in engine.cache.pools)
+    assert used_bytes <= reserved_bytes <= budget.taken <= (budget.limit or 0)
+    if budget is not engine.room.budget:
+        assert budget.taken == reserved_bytes
     assert blocks is not None
-    assert used_bytes == budget.num_used
-    assert used_bytes <= budget.num_bytes
     assert min(blocks.free, blocks.findable, blocks.held) >= 0
-    assert blocks.free == (budget.num_bytes - used_bytes) // engine.cache.block_bytes
-    assert blocks.findable == findable_bytes // engine.cache.block_bytes
-    total = budget.num_bytes // engine.cache.block_bytes
-    assert blocks.free + blocks.findable + blocks.held == total
+    free = min(supply.most, (budget.limit or 0) - budget.taken + reserved_bytes) - used_bytes
+    assert blocks.free == free // each
+    assert blocks.findable == findable_bytes // each
+    assert blocks.findable + blocks.held == -(-used_bytes // each)
 
 
 def ids(blocks: Iterable[Block | None]) -> set[int]:

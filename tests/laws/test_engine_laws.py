@@ -39,10 +39,8 @@ def texts(llm: LLM, *of: int) -> list[object]:
 
 
 def engine_of(llm: LLM) -> Engine:
-    caching = llm.resolve(None, OPTIONS)[1]
-    found = llm._engines.find(caching, llm.resolve(None, OPTIONS)[0])
-    assert found is not None
-    return found
+    params, caching = llm.resolve(None, OPTIONS)
+    return llm._engines.find(caching, params, [1], 1)
 
 
 def test_threads_in_a_pool_that_holds_a_part_of_them(alone: dict[int, object]) -> None:
@@ -73,20 +71,3 @@ def test_a_request_beyond_kv_memory_is_refused() -> None:
         llm.generate(prompt(0), max_new_tokens=400)
     with pytest.raises(OptionError, match="holds no block"):
         LLM(kv_memory=100).generate("a", max_new_tokens=1)
-
-
-def test_other_cache_options_take_the_room_of_engines_that_have_nothing_to_do() -> None:
-    llm = LLM(kv_memory="4MiB")
-    [first] = llm.generate(prompt(0), max_new_tokens=4)
-    [other] = llm.generate(prompt(0), max_new_tokens=4, kv_dtype="int8")
-    [again] = llm.generate(prompt(0), max_new_tokens=4)
-    assert (first.cached_tokens, other.cached_tokens, again.cached_tokens) == (0, 0, 0)
-    assert again.token_ids == first.token_ids
-    stream = iter(llm.stream(prompt(1), max_new_tokens=20))
-    next(stream)
-    with pytest.raises(OptionError, match=r"other cache options have the 4\.?0? ?MiB of kv_memory"):
-        llm.generate(prompt(0), max_new_tokens=4, kv_dtype="int8")
-    stream.close()  # type: ignore[attr-defined]
-    assert (
-        llm.generate(prompt(0), max_new_tokens=4, kv_dtype="int8")[0].token_ids == other.token_ids
-    )

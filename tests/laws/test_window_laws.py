@@ -113,7 +113,7 @@ class Both:
                     ids |= set() if block is None else {block.id}
         layouts = [x for x in dict.fromkeys(self.lets_go.layouts) if isinstance(x, BlockLayout)]
         for ids, layout in zip(held, layouts, strict=True):
-            others = sorted(set(range(layout.memory.pool.num_resident)) - ids)
+            others = sorted(set(range(layout.memory.pool._untaken)) - ids)
             for buffer in (x for layer in layout.memory.buffers for x in layer):
                 if buffer.is_floating_point():
                     buffer[others] = torch.nan
@@ -297,14 +297,21 @@ def test_groups_share_one_budget() -> None:
     feed(0, 64)
     feed(0, 64)
     [budget] = {pool.budget for pool in cache.pools}
-    assert budget.num_used == 4 * wide + 2 * narrow
+    assert num_used(cache) == 4 * wide + 2 * narrow
     with pytest.raises(CacheFullError, match="1 more blocks"):
         feed(1, 64)
-    assert budget.num_used == 4 * wide + 2 * narrow
+    assert num_used(cache) == 4 * wide + 2 * narrow
     cache.truncate_slot(0, 0)
-    assert budget.num_used == 0
+    assert num_used(cache) == 0
     feed(1, 256)
-    assert budget.num_free == 4 * narrow - 2 * narrow
+    assert num_used(cache) == 4 * wide + 2 * narrow
+    cache.release()
+    assert budget.taken == num_used(cache)
+
+
+def num_used(cache: Cache) -> int:
+    """Bytes of the blocks that somebody holds."""
+    return sum(pool.num_used * pool.block_bytes for pool in cache.pools)
 
 
 def test_what_keeps_all_can_go_anywhere_and_what_is_refused() -> None:
@@ -342,5 +349,6 @@ def test_what_one_group_has_let_go_takes_no_memory_from_another() -> None:
                     for store in stores:
                         store.append(row[: 64 * len(slots)], row[: 64 * len(slots)])
                 del stores, store  # which know the step's blocks
-                assert sum(pool.num_resident for pool in cache.pools) <= 20, done
+                assert sum(pool.num_reserved for pool in cache.pools) <= 20, done
+                assert cache.pools[0].budget.taken <= 20 * block
             cache.truncate(0)

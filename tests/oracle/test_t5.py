@@ -301,11 +301,11 @@ def test_an_input_is_encoded_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -
         return encode(model, source, record)
 
     monkeypatch.setattr(type(pair.model), "encode", counting)
+    pair.llm.forget()
     pair.llm.generate([*prompts(), prompts()[0]], max_new_tokens=9, num_beams=3)
-    assert read == [(9, 1, 21)]
-    read.clear()
+    assert read == [(9,), (1,), (21,)], "each by itself"
     pair.llm.generate(prompts()[:1], max_new_tokens=9, temperature=1.0, num_return_sequences=5)
-    assert read == [(9,)]
+    assert len(read) == 3
 
 
 @pytest.mark.parametrize("pair", ["v1.1"], indirect=True)

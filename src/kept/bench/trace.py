@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from kept.engine import PREFILL_CHUNK
+from kept.engine import PREFILL_CHUNK, Room
 from kept.llm import Generation
+from kept.llm.engines import Engines
 from kept.models import CausalLM
 from kept.options import CacheOptions
 from kept.sampling import SamplingParams
@@ -76,8 +77,7 @@ def greedy(
         prompts,
         params,
         CacheOptions(**options).resolve(),
-        max_slots=len(prompts),
-        prefill_chunk=prefill_chunk,
+        Engines(model, len(prompts), prefill_chunk, Room()),
     )
 
 

@@ -1,11 +1,12 @@
 """Blocks of tokens: who holds which of them, which are free, and which texts begin with which.
 Knows no tensors, and of a token only whether it equals another."""
 
+from kept.blocks.budget import Budget, Reservation
 from kept.blocks.entries import Entry
 from kept.blocks.keys import Namespace, Tokens
 from kept.blocks.lease import Lease
 from kept.blocks.match import Match, Miss, Reason
-from kept.blocks.pool import BLOCK, Block, BlockPool, Budget
+from kept.blocks.pool import BLOCK, Block, BlockPool
 from kept.blocks.prefix_tree import PrefixTree
 from kept.blocks.stack import Stack
 from kept.blocks.window_shelf import WindowShelf
@@ -22,6 +23,7 @@ __all__ = [
     "Namespace",
     "PrefixTree",
     "Reason",
+    "Reservation",
     "Stack",
     "Tokens",
     "WindowShelf",

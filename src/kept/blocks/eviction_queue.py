@@ -47,24 +47,23 @@ class EvictionQueue(Generic[B]):
         node.queued = True
         heappush(self._heap, (node.rank, next(self._numbers), node))
 
-    def first(self) -> Node[B] | None:
-        """The idle node that goes first, None: there is none. It stays queued."""
-        while self._heap:
-            rank, _, node = self._heap[0]
-            idle = node.is_idle and node.is_linked
-            if idle and node.rank == rank:
-                return node
-            if idle:
-                heapreplace(self._heap, (node.rank, next(self._numbers), node))
-            else:
-                node.queued = False
-                heappop(self._heap)
-        return None
-
     def pop(self) -> Node[B] | None:
-        """What `first` gives, which is not queued any more."""
+        """The idle node that goes first, None: there is none. It is not queued any more."""
         node = self.first()
         if node is not None:
-            node.queued = False
             heappop(self._heap)
+            node.queued = False
         return node
+
+    def first(self) -> Node[B] | None:
+        """The idle node that goes first, None: there is none."""
+        while self._heap:
+            rank, _, node = self._heap[0]
+            if not (node.is_idle and node.is_linked):
+                heappop(self._heap)
+                node.queued = False
+            elif node.rank != rank:
+                heapreplace(self._heap, (node.rank, next(self._numbers), node))
+            else:
+                return node
+        return None

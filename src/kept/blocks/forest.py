@@ -9,7 +9,7 @@ anew.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from kept.blocks.evicted import Evicted
@@ -24,12 +24,19 @@ B = TypeVar("B")
 class Forest(Generic[B]):
     """Nodes by their salts' roots, and who holds them. Changes lie between `begin` and `finish`.
 
-    remembered: of how many evicted blocks the keys are kept. clock: seconds.
+    remembered: of how many evicted blocks the keys are kept. clock: seconds. memory: see
+    `PrefixTree`.
     """
 
-    def __init__(self, namespace: Namespace, remembered: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        remembered: int,
+        clock: Callable[[], float],
+        memory: Callable[[B], Hashable] | None,
+    ) -> None:
         self.roots: dict[str, Root[B]] = {}
-        self.tally: Tally[B] = Tally()
+        self.tally: Tally[B] = Tally(memory)
         self.evicted = Evicted(remembered)
         self._namespace = namespace
         self._full = namespace.block * TOKEN_BYTES  # bytes of a whole block's tokens
@@ -63,7 +70,7 @@ class Forest(Generic[B]):
         """Make anew what follows from nodes and leases."""
         for hold in [hold for hold in self._holds.values() if hold() is None]:
             del self._holds[id(hold)]
-        self.tally = Tally.count(self.roots.values(), self.held())
+        self.tally = Tally.count(self.roots.values(), self.held(), self.tally.memory)
         for root in list(self.roots.values()):
             for node in walk([root]):
                 self._drop_if_superseded(node)
@@ -128,15 +135,25 @@ class Forest(Generic[B]):
             self._drop_if_superseded(other)
         return node
 
-    def evict(self) -> bool:
-        """Drop the block that goes first; False: there is none that nobody holds."""
-        node = self.tally.queue.pop()
-        if node is None:
+    def evict(self, until: float) -> bool:
+        """Drop the block that goes first; False: there is none that nobody holds, or none of so low
+        a rank."""
+        first = self.tally.queue.first()
+        if first is None or first.rank > until:
             return False
+        node = self.tally.queue.pop()
+        assert node is first
         assert node.parent is not None
         self.evicted.add(node.parent.key, node.key, node.tokens, self._namespace.block)
         self._remove(node)
         return True
+
+    def evictable(self) -> list[B]:
+        """The blocks whose memory no lease holds, each once, in no order."""
+        memory, held = self.tally.memory, self.tally.held
+        nodes = walk(self.roots.values())
+        found = {memory(node.block): node.block for node in nodes if not node.holds}
+        return [block for of, block in found.items() if of not in held]
 
     def clear(self, root: Root[B]) -> None:
         """Take everything of a salt out, held or not; `count` is to follow."""
@@ -150,8 +167,8 @@ class Forest(Generic[B]):
         parent = node.parent
         assert parent is not None
         parent.remove(node)
-        del node.block  # a queue may know the node for longer
         self.tally.forget(node)
+        del node.block  # a queue may know the node for longer
         if isinstance(parent, Root):
             self._drop_if_bare(parent)
 

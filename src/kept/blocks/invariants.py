@@ -55,8 +55,10 @@ def check_holds(nodes: Sequence[Node[B]], held: Sequence[Node[B]]) -> None:
 
 def check_tally(nodes: Sequence[Node[B]], tally: Tally[B]) -> None:
     """Counts are those of the nodes, and what may be evicted is queued once, at no higher rank."""
-    assert tally.num_blocks == len(nodes), "a wrong number of blocks"
-    assert tally.num_held == sum(node.holds > 0 for node in nodes), "a wrong number of held ones"
+    assert tally.num_nodes == len(nodes), "a wrong number of nodes"
+    assert tally.of == Counter(tally.memory(node.block) for node in nodes), "blocks miscounted"
+    held = Counter(tally.memory(node.block) for node in nodes if node.holds)
+    assert tally.held == held, "a wrong number of held ones"
     assert tally.plain == Counter(node.plain for node in nodes), "keys without salt miscounted"
     ranks = {id(node): rank for rank, _, node in tally.queue.entries}
     assert len(ranks) == len(tally.queue.entries), "a node is queued twice"

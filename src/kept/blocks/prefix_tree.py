@@ -18,8 +18,8 @@ block that has not been used for as long goes before every one that was used sin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from math import isfinite
+from collections.abc import Callable, Hashable, Sequence
+from math import inf, isfinite
 from typing import Generic, TypeVar
 
 from kept.blocks.entries import Entry, list_entries
@@ -41,7 +41,8 @@ class PrefixTree(Generic[B]):
     min_tokens: the fewest tokens that are worth sharing. remembered: of how many evicted blocks it
     knows that they were there. longest_retain: the most seconds a text may be retained. clock:
     seconds; injected by tests. again: called with a block that is held and one of the same tokens,
-    where `insert` brings one.
+    where `insert` brings one. memory: of a block, what of it is free once all nodes with it have
+    gone; None: itself.
 
     Not safe to use from several threads at once, so its owner has a lock; leases may be dropped
     anywhere. An exception between any two lines, such as Ctrl-C, leaves a tree that the next call
@@ -57,6 +58,7 @@ class PrefixTree(Generic[B]):
         longest_retain: float = 3600.0,
         clock: Callable[[], float] = time.monotonic,
         again: Callable[[B, B], object] | None = None,
+        memory: Callable[[B], Hashable] | None = None,
     ) -> None:
         for name, value, least in (
             ("min_tokens", min_tokens, 1),
@@ -71,19 +73,19 @@ class PrefixTree(Generic[B]):
         self._again = again
         self._block = namespace.block
         self._full = namespace.block * TOKEN_BYTES  # bytes of a whole block's tokens
-        self._forest: Forest[B] = Forest(namespace, remembered, clock)
+        self._forest: Forest[B] = Forest(namespace, remembered, clock, memory)
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks can be found."""
+        """How many nodes can be found, a block that several texts end in once for each."""
         self._forest.settle()
-        return self._forest.tally.num_blocks
+        return self._forest.tally.num_nodes
 
     @property
     def num_evictable(self) -> int:
-        """How many of them `evict` could drop: those that no lease holds."""
+        """How many blocks `evict` could let go of: those that no lease holds."""
         self._forest.settle()
-        return self._forest.tally.num_blocks - self._forest.tally.num_held
+        return self._forest.tally.num_evictable
 
     def match(self, tokens: Tokens, salt: str = "") -> Match[B]:
         """Find the longest prefix of a text that is known under a salt, to the token, and lease it.
@@ -164,20 +166,25 @@ class PrefixTree(Generic[B]):
             node = node.parent
         return found[::-1]
 
-    @property
-    def next_rank(self) -> float | None:
-        """The rank of the block that `evict` drops first, see above; None: all are leased."""
-        self._forest.begin()
-        node = self._forest.tally.queue.first()
-        self._forest.finish()
-        return None if node is None else node.rank
+    def evictable(self) -> list[B]:
+        """The blocks that `evict` could let go of, in no order."""
+        self._forest.settle()
+        return self._forest.evictable()
 
-    def evict(self, count: int) -> int:
-        """Drop so many blocks, or all that no lease holds; returns how many went. Takes O(log n)
-        a block over time."""
+    @property
+    def oldest(self) -> float | None:
+        """The rank of the block that goes first; None: there is none that no lease holds."""
+        self._forest.begin()
+        first = self._forest.tally.queue.first()
+        self._forest.finish()
+        return None if first is None else first.rank
+
+    def evict(self, count: int, until: float = inf) -> int:
+        """Drop so many blocks, or all that no lease holds, of a rank up to `until`; returns how
+        many went. Takes O(log n) a block over time."""
         self._forest.begin()
         num_gone = 0
-        while num_gone < count and self._forest.evict():
+        while num_gone < count and self._forest.evict(until):
             num_gone += 1
         self._forest.finish()
         return num_gone

@@ -6,7 +6,8 @@ it can be counted anew, and is after an exception came between two changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from kept.blocks.eviction_queue import EvictionQueue
@@ -24,21 +25,40 @@ def walk(roots: Iterable[Node[B]]) -> Iterator[Node[B]]:
         yield node
 
 
-class Tally(Generic[B]):
-    """Counts of a tree's nodes. num_blocks: how many there are, without roots. num_held: how many
-    are held, by a lease of their own or of what follows. plain: how many have a key without salt.
-    queue: those that may be evicted."""
+def _less(counts: Counter[Hashable], memory: Hashable) -> None:
+    counts[memory] -= 1
+    if not counts[memory]:
+        del counts[memory]
 
-    def __init__(self) -> None:
-        self.num_blocks = 0
-        self.num_held = 0
+
+def _itself(block: Hashable) -> Hashable:
+    return block
+
+
+class Tally(Generic[B]):
+    """Counts of a tree's nodes. num_nodes: how many there are, without roots. of, held: by the
+    memory of a block, how many nodes have it, and how many of these are held, by a lease of their
+    own or of what follows: a text that goes on in a block has a node beside the one of its
+    beginning. plain: how many have a key without salt. queue: those that may be evicted."""
+
+    def __init__(self, memory: Callable[[B], Hashable] | None = None) -> None:
+        """memory: see `PrefixTree`."""
+        self.memory: Callable[[B], Hashable] = memory or _itself
+        self.num_nodes = 0
+        self.of: Counter[Hashable] = Counter()
+        self.held: Counter[Hashable] = Counter()
         self.plain: dict[bytes, int] = {}
         self.queue: EvictionQueue[B] = EvictionQueue()
 
     @classmethod
-    def count(cls, roots: Iterable[Root[B]], held: Iterable[Node[B]]) -> Tally[B]:
+    def count(
+        cls,
+        roots: Iterable[Root[B]],
+        held: Iterable[Node[B]],
+        memory: Callable[[B], Hashable] | None = None,
+    ) -> Tally[B]:
         """Count everything anew. Changes `holds` and `queued` of the nodes, and nothing else."""
-        roots, found = list(roots), cls()
+        roots, found = list(roots), cls(memory)
         for root in roots:
             root.holds = 0
         nodes = list(walk(roots))
@@ -50,14 +70,21 @@ class Tally(Generic[B]):
         found.queue = EvictionQueue(node for node in nodes if node.is_idle)
         return found
 
+    @property
+    def num_evictable(self) -> int:
+        """How many blocks would be free if all went that nobody holds."""
+        return len(self.of) - len(self.held)
+
     def note(self, node: Node[B]) -> None:
         """A node has been added."""
-        self.num_blocks += 1
+        self.num_nodes += 1
+        self.of[self.memory(node.block)] += 1
         self.plain[node.plain] = self.plain.get(node.plain, 0) + 1
 
     def forget(self, node: Node[B]) -> None:
         """A node that nobody holds has been removed."""
-        self.num_blocks -= 1
+        self.num_nodes -= 1
+        _less(self.of, self.memory(node.block))
         left = self.plain[node.plain] - 1
         if left:
             self.plain[node.plain] = left
@@ -69,7 +96,7 @@ class Tally(Generic[B]):
     def offer(self, node: Node[B]) -> None:
         """Queue a node for eviction if it is idle."""
         if node.is_idle:
-            self.queue.add(node, self.num_blocks)
+            self.queue.add(node, self.num_nodes)
 
     def hold(self, node: Node[B]) -> None:
         """One more lease holds a node. Takes a step for each node that was not held before."""
@@ -78,7 +105,7 @@ class Tally(Generic[B]):
             at.holds += 1
             if at.holds > 1 or at.parent is None:
                 return
-            self.num_held += 1
+            self.held[self.memory(at.block)] += 1
             at = at.parent
 
     def let_go(self, node: Node[B]) -> None:
@@ -88,6 +115,6 @@ class Tally(Generic[B]):
             at.holds -= 1
             if at.holds or at.parent is None:
                 return
-            self.num_held -= 1
+            _less(self.held, self.memory(at.block))
             self.offer(at)
             at = at.parent

@@ -80,26 +80,34 @@ class WindowShelf:
                 total += size * (len(counts) - sum(id in counts for id in others))
         return total
 
-    @property
-    def last_use(self) -> float | None:
-        """When the wanted blocks that go first were wanted; None: there are none."""
+    def oldest(self, held: Held, *, wanted: bool) -> float | None:
+        """When the spare blocks, or the wanted ones, that `evict` lets go of were wanted; None:
+        there are none, 0.0: never."""
         self._settle()
-        return next((ticket.used for ticket in self._wanted), None)
+        first = self._first(held, wanted)
+        return None if first is None else first.used
 
     def evict(self, held: Held, *, wanted: bool) -> bool:
         """Let go of the spare blocks, or the wanted ones, of the stack that goes first, of those
         whose blocks are not all in use elsewhere; whether there was one."""
         self._settle()
+        first = self._first(held, wanted)
+        if first is None:
+            return False
+        self._is_changing = True
+        self._let_go(first)
+        self._is_changing = False
+        return True
+
+    def _first(self, held: Held, wanted: bool) -> _Ticket | None:
+        """What goes first; what a sequence that runs has is put behind."""
         order = self._wanted if wanted else self._spare
         for _ in range(len(order)):
             ticket = next(iter(order))
             if self._frees(ticket, held):
-                self._is_changing = True
-                self._let_go(ticket)
-                self._is_changing = False
-                return True
-            order.move_to_end(ticket)  # a sequence that runs has it
-        return False
+                return ticket
+            order.move_to_end(ticket)
+        return None
 
     def _frees(self, ticket: _Ticket, held: Held) -> bool:
         pairs = zip(ticket.ids, held, strict=True)

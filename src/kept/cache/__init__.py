@@ -1,8 +1,10 @@
 """Where keys and values live: layouts, layers, and the cache that joins them."""
 
+from kept.cache.bounds import most_slot_bytes
 from kept.cache.cache import Cache
 from kept.cache.concatenate import concatenate
 from kept.cache.contiguous import grown
+from kept.cache.encoded_input import EncodedInput
 from kept.cache.evicting import EVICTION_GRAIN
 from kept.cache.files import load_cache, saved_shapes
 from kept.cache.layer import LayerCache
@@ -23,6 +25,7 @@ __all__ = [
     "SCORES",
     "SLACK",
     "Cache",
+    "EncodedInput",
     "EvictionPolicy",
     "KVShape",
     "LayerCache",
@@ -39,6 +42,7 @@ __all__ = [
     "load_cache",
     "make_cache",
     "most_blocks",
+    "most_slot_bytes",
     "num_held",
     "saved_shapes",
     "stores",

@@ -94,7 +94,7 @@ class BlockMemory:
     def take(self, count: int) -> list[Block]:
         """Free blocks. Raises CacheFullError where there are fewer."""
         try:
-            found = self.pool.take(count)
+            found = self._taken(count)
         except CacheFullError as error:
             each, pool = self.block_bytes, self.pool
             raise CacheFullError(
@@ -109,24 +109,22 @@ class BlockMemory:
             return found
         if top >= self._enlarged + self._huge_blocks:
             self._enlarge(top)
-        self._make_way()
         return found
 
-    def _make_way(self) -> None:
-        """Give back what one group has let go where another comes to take as much."""
-        if len(self.beside) < 2:
-            return
-        all_of = [x for x in (found() for found in self.beside) if x is not None]
-        resident = sum(x.pool.num_resident * x.block_bytes for x in all_of)
-        if resident > self.pool.budget.num_bytes:
-            for each in all_of:
-                each.release()
+    def _taken(self, count: int) -> list[Block]:
+        """Blocks of the pool, for which memory that other groups have let go of makes way."""
+        if count > self.pool.num_free:
+            for each in [found() for found in self.beside]:
+                if each is not None and each is not self:
+                    each.release()
+        return self.pool.take(count)
 
     def release(self) -> None:
-        """Give the whole pages back to the system on which no block in use lies."""
-        if self._reserved is None:
-            return
+        """Give the whole pages back to the system on which no block in use lies. Buffers that grow
+        keep theirs, which does not count."""
         with self.pool.idle() as runs:
+            if self._reserved is None:
+                return
             for part, begin in self._offsets():
                 size = _bytes_of(part)
                 self._enlarged = 0

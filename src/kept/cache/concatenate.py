@@ -14,7 +14,7 @@ from itertools import accumulate, chain
 
 from kept.cache.block_layout import BlockLayout, in_runs
 from kept.cache.cache import Cache
-from kept.cache.cross import EncodedInput, moved
+from kept.cache.encoded_input import EncodedInput, moved
 from kept.cache.layer import Moves
 from kept.cache.layout import Layout, Relayout
 from kept.errors import CacheError, OptionError

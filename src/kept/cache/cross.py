@@ -11,66 +11,18 @@ No kind of cache forgets any of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from kept.batch import Source
 from kept.cache.checks import check_joins
-from kept.cache.layout import lasting
-from kept.cache.place import Buffers, Place
+from kept.cache.cross_step import CrossStep
+from kept.cache.encoded_input import EncodedInput, make_input, written
+from kept.cache.place import Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
-from kept.ops import Codec, CrossView, InputBuffers, KVCodec, Span, encode_heads, find_kv_codec
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EncodedInput:
-    """One encoder input. length: S. layers: (cross layers,); never written to again."""
-
-    length: int
-    layers: tuple[InputBuffers, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of its buffers."""
-        return sum(x.nbytes for layer in self.layers for x in layer.keys + layer.values)
-
-
-def make_input(
-    shapes: Sequence[KVShape], codec: KVCodec, place: Place, length: int
-) -> EncodedInput:
-    """An input of zeros, to be written once. Raises CacheFullError where there is no room."""
-
-    def zeros(shape: KVShape) -> InputBuffers:
-        keys, values = (
-            tuple(
-                place.zeros((shape.num_kv_heads, length, part.width), part.dtype)
-                for part in of.parts(shape.head_dim)
-            )
-            for of in (codec.keys, codec.values)
-        )
-        return InputBuffers(keys, values)
-
-    with lasting():
-        return EncodedInput(length, tuple(map(zeros, shapes)))
-
-
-def put(place: Place, x: Tensor) -> Tensor:
-    """A copy of a buffer that lies in this place."""
-    with lasting():
-        return place.zeros(x.shape, x.dtype).copy_(x)
-
-
-def moved(found: EncodedInput, place: Place) -> EncodedInput:
-    """A copy of an input that lies in this place."""
-    layers = (
-        InputBuffers(*(tuple(put(place, x) for x in side) for side in (of.keys, of.values)))
-        for of in found.layers
-    )
-    return EncodedInput(found.length, tuple(layers))
+from kept.ops import CrossView, KVCodec
 
 
 class CrossLayers:
@@ -175,7 +127,17 @@ class CrossLayers:
                     "input out to go on with the old one"
                 )
         held = [self.of[s] if n is None else None for s, n in zip(slots, brought, strict=True)]
-        return CrossStep(starts, slots, held, source, self.shapes, self.device, self)
+        stored = self.codec, self.place
+        return CrossStep(starts, slots, held, source, self.shapes, self.device, stored)
+
+    def encoded(self, length: int, layers: Sequence[tuple[Tensor, Tensor]]) -> EncodedInput:
+        """An input of so many tokens, of which an encoder made these keys and values (S, G, D) for
+        each cross layer; no slot attends it yet. Raises CacheFullError where there is no room."""
+        return written(make_input(self.shapes, self.codec, self.place, length), self.codec, layers)
+
+    def num_bytes_of(self, length: int) -> int:
+        """Bytes of an input of so many tokens."""
+        return length * sum(shape.num_bytes(self.codec) for shape in self.shapes)
 
     def committed(self, step: CrossStep | None) -> CrossLayers:
         """The slots of a step attend what it brought and every layer has stored."""
@@ -235,114 +197,3 @@ class CrossLayers:
         heads = self.shapes[layer - self.first].num_kv_heads
         tokens = (torch.arange(length, dtype=torch.int64, device="cpu") for length in self.lengths)
         return [each.expand(heads, -1).clone() for each in tokens]
-
-
-class CrossStep:
-    """The cross layers of one step, or of one pass without a cache (cross None: keys as they come).
-
-    held: (B,) the input that each sequence goes on with, None: one that `source` brings. new: (I,)
-    those, with room for all that layers store of them; empty without a cache.
-    """
-
-    def __init__(
-        self,
-        starts: tuple[int, ...],
-        slots: tuple[int, ...],
-        held: Sequence[EncodedInput | None],
-        source: Source | None,
-        shapes: Sequence[KVShape],
-        device: torch.device,
-        cross: CrossLayers | None = None,
-    ) -> None:
-        self.slots, self.source, self._shapes = slots, source, tuple(shapes)
-        self._codec = None if cross is None else cross.codec
-        fresh = () if source is None else source.lengths
-        self.new: tuple[EncodedInput, ...] = ()
-        if cross is not None:
-            self.new = tuple(make_input(shapes, cross.codec, cross.place, n) for n in fresh)
-        self._held = tuple(dict.fromkeys(found for found in held if found is not None))
-        self._stored: list[tuple[InputBuffers, ...] | None] = [None] * len(self._shapes)
-        self._of = tuple(
-            self._number(found, None if source is None else source.of[b], len(fresh))
-            for b, found in enumerate(held)
-        )
-        every = (*fresh, *(found.length for found in self._held))
-        lengths = tuple(every[i] for i in self._of)
-        self.span = Span(starts, slots, lengths, max(lengths), device)
-
-    def _number(self, held: EncodedInput | None, new: int | None, num_new: int) -> int:
-        if held is not None:
-            return num_new + self._held.index(held)
-        assert new is not None
-        return new
-
-    @property
-    def stored(self) -> set[int]:
-        """The layers that have what the source brings."""
-        return {layer for layer, new in enumerate(self._stored) if new is not None}
-
-    def check_done(self) -> None:
-        """Raise CacheError unless every layer has what the source brings."""
-        if self.source is not None and len(self.stored) < len(self._shapes):
-            raise CacheError(
-                f"{len(self.stored)} of {len(self._shapes)} cross layers have stored the encoder "
-                "input that this step brings; append() its keys and values to each"
-            )
-
-    def put(self, layer: int, k: Tensor, v: Tensor) -> CrossView:
-        """Store the keys and values (M, G, D) of the source's rows; returns what is attended.
-
-        Raises CacheError for another shape, or a step that brings no input.
-        """
-        shape = self._shapes[layer]
-        if self.source is None:
-            raise CacheError(
-                "this step brings no encoder input, so there is nothing to store in a cross layer; "
-                "read() the one it holds"
-            )
-        expected = (self.source.starts[-1], shape.num_kv_heads, shape.head_dim)
-        if k.shape != expected or v.shape != expected:
-            raise CacheError(
-                f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit this cross layer, "
-                f"which takes (input rows, heads, head) = {expected}; make the cache from "
-                "model.kv_shapes"
-            )
-        parts = [(k[a:b], v[a:b]) for a, b in pairwise(self.source.starts)]
-        if self._codec is None:
-            found = [InputBuffers((k.transpose(0, 1),), (v.transpose(0, 1),)) for k, v in parts]
-        else:
-            found = [new.layers[layer] for new in self.new]
-            for buffers, (keys, values) in zip(found, parts, strict=True):
-                _write(buffers.keys, self._codec.keys, keys)
-                _write(buffers.values, self._codec.values, values)
-        self._stored[layer] = tuple(found)
-        return self.view(layer)
-
-    def view(self, layer: int) -> CrossView:
-        """What the step's sequences attend. Raises CacheError before `put`, where it is owed."""
-        new = self._stored[layer]
-        if self.source is not None and new is None:
-            raise CacheError(
-                "this step brings an encoder input that the cross layer has not stored; append() "
-                "its keys and values"
-            )
-        inputs = (*(new or ()), *(found.layers[layer] for found in self._held))
-        codec = self._codec or find_kv_codec(inputs[0].keys[0].dtype)
-        return CrossView(self.span, codec, self._shapes[layer].head_dim, inputs, self._of)
-
-    def buffers(self, layer: int) -> Buffers:
-        """All buffers that the step reads or writes in a layer."""
-        inputs = [found.layers[layer] for found in (*self.new, *self._held)]
-        return tuple(x for found in inputs for x in found.keys + found.values)
-
-    def beside(self, layers: Sequence[Buffers]) -> list[Buffers]:
-        """The buffers of a cache's other layers, each with those of the cross layer behind it."""
-        found = list(layers)
-        for layer in range(len(self._shapes)):
-            found[min(layer, len(found) - 1)] += self.buffers(layer)
-        return found
-
-
-def _write(buffers: Buffers, codec: Codec, x: Tensor) -> None:  # x: (S, G, D)
-    for buffer, part in zip(buffers, encode_heads(codec, x.detach()), strict=True):
-        buffer.copy_(part.transpose(0, 1))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kept.cache.cache import Cache
-from kept.cache.cross import EncodedInput, put
+from kept.cache.encoded_input import EncodedInput, put
 from kept.cache.place import Buffers
 from kept.ops import InputBuffers, Part
 

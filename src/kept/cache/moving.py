@@ -8,6 +8,7 @@ from typing import Self
 
 from kept.cache.block_groups import block_layouts
 from kept.cache.block_layout import BlockLayout
+from kept.cache.encoded_input import EncodedInput
 from kept.cache.indices import read_lengths, read_selected
 from kept.cache.layout import Layout
 from kept.cache.make_layer import make_layer, make_layers
@@ -72,6 +73,24 @@ class Movable(Readable):
         self._finish()
         self._leave()
 
+    def attend(self, slot: int, found: EncodedInput | None) -> None:
+        """Have a slot without tokens attend an encoder input that is written, None: none.
+
+        Raises CacheError for a slot whose tokens have attended another, or where there are no cross
+        layers.
+        """
+        slot = self._read_slot(slot)
+        if not self.cross.shapes or (found is not None and self.lengths[slot]):
+            raise CacheError(
+                f"slot {slot} holds {self.lengths[slot]} tokens in a cache of "
+                f"{len(self.cross.shapes)} cross layers, and can take no input; truncate it to 0, "
+                "or make the cache from the kv_shapes of an encoder-decoder model"
+            )
+        self.abandon()
+        of = list(self.cross.of)
+        of[slot] = found
+        self._state = replace(self._state, cross=self.cross.attending(of))
+
     @plain_torch()
     def reshape(self, layer: int, shape: KVShape) -> None:
         """Give a layer another number of heads or sizes of them before it stores anything.
@@ -120,7 +139,7 @@ class Movable(Readable):
             self.num_slots,
             self.codec,
             self.device,
-            layout.memory.pool.budget.num_bytes,
+            layout.memory.pool.budget.limit,
         )
         layers = make_layers(shapes, layouts, self.codec, self.place)
         return replace(state, layers=tuple(layers), layouts=tuple(layouts), lent=None)

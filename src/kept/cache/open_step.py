@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kept.cache.cross import CrossStep
+from kept.cache.cross_step import CrossStep
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout, Plan, lengths_after
 from kept.cache.observer import rows_of

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kept.batch import Batch
 from kept.cache.cache import Cache
-from kept.cache.cross import CrossStep
+from kept.cache.cross_step import CrossStep
 from kept.cache.open_step import LayerStore, cross_store, not_stored
 from kept.cache.shape import KVShape
 from kept.errors import OptionError

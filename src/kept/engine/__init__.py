@@ -13,10 +13,13 @@ from kept.engine.counters import Counters, Snapshot
 from kept.engine.engine import PREFILL_CHUNK, Engine
 from kept.engine.group import Draw, Group, Move
 from kept.engine.holds import Hold
+from kept.engine.inputs import Inputs
 from kept.engine.passes import Work
 from kept.engine.request import Event, Phase, Request
+from kept.engine.room import Lender, Room
 from kept.engine.samples import SampleGroup
 from kept.engine.scheduler import Scheduler
+from kept.engine.slot_caches import Held, SlotCaches
 from kept.engine.step_time import StepTime
 from kept.engine.window import ContextRule, default_hop
 
@@ -35,13 +38,18 @@ __all__ = [
     "GenerationError",
     "GenerationInterrupted",
     "Group",
+    "Held",
     "Hold",
+    "Inputs",
+    "Lender",
     "Move",
     "Phase",
     "Piece",
     "Request",
+    "Room",
     "SampleGroup",
     "Scheduler",
+    "SlotCaches",
     "Snapshot",
     "StepTime",
     "Work",

@@ -12,16 +12,17 @@ class Counters:
 
     requests: by how they ended ("stop", "length", "interrupted", "error"; a request whose texts
     ended differently counts as the first of them). computed_tokens: rows of the passes;
-    generated_tokens: drawn. cached_tokens: prompt tokens that were not computed, by where their
-    keys came from, see `Usage`. misses: requests of whose prompt something was computed, by why
-    no more of it was found. parked: how often a request gave up its room. evicted_blocks: of texts
-    that had ended. steps, step_seconds: of passes and all around them; repeated_steps: those that
-    needed no preparing.
+    generated_tokens: drawn; encoded_tokens: of inputs that an encoder has read. cached_tokens:
+    prompt tokens that were not computed, by where their keys came from, see `Usage`. misses:
+    requests of whose prompt something was computed, by why no more of it was found. parked: how
+    often a request gave up its room. evicted_blocks: of texts that had ended. steps, step_seconds:
+    of passes and all around them; repeated_steps: those that needed no preparing.
     """
 
     requests: Counter[str] = field(default_factory=Counter)
     computed_tokens: int = 0
     generated_tokens: int = 0
+    encoded_tokens: int = 0
     cached_tokens: Counter[str] = field(default_factory=Counter)
     misses: Counter[str] = field(default_factory=Counter)
     parked: int = 0

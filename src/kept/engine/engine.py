@@ -10,8 +10,11 @@ from typing import Final
 from kept.cache import Cache
 from kept.engine.counters import Snapshot
 from kept.engine.driving import Driving
+from kept.engine.inputs import Inputs
 from kept.engine.loop import Loop
 from kept.engine.request import Event, Request
+from kept.engine.room import Room
+from kept.engine.slot_caches import Held, SlotCaches
 from kept.engine.window import ContextRule
 from kept.errors import OptionError
 from kept.exiting import computing
@@ -23,7 +26,8 @@ PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
 class Engine(Loop):
     """Runs requests over one model and one cache, for as long as there are any.
 
-    cache: None computes every token anew at every step. Threads may share an engine: `submit` and
+    cache: `SlotCaches` are made and dropped as requests come and go; None computes every token anew
+    at every step. Threads may share an engine: `submit` and
     `cancel` wait for nobody, and one thread steps at a time. Those that wait for requests of theirs
     take the steps by `advance`.
     """
@@ -31,15 +35,22 @@ class Engine(Loop):
     def __init__(
         self,
         model: CausalLM,
-        cache: Cache | None,
+        cache: Cache | SlotCaches | None,
         rule: ContextRule,
         *,
         max_slots: int = 16,
         prefill_chunk: int = PREFILL_CHUNK,
+        room: Room | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
-        """max_slots: sequences side by side without a cache; with one, its number of slots."""
-        slots = max_slots if cache is None else cache.num_slots
-        super().__init__(model, cache, rule, slots, None if cache is None else prefill_chunk)
+        """max_slots: sequences side by side; of a cache that is given, its number of slots. room:
+        what keys and values come out of, where engines share one. inputs: of that room, what an
+        encoder has read before."""
+        slots = cache.num_slots if isinstance(cache, Cache) else max_slots
+        chunk = None if cache is None else prefill_chunk
+        room = room or Room()
+        inputs = inputs or Inputs(room)
+        super().__init__(model, cache, rule, slots, chunk, room, inputs)
         self._driving = Driving(model, self._advance)
 
     def submit(self, request: Request) -> Request:
@@ -60,17 +71,12 @@ class Engine(Loop):
                 f"num_beams or num_return_sequences of {request.width} needs as many slots, and "
                 f"this engine has {self.scheduler.max_slots}; make it with more"
             )
-        self._residents.check(request)
+        self._residents.check(request, self._encoding.num_bytes(request))
 
     def cancel(self, request: Request) -> None:
         """Have a request end as it stands with the next step. Any thread may, at any time; without
         effect on one that is finished."""
         self._inbox.append((request, True, None))
-
-    @property
-    def pool_bytes(self) -> int:
-        """The most bytes that the blocks of its cache may take; 0 where it has none."""
-        return self._residents.pool_bytes
 
     @property
     def has_work(self) -> bool:
@@ -87,7 +93,10 @@ class Engine(Loop):
         with what there is.
         """
         with computing():
-            return self._step()
+            events = self._step()
+        if self._waits:
+            self.room.wait(self)
+        return events
 
     def advance(self, is_done: Callable[[], bool]) -> None:
         """Return once a step has been taken or `is_done`: by this thread, or by another while this
@@ -116,6 +125,13 @@ class Engine(Loop):
             waiting = self.scheduler.num_waiting + len(self._inbox)
             running = len(self.scheduler.running)
             return Snapshot(deepcopy(self.counters), waiting, running, self._residents.blocks())
+
+    def hand_over(self) -> Held | None:
+        """The keys of who was here last, where they lie in a slot of their own, for who goes on
+        from them; the engine has them no more. None: they do not, or somebody is here."""
+        with self._changing():
+            self._forward.forget()
+            return self._residents.hand_over()
 
     def forget(self) -> None:
         """Let no text that has ended be found again, and give the memory of its keys back."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kept.batch import Batch, pack
-from kept.cache import Cache
 from kept.engine.passes import Work
+from kept.engine.residents import Residents
 from kept.models import CausalLM, NextLogits, RepeatedStep
 
 
 class Forward:
-    """Runs work over one model and one cache."""
+    """Runs work over one model and the cache of its residents."""
 
-    def __init__(self, model: CausalLM, cache: Cache | None) -> None:
-        self._model, self._cache = model, cache
+    def __init__(self, model: CausalLM, residents: Residents) -> None:
+        self._model, self._residents = model, residents
         # Where the last pass gave every sequence one token, the next may be like it.
         self._last: tuple[list[Work], Batch] | None = None
         self._repeated: RepeatedStep | None = None
@@ -45,19 +45,19 @@ class Forward:
         """
         self.forget()
         batch = self._batch(work)
-        found = self._model.next_logits(batch, self._cache, top_k)
-        if repeatable and self._cache is not None:
+        found = self._model.next_logits(batch, self._residents.cache, top_k)
+        if repeatable and self._residents.cache is not None and self._model.native is not None:
             self._last = work, batch
         return found
 
     def repeat(self, top_k: int) -> tuple[list[Work], NextLogits] | None:
         """What the last pass did, one token on; None where it cannot be had."""
         (last, repeated), self._last, self._repeated = (self._last, self._repeated), None, None
-        if last is None or self._cache is None:
+        if last is None or self._residents.cache is None:
             return None
         work, batch = last
         if repeated is None:
-            repeated = self._model.repeat(batch, self._cache, top_k)
+            repeated = self._model.repeat(batch, self._residents.cache, top_k)
         if repeated is None or not repeated.room:
             return None
         found = repeated.run([item.continuation.history.last for item in work])
@@ -65,6 +65,7 @@ class Forward:
         return work, found
 
     def _batch(self, work: Sequence[Work]) -> Batch:
+        has_slots = self._residents.cache is not None  # which hold what they attend
         tokens, past, totals, wanted, sources, slots = [], [], [], [], [], []
         for item in work:
             c = item.continuation
@@ -75,13 +76,13 @@ class Forward:
             past.append(c.num_computed)
             totals.append(len(c.history) - c.offset)
             wanted.append(is_last)
-            sources.append(None if c.num_computed else c.source)
+            sources.append(None if has_slots else c.source)
             slots.append(c.slot)
         return pack(
             tokens,
             past=past,
             totals=totals,
-            slots=None if self._cache is None else [slot for slot in slots if slot is not None],
+            slots=[slot for slot in slots if slot is not None] if has_slots else None,
             last_of=wanted,
             sources=sources,
             device=self._model.device,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import inf
 
-from kept.blocks import BLOCK, Lease, Match, Namespace, PrefixTree, Stack, WindowShelf
+from kept.blocks import BLOCK, Block, Lease, Match, Namespace, PrefixTree, Stack, WindowShelf
 from kept.cache import Cache, first_needed
 from kept.engine.continuation import Continuation
 from kept.engine.finding import Tokens, find, findable, num_usable, only_whole
@@ -22,7 +23,9 @@ class Known:
         self._cache, self._windows = cache, cache.windows
         # One engine's tree: its model and kernels are the same for all.
         space = Namespace("", "", "", cache.codec.name, self._windows)
-        self.tree: PrefixTree[Stack] = PrefixTree(space, again=Stack.take_in)
+        self.tree: PrefixTree[Stack] = PrefixTree(
+            space, again=Stack.take_in, memory=self._kept_block
+        )
         sizes = list(zip(self._windows, cache.group_bytes, strict=True))
         self._all_bytes = sum(size for window, size in sizes if window is None)
         self._window_sizes = [None if window is None else size for window, size in sizes]
@@ -85,15 +88,31 @@ class Known:
         windowed = sum(len(ids) * size for ids, size in pairs if size is not None)
         return match.num_tokens // BLOCK * self._all_bytes + windowed
 
-    def evict(self) -> bool:
-        """Let go of the blocks that go first; whether there were any."""
+    @property
+    def oldest(self) -> float | None:
+        """When what `evict` lets go of was last used, as `time.monotonic` counts; 0.0: nobody is
+        likely to go on from it, None: there is nothing."""
+        held = self._cache.held_ids
+        if self.shelf.oldest(held, wanted=False) is not None:
+            return 0.0
+        found = self.shelf.oldest(held, wanted=True), self.tree.oldest
+        return min((used for used in found if used is not None), default=None)
+
+    def evict(self, until: float = inf) -> bool:
+        """Let go of the blocks that go first, of what was last used `until` then; whether there
+        were any."""
         held = self._cache.held_ids
         if self.shelf.evict(held, wanted=False):
             return True
-        wanted, text = self.shelf.last_use, self.tree.next_rank
-        if wanted is not None and text is not None and wanted < text:
-            return self.shelf.evict(held, wanted=True) or self.tree.evict(1) > 0
-        return self.tree.evict(1) > 0 or self.shelf.evict(held, wanted=True)
+        wanted, text = self.shelf.oldest(held, wanted=True), self.tree.oldest
+        if wanted is not None and (text is None or wanted < text):
+            return wanted <= until and self.shelf.evict(held, wanted=True)
+        return self.tree.evict(1, until) > 0
+
+    def _kept_block(self, stack: Stack) -> Block | None:
+        """What a stack holds for layers without a window; None: there are none."""
+        pairs = zip(stack.blocks, self._windows, strict=True)
+        return next((block for block, window in pairs if window is None), None)
 
     def _needed(self, match: Match[Stack], *, whole: bool = False) -> list[set[int]]:
         """Of each group with a window, the numbers of the blocks that the next token sees. whole:

@@ -2,60 +2,63 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from traceback import clear_frames
-
-import torch
 
 from kept.blocks import BLOCK
 from kept.cache import Cache
 from kept.engine import journal
+from kept.engine.changing import Changing
 from kept.engine.counters import Counters
+from kept.engine.encoding import Encoding
 from kept.engine.forward import Forward
 from kept.engine.group import Move
+from kept.engine.inputs import Inputs
 from kept.engine.passes import Work
-from kept.engine.pooled import make_residents
 from kept.engine.request import Event, Phase, Request
+from kept.engine.room import Room
 from kept.engine.scheduler import Scheduler
+from kept.engine.seating import seat
 from kept.engine.settling import Settling
+from kept.engine.slot_caches import SlotCaches
 from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
 from kept.models import CausalLM, NextLogits
-from kept.ops import plain_torch
 from kept.sampling import num_likeliest
 
 
-class Loop:
+class Loop(Changing):
     """The side of an `Engine` that takes its steps."""
 
     def __init__(
         self,
         model: CausalLM,
-        cache: Cache | None,
+        cache: Cache | SlotCaches | None,
         rule: ContextRule,
         num_slots: int,
         prefill_chunk: int | None,
+        room: Room,
+        inputs: Inputs,
     ) -> None:
-        self.model, self.cache, self.rule = model, cache, rule
+        self.model, self.rule, self.room = model, rule, room
         self.counters = Counters()
         self.scheduler = Scheduler(num_slots, prefill_chunk)
-        self._forward = Forward(model, cache)
-        self._residents = make_residents(
-            model, cache, rule, num_slots, prefill_chunk, self.counters
+        self._residents = seat(
+            model, cache, rule, num_slots, prefill_chunk, self.counters, room, self
         )
+        codec = None if cache is None else cache.codec
+        self._encoding = Encoding(model, inputs, codec, self._residents, room, self, self.counters)
+        self._forward = Forward(model, self._residents)
         self._settling = Settling(self.counters)
         # And whether each is to end, and with what error.
         self._inbox: deque[tuple[Request, bool, Exception | None]] = deque()
         self._open: dict[Request, None] = {}  # those heard of and not finished
-        self._events: list[Event] = []  # since the last step, of which so many have been told
-        self._num_told = 0
-        self._changed_by: int | None = None  # the thread in the middle of a change
+        self._events = []
         self._top_k = 0
-        self._is_whole = True  # no exception has come in the middle of a change
+        self._waits = False  # for other engines to let go of room
+        self._asked = False  # for room, since last nobody waited
+        room.join(self)
 
     # A function of its own: what it held is freed before the interpreter may end.
     def _step(self) -> list[Event]:
@@ -85,21 +88,6 @@ class Loop:
         events, self._events, self._num_told = self._events, [], 0
         return events
 
-    def _call_back(self) -> None:
-        """Tell requests that want to know what has happened to them."""
-        while self._num_told < len(self._events):  # which what is told may add to
-            event = self._events[self._num_told]
-            if event.request.on_event is not None:
-                self._call(event, event.request.on_event)
-            self._num_told += 1
-
-    def _call(self, event: Event, told: Callable[[Event], object]) -> None:
-        try:
-            told(event)
-        except Exception as error:
-            event.request.on_event = None
-            self._end(event.request, error)
-
     def _hear(self) -> None:
         """Take in what came from other threads; what has waited too long ends."""
         while self._inbox:
@@ -115,19 +103,31 @@ class Loop:
 
     def _admit(self) -> None:
         """Let requests in that wait, as far as there is room."""
+        self._waits = False
         if not self.scheduler.num_waiting:
+            if self._asked:
+                self.room.withdraw(self)
+                self._asked = False
             return
+        self._asked = True
         running = self.scheduler.running
+        self._residents.expect(self.scheduler.num_waiting)
         now = time.perf_counter()
         for request in self.scheduler.admit(
-            lambda request: self._residents.start(request, running),
+            lambda request: self._encoding.start(request, running),
             lambda request: self._residents.hold(request, running),
         ):
             for continuation in request.live:
                 continuation.usage.admitted = continuation.usage.admitted or now
             self._forward.forget()
+        while self._residents.failed:
+            request, error = self._residents.failed.popitem()
+            request.pass_error = error
+            self._end(request, error)
         if not self.scheduler.running:
-            self._refuse()
+            self._waits = bool(self.room.others_first(self))
+            if not self._waits:
+                self._refuse()
 
     def _refuse(self) -> None:
         """End the first that waits although nobody is left to wait for."""
@@ -140,6 +140,13 @@ class Loop:
         """Compute what is due; what fails ends here."""
         work: list[Work] = []
         try:
+            running = self.scheduler.running
+            request = self._encoding.next(running) if self._encoding.is_needed else None
+            if request is not None:
+                work = [Work(request.live[0], 0, request, True)]
+                self._forward.forget()
+                self._encoding.read(request)
+                return [], None
             again = self._repeat()
             if again is not None:
                 return again
@@ -177,6 +184,7 @@ class Loop:
         self._forward.forget()
         self._settling.forget(request.group.members)
         self._residents.park(request)
+        self._encoding.leave(request)
         self.scheduler.park(request)
         request.live[0].usage.num_parked += 1
         self.counters.parked += 1
@@ -244,39 +252,18 @@ class Loop:
         else:
             request.group.fail(error)
         self.scheduler.cancel(request)
+        if not self.scheduler.num_waiting:
+            self.room.withdraw(self)
         self._count(request)
 
     def _count(self, request: Request) -> None:
         """Note that a request has finished."""
         self._open.pop(request, None)
+        self._encoding.leave(request)
         self._events.append(Event(request, None))
         reason = request.group.results[0].finish_reason
         self.counters.requests[reason or "interrupted"] += 1
         journal.ended(request)
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Have the model and all of this to oneself, and right, whatever came before."""
-        with torch.inference_mode(), plain_torch(), self.model.running():
-            self._begin_change()
-            yield
-            self._call_back()
-            self._end_change()
-
-    @property
-    def _is_changing_here(self) -> bool:
-        """Whether this thread is in the middle of a change, which an exception has not ended."""
-        return self._changed_by == threading.get_ident() and self.model.is_running_here
-
-    def _begin_change(self) -> None:
-        self._changed_by = threading.get_ident()
-        if not self._is_whole:
-            self._mend()
-        self._is_whole = False
-
-    def _end_change(self) -> None:
-        self._is_whole = True
-        self._changed_by = None
 
     def _mend(self) -> None:
         """After an exception in the middle of a change: begin anew with what requests there are.
@@ -296,6 +283,7 @@ class Loop:
             why = "the step that took its tokens was interrupted half way"
             taking.group.fail(RuntimeError(why))
         self._residents.restart(self._open)
+        self._encoding.restart()
         for request in [request for request in self._open if request.finished]:
             self._count(request)
         self.scheduler.restart(self._open)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kept.blocks import BLOCK
 from kept.cache import Cache, most_blocks
 from kept.engine.request import Request
@@ -13,40 +15,59 @@ def blocks_of(num_tokens: int) -> int:
     return -(-num_tokens // BLOCK)
 
 
+def longest_text(request: Request, rule: ContextRule) -> int:
+    """Tokens that a text of a request may come to store."""
+    longest = max(c.limit - c.offset - 1 for c in request.group.results)
+    return longest if rule.in_place else min(longest, rule.length)
+
+
 class Needs:
     """What sequences of a cache in blocks come to need.
 
-    longest_step: tokens that one of them takes in a pass at most, None: any number. parks: whether
-    a request may be parked, so that it starts with less than it needs to its end.
+    rule: at the end of the context. longest_step: tokens that one of them takes in a pass at most,
+    None: any number. parks: whether a request may be parked, so that it starts with less than it
+    needs to its end.
     """
 
     def __init__(
         self, cache: Cache, rule: ContextRule, longest_step: int | None, *, parks: bool
     ) -> None:
-        self.block_bytes = cache.block_bytes
-        self._groups = list(zip(cache.windows, cache.group_bytes, strict=True))
+        self._cache, self._windows, self._sizes = cache, cache.windows, cache.group_bytes
         self._rule, self._longest_step, self._parks = rule, longest_step, parks
 
-    def of_tokens(self, num_tokens: int) -> int:
-        """Bytes of the blocks that a sequence of so many tokens lies in at most at any time."""
-        step = num_tokens if self._longest_step is None else self._longest_step
-        return sum(most_blocks(window, num_tokens, step) * size for window, size in self._groups)
+    def most_blocks(self, request: Request) -> list[int]:
+        """(groups,) blocks that it may come to need, with one that each of several takes ahead."""
+        each, ahead = self._blocks_of(longest_text(request, self._rule)), int(request.width > 1)
+        return [request.width * (count + ahead) for count in each]
+
+    def most(self, request: Request) -> int:
+        """Bytes of these."""
+        return self._bytes_of(self.most_blocks(request))
 
     def to_start(self, request: Request) -> int:
         """Bytes that it needs until it has drawn a token of each text; where it cannot be parked,
         until its end."""
         if not self._parks:
-            return self.at_most(request)
-        longest = self.longest(request)
-        own = sum(self.of_tokens(min(len(c.history) + 1, longest)) for c in request.live)
-        return own + (request.width - len(request.live)) * self.block_bytes
+            return self.most(request)
+        longest = longest_text(request, self._rule)
+        lengths = [min(len(c.history) + 1, longest) for c in request.live]
+        own = sum(self._bytes_of(self._blocks_of(length)) for length in lengths)
+        return own + (request.width - len(request.live)) * sum(self._sizes)
 
-    def longest(self, request: Request) -> int:
-        """Tokens that a text of it may come to store."""
-        longest = max(c.limit - c.offset - 1 for c in request.group.results)
-        return min(longest, self._rule.length)
+    def promised(self, running: Sequence[Request]) -> int:
+        """Bytes that running requests need to have started, and do not hold; of those that cannot
+        be parked none, as they are set aside."""
+        found = 0
+        for request in running if self._parks else ():
+            slots = [c.slot for c in request.live if c.slot is not None]
+            held = sum(map(self._cache.slot_bytes, slots))
+            found += max(0, self.to_start(request) - held)
+        return found
 
-    def at_most(self, request: Request) -> int:
-        """Bytes that it may come to need, with a block that each of several takes ahead."""
-        ahead = self.block_bytes if request.width > 1 else 0
-        return request.width * (self.of_tokens(self.longest(request)) + ahead)
+    def _blocks_of(self, num_tokens: int) -> list[int]:
+        """(groups,) blocks that a sequence of so many tokens lies in at most at any time."""
+        step = num_tokens if self._longest_step is None else self._longest_step
+        return [most_blocks(window, num_tokens, step) for window in self._windows]
+
+    def _bytes_of(self, blocks: Sequence[int]) -> int:
+        return sum(count * size for count, size in zip(blocks, self._sizes, strict=True))

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from kept.blocks import BLOCK, Budget, Lease, Match, Miss, Reason, Stack
+from kept.blocks import BLOCK, Lease, Match, Miss, Reason, Stack
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters, PoolBlocks
 from kept.engine.finding import findable, num_shared
 from kept.engine.holds import Hold
 from kept.engine.known import Known
-from kept.engine.needs import Needs, blocks_of
+from kept.engine.needs import Needs, blocks_of, longest_text
 from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.engine.residents import Residents
+from kept.engine.room import Lender, Room
 from kept.engine.scheduler import Scheduler
+from kept.engine.supply import Supply
 from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
-from kept.models import CausalLM
+from kept.format import format_bytes
 from kept.text import Tokenizer
 
 
@@ -31,21 +33,26 @@ class PooledResidents(Residents):
     running sequence needs are free for whoever does.
 
     known: None where texts share nothing, as keys depend on more than the tokens before them; a
-    request then starts once there is room for all that it may come to, and is never parked.
+    request then starts once there is room for all that it may come to, which is set aside for it,
+    and is never parked. room, owner: see `Supply`.
     """
 
     def __init__(
         self,
         cache: Cache,
         num_slots: int,
-        budget: Budget,
         known: Known | None,
         needs: Needs,
+        rule: ContextRule,
         counters: Counters,
+        room: Room,
+        owner: Lender,
     ) -> None:
         super().__init__(cache, num_slots)
-        self._budget, self._known, self._counters = budget, known, counters
-        self._held_cache, self._needs = cache, needs
+        self._held_cache, self._known, self._counters = cache, known, counters
+        self._needs, self._rule, self._room, self._owner = needs, rule, room, owner
+        self._supply = Supply(cache, known, room, owner, counters)
+        self._set_aside: dict[Request, list[int]] = {}  # blocks by group, where nothing is known
         # What windows have passed is made findable first.
         cache.lets_go = known is None
         # Of what those that run have in the tree. All of a request's sequences go on from its
@@ -53,34 +60,51 @@ class PooledResidents(Residents):
         self._leases: dict[Request, dict[Continuation, Lease[Stack]]] = {}
         self._waited: set[Request] = set()  # for a running request to compute their beginning
 
-    @property
-    def pool_bytes(self) -> int:
-        """See `Residents.pool_bytes`."""
-        return self._num_blocks * self._held_cache.block_bytes
-
     def blocks(self) -> PoolBlocks:
         """See `Residents.blocks`."""
-        each = self._held_cache.block_bytes
-        free, findable = self._budget.num_free // each, self._num_findable // each
-        return PoolBlocks(free, findable, self._num_blocks - free - findable)
+        each, supply = self._held_cache.block_bytes, self._supply
+        findable = supply.num_findable // each
+        return PoolBlocks(supply.num_free // each, findable, -(-supply.num_used // each) - findable)
+
+    def promised(self, running: Sequence[Request]) -> int:
+        """See `Residents.promised`."""
+        return self._needs.promised(running)
 
     @property
-    def _num_blocks(self) -> int:
-        return self._budget.num_bytes // self._held_cache.block_bytes
+    def returnable(self) -> int:
+        """See `Lender.returnable`."""
+        return self._supply.returnable
 
-    @property
-    def _num_findable(self) -> int:
-        return 0 if self._known is None else self._known.num_bytes()
+    def oldest(self, to_itself: bool) -> float | None:
+        """See `Lender.oldest`."""
+        return self._supply.oldest(to_itself)
 
-    def check(self, request: Request) -> None:
+    def give_back(self, num_bytes: int, until: float, to_itself: bool) -> None:
+        """See `Lender.give_back`."""
+        self._supply.give_back(num_bytes, until, to_itself)
+
+    def needed_bytes(self, request: Request) -> int:
+        """See `Residents.needed_bytes`."""
+        return self._needs.to_start(request)
+
+    def check(self, request: Request, beside: int = 0) -> None:
         """See `Residents.check`."""
-        each, needed = self._held_cache.block_bytes, self._needs.at_most(request)
-        if needed > self._budget.num_bytes:
+        each, needed = self._held_cache.block_bytes, self._needs.most(request)
+        if needed > self._supply.most:
+            longest = longest_text(request, self._rule)
             raise CacheFullError(
-                f"a request of {request.width} sequences of up to {self._needs.longest(request):,} "
+                f"a request of {request.width} sequences of up to {longest:,} "
                 f"tokens may come to need {-(-needed // each):,} blocks of {BLOCK} tokens, and the "
-                f"pool of keys and values has {self._num_blocks:,}; ask for fewer tokens or texts, "
-                "or give more memory (kv_memory)"
+                f"pool of keys and values has {self._supply.most // each:,}; ask for fewer tokens "
+                "or texts, or give more memory (kv_memory)"
+            )
+        limit = self._room.limit
+        if limit is not None and needed + beside > limit:
+            raise CacheFullError(
+                f"a request with an input may come to need {format_bytes(needed + beside)} of keys "
+                f"and values, {format_bytes(beside)} of them for what the encoder makes of it, and "
+                f"all texts together have {format_bytes(limit)}; shorten it, ask for fewer tokens "
+                "or texts, or give more memory (kv_memory)"
             )
 
     def hold(self, request: Request, running: Sequence[Request]) -> Hold | None:
@@ -102,17 +126,22 @@ class PooledResidents(Residents):
         self._waited.add(request)
         return Hold(best, most)
 
-    def start(self, request: Request, running: Sequence[Request]) -> bool:
+    def start(self, request: Request, running: Sequence[Request], beside: int = 0) -> bool:
         """See `Residents.start`."""
-        promised = sum(map(self._promised, running))
-        room = self._budget.num_free + self._num_findable - promised
+        promised, needed = self._needs.promised(running), self._needs.to_start(request)
+        room = self._supply.num_obtainable() - promised
         if request.refused_with == room:
             return False
-        matches = self._fitting_matches(request, self._needs.to_start(request) + promised)
+        matches = self._fitting_matches(request, needed + promised)
         if matches is None:
             request.refused_with = room
+            self._room.claim(self._owner, needed + beside)
             return False
         request.refused_with = None
+        self._room.withdraw(self._owner)
+        if self._known is None:
+            self._set_aside[request] = self._needs.most_blocks(request)
+            self._promise()
         for continuation, match in zip(request.live, matches, strict=True):
             self._settle_in(request, continuation, match)
         self._account(request, matches)
@@ -127,21 +156,25 @@ class PooledResidents(Residents):
         while True:
             going = [item for item in work if item.continuation.slot is not None]
             needed = self._new_bytes(going)
-            if self._evict_for(sum(needed)):
+            if self._supply.evict_for(sum(needed)):
                 return
             short = [item.request for item, count in zip(going, needed, strict=True) if count]
             wanting = min(short, key=lambda request: request.rank)
             victim = scheduler.victim(wanting)
             if victim is not None or len(scheduler.running) > 1:
                 park(victim or wanting)
-            elif not self._give_up_leases(wanting):
+            elif self._give_up_leases(wanting):
+                continue
+            elif self._supply.others_run:
+                park(wanting)
+            else:
                 return  # nobody is left to make room: the pass says what is missing
 
     def take_ahead(self, count: int) -> None:
         """See `Residents.take_ahead`."""
         if self._known is not None:
             self._held_cache.let_go()
-        self._evict_for(count * self._held_cache.block_bytes)
+        self._supply.evict_for(count * self._held_cache.block_bytes)
 
     def computed(self, request: Request) -> None:
         """See `Residents.computed`: make what has been read of it findable."""
@@ -170,6 +203,14 @@ class PooledResidents(Residents):
         if all(continuation.slot is None for continuation in request.group.members):
             self._give_up_leases(request)
             self._waited.discard(request)
+            if self._set_aside.pop(request, None) is not None:
+                self._promise()
+
+    def restart(self, requests: Iterable[Request]) -> None:
+        """See `Residents.restart`."""
+        super().restart(requests)
+        self._set_aside.clear()
+        self._promise()
 
     def forget(self) -> None:
         """See `Residents.forget`."""
@@ -193,7 +234,7 @@ class PooledResidents(Residents):
         """
         known, salt = self._known, request.salt
         if known is None:
-            return [None] * len(request.live) if needed <= self._budget.num_free else None
+            return [None] * len(request.live) if needed <= self._supply.num_obtainable() else None
         found = [known.find(continuation, salt) for continuation in request.live]
         if not self._have_room(known, needed, found):
             pairs = zip(found, request.live, strict=True)
@@ -206,7 +247,12 @@ class PooledResidents(Residents):
 
     def _have_room(self, known: Known, needed: int, found: Sequence[Match[Stack]]) -> bool:
         missing = needed - sum(map(known.matched_bytes, found))
-        return missing <= self._budget.num_free + known.num_bytes(found)
+        return missing <= self._supply.num_obtainable(found)
+
+    def _promise(self) -> None:
+        """Have memory for what is set aside."""
+        none = [0] * len(self._held_cache.windows)
+        self._supply.promise([sum(x) for x in zip(none, *self._set_aside.values(), strict=True)])
 
     def _give_up_leases(self, request: Request) -> bool:
         """Let the tree drop what a request's prompt lies in, which may be blocks of others that
@@ -263,44 +309,12 @@ class PooledResidents(Residents):
         stacks = self._held_cache.share(continuation.slot)[: blocks_of(len(tokens))]
         return self._known.insert(tokens, stacks, salt, lease, ends=ends)
 
-    def _promised(self, running: Request) -> int:
-        """Bytes of the blocks that a running request needs beside those that it has."""
-        slots = [c.slot for c in running.live if c.slot is not None]
-        held = sum(map(self._held_cache.slot_bytes, slots))
-        return max(0, self._needs.to_start(running) - held)
-
     def _new_bytes(self, work: Sequence[Work]) -> list[int]:
         slots = [slot for item in work if (slot := item.continuation.slot) is not None]
         return self._held_cache.num_new_bytes(slots, [item.num_new for item in work])
-
-    def _evict_for(self, num_bytes: int) -> bool:
-        """Have so many bytes free, at the cost of what is known; whether there are."""
-        while self._budget.num_free < num_bytes:
-            if self._known is None or not self._known.evict():
-                return False
-            self._counters.evicted_blocks += 1
-        return True
 
 
 def _words(miss: Miss, tokenizer: Tokenizer | None) -> str:
     if tokenizer is None:
         return str(miss)
     return miss.spelled(lambda token: tokenizer.decode([token], skip_special_tokens=False))
-
-
-def make_residents(
-    model: CausalLM,
-    cache: Cache | None,
-    rule: ContextRule,
-    num_slots: int,
-    prefill_chunk: int | None,
-    counters: Counters,
-) -> Residents:
-    """Residents of a cache, which share keys where they lie in blocks and depend on nothing but the
-    tokens before them."""
-    if cache is None or not cache.pools:
-        return Residents(cache, num_slots)
-    shares = not (rule.slides or model.is_encoder_decoder or model.keys_follow_length)
-    needs = Needs(cache, rule, prefill_chunk, parks=shares)
-    known = Known(cache) if shares else None
-    return PooledResidents(cache, num_slots, cache.pools[0].budget, known, needs, counters)

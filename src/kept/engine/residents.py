@@ -13,23 +13,42 @@ from kept.engine.holds import Hold
 from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.engine.scheduler import Scheduler
+from kept.engine.slot_caches import Held
 
 
 class Residents:
     """The slots of a cache whose sequences share nothing, or their numbers where there is none."""
 
     def __init__(self, cache: Cache | None, num_slots: int) -> None:
-        self.cache, self.num_slots = cache, num_slots
+        self.cache: Cache | None = cache
+        self.num_slots = num_slots
+        self.failed: dict[Request, Exception] = {}  # that `start` had no memory for, and why
         self._free = list(range(num_slots))  # a heap: the lowest goes first
         self._in: dict[int, Continuation] = {}
 
-    @property
-    def pool_bytes(self) -> int:
-        """The most bytes that the pool may take; 0: there is none."""
+    def promised(self, running: Sequence[Request]) -> int:
+        """Bytes that running requests need and have not reserved."""
         return 0
 
-    def check(self, request: Request) -> None:
-        """Raise CacheFullError for a request that the cache could not hold alone."""
+    @property
+    def returnable(self) -> int:
+        """See `Lender.returnable`."""
+        return 0
+
+    def oldest(self, to_itself: bool) -> float | None:
+        """See `Lender.oldest`."""
+        return None
+
+    def give_back(self, num_bytes: int, until: float, to_itself: bool) -> None:
+        """See `Lender.give_back`."""
+
+    def check(self, request: Request, beside: int = 0) -> None:
+        """Raise CacheFullError for a request that the cache could not hold alone, with so many
+        bytes beside it."""
+
+    def needed_bytes(self, request: Request) -> int:
+        """Bytes that have to be had for it to start."""
+        return 0
 
     def blocks(self) -> PoolBlocks | None:
         """How the blocks of the pool are used; None: there is none."""
@@ -37,6 +56,13 @@ class Residents:
 
     def forget(self) -> None:
         """Let no text that has ended be found again, and give free memory back to the system."""
+
+    def hand_over(self) -> Held | None:
+        """What holds the keys of whoever was here last; None: nothing that can be taken away."""
+        return None
+
+    def expect(self, num_requests: int) -> None:
+        """Note that so many requests wait, of which `start` is asked next."""
 
     def hold(self, request: Request, running: Sequence[Request]) -> Hold | None:
         """Which running request computes what this one begins with, too; None: none does."""
@@ -48,11 +74,12 @@ class Residents:
             return [None] * len(live)
         return self.cache.max_steps([c.slot for c in live if c.slot is not None])
 
-    def start(self, request: Request, running: Sequence[Request]) -> bool:
+    def start(self, request: Request, running: Sequence[Request], beside: int = 0) -> bool:
         """Give its sequences slots, and keys as far as some are to be had; False: there is no room.
 
         A slot keeps the first `num_computed` of the tokens it holds. running: those that need room
-        besides. Mutates the cache and the continuations.
+        besides. beside: bytes that it needs beside its slots. Mutates the cache and the
+        continuations.
         """
         if self.cache is not None:
             for continuation in request.live:
@@ -146,6 +173,8 @@ class Residents:
         slot = continuation.slot
         assert slot is not None
         continuation.slot = None
+        if self.cache is not None and self.cache.cross.shapes:
+            self.cache.attend(slot, None)
         del self._in[slot]
         heappush(self._free, slot)
 

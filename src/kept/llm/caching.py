@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kept.cache import Cache, EvictionPolicy, Offloaded, make_cache
-from kept.engine import ContextRule, default_hop
+import torch
+
+from kept.cache import Cache, EvictionPolicy, Offloaded, grown, make_cache, most_slot_bytes
+from kept.engine import ContextRule, Held, SlotCaches, default_hop
 from kept.errors import CacheFullError, OptionError
 from kept.models import CausalLM
 from kept.options import ResolvedCacheOptions
@@ -60,6 +62,48 @@ def static_length(
     return options.max_cache_len
 
 
+def shared_length(
+    options: ResolvedCacheOptions, length: int | None, rule: ContextRule
+) -> int | None:
+    """A length as `static_length` gives it, with room for some tokens more where no option says how
+    many there are, so that calls of about the same length have one cache."""
+    if length is None or options.max_cache_len is not None:
+        return length
+    return max(length, min(grown(length), rule.length))
+
+
+def slot_caches(
+    model: CausalLM,
+    options: ResolvedCacheOptions,
+    rule: ContextRule,
+    length: int | None,
+    place: Offloaded | None,
+    step: int,
+    first: Held | None = None,
+) -> SlotCaches:
+    """Caches of these options, each slot of which has memory of its own.
+
+    length: of a static one. step: tokens that a sequence takes at once at most. first: one to begin
+    with. Raises OptionError as `build_cache` does.
+    """
+    nowhere = torch.device("meta")  # where buffers take no memory
+    plan = build_cache(model, options, rule, 1, length, device=nowhere)
+    assert plan is not None
+    heads = model.config.num_heads
+
+    def make(num_slots: int) -> Cache:
+        made = build_cache(model, options, rule, num_slots, length, place)
+        assert made is not None
+        return made
+
+    def num_bytes(num_slots: int, longest: int) -> int:
+        found = num_slots * most_slot_bytes(plan, longest, step, heads)
+        budget = None if place is None else place.budget
+        return found if budget is None else min(found, budget)
+
+    return SlotCaches(plan.codec, make, num_bytes, first)
+
+
 def build_cache(
     model: CausalLM,
     options: ResolvedCacheOptions,
@@ -68,10 +112,12 @@ def build_cache(
     length: int | None,
     place: Offloaded | None = None,
     pool_bytes: int | None = None,
+    device: torch.device | None = None,
 ) -> Cache | None:
     """The cache the options ask for, or None for use_cache=False.
 
     length: of a static cache, see `static_length`. pool_bytes: at most, of a cache in blocks.
+    device: where nothing is to be stored, None: the model's.
     Where the window slides in place, a dynamic cache becomes a ring as long as the context. Raises
     OptionError for an evicting cache of a model that cannot do with one.
     """
@@ -96,9 +142,10 @@ def build_cache(
         policy=_eviction_policy(options),
         dtype=model.dtype,
         kv_dtype=options.kv_dtype,
-        device=model.device,
+        device=device or model.device,
         place=place,
         pool_bytes=pool_bytes,
+        in_blocks=device is None,
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kept.cache import Cache
+from kept.engine import Held, Room
 from kept.errors import CacheError, OptionError
 from kept.options import ResolvedCacheOptions
 
@@ -19,12 +21,18 @@ class Conversation:
     """One slot of keys and the tokens they belong to. options: what the cache was made by.
 
     tokens: the cache may hold keys beyond them, or fewer, where an exception came in between; what
-    both say is right.
+    both say is right. last_use: as `time.monotonic` counts.
     """
 
-    cache: Cache
+    held: Held
     tokens: list[int]
     options: ResolvedCacheOptions
+    last_use: float = field(default_factory=time.monotonic)
+
+    @property
+    def cache(self) -> Cache:
+        """What holds the keys."""
+        return self.held.cache
 
     def reuse(self, prompt: Sequence[int]) -> int:
         """Cut the cache back to the longest beginning it shares with a prompt; returns its length.
@@ -50,13 +58,33 @@ class Conversation:
 
 
 class LastConversation:
-    """The conversation that the next turn may go on from, if there is one.
+    """The conversation that the next turn may go on from, if there is one: a `Lender`.
 
     Threads may share it: whoever takes it out has it alone.
     """
 
-    def __init__(self) -> None:
+    is_busy = is_running = False
+    promised = 0
+
+    def __init__(self, room: Room) -> None:
         self._held: deque[Conversation] = deque(maxlen=1)  # taken out and put in by one call each
+        room.join(self)
+
+    @property
+    def returnable(self) -> int:
+        """See `Lender.returnable`."""
+        return sum(found.held.reserved.num_bytes for found in list(self._held))
+
+    def oldest(self, to_itself: bool) -> float | None:
+        """See `Lender.oldest`."""
+        return next((found.last_use for found in list(self._held)), None)
+
+    def give_back(self, num_bytes: int, until: float, to_itself: bool) -> None:
+        """See `Lender.give_back`."""
+        self.drop()
+
+    def help(self) -> None:
+        """See `Lender.help`; nobody waits for it."""
 
     def take(self) -> Conversation | None:
         """What the last turn left behind; there is none from now on."""

@@ -1,24 +1,32 @@
-"""The engines of an LLM: one for each kind of cache, for as long as the LLM lives."""
+"""The engines of an LLM: one for each kind of cache, for as long as the LLM lives, or a call's."""
 
 from __future__ import annotations
 
-from kept.engine import Engine
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from weakref import WeakValueDictionary
+
+from kept.cache import Offloaded
+from kept.engine import ContextRule, Engine, Inputs, Room
 from kept.errors import OptionError
-from kept.format import format_bytes
-from kept.llm.caching import build_cache, context_rule
-from kept.machine import describe_machine
+from kept.llm.caching import build_cache, context_rule, shared_length, slot_caches, static_length
+from kept.llm.conversation import Conversation
 from kept.models import CausalLM
 from kept.options import ResolvedCacheOptions
 from kept.sampling import ResolvedParams
 from kept.turns import Turn
 
+MOST_KEPT = 16  # kinds of cache whose engines are remembered while nobody uses them
+
+_Key = tuple[ResolvedCacheOptions, int | None]
+
 
 class Engines:
-    """Engines whose caches lie in blocks, so that texts of any number share one pool of them.
+    """What texts are computed in; all keys and values come out of one room.
 
-    num_slots: sequences computed side by side. pool_bytes: of keys and values of all texts
-    together, None: half of the memory there is when an engine is made. in_memory: whether they are
-    to lie there; else there are no such engines. Threads may share it.
+    num_slots: sequences computed side by side. place: where caches lie, None: in memory. Threads
+    may share it.
     """
 
     def __init__(
@@ -26,69 +34,103 @@ class Engines:
         model: CausalLM,
         num_slots: int,
         prefill_chunk: int,
-        pool_bytes: int | None,
-        in_memory: bool = True,
+        room: Room,
+        place: Offloaded | None = None,
     ) -> None:
-        self._model, self._num_slots, self._prefill_chunk = model, num_slots, prefill_chunk
-        self._pool_bytes, self._in_memory = pool_bytes, in_memory
-        self._engines: dict[ResolvedCacheOptions, Engine] = {}
+        self._model, self.num_slots, self._prefill_chunk = model, num_slots, prefill_chunk
+        self.room, self._place, self._inputs = room, place, Inputs(room)
+        # One that is not remembered is still found while a call has it: there are never two.
+        self._engines: WeakValueDictionary[_Key, Engine] = WeakValueDictionary()
+        self._recent: OrderedDict[_Key, Engine] = OrderedDict()
         self._turn = Turn()
 
-    def find(self, options: ResolvedCacheOptions, params: ResolvedParams) -> Engine | None:
-        """The engine of these options, made if there is none; None where a call has to have an
-        engine of its own: its cache does not lie in blocks, it takes more slots than there are, or
-        the model runs on the torch reference, where what else is in a pass changes the rounding.
+    def finds_texts(self, options: ResolvedCacheOptions, params: ResolvedParams) -> bool:
+        """Whether the engine of these options lives on and finds the texts before by itself, as
+        their keys lie in blocks."""
+        return self._lives_on(options, params) and self._in_blocks(options)
 
-        params: of a request. Raises OptionError as `context_rule` does, and where
-        `pool_bytes` do not hold one block.
+    def find(
+        self,
+        options: ResolvedCacheOptions,
+        params: ResolvedParams,
+        prompt_lengths: Sequence[int],
+        num_slots: int,
+        conversation: Conversation | None = None,
+    ) -> Engine:
+        """The engine that requests of these options run in.
+
+        It lives on for others, unless they have to have one of their own: they go on from a
+        conversation, take more slots than there are, lie in files, have no cache, or the model runs
+        on the torch reference, where what else is in a pass changes the rounding. num_slots: that
+        such a one has. Raises OptionError and CacheFullError for options that cannot be had.
         """
-        in_blocks = self._in_memory and options.cache_implementation == "dynamic"
-        if not in_blocks or self._model.native is None:
-            return None
-        width = max(params.num_beams, params.num_return_sequences)
         rule = context_rule(self._model, options)
-        if rule.in_place or width > self._num_slots:
-            return None
+        length = static_length(options, params, rule, prompt_lengths)
+        if conversation is not None or not self._lives_on(options, params):
+            return self._make(options, rule, num_slots, length, conversation)
+        length = shared_length(options, length, rule)
         with self._turn.lock:
-            found = self._engines.get(options)
+            key = (options, length)
+            found = self._engines.get(key)
             if found is None:
-                self._drop_idle()
-                found = self._engines[options] = self._make(options)
-            return found
+                found = self._make(options, rule, self.num_slots, length)
+                self._engines[key] = found
+            self._recent[key] = found
+            self._recent.move_to_end(key)
+            dropped = []
+            while len(self._recent) > MOST_KEPT:
+                dropped.append(self._recent.popitem(last=False)[1])
+        for engine in dropped:
+            engine.forget()
+        return found
 
     def forget(self) -> None:
         """Let no text that has ended be found again, and give the memory of its keys back."""
-        with self._turn.lock:
-            engines = list(self._engines.values())
-        for engine in engines:
-            engine.forget()
+        for ref in self._engines.valuerefs():
+            engine = ref()
+            if engine is not None:
+                engine.forget()
+        with self._model.running():
+            self._inputs.forget()
 
-    def _make(self, options: ResolvedCacheOptions) -> Engine:
-        rule, slots = context_rule(self._model, options), self._num_slots
+    def _lives_on(self, options: ResolvedCacheOptions, params: ResolvedParams) -> bool:
+        width = max(params.num_beams, params.num_return_sequences)
+        cached = options.cache_implementation is not None
+        in_memory = self._place is None and self._model.native is not None
+        return cached and in_memory and width <= self.num_slots
+
+    def _in_blocks(self, options: ResolvedCacheOptions) -> bool:
+        in_place = context_rule(self._model, options).in_place
+        return options.cache_implementation == "dynamic" and not in_place and self._place is None
+
+    def _make(
+        self,
+        options: ResolvedCacheOptions,
+        rule: ContextRule,
+        num_slots: int,
+        length: int | None,
+        conversation: Conversation | None = None,
+    ) -> Engine:
+        model = self._model
+        made = partial(
+            Engine,
+            self._model,
+            rule=rule,
+            max_slots=num_slots,
+            prefill_chunk=self._prefill_chunk,
+            room=self.room,
+            inputs=self._inputs,
+        )
+        if options.cache_implementation is None:
+            return made(None)
+        if not self._in_blocks(options):
+            first = None if conversation is None else conversation.held
+            step = self._prefill_chunk
+            return made(slot_caches(model, options, rule, length, self._place, step, first))
+        limit = self.room.limit
         try:
-            cache = build_cache(self._model, options, rule, slots, None, pool_bytes=self._room())
+            return made(build_cache(model, options, rule, num_slots, None, pool_bytes=limit))
         except OptionError as error:
-            if self._pool_bytes is None:
+            if limit is None:
                 raise
-            if not self._engines:
-                raise OptionError(f"kv_memory is too little: {error}") from error
-            raise OptionError(
-                f"texts of other cache options have the {format_bytes(self._pool_bytes)} of "
-                "kv_memory; wait for them to end, or give more"
-            ) from error
-        return Engine(self._model, cache, rule, max_slots=slots, prefill_chunk=self._prefill_chunk)
-
-    def _room(self) -> int | None:
-        """Bytes that the engines there are leave for another one's pool."""
-        if self._pool_bytes is None:
-            available = describe_machine().available_memory
-            return None if available is None else available // 2
-        taken = sum(engine.pool_bytes for engine in self._engines.values())
-        return max(self._pool_bytes - taken, 1)
-
-    def _drop_idle(self) -> None:
-        """Let go of engines that have nothing to do, for the room of their pools."""
-        if self._pool_bytes is not None:
-            idle = [key for key, engine in self._engines.items() if not engine.has_work]
-            for key in idle:
-                del self._engines[key]
+            raise OptionError(f"kv_memory is too little: {error}") from error

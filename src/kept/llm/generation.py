@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from kept.cache import Cache, Offloaded
 from kept.engine import (
     BeamGroup,
     Completion,
     ContextRule,
     Continuation,
-    Engine,
     GenerationError,
     GenerationInterrupted,
     Group,
@@ -20,8 +18,9 @@ from kept.engine import (
     SampleGroup,
 )
 from kept.errors import OptionError
-from kept.llm.caching import build_cache, context_rule, static_length
+from kept.llm.caching import context_rule
 from kept.llm.conversation import Conversation
+from kept.llm.engines import Engines
 from kept.models import CausalLM
 from kept.options import ResolvedCacheOptions
 from kept.sampling import ResolvedParams, TokenHistory, derive_seed, fresh_seed
@@ -31,11 +30,10 @@ from kept.text import Tokenizer
 class Generation:
     """Prompts on their way to completions.
 
-    options: of the cache. start: the token that the decoder of an encoder-decoder model starts
-    from, to whose encoder the prompts go; else None. vary: give each prompt but the first a seed of
-    its own in place of `params.seed`. conversation: go on from it, as far as the only prompt begins
-    like it; mutated, once everything that can be checked has been. place: where a new cache lies,
-    None: in memory. engine: a running one that the prompts go to, in place of one of their own.
+    options: of the cache. engines: where they run. start: the token that the decoder of an
+    encoder-decoder model starts from, to whose encoder the prompts go; else None. vary: give each
+    prompt but the first a seed of its own in place of `params.seed`. conversation: go on from it,
+    as far as the only prompt begins like it; mutated, once everything that can be checked has been.
     interactive: somebody reads along.
     """
 
@@ -46,14 +44,11 @@ class Generation:
         prompts: Sequence[Sequence[int]],
         params: ResolvedParams,
         options: ResolvedCacheOptions,
+        engines: Engines,
         *,
-        max_slots: int,
-        prefill_chunk: int,
         start: int | None = None,
         vary: bool = False,
         conversation: Conversation | None = None,
-        place: Offloaded | None = None,
-        engine: Engine | None = None,
         interactive: bool = False,
     ) -> None:
         if params.stop_strings and tokenizer is None:
@@ -66,16 +61,11 @@ class Generation:
             self.groups.append(_make_group(tokenizer, read, index, own, rule, source))
         self.requests = [Request(group, interactive=interactive) for group in self.groups]
         self._num_begun = 0  # requests that the engine has
-        if engine is None:
-            lengths = [len(prompt) if start is None else 1 for prompt in prompts]
-            length = static_length(options, params, rule, lengths)
-            slots = self._num_slots(max_slots)
-            if conversation is None:
-                cache = build_cache(model, options, rule, slots, length, place)
-            else:
-                cache = self._going_on(conversation, prompts[0])
-            engine = Engine(model, cache, rule, max_slots=slots, prefill_chunk=prefill_chunk)
-        self.engine = engine
+        lengths = [len(prompt) if start is None else 1 for prompt in prompts]
+        slots = self._num_slots(engines.num_slots)
+        self.engine = engine = engines.find(options, params, lengths, slots, conversation)
+        if conversation is not None:
+            self._go_on(conversation, prompts[0])
         for request in self.requests:
             engine.check(request)
 
@@ -83,11 +73,10 @@ class Generation:
         widths = [group.width for group in self.groups]
         return max(*widths, min(most, sum(widths)), 1)
 
-    def _going_on(self, conversation: Conversation, prompt: Sequence[int]) -> Cache:
+    def _go_on(self, conversation: Conversation, prompt: Sequence[int]) -> None:
         leader = self.groups[0].live[0]
         leader.num_computed = conversation.reuse(prompt)
         leader.usage.cached["conversation"] = leader.num_computed
-        return conversation.cache
 
     def begin(self) -> None:
         """Hand the prompts to the engine, if that has not been done."""
@@ -160,11 +149,14 @@ class Generation:
 
 def remember(generation: Generation, options: ResolvedCacheOptions) -> Conversation | None:
     """The conversation a turn leaves behind, or None if there is nothing to go on from."""
-    cache = generation.engine.cache
     continuation = generation.continuations[0]
-    if cache is None or continuation.offset or cache.num_slots != 1:
+    if continuation.offset:
         return None
-    return Conversation(cache, continuation.history.tokens[: cache.lengths[0]].tolist(), options)
+    held = generation.engine.hand_over()
+    if held is None or held.cache.num_slots != 1:
+        return None
+    tokens = continuation.history.tokens[: held.cache.lengths[0]].tolist()
+    return Conversation(held, tokens, options)
 
 
 def _make_group(

@@ -9,12 +9,12 @@ from typing import Any, Never
 
 import torch
 
-from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted
+from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted, Room
 from kept.errors import CheckpointNotFoundError, KeptError, OptionError
 from kept.llm.conversation import Conversation, LastConversation, usable
 from kept.llm.engines import Engines
 from kept.llm.generation import Generation, remember
-from kept.llm.memory import RENAMED, read_kv_memory, read_place
+from kept.llm.memory import RENAMED, read_kv_memory, read_place, room_for
 from kept.llm.options import check_single, resolve_options
 from kept.llm.padding import padding_of
 from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
@@ -63,8 +63,9 @@ class LLM:
         quantize: "int8" or "int4" rounds the weights to a byte or half of one, with scales.
         revision: branch, tag or commit of a hub id.
         max_batch_size: sequences computed side by side. prefill_chunk: prompt tokens per pass.
-        kv_memory: the most bytes that keys and values of all texts may take together: a number, or
-            a string as "2GiB" or "40%" of this machine's memory. None: what memory holds.
+        kv_memory: the most bytes that keys and values of all texts may take together, in every kind
+            of cache: a number, or a string as "2GiB" or "40%" of this machine's memory. None: half
+            of what is free now, or what memory holds where that is not known.
         offload_folder, offload_memory: keep keys and values in files of this folder, with at most
             so many bytes of them in memory, for contexts that memory does not hold. Both, or
             neither.
@@ -91,10 +92,9 @@ class LLM:
         )
         self.tokenizer = find_tokenizer(self.checkpoint.folder)
         self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
-        self._engines = Engines(
-            self.model, max_batch_size, prefill_chunk, self.kv_memory, self.place is None
-        )
-        self._last = LastConversation()
+        room = Room(room_for(self.kv_memory, self.model.device))
+        self._engines = Engines(self.model, max_batch_size, prefill_chunk, room, self.place)
+        self._last = LastConversation(room)
 
     def generate(
         self,
@@ -211,9 +211,7 @@ class LLM:
             resolved = with_turn_ends(resolved, self.tokenizer, named, config)
         ids = self.tokenizer.encode(prompt, add_special_tokens=False)
         [tokens] = read_prompts(ids, self.tokenizer, self.model.config.vocab_size)
-        if (
-            self._engines.find(caching, resolved) is not None
-        ):  # which finds the turns before by itself
+        if self._engines.finds_texts(caching, resolved):
             return Stream(self._begin([tokens], resolved, caching, interactive=True))
         kept = self._last.take()
         try:
@@ -300,12 +298,9 @@ class LLM:
             prompts,
             params,
             caching,
-            max_slots=self.max_batch_size,
-            prefill_chunk=self.prefill_chunk,
+            self._engines,
             start=start_token(self.model, self.checkpoint),
             vary=vary,
             conversation=conversation,
-            place=self.place,
-            engine=None if conversation else self._engines.find(caching, params),
             interactive=interactive,
         )

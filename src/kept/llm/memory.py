@@ -56,6 +56,15 @@ def read_kv_memory(asked: int | str | None, device: str | torch.device | None) -
     return found
 
 
+def room_for(kv_memory: int | None, device: torch.device) -> int | None:
+    """The bytes that keys and values of all texts may take: those given, or half of what is free;
+    None: nobody knows, as on another device than the CPU."""
+    if kv_memory is not None or device.type != "cpu":
+        return kv_memory
+    available = describe_machine().available_memory
+    return None if available is None else available // 2
+
+
 def _is_cpu(device: object) -> bool:
     return device is None or str(device).partition(":")[0] == "cpu"
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from kept.batch import Batch, Source
-from kept.cache import Cache, make_cache, stores
+from kept.batch import Batch, Source, pack_source
+from kept.cache import Cache, EncodedInput, make_cache, stores
 from kept.errors import OptionError
+from kept.exiting import computing
 from kept.models.causal_lm import CausalLM, ModelConfig
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
-from kept.ops import plain_torch
+from kept.ops import exact_products, plain_torch
 
 
 class EncoderDecoderConfig(ModelConfig, Protocol):
@@ -64,6 +66,24 @@ class EncoderDecoderLM(CausalLM):
     @abstractmethod
     def encode(self, source: Source, record: Record) -> Tensor:
         """The encoder's output (M, E), each input by itself."""
+
+    @abstractmethod
+    def cross_keys(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values (M, G, D) of each cross layer, of the encoder's output (M, E)."""
+
+    @plain_torch(watched=True)
+    def encode_input(self, tokens: Sequence[int], cache: Cache) -> EncodedInput:
+        """What the encoder makes of one input, read by itself, stored as the cache's cross layers
+        store it; no slot attends it yet.
+
+        Raises OptionError for no tokens, CacheFullError where there is no room, and what `encode`
+        does.
+        """
+        source = pack_source([tokens], 1, self.device)
+        assert source is not None
+        with computing(), self._turn.lock, torch.no_grad(), exact_products():
+            states = self.encode(source, Record())
+            return cache.cross.encoded(len(tokens), self.cross_keys(states))
 
     @abstractmethod
     def shared(self) -> object:

@@ -203,6 +203,11 @@ class T5(EncoderDecoderLM):
         ]
         return states[0] if len(states) == 1 else torch.cat(states)
 
+    def cross_keys(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """See `EncoderDecoderLM.cross_keys`."""
+        crossing = [block.cross for block in self.blocks]
+        return [layer.keys(states) for layer in crossing if isinstance(layer, T5CrossAttention)]
+
     def _check_length(self, length: int) -> None:
         """No length is too long for relative positions, but every pair of tokens has a bias."""
         if length <= ENCODER_ROWS or self.device.type != "cpu":

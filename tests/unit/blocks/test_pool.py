@@ -70,6 +70,79 @@ def test_each_block_is_free_or_held(steps: list[tuple[str, int]]) -> None:
     check(pool, held)
 
 
+EACH = 10  # bytes of a block
+budgeted = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["take", "take", "promise"]), st.integers(0, MOST)),
+        st.tuples(st.sampled_from(["drop", "drop", "other"]), st.integers(0, 100)),
+        st.tuples(st.just("release"), st.just(0)),
+        st.tuples(st.just("interrupt"), st.integers(1, 60)),
+    ),
+    max_size=30,
+)
+
+
+@given(budgeted)
+def test_pools_share_a_budget(steps: list[tuple[str, int]]) -> None:
+    """Blocks that are held, promised or idle are reserved, and no others once all is settled."""
+    budget = Budget(MOST * EACH)
+    pools, held = [BlockPool(MOST, EACH), BlockPool(MOST, EACH)], list[tuple[int, Block]]()
+    for pool in pools:
+        pool.draw_on(budget)
+    now = 0
+    for what, number in steps:
+        pool = pools[now]
+        free = pool.num_free
+        if what == "take" and number > free:
+            before = budget.taken
+            with pytest.raises(CacheFullError):
+                pool.take(number)
+            assert budget.taken == before
+        elif what == "take":
+            held += [(now, block) for block in pool.take(number)]
+        elif what == "promise":
+            with suppress(CacheFullError):
+                pool.promise(number)
+        elif what == "drop" and held:
+            held.pop(number % len(held))
+        elif what == "other":
+            now = 1 - now
+        elif what == "release":
+            with pool.idle():
+                pass
+            assert pool.num_idle == 0
+        elif what == "interrupt":
+            with suppress(KeyboardInterrupt):
+                interrupted(partial(pool.take, min(3, free)), number, "blocks")
+        needed = [max(each.num_used, each.num_promised) for each in pools]
+        idle = [each.num_idle for each in pools]
+        assert budget.taken == EACH * (sum(needed) + sum(idle)) <= budget.limit
+    for number, pool in enumerate(pools):
+        assert pool.num_used == sum(of == number for of, _ in held)
+    held.clear()
+    for pool in pools:
+        pool.promise(0)
+        with pool.idle():
+            pass
+    assert budget.taken == 0
+    assert [pool.num_free for pool in pools] == [MOST, MOST]
+
+
+def test_a_pool_that_goes_gives_its_bytes_back() -> None:
+    budget = Budget(30)
+    pool = BlockPool(3, EACH, budget)
+    pool.take(2)
+    reserved = budget.reserve(5)
+    with pytest.raises(CacheFullError, match=r"6 B more .* 5 B of 30 B are free; .*kv_memory"):
+        reserved.change(11)
+    assert budget.taken == 25, "blocks keep their memory, and who was refused what it had"
+    del reserved
+    assert budget.taken == 20
+    del pool
+    gc.collect()
+    assert budget.taken == 0
+
+
 def test_threads_share_no_block() -> None:
     pool, wrong = BlockPool(64), list[object]()
 
@@ -100,23 +173,22 @@ def test_a_pool_may_go_before_its_blocks() -> None:
     assert repr(block) == "<Block 1>"
 
 
-def test_pools_that_share_a_budget() -> None:
+def test_pools_with_blocks_of_two_sizes() -> None:
     budget = Budget(100)
     small, large = BlockPool(10, 10, budget), BlockPool(3, 30, budget)
     held = small.take(4)
-    assert (budget.num_used, budget.num_free, small.num_free, large.num_free) == (40, 60, 6, 2)
+    assert (budget.taken, budget.free, small.num_free, large.num_free) == (40, 60, 6, 2)
     others = large.take(2)
-    with pytest.raises(CacheFullError, match=r"1 more blocks.* 0 of 10"):
+    assert (small.num_free, large.num_free) == (0, 0)
+    with pytest.raises(CacheFullError, match=r"10 B more .* 0 B of 100 B"):
         small.take(1)
     del held[0]
-    small.take(1)
-    del others, held
-    assert budget.num_free == 100
-    assert (small.num_resident, large.num_resident) == (4, 2)
-    with small.idle():
+    assert (small.num_free, small.num_idle, small.num_reserved) == (1, 1, 4)
+    held += small.take(1)
+    others.pop()
+    assert (budget.free, small.num_free, large.num_free) == (0, 0, 1), "memory is its pool's"
+    with large.idle():
         pass
-    assert small.num_resident == 0
-    few = small.take(3)
-    assert small.num_resident == len(few)
-    del large, few
-    assert budget.num_used == 0
+    assert (budget.free, small.num_free, large.num_free) == (30, 3, 1)
+    del large, others, held
+    assert (budget.taken, small.num_free) == (40, 10)

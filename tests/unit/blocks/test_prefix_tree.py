@@ -197,6 +197,21 @@ def test_a_match_of_part_of_a_block_goes_on_with_a_block_of_its_own() -> None:
     assert tree.match([1, 2, 3, 4, 5, 6, 9]).blocks == (0, 2)
 
 
+def test_a_block_with_a_leased_beginning_cannot_go() -> None:
+    """A text that went on in the block where a leased prompt ends: dropping it frees nothing."""
+    tree = tree_of()
+    prompt = tree.insert([1, 2, 3, 4, 5], ["a", "b"])
+    tree.insert([1, 2, 3, 4, 5, 6, 7], ["a", "b"]).release()
+    other = tree.insert([1, 2, 3, 4, 9], ["a", "c"])
+    assert (tree.num_blocks, tree.num_evictable) == (4, 0)
+    other.release()
+    assert tree.num_evictable == 1
+    tree.check()
+    prompt.release()
+    assert (tree.num_blocks, tree.num_evictable) == (3, 3)
+    tree.check()
+
+
 def test_many_that_begin_alike_are_not_looked_through() -> None:
     size, count = 8, 10_000
     tree = tree_of(size)

@@ -48,7 +48,7 @@ def test_spare_ones_go_first_then_wanted_ones_by_their_use() -> None:
     of.shelf.put(of.stacks[1:2], wanted=True)
     of.now = 6.0
     of.shelf.put(of.stacks[3:4], wanted=True)
-    assert of.shelf.last_use == 5.0
+    assert of.shelf.oldest(NOBODY, wanted=True) == 5.0
     gone = []
     for wanted in (False, False, True, True):
         before = of.windows()
@@ -58,7 +58,7 @@ def test_spare_ones_go_first_then_wanted_ones_by_their_use() -> None:
     assert gone == [0, 2, 1, 3]
     assert not of.shelf.evict(NOBODY, wanted=False)
     assert not of.shelf.evict(NOBODY, wanted=True)
-    assert of.shelf.last_use is None
+    assert of.shelf.oldest(NOBODY, wanted=True) is None
     assert (of.whole.num_used, of.windowed.num_used) == (4, 0)
 
 
