@@ -18,7 +18,7 @@ from laws.operations import OPERATIONS
 # blocks that slots share (test_block_laws.py).
 SERVING = {
     "step", "lend", "lease", "update", "put", "abandon", "max_step", "max_steps", "reshape",
-    "layer", "held", "truncate_slot", "share", "adopt", "num_new_bytes", "slot_bytes", "let_go",
+    "layer", "held", "truncate_slot", "share", "adopt", "attend", "num_new_bytes", "slot_bytes", "let_go",
     "release",
 }  # fmt: skip
 

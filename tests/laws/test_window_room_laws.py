@@ -1,0 +1,136 @@
+"""Engines of a model with windows that share a room: each text is what it is alone, and each block
+of each group is counted where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from kept import SamplingParams, machine
+from kept.cache import make_cache
+from kept.engine import ContextRule, Continuation, Engine, Request, Room, SampleGroup
+from kept.engine.supply import Supply
+from kept.sampling import TokenHistory
+
+from .pool_sums import check_nothing_is_left, check_pool
+from .tiny import VOCAB, native_model
+
+pytestmark = pytest.mark.skipif(
+    not machine.NATIVE_AVAILABLE, reason="installed without a C++ compiler"
+)
+MODEL = "gemma3"  # of a layer with a window of 70 tokens, and one without
+# The last reads its window anew as it slides: it shares nothing, and sets aside all it may need.
+KINDS = (
+    ("float32", ContextRule(640)),
+    ("int8", ContextRule(640)),
+    ("float32", ContextRule(150, slides=True, hop=50)),
+)
+
+
+def engine(kind: int, room: Room) -> Engine:
+    codec, rule = KINDS[kind]
+    model = native_model(MODEL, "bf16")
+    cache = make_cache(model.kv_shapes, num_slots=3, kv_dtype=codec, pool_bytes=room.limit)
+    return Engine(model, cache, rule, prefill_chunk=100, room=room)
+
+
+def request(kind: int, random: Random) -> Request:
+    """A text that begins like one of two others."""
+    rule, begin = KINDS[kind][1], Random(random.randrange(2))
+    prompt = [begin.randrange(VOCAB - 1) for _ in range(random.choice((30, 100, 200, 540)))]
+    prompt += [random.randrange(VOCAB - 1) for _ in range(random.randrange(3))]
+    width = random.choice((1, 1, 2))
+    params = SamplingParams(
+        max_new_tokens=random.choice((3, 40, 90)), do_sample=True, num_return_sequences=width
+    ).resolve(vocab_size=VOCAB)
+    results = [
+        Continuation(
+            TokenHistory(prompt),
+            params,
+            seed=index,
+            limit=rule.limit(len(prompt), params.max_new_tokens) - 2 * index,
+            prompt_index=0,
+            index=index,
+            tokenizer=None,
+            offset=rule.first_offset(len(prompt)),
+        )
+        for index in range(width)
+    ]
+    return Request(SampleGroup(results))
+
+
+def outcome(of: Request) -> list[tuple[list[int], str | None]]:
+    found = [c.completion() for c in of.group.results]
+    return [(list(c.token_ids), c.finish_reason) for c in found]
+
+
+def alone(kind: int, seed: int) -> list[tuple[list[int], str | None]]:
+    by_itself, one = engine(kind, Room()), request(kind, Random(seed))
+    by_itself.submit(one)
+    while by_itself.has_work:
+        by_itself.step()
+    return outcome(one)
+
+
+def law(limit: int, count: int = 12) -> list[Engine]:
+    """Requests come to each engine in turn, while those before them run."""
+    room = Room(limit)
+    engines = [engine(kind, room) for kind in range(len(KINDS))]
+    asked = [(i % len(KINDS), i, request(i % len(KINDS), Random(i))) for i in range(count)]
+    waiting = asked[::-1]
+    for step in range(1500):
+        if waiting and step % 9 == 0:
+            kind, _, one = waiting.pop()
+            engines[kind].submit(one)
+        for each in engines:
+            if each.has_work:
+                each.step()
+            check_pool(each)
+        reserved = sum(x.num_reserved * x.block_bytes for of in engines for x in of.cache.pools)  # type: ignore[union-attr]
+        assert reserved == room.budget.taken <= limit
+        if not waiting and not any(each.has_work for each in engines):
+            break
+    assert all(one.finished for *_, one in asked), "somebody waits for ever"
+    for kind, seed, one in asked:
+        assert outcome(one) == alone(kind, seed), (kind, seed)
+    assert not engines[-1].counters.parked
+    for each in engines:
+        check_nothing_is_left(each)
+    assert room.budget.taken == 0
+    return engines
+
+
+def least() -> int:
+    """Bytes in which the widest request has room."""
+    cache = make_cache(native_model(MODEL, "bf16").kv_shapes, kv_dtype="float32")
+    return 2 * 11 * cache.block_bytes
+
+
+@pytest.mark.parametrize("more", [0, 40_000])
+def test_texts_are_what_they_are_alone(more: int) -> None:
+    engines = law(least() + more)
+    counters = [each.counters for each in engines]
+    assert sum(each.evicted_blocks for each in counters) > 20
+    assert sum(each.cached_tokens.total() for each in counters) > 100
+
+
+def count_one_group(patch: pytest.MonkeyPatch) -> None:
+    used = property(lambda of: of._pools[0].num_used * of._pools[0].block_bytes)
+    patch.setattr(Supply, "num_used", used)
+
+
+def keep_texts(patch: pytest.MonkeyPatch) -> None:
+    """Texts that have ended make way for those of their own engine alone."""
+    patch.setattr(Supply, "returnable", 0)
+    patch.setattr(Supply, "oldest", lambda of, own: of._known.oldest if own and of._known else None)
+
+
+@pytest.mark.parametrize("broken", [count_one_group, keep_texts])
+def test_this_law_can_fail(
+    broken: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(monkeypatch)
+    with pytest.raises(AssertionError):
+        law(least())
