@@ -15,11 +15,11 @@ from laws.grid_page import HELD, PAGE, REFUSED, axes, render
 from laws.operations import OPERATIONS
 
 # What makes up an append, what comes before the first, what reads, a truncation of one slot, and
-# blocks that slots share (test_block_laws.py).
+# blocks and encoder inputs that slots share (test_block_laws.py, test_inputs.py).
 SERVING = {
     "step", "lend", "lease", "update", "put", "abandon", "max_step", "max_steps", "reshape",
-    "layer", "held", "truncate_slot", "share", "adopt", "attend", "num_new_bytes", "slot_bytes", "let_go",
-    "release",
+    "layer", "held", "truncate_slot", "share", "adopt", "attend", "num_new_bytes", "slot_bytes",
+    "let_go", "release",
 }  # fmt: skip
 
 

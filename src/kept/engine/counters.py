@@ -34,8 +34,9 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class PoolBlocks:
-    """How the blocks of a pool are used: `free` ones nobody holds, `findable` ones the prefix tree
-    holds for texts that have ended, `held` ones sequences or leases need. They add up to all."""
+    """How the blocks of a pool are used, of all groups of layers together: `free` ones it may take,
+    `findable` ones the prefix tree holds for texts that have ended, `held` ones sequences or leases
+    need. They add up to all, where no other engine has what this one could take."""
 
     free: int
     findable: int

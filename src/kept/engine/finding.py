@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from kept.blocks import BLOCK, Match, Miss, PrefixTree, Reason, Stack
 from kept.cache import first_needed
 from kept.engine.continuation import Continuation
+from kept.engine.counters import Counters
+from kept.engine.usage import Usage
+from kept.text import Tokenizer
 
 Windows: TypeAlias = Sequence[int | None]  # of each group of layers, None: all tokens
 Tokens: TypeAlias = NDArray[np.int64]
@@ -77,3 +80,26 @@ def only_whole(
     with match:
         found = find(tree, windows, text[: match.num_tokens - num_rest], salt)
     return replace(found, miss=match.miss)
+
+
+def note_found(
+    match: Match[Stack],
+    source: str,
+    usage: Usage,
+    counters: Counters,
+    tokenizer: Tokenizer | None,
+) -> None:
+    """Note what of a prompt was found, and why no more. source: where that came from. tokenizer: to
+    tell tokens apart in words, None: by their numbers. Mutates usage and counters."""
+    if match.num_tokens:
+        usage.cached[source] = match.num_tokens
+        counters.cached_tokens[source] += match.num_tokens
+    if match.miss.reason is not Reason.WHOLE:
+        usage.miss = _words(match.miss, tokenizer)
+        counters.misses[match.miss.reason.value] += 1
+
+
+def _words(miss: Miss, tokenizer: Tokenizer | None) -> str:
+    if tokenizer is None:
+        return str(miss)
+    return miss.spelled(lambda token: tokenizer.decode([token], skip_special_tokens=False))

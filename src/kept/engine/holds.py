@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import chain
 
+from kept.blocks import BLOCK
+from kept.engine.finding import Tokens, num_shared
 from kept.engine.request import Phase, Request
 
 
@@ -67,3 +70,16 @@ class Holds:
             if not followers:
                 del self._followers[leader]
         return free
+
+
+def longest_shared(request: Request, tokens: Tokens, running: Iterable[Request]) -> Hold | None:
+    """The running request that will compute most of these first tokens of another one's text, at
+    least a block; None: none will."""
+    best, most = None, BLOCK - 1
+    for leader in running:
+        if leader.has_caught_up or leader.salt != request.salt or len(leader.live) != 1:
+            continue
+        shared = num_shared(leader.live[0].history.tokens, tokens)
+        if shared > most and shared > leader.live[0].num_computed:
+            best, most = leader, shared
+    return None if best is None else Hold(best, most)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from kept.blocks import BLOCK, Lease, Match, Miss, Reason, Stack
+from kept.blocks import BLOCK, Lease, Match, Stack
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters, PoolBlocks
-from kept.engine.finding import findable, num_shared
-from kept.engine.holds import Hold
+from kept.engine.finding import findable, note_found
+from kept.engine.holds import Hold, longest_shared
 from kept.engine.known import Known
 from kept.engine.needs import Needs, blocks_of, longest_text
 from kept.engine.passes import Work
@@ -21,7 +21,6 @@ from kept.engine.supply import Supply
 from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
 from kept.format import format_bytes
-from kept.text import Tokenizer
 
 
 class PooledResidents(Residents):
@@ -112,19 +111,11 @@ class PooledResidents(Residents):
         if self._known is None or len(request.live) != 1:
             return None
         tokens = findable(request.live[0])
-        best, most = None, BLOCK - 1
-        for leader in running:
-            if leader.has_caught_up or leader.salt != request.salt or len(leader.live) != 1:
-                continue
-            shared = num_shared(leader.live[0].history.tokens, tokens)
-            if shared > most and shared > leader.live[0].num_computed:
-                best, most = leader, shared
-        if best is None:
-            return None
-        if most < self._known.num_known(tokens, request.salt) + BLOCK:
+        found = longest_shared(request, tokens, running)
+        if found is None or found.num_tokens < self._known.num_known(tokens, request.salt) + BLOCK:
             return None
         self._waited.add(request)
-        return Hold(best, most)
+        return found
 
     def start(self, request: Request, running: Sequence[Request], beside: int = 0) -> bool:
         """See `Residents.start`."""
@@ -144,7 +135,7 @@ class PooledResidents(Residents):
             self._promise()
         for continuation, match in zip(request.live, matches, strict=True):
             self._settle_in(request, continuation, match)
-        self._account(request, matches)
+        self._account(request, matches[0])
         return True
 
     def make_room(
@@ -279,18 +270,12 @@ class PooledResidents(Residents):
         match = self._known.only_whole(match, continuation, request.salt)
         self._leases.setdefault(request, {})[continuation] = match.lease
 
-    def _account(self, request: Request, matches: Sequence[Match[Stack] | None]) -> None:
+    def _account(self, request: Request, match: Match[Stack] | None) -> None:
         """Note where the keys of its prompt came from, the first time it starts."""
-        usage, match = request.live[0].usage, matches[0]
-        if match is None or usage.admitted is not None:
-            return
-        if match.num_tokens:
+        usage = request.live[0].usage
+        if match is not None and usage.admitted is None:
             source = "running" if request in self._waited else "tree"
-            usage.cached[source] = match.num_tokens
-            self._counters.cached_tokens[source] += match.num_tokens
-        if match.miss.reason is not Reason.WHOLE:
-            usage.miss = _words(match.miss, request.live[0].tokenizer)
-            self._counters.misses[match.miss.reason.value] += 1
+            note_found(match, source, usage, self._counters, request.live[0].tokenizer)
 
     def _publish(
         self,
@@ -312,9 +297,3 @@ class PooledResidents(Residents):
     def _new_bytes(self, work: Sequence[Work]) -> list[int]:
         slots = [slot for item in work if (slot := item.continuation.slot) is not None]
         return self._held_cache.num_new_bytes(slots, [item.num_new for item in work])
-
-
-def _words(miss: Miss, tokenizer: Tokenizer | None) -> str:
-    if tokenizer is None:
-        return str(miss)
-    return miss.spelled(lambda token: tokenizer.decode([token], skip_special_tokens=False))

@@ -157,6 +157,21 @@ def test_blocks_go_back_to_their_pool_at_once() -> None:
     assert pool.num_used == 0
 
 
+def test_blocks_of_the_same_memory_count_once() -> None:
+    """As the beginning of a text and what goes on in its last block do, where they are objects of
+    their own."""
+    tree: PrefixTree[int] = PrefixTree(
+        Namespace("m", "i", "k", "c", (None,), 2), memory=lambda block: block % 10
+    )
+    lease = tree.insert([1, 2, 3], [0, 1])
+    tree.insert([1, 2, 3, 4], [10, 11]).release()
+    assert (tree.num_blocks, tree.num_evictable, tree.evictable()) == (3, 0, [])
+    tree.check()
+    lease.release()
+    assert (tree.num_blocks, tree.num_evictable, sorted(tree.evictable())) == (2, 2, [0, 11])
+    tree.check()
+
+
 def test_what_is_no_call_is_refused_and_changes_nothing() -> None:
     tree = tree_of()
     lease = tree.insert([1, 2, 3, 4, 5], [0, 1], "a")
