@@ -249,7 +249,8 @@ def _read(
             layout.restore(tensor(_held(index), torch.int64, num_slots, None), lengths)
         layouts.append(layout)
     check_place(place, device, evicts=any(isinstance(x, EvictingLayout) for x in layouts))
-    in_blocks = options.in_blocks and place is None and _may_lie_in_blocks(found, layouts)
+    is_memory = place is None or place.budget is None
+    in_blocks = options.in_blocks and is_memory and _may_lie_in_blocks(found, layouts)
     in_memory = place is None and device.type == "cpu"
     check_claims(file, handle, found, layouts, in_memory=in_memory, in_blocks=in_blocks)
     _check_windows(file, found, layouts, in_blocks)
