@@ -173,7 +173,7 @@ def played(acts: Sequence[tuple[str, int, bool]]) -> BlockPool:
             each.check()
     assert first.cache.pools
     return first.cache.pools[0]
-@settings(max_examples=150)
+
 
 acts = st.lists(
     st.tuples(st.sampled_from([*ACTS, "fork", "feed"]), st.integers(0, 999), st.booleans()),
@@ -182,7 +182,7 @@ acts = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=150)
 @given(acts)
 def test_what_is_shared_never_changes(acts: list[tuple[str, int, bool]]) -> None:
     pool = played(acts)
