@@ -101,13 +101,15 @@ def test_info_reads_no_weights(folder: Path, tmp_path: Path) -> None:
 
 
 def test_layers_with_and_without_a_window() -> None:
-    """Past the windows a token costs a sliding cache what layers without one store of it."""
+    """Past the windows a token costs what layers without one store of it, but in a static cache."""
     found = plan("--shape", "gemma-3-270m", "--context", 32768)
     rows = {row["cache"]: row for row in found["rows"] if row["dtype"] == "bfloat16"}
     token, past = (found[f"bytes_per_token{x}"]["bfloat16"] for x in ("", "_past_windows"))
     assert (token, past) == (18 * 2 * 256 * 2, 3 * 2 * 256 * 2)
-    assert rows["dynamic"]["cache_bytes"] == rows["static"]["cache_bytes"] == 32768 * token
-    assert rows["sliding"]["cache_bytes"] == 32768 * past + (512 + 64) * (token - past + 8)
+    assert rows["static"]["cache_bytes"] == 32768 * token
+    windowed = (512 + 64) * (token - past)
+    assert rows["dynamic"]["cache_bytes"] == 32768 * past + windowed
+    assert rows["sliding"]["cache_bytes"] == 32768 * past + windowed + (512 + 64) * 8
     for command in (("plan", "--shape", "gemma-3-270m"), ("plan", "--shape", "gpt2")):
         assert ("past the windows" in kept(*command).stdout) == ("gemma" in command[2])
 

@@ -182,11 +182,30 @@ acts = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=150)
 @given(acts)
 def test_what_is_shared_never_changes(acts: list[tuple[str, int, bool]]) -> None:
     pool = played(acts)
     assert pool.num_used == 0, "nobody holds a block, and some did not come back"
+
+
+@pytest.mark.parametrize("how", ["fork", "share", "reorder"])
+def test_who_goes_back_writes_over_nothing_that_others_read(how: str) -> None:
+    of = Numbered(make_cache(SHAPES, num_slots=NUM_SLOTS, pool_bytes=POOL), [[], [], []])
+    of.feed([70, 1, 0])
+    others = [of]
+    if how == "fork":
+        others.append(of.forked())
+    elif how == "share":
+        of.shared.append(Shared(of.cache.share(0), of.held[0]))
+    else:
+        of.cache.select([0, 0, 2])
+        of.held[1] = of.held[0]
+    of.cache.truncate_slot(0, 66)
+    of.held[0] = of.held[0][:66]
+    of.feed([3, 0, 0])
+    for each in others:
+        each.check()
 
 
 @settings(max_examples=10)
