@@ -3,10 +3,10 @@
     python benchmarks/shared_prefix.py                 # 16 sequences after 8,192 tokens, minutes
     python benchmarks/shared_prefix.py --quantize int8
 
-A model with random weights reads the prefix once and gives it to all slots of one cache, and reads
-it for each slot of another. The two caches then take turns, a few steps each, with the same tokens:
-their logits must be the same bits. What is printed beside the times is what a step has to read at
-least: the weights, and each block of keys and values once.
+A model with random weights reads the prefix once and gives it to all slots of one cache; a copy of
+that has it in each slot by itself. The two caches then take turns, a few steps each, with the same
+tokens: their logits must be the same bits. What is printed beside the times is what a step has to
+read at least: the weights, and each block of keys and values once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -25,7 +26,7 @@ from kept.batch import pack
 from kept.bench.shapes import SHAPES
 from kept.bench.subject import random_subject
 from kept.bench.trace import random_prompt
-from kept.cache import Cache, make_cache
+from kept.cache import Cache, load_cache, make_cache
 from kept.machine import describe_machine
 from kept.models import CausalLM
 
@@ -40,15 +41,19 @@ def read(model: CausalLM, cache: Cache, prefix: list[int], slot: int) -> None:
         model.run(pack([chunk], past=[begin], slots=[slot], last_of=[True]), cache)
 
 
-def filled(model: CausalLM, prefix: list[int], num: int, kv_dtype: str, *, shared: bool) -> Cache:
-    """A cache with the prefix in each of `num` slots, in the same blocks or in own ones."""
-    cache = make_cache(model.kv_shapes, num_slots=num, dtype=torch.bfloat16, kv_dtype=kv_dtype)
-    for slot in range(1 if shared else num):
-        print(f"reading {len(prefix):,} tokens into slot {slot}", file=sys.stderr, flush=True)
-        read(model, cache, prefix, slot)
-    if shared:
-        cache.select([0] * num)
-    return cache
+def filled(
+    model: CausalLM, prefix: list[int], num: int, kv_dtype: str, folder: Path
+) -> dict[str, Cache]:
+    """Two caches with the prefix in each of `num` slots: in the same blocks, and in own ones."""
+    print(f"reading {len(prefix):,} tokens", file=sys.stderr, flush=True)
+    shared = make_cache(model.kv_shapes, num_slots=num, dtype=torch.bfloat16, kv_dtype=kv_dtype)
+    read(model, shared, prefix, 0)
+    one = shared.num_bytes
+    shared.select([0] * num)
+    shared.save(folder / "cache")  # in files each slot has its own
+    own = load_cache(folder / "cache", model.kv_shapes)
+    assert own.num_bytes > one * (num - 1)
+    return {"shared": shared, "own": own}
 
 
 def measure(given: argparse.Namespace) -> tuple[dict[str, list[float]], int, int]:
@@ -57,10 +62,8 @@ def measure(given: argparse.Namespace) -> tuple[dict[str, list[float]], int, int
     model = subject.model
     prefix = random_prompt(model.config.vocab_size, given.prefix, seed=0)
     with torch.inference_mode():
-        caches = {
-            "shared": filled(model, prefix, given.sequences, given.kv_dtype, shared=True),
-            "own": filled(model, prefix, given.sequences, given.kv_dtype, shared=False),
-        }
+        with TemporaryDirectory() as folder:
+            caches = filled(model, prefix, given.sequences, given.kv_dtype, Path(folder))
         num_bytes = caches["shared"].num_bytes
         found: dict[str, list[float]] = {name: [] for name in caches}
         length = given.prefix
