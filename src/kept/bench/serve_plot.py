@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Final
 
 from kept.bench.plot import footer, require_matplotlib
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SIZE, _DPI = (11.0, 8.0), 150  # inches, and 1650 x 1200 pixels
+_TITLE_WIDTH = 90  # letters in a line of it
 _RUNNING, _WAITING, _FINDABLE = "#0b6e99", "#d1495b", "#7fb7cf"
 _TENANTS: Final = ("#0b6e99", "#d1495b", "#6a994e", "#8d6a9f")
 
@@ -47,7 +49,7 @@ def _title(result: ServeResult, figures: ServeFigures) -> str:
         f"{subject.name} ({format_count(subject.num_parameters)} parameters, "
         f"{subject.weight_format}): {figures.drawn_per_second:,.1f} tokens/s drawn, "
         f"{figures.tokens_per_second:,.1f} with those of the prompts{cut}\n"
-        f"{result.settings.workload}"
+        f"{fill(result.settings.workload, _TITLE_WIDTH)}"
     )
 
 
