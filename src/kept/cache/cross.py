@@ -135,10 +135,6 @@ class CrossLayers:
         each cross layer; no slot attends it yet. Raises CacheFullError where there is no room."""
         return written(make_input(self.shapes, self.codec, self.place, length), self.codec, layers)
 
-    def num_bytes_of(self, length: int) -> int:
-        """Bytes of an input of so many tokens."""
-        return length * sum(shape.num_bytes(self.codec) for shape in self.shapes)
-
     def committed(self, step: CrossStep | None) -> CrossLayers:
         """The slots of a step attend what it brought and every layer has stored."""
         return self if step is None or step.source is None else self.attending(self._after(step))
