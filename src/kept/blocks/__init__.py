@@ -6,7 +6,7 @@ from kept.blocks.entries import Entry
 from kept.blocks.keys import Namespace, Tokens
 from kept.blocks.lease import Lease
 from kept.blocks.match import Match, Miss, Reason
-from kept.blocks.pool import BLOCK, Block, BlockPool
+from kept.blocks.pool import BLOCK, Block, BlockPool, blocks_of
 from kept.blocks.prefix_tree import PrefixTree
 from kept.blocks.stack import Stack
 from kept.blocks.window_shelf import WindowShelf
@@ -27,4 +27,5 @@ __all__ = [
     "Stack",
     "Tokens",
     "WindowShelf",
+    "blocks_of",
 ]

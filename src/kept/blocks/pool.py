@@ -28,6 +28,11 @@ from kept.errors import CacheFullError
 BLOCK = 64  # tokens of a block: a tile of the kernels
 
 
+def blocks_of(num_tokens: int) -> int:
+    """How many blocks so many tokens lie in."""
+    return -(-num_tokens // BLOCK)
+
+
 class Block:
     """A block, by its number `id` in a pool, which it returns to with the last reference to it.
 

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kept.blocks import BLOCK
+from kept.blocks import BLOCK, blocks_of
 from kept.cache.block_memory import BlockMemory
 from kept.cache.block_table import EMPTY, Table
 from kept.cache.contiguous import ContiguousLayout, grown
@@ -113,7 +113,7 @@ class BlockLayout(Layout):
 
     def check_room(self, num_slots: int, count: int) -> None:
         """See `Layout.check_room`."""
-        needed = num_slots * -(-count // BLOCK)
+        needed = num_slots * blocks_of(count)
         if needed > self.memory.pool.num_free:
             self.memory.take(needed)  # raises
 
@@ -130,7 +130,7 @@ class BlockLayout(Layout):
             table = self.tables[slot]
             copied = None if begin == end or table.takes(begin) else begin // BLOCK
             assert copied is None or table.blocks[copied] is not None, "a step goes on in a block"
-            missing = -(-end // BLOCK) - len(table.blocks)
+            missing = blocks_of(end) - len(table.blocks)
             if copied is not None or missing > 0:
                 changes.append((slot, copied, max(missing, 0)))
         if not changes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kept.blocks import BLOCK, Block
+from kept.blocks import BLOCK, Block, blocks_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +35,7 @@ class Table:
 
     def first(self, num_tokens: int) -> Table:
         """With the blocks that so many tokens lie in."""
-        count = -(-num_tokens // BLOCK)
+        count = blocks_of(num_tokens)
         if count >= len(self.blocks):
             return self
         holes = min(self.num_holes, count)

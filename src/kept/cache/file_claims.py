@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kept.blocks import BLOCK
+from kept.blocks import BLOCK, blocks_of
 from kept.cache.description import Description
 from kept.cache.evicting import EvictingLayout
 from kept.cache.layout import Layout
@@ -95,7 +95,7 @@ def _num_bytes(found: Description, shape: KVShape, layout: Layout, in_blocks: bo
     entries = len(found.lengths) * layout.capacity
     if in_blocks:
         held = (count_entries(layout, slot, n) for slot, n in enumerate(found.lengths))
-        entries = sum(-(-count // BLOCK) * BLOCK for count in held)
+        entries = sum(blocks_of(count) * BLOCK for count in held)
     per_token = found.codec.num_bytes(shape.head_dim, shape.value_width)
     return shape.num_kv_heads * entries * per_token
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kept.blocks import BLOCK, Block, Stack
+from kept.blocks import BLOCK, Block, Stack, blocks_of
 from kept.cache.block_layout import BlockLayout
 from kept.cache.block_table import Table
 from kept.cache.indices import read_whole
@@ -53,7 +53,7 @@ class Sharing(Movable):
             )
         tables = {}
         for group, layout in enumerate(self._in_blocks()):
-            blocks = [stack.blocks[group] for stack in stacks[: -(-length // BLOCK)]]
+            blocks = [stack.blocks[group] for stack in stacks[: blocks_of(length)]]
             tables[layout] = _table(blocks, length, layout.window)
         self.abandon()  # which leaves layouts in blocks as they are
         lengths = list(self.lengths)
@@ -86,7 +86,7 @@ class Sharing(Movable):
     def slot_bytes(self, slot: int) -> int:
         """Bytes of the blocks that a slot's tokens lie in. Raises as `share`."""
         slot, found = self._read_slot(slot), 0
-        count = -(-self.lengths[slot] // BLOCK)
+        count = blocks_of(self.lengths[slot])
         for layout in self._in_blocks():
             table = layout.tables[slot]
             found += (min(count, len(table.blocks)) - table.num_holes) * layout.memory.block_bytes
@@ -102,7 +102,7 @@ class Sharing(Movable):
             for layout in layouts:
                 table = layout.tables[slot]
                 copied = count > 0 and not table.takes(length)
-                missing = max(0, -(-(length + count) // BLOCK) - len(table.blocks))
+                missing = max(0, blocks_of(length + count) - len(table.blocks))
                 num_bytes += (missing + copied) * layout.memory.block_bytes
             found.append(num_bytes)
         return found

@@ -9,7 +9,7 @@ kept           x   x   x   x   x       as the sequence may be truncated by 64 to
 
 from __future__ import annotations
 
-from kept.blocks import BLOCK
+from kept.blocks import BLOCK, blocks_of
 
 SPARE = BLOCK  # tokens that a sequence can at least be truncated by, whatever it has let go
 
@@ -28,7 +28,7 @@ def num_gone(window: int, length: int) -> int:
 def num_held(window: int | None, length: int) -> int:
     """How many blocks a sequence of so many tokens lies in between two steps. window: None: it lets
     nothing go."""
-    most = -(-length // BLOCK)
+    most = blocks_of(length)
     return most if window is None else most - num_gone(window, length)
 
 
@@ -37,9 +37,9 @@ def most_blocks(window: int | None, length: int, step: int) -> int:
 
     window: None: it lets nothing go. step: tokens that it takes at once at most.
     """
-    most = -(-length // BLOCK)
+    most = blocks_of(length)
     if window is None:
         return most
     # What is let go is looked for between two passes, some of which take tokens under a lease.
     held = window + SPARE + max(step, 2 * BLOCK)
-    return min(most, -(-held // BLOCK) + 2)
+    return min(most, blocks_of(held) + 2)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from kept.blocks import BLOCK, Match, Miss, PrefixTree, Reason, Stack
+from kept.blocks import BLOCK, Match, Miss, PrefixTree, Reason, Stack, blocks_of
 from kept.cache import first_needed
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters
@@ -58,7 +58,7 @@ def num_usable(match: Match[Stack], windows: Windows) -> int:
 
 def _last_whole(held: Sequence[bool], window: int, length: int) -> int:
     """The most first tokens, of so many, of which all that the next one sees is held."""
-    end = -(-length // BLOCK)
+    end = blocks_of(length)
     while end:
         begin = end
         while begin and held[begin - 1]:

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import inf
 
-from kept.blocks import BLOCK, Block, Lease, Match, Namespace, PrefixTree, Stack, WindowShelf
+from kept.blocks import (
+    BLOCK,
+    Block,
+    Lease,
+    Match,
+    Namespace,
+    PrefixTree,
+    Stack,
+    WindowShelf,
+    blocks_of,
+)
 from kept.cache import Cache, first_needed
 from kept.engine.continuation import Continuation
 from kept.engine.finding import Tokens, find, findable, num_usable, only_whole
-from kept.engine.needs import blocks_of
 
 
 class Known:

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kept.blocks import BLOCK
 from kept.cache import Cache, most_blocks
 from kept.engine.request import Request
 from kept.engine.window import ContextRule
-
-
-def blocks_of(num_tokens: int) -> int:
-    """How many blocks so many tokens lie in."""
-    return -(-num_tokens // BLOCK)
 
 
 def longest_text(request: Request, rule: ContextRule) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from kept.blocks import BLOCK, Lease, Match, Stack
+from kept.blocks import BLOCK, Lease, Match, Stack, blocks_of
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters, PoolBlocks
 from kept.engine.finding import findable, note_found
 from kept.engine.holds import Hold, longest_shared
 from kept.engine.known import Known
-from kept.engine.needs import Needs, blocks_of, longest_text
+from kept.engine.needs import Needs, longest_text
 from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.engine.residents import Residents
