@@ -32,6 +32,6 @@ def test_a_block_that_two_texts_end_in_makes_way_once() -> None:
     cache.truncate_slot(0, 0)
     assert (known.tree.num_blocks, known.num_bytes()) == (2, 2 * cache.block_bytes)
     while known.evict():
-        pass
+        pass  # until nothing may go
     assert (known.oldest, known.num_bytes()) == (None, 0)
     assert [pool.num_used for pool in cache.pools] == [0, 0]

@@ -129,7 +129,7 @@ def test_ctrl_c_at_any_line() -> None:
         of.check()
         for wanted in (False, True):
             while of.shelf.evict(NOBODY, wanted=wanted):
-                pass
+                pass  # until nothing may go
         assert of.shelf.num_bytes(NOBODY) == 0
         of.shelf.put(of.add(2), wanted=False)  # as whoever was interrupted does
         of.shelf.put(of.stacks, wanted=False)
