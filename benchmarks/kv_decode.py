@@ -10,12 +10,12 @@ a few steps each, so that a machine whose bandwidth changes within minutes treat
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
 
-import kept
+from results import write_json
+
 from kept.bench.shapes import SHAPES
 from kept.bench.subject import random_subject
 from kept.bench.trace import greedy, random_prompt, timed_steps
@@ -67,10 +67,7 @@ def main() -> None:
         tenths = statistics.quantiles(seconds, n=10)
         middle = statistics.median(seconds)
         print(f"| {name} | {1e3 * middle:.2f} | {1e3 * tenths[0]:.2f} | {1e3 * tenths[-1]:.2f} |")
-    if given.json is not None:
-        settings = {name: x for name, x in vars(given).items() if name != "json"}
-        document = {"kept": kept.__version__, "settings": settings, "seconds": found}
-        given.json.write_text(json.dumps(document, indent=1))
+    write_json(given, found)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ read at least: the weights, and each block of keys and values once.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -20,8 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from results import write_json
 
-import kept
 from kept.batch import pack
 from kept.bench.shapes import SHAPES
 from kept.bench.subject import random_subject
@@ -110,10 +109,7 @@ def main() -> None:
         print(f"| {name} | {read_bytes / 1e9:.2f} | {1e3 * middle:.1f} | {speed:.1f} |")
     shared, own = (statistics.median(found[name]) for name in ("shared", "own"))
     print(f"together: {own / shared:.2f} times the tokens/s")
-    if given.json is not None:
-        settings = {name: x for name, x in vars(given).items() if name != "json"}
-        document = {"kept": kept.__version__, "settings": settings, "seconds": found}
-        given.json.write_text(json.dumps(document, indent=1))
+    write_json(given, found)
 
 
 if __name__ == "__main__":
