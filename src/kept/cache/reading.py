@@ -80,7 +80,7 @@ class Readable(Slots):
     @property
     def num_slots(self) -> int:
         """How many sequences it has room for."""
-        return len(self._state.lengths)
+        return len(self._state.counted)
 
     @property
     def num_layers(self) -> int:

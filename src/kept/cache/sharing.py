@@ -59,7 +59,7 @@ class Sharing(Movable):
         lengths = list(self.lengths)
         lengths[slot] = length
         state = self._state.with_layouts({x: x.with_table(slot, y) for x, y in tables.items()})
-        self._state = replace(state, lengths=tuple(lengths))
+        self._state = replace(state, counted=tuple(lengths))
 
     @property
     def windows(self) -> tuple[int | None, ...]:

@@ -31,23 +31,34 @@ from kept.ops import LentBuffers
 log = logging.getLogger("kept")
 
 
+@dataclass(slots=True, eq=False)
+class Leased:
+    """Slots whose next entry may be written to without a step, and how many tokens each has taken
+    that way."""
+
+    slots: tuple[int, ...]
+    taken: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
     """shapes: of all layers. layers, layouts: (L,) one per storing layer; layers that lay tokens
-    out alike have the same layout. lengths: (slots,). cross: which encoder inputs the slots attend.
+    out alike have the same layout. counted: (slots,) tokens, but for those that leased slots have
+    taken. cross: which encoder inputs the slots attend.
 
-    open: the step that is being stored, whose layers nobody shares. leased: slots whose next entry
-    may be written to without a step. writes: what is left to be written to the layers. lent: their
-    buffers as kernels take them, once that has been asked for.
+    open: the step that is being stored, whose layers nobody shares. leased: the one thing here that
+    changes, as a state made anew for each token decoded would cost more than all else. writes: what
+    is left to be written to the layers. lent: their buffers as kernels take them, once that has
+    been asked for.
     """
 
     shapes: tuple[KVShape, ...]
     layers: tuple[LayerCache, ...]
     layouts: tuple[Layout, ...]
-    lengths: tuple[int, ...]
+    counted: tuple[int, ...]
     cross: CrossLayers
     open: OpenStep | None = None
-    leased: tuple[int, ...] = ()
+    leased: Leased | None = None
     writes: tuple[Write, ...] = ()
     lent: LentBuffers | None = None
 
@@ -56,19 +67,15 @@ class State:
         """The layouts, each once."""
         return tuple(dict.fromkeys(self.layouts))
 
-    def lengthened(self, lengths: tuple[int, ...]) -> State:
-        """With other lengths. For each token decoded: `replace` takes three times as long."""
-        return State(
-            self.shapes,
-            self.layers,
-            self.layouts,
-            lengths,
-            self.cross,
-            self.open,
-            self.leased,
-            self.writes,
-            self.lent,
-        )
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """(slots,) tokens."""
+        if self.leased is None or not self.leased.taken:
+            return self.counted
+        found = list(self.counted)
+        for slot in self.leased.slots:
+            found[slot] += self.leased.taken
+        return tuple(found)
 
     def with_layers(self, layers: Sequence[LayerCache]) -> State:
         """With these layers in place of its own; itself where they are the same."""
@@ -122,7 +129,7 @@ class State:
         for slot, n in cuts:
             lengths[slot] = n
         found = found.with_layouts({x: x.truncated(cuts) for x in self.distinct})
-        return replace(found, lengths=tuple(lengths), writes=writes)
+        return replace(found, counted=tuple(lengths), writes=writes)
 
     def selected(self, order: Sequence[int]) -> State:
         """Slot i a copy of what slot order[i] is."""
@@ -132,7 +139,7 @@ class State:
         found = self.with_layers(layers)
         return replace(
             found.with_layouts({x: x.selected(order, self.lengths) for x in self.distinct}),
-            lengths=tuple(self.lengths[i] for i in order),
+            counted=tuple(self.counted[i] for i in order),
             cross=self.cross.selected(order),
             writes=(Reordering(stay, order),) if stay else (),
         )
@@ -145,7 +152,7 @@ class State:
             lengths[slot] = length
         found = replace(
             self.with_layouts({layout: new for layout, (new, _) in after.items()}),
-            lengths=tuple(lengths),
+            counted=tuple(lengths),
             cross=self.cross.committed(step.cross),
             open=None,
             writes=tuple(partial(layer.evict, eviction) for layer, eviction in chosen),
@@ -187,17 +194,18 @@ class State:
 
     def settled(self) -> State:
         """Without a step or a lease, once what these have stored is zeroed; mutates the buffers."""
-        if self.open is None and not self.leased:
+        if self.open is None and self.leased is None:
             return self
         if self.open is not None:
             for index in sorted(self.open.touched):
                 plan = self.open.plans[self.layouts[index]]
                 self.layers[index].erase(plan.writes)
-        for slot in self.leased:
-            length = self.lengths[slot]
-            for layer in self.layers:
-                layer.clear(slot, slice(length, length + 1))
-        return replace(self, open=None, leased=())
+        lengths = self.lengths
+        leased = () if self.leased is None else self.leased.slots
+        for layer in self.layers:
+            for slot in leased if layer.zeroes else ():
+                layer.clear(slot, slice(lengths[slot], lengths[slot] + 1))
+        return replace(self, counted=lengths, open=None, leased=None)
 
 
 @dataclass(slots=True)
