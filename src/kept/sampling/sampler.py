@@ -30,6 +30,23 @@ class SampledTokens:
     errors: tuple[SamplingError | OptionError | None, ...] = ()
 
 
+def argmax_of(
+    params: Sequence[ResolvedParams], best: Sequence[tuple[float, int]] | None
+) -> list[int] | None:
+    """Return what `sample_rows` chooses where no row needs more than its argmax; else None.
+
+    For steps of greedy requests, where everything else costs more than this. best: see there.
+    """
+    if best is None:
+        return None
+    found = []
+    for options, (peak, token) in zip(params, best, strict=True):
+        if not options.is_argmax or not math.isfinite(peak):
+            return None
+        found.append(token)
+    return found
+
+
 def sample(
     logits: Tensor,
     params: Sequence[ResolvedParams],
