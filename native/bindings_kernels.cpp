@@ -258,7 +258,8 @@ void bind_program(nb::module_& m) {
             p.known(buffer).write_queries(rows, shape, floats, from);
         });
     nb::class_<Repeat>(m, "Repeat")
-        .def(nb::init<Program&, const Step&>(), "program"_a, "last"_a, Keep<1, 2>(), Keep<1, 3>())
+        .def(nb::init<Program&, const Step&, const std::vector<std::int64_t>&>(), "program"_a,
+             "last"_a, "positions"_a, Keep<1, 2>(), Keep<1, 3>())
         .def("run", &run_repeat, "tokens"_a);
 }
 

@@ -33,7 +33,8 @@ from kept.cache.window_blocks import first_needed, num_gone
 from kept.errors import CacheError, CacheFullError
 from kept.ops import Placement, Span
 
-AHEAD = BLOCK  # tokens more that a lease has room for
+AHEAD = BLOCK  # tokens more that a lease takes room for, where there is less than enough
+ENOUGH = 16  # taking another lease costs a step that much more seldom, then
 
 
 class BlockLayout(Layout):
@@ -212,9 +213,15 @@ class BlockLayout(Layout):
 
     def ahead(self, slots: Sequence[int], lengths: Sequence[int]) -> tuple[BlockLayout, Copies]:
         """See `Layout.ahead`."""
+        pairs = list(zip(slots, lengths, strict=True))
+        held = [len(self.tables[slot].blocks) * BLOCK - length for slot, length in pairs]
         for room in (AHEAD, 1):
+            ends = [
+                length + (1 if left >= ENOUGH else room)
+                for length, left in zip(lengths, held, strict=True)
+            ]
             try:
-                return self.extended(slots, lengths, [length + room for length in lengths])
+                return self.extended(slots, lengths, ends)
             except CacheFullError:
                 continue
         return self, ()

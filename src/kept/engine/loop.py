@@ -55,7 +55,6 @@ class Loop(Changing):
         self._inbox: deque[tuple[Request, bool, Exception | None]] = deque()
         self._open: dict[Request, None] = {}  # those heard of and not finished
         self._events = []
-        self._top_k = 0
         self._waits = False  # for other engines to let go of room
         self._asked = False  # for room, since last nobody waited
         room.join(self)
@@ -147,9 +146,10 @@ class Loop(Changing):
                 self._forward.forget()
                 self._encoding.read(request)
                 return [], None
-            again = self._repeat()
-            if again is not None:
-                return again
+            if self._forward.is_prepared and not self._must_slide():
+                work, again = self._forward.repeat()
+                self.counters.repeated_steps += 1
+                return work, again
             work = self._plan()
             return work, self._compute(work) if work else None
         except Exception as error:
@@ -157,16 +157,6 @@ class Loop(Changing):
             self._forward.forget()
             self._fail(work, error)
             return [], None
-
-    def _repeat(self) -> tuple[list[Work], NextLogits] | None:
-        """The last pass, one token on, if that is all that is due."""
-        if not self._forward.may_repeat or self._must_slide():
-            return None
-        if not self._forward.is_prepared:
-            self._residents.take_ahead(self._forward.num_sequences)
-        found = self._forward.repeat(self._top_k)
-        self.counters.repeated_steps += found is not None
-        return found
 
     def _plan(self) -> list[Work]:
         """What the next pass computes, once there is room for it."""
@@ -192,10 +182,12 @@ class Loop(Changing):
 
     def _compute(self, work: list[Work]) -> NextLogits:
         num_live = sum(len(request.group.live) for request in self.scheduler.running)
-        is_decode = len(work) == num_live and all(item.num_new == 1 for item in work)
+        is_decode = len(work) == num_live and all(
+            item.continuation.num_pending == 1 and not item.is_prompt for item in work
+        )
         params = [request.group.params for request in self.scheduler.running]
-        self._top_k = num_likeliest(params, num_live, self.model.config.vocab_size)
-        return self._forward.run(work, self._top_k, is_decode)
+        top_k = num_likeliest(params, num_live, self.model.config.vocab_size)
+        return self._forward.run(work, top_k, is_decode)
 
     def _must_slide(self) -> bool:
         if not self.rule.slides or self.rule.in_place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -84,28 +85,43 @@ class Program:
         keeps all of these alive. Raises OptionError for a codec the kernels do not
         read, and for tensors of the batch that are not what `Batch` says.
         """
-        from kept import _native
-
-        lent = stores.buffers
         rows = batch.num_rows
         _check_ids("tokens", batch.tokens, rows)
         _check_ids("positions", batch.positions, rows)
         if batch.wanted is not None:
             _check_ids("wanted", batch.wanted, logits.shape[0])
+        ids = batch.tokens, batch.positions, batch.wanted
+        return self._step(rows, ids, batch.starts, stores, rope, logits, len(logits), top_k)
+
+    def _step(
+        self,
+        rows: int,
+        ids: tuple[Tensor | None, Tensor | None, Tensor | None],
+        starts: Sequence[int],
+        stores: StepBuffers,
+        rope: RopeTables | None,
+        logits: Tensor,
+        num_wanted: int,
+        top_k: int,
+    ) -> _native.Step:
+        """ids: tokens, positions and wanted rows."""
+        from kept import _native
+
+        tokens, positions, wanted = ids
         return _native.step(
             rows=rows,
-            tokens=batch.tokens,
-            positions=batch.positions,
-            starts=batch.starts,
+            tokens=tokens,
+            positions=positions,
+            starts=starts,
             tables=stores.tables,
             lengths=stores.lengths,
-            wanted=batch.wanted,
-            num_wanted=logits.shape[0],
+            wanted=wanted,
+            num_wanted=num_wanted,
             cos=None if rope is None else rope.cos,
             sin=None if rope is None else rope.sin,
             rope_rows=None if rope is None else rope.rows,
             layouts=[(p.ring, p.block, p.sinks, _or_none(p.window)) for p in stores.placements],
-            layers=lent.native(),
+            layers=stores.buffers.native(),
             logits=logits,
             vocabulary=self.vocab_size,
             top_k=min(top_k, self.vocab_size),
@@ -118,12 +134,26 @@ class Program:
         """
         self._native.run(step, first, len(self._lines) if last is None else last)
 
-    def repeat(self, last: _native.Step) -> _native.Repeat:
-        """Steps that add one token to each sequence of `last`, which has one row for each, all of
-        them wanted; good while what `last` was bound to lives."""
+    def repeat(
+        self,
+        lengths: Sequence[int],
+        stores: StepBuffers,
+        rope: RopeTables | None,
+        logits: Tensor,
+        top_k: int = 0,
+    ) -> _native.Repeat:
+        """Steps that add one token to each of B sequences of so many tokens; arguments as of
+        `step`, stores of the step before the first of these. Its tables' rows are positions.
+
+        Nothing here is torch's to compute: the first thing it does after a step costs more than all
+        the rest, as its code has left the processor's caches.
+        """
         from kept import _native
 
-        return _native.Repeat(self._native, last)
+        count = len(lengths)
+        starts, none = range(count + 1), (None, None, None)
+        last = self._step(count, none, starts, stores, rope, logits, count, top_k)
+        return _native.Repeat(self._native, last, [length - 1 for length in lengths])
 
     def run_again(self, repeat: _native.Repeat, tokens: list[int]) -> list[tuple[float, int]]:
         """Run the next of these steps, with its tokens (B,); returns what `best` does.

@@ -92,12 +92,12 @@ class StepBuffers:
 @dataclass(frozen=True, slots=True)
 class RopeTables:
     """cos, sin: (P, R / 2) fp32, those of several embeddings side by side. rows: (N,) int64, which
-    row each of the batch takes. room: how many tokens more each sequence may take with these
-    tables; rows are its positions then."""
+    row each of the batch takes; None: its positions. room: how many tokens more each sequence may
+    take with these tables, where rows are positions."""
 
     cos: Tensor
     sin: Tensor
-    rows: Tensor
+    rows: Tensor | None
     room: int = 0
 
 

@@ -159,28 +159,29 @@ def test_rows_that_do_not_exist_are_refused() -> None:
 
 
 def test_a_repeated_step_stays_within_its_tables() -> None:
-    made, at = program(), ids(0, 0)
+    made = program()
     last = step(
         rows=2,
-        tokens=ids(1, 2),
-        positions=at,
-        rope_rows=at,
+        tokens=None,
+        positions=None,
+        rope_rows=None,
         starts=[0, 1, 2],
         lengths=[[1, 1]],
         num_wanted=2,
     )
-    repeat = _native.Repeat(made, last)
+    repeat = _native.Repeat(made, last, [0, 0])
     repeat.run([1, 2])
     with pytest.raises(IndexError):  # the tables have rows for two positions
         repeat.run([1, 2])
 
 
-def test_a_step_without_positions_is_not_repeated() -> None:
+def test_a_repeated_step_has_a_position_for_each_sequence() -> None:
     last = step(
-        rows=1, tokens=ids(1), positions=None, rope_rows=ids(0), starts=[0, 1],
+        rows=1, tokens=None, positions=None, rope_rows=None, starts=[0, 1],
         tables=[one_block_each([0])], lengths=[[1]], num_wanted=1,
     )  # fmt: skip
-    assert is_refused(lambda: _native.Repeat(program(), last))
+    assert is_refused(lambda: _native.Repeat(program(), last, []))
+    assert is_refused(lambda: _native.Repeat(program(), last, [0, 1]))
 
 
 def test_operations_that_outgrow_their_rows_are_refused() -> None:
