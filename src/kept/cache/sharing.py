@@ -12,7 +12,6 @@ from kept.cache.indices import read_whole
 from kept.cache.moving import Movable
 from kept.cache.window_blocks import first_needed, num_gone
 from kept.errors import CacheError, OptionError
-from kept.ops import plain_torch
 
 
 class Sharing(Movable):
@@ -21,7 +20,6 @@ class Sharing(Movable):
     A block stays what it is for as long as anybody holds it.
     """
 
-    @plain_torch()
     def share(self, slot: int) -> tuple[Stack, ...]:
         """The blocks that hold a slot's tokens, 64 after 64, the last of which may be part full.
 
@@ -34,7 +32,6 @@ class Sharing(Movable):
         tables = [layout.tables[slot].shared(length).blocks for layout in layouts]
         return tuple(map(Stack, zip(*tables, strict=True)))
 
-    @plain_torch()
     def adopt(self, slot: int, stacks: Sequence[Stack], length: int) -> None:
         """Let a slot, whatever it held, be the first `length` tokens that lie in these blocks.
 
@@ -83,13 +80,16 @@ class Sharing(Movable):
         as `share` does."""
         return tuple(layout.held_ids for layout in self._in_blocks())
 
-    def slot_bytes(self, slot: int) -> int:
-        """Bytes of the blocks that a slot's tokens lie in. Raises as `share`."""
-        slot, found = self._read_slot(slot), 0
-        count = blocks_of(self.lengths[slot])
-        for layout in self._in_blocks():
-            table = layout.tables[slot]
-            found += (min(count, len(table.blocks)) - table.num_holes) * layout.memory.block_bytes
+    def slot_bytes(self, *slots: int) -> int:
+        """Bytes of the blocks that the tokens of some slots lie in, those that they share counted
+        for each. Raises as `share`."""
+        layouts, lengths, found = self._in_blocks(), self.lengths, 0
+        for slot in map(self._read_slot, slots):
+            count = blocks_of(lengths[slot])
+            for layout in layouts:
+                table = layout.tables[slot]
+                held = min(count, len(table.blocks)) - table.num_holes
+                found += held * layout.memory.block_bytes
         return found
 
     def num_new_bytes(self, slots: Sequence[int], counts: Sequence[int]) -> list[int]:
