@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from typing import TypeVar
 
 import torch
 
 from kept.engine.lending import Lending
 from kept.engine.request import Event, Request
 from kept.models import CausalLM
-from kept.ops import plain_torch
+from kept.ops import one_torch_thread, plain_torch
+
+Found = TypeVar("Found")
 
 
 class Changing(Lending):
@@ -22,6 +25,7 @@ class Changing(Lending):
     _events: list[Event]  # since the last step, of which so many have been told
     _num_told = 0
     _changed_by: int | None = None  # the thread in the middle of a change
+    _torch: Generator[None] | None = None  # what holds torch to what `_use_torch` says
 
     @abstractmethod
     def _mend(self) -> None:
@@ -31,14 +35,38 @@ class Changing(Lending):
     def _end(self, request: Request, error: Exception | None = None) -> None:
         """End an unfinished request as it stands."""
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Have the model and all of this to oneself, and right, whatever came before."""
-        with torch.inference_mode(), plain_torch(), self.model.running():
-            self._begin_change()
+    def _change(self, do: Callable[[], Found]) -> Found:
+        """Return what `do` does with the model and all of this to itself, and right, whatever came
+        before. It calls `_use_torch` before it asks torch for anything."""
+
+        def change() -> Found:
+            try:
+                self._begin_change()
+                found = do()
+                self._call_back()
+                self._end_change()
+                return found
+            finally:
+                torch_in_use, self._torch = self._torch, None
+                if torch_in_use is not None:
+                    torch_in_use.close()
+
+        return self.model.run_alone(change)
+
+    def _use_torch(self) -> None:
+        """Have torch compute as by itself, without gradients, and beside the kernels on one thread,
+        until the change is over. Steps that ask torch for nothing do without: after a pass of the
+        kernels its code has left the processor's caches, and a first call takes as long as dozens
+        of lines of Python."""
+        if self._torch is None:
+            torch_in_use = self._using_torch()
+            next(torch_in_use)
+            self._torch = torch_in_use
+
+    def _using_torch(self) -> Generator[None]:
+        one_thread = nullcontext() if self.model.native is None else one_torch_thread()
+        with torch.inference_mode(), plain_torch(), one_thread:
             yield
-            self._call_back()
-            self._end_change()
 
     @property
     def _is_changing_here(self) -> bool:
@@ -48,6 +76,7 @@ class Changing(Lending):
     def _begin_change(self) -> None:
         self._changed_by, self.room.changing = threading.get_ident(), self
         if not self._is_whole:
+            self._use_torch()
             self._mend()
         self._is_whole = False
 

@@ -93,7 +93,7 @@ class Engine(Loop):
         with what there is.
         """
         with computing():
-            events = self._step()
+            events = self._change(self._step)
         if self._waits:
             self.room.wait(self)
         return events
@@ -116,8 +116,7 @@ class Engine(Loop):
         for request in requests:
             self._inbox.append((request, True, error))
         if not (self._is_changing_here or self.model.is_running_elsewhere):
-            with self._changing():
-                self._hear()
+            self._change(self._hear)
 
     def snapshot(self) -> Snapshot:
         """What the engine has done and holds."""
@@ -129,13 +128,19 @@ class Engine(Loop):
     def hand_over(self) -> Held | None:
         """The keys of who was here last, where they lie in a slot of their own, for who goes on
         from them; the engine has them no more. None: they do not, or somebody is here."""
-        with self._changing():
+
+        def take_away() -> Held | None:
             self._forward.forget()
             return self._residents.hand_over()
 
+        return self._change(take_away)
+
     def forget(self) -> None:
         """Let no text that has ended be found again, and give the memory of its keys back."""
-        with self._changing():
+
+        def forget() -> None:
             self._hear()
             self._forward.forget()
             self._residents.forget()
+
+        self._change(forget)

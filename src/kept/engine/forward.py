@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kept.batch import Batch, pack
 from kept.engine.passes import Work
@@ -13,8 +13,11 @@ from kept.models import CausalLM, NextLogits, RepeatedStep
 class Forward:
     """Runs work over one model and the cache of its residents."""
 
-    def __init__(self, model: CausalLM, residents: Residents) -> None:
-        self._model, self._residents = model, residents
+    def __init__(
+        self, model: CausalLM, residents: Residents, use_torch: Callable[[], None]
+    ) -> None:
+        """use_torch: to be called before torch is asked for anything."""
+        self._model, self._residents, self._use_torch = model, residents, use_torch
         # One token more of every sequence, for as long as none comes, goes or moves.
         self._repeated: tuple[list[Work], RepeatedStep] | None = None
 
@@ -35,11 +38,11 @@ class Forward:
         self.forget()
         cache = self._residents.cache
         if is_decode and cache is not None and self._model.native is not None:
-            self._residents.take_ahead(len(work))
             slots = [slot for item in work if (slot := item.continuation.slot) is not None]
             repeated = self._model.repeat(tuple(slots), cache, top_k)
             if repeated is not None:
                 return self._run(work, repeated)
+        self._use_torch()
         return self._model.next_logits(self._batch(work), cache, top_k)
 
     def repeat(self) -> tuple[list[Work], NextLogits]:
