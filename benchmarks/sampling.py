@@ -39,6 +39,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "top_p 0.9": {"top_k": 0, "top_p": 0.9},
     "min_p 0.05": {"top_k": 0, "min_p": 0.05},
     "temperature 0.8": {"top_k": 0, "temperature": 0.8},
+    "top_k 50, typical_p 0.9": {"top_k": 50, "typical_p": 0.9},
+    "top_k 50, eta_cutoff 3e-4": {"top_k": 50, "eta_cutoff": 3e-4},
     "typical_p 0.9": {"top_k": 0, "typical_p": 0.9},
     "eta_cutoff 3e-4": {"top_k": 0, "eta_cutoff": 3e-4},
     "epsilon_cutoff 3e-4": {"top_k": 0, "epsilon_cutoff": 3e-4},
