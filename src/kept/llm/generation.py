@@ -102,7 +102,8 @@ class Generation:
     def advance(self) -> None:
         """Wait for a step, by taking it where no other thread does. Raises the error of a pass that
         any of the prompts was in, once all of them have ended with it."""
-        self.engine.advance(lambda: self.finished)
+        if not self.finished:  # as it may be by now, by another thread's step
+            self.engine.advance(lambda: self.finished)
         for request in self.requests:
             if request.pass_error is not None:
                 raise request.pass_error
