@@ -128,6 +128,9 @@ class Generation:
         except Exception as error:
             self.end_with(error)
             raise
+        except BaseException:  # SystemExit, or what cancels a task
+            self.end()
+            raise
         self.raise_failure()
         return self.completions()
 
