@@ -60,9 +60,9 @@ class AsyncEngine:
             raise OptionError("generate hears of the request's events itself; leave on_event out")
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         request.on_event = lambda _: loop.call_soon_threadsafe(news.set)
-        self._submit(request)
         taken = [0] * len(request.group.results)
         try:
+            self._submit(request)
             while True:
                 news.clear()
                 is_over = request.finished  # before the pieces: none comes behind these then
@@ -98,8 +98,9 @@ class AsyncEngine:
             self._changed.notify_all()
 
     def _leave(self, request: Request) -> None:
+        request.on_event = None
         with self._lock:
-            if not request.finished:
+            if request in self._open and not request.finished:
                 self.engine.cancel(request)
             self._open.discard(request)
             self._changed.notify_all()
@@ -121,6 +122,8 @@ class AsyncEngine:
                 with self._lock:
                     requests = list(self._open)
                 self.engine.end(requests, error)
+            except BaseException:  # of somebody's on_event, whose request has ended with it
+                continue
             with self._lock:
                 self._changed.notify_all()
 

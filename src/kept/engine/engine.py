@@ -57,8 +57,8 @@ class Engine(Loop):
     def submit(self, request: Request) -> Request:
         """Have a request run from the next step on; returns it. Any thread may, at any time.
 
-        Raises OptionError for one that needs more slots than there are, CacheFullError for one
-        whose keys and values the cache could not hold even alone.
+        Raises OptionError for one that has ended or needs more slots than there are, CacheFullError
+        for one whose keys and values the cache could not hold even alone.
         """
         self.check(request)
         request.live[0].usage.arrived = time.perf_counter()
@@ -67,6 +67,8 @@ class Engine(Loop):
 
     def check(self, request: Request) -> None:
         """Raise what `submit` would raise of a request."""
+        if request.finished:
+            raise OptionError("this request has ended; make another one of a new group")
         if request.width > self.scheduler.max_slots:
             raise OptionError(
                 f"num_beams or num_return_sequences of {request.width} needs as many slots, and "
