@@ -146,3 +146,38 @@ def test_a_callback_that_raises_ends_its_request_alone() -> None:
     assert outcome(one.group)[0][1] == "error"
     assert "not today" in str(one.group.results[0].error)
     assert outcome(other.group) == expected(PROMPTS[1], other.group.params, RULE)
+
+
+def test_a_callback_that_ends_its_thread_ends_its_request_alone() -> None:
+    """Else all others would wait for a thread that is gone."""
+    runs = engine()
+    ended, other = request(PROMPTS[0], max_new_tokens=9), request(PROMPTS[3], max_new_tokens=9)
+
+    def leave(event: object) -> None:
+        raise SystemExit
+
+    async def run() -> list[tuple[int, ...]]:
+        async with AsyncEngine(runs) as served:
+            ended.on_event = leave
+            runs.submit(ended)
+            return await asyncio.wait_for(heard(served, other), 60)
+
+    assert asyncio.run(run()) == [tokens for tokens, _ in outcome(other.group)]
+    assert other.group.results[0].finish_reason == "length"
+    assert "SystemExit" in str(ended.group.results[0].error)
+    check_nothing_is_left(runs)
+
+
+def test_a_request_that_is_refused_or_over_is_refused_again() -> None:
+    wide = request(PROMPTS[0], max_new_tokens=2, num_beams=9)
+    over = request(PROMPTS[0], max_new_tokens=2)
+
+    async def run() -> None:
+        async with AsyncEngine(engine()) as served:
+            await heard(served, over)
+            for one, why in ((wide, "needs as many slots"), (over, "has ended")):
+                for _ in range(2):
+                    with pytest.raises(OptionError, match=why):
+                        await heard(served, one)
+
+    asyncio.run(run())

@@ -97,6 +97,24 @@ def test_those_held_start_when_the_prefix_is_there_and_block_nobody() -> None:
     assert 60 <= started_at["a"] < 90 <= started_at["b"] <= 105
 
 
+def test_whoever_others_are_held_for_reads_with_their_priority() -> None:
+    """Else those of a priority between keep an urgent one waiting for as long as they come."""
+    scheduler = Scheduler(8, 10)
+    leader, urgent, gone = (request(prompt=100, priority=i) for i in (0, 2, 9))
+    queued(scheduler, leader)
+    step(scheduler)
+    between = [request("other", 1000, priority=1) for _ in range(3)]
+    queued(scheduler, urgent, gone, *between)
+    holding = {urgent: Hold(leader, 50), gone: Hold(leader, 80)}
+    assert scheduler.admit(anything, holding.get) == between
+    assert next(x for x in plan(scheduler) if x.request is leader).num_new == 10
+    scheduler.cancel(gone)
+    while sequence_of(leader).num_computed < 50:
+        assert [item.request for item in step(scheduler)] == [leader]
+    assert scheduler.admit(anything) == [urgent]
+    assert leader not in {item.request for item in step(scheduler)}  # they wait for it no more
+
+
 @pytest.mark.parametrize("end", ["cancel", "park"])
 def test_those_held_go_on_when_the_leader_ends(end: str) -> None:
     scheduler = Scheduler(8, 10)

@@ -14,6 +14,7 @@ import torch
 from kept import LLM, EvictionPolicy, GenerationInterrupted, machine, make_cache
 from kept.batch import pack
 from kept.cache.policy import Entries, Newest
+from kept.engine import Continuation
 
 from .tiny import plain_model
 
@@ -121,6 +122,25 @@ def test_a_stream_that_nobody_hears_out_holds_nobody_up(llm: LLM) -> None:
     alone = generated(llm, 1)
     in_threads(lambda: stream.close(), lambda: generated(llm, 1))  # type: ignore[attr-defined]
     assert generated(llm, 1) == alone
+
+
+def test_a_stream_hands_out_what_another_thread_draws_as_it_looks(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the last piece, where the text ends between two looks."""
+    take = Continuation.take_text
+
+    def take_and_be_overtaken(continuation: Continuation) -> str:
+        piece = take(continuation)
+        if not piece and continuation.finish_reason is None:
+            in_threads(lambda: engine.advance(lambda: False))
+        return piece
+
+    monkeypatch.setattr(Continuation, "take_text", take_and_be_overtaken)
+    for count in range(1, 5):  # the last step is one or the other's
+        stream = llm.stream(PROMPTS[0], max_new_tokens=count)
+        engine = stream._generation.engine
+        assert "".join(stream) == stream.completion.text
 
 
 def test_progress_may_generate(llm: LLM) -> None:

@@ -59,13 +59,20 @@ class Changing(Lending):
         """Tell requests that want to know what has happened to them."""
         while self._num_told < len(self._events):  # which what is told may add to
             event = self._events[self._num_told]
-            if event.request.on_event is not None:
-                self._call(event, event.request.on_event)
+            told = event.request.on_event  # which another thread may take away
+            if told is not None:
+                self._call(event, told)
             self._num_told += 1
 
     def _call(self, event: Event, told: Callable[[Event], object]) -> None:
         try:
             told(event)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             event.request.on_event = None
-            self._end(event.request, error)
+            if isinstance(error, Exception):
+                self._end(event.request, error)
+                return
+            self._end(event.request, RuntimeError(f"its on_event raised {error!r}"))
+            raise

@@ -19,6 +19,7 @@ from kept.engine.window import ContextRule
 from kept.errors import OptionError
 from kept.exiting import computing
 from kept.models import CausalLM
+from kept.turns import lets_go
 
 PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
 
@@ -56,8 +57,8 @@ class Engine(Loop):
     def submit(self, request: Request) -> Request:
         """Have a request run from the next step on; returns it. Any thread may, at any time.
 
-        Raises OptionError for one that needs more slots than there are, CacheFullError for one
-        whose keys and values the cache could not hold even alone.
+        Raises OptionError for one that has ended or needs more slots than there are, CacheFullError
+        for one whose keys and values the cache could not hold even alone.
         """
         self.check(request)
         request.live[0].usage.arrived = time.perf_counter()
@@ -66,6 +67,8 @@ class Engine(Loop):
 
     def check(self, request: Request) -> None:
         """Raise what `submit` would raise of a request."""
+        if request.finished:
+            raise OptionError("this request has ended; make another one of a new group")
         if request.width > self.scheduler.max_slots:
             raise OptionError(
                 f"num_beams or num_return_sequences of {request.width} needs as many slots, and "
@@ -83,6 +86,7 @@ class Engine(Loop):
         """Whether any request is unfinished."""
         return bool(self._inbox) or self.scheduler.has_work
 
+    @lets_go
     def step(self) -> list[Event]:
         """Compute one pass, draw the tokens it decides, and move the sequences on.
 
@@ -106,6 +110,7 @@ class Engine(Loop):
     def _advance(self) -> None:
         self.step()  # by its name, which others may have replaced
 
+    @lets_go
     def end(self, requests: Iterable[Request], error: Exception | None = None) -> None:
         """End requests as they stand: now, or with the next step where one is being taken, as for
         Ctrl-C in one thread while another computes, or where garbage is collected in a step.
@@ -119,6 +124,7 @@ class Engine(Loop):
             with self._changing():
                 self._hear()
 
+    @lets_go
     def snapshot(self) -> Snapshot:
         """What the engine has done and holds."""
         with self.model.running():
@@ -126,6 +132,7 @@ class Engine(Loop):
             running = len(self.scheduler.running)
             return Snapshot(deepcopy(self.counters), waiting, running, self._residents.blocks())
 
+    @lets_go
     def hand_over(self) -> Held | None:
         """The keys of who was here last, where they lie in a slot of their own, for who goes on
         from them; the engine has them no more. None: they do not, or somebody is here."""
@@ -133,6 +140,7 @@ class Engine(Loop):
             self._forward.forget()
             return self._residents.hand_over()
 
+    @lets_go
     def forget(self) -> None:
         """Let no text that has ended be found again, and give the memory of its keys back."""
         with self._changing():

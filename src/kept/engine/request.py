@@ -40,7 +40,7 @@ class Request:
     that its next token must not wait for a long prompt. arrival: a time of the engine's clock.
     on_event: called with each `Event` of it, in the thread that steps and before the next step; it
     must not wait, nor call the engine but for `submit` and `cancel`, and what it raises ends the
-    request.
+    request (and is raised by the step where it is no Exception).
 
     The fields behind are the scheduler's, which changes them as it goes along.
     """

@@ -163,10 +163,11 @@ class Scheduler:
     def next(self, live: Sequence[Continuation], most: Sequence[int | None]) -> list[Work]:
         """The next pass over `live`, in their order, all of running requests.
 
-        most: how many tokens each may bring to its cache in one pass; None: any number.
+        most: how many tokens each may bring to its cache in one pass; None: any number. Who
+        computes what others are held for reads with the highest of their priorities.
         """
         owner = {c: request for request in self.running for c in request.live}
-        return self.passes.plan(live, most, owner, self.served)
+        return self.passes.plan(live, most, owner, self.served, self._holds.urgency)
 
     def computed(self, work: Sequence[Work], seconds: float | None) -> None:
         """Charge a pass that was computed, and learn from the time it took; None: do not.

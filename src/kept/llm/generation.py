@@ -102,7 +102,8 @@ class Generation:
     def advance(self) -> None:
         """Wait for a step, by taking it where no other thread does. Raises the error of a pass that
         any of the prompts was in, once all of them have ended with it."""
-        self.engine.advance(lambda: self.finished)
+        if not self.finished:  # as it may be by now, by another thread's step
+            self.engine.advance(lambda: self.finished)
         for request in self.requests:
             if request.pass_error is not None:
                 raise request.pass_error
@@ -126,6 +127,9 @@ class Generation:
             raise GenerationInterrupted(self.completions()) from None
         except Exception as error:
             self.end_with(error)
+            raise
+        except BaseException:  # SystemExit, or what cancels a task
+            self.end()
             raise
         self.raise_failure()
         return self.completions()

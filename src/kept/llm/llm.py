@@ -9,6 +9,7 @@ from typing import Any, Never
 
 import torch
 
+from kept.cache import check_num_slots
 from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted, Room
 from kept.errors import CheckpointNotFoundError, KeptError, OptionError
 from kept.llm.conversation import Conversation, LastConversation, usable
@@ -79,6 +80,7 @@ class LLM:
         for name, value in (("max_batch_size", max_batch_size), ("prefill_chunk", prefill_chunk)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"{name}={value!r}: give a whole number of at least 1")
+        check_num_slots(max_batch_size, "max_batch_size")
         self.kv_memory = read_kv_memory(kv_memory, device)
         self.place = read_place(offload_folder, offload_memory)
         self.checkpoint: Checkpoint = open_checkpoint(source, revision=revision)
