@@ -21,8 +21,9 @@ class Driving:
 
     def __init__(self, model: CausalLM, step: Callable[[], object]) -> None:
         self._model, self._step = model, step
-        self._changed = threading.Condition(Turn().lock)
-        self._driver: int | None = None
+        self._turn = Turn()  # which forks know for as long as it lives
+        self._changed = threading.Condition(self._turn.lock)
+        self._is_driven = False
         self._num_steps = 0
 
     def advance(self, is_done: Callable[[], bool]) -> None:
@@ -36,7 +37,7 @@ class Driving:
             self._step()
         finally:
             with self._changed:
-                self._driver = None
+                self._is_driven = False
                 self._num_steps += 1
                 self._changed.notify_all()
 
@@ -44,12 +45,12 @@ class Driving:
         """Sleep while another thread takes a step; False: it is this one's turn."""
         with self._changed:
             # A step of another engine may run within this one's model, and wait for nobody.
-            if self._driver is not None and not self._model.is_running_here:
+            if self._is_driven and not self._model.is_running_here:
                 seen = self._num_steps
                 self._changed.wait_for(
-                    lambda: self._num_steps != seen or is_done() or self._driver is None, PATIENCE
+                    lambda: self._num_steps != seen or is_done() or not self._is_driven, PATIENCE
                 )
                 if self._num_steps != seen or is_done():
                     return True
-            self._driver = threading.get_ident()
+            self._is_driven = True
             return False
