@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Final
 
 from kept.cache import Cache
+from kept.engine.continuation import Continuation
 from kept.engine.counters import Snapshot
 from kept.engine.driving import Driving
 from kept.engine.inputs import Inputs
@@ -126,12 +127,13 @@ class Engine(Loop):
             running = len(self.scheduler.running)
             return Snapshot(deepcopy(self.counters), waiting, running, self._residents.blocks())
 
-    def hand_over(self) -> Held | None:
-        """The keys of who was here last, where they lie in a slot of their own, for who goes on
-        from them; the engine has them no more. None: they do not, or somebody is here."""
+    def hand_over(self, continuation: Continuation) -> Held | None:
+        """The keys of a text that has ended, for who goes on from it, where they have a cache to
+        themselves; the engine has them no more. None: they have not, or another text came there."""
         with self._changing():
+            self._hear()
             self._forward.forget()
-            return self._residents.hand_over()
+            return self._residents.hand_over(continuation)
 
     def forget(self) -> None:
         """Let no text that has ended be found again, and give the memory of its keys back."""

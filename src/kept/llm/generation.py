@@ -152,8 +152,8 @@ def remember(generation: Generation, options: ResolvedCacheOptions) -> Conversat
     continuation = generation.continuations[0]
     if continuation.offset:
         return None
-    held = generation.engine.hand_over()
-    if held is None or held.cache.num_slots != 1:
+    held = generation.engine.hand_over(continuation)
+    if held is None:
         return None
     tokens = continuation.history.tokens[: held.cache.lengths[0]].tolist()
     return Conversation(held, tokens, options)
