@@ -130,6 +130,8 @@ class Engine(Loop):
     def hand_over(self, continuation: Continuation) -> Held | None:
         """The keys of a text that has ended, for who goes on from it, where they have a cache to
         themselves; the engine has them no more. None: they have not, or another text came there."""
+        if self._is_changing_here:  # as where a stream is collected in a step
+            return None
         with self._changing():
             self._hear()
             self._forward.forget()
