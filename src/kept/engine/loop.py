@@ -57,7 +57,6 @@ class Loop(Changing):
         self._events = []
         self._top_k = 0
         self._waits = False  # for other engines to let go of room
-        self._asked = False  # for room, since last nobody waited
         room.join(self)
 
     # A function of its own: what it held is freed before the interpreter may end.
@@ -105,11 +104,7 @@ class Loop(Changing):
         """Let requests in that wait, as far as there is room."""
         self._waits = False
         if not self.scheduler.num_waiting:
-            if self._asked:
-                self.room.withdraw(self)
-                self._asked = False
             return
-        self._asked = True
         running = self.scheduler.running
         self._residents.expect(self.scheduler.num_waiting)
         now = time.perf_counter()
@@ -252,8 +247,6 @@ class Loop(Changing):
         else:
             request.group.fail(error)
         self.scheduler.cancel(request)
-        if not self.scheduler.num_waiting:
-            self.room.withdraw(self)
         self._count(request)
 
     def _count(self, request: Request) -> None:

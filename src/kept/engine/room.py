@@ -100,7 +100,8 @@ class Room:
 
     def withdraw(self, asker: Lender) -> None:
         """Note that it waits no more."""
-        self._claims.pop(asker, None)
+        if self._claims:  # each step says so
+            self._claims.pop(asker, None)
 
     def others_first(self, asker: Lender) -> list[Lender]:
         """Those who let go of room before the asker can have any: who run, then who wait for
