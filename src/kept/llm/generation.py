@@ -64,10 +64,10 @@ class Generation:
         lengths = [len(prompt) if start is None else 1 for prompt in prompts]
         slots = self._num_slots(engines.num_slots)
         self.engine = engine = engines.find(options, params, lengths, slots, conversation)
-        if conversation is not None:
-            self._go_on(conversation, prompts[0])
         for request in self.requests:
             engine.check(request)
+        if conversation is not None:
+            self._go_on(conversation, prompts[0])
 
     def _num_slots(self, most: int) -> int:
         widths = [group.width for group in self.groups]
