@@ -15,6 +15,7 @@ from kept import OptionError
 from kept.engine import Hold, Phase, Request, Scheduler
 from kept.engine.fairness import FairShare
 from kept.engine.scheduler import LEAD, MAX_REFUSED
+from kept.engine.waiting import Class
 
 from .simulated import anything, plan, request, sequence_of, settle, step
 
@@ -272,3 +273,18 @@ def test_whatever_is_done_to_it_nothing_is_left(random: Random) -> None:
     assert all(found.num_promised == 0 for found in known)
     assert not scheduler._waiting._classes
     assert not scheduler._holds._followers or not scheduler._holds.take_free()
+
+
+def test_another_thread_may_look_for_work_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that comes in between two lines may add a priority, or take one away."""
+    scheduler = queued(Scheduler(3, 16), request(priority=1), request(priority=2))
+    length: Callable[[Class], int] = Class.__len__
+
+    def between(waiting: Class) -> int:
+        monkeypatch.undo()
+        scheduler.add(request(priority=3))
+        return length(waiting)
+
+    monkeypatch.setattr(Class, "__len__", between)
+    assert scheduler.num_waiting == 2
+    assert scheduler.num_waiting == 3

@@ -58,7 +58,11 @@ class AsyncEngine:
             raise OptionError("generate hears of the request's events itself; leave on_event out")
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         request.on_event = lambda _: loop.call_soon_threadsafe(news.set)
-        self._submit(request)
+        try:
+            self._submit(request)
+        except Exception:
+            request.on_event = None  # so that another engine may take it
+            raise
         taken = [0] * len(request.group.results)
         try:
             while True:

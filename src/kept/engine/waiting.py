@@ -147,7 +147,8 @@ class Waiting:
         self._classes: dict[int, Class] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._classes.values()))
+        # Listed in one stroke: another thread may look for work while a step adds to these.
+        return sum(map(len, list(self._classes.values())))
 
     def requests(self) -> Iterator[Request]:
         """Those that wait, in no order across tenants."""
