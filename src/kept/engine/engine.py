@@ -17,7 +17,6 @@ from kept.engine.request import Event, Request
 from kept.engine.room import Room
 from kept.engine.slot_caches import Held, SlotCaches
 from kept.engine.window import ContextRule
-from kept.errors import OptionError
 from kept.exiting import computing
 from kept.models import CausalLM
 
@@ -67,11 +66,7 @@ class Engine(Loop):
 
     def check(self, request: Request) -> None:
         """Raise what `submit` would raise of a request."""
-        if request.width > self.scheduler.max_slots:
-            raise OptionError(
-                f"num_beams or num_return_sequences of {request.width} needs as many slots, and "
-                f"this engine has {self.scheduler.max_slots}; make it with more"
-            )
+        self.scheduler.check(request)
         self._residents.check(request, self._encoding.num_bytes(request))
 
     def cancel(self, request: Request) -> None:

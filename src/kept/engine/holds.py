@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import chain
 
 from kept.blocks import BLOCK
 from kept.engine.finding import Tokens, num_shared
@@ -37,11 +36,6 @@ class Holds:
 
     def __len__(self) -> int:
         return self._num
-
-    def requests(self) -> list[Request]:
-        """Those held."""
-        entries = chain.from_iterable(self._followers.values())
-        return [request for _, _, request, _ in entries if request.phase is Phase.HELD]
 
     def add(self, request: Request, hold: Hold) -> None:
         """Hold a request that does not wait."""
