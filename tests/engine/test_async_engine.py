@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from kept import OptionError
-from kept.engine import AsyncEngine, Engine, Request
+from kept.engine import AsyncEngine, Engine, Request, make_group
 
-from .requests import expected, make_group, outcome, pooled, resolved
+from .requests import expected, outcome, pooled, resolved
 from .test_sharing import RULE, check_nothing_is_left, story
 from .toy import Toy
 

@@ -6,10 +6,10 @@ import pytest
 from interrupting import interrupted, some_of
 
 from kept.cache import make_cache
-from kept.engine import ContextRule, Engine, Phase, Request, Room, Scheduler, SlotCaches
+from kept.engine import ContextRule, Engine, Phase, Request, Room, Scheduler, SlotCaches, make_group
 from kept.ops import find_kv_codec
 
-from .requests import expected, make_group, outcome, resolved
+from .requests import expected, outcome, resolved
 from .test_sharing import story
 from .toy import Toy
 
