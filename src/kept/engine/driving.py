@@ -26,13 +26,13 @@ class Driving:
         self._is_driven = False
         self._num_steps = 0
 
-    def advance(self, is_done: Callable[[], bool]) -> None:
+    def advance(self, is_done: Callable[[], bool]) -> bool:
         """Return once a step has been taken or `is_done`; take the step where nobody else does.
 
-        Raises what the step raises, in the thread that takes it alone.
+        Returns whether this thread took it. Raises what the step raises, in that thread alone.
         """
         if self._is_taken_by_another(is_done):
-            return
+            return False
         try:
             self._step()
         finally:
@@ -40,6 +40,7 @@ class Driving:
                 self._is_driven = False
                 self._num_steps += 1
                 self._changed.notify_all()
+        return True
 
     def _is_taken_by_another(self, is_done: Callable[[], bool]) -> bool:
         """Sleep while another thread takes a step; False: it is this one's turn."""

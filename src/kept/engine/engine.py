@@ -51,7 +51,7 @@ class Engine(Loop):
         room = room or Room()
         inputs = inputs or Inputs(room)
         super().__init__(model, cache, rule, slots, chunk, room, inputs)
-        self._driving = Driving(model, self._advance)
+        self._driving = Driving(model, self._take_step)
 
     def submit(self, request: Request) -> Request:
         """Have a request run from the next step on; returns it. Any thread may, at any time.
@@ -88,19 +88,25 @@ class Engine(Loop):
         other request notices. Raises what is no Exception, as Ctrl-C is; the next step then goes on
         with what there is.
         """
-        with computing():
-            events = self._step()
-        if self._waits:
-            self.room.wait(self)
+        events = self._take_step()
+        self._wait_for_room()
         return events
 
     def advance(self, is_done: Callable[[], bool]) -> None:
         """Return once a step has been taken or `is_done`: by this thread, or by another while this
         one sleeps. Raises what `step` does, in the thread that takes it alone."""
-        self._driving.advance(is_done)
+        if self._driving.advance(is_done):
+            self._wait_for_room()
 
-    def _advance(self) -> None:
-        self.step()  # by its name, which others may have replaced
+    def _take_step(self) -> list[Event]:
+        with computing():
+            return self._step()
+
+    def _wait_for_room(self) -> None:
+        """Have those go on whom it waits for. No part of a step: who waits for that would wait for
+        theirs, and they perhaps for this engine's."""
+        if self._waits:
+            self.room.wait(self)
 
     def end(self, requests: Iterable[Request], error: Exception | None = None) -> None:
         """End requests as they stand: now, or with the next step where one is being taken, as for
