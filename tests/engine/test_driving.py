@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from kept import turns
-from kept.engine import Engine, Room, driving
+from kept.engine import Engine, Event, Room, driving
 from kept.engine.driving import Driving
 
 from .test_room import engines
@@ -34,19 +34,22 @@ def test_two_that_wait_for_each_others_room_take_each_others_steps(
 ) -> None:
     """As where each saw the other run when it looked last."""
     one, other = engines(Toy(512), 4)
-    both, taken = threading.Barrier(2), list[Engine]()
-    waits = Room.wait
+    both, met = threading.Barrier(2), set[int]()
+    go_on = Room.have_go_on
 
-    def together(room: Room, asker: Engine) -> None:
-        if taken.count(asker) == 1:
+    def together(room: Room, lender: Engine) -> None:
+        if threading.get_ident() not in met:
+            met.add(threading.get_ident())
             both.wait(60)
-        waits(room, asker)
+        go_on(room, lender)
 
-    monkeypatch.setattr(Room, "wait", together)
-    monkeypatch.setattr(Room, "others_first", lambda _, asker: [other if asker is one else one])
-    monkeypatch.setattr(Engine, "_step", lambda engine: taken.append(engine) or [])
+    def step(engine: Engine) -> list[Event]:
+        engine._waits_for = other if engine is one else one
+        return []
+
+    monkeypatch.setattr(Room, "have_go_on", together)
+    monkeypatch.setattr(Engine, "_step", step)
     monkeypatch.setattr(driving, "PATIENCE", 60.0)
-    one._waits = other._waits = True
     threads = [
         threading.Thread(target=engine.advance, args=(lambda: False,), daemon=True)
         for engine in (one, other)

@@ -103,10 +103,11 @@ class Engine(Loop):
             return self._step()
 
     def _wait_for_room(self) -> None:
-        """Have those go on whom it waits for. No part of a step: who waits for that would wait for
-        theirs, and they perhaps for this engine's."""
-        if self._waits:
-            self.room.wait(self)
+        """Have the other go on that it waits for. No part of a step: who waits for that would wait
+        for the other's, and those who wait there perhaps for this engine's."""
+        other, self._waits_for = self._waits_for, None
+        if other is not None:
+            self.room.have_go_on(other)
 
     def end(self, requests: Iterable[Request], error: Exception | None = None) -> None:
         """End requests as they stand: now, or with the next step where one is being taken, as for
