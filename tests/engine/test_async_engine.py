@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from kept import OptionError
-from kept.engine import AsyncEngine, Engine, Request
+from kept.engine import AsyncEngine, Engine, Request, make_group
 
-from .requests import expected, make_group, outcome, pooled, resolved
+from .requests import expected, outcome, pooled, resolved
 from .test_sharing import RULE, check_nothing_is_left, story
 from .toy import Toy
 
@@ -119,10 +119,13 @@ def test_a_drained_engine_ends_what_it_has_and_takes_no_more() -> None:
         hearing = asyncio.create_task(heard(served, one))
         await asyncio.sleep(0)
         await served.drain()
+        refused = request(PROMPTS[1], max_new_tokens=3)
         with pytest.raises(OptionError, match="drains or is closed"):
-            await heard(served, request(PROMPTS[1]))
+            await heard(served, refused)
         found = await hearing
         await served.aclose()
+        async with AsyncEngine(engine()) as another:
+            assert [len(tokens) for tokens in await heard(another, refused)] == [3]
         return found
 
     assert [len(tokens) for tokens in asyncio.run(run())] == [20]

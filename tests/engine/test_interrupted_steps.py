@@ -14,9 +14,9 @@ from torch import Tensor
 
 from kept.batch import Batch
 from kept.cache import Cache
-from kept.engine import Engine, Request
+from kept.engine import Engine, Request, make_group
 
-from .requests import expected, make_engine, make_group, outcome, pooled, resolved
+from .requests import expected, make_engine, outcome, pooled, resolved
 from .test_sharing import RULE, check_blocks, check_nothing_is_left, story
 from .toy import Toy
 

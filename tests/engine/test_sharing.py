@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from thinning import examples
 
 from kept import CacheFullError
-from kept.engine import ContextRule, Engine, Event, Request
+from kept.engine import ContextRule, Engine, Event, Request, make_group
 
-from .requests import Outcome, expected, make_group, outcome, pooled, resolved
+from .requests import Outcome, expected, outcome, pooled, resolved
 from .toy import VOCAB, Toy
 
 RULE = ContextRule(512)

@@ -34,26 +34,26 @@ class Changing(Lending):
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Have the model and all of this to oneself, and right, whatever came before."""
+        # Another engine's step that this comes in the middle of, as where garbage is collected.
+        outer = self.room.changing if self.model.is_running_here else None
         with torch.inference_mode(), plain_torch(), self.model.running():
-            self._begin_change()
-            yield
-            self._call_back()
-            self._end_change()
+            try:
+                self._changed_by, self.room.changing = threading.get_ident(), self
+                if not self._is_whole:
+                    self._mend()
+                self._is_whole = False
+                yield
+                self._call_back()
+                if not self.scheduler.num_waiting:
+                    self.room.withdraw(self)  # what any of those asked for who have gone
+                self._is_whole, self._changed_by = True, None
+            finally:
+                self.room.changing = outer
 
     @property
     def _is_changing_here(self) -> bool:
         """Whether this thread is in the middle of a change, which an exception has not ended."""
         return self._changed_by == threading.get_ident() and self.model.is_running_here
-
-    def _begin_change(self) -> None:
-        self._changed_by, self.room.changing = threading.get_ident(), self
-        if not self._is_whole:
-            self._mend()
-        self._is_whole = False
-
-    def _end_change(self) -> None:
-        self._is_whole, self.room.changing = True, None
-        self._changed_by = None
 
     def _call_back(self) -> None:
         """Tell requests that want to know what has happened to them."""

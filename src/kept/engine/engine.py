@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Final
 
 from kept.cache import Cache
+from kept.engine.continuation import Continuation
 from kept.engine.counters import Snapshot
 from kept.engine.driving import Driving
 from kept.engine.inputs import Inputs
@@ -52,7 +53,7 @@ class Engine(Loop):
         room = room or Room()
         inputs = inputs or Inputs(room)
         super().__init__(model, cache, rule, slots, chunk, room, inputs)
-        self._driving = Driving(model, self._advance)
+        self._driving = Driving(model, self._take_step)
 
     def submit(self, request: Request) -> Request:
         """Have a request run from the next step on; returns it. Any thread may, at any time.
@@ -69,11 +70,7 @@ class Engine(Loop):
         """Raise what `submit` would raise of a request."""
         if request.finished:
             raise OptionError("this request has ended; make another one of a new group")
-        if request.width > self.scheduler.max_slots:
-            raise OptionError(
-                f"num_beams or num_return_sequences of {request.width} needs as many slots, and "
-                f"this engine has {self.scheduler.max_slots}; make it with more"
-            )
+        self.scheduler.check(request)
         self._residents.check(request, self._encoding.num_bytes(request))
 
     def cancel(self, request: Request) -> None:
@@ -96,19 +93,26 @@ class Engine(Loop):
         other request notices. Raises what is no Exception, as Ctrl-C is; the next step then goes on
         with what there is.
         """
-        with computing():
-            events = self._step()
-        if self._waits:
-            self.room.wait(self)
+        events = self._take_step()
+        self._wait_for_room()
         return events
 
     def advance(self, is_done: Callable[[], bool]) -> None:
         """Return once a step has been taken or `is_done`: by this thread, or by another while this
         one sleeps. Raises what `step` does, in the thread that takes it alone."""
-        self._driving.advance(is_done)
+        if self._driving.advance(is_done):
+            self._wait_for_room()
 
-    def _advance(self) -> None:
-        self.step()  # by its name, which others may have replaced
+    def _take_step(self) -> list[Event]:
+        with computing():
+            return self._step()
+
+    def _wait_for_room(self) -> None:
+        """Have the other go on that it waits for. No part of a step: who waits for that would wait
+        for the other's, and those who wait there perhaps for this engine's."""
+        other, self._waits_for = self._waits_for, None
+        if other is not None:
+            self.room.have_go_on(other)
 
     @lets_go
     def end(self, requests: Iterable[Request], error: Exception | None = None) -> None:
@@ -133,12 +137,15 @@ class Engine(Loop):
             return Snapshot(deepcopy(self.counters), waiting, running, self._residents.blocks())
 
     @lets_go
-    def hand_over(self) -> Held | None:
-        """The keys of who was here last, where they lie in a slot of their own, for who goes on
-        from them; the engine has them no more. None: they do not, or somebody is here."""
+    def hand_over(self, continuation: Continuation) -> Held | None:
+        """The keys of a text that has ended, for who goes on from it, where they have a cache to
+        themselves; the engine has them no more. None: they have not, or another text came there."""
+        if self._is_changing_here:  # as where a stream is collected in a step
+            return None
         with self._changing():
+            self._hear()
             self._forward.forget()
-            return self._residents.hand_over()
+            return self._residents.hand_over(continuation)
 
     @lets_go
     def forget(self) -> None:

@@ -39,10 +39,6 @@ class Holds:
     def __len__(self) -> int:
         return len(self._held)
 
-    def requests(self) -> list[Request]:
-        """Those held."""
-        return list(self._held)
-
     def urgency(self, request: Request) -> int:
         """Its priority, or the highest of those who wait for what it computes."""
         waiting = self._priorities.get(request)

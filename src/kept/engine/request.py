@@ -60,7 +60,7 @@ class Request:
     num_promised: int = field(default=0, init=False)  # prompt tokens charged ahead
     has_caught_up: bool = field(default=False, init=False)  # nothing left to read but what it draws
     pass_error: Exception | None = field(default=None, init=False)  # of a pass it was in
-    refused_with: int | None = field(default=None, init=False)  # blocks nobody needed then
+    refused_with: int | None = field(default=None, init=False)  # bytes nobody needed then
     refused_at: float | None = field(default=None, init=False)  # cost served to all by then
 
     @property

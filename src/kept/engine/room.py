@@ -100,22 +100,22 @@ class Room:
 
     def withdraw(self, asker: Lender) -> None:
         """Note that it waits no more."""
-        self._claims.pop(asker, None)
+        if self._claims:  # each step says so
+            self._claims.pop(asker, None)
 
-    def others_first(self, asker: Lender) -> list[Lender]:
-        """Those who let go of room before the asker can have any: who run, then who wait for
-        longer."""
-        others = [lender for lender in self._every() if lender is not asker]
-        running = [lender for lender in others if lender.is_running]
-        return running or [lender for lender, _ in self._before(asker)]
+    def who_goes_first(self, asker: Lender) -> Lender | None:
+        """Who lets go of room before the asker can have any: one who runs, else one who waits for
+        longer; None: nobody."""
+        others = (lender for lender in self._every() if lender is not asker)
+        running = next((lender for lender in others if lender.is_running), None)
+        return running or next((lender for lender, _ in self._before(asker)), None)
 
-    def wait(self, asker: Lender) -> None:
-        """Have those go on, in this thread, who let go of room before the asker can have any."""
-        if not getattr(self._helping, "others", False):  # they wait by themselves
+    def have_go_on(self, lender: Lender) -> None:
+        """Have a lender go on, in this thread, for another one that waits. Any thread may call."""
+        if not getattr(self._helping, "others", False):  # whoever it waits for itself is not helped
             self._helping.others = True
             try:
-                for first in self.others_first(asker)[:1]:
-                    first.help()
+                lender.help()
             finally:
                 self._helping.others = False
 

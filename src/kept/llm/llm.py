@@ -16,7 +16,7 @@ from kept.llm.conversation import Conversation, LastConversation, usable
 from kept.llm.engines import Engines
 from kept.llm.generation import Generation, remember
 from kept.llm.memory import RENAMED, read_kv_memory, read_place, room_for
-from kept.llm.options import check_single, resolve_options
+from kept.llm.options import check_single, read_template_options, resolve_options
 from kept.llm.padding import padding_of
 from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
 from kept.llm.stream import Stream
@@ -241,14 +241,7 @@ class LLM:
             raise CheckpointNotFoundError(
                 f"{self.checkpoint.folder} has no tokenizer.json, which a chat needs; add it"
             )
-        own = {"messages", "add_generation_prompt"}
-        options = {} if template_options is None else template_options
-        named = isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
-        if not named or own & set(options):
-            raise OptionError(
-                f"template_options={template_options!r}; pass a dict of the template's own "
-                f"variables by name, without {' and '.join(sorted(own))}"
-            )
+        options = read_template_options(template_options)
         return self._template.render(
             messages, add_generation_prompt=add_generation_prompt, **options
         )
