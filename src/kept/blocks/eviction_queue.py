@@ -1,10 +1,10 @@
-"""Which of the blocks that may go goes first: the one that was used least recently, of equal ones
-the one that has waited longest.
+"""Which of the blocks that may go goes first: the one of the lowest rank, of equal ones the one
+that has waited longest.
 
-An entry may be of an earlier use than its block's last one, never of a later one. What comes up is
-looked at then: a block that may not go any more is left out, and one that was used goes back by
-that. Each of these is paid for by the call that queued the block or used it, so a pop takes
-O(log n) over time, and using a block costs nothing here.
+A rank only rises, so an entry may be of a lower rank than its block has by now, never of a higher
+one. What comes up is looked at then: a block that may not go any more is left out, and one that has
+risen goes back by its rank. Each of these is paid for by the call that queued the block or used it,
+so a pop takes O(log n) over time, and using a block costs nothing here.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class EvictionQueue(Generic[B]):
         self._heap: list[tuple[float, int, Node[B]]] = []
         for node in nodes:
             node.queued = True
-            self._heap.append((node.last_use, next(self._numbers), node))
+            self._heap.append((node.rank, next(self._numbers), node))
         heapify(self._heap)
 
     @property
     def entries(self) -> list[tuple[float, int, Node[B]]]:
-        """Last use, number and node of every entry, in no order."""
+        """Rank, number and node of every entry, in no order."""
         return self._heap
 
     def add(self, node: Node[B], num_blocks: int) -> None:
@@ -45,7 +45,7 @@ class EvictionQueue(Generic[B]):
             self._heap = [entry for entry in self._heap if entry[2].is_linked]
             heapify(self._heap)
         node.queued = True
-        heappush(self._heap, (node.last_use, next(self._numbers), node))
+        heappush(self._heap, (node.rank, next(self._numbers), node))
 
     def pop(self) -> Node[B] | None:
         """The idle node that goes first, None: there is none. It is not queued any more."""
@@ -58,12 +58,12 @@ class EvictionQueue(Generic[B]):
     def first(self) -> Node[B] | None:
         """The idle node that goes first, None: there is none."""
         while self._heap:
-            used, _, node = self._heap[0]
+            rank, _, node = self._heap[0]
             if not (node.is_idle and node.is_linked):
                 heappop(self._heap)
                 node.queued = False
-            elif node.last_use != used:
-                heapreplace(self._heap, (node.last_use, next(self._numbers), node))
+            elif node.rank != rank:
+                heapreplace(self._heap, (node.rank, next(self._numbers), node))
             else:
                 return node
         return None

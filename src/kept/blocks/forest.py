@@ -136,10 +136,10 @@ class Forest(Generic[B]):
         return node
 
     def evict(self, until: float) -> bool:
-        """Drop the block that goes first; False: there is none that nobody holds, or it was used
-        since."""
+        """Drop the block that goes first; False: there is none that nobody holds, or none of so low
+        a rank."""
         first = self.tally.queue.first()
-        if first is None or first.last_use > until:
+        if first is None or first.rank > until:
             return False
         node = self.tally.queue.pop()
         assert node is first
@@ -179,6 +179,7 @@ class Forest(Generic[B]):
         fuller = node.parent.continuing(node.tokens)
         if fuller is not None:
             fuller.last_use = max(fuller.last_use, node.last_use)
+            fuller.until = max(fuller.until, node.until)
             self._remove(node)
 
     def _drop_if_bare(self, root: Root[B]) -> None:

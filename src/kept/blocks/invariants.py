@@ -54,15 +54,15 @@ def check_holds(nodes: Sequence[Node[B]], held: Sequence[Node[B]]) -> None:
 
 
 def check_tally(nodes: Sequence[Node[B]], tally: Tally[B]) -> None:
-    """Counts are those of the nodes, and what may be evicted is queued once, at no later use."""
+    """Counts are those of the nodes, and what may be evicted is queued once, at no higher rank."""
     assert tally.num_nodes == len(nodes), "a wrong number of nodes"
     assert tally.of == Counter(tally.memory(node.block) for node in nodes), "blocks miscounted"
     held = Counter(tally.memory(node.block) for node in nodes if node.holds)
     assert tally.held == held, "a wrong number of held ones"
     assert tally.plain == Counter(node.plain for node in nodes), "keys without salt miscounted"
-    uses = {id(node): used for used, _, node in tally.queue.entries}
-    assert len(uses) == len(tally.queue.entries), "a node is queued twice"
+    ranks = {id(node): rank for rank, _, node in tally.queue.entries}
+    assert len(ranks) == len(tally.queue.entries), "a node is queued twice"
     for node in nodes:
-        assert node.queued == (id(node) in uses), "a node does not know whether it is queued"
+        assert node.queued == (id(node) in ranks), "a node does not know whether it is queued"
         assert node.queued or not node.is_idle, "a node that may be evicted is not queued"
-        assert uses.get(id(node), 0.0) <= node.last_use, "a node is queued at too late a use"
+        assert ranks.get(id(node), 0.0) <= node.rank, "a node is queued at too high a rank"

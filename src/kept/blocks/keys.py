@@ -11,7 +11,7 @@ stored: whatever changes one changes `FORMAT`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeAlias
@@ -85,6 +85,14 @@ def token_ids(tokens: bytes) -> list[int]:
     """The tokens that `token_bytes` wrote."""
     found: list[int] = np.frombuffer(tokens, "<i8").tolist()
     return found
+
+
+def chain(root: bytes, tokens: Tokens, block: int = BLOCK) -> Iterator[bytes]:
+    """The keys of the whole blocks of a text, in order; `next_key` gives that of what is left."""
+    data, size, key = token_bytes(tokens), block * TOKEN_BYTES, root
+    for start in range(0, len(data) - size + 1, size):
+        key = next_key(key, data[start : start + size])
+        yield key
 
 
 def num_common(a: bytes, b: bytes) -> int:

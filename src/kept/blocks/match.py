@@ -22,7 +22,7 @@ class Reason(Enum):
     UNKNOWN = "unknown"  # no text begins with its first token
     EVICTED = "evicted"  # the next block was known, and had to go
     OTHER_SALT = "other-salt"  # the next block is known, under another salt
-    TOO_SHORT = "too-short"  # it has no token to be looked up
+    TOO_SHORT = "too-short"  # it has too few tokens to be looked up
 
 
 @dataclass(frozen=True, slots=True)

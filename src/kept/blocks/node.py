@@ -20,12 +20,13 @@ class Node(Generic[B]):
 
     key: over all tokens up to its end. plain: the same without a salt. depth: blocks up to its end.
     block: what holds its keys and values. holds: leases of it, and children that are held.
-    last_use: seconds of the tree's clock. queued: an eviction queue has an entry of it.
+    last_use, until: seconds of the tree's clock; when it was last used, and until when it counts as
+    used. queued: an eviction queue has an entry of it.
     """
 
     __slots__ = (
         "block", "children", "depth", "holds", "key", "last_use", "parent", "plain", "queued",
-        "sorted", "tokens",
+        "sorted", "tokens", "until",
     )  # fmt: skip
     block: B
 
@@ -43,7 +44,13 @@ class Node(Generic[B]):
         self.sorted: list[bytes] | None = None
         self.holds = 0
         self.last_use = 0.0
+        self.until = 0.0
         self.queued = False
+
+    @property
+    def rank(self) -> float:
+        """Of two nodes the lower one is evicted first."""
+        return max(self.last_use, self.until)
 
     @property
     def is_idle(self) -> bool:
@@ -66,6 +73,7 @@ class Node(Generic[B]):
     def remove(self, child: Node[B]) -> None:
         """Let a child go; its own use counts as its parent's."""
         self.last_use = max(self.last_use, child.last_use)
+        self.until = max(self.until, child.until)
         order, self.sorted = self.sorted, None
         del self.children[child.tokens]
         if order is not None:

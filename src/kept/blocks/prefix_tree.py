@@ -7,16 +7,20 @@ A text is found by its tokens; hashes name blocks, and nothing counts as found f
 A child with all tokens of a block is one look into a dict, and the one that shares most of them
 stands next to the text's own block in order, so neither takes longer for more children.
 
-Which block goes first: of those that nothing follows and no lease holds, the one that was used
-least recently, itself or by what followed it.
+Which block goes first: of those that nothing follows and no lease holds, the one of the lowest
+rank. A rank is max(last use, until), in seconds of the clock: when the block, or one that followed
+it, was last used, or until when it was to be retained, if that is later. It stands still while the
+block is not used. So nothing is pinned and nobody starves: `evict` drops a block as long as one is
+not leased, whatever was to be retained; a wish counts for `longest_retain` seconds at most, and a
+block that has not been used for as long goes before every one that was used since.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from math import inf
-from typing import Generic, TypeVar
+from math import inf, isfinite
+from typing import Final, Generic, TypeVar
 
 from kept.blocks.entries import Entry, list_entries
 from kept.blocks.forest import Forest
@@ -29,31 +33,45 @@ from kept.errors import OptionError
 
 B = TypeVar("B")
 
+LONGEST_RETAIN: Final = 3600.0  # seconds
+
 
 class PrefixTree(Generic[B]):
     """Prefixes of texts and the blocks that hold them, whatever a block is.
 
     namespace: what keys and values depend on beside tokens, and how many tokens a block has.
-    remembered: of how many evicted blocks it knows that they were there. clock: seconds; injected
-    by tests. again: called with a block that is held and one of the same tokens, where `insert`
-    brings one. memory: of a block, what of it is free once all nodes with it have gone; None:
-    itself.
+    min_tokens: the fewest tokens that are worth sharing. remembered: of how many evicted blocks it
+    knows that they were there. longest_retain: the most seconds a text may be retained. clock:
+    seconds; injected by tests. again: called with a block that is held and one of the same tokens,
+    where `insert` brings one. memory: of a block, what of it is free once all nodes with it have
+    gone; None: itself.
 
     Not safe to use from several threads at once, so its owner has a lock; leases may be dropped
     anywhere. An exception between any two lines, such as Ctrl-C, leaves a tree that the next call
-    puts right.
+    puts right. Raises OptionError for min_tokens below 1, or remembered or longest_retain below 0.
     """
 
     def __init__(
         self,
         namespace: Namespace,
         *,
+        min_tokens: int = 1,
         remembered: int = 16_384,
+        longest_retain: float = LONGEST_RETAIN,
         clock: Callable[[], float] = time.monotonic,
         again: Callable[[B, B], object] | None = None,
         memory: Callable[[B], Hashable] | None = None,
     ) -> None:
+        for name, value, least in (
+            ("min_tokens", min_tokens, 1),
+            ("remembered", remembered, 0),
+            ("longest_retain", longest_retain, 0),
+        ):
+            if not value >= least:
+                raise OptionError(f"{name}={value} is too little; give at least {least}")
         self.namespace = namespace
+        self.min_tokens = min_tokens
+        self.longest_retain = longest_retain
         self._again = again
         self._block = namespace.block
         self._full = namespace.block * TOKEN_BYTES  # bytes of a whole block's tokens
@@ -74,12 +92,14 @@ class PrefixTree(Generic[B]):
     def match(self, tokens: Tokens, salt: str = "") -> Match[B]:
         """Find the longest prefix of a text that is known under a salt, to the token, and lease it.
 
-        tokens: (N,) whole numbers. Counts as a use of what is found. Raises OptionError for tokens
-        that are none.
+        tokens: (N,) whole numbers. Counts as a use of what is found. Fewer than `min_tokens` are
+        not given, though `miss` says how many there were. Raises OptionError for tokens that are
+        none.
         """
         data, full = token_bytes(tokens), self._full
         self._forest.begin()
-        node: Node[B] = self._forest.root(salt)
+        root = self._forest.root(salt)
+        node: Node[B] = root
         blocks = []
         for start in range(0, len(data) - full + 1, full):
             child = node.children.get(data[start : start + full])
@@ -93,9 +113,12 @@ class PrefixTree(Generic[B]):
         if near is not None and shared:
             blocks.append(near.block)
             node = near
-        lease = self._forest.lease(node, salt, miss.token)
+        num_tokens = miss.token
+        if num_tokens < self.min_tokens:
+            node, blocks, num_tokens = root, [], 0
+        lease = self._forest.lease(node, salt, num_tokens)
         self._forest.finish()
-        return Match(tuple(blocks), miss.token, lease, miss)
+        return Match(tuple(blocks), num_tokens, lease, miss)
 
     def insert(
         self,
@@ -103,6 +126,7 @@ class PrefixTree(Generic[B]):
         blocks: Sequence[B],
         salt: str = "",
         lease: Lease[B] | None = None,
+        retain: float = 0.0,
     ) -> Lease[B]:
         """Make a text findable under a salt; returns its lease, extended, or a new one.
 
@@ -111,12 +135,13 @@ class PrefixTree(Generic[B]):
         block that is not full goes when a fuller one of the same beginning comes and nobody leases
         it. lease: of an earlier match or insert of the same text. What it holds is neither read nor
         hashed again, but for one block, to see that the text is the same; a block of which it
-        holds some tokens alone it lets go. After `clear` it takes nothing in.
+        holds some tokens alone it lets go. After `clear` it takes nothing in. retain: for how many
+        seconds from now the text's blocks count as used.
 
-        Raises OptionError for tokens that are none, a number of blocks that does not fit them, and
-        a lease that was released or is of another text.
+        Raises OptionError for tokens that are none, a number of blocks that does not fit them, a
+        lease that was released or is of another text, and a `retain` out of 0 to `longest_retain`.
         """
-        self._check_call(len(tokens), len(blocks))
+        self._check_call(len(tokens), len(blocks), retain)
         if lease is not None:
             self._check_lease(lease, salt, tokens)
         first = 0 if lease is None else lease.num_tokens // self._block
@@ -128,6 +153,7 @@ class PrefixTree(Generic[B]):
         if self._forest.stands(start):
             end = self._extend(start, data, blocks[first:])
             end.last_use = self._forest.now()
+            end.until = max(end.until, end.last_use + retain)
             self._forest.move(lease, end, len(tokens))
         self._forest.finish()
         return lease
@@ -149,16 +175,15 @@ class PrefixTree(Generic[B]):
 
     @property
     def oldest(self) -> float | None:
-        """When the block that goes first was last used; None: there is none that no lease
-        holds."""
+        """The rank of the block that goes first; None: there is none that no lease holds."""
         self._forest.begin()
         first = self._forest.tally.queue.first()
         self._forest.finish()
-        return None if first is None else first.last_use
+        return None if first is None else first.rank
 
     def evict(self, count: int, until: float = inf) -> int:
-        """Drop so many blocks, or all that no lease holds and that were last used `until` then;
-        returns how many went. Takes O(log n) a block over time."""
+        """Drop so many blocks, or all that no lease holds, of a rank up to `until`; returns how
+        many went. Takes O(log n) a block over time."""
         self._forest.begin()
         num_gone = 0
         while num_gone < count and self._forest.evict(until):
@@ -166,13 +191,15 @@ class PrefixTree(Generic[B]):
         self._forest.finish()
         return num_gone
 
-    def clear(self) -> None:
-        """Let nothing be found any more. Blocks that are leased are let go when their leases end.
-        Takes a step for each block of the tree."""
+    def clear(self, salt: str | None = None) -> None:
+        """Let nothing of a salt be found any more, None: of any. Blocks that are leased are let go
+        when their leases end. Takes a step for each block of the tree."""
         self._forest.begin()
-        for root in list(self._forest.roots.values()):
+        roots = list(self._forest.roots.values())
+        for root in roots if salt is None else [root for root in roots if root.salt == salt]:
             self._forest.clear(root)
-        self._forest.evicted.clear()
+        if salt is None:
+            self._forest.evicted.clear()
         self._forest.count()
         self._forest.finish()
 
@@ -191,8 +218,10 @@ class PrefixTree(Generic[B]):
     ) -> Miss:
         """Why a text is found as far as `node`, and `shared` tokens of its next piece in `near`."""
         token = node.depth * self._block + shared
+        if num_tokens < self.min_tokens:
+            return Miss(Reason.TOO_SHORT, token)
         if token == num_tokens:
-            return Miss(Reason.WHOLE if num_tokens else Reason.TOO_SHORT, token)
+            return Miss(Reason.WHOLE, token)
         if self._forest.evicted.has(node.key, piece):
             return Miss(Reason.EVICTED, token)
         if len(self._forest.roots) > 1 and next_key(node.plain, piece) in self._forest.tally.plain:
@@ -215,12 +244,16 @@ class PrefixTree(Generic[B]):
             node = self._forest.add(node, piece, block) if child is None else child
         return node
 
-    def _check_call(self, num_tokens: int, num_blocks: int) -> None:
+    def _check_call(self, num_tokens: int, num_blocks: int, retain: float) -> None:
         needed = -(-num_tokens // self._block)
         if num_blocks != needed:
             raise OptionError(
                 f"{num_tokens} tokens, {self._block} a block, lie in {needed} blocks, not "
                 f"{num_blocks}; give each block that holds some of them, and no other"
+            )
+        if not (isfinite(retain) and 0 <= retain <= self.longest_retain):
+            raise OptionError(
+                f"retain={retain} is out of 0 to {self.longest_retain} seconds; give one of these"
             )
 
     def _check_lease(self, lease: Lease[B], salt: str, tokens: Tokens) -> None:

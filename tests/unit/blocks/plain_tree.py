@@ -28,10 +28,11 @@ class PlainLease:
 
 @dataclass
 class Known:
-    """used: it, or anything that ever followed it."""
+    """used, until: of it and of all that ever followed it."""
 
     block: object
     used: float
+    until: float = 0.0
 
 
 @dataclass
@@ -55,9 +56,10 @@ class PlainTree:
         """Those that stand where a place would."""
         return [p for p in self.known if self.before(p) == self.before(place) and p != place]
 
-    def use(self, place: Place | None, now: float) -> None:
+    def use(self, place: Place | None, now: float, until: float = 0.0) -> None:
         for at in self.path(place) if place is not None else ():
             self.known[at].used = max(self.known[at].used, now)
+            self.known[at].until = max(self.known[at].until, until)
 
     def held(self) -> set[Place]:
         """All that a lease protects."""
@@ -71,7 +73,9 @@ class PlainTree:
     def longest(self, text: Text, salt: str) -> int:
         return max((common(text, known) for of, known in self.known if of == salt), default=0)
 
-    def insert(self, lease: PlainLease, text: Text, blocks: Sequence[object], now: float) -> None:
+    def insert(
+        self, lease: PlainLease, text: Text, blocks: Sequence[object], now: float, until: float
+    ) -> None:
         if lease.cleared:
             return
         last = None
@@ -84,7 +88,7 @@ class PlainTree:
                 else:
                     self.add(last, blocks[start // self.size], now)
         old, lease.last, lease.text = lease.last, last, text
-        self.use(last, now)
+        self.use(last, now, until)
         self.drop_superseded(old)
 
     def add(self, place: Place, block: object, now: float) -> None:
@@ -101,7 +105,7 @@ class PlainTree:
         fuller = [p for p in self.siblings(place) if p[1][: len(place[1])] == place[1]]
         if fuller:
             first = min(fuller, key=lambda place: token_bytes(place[1]))
-            self.use(first, self.known[place].used)
+            self.use(first, self.known[place].used, self.known[place].until)
             del self.known[place]
 
     def release(self, lease: PlainLease, now: float) -> None:
@@ -113,9 +117,9 @@ class PlainTree:
     def evict(self, count: int) -> int:
         num_gone = 0
         while num_gone < count and (idle := self.idle()):
-            uses = [self.known[place].used for place in idle]
-            first = min(idle, key=lambda place: self.known[place].used)
-            assert uses.count(min(uses)) == 1, "the law leaves it open"
+            ranks = {p: max(self.known[p].used, self.known[p].until) for p in idle}
+            first = min(idle, key=lambda place: ranks[place])
+            assert list(ranks.values()).count(ranks[first]) == 1, "the law leaves it open"
             del self.known[first]
             self.evicted.add(first)
             num_gone += 1
@@ -125,8 +129,9 @@ class PlainTree:
         followed, held = {self.before(place) for place in self.known}, self.held()
         return [place for place in self.known if place not in followed and place not in held]
 
-    def clear(self) -> None:
+    def clear(self, salt: str | None) -> None:
+        self.known = {p: x for p, x in self.known.items() if salt not in (None, p[0])}
         for lease in self.leases:
-            lease.cleared = True
-        self.known.clear()
-        self.evicted.clear()
+            lease.cleared |= salt in (None, lease.salt)
+        if salt is None:
+            self.evicted.clear()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kept.blocks.keys import FORMAT, Namespace, next_key, num_common, token_bytes, token_ids
+from kept.blocks.keys import FORMAT, Namespace, chain, next_key, num_common, token_bytes, token_ids
 from kept.errors import OptionError
 
 NAMESPACE = Namespace("weights", "avx512", "7", "int8/int4", (None, 1024), 64)
@@ -25,9 +25,11 @@ def test_the_bytes_are_those_that_were_stored() -> None:
     assert root.hex() == "1cbac6402f07ae2c7b9bf80aa798e8c0e38779792761b5861a95f1c4280cac8f"
     tokens = list(range(150))
     first = sha256(root + b"".join(x.to_bytes(8, "little") for x in tokens[:64])).digest()
-    assert next_key(root, token_bytes(tokens[:64])) == first
-    second = next_key(first, token_bytes(tokens[64:128]))
-    assert second.hex() == "7807c388dc7c455b396fba292c6cf64e97c9059a195bbde7089c819505cd9adc"
+    keys = list(chain(root, tokens))
+    assert len(keys) == 2
+    assert keys[0] == first
+    assert keys[1].hex() == "7807c388dc7c455b396fba292c6cf64e97c9059a195bbde7089c819505cd9adc"
+    assert next_key(keys[1], token_bytes(tokens[128:])) not in keys
 
 
 def test_every_field_counts() -> None:

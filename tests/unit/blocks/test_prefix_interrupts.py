@@ -27,7 +27,7 @@ class Setting:
         self.long = self.insert(range(10), "a")
         self.short = self.insert([0, 1], "a")
         self.insert([0, 1, 2, 7, 8], "a").release()
-        self.insert([0, 1, 2, 9], "a").release()
+        self.insert([0, 1, 2, 9], "a", retain=9.0).release()
         self.insert([5, 5, 5], "").release()
         self.dropped: Lease[Held] | None = self.insert([0, 1, 2, 3, 6], "a")
         self.tree.match([4], "b")
@@ -38,9 +38,13 @@ class Setting:
         return found
 
     def insert(
-        self, tokens: range | list[int], salt: str, lease: Lease[Held] | None = None
+        self,
+        tokens: range | list[int],
+        salt: str,
+        lease: Lease[Held] | None = None,
+        retain: float = 0.0,
     ) -> Lease[Held]:
-        return self.tree.insert(tokens, self.made(len(tokens)), salt, lease)
+        return self.tree.insert(tokens, self.made(len(tokens)), salt, lease, retain)
 
     def drop(self) -> None:
         self.dropped = None
@@ -59,7 +63,8 @@ ACTS: dict[str, Callable[[Setting], object]] = {
     "release of less": lambda x: x.short.release(),
     "drop": Setting.drop,
     "evict": lambda x: x.tree.evict(3),
-    "clear": lambda x: x.tree.clear(),
+    "clear": lambda x: x.tree.clear("a"),
+    "clear all": lambda x: x.tree.clear(),
     "look": lambda x: (x.tree.entries(), x.tree.num_blocks, x.tree.num_evictable),
 }
 

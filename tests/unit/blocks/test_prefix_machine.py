@@ -19,9 +19,11 @@ from plain_tree import Place, PlainLease, PlainTree, Text
 from kept.blocks import Lease, Match, Namespace, PrefixTree, Reason
 
 SALTS = ("", "a", "b")
+UNKNOWN = ("c", "d", "e", "f", "g", "h")  # so that most calls clear nothing
 SALT = st.sampled_from(("", "", "a", "b"))
 HELD = st.sampled_from((False, False, True))
 TEXTS = st.lists(st.integers(0, 1), min_size=3, max_size=9).map(tuple) | st.just(())
+RETAINED = (0.0, 0.0, 2.5, 7.75)  # no sum of one and whole seconds equals another
 SETTINGS = settings(
     max_examples=30, stateful_step_count=40, suppress_health_check=list(HealthCheck)
 )
@@ -39,6 +41,7 @@ class TreeMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.tree: PrefixTree[Held] = PrefixTree(
             Namespace("model", "isa", "kernels", "codec", (None,), size),
+            longest_retain=RETAINED[-1],
             clock=lambda: self.now,
         )
         self.plain = PlainTree(size)
@@ -62,11 +65,11 @@ class TreeMachine(RuleBasedStateMachine):
             lease.release()
             self.plain.release(plain, self.now)
 
-    @rule(text=TEXTS, salt=SALT, held=HELD)
-    def insert(self, text: Text, salt: str, held: bool) -> None:
+    @rule(text=TEXTS, salt=SALT, retain=st.sampled_from(RETAINED), held=HELD)
+    def insert(self, text: Text, salt: str, retain: float, held: bool) -> None:
         now, blocks, plain = self.tick(), self.made(text), PlainLease(salt, ())
-        lease = self.tree.insert(text, blocks, salt)
-        self.plain.insert(plain, text, blocks, now)
+        lease = self.tree.insert(text, blocks, salt, retain=retain)
+        self.plain.insert(plain, text, blocks, now, now + retain)
         self.keep(lease, plain, held)
 
     @precondition(lambda self: self.pairs)
@@ -76,7 +79,7 @@ class TreeMachine(RuleBasedStateMachine):
         text, now = plain.text + more, self.tick()
         blocks = self.made(text)
         assert self.tree.insert(text, blocks, lease.salt, lease) is lease
-        self.plain.insert(plain, text, blocks, now)
+        self.plain.insert(plain, text, blocks, now, now)
         assert lease.num_tokens == len(plain.text)
 
     @rule(text=TEXTS, salt=SALT, held=HELD)
@@ -146,11 +149,10 @@ class TreeMachine(RuleBasedStateMachine):
     def evict(self, count: int) -> None:
         assert self.tree.evict(count) == self.plain.evict(count)
 
-    @rule(is_meant=st.sampled_from((True, *[False] * 8)))  # so that trees grow in between
-    def clear(self, is_meant: bool) -> None:
-        if is_meant:
-            self.tree.clear()
-            self.plain.clear()
+    @rule(salt=st.sampled_from((*SALTS, None, *UNKNOWN)))
+    def clear(self, salt: str | None) -> None:
+        self.tree.clear(salt)
+        self.plain.clear(salt)
 
     @invariant()
     def is_as_it_should_be(self) -> None:

@@ -34,18 +34,19 @@ def said(tree: PrefixTree[int], tokens: list[int], salt: str = "") -> str:
 
 
 def test_it_says_why_it_did_not_find_more() -> None:
-    tree = tree_of()
+    tree = tree_of(min_tokens=2)
     tree.insert([1, 2, 3, 4, 5, 6], [0, 1], "a")
     assert said(tree, [1, 2, 3, 4, 5, 6], "a") == "found whole"
     assert said(tree, [1, 2, 3, 4, 5, 6, 7], "a") == "known up to token 6"
     assert said(tree, [1, 2, 3, 4, 5, 7, 7], "a") == "diverged at token 5"
     assert said(tree, [1, 3], "a") == "diverged at token 1"
     assert said(tree, [2, 2], "a") == "nothing known begins like it"
-    assert said(tree, [], "a") == "too short to be shared"
+    assert said(tree, [1], "a") == "too short to be shared"
     assert said(tree, [1, 2, 3, 4, 5], "b") == "known under another salt from token 0 on"
     assert tree.match([1, 2, 9], "a").miss == Miss(Reason.DIVERGED, 2, 3, 9)
     tree.evict(1)
     assert said(tree, [1, 2, 3, 4, 5, 6, 7], "a") == "evicted from token 4 on"
+    assert tree.match([1, 3], "a").num_tokens == 0
     assert {reason.value for reason in Reason} == {reason.value.lower() for reason in Reason}
 
 
@@ -98,20 +99,31 @@ def test_what_was_used_below_counts_above() -> None:
     tree.insert([3], [3]).release()
     tree.evict(1)
     assert {entry.tokens for entry in tree.entries()} == {(1,), (3,)}
-    tree.insert([4, 5], [4, 5]).release()
+    tree.insert([4, 5], [4, 5], retain=100.0).release()
     assert tree.evict(3) == 3
     tree.insert([6], [6]).release()
-    assert order_of(tree) == [(4,), (6,)]
+    assert order_of(tree) == [(6,), (4,)]
 
 
-def test_a_fuller_block_counts_as_used_as_what_it_stands_for() -> None:
+def test_a_fuller_block_is_retained_as_what_it_stands_for() -> None:
     tree = tree_of(4, clock=partial(next, count()))
-    shorter = tree.insert([1], [1])
+    tree.insert([1], [1], retain=1000.0).release()
     tree.insert([1, 2], [1]).release()
     tree.insert([3], [3]).release()
-    shorter.release()
     tree.evict(1)
     assert [entry.tokens for entry in tree.entries()] == [(1, 2)]
+
+
+def test_a_wish_to_retain_ends() -> None:
+    now = 0.0
+    tree = tree_of(clock=lambda: now)
+    tree.insert([1], [1], retain=100.0).release()
+    order = []
+    for now in (10.0, 90.0, 150.0):
+        tree.insert([int(now)], [2]).release()
+        assert tree.evict(1) == 1
+        order.append([entry.tokens for entry in tree.entries()])
+    assert order == [[(1,)], [(1,)], [(150,)]]
 
 
 def test_a_clock_that_runs_backwards_changes_no_order() -> None:
@@ -170,6 +182,9 @@ def test_what_is_no_call_is_refused_and_changes_nothing() -> None:
         ([1, 2, 3, 4, 5], [0], {}, "2 blocks, not 1"),
         ([1, 2, 3, 4], [0, 1], {}, "1 blocks, not 2"),
         ([1.5], [0], {}, "no list of token ids"),
+        ([1], [0], {"retain": -1.0}, "retain=-1.0"),
+        ([1], [0], {"retain": float("nan")}, "retain=nan"),
+        ([1], [0], {"retain": 3601.0}, "3600.0 seconds"),
         ([1], [0], {"lease": released.lease}, "released"),
         ([1], [0], {"lease": tree_of().match([1]).lease}, "another tree"),
         ([1, 2, 3, 4, 5], [0, 1], {"lease": lease}, "another salt"),
@@ -180,6 +195,9 @@ def test_what_is_no_call_is_refused_and_changes_nothing() -> None:
             tree.insert(tokens, blocks, **options)  # type: ignore[arg-type]
         assert tree.entries() == before
         tree.check()
+    for options in ({"min_tokens": 0}, {"remembered": -1}, {"longest_retain": float("nan")}):
+        with pytest.raises(OptionError, match="give at least"):
+            tree_of(**options)
 
 
 def test_a_match_of_part_of_a_block_goes_on_with_a_block_of_its_own() -> None:
