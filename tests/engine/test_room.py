@@ -113,6 +113,28 @@ def test_two_that_both_grow_finish_one_after_the_other() -> None:
     assert one.counters.parked + other.counters.parked > 0
 
 
+def test_a_small_text_that_passes_takes_no_place_from_a_large_one() -> None:
+    """What waits in an engine keeps its claim on room as another tenant's text starts there."""
+    one, other = engines(Toy(512), 8)
+    one.submit(request(100, 1, max_new_tokens=20))
+    one.step()
+    large = request(400, 2, max_new_tokens=9)
+    one.submit(large)
+    one._step()
+    small = request(20, 3, max_new_tokens=1)
+    small.tenant = "another"
+    one.submit(small)
+    one._step()
+    assert (large.phase, small.finished) == (Phase.WAITING, True)
+    late = request(190, 4, max_new_tokens=40)
+    other.submit(late)
+    other._step()
+    assert late.phase is Phase.WAITING, "it takes what one waits for that came before"
+    finish(one, large)
+    finish(other, late)
+    check(large, late)
+
+
 def test_a_request_that_is_cancelled_waits_no_more() -> None:
     one, other, third = engines(Toy(512), 4, 3)
     running = request(100, 1, max_new_tokens=60)

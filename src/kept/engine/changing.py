@@ -44,8 +44,7 @@ class Changing(Lending):
                 self._is_whole = False
                 yield
                 self._call_back()
-                if not self.scheduler.num_waiting:
-                    self.room.withdraw(self)  # what any of those asked for who have gone
+                self.room.withdraw(self)
                 self._is_whole, self._changed_by = True, None
             finally:
                 self.room.changing = outer

@@ -126,10 +126,9 @@ class PooledResidents(Residents):
         matches = self._fitting_matches(request, needed + promised)
         if matches is None:
             request.refused_with = room
-            self._room.claim(self._owner, needed + beside)
+            self._room.claim(self._owner, request, needed + beside)
             return False
         request.refused_with = None
-        self._room.withdraw(self._owner)
         if self._known is None:
             self._set_aside[request] = self._needs.most_blocks(request)
             self._promise()

@@ -94,9 +94,8 @@ class SlottedResidents(Residents):
         except (CacheFullError, MemoryError) as error:  # of the machine, whatever the room says
             self.failed[request], is_had = error, False
         if not is_had:
-            self._room.claim(self._owner, self.needed_bytes(request) + beside)
+            self._room.claim(self._owner, request, self.needed_bytes(request) + beside)
             return False
-        self._room.withdraw(self._owner)
         if self._held is not before and not running:
             for continuation in request.live:  # what it was to go on from has gone
                 continuation.num_computed = 0
