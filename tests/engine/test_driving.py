@@ -19,14 +19,14 @@ def test_a_fork_waits_for_who_looks_whether_it_is_done() -> None:
     driven, found = Driving(Toy(), lambda: None), list[bool]()
     turns._take_all()
     try:
-        other = threading.Thread(target=lambda: found.append(driven._changed.acquire(False)))
+        other = threading.Thread(target=lambda: found.append(driven._turn.lock.acquire(False)))
         other.start()
         other.join()
     finally:
         turns._release_all()
     assert found == [False]
-    assert driven._changed.acquire(False)
-    driven._changed.release()
+    assert driven._turn.lock.acquire(False)
+    driven._turn.lock.release()
 
 
 def test_two_that_wait_for_each_others_room_take_each_others_steps(
