@@ -12,7 +12,9 @@ import atexit
 import os
 import threading
 
-_changed = threading.Condition()
+# Taken by itself, never by `with` the condition: Ctrl-C within that would leave it taken.
+_lock = threading.RLock()
+_changed = threading.Condition(_lock)
 _depths: dict[int, int] = {}  # of the threads that compute: how many `computing` deep
 _exiting: int | None = None  # the thread that ends the interpreter, which may go on
 
@@ -36,7 +38,7 @@ class _Computing:
             return
         del _depths[me]
         if _exiting is not None:
-            with _changed:
+            with _lock:
                 _changed.notify_all()
 
 
@@ -49,22 +51,23 @@ def computing() -> _Computing:
 
 
 def _stand_still() -> None:
-    with _changed:
+    with _lock:
         _changed.notify_all()
         _changed.wait_for(lambda: False)
 
 
 def _wait() -> None:
     global _exiting
-    with _changed:
+    with _lock:
         _exiting = threading.get_ident()
         _changed.wait_for(lambda: not _depths.keys() - {_exiting})
 
 
 def _forget_after_fork() -> None:
     """A child has none of its parent's other threads."""
-    global _changed, _exiting
-    _changed, _exiting = threading.Condition(), None
+    global _lock, _changed, _exiting
+    _lock = threading.RLock()
+    _changed, _exiting = threading.Condition(_lock), None
     for thread in _depths.keys() - {threading.get_ident()}:
         del _depths[thread]
 
