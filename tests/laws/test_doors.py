@@ -91,7 +91,7 @@ def doors(folder: Path) -> dict[str, Door]:
     kinds: dict[str, dict[str, Any]] = {
         "dynamic": {"kv_dtype": "int8"},
         "static": {"max_cache_len": 8},
-        "sliding": {"sliding_window": 8, "num_sinks": 1, "slack": 3},
+        "sliding": {"sliding_window": 8, "num_sinks": 1},
         "evicting": {"budget": 8, "policy": "key-norm", "grain": 4},
     }
     return {

@@ -166,11 +166,11 @@ def test_a_step_that_raises_leaves_the_cache_as_it_was() -> None:
 
 
 def test_none_where_it_cannot_be_had() -> None:
-    model = native_model("mistral", "bf16")
-    ring = make_cache(model.kv_shapes, "sliding", num_slots=1)
+    model = native_model("llama", "bf16")
+    evicting = make_cache(model.kv_shapes, "evicting", num_slots=1, budget=9)
     batch = pack([[1]])
-    model.next_logits(batch, ring)
-    assert model.repeat(batch, ring) is None
+    model.next_logits(batch, evicting)
+    assert model.repeat(batch, evicting) is None
     cache = make_cache(model.kv_shapes, num_slots=2)
     for batch in (pack([[1, 2], [3]]), pack([[1], [2]], past=[2, 1], last_of=[True, False])):
         model.next_logits(batch, cache)

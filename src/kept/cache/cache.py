@@ -13,9 +13,10 @@ from torch import Tensor
 
 from kept.batch import Batch, Source
 from kept.cache.checks import check_joins, check_slots, check_update
+from kept.cache.contiguous import ContiguousLayout
 from kept.cache.evicting_layer import check_seen, choose_all, observer_of
 from kept.cache.indices import read_slots, read_whole
-from kept.cache.layout import Layout, Relayout
+from kept.cache.layout import Layout
 from kept.cache.lending import Lease, can_lease, grant, lend, with_lent
 from kept.cache.open_step import LayerStore, OpenStep, cross_store, own_store, shared_store
 from kept.cache.sharing import Sharing
@@ -28,7 +29,7 @@ class Cache(Sharing):
 
     Made by `make_cache`. A forward pass stores through `step`, a hand-written loop through
     `update`. Lengths advance once a step, after every layer has stored; a step that raises leaves
-    the cache as it was, except that a ring can then be truncated by that much less.
+    the cache as it was.
     """
 
     @contextmanager
@@ -62,8 +63,8 @@ class Cache(Sharing):
 
     def lease(self, slots: tuple[int, ...]) -> Lease | None:
         """The right to add a token to each of the slots, step after step, at no more cost than
-        `Lease.extend`; None where that cannot be: a layout labels its entries, as a ring does, or
-        drops some, nothing is stored yet, buffers are not in memory, or an input is attended too.
+        `Lease.extend`; None where that cannot be: a layout drops tokens by choice, nothing is
+        stored yet, buffers are not in memory, or an input is attended too.
 
         Drops a step that is open. Raises CacheError for slots that are not this cache's, and
         OptionError for none.
@@ -157,13 +158,13 @@ class Cache(Sharing):
         if num_new is None:
             cross = self.cross.begin(starts, slots, lengths, source)
         counts = [b - a for a, b in pairwise(starts)]
-        changes = {layout: layout.reserve(lengths, counts) for layout in self._state.distinct}
+        capacities = {layout: layout.reserve(lengths, counts) for layout in self._state.distinct}
         self._settle()
         if num_new is None:
             self.cross.abandon()
-        for layout, change in changes.items():
-            if change is not None:
-                self._widen(layout, change)
+        for layout, capacity in capacities.items():
+            if capacity is not None:
+                self._widen(layout, capacity)
         state = self._state.owned()
         plans = {x: x.plan(starts, slots, lengths, self.device) for x in state.distinct}
         for layout, plan in plans.items():
@@ -172,22 +173,18 @@ class Cache(Sharing):
         self._state = replace(state, open=step)
         return step
 
-    def _widen(self, layout: Layout, change: Relayout) -> None:
+    def _widen(self, layout: Layout, capacity: int) -> None:
         """Make room for a step."""
-        if change.gather is None:
-            # Entries stay in place, so layers can grow one after the other: memory does not hold
-            # all of them twice, and a failure half-way leaves nothing but some larger buffers.
-            for i, of in enumerate(self.layouts):
-                layers = list(self.layers)
-                if of is layout and (layers[i].capacity != change.capacity or layers[i].is_shared):
-                    layers[i] = layers[i].relaid(change)
-                    self._state = self._state.with_layers(layers)
-                    self.place.leave(layers[i].buffers)
-                del layers  # which would hold what was replaced
-            self._state = self._state.with_layouts({layout: layout.relaid(change)})
-            return
-        self._state = self._state.relaid(layout, change)
-        self._leave(layout)
+        # Entries stay in place, so layers can grow one after the other: memory does not hold all of
+        # them twice, and a failure half-way leaves nothing but some larger buffers.
+        for i, of in enumerate(self.layouts):
+            layers = list(self.layers)
+            if of is layout and (layers[i].capacity != capacity or layers[i].is_shared):
+                layers[i] = layers[i].relaid(capacity)
+                self._state = self._state.with_layers(layers)
+                self.place.leave(layers[i].buffers)
+            del layers  # which would hold what was replaced
+        self._state = self._state.with_layouts({layout: layout.relaid(capacity)})
 
     def _store(self, index: int, step: OpenStep) -> LayerStore:
         visit = partial(self._visit, index)
@@ -215,7 +212,7 @@ class Cache(Sharing):
             layers = [layer.buffers for layer in self.layers]
             if self.shapes[index].cross:
                 index -= self.cross.first
-            self.place.visit(*step.visited(layers, index, self.lengths))
+            self.place.visit(*step.visited(layers, self.layouts, index, self.lengths))
 
     @plain_torch()
     def _commit(self, step: OpenStep) -> None:
@@ -233,7 +230,8 @@ class Cache(Sharing):
     def __reduce__(self) -> tuple[object, ...]:
         from kept.cache.pickling import read, written  # which need this class
 
-        in_blocks = bool(self.pools) or self.place.budget is not None
+        in_runs = any(isinstance(x, ContiguousLayout) and not x.fixed for x in self.layouts)
+        in_blocks = not in_runs or self.place.budget is not None
         return read, (written(self), self.shapes, str(self.device), in_blocks)
 
     def concatenate(self, others: Sequence[Cache]) -> Cache:

@@ -2,8 +2,7 @@
 
     slots 0 1 | 0 1 2   ->   0 1 2 3 4
 
-What was computed by itself can then be stepped as one batch. Only tokens that are held are copied;
-a ring that is narrower than another has its tokens laid out anew, as when it grows.
+What was computed by itself can then be stepped as one batch. Only tokens that are held are copied.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from kept.cache.block_layout import BlockLayout, in_runs
 from kept.cache.cache import Cache
 from kept.cache.encoded_input import EncodedInput, moved
 from kept.cache.layer import Moves
-from kept.cache.layout import Layout, Relayout
+from kept.cache.layout import Layout
 from kept.errors import CacheError, OptionError
 from kept.ops import plain_torch
 
@@ -31,8 +30,8 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
     the largest capacity of each layer. The same cache may be given more than once.
 
     Raises OptionError for no cache at all or something else than one, CacheError where shapes,
-    codecs, devices or layouts (windows, sinks, slack, a static length, a budget
-    and its policy) differ, and CacheFullError where its place has no room.
+    codecs, devices or layouts (windows, sinks, a static length, a budget and its
+    policy) differ, and CacheFullError where its place has no room.
     """
     if isinstance(caches, Cache) or not isinstance(caches, Sequence) or not caches:
         raise OptionError(f"concatenate takes a list of caches, at least one, not {caches!r:.100}")
@@ -50,9 +49,10 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
             joined[layout], moves[layout] = _in_blocks(layout, layouts, lengths)
             continue
         runs = [in_runs(x, of) for x, of in zip(layouts, lengths, strict=True)]
-        changes = [x.widened(max(y.capacity for y in runs)) for x in runs]
-        joined[layout] = _joined(runs, changes)
-        moves[layout] = [_moves(*each) for each in zip(layouts, changes, lengths, strict=True)]
+        capacity = max(x.capacity for x in runs)
+        wide = [x.relaid(capacity) for x in runs]
+        joined[layout] = reduce(lambda one, other: one.joined(other), wide[1:], wide[0])
+        moves[layout] = [_moves(*each) for each in zip(layouts, runs, lengths, strict=True)]
     found = Cache(
         first.shapes,
         [joined[layout] for layout in first.layouts],
@@ -100,7 +100,7 @@ def _in_blocks(
         if isinstance(layout, BlockLayout) and layout.memory is first.memory:
             part = layout.fork(of)
         else:
-            part = first.filled(of, layout.begins(of) if isinstance(layout, BlockLayout) else None)
+            part = first.filled(of, layout.gone if isinstance(layout, BlockLayout) else None)
             slots = list(enumerate(of))
             moved = [(layout.entries_from(s, 0, n), part.entries_from(s, 0, n)) for s, n in slots]
         found = part if found is None else found.joined(part)
@@ -109,25 +109,12 @@ def _in_blocks(
     return found, moves
 
 
-def _joined(layouts: Sequence[Layout], changes: Sequence[Relayout]) -> Layout:
-    """One layout with the slots of all, once each has made its change."""
-    wide = [layout.relaid(change) for layout, change in zip(layouts, changes, strict=True)]
-    return reduce(lambda found, other: found.joined(other), wide[1:], wide[0])
-
-
-def _moves(layout: Layout, change: Relayout, lengths: Sequence[int]) -> list[Moves]:
+def _moves(layout: Layout, into: Layout, lengths: Sequence[int]) -> list[Moves]:
     """Which entries of each slot hold something, and which they become."""
-    found: list[Moves] = []
-    for slot, length in enumerate(lengths):
-        if isinstance(layout, BlockLayout):
-            found.append((layout.entries_from(slot, 0, length), slice(0, length)))
-        elif change.gather is None:
-            entries = layout.entries_from(slot, 0, length)
-            found.append((entries, entries))
-        else:
-            into = (change.gather[slot] >= 0).nonzero().flatten()
-            found.append((change.gather[slot, into].tolist(), into.tolist()))
-    return found
+    return [
+        (layout.entries_from(slot, 0, length), into.entries_from(slot, 0, length))
+        for slot, length in enumerate(lengths)
+    ]
 
 
 def _check(index: int, cache: Cache, first: Cache) -> None:

@@ -6,7 +6,6 @@
     tensors     layers.0.keys.codes      (G, N, width) the tokens of all slots, one after the other,
                 layers.0.keys.scales     in the order of their entries; no spare capacity
                 ...
-                layouts.1.held           (slots, capacity) a ring's labels, see `ring.py`
                 layers.0.held            (slots, G, budget) the tokens of an evicting layer
                 layers.0.queries         what an evicting layer that looks at queries keeps of
                 layers.0.received        them, see `observer.py`
@@ -21,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
@@ -46,7 +45,6 @@ from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout
 from kept.cache.make import check_place, check_shapes, read_device
 from kept.cache.place import Place
-from kept.cache.ring import RingLayout
 from kept.cache.saved_window import SavedWindow
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
@@ -72,10 +70,6 @@ def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = ""
         name: _gathered(buffer, cache, cache.layers[index], cache.layouts[index])
         for name, index, buffer in _buffers(cache)
     }
-    layouts = list(dict.fromkeys(cache.layouts))
-    for index, layout in enumerate(layouts):
-        if isinstance(layout, RingLayout):
-            tensors[_held(index)] = layout.held.clone()
     for index, layer in enumerate(cache.layers):
         if isinstance(layer, EvictingLayer):
             tensors[_tokens(index)] = layer.held.cpu().clone()
@@ -106,7 +100,7 @@ def load_cache(
 
     shapes: (L,) what the model's layers store, `model.kv_shapes`. fingerprint: as it was saved.
     place: where its buffers lie from now on, by default in the device's memory. pool_bytes,
-    in_blocks: as `make_cache` takes them, for a dynamic cache in memory.
+    in_blocks: as `make_cache` takes them, for a dynamic or sliding cache in memory.
     Raises CacheError for a file that is not there, cut short or changed, that another version of
     kept wrote, or that belongs to another model or fingerprint, OptionError for what is no path or
     are no shapes, or a place that will not do.
@@ -127,42 +121,81 @@ class _Options:
     pool_bytes: int | None
     in_blocks: bool
 
+    @property
+    def files(self) -> Place | None:
+        """Where it lies if that is not memory."""
+        return None if self.place is None or self.place.budget is None else self.place
 
-def _may_lie_in_blocks(found: Description, layouts: Sequence[Layout]) -> bool:
-    """Whether a file holds a dynamic cache, each of whose tokens is held once."""
-    plain = all(isinstance(layout, ContiguousLayout) and not layout.fixed for layout in layouts)
-    return plain and found.kind == "dynamic"
+    @property
+    def whole_in_blocks(self) -> bool:
+        """Whether layers that let no token go lie in blocks, if their kind may."""
+        return self.in_blocks and self.files is None
+
+
+def _lie_in_blocks(found: Description, layouts: Sequence[Layout], options: _Options) -> set[Layout]:
+    """Those of the layouts of a file that are to lie in blocks: of layers with a window, and, in
+    memory, of those that let no token go."""
+    may = options.whole_in_blocks and found.kind in ("dynamic", "sliding")
+    whole = (x for x in layouts if isinstance(x, ContiguousLayout) and not x.fixed)
+    return {x for x in whole if may or isinstance(x, SavedWindow)}
 
 
 def _in_blocks(
-    found: Description, layouts: Sequence[Layout], device: torch.device, pool_bytes: int | None
+    found: Description,
+    layouts: Sequence[Layout],
+    lying: Container[Layout],
+    device: torch.device,
+    options: _Options,
 ) -> list[Layout]:
-    """Layouts in blocks in place of those that a file describes."""
-    saved = [layouts[index] for index in found.layout_of]
+    """Layouts in place of those that a file describes, some of which are to lie in blocks."""
     own = [shape for shape in found.shapes if shape.shares is None and not shape.cross]
-    windows = [layout.window if isinstance(layout, SavedWindow) else None for layout in saved]
-    empty = block_layouts(own, windows, len(found.lengths), found.codec, device, pool_bytes)
-    made = {
-        layout: of.filled(found.lengths, layout.begins if isinstance(layout, SavedWindow) else None)
-        for layout, of in dict(zip(saved, empty, strict=True)).items()
+    saved = [(layouts[i], shape) for i, shape in zip(found.layout_of, own, strict=True)]
+    saved = [(layout, shape) for layout, shape in saved if layout in lying]
+    windows = {x: x.window if isinstance(x, SavedWindow) else None for x, _ in saved}
+    sinks = max((x.sinks for x in windows if isinstance(x, SavedWindow)), default=0)
+    empty = block_layouts(
+        [shape for _, shape in saved],
+        [windows[layout] for layout, _ in saved],
+        len(found.lengths),
+        found.codec,
+        device,
+        options.pool_bytes,
+        sinks,
+        options.files,
+    )
+    made: dict[Layout, Layout] = {
+        layout: of.filled(found.lengths, layout.gone if isinstance(layout, SavedWindow) else None)
+        for layout, of in {x: of for (x, _), of in zip(saved, empty, strict=True)}.items()
     }
-    return [made[layout] for layout in layouts]
+    return [made.get(layout, layout) for layout in layouts]
 
 
-def _check_windows(file: Path, found: Description, layouts: Sequence[Layout], fits: bool) -> None:
-    """Raise CacheError where layers whose window has passed tokens come to lie otherwise than in
-    blocks, or have another window. fits: whether they are to lie in blocks."""
+def _check_windows(
+    file: Path, found: Description, layouts: Sequence[Layout], options: _Options
+) -> None:
+    """Raise CacheError where layers attend no window that such a cache gives them, or those of a
+    dynamic one, whose windows have passed tokens, come to lie in runs."""
     own = [shape for shape in found.shapes if shape.shares is None and not shape.cross]
+    runs = found.kind == "dynamic" and not options.whole_in_blocks
     for shape, index in zip(own, found.layout_of, strict=True):
         layout = layouts[index]
-        if isinstance(layout, SavedWindow) and layout.window != shape.window:
-            raise _damaged(file, f"it holds {layout.window} tokens of a window of {shape.window}")
-        if isinstance(layout, SavedWindow) and not fits:
+        window = layout.window if isinstance(layout, SavedWindow) else None
+        if not _may_attend(found.kind, shape.window, window):
+            raise _damaged(file, f"it keeps a window of {window} where a layer has {shape.window}")
+        if runs and window is not None:
             raise CacheError(
                 f"{file} holds a cache in blocks, whose layers with a window keep that alone, so "
                 "it cannot lie in runs or in files; leave place and in_blocks out, or save a cache "
                 "that was made with keeps_all=True"
             )
+
+
+def _may_attend(kind: str, own: int | None, window: int | None) -> bool:
+    """Whether a cache of this kind can keep `window` tokens for a layer whose own window is
+    another."""
+    if kind == "sliding":
+        return own is None or (window is not None and window <= own)
+    return window == own or (window is None and kind != "evicting")
 
 
 def saved_shapes(path: str | PathLike[str]) -> tuple[KVShape, ...]:
@@ -242,20 +275,13 @@ def _read(
         raise _damaged(file, f"tensor {name} is not the one that was saved")
 
     num_slots, lengths = len(found.lengths), found.lengths
-    layouts: list[Layout] = []
-    for index, fields in enumerate(found.layouts):
-        layout = read_layout(file, fields, lengths)
-        if isinstance(layout, RingLayout):
-            layout.restore(tensor(_held(index), torch.int64, num_slots, None), lengths)
-        layouts.append(layout)
+    layouts = [read_layout(file, fields, lengths) for fields in found.layouts]
     check_place(place, device, evicts=any(isinstance(x, EvictingLayout) for x in layouts))
-    is_memory = place is None or place.budget is None
-    in_blocks = options.in_blocks and is_memory and _may_lie_in_blocks(found, layouts)
+    lying = _lie_in_blocks(found, layouts, options)
     in_memory = place is None and device.type == "cpu"
-    check_claims(file, handle, found, layouts, in_memory=in_memory, in_blocks=in_blocks)
-    _check_windows(file, found, layouts, in_blocks)
-    if in_blocks:
-        layouts = _in_blocks(found, layouts, device, options.pool_bytes)
+    check_claims(file, handle, found, layouts, in_memory=in_memory, in_blocks=lying)
+    _check_windows(file, found, layouts, options)
+    layouts = _in_blocks(found, layouts, lying, device, options)
     per_layer = [layouts[index] for index in found.layout_of]
     cache = Cache(shapes, per_layer, found.codec, device, found.kind, lengths, place)
     counts = {
@@ -293,10 +319,6 @@ def _buffers(cache: Cache) -> Iterator[tuple[str, int, Tensor]]:
         for which, parts, buffers in sides:
             for part, buffer in zip(parts, buffers, strict=True):
                 yield f"layers.{index}.{which}.{part.name}", index, buffer
-
-
-def _held(index: int) -> str:
-    return f"layouts.{index}.held"
 
 
 def _tokens(index: int) -> str:

@@ -207,7 +207,7 @@ class CausalLM(nn.Module, ABC):
         the `top_k` largest logits of every row.
 
         None where there is none to be had, or it would not pay: not on the native kernels, not one
-        token a sequence, a ring, moving rotary tables, or a buffer that is full.
+        token a sequence, a cache that evicts, moving rotary tables, or a buffer that is full.
         """
         if self.native is None or (self.training and torch.is_grad_enabled()):
             return None
