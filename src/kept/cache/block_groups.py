@@ -13,6 +13,7 @@ import torch
 
 from kept.cache.block_layout import BlockLayout
 from kept.cache.block_memory import block_memories
+from kept.cache.block_table import EMPTY
 from kept.cache.layout import Layout
 from kept.cache.place import InMemory, Place
 from kept.cache.shape import KVShape
@@ -45,7 +46,7 @@ def block_layouts(
     ]
     memories = block_memories(groups, codec, device, pool_bytes, place)
     made = {
-        window: BlockLayout.empty(memory, num_slots, window, 0 if window is None else sinks)
+        window: BlockLayout(memory, (EMPTY,) * num_slots, window, 0 if window is None else sinks)
         for window, memory in zip(distinct, memories, strict=True)
     }
     return [made[window] for window in windows]

@@ -18,17 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from functools import partial
 from itertools import chain
+from operator import is_
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kept.blocks import BLOCK, blocks_of
 from kept.cache.block_memory import BlockMemory
-from kept.cache.block_table import EMPTY, Table
-from kept.cache.contiguous import ContiguousLayout, grown
+from kept.cache.block_table import Table, rows_in_blocks
 from kept.cache.layout import Copies, Layout, Plan, Writes, lengths_after
 from kept.cache.window_blocks import first_needed, passed_blocks
 from kept.errors import CacheError, CacheFullError
@@ -56,13 +56,6 @@ class BlockLayout(Layout):
         self._joined: tuple[tuple[int, ...], NDArray[np.int32]] | None = None
         self._held_ids: frozenset[int] | None = None
 
-    @classmethod
-    def empty(
-        cls, memory: BlockMemory, num_slots: int, window: int | None = None, sinks: int = 0
-    ) -> BlockLayout:
-        """Slots without a token."""
-        return cls(memory, (EMPTY,) * num_slots, window, sinks)
-
     def filled(self, lengths: Sequence[int], gone: Sequence[range] | None = None) -> BlockLayout:
         """One like it, of slots with blocks for so many tokens each. gone: tokens of blocks that
         each does without, None: none. Raises CacheFullError where there are fewer blocks."""
@@ -75,6 +68,9 @@ class BlockLayout(Layout):
         return self._with(tables)
 
     def _with(self, tables: Sequence[Table]) -> BlockLayout:
+        """With these tables; itself where they are the same."""
+        if len(tables) == self.num_slots and all(map(is_, tables, self.tables)):
+            return self
         twin = copy(self)
         twin.tables, twin.num_slots = tuple(tables), len(tables)
         twin._joined = twin._held_ids = None
@@ -199,19 +195,10 @@ class BlockLayout(Layout):
             blocks=table,
         )
 
-        def rows() -> tuple[Tensor, Tensor]:
-            counts = np.diff(starts)
-            sequence = np.repeat(np.arange(len(slots)), counts)
-            first = np.asarray(lengths) - np.asarray(starts[:-1])
-            tokens = np.arange(starts[-1]) + first[sequence]
-            found = table[sequence, tokens // BLOCK].astype(np.int64), tokens % BLOCK
-            blocks, entries = (torch.as_tensor(x, device="cpu").to(device) for x in found)
-            return blocks, entries
-
         begin, end = divmod(lengths[0], BLOCK), after[0]
         if len(slots) == 1 and begin[1] + starts[-1] <= BLOCK and end > lengths[0]:
             return span, Writes((int(table[0, begin[0]]), 1, begin[1], starts[-1]))
-        return span, Writes(None, rows)
+        return span, Writes(None, partial(rows_in_blocks, table, starts, lengths, device))
 
     def table_of(self, slots: tuple[int, ...]) -> NDArray[np.int32]:
         """(B, n) the blocks of some slots, shorter ones filled up with block 0."""
@@ -249,8 +236,7 @@ class BlockLayout(Layout):
         tables = list(self.tables)
         for slot, length in zip(slots, lengths, strict=True):
             tables[slot] = tables[slot].without(passed_blocks(self.window, length, self.sinks))
-        same = all(a is b for a, b in zip(tables, self.tables, strict=True))
-        return self if same else self._with(tables)
+        return self._with(tables)
 
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """See `Layout.check_truncate`."""
@@ -268,8 +254,7 @@ class BlockLayout(Layout):
         tables = list(self.tables)
         for slot, length in cuts:
             tables[slot] = tables[slot].first(length)
-        same = all(a is b for a, b in zip(tables, self.tables, strict=True))
-        return self if same else self._with(tables)
+        return self._with(tables)
 
     def selected(self, indices: Sequence[int], lengths: Sequence[int]) -> BlockLayout:
         """See `Layout.selected`. Of slots that become the same one may go on as it is."""
@@ -311,11 +296,3 @@ class BlockLayout(Layout):
                 "cache with keeps_all=True"
             )
         return self.entries_from(slot, begin, end)
-
-
-def in_runs(layout: Layout, lengths: Sequence[int]) -> Layout:
-    """How slots of so many tokens would lie in one run each, if they lie in blocks."""
-    if not isinstance(layout, BlockLayout):
-        return layout
-    longest = max(lengths)
-    return ContiguousLayout(len(lengths), grown(longest) if longest else 0)

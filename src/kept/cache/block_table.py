@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kept.blocks import BLOCK, Block, blocks_of
 
@@ -84,3 +86,21 @@ class Table:
 
 
 EMPTY = Table.of((), True)
+
+
+def rows_in_blocks(
+    table: NDArray[np.int32],
+    starts: tuple[int, ...],
+    lengths: Sequence[int],
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Blocks and entries, (N,) each, that a step's rows are written to.
+
+    table: (B, n). lengths: (B,) before the step.
+    """
+    sequence = np.repeat(np.arange(len(lengths)), np.diff(starts))
+    first = np.asarray(lengths) - np.asarray(starts[:-1])
+    tokens = np.arange(starts[-1]) + first[sequence]
+    found = table[sequence, tokens // BLOCK].astype(np.int64), tokens % BLOCK
+    blocks, entries = (torch.as_tensor(x, device="cpu").to(device) for x in found)
+    return blocks, entries

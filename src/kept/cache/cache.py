@@ -13,12 +13,13 @@ from torch import Tensor
 
 from kept.batch import Batch, Source
 from kept.cache.checks import check_joins, check_slots, check_update
-from kept.cache.contiguous import ContiguousLayout
+from kept.cache.concatenate import concatenate
 from kept.cache.evicting_layer import check_seen, choose_all, observer_of
 from kept.cache.indices import read_slots, read_whole
 from kept.cache.layout import Layout
 from kept.cache.lending import Lease, can_lease, grant, lend, with_lent
 from kept.cache.open_step import LayerStore, OpenStep, cross_store, own_store, shared_store
+from kept.cache.saving import save_cache
 from kept.cache.sharing import Sharing
 from kept.errors import CacheError
 from kept.ops import AttentionSpec, CrossView, StepBuffers, StoredView, plain_torch
@@ -227,22 +228,11 @@ class Cache(Sharing):
         self._state = state.without_passed(step.slots) if self.lets_go else state
         self._finish()
 
-    def __reduce__(self) -> tuple[object, ...]:
-        from kept.cache.pickling import read, written  # which need this class
-
-        in_runs = any(isinstance(x, ContiguousLayout) and not x.fixed for x in self.layouts)
-        in_blocks = not in_runs or self.place.budget is not None
-        return read, (written(self), self.shapes, str(self.device), in_blocks)
-
     def concatenate(self, others: Sequence[Cache]) -> Cache:
         """A new cache with its slots and those of the others after them; see
         `kept.cache.concatenate`."""
-        from kept.cache.concatenate import concatenate  # which needs this class
-
         return concatenate([self, *others] if isinstance(others, Sequence) else others)
 
     def save(self, path: str | PathLike[str], *, fingerprint: str = "") -> None:
-        """Write what it holds to a file that `load_cache` reads; see `kept.cache.files`."""
-        from kept.cache.files import save_cache  # which needs this class
-
+        """Write what it holds to a file that `load_cache` reads; see `kept.cache.saving`."""
         save_cache(self, path, fingerprint=fingerprint)

@@ -10,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from itertools import accumulate, chain
+from typing import TypeVar
 
-from kept.cache.block_layout import BlockLayout, in_runs
-from kept.cache.cache import Cache
+from kept.cache.block_layout import BlockLayout
+from kept.cache.contiguous import ContiguousLayout, grown
 from kept.cache.encoded_input import EncodedInput, moved
 from kept.cache.layer import Moves
 from kept.cache.layout import Layout
+from kept.cache.reading import Readable
 from kept.errors import CacheError, OptionError
 from kept.ops import plain_torch
 
+SomeCache = TypeVar("SomeCache", bound=Readable)
+
 
 @plain_torch()
-def concatenate(caches: Sequence[Cache]) -> Cache:
+def concatenate(caches: Sequence[SomeCache]) -> SomeCache:
     """A cache with the slots of all, in their order.
 
     The caches keep what they hold and share nothing with the new one but what nobody writes to:
@@ -33,10 +37,10 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
     codecs, devices or layouts (windows, sinks, a static length, a budget and its
     policy) differ, and CacheFullError where its place has no room.
     """
-    if isinstance(caches, Cache) or not isinstance(caches, Sequence) or not caches:
+    if isinstance(caches, Readable) or not isinstance(caches, Sequence) or not caches:
         raise OptionError(f"concatenate takes a list of caches, at least one, not {caches!r:.100}")
     for index, cache in enumerate(caches):
-        if not isinstance(cache, Cache):
+        if not isinstance(cache, Readable):
             raise OptionError(f"{cache!r:.100}, number {index} to concatenate, is no cache")
         _check(index, cache, caches[0])
     first = caches[0]
@@ -48,12 +52,12 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
         if isinstance(layout, BlockLayout):
             joined[layout], moves[layout] = _in_blocks(layout, layouts, lengths)
             continue
-        runs = [in_runs(x, of) for x, of in zip(layouts, lengths, strict=True)]
+        runs = [_in_runs(x, of) for x, of in zip(layouts, lengths, strict=True)]
         capacity = max(x.capacity for x in runs)
         wide = [x.relaid(capacity) for x in runs]
         joined[layout] = reduce(lambda one, other: one.joined(other), wide[1:], wide[0])
         moves[layout] = [_moves(*each) for each in zip(layouts, runs, lengths, strict=True)]
-    found = Cache(
+    found = type(first)(
         first.shapes,
         [joined[layout] for layout in first.layouts],
         first.codec,
@@ -74,7 +78,7 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
     return found
 
 
-def _inputs(caches: Sequence[Cache]) -> list[EncodedInput | None]:
+def _inputs(caches: Sequence[Readable]) -> list[EncodedInput | None]:
     """Which input each slot attends; those that lie in another place than the first cache's, once
     copied to it."""
     copies: dict[EncodedInput, EncodedInput] = {}
@@ -109,6 +113,14 @@ def _in_blocks(
     return found, moves
 
 
+def _in_runs(layout: Layout, lengths: Sequence[int]) -> Layout:
+    """How slots of so many tokens would lie in one run each, if they lie in blocks."""
+    if not isinstance(layout, BlockLayout):
+        return layout
+    longest = max(lengths)
+    return ContiguousLayout(len(lengths), grown(longest) if longest else 0)
+
+
 def _moves(layout: Layout, into: Layout, lengths: Sequence[int]) -> list[Moves]:
     """Which entries of each slot hold something, and which they become."""
     return [
@@ -117,7 +129,7 @@ def _moves(layout: Layout, into: Layout, lengths: Sequence[int]) -> list[Moves]:
     ]
 
 
-def _check(index: int, cache: Cache, first: Cache) -> None:
+def _check(index: int, cache: Readable, first: Readable) -> None:
     """Raise CacheError unless a cache is of the first one's kind."""
     for what, ours, theirs in (
         ("is for layers of", cache.shapes, first.shapes),
@@ -132,7 +144,7 @@ def _check(index: int, cache: Cache, first: Cache) -> None:
             )
 
 
-def _traits(cache: Cache) -> list[dict[str, object]]:
+def _traits(cache: Readable) -> list[dict[str, object]]:
     """Of each layer's layout, and which other layers have the same one."""
     distinct = list(dict.fromkeys(cache.layouts))
     return [{**x.traits, "shared": distinct.index(x)} for x in cache.layouts]

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from kept.cache.block_layout import BlockLayout
-from kept.cache.cache import Cache
 from kept.cache.contiguous import ContiguousLayout, grown
 from kept.cache.evicting import EvictingLayout
 from kept.cache.eviction_file import MAX_COUNT, read_count, read_rule, write_rule
 from kept.cache.layout import Layout
+from kept.cache.reading import Readable
 from kept.cache.saved_window import SavedWindow
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
@@ -43,7 +43,7 @@ class Description:
     checksums: Mapping[str, str]
 
     @classmethod
-    def of(cls, cache: Cache, fingerprint: str, checksums: Mapping[str, str]) -> Description:
+    def of(cls, cache: Readable, fingerprint: str, checksums: Mapping[str, str]) -> Description:
         """Describe a cache."""
         layouts, inputs = list(dict.fromkeys(cache.layouts)), list(cache.cross.inputs)
         of = cache.cross.of if cache.cross.shapes else []

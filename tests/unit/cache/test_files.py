@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from kept.batch import pack
-from kept.cache import Cache, KVShape, files, load_cache, make_cache
+from kept.cache import Cache, KVShape, file_tensors, load_cache, make_cache, saving
 from kept.errors import CacheError, OptionError
 from kept.ops import KV_CODECS, KVDtype
 
@@ -119,7 +119,7 @@ def rewritten(saved: tuple[Cache, bytes, Path], change: Callable[[dict[str, Any]
     description = json.loads(metadata["description"])
     change(description)
     text = json.dumps(description)
-    metadata |= {"description": text, "checksum": files._checksum_of_text(text)}
+    metadata |= {"description": text, "checksum": file_tensors.checksum_of_text(text)}
     save_file(load_file(place), place, metadata)
     return place
 
@@ -311,7 +311,7 @@ def failing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    place = files if request.param == "save_file" else os
+    place = saving if request.param == "save_file" else os
     with monkeypatch.context() as patch:
         patch.setattr(place, request.param, fail)
         yield request.param
