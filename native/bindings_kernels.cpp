@@ -51,8 +51,8 @@ AttentionShape make_shape(std::int64_t heads, std::int64_t kv_heads, std::int64_
     return {heads, kv_heads, head_dim, scale, causal, window, sinks, softcap};
 }
 
-// (ring, tokens of a block, sinks, window) of each layout.
-using LayoutTuple = std::tuple<bool, std::int64_t, std::int64_t, std::int64_t>;
+// (tokens of a block, sinks, window) of each layout.
+using LayoutTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
 // (sequences, columns) blocks; the step reads them where they lie.
 using Table = nb::ndarray<const std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -102,8 +102,7 @@ Step make_step(std::int64_t rows, nb::handle tokens, nb::handle positions,
     s.cos = numbers<const float>(cos, s.rope_count, "cosines");
     s.sin = numbers<const float>(sin, s.rope_count, "sines");
     s.rope_rows = numbers<const std::int64_t>(rope_rows, rows, "rows of the rotary tables");
-    for (const auto& [ring, block, sinks, window] : layouts)
-        s.layouts.push_back({ring, block, sinks, window});
+    for (const auto& [block, sinks, window] : layouts) s.layouts.push_back({block, sinks, window});
     for (const Table& table : tables) s.tables.push_back(read_table(table, s.num_sequences()));
     s.layers = layers.each;
     s.logits = numbers<float>(logits, num_wanted * vocabulary, "logits");

@@ -117,13 +117,13 @@ constexpr bool computes_in_floats(const Stored& keys, const Stored& values) {
 }
 
 // Where a layout keeps tokens: token i in entry i % block of block i / block of its sequence's
-// table, or, with `ring`, in the only block there, after the sinks wrapped around the rest of it.
+// table.
 //
 //   block 64     table 7 2 5     token 70     entry 6 of block 2
 //
-// Unless it is the only one, a block is a whole number of tiles.
+// Unless it is the only one, a block is a whole number of tiles. Blocks that lie wholly between the
+// sinks and the window may be gone: their numbers in the table say nothing.
 struct LayoutArgs {
-    bool ring;
     std::int64_t block, sinks;
     std::int64_t window;  // of what the layout forgets; -1: nothing
 };

@@ -33,13 +33,13 @@ void check_sequences(const Step& step) {
         const auto& lengths = step.lengths[l];
         const std::int64_t columns = step.tables[l].columns;
         must(lengths.size() == count, "a layout has a length for each sequence");
-        must(columns == 1 || (columns > 1 && !layout.ring && layout.block % kTile == 0),
-             "several blocks of a sequence are whole tiles each, and no ring");
+        must(columns == 1 || (columns > 1 && layout.block % kTile == 0),
+             "several blocks of a sequence are whole tiles each");
         for (std::size_t s = 0; s < count; ++s) {
             const std::int64_t new_tokens = step.starts[s + 1] - step.starts[s];
             must(new_tokens > 0 && new_tokens <= lengths[s],
                  "every sequence of a step has new tokens, and no more of them than it is long");
-            must(layout.ring || lengths[s] <= columns * layout.block,
+            must(lengths[s] <= columns * layout.block,
                  "a sequence is longer than its layout has room for");
         }
     }
@@ -88,8 +88,7 @@ void check_layer(const Step& step, std::int64_t index, const AttentionShape& sha
     const auto& lengths = step.lengths[static_cast<std::size_t>(layer.layout)];
     const StepTable& table = step.tables[static_cast<std::size_t>(layer.layout)];
     const std::int64_t longest = std::ranges::max(lengths);
-    const bool fills = layout.ring || table.columns > 1;
-    const std::int64_t entries = fills ? layout.block : longest;
+    const std::int64_t entries = table.columns > 1 ? layout.block : longest;
     const std::int64_t blocks = num_blocks(table, layout, lengths);
     check_side(layer.keys, shape, layout, blocks, entries);
     check_side(layer.values, shape, layout, blocks, entries);

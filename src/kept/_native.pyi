@@ -160,7 +160,7 @@ def step(
     cos: Tensor | None,
     sin: Tensor | None,
     rope_rows: Tensor | None,
-    layouts: Sequence[tuple[bool, int, int, int]],
+    layouts: Sequence[tuple[int, int, int]],
     layers: Layers,
     logits: Tensor | None,
     vocabulary: int,

@@ -264,7 +264,7 @@ def test_a_full_pool() -> None:
     """What is needed, free and there, in words; and everything as it was."""
     with pytest.raises(OptionError, match="pool_bytes=9 holds no block: 64 tokens in 2 layers"):
         make_cache(SHAPES, pool_bytes=9)
-    with pytest.raises(OptionError, match="pool_bytes=999 is for dynamic caches in memory"):
+    with pytest.raises(OptionError, match="pool_bytes=999 is for dynamic and sliding caches"):
         make_cache(SHAPES, "static", max_cache_len=3, pool_bytes=999)
     block = BLOCK * sum(4 * 2 * shape.num_kv_heads * shape.head_dim for shape in SHAPES)
     cache = make_cache(SHAPES, num_slots=3, pool_bytes=5 * block + 17)

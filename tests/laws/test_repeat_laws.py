@@ -162,10 +162,10 @@ def test_a_step_that_raises_leaves_the_cache_as_it_was() -> None:
 
 
 def test_none_where_it_cannot_be_had() -> None:
-    model = native_model("mistral", "bf16")
-    ring = make_cache(model.kv_shapes, "sliding", num_slots=1)
-    model.next_logits(pack([[1]]), ring)
-    assert model.repeat((0,), ring) is None
+    model = native_model("llama", "bf16")
+    evicting = make_cache(model.kv_shapes, "evicting", num_slots=1, budget=9)
+    model.next_logits(pack([[1]]), evicting)
+    assert model.repeat((0,), evicting) is None
     cache = make_cache(model.kv_shapes, num_slots=2)
     model.next_logits(pack([[1, 2]], slots=[1]), cache)
     assert model.repeat((0, 1), cache) is None

@@ -24,7 +24,7 @@ from laws.tiny import native_model
 LISTED = (
     "dynamic",
     "static-int4",
-    "sliding-5-sinks-2-slack-3",
+    "sliding-5-sinks-2",
     "mixed-int8",
     "cross-shared-mixed",
     "dynamic-offloaded",

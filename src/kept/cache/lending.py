@@ -67,10 +67,10 @@ def lend(state: State, plans: dict[Layout, Plan]) -> StepBuffers:
 
 
 def can_lease(state: State, slots: tuple[int, ...]) -> bool:
-    """Whether slots may take tokens without a plan: they hold some, and no layout labels its
-    entries, as a ring does, or drops some."""
+    """Whether slots may take tokens without a plan: they hold some, and no layout chooses which to
+    drop."""
     filled = all(state.lengths[slot] for slot in slots)
-    return filled and all(x.max_step(0) is None and not x.placement.ring for x in state.distinct)
+    return filled and all(x.max_step(0) is None for x in state.distinct)
 
 
 def grant(holder: Holder, slots: tuple[int, ...], codec: KVCodec, device: torch.device) -> Lease:

@@ -10,7 +10,7 @@ from kept.cache.block_layout import BlockLayout
 from kept.cache.block_table import Table
 from kept.cache.indices import read_whole
 from kept.cache.moving import Movable
-from kept.cache.window_blocks import first_needed, num_gone
+from kept.cache.window_blocks import first_needed, passed_blocks
 from kept.errors import CacheError, OptionError
 
 
@@ -51,7 +51,7 @@ class Sharing(Movable):
         tables = {}
         for group, layout in enumerate(self._in_blocks()):
             blocks = [stack.blocks[group] for stack in stacks[: blocks_of(length)]]
-            tables[layout] = _table(blocks, length, layout.window)
+            tables[layout] = _table(blocks, length, layout)
         self.abandon()  # which leaves layouts in blocks as they are
         lengths = list(self.lengths)
         lengths[slot] = length
@@ -88,7 +88,7 @@ class Sharing(Movable):
             count = blocks_of(lengths[slot])
             for layout in layouts:
                 table = layout.tables[slot]
-                held = min(count, len(table.blocks)) - table.num_holes
+                held = min(count, len(table.blocks)) - len(table.hole)
                 found += held * layout.memory.block_bytes
         return found
 
@@ -123,7 +123,7 @@ class Sharing(Movable):
 
     def _in_blocks(self) -> list[BlockLayout]:
         found = [x for x in self._state.distinct if isinstance(x, BlockLayout)]
-        if not found:
+        if len(found) < len(self._state.distinct):
             raise CacheError(
                 f"this {self.name} cache does not lie in blocks that slots could share; use a "
                 "dynamic cache in memory, which does"
@@ -131,16 +131,18 @@ class Sharing(Movable):
         return found
 
 
-def _table(blocks: Sequence[Block | None], length: int, window: int | None) -> Table:
+def _table(blocks: Sequence[Block | None], length: int, layout: BlockLayout) -> Table:
     """Of what is shared, with those blocks that later tokens see and a few before."""
-    gaps = [index for index, block in enumerate(blocks) if block is None]
-    begin = gaps[-1] + 1 if gaps else 0
-    needed = 0 if window is None else first_needed(window, length)
-    if begin * BLOCK > needed and length:
+    needed, sunk = first_needed(layout.window, length), blocks_of(min(layout.sinks, length))
+    seen = {*range(sunk), *range(needed // BLOCK, len(blocks))}
+    lacking = max((i + 1 for i, block in enumerate(blocks) if block is None), default=0)
+    if any(blocks[index] is None for index in seen):
         raise CacheError(
-            f"what is to be adopted of {length:,} tokens begins with token {begin * BLOCK:,}, and "
-            f"the next one sees those from {needed:,} on; adopt fewer, or share more"
+            f"what is to be adopted of {length:,} tokens lacks some before token "
+            f"{lacking * BLOCK:,}, and the next one sees those from {needed:,} on; adopt fewer, or "
+            "share more"
         )
-    gone = 0 if window is None else num_gone(window, length)
-    table = Table.of((*[None] * begin, *blocks[begin:]), False)
-    return table.without(gone).shared(length)
+    between = (None,) * (lacking - sunk)
+    held = (*blocks[:sunk], *between, *blocks[max(sunk, lacking) :])
+    gone = passed_blocks(layout.window, length, layout.sinks)
+    return Table.of(held, False).without(gone).shared(length)

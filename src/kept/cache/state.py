@@ -14,7 +14,6 @@ fail, and each may be done again: where one was interrupted, whoever comes next 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,13 +21,10 @@ from functools import partial
 from kept.cache.cross import CrossLayers
 from kept.cache.evicting_layer import EvictingLayer, Eviction
 from kept.cache.layer import LayerCache, Reordering, Write
-from kept.cache.layout import Copies, Layout, Relayout
+from kept.cache.layout import Copies, Layout
 from kept.cache.open_step import OpenStep
 from kept.cache.shape import KVShape
-from kept.errors import CacheFullError
 from kept.ops import LentBuffers
-
-log = logging.getLogger("kept")
 
 
 @dataclass(slots=True, eq=False)
@@ -99,18 +95,12 @@ class State:
                 if of is layout:
                     layer.copy_blocks(copies)
 
-    def relaid(self, layout: Layout, change: Relayout) -> State:
-        """With a layout and all of its layers at another capacity."""
-        pairs = zip(self.layers, self.layouts, strict=True)
-        found = self.with_layers([x.relaid(change) if y is layout else x for x, y in pairs])
-        return found.with_layouts({layout: layout.relaid(change)})
-
     def evened(self) -> State:
         """Without the spare room of layers that a growth which failed half-way left larger than
         their layout: kernels know one capacity."""
         pairs = zip(self.layers, self.layouts, strict=True)
         return self.with_layers(
-            [x if x.capacity == y.capacity else x.relaid(Relayout(y.capacity)) for x, y in pairs]
+            [x if x.capacity == y.capacity else x.relaid(y.capacity) for x, y in pairs]
         )
 
     def truncated(self, cuts: Sequence[tuple[int, int]]) -> State:
@@ -146,35 +136,22 @@ class State:
 
     def committed(self, step: OpenStep, chosen: Sequence[tuple[EvictingLayer, Eviction]]) -> State:
         """With the tokens of the open step, and without those that leave. chosen: what stays."""
-        after = {layout: layout.committed(plan) for layout, plan in step.plans.items()}
         lengths = list(self.lengths)
         for slot, length in zip(step.slots, step.after, strict=True):
             lengths[slot] = length
-        found = replace(
-            self.with_layouts({layout: new for layout, (new, _) in after.items()}),
+        return replace(
+            self.with_layouts({layout: layout.committed(of) for layout, of in step.plans.items()}),
             counted=tuple(lengths),
             cross=self.cross.committed(step.cross),
             open=None,
             writes=tuple(partial(layer.evict, eviction) for layer, eviction in chosen),
         )
-        for layout, change in after.values():
-            if change is not None:
-                found = found._narrowed(layout, change)
-        return found
 
     def without_passed(self, slots: Sequence[int]) -> State:
         """Without the blocks of some slots that no later token sees."""
         lengths = [self.lengths[slot] for slot in slots]
         after = {x: x.let_go(slots, lengths) for x in self.distinct}
         return self if all(a is b for a, b in after.items()) else self.with_layouts(after)
-
-    def _narrowed(self, layout: Layout, change: Relayout) -> State:
-        """With a ring without the spare room of a step that is over, if there is room for that."""
-        try:
-            return self.relaid(layout, change)
-        except (CacheFullError, MemoryError, RuntimeError) as error:
-            log.warning("a ring keeps its spare room: %s", error)
-            return self
 
     def forked(self) -> State:
         """An independent one with the same content. Of an open step, which goes on writing to the

@@ -224,7 +224,7 @@ class CausalLM(nn.Module, ABC):
         which count positions from 0; each step finds the `top_k` largest logits of every row.
 
         None where there is none to be had: not on the native kernels, a slot without tokens, a
-        ring, moving rotary tables, or a buffer that is full.
+        cache that evicts, moving rotary tables, or a buffer that is full.
         """
         if self.native is None or (self.training and torch.is_grad_enabled()):
             return None

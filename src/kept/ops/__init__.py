@@ -48,7 +48,6 @@ from kept.ops.views import (
     Group,
     KVView,
     PackedView,
-    RingView,
     Span,
     StoredView,
 )
@@ -76,7 +75,6 @@ __all__ = [
     "Placement",
     "Program",
     "RelativeBias",
-    "RingView",
     "Rope",
     "RopeTables",
     "Span",

@@ -120,7 +120,7 @@ class Program:
             cos=None if rope is None else rope.cos,
             sin=None if rope is None else rope.sin,
             rope_rows=None if rope is None else rope.rows,
-            layouts=[(p.ring, p.block, p.sinks, _or_none(p.window)) for p in stores.placements],
+            layouts=[(p.block, p.sinks, _or_none(p.window)) for p in stores.placements],
             layers=stores.buffers.native(),
             logits=logits,
             vocabulary=self.vocab_size,

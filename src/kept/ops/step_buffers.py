@@ -30,10 +30,8 @@ _CODECS = {
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a layout keeps tokens: token i in entry i % block of block i // block of its sequence's
-    table. ring: in its only block instead, tokens after the sinks wrapped around the rest of it.
-    window: what the layout itself forgets, None: nothing."""
+    table. window, sinks: what the layout itself forgets, None: nothing."""
 
-    ring: bool
     block: int
     sinks: int = 0
     window: int | None = None

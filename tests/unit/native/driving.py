@@ -186,7 +186,7 @@ NOWHERE = LayerBuffers(
     find_kv_codec("float32"),
     (torch.zeros(1, 1, 1, 1),),
     (torch.zeros(1, 1, 1, 1),),
-    Placement(False, 1 << 40),
+    Placement(1 << 40),
 )
 
 
