@@ -46,6 +46,25 @@ def finish(engine: Engine) -> None:
         engine.step()
 
 
+def test_a_lone_request_goes_on_from_any_line_of_its_start() -> None:
+    """Also from where it is neither among those that wait nor among those that run."""
+
+    def admitted(at: int | None) -> int:
+        engine = pooled(Toy(512), slots=4, blocks=9)
+        request = engine.submit(Request(make_group(story(9), resolved(max_new_tokens=1), RULE)))
+        with contextlib.suppress(KeyboardInterrupt):
+            return interrupted(engine.step, at, "engine/scheduler", "engine/waiting")
+        finish(engine)
+        assert outcome(request.group) == expected(story(9), request.group.params, RULE)
+        check_nothing_is_left(engine)
+        return 0
+
+    count = admitted(None)
+    assert count
+    for at in range(1, count + 1):
+        admitted(at)
+
+
 @pytest.mark.parametrize("kind", ["pool", "static", "sliding", "none"])
 def test_the_next_step_goes_on(kind: str) -> None:
     engine, requests = begun(kind)

@@ -81,7 +81,7 @@ class Engine(Loop):
     @property
     def has_work(self) -> bool:
         """Whether any request is unfinished."""
-        return bool(self._inbox) or self.scheduler.has_work
+        return bool(self._inbox or self._open)
 
     @lets_go
     def step(self) -> list[Event]:
