@@ -52,11 +52,12 @@ std::int64_t linear_scratch(const Weights& weights, std::int64_t rows) {
 }
 
 std::int64_t attend_scratch(const AttentionShape& shape) {
+    constexpr std::int64_t kLanes = 16, kMost = 12;  // of the widest vectors, and queries of a turn
     const std::int64_t share = shape.heads / shape.kv_heads;
-    const std::int64_t q = query_rows(share) * share, padded = round_up(shape.head_dim, 32);
+    const std::int64_t q = query_rows(share) * share, padded = round_up(shape.head_dim, 64);
     const std::int64_t groups = padded / 32;
-    return q * padded * 3 + padded * kTile * 2 + q * kTile * (2 + groups) + groups * kTile * 2 +
-           q * 8 + 1024;
+    // Queries and two states; keys, values and their copies; weights, scores and scales of a tile.
+    return q * (3 * padded + kLanes + 8) + kTile * (3 * padded + 2 * groups * (kMost + 1)) + 1024;
 }
 
 }  // namespace kept

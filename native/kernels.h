@@ -199,7 +199,8 @@ struct AttendArgs {
 constexpr std::int64_t kTile = 64;     // tokens walked together, aligned to token 0
 constexpr std::int64_t kChunk = 1024;  // tokens after which sums start afresh, and threads split
 constexpr std::int64_t kMaxHeadDim = 512;
-constexpr std::int64_t kMaxQueries = 96;  // rows times heads of a group in one unit, if not one row
+constexpr std::int64_t kMaxQueries =
+    128;  // rows times heads of a group in one unit, if not one row
 
 // Rows one unit of attention takes at most.
 constexpr std::int64_t query_rows(std::int64_t heads_per_group) {

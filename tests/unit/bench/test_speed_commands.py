@@ -126,7 +126,7 @@ def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 def test_limits_that_cannot_be_measured_are_named_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(*_: object) -> Rate:
+    def fail(*_: object, **__: object) -> Rate:
         raise BackendError("no memory for the probe's buffer")
 
     monkeypatch.setattr(machine, "measure_bandwidth", fail)
