@@ -63,6 +63,7 @@ def serve(model: ServedModel, arriving: Arriving, serving: Serving) -> None:
         model.device,
         arriving.seed,
         model.quantize,
+        model.activations.value,
     )
     with _engine_log(serving.log_file), ServeProgress(messages) as progress:
         result = run_serve(subject, settings, workload, EngineServer.of, progress)
