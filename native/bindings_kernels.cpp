@@ -192,6 +192,7 @@ void bind_program(nb::module_& m) {
     nb::class_<Program>(m, "Program")
         .def(nb::init<const std::string&>(), "isa"_a)
         .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a)
+        .def("add_code_buffer", &Program::add_code_buffer, "width"_a, "for_int4"_a)
         .def("add_weights", &Program::add_weights, "weights"_a, Keep<1, 2>())
         .def(
             "embed",
@@ -213,6 +214,7 @@ void bind_program(nb::module_& m) {
             },
             "x"_a, "weight"_a, "bias"_a.none(), "eps"_a, "out"_a, "wanted"_a, "add"_a, Keep<1, 3>(),
             Keep<1, 4>())
+        .def("quantize", &Program::quantize, "x"_a, "out"_a, "wanted"_a)
         .def("linear", &Program::linear)
         .def(
             "place",

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "code_rows.h"
 #include "layout.h"
 #include "sampling.h"
 #include "top_logits.h"
@@ -41,6 +42,7 @@ struct Best {
 struct LinearArgs {
     const Weights* weights;
     ActRows in;
+    CodeRows codes;  // in place of `in`, for products of whole numbers; else without data
     std::int64_t rows;
     Epilogue epilogue;
     Activation activation;
@@ -278,6 +280,10 @@ struct Kernels {
                                   std::int64_t last_row, float* scratch);
     void (*encode_heads)(const EncodeArgs&, std::int64_t first_head, std::int64_t last_head);
     void (*weigh)(const WeighArgs&, std::int64_t first_chunk, std::int64_t last_chunk);
+    // `linear` over rows of codes, and what makes them.
+    void (*linear_codes)(const LinearArgs&, std::int64_t first_panel, std::int64_t last_panel,
+                         float* scratch);
+    void (*encode_rows)(const EncodeRowsArgs&, std::int64_t first_row, std::int64_t last_row);
 };
 
 // The kernels of a set of instructions by name, null if this build or CPU lacks them.

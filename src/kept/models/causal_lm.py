@@ -23,6 +23,7 @@ from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
 from kept.models.repeated_step import RepeatedStep
 from kept.ops import PackedMatrix, Rope, RopeTables
+from kept.ops.activations import Activations
 from kept.turns import Turn
 
 Found = TypeVar("Found")
@@ -120,12 +121,14 @@ class CausalLM(nn.Module, ABC):
         pack_weight: PackWeight,
         progress: Progress | None = None,
         dtype: torch.dtype | None = None,
+        activations: Activations = "bfloat16",
     ) -> None:
         """Replace every matrix by what `pack_weight` makes of it, and run on the native kernels.
 
         progress: called with the numbers packed so far and their total. dtype: what keys and
-        values are stored as unless asked otherwise, by default that of the weights. A packed model
-        has no gradients and does not move to another device. Mutates the model.
+        values are stored as unless asked otherwise, by default that of the weights. activations:
+        as what they enter products with int8 and int4 weights. A packed model has no gradients
+        and does not move to another device. Mutates the model.
         """
         dtype = dtype or self.dtype
 
@@ -133,8 +136,13 @@ class CausalLM(nn.Module, ABC):
             with computing():
                 return pack_weight(weight, gated, bias)
 
-        self.native = pack_model(self, pack_one, progress)
+        self.native = pack_model(self, pack_one, progress, activations)
         self._dtype = dtype
+
+    @property
+    def activations(self) -> Activations | None:
+        """As what activations meet int8 and int4 weights; None where torch runs the model."""
+        return None if self.native is None else self.native.activations
 
     @property
     def kv_shapes(self) -> tuple[KVShape, ...]:

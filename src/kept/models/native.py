@@ -29,6 +29,7 @@ from kept.ops import (
     trace,
     use_threads,
 )
+from kept.ops.activations import Activations
 
 if TYPE_CHECKING:
     from kept import _native
@@ -40,12 +41,16 @@ PackWeight = Callable[[Tensor, bool, Tensor | None], PackedMatrix]  # weight, ga
 
 
 class NativeDecoder:
-    """Runs a packed model's steps. num_parameters: of its weights, tied ones once."""
+    """Runs a packed model's steps.
 
-    def __init__(self, model: CausalLM, num_parameters: int) -> None:
-        self.num_parameters = num_parameters
+    num_parameters: of its weights, tied ones once. activations: as what they enter products with
+    int8 and int4 weights.
+    """
+
+    def __init__(self, model: CausalLM, num_parameters: int, activations: Activations) -> None:
+        self.num_parameters, self.activations = num_parameters, activations
         self._model = model
-        self.program = _compile(model)
+        self.program = _compile(model, activations)
         # Of the logits, for so many rows; and its first rows, by how many.
         self._room, self._num_rows = self._logits_room(0), 0
         self._parts: dict[int, Tensor] = {}
@@ -161,7 +166,10 @@ class NativeDecoder:
 
 
 def pack_model(
-    model: CausalLM, pack_weight: PackWeight, progress: Progress | None = None
+    model: CausalLM,
+    pack_weight: PackWeight,
+    progress: Progress | None = None,
+    activations: Activations = "bfloat16",
 ) -> NativeDecoder:
     """Pack every matrix of a model, and make the program that runs it; see `CausalLM.pack`."""
     use_threads()
@@ -173,7 +181,7 @@ def pack_model(
         _pack(modules, pack_weight)
         if progress is not None:
             progress(done, total)
-    return NativeDecoder(model, num_parameters)
+    return NativeDecoder(model, num_parameters, activations)
 
 
 def matrices(model: CausalLM) -> list[list[Any]]:
@@ -201,8 +209,8 @@ def _pack(modules: list[Any], pack_weight: PackWeight) -> None:
         linear.bias = None
 
 
-def _compile(model: CausalLM) -> Program:
-    written = lines.Trace()
+def _compile(model: CausalLM, activations: Activations) -> Program:
+    written = lines.Trace(activations=activations)
     ids = (trace.Ids(written, are_positions=False), trace.Ids(written, are_positions=True))
     stand_in: Any = trace.TracedBatch(*ids)
     embedded: Any = model.embed(stand_in)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from kept.ops.activations import Activations
 from kept.ops.packed import PackedMatrix
 from kept.ops.spec import AttentionSpec, HeadSpec
 
@@ -31,6 +32,15 @@ class Norm:
     out: Buffer
     wanted: bool
     add: bool = False
+
+
+@dataclass
+class Quantize:
+    """Activations as int8 codes, for products of whole numbers."""
+
+    x: Buffer
+    out: CodeBuffer
+    wanted: bool
 
 
 @dataclass
@@ -81,7 +91,7 @@ class Attend:
     out: Buffer
 
 
-Line = Embed | Norm | Linear | Place | Attend
+Line = Embed | Norm | Quantize | Linear | Place | Attend
 
 
 @dataclass(eq=False)
@@ -93,6 +103,13 @@ class Buffer:
 
 
 @dataclass(eq=False)
+class CodeBuffer(Buffer):
+    """Rows of int8 codes, in the order that weights of a format take them. format: int8 or int4."""
+
+    format: str = "int8"
+
+
+@dataclass(eq=False)
 class PositionBuffer(Buffer):
     """Stands for rows of a table of positions, which join the embedding's line."""
 
@@ -101,7 +118,9 @@ class PositionBuffer(Buffer):
 
 @dataclass
 class Trace:
-    """The lines so far. starts: which line each layer begins with."""
+    """The lines so far. starts: which line each layer begins with. activations: "int8": they are
+    quantized before they meet quantized weights."""
 
     lines: list[Line] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
+    activations: Activations = "bfloat16"

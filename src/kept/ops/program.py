@@ -195,8 +195,7 @@ class Program:
 
     def final_norm(self, x: Tensor) -> Tensor:
         """The norm before the head, of all rows x (N, E) fp32, by the reference."""
-        line = self._lines[-2]
-        assert isinstance(line, lines.Norm)
+        line = next(line for line in reversed(self._lines) if isinstance(line, lines.Norm))
         if line.bias is None:
             return reference.rms_norm(x, line.weight, line.eps)
         return reference.layer_norm(x, line.weight, line.bias, line.eps)
@@ -211,6 +210,8 @@ class Program:
                 native.embed(self._matrix(table), positions, count, self._buffer(out), scale)
             case lines.Norm(x, weight, bias, eps, out, wanted, add):
                 native.norm(self._buffer(x), weight, bias, eps, self._buffer(out), wanted, add)
+            case lines.Quantize(x, out, wanted):
+                native.quantize(self._buffer(x), self._buffer(out), wanted)
             case lines.Linear(x, weight, out, epilogue, activation, wanted, softcap):
                 native.linear(
                     self._buffer(x),
@@ -240,10 +241,15 @@ class Program:
                 native.attend(self._buffer(queries), layer, shape, self._buffer(out))
 
     def _buffer(self, buffer: lines.Buffer) -> int:
-        if buffer not in self._buffers:
+        if buffer in self._buffers:
+            return self._buffers[buffer]
+        if isinstance(buffer, lines.CodeBuffer):
+            made = self._native.add_code_buffer(buffer.width, buffer.format == "int4")
+        else:
             bf16 = bool(buffer.feeds) and buffer.feeds[0].format != "fp32"
-            self._buffers[buffer] = self._native.add_buffer(buffer.width, bf16)
-        return self._buffers[buffer]
+            made = self._native.add_buffer(buffer.width, bf16)
+        self._buffers[buffer] = made
+        return made
 
     def _matrix(self, matrix: PackedMatrix) -> int:
         if matrix not in self._weights:

@@ -70,6 +70,12 @@ class Rig:
         self.traced.lines.append(trace.Norm(x, weight, bias, eps, out, wanted, add))
         return out
 
+    def quantize(self, x: trace.Buffer, format: str, *, wanted: bool = False) -> trace.CodeBuffer:
+        """x as int8 codes for weights of a format."""
+        out = trace.CodeBuffer(x.width, format=format)
+        self.traced.lines.append(trace.Quantize(x, out, wanted))
+        return out
+
     def linear(
         self,
         x: trace.Buffer,
