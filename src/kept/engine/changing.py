@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
@@ -18,6 +19,33 @@ from kept.ops import one_torch_thread, plain_torch
 Found = TypeVar("Found")
 
 
+def _holding(native: bool) -> Generator[None]:
+    one_thread = one_torch_thread() if native else nullcontext()
+    with torch.inference_mode(), plain_torch(), one_thread:
+        yield
+
+
+class _TorchUse:
+    """What holds torch to what `Changing._use_torch` says, once that is asked for.
+
+    It lets go as it is freed. So the change's own frame alone has it, and it ends with that
+    wherever Ctrl-C comes: what the engine kept would leave its thread without gradients.
+    """
+
+    def __init__(self, native: bool) -> None:
+        self._native = native
+        self._held: Generator[None] | None = None
+
+    def begin(self) -> None:
+        if self._held is None:
+            self._held = _holding(self._native)
+            next(self._held)
+
+    def end(self) -> None:
+        if self._held is not None:
+            self._held.close()
+
+
 class Changing(Lending):
     """The side of an `Engine` that begins and ends changes, each in the model's turn."""
 
@@ -25,7 +53,7 @@ class Changing(Lending):
     _events: list[Event]  # since the last step, of which so many have been told
     _num_told = 0
     _changed_by: int | None = None  # the thread in the middle of a change
-    _torch: Generator[None] | None = None  # what holds torch to what `_use_torch` says
+    _torch: weakref.ref[_TorchUse] | None = None  # of the change that goes on
 
     @abstractmethod
     def _mend(self) -> None:
@@ -42,7 +70,9 @@ class Changing(Lending):
         outer = self.room.changing if self.model.is_running_here else None
 
         def change() -> Found:
+            torch_in_use = _TorchUse(self.model.native is not None)
             try:
+                self._torch = weakref.ref(torch_in_use)
                 self._changed_by, self.room.changing = threading.get_ident(), self
                 if not self._is_whole:
                     self._use_torch()
@@ -55,9 +85,7 @@ class Changing(Lending):
                 return found
             finally:
                 self.room.changing = outer
-                torch_in_use, self._torch = self._torch, None
-                if torch_in_use is not None:
-                    torch_in_use.close()
+                torch_in_use.end()
 
         return self.model.run_alone(change)
 
@@ -66,15 +94,9 @@ class Changing(Lending):
         until the change is over. Steps that ask torch for nothing do without: after a pass of the
         kernels its code has left the processor's caches, and a first call takes as long as dozens
         of lines of Python."""
-        if self._torch is None:
-            torch_in_use = self._using_torch()
-            next(torch_in_use)
-            self._torch = torch_in_use
-
-    def _using_torch(self) -> Generator[None]:
-        one_thread = nullcontext() if self.model.native is None else one_torch_thread()
-        with torch.inference_mode(), plain_torch(), one_thread:
-            yield
+        torch_in_use = None if self._torch is None else self._torch()
+        assert torch_in_use is not None, "a change is going on"
+        torch_in_use.begin()
 
     @property
     def _is_changing_here(self) -> bool:
