@@ -148,7 +148,7 @@ def _buffers(stored: Stored | None, length: int) -> StepBuffers:
         lent = LentBuffers(find_kv_codec(stored.codec), layers, [0] * num_layers)
         tables, block = stored.table, stored.block
     lengths = [length] * len(tables)
-    return StepBuffers(lent, [Placement(False, block)], [tables], [lengths], _no_view)
+    return StepBuffers(lent, [Placement(block)], [tables], [lengths], _no_view)
 
 
 def _no_view(layer: int) -> NoReturn:
