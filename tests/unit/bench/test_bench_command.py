@@ -32,9 +32,8 @@ def test_report_json_and_png(
     files = ["--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")]
     done = runner.invoke(bench_app, ["cache", *SMALL, *files])
     assert done.exit_code == 0, done.output
-    assert shaped == [
-        ("gpt2", None, 0, None, None, "auto")
-    ]  # what is measured when nothing is named
+    # What is measured when nothing is named.
+    assert shaped == [("gpt2", None, 0, None, None, "auto")]
     found = json.loads((tmp_path / "a.json").read_text())
     check_text(done.stdout, found)
     check_json(found, tiny, bandwidth)

@@ -106,7 +106,9 @@ std::vector<float> run(const Weights& w, const std::vector<std::uint16_t>& x, st
     std::byte* a = against_a_wall(static_cast<std::size_t>(rows * stride * 2));
     std::memcpy(a, x.data(), static_cast<std::size_t>(rows * stride * 2));
     std::vector<float> out(static_cast<std::size_t>(rows * width));
-    const LinearArgs args{&w, {a, stride}, rows, Epilogue::store, {}, out.data(), width, {}, {}};
+    LinearArgs args{};
+    args.weights = &w, args.in = {a, stride}, args.rows = rows;
+    args.epilogue = Epilogue::store, args.out = out.data(), args.out_stride = width;
     std::vector<float> scratch(1 << 19);
     TileLinear<Tiles>(args, scratch.data()).run(0, w.num_panels());
     if (EmulatedTiles::in_use()) fail("tiles were left in use");
