@@ -8,11 +8,52 @@
 
 namespace kept {
 
-extern const Kernels kernels_portable, kernels_amx_emulated;
+extern const Kernels kernels_portable;
 #if defined(__x86_64__)
-extern const Kernels kernels_amx, kernels_avx512bf16, kernels_avx512vnni, kernels_avx512,
-    kernels_avx2;
+extern const Kernels kernels_avx512bf16, kernels_avx512, kernels_avx2;
 #endif
+
+// What instructions add to those of another set; the rest is compiled once for both.
+namespace amx_emulated {
+void linear_by_tiles(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                     float* scratch);
+}
+#if defined(__x86_64__)
+namespace amx {
+void linear_by_tiles(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                     float* scratch);
+}
+namespace avx512vnni {
+void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                  float* scratch);
+void encode_rows(const EncodeRowsArgs& args, std::int64_t first_row, std::int64_t last_row);
+}  // namespace avx512vnni
+#endif
+
+namespace {
+
+Kernels with_tiles(const Kernels& base, const char* name, decltype(Kernels::linear) linear) {
+    Kernels found = base;
+    found.name = name, found.linear = linear;
+    return found;
+}
+
+// Here and not beside their products: what runs as the module is loaded runs on any CPU.
+const Kernels kernels_amx_emulated =
+    with_tiles(kernels_portable, "amx_emulated", amx_emulated::linear_by_tiles);
+#if defined(__x86_64__)
+Kernels with_vnni(const Kernels& base) {
+    Kernels found = base;
+    found.name = "avx512vnni";
+    found.linear_codes = avx512vnni::linear_codes, found.encode_rows = avx512vnni::encode_rows;
+    return found;
+}
+
+const Kernels kernels_amx = with_tiles(kernels_avx512bf16, "amx", amx::linear_by_tiles);
+const Kernels kernels_avx512vnni = with_vnni(kernels_avx512);
+#endif
+
+}  // namespace
 
 std::vector<const Kernels*> available_kernels() {
     std::vector<const Kernels*> found;

@@ -1,6 +1,12 @@
 #define KEPT_NS amx_emulated
 #include "linear_tiles.h"
 #include "tiles_emulated.h"
-#define KEPT_LINEAR linear_on_tiles<kept::KEPT_NS::EmulatedTiles>
-#define KEPT_CODES_NS portable
-#include "kernels_table.h"
+
+namespace kept::amx_emulated {
+
+void linear_by_tiles(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                     float* scratch) {
+    linear_on_tiles<EmulatedTiles>(args, first_panel, last_panel, scratch);
+}
+
+}  // namespace kept::amx_emulated

@@ -9,9 +9,6 @@
 #include "rows.h"
 #include "weigh.h"
 
-#ifndef KEPT_LINEAR
-#define KEPT_LINEAR linear
-#endif
 // Whose kernels for codes these are: compiled by codes_*.cpp.
 #ifndef KEPT_CODES_NS
 #define KEPT_CODES_NS KEPT_NS
@@ -32,7 +29,7 @@ void encode_rows(const EncodeRowsArgs& args, std::int64_t first_row, std::int64_
 extern const Kernels KEPT_JOIN(kernels_, KEPT_NS);
 const Kernels KEPT_JOIN(kernels_, KEPT_NS) = {
     KEPT_TEXT(KEPT_NS),
-    KEPT_NS::KEPT_LINEAR,
+    KEPT_NS::linear,
     KEPT_NS::norm,
     KEPT_NS::embed,
     KEPT_NS::place,

@@ -1,2 +1,0 @@
-#define KEPT_NS avx512vnni
-#include "kernels_table.h"
