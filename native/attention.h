@@ -158,26 +158,32 @@ inline void attend_tile(const UnitRows& rows, const AttendScratch& s, const Sigh
         score_tile<ReadBf16>(s, num_queries, first_query, last_query, next_keys,
                              kTile * keys.bytes);
     }
-    // Calls f with the first of each row's queries, and what they see.
+    // Calls f with the first of each row's queries, the row's token, and what they see.
     const auto for_each_row = [&](const auto& f) {
         std::int64_t q = first_query;
         for (std::int64_t i = begin; i < end; ++i) {
             const AttendRows& of = rows.at(i);
-            for (std::int64_t row = of.first; row < of.last; ++row, q += share)
-                f(q, sight.by(rows.token_of(of, row), token, rows.length(of)));
+            for (std::int64_t row = of.first; row < of.last; ++row, q += share) {
+                const std::int64_t query = rows.token_of(of, row);
+                f(q, query, sight.by(query, token, rows.length(of)));
+            }
         }
     };
-    for_each_row([&](std::int64_t first, TokenSet of_query) {
+    const auto bias_of = [&](std::int64_t head, std::int64_t query) {
+        return args.bias.table ? args.bias.of(head, token - query) : nullptr;
+    };
+    for_each_row([&](std::int64_t first, std::int64_t query, TokenSet of_query) {
         const float* hidden = of_query == ~TokenSet{0} ? nullptr : s.hidden;
         if (hidden) write_hidden(of_query, s.hidden);
-        for (std::int64_t q = first; q < first + share; ++q)
-            soften(args, s, q, num_queries, hidden);
+        for (std::int64_t h = 0; h < share; ++h)
+            soften(args, s, first + h, num_queries, hidden,
+                   bias_of(rows.unit.kv_head * share + h, query));
     });
     if (!needs_parting(values, seen & ~by_each)) {
         weigh(first_query, last_query);
         return;
     }
-    for_each_row([&](std::int64_t first, TokenSet of_query) {
+    for_each_row([&](std::int64_t first, std::int64_t, TokenSet of_query) {
         expand(rows_of(args.values, of_query));
         weigh(first, first + share);
     });

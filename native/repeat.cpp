@@ -10,6 +10,8 @@ Repeat::Repeat(Program& program, const Step& last)
     if (last.rows != last.num_sequences() || last.wanted || last.num_wanted != last.rows)
         throw std::invalid_argument(
             "only a step with one row a sequence, all of them wanted, can be repeated");
+    if (last.inputs.count() > 0)
+        throw std::invalid_argument("a step over encoder inputs cannot be repeated");
     if (!last.positions) throw std::invalid_argument("a step without positions cannot be repeated");
     positions_.assign(last.positions, last.positions + last.rows);
     step_.tokens = tokens_.data();

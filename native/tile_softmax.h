@@ -54,9 +54,10 @@ inline bool uses_floats(const AttendArgs& args) {
     return !args.queries.is_bf16;
 }
 
-// Scores of one query over a tile become its weights; the state moves on to the new peak.
+// Scores of one query over a tile become its weights; the state moves on to the new peak. bias:
+// what they take on, or null.
 inline void soften(const AttendArgs& args, const AttendScratch& s, std::int64_t q,
-                   std::int64_t num_queries, const float* hidden) {
+                   std::int64_t num_queries, const float* hidden, const float* bias) {
     const AttentionShape& shape = args.shape;
     constexpr int kVectors = kTile / W;
     const bool floats = uses_floats(args);
@@ -68,6 +69,7 @@ inline void soften(const AttendArgs& args, const AttendScratch& s, std::int64_t 
         if (s.key_groups == 1) x[i] = mul(x[i], load(s.key_scales + t));
         x[i] = mul(x[i], set1(shape.scale));
         x[i] = soft_cap(x[i], shape.softcap);
+        if (bias) x[i] = add(x[i], load(bias + t));
         // Not a sum: what is hidden may be infinite or NaN.
         if (hidden)
             x[i] = where_less(load(hidden + t), zero(),

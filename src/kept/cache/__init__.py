@@ -16,7 +16,7 @@ from kept.cache.place import Offloaded, Place
 from kept.cache.policy import SCORES, EvictionPolicy
 from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
-from kept.cache.stores import stores
+from kept.cache.stores import check_sources, stores
 from kept.cache.window_blocks import first_needed, most_blocks, num_held
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Offloaded",
     "Place",
     "RingLayout",
+    "check_sources",
     "concatenate",
     "first_needed",
     "from_legacy",

@@ -46,7 +46,9 @@ class Forward:
         self.forget()
         batch = self._batch(work)
         found = self._model.next_logits(batch, self._residents.cache, top_k)
-        if repeatable and self._residents.cache is not None and self._model.native is not None:
+        # No lease is granted on a cache with inputs, so nothing is to be evicted for one.
+        may = self._model.native is not None and not self._model.is_encoder_decoder
+        if repeatable and self._residents.cache is not None and may:
             self._last = work, batch
         return found
 

@@ -126,8 +126,12 @@ class CausalLM(nn.Module, ABC):
             with computing():
                 return pack_weight(weight, gated, bias)
 
-        self.native = pack_model(self, pack_one, progress)
+        num_parameters = pack_model(self, pack_one, progress)
         self._dtype = dtype
+        self.native = self._on_kernels(num_parameters)
+
+    def _on_kernels(self, num_parameters: int) -> NativeDecoder:
+        return NativeDecoder(self, num_parameters)
 
     @property
     def kv_shapes(self) -> tuple[KVShape, ...]:

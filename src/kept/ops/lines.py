@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
+from kept.ops.bias import RelativeBias
 from kept.ops.packed import PackedMatrix
 from kept.ops.spec import AttentionSpec, HeadSpec
 
@@ -22,7 +24,8 @@ class Embed:
 
 @dataclass
 class Norm:
-    """Root-mean-square norm, or layer norm where there is a bias. add: to the rows of `out`."""
+    """Root-mean-square norm, or layer norm where there is a bias. add: to the rows of `out`. scale:
+    of the normalised rows."""
 
     x: Buffer
     weight: Tensor
@@ -31,6 +34,7 @@ class Norm:
     out: Buffer
     wanted: bool
     add: bool = False
+    scale: float = 1.0
 
 
 @dataclass
@@ -53,9 +57,10 @@ class Linear:
 class Place:
     """Queries, keys and values of a projection, normalised, rotated and stored.
 
-    only_queries: there are no keys and values; `layer` is whose they are to attend. rope_dim: R,
-    0: not rotated. rope_begin: which number of a row of the step's tables its angles
-    begin with. rope_stride: numbers of such a row, None: R / 2.
+    only: "queries", and `layer` is whose keys they are to attend, or "keys", and `queries` is left
+    alone; None: all three. rope_dim: R, 0: not rotated. rope_begin: which number of a row of the
+    step's tables its angles begin with. rope_stride: numbers of such a row, None: R / 2. crossing:
+    the layer is a cross layer.
     """
 
     qkv: Buffer
@@ -67,18 +72,21 @@ class Place:
     rope_dim: int
     rope_begin: int = 0
     rope_stride: int | None = None
-    only_queries: bool = False
+    only: Literal["queries", "keys"] | None = None
+    crossing: bool = False
 
 
 @dataclass
 class Attend:
-    """Attention over what a layer stores."""
+    """Attention over what a layer stores. crossing: a cross layer, of the inputs of a step."""
 
     queries: Buffer
     layer: int
     heads: HeadSpec
     spec: AttentionSpec
     out: Buffer
+    bias: RelativeBias | None = None
+    crossing: bool = False
 
 
 Line = Embed | Norm | Linear | Place | Attend
