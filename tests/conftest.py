@@ -1,6 +1,7 @@
 """What every test runs under: one torch thread, a fixed seed, hypothesis without chance."""
 
 import gc
+import os
 from collections.abc import Iterator
 
 import hypothesis
@@ -8,6 +9,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker a CPU: threads of several would wait for each other at every barrier. What threads
+    # can change is tested where their number is set.
+    os.environ.setdefault("KEPT_NUM_THREADS", "1")
 hypothesis.settings.register_profile("kept", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("kept")
 

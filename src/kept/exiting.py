@@ -14,7 +14,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_changed = threading.Condition()
+# Taken by itself, never by `with` the condition: Ctrl-C within that would leave it taken.
+_lock = threading.RLock()
+_changed = threading.Condition(_lock)
 _depths: dict[int, int] = {}  # of the threads that compute: how many `computing` deep
 _exiting: int | None = None  # the thread that ends the interpreter, which may go on
 
@@ -23,14 +25,14 @@ _exiting: int | None = None  # the thread that ends the interpreter, which may g
 def computing() -> Iterator[None]:
     """Hold off the interpreter's end for a while; may be nested. Not to be yielded out of."""
     me = threading.get_ident()
-    with _changed:
+    with _lock:
         if _exiting not in (None, me) and me not in _depths:
             _changed.wait_for(lambda: False)
         _depths[me] = _depths.get(me, 0) + 1
     try:
         yield
     finally:
-        with _changed:
+        with _lock:
             _depths[me] -= 1
             if not _depths[me]:
                 del _depths[me]
@@ -39,15 +41,16 @@ def computing() -> Iterator[None]:
 
 def _wait() -> None:
     global _exiting
-    with _changed:
+    with _lock:
         _exiting = threading.get_ident()
         _changed.wait_for(lambda: not _depths.keys() - {_exiting})
 
 
 def _forget_after_fork() -> None:
     """A child has none of its parent's other threads."""
-    global _changed, _exiting
-    _changed, _exiting = threading.Condition(), None
+    global _lock, _changed, _exiting
+    _lock = threading.RLock()
+    _changed, _exiting = threading.Condition(_lock), None
     for thread in _depths.keys() - {threading.get_ident()}:
         del _depths[thread]
 

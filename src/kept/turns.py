@@ -8,8 +8,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from functools import wraps
 from itertools import count
+from traceback import clear_frames
+from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _numbers = count()
 _forking = threading.local()
@@ -51,6 +58,25 @@ class Turn:
 
 
 _turns: WeakValueDictionary[int, Turn] = WeakValueDictionary()
+
+
+def lets_go(act: Callable[P, T]) -> Callable[P, T]:
+    """Have what takes turns end them where Ctrl-C ends it, whoever keeps the exception.
+
+    Between two lines of a `with` Ctrl-C leaves a context manager as it stands, with what it has
+    taken. It lets go as it is freed, and the exception's frames would hold it until then.
+    """
+
+    @wraps(act)
+    def acting(*args: P.args, **keywords: P.kwargs) -> T:
+        try:
+            return act(*args, **keywords)
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                clear_frames(error.__traceback__)
+            raise
+
+    return acting
 
 
 def _take_all() -> None:

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from kept.engine import Engine
+from kept.engine import Engine, Event
 
 CORPUS = ["def add(a, b):\n    return a + b\n", "The quick brown fox jumps over the lazy dog."] * 4
 CONTEXT = 192
@@ -61,16 +61,16 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let Ctrl-C arrive in place of the engine's step after this many."""
 
     def arm(num_steps: int) -> None:
-        step, left = Engine.step, num_steps
+        step, left = Engine._step, num_steps
 
-        def stepping(engine: Engine) -> None:
+        def stepping(engine: Engine) -> list[Event]:
             nonlocal left
             if left == 0:
                 left = -1
                 raise KeyboardInterrupt
             left -= 1
-            step(engine)
+            return step(engine)
 
-        monkeypatch.setattr(Engine, "step", stepping)
+        monkeypatch.setattr(Engine, "_step", stepping)
 
     return arm

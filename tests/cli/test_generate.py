@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def test_json_has_everything(folder: Path, llm: LLM) -> None:
     assert result.exit_code == 0
     [found] = objects(result.stdout)
     [expected] = llm.generate(PROMPT, max_new_tokens=4, logprobs=2)
+    assert found.keys() == {"prompt", "new_tokens", *(x.name for x in fields(expected))}
     assert found["text"] == expected.text
     assert found["token_ids"] == list(expected.token_ids)
     assert found["finish_reason"] == "length"

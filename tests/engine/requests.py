@@ -7,15 +7,7 @@ from typing import Any
 
 from kept import SamplingParams, make_cache
 from kept.cache import Cache
-from kept.engine import (
-    BeamGroup,
-    ContextRule,
-    Continuation,
-    Engine,
-    Group,
-    Request,
-    SampleGroup,
-)
+from kept.engine import ContextRule, Engine, Group, Request
 from kept.sampling import ResolvedParams, TokenHistory, derive_seed, sample
 
 from .toy import VOCAB, Toy, next_logits
@@ -25,27 +17,6 @@ Outcome = list[tuple[tuple[int, ...], str | None]]
 
 def resolved(**options: Any) -> ResolvedParams:
     return SamplingParams(**{"seed": 1, **options}).resolve(vocab_size=VOCAB)
-
-
-def make_group(
-    prompt: Sequence[int], params: ResolvedParams, rule: ContextRule, index: int = 0
-) -> Group:
-    def continuation(i: int) -> Continuation:
-        return Continuation(
-            history=TokenHistory(prompt),
-            params=params,
-            seed=derive_seed(params.seed, i),
-            limit=rule.limit(len(prompt), params.max_new_tokens),
-            prompt_index=index,
-            index=i,
-            tokenizer=None,
-            offset=rule.first_offset(len(prompt)),
-        )
-
-    results = [continuation(i) for i in range(params.num_return_sequences)]
-    if params.num_beams == 1:
-        return SampleGroup(results)
-    return BeamGroup(results, [continuation(i) for i in range(params.num_beams)])
 
 
 def make_engine(

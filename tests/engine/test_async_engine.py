@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from kept import OptionError
-from kept.engine import AsyncEngine, Engine, Request
+from kept.engine import AsyncEngine, Engine, Request, make_group
 
-from .requests import expected, make_group, outcome, pooled, resolved
+from .requests import expected, outcome, pooled, resolved
 from .test_sharing import RULE, check_nothing_is_left, story
 from .toy import Toy
 
@@ -119,10 +119,13 @@ def test_a_drained_engine_ends_what_it_has_and_takes_no_more() -> None:
         hearing = asyncio.create_task(heard(served, one))
         await asyncio.sleep(0)
         await served.drain()
+        refused = request(PROMPTS[1], max_new_tokens=3)
         with pytest.raises(OptionError, match="drains or is closed"):
-            await heard(served, request(PROMPTS[1]))
+            await heard(served, refused)
         found = await hearing
         await served.aclose()
+        async with AsyncEngine(engine()) as another:
+            assert [len(tokens) for tokens in await heard(another, refused)] == [3]
         return found
 
     assert [len(tokens) for tokens in asyncio.run(run())] == [20]
@@ -146,3 +149,38 @@ def test_a_callback_that_raises_ends_its_request_alone() -> None:
     assert outcome(one.group)[0][1] == "error"
     assert "not today" in str(one.group.results[0].error)
     assert outcome(other.group) == expected(PROMPTS[1], other.group.params, RULE)
+
+
+def test_a_callback_that_ends_its_thread_ends_its_request_alone() -> None:
+    """Else all others would wait for a thread that is gone."""
+    runs = engine()
+    ended, other = request(PROMPTS[0], max_new_tokens=9), request(PROMPTS[3], max_new_tokens=9)
+
+    def leave(event: object) -> None:
+        raise SystemExit
+
+    async def run() -> list[tuple[int, ...]]:
+        async with AsyncEngine(runs) as served:
+            ended.on_event = leave
+            runs.submit(ended)
+            return await asyncio.wait_for(heard(served, other), 60)
+
+    assert asyncio.run(run()) == [tokens for tokens, _ in outcome(other.group)]
+    assert other.group.results[0].finish_reason == "length"
+    assert "SystemExit" in str(ended.group.results[0].error)
+    check_nothing_is_left(runs)
+
+
+def test_a_request_that_is_refused_or_over_is_refused_again() -> None:
+    wide = request(PROMPTS[0], max_new_tokens=2, num_beams=9)
+    over = request(PROMPTS[0], max_new_tokens=2)
+
+    async def run() -> None:
+        async with AsyncEngine(engine()) as served:
+            await heard(served, over)
+            for one, why in ((wide, "needs as many slots"), (over, "has ended")):
+                for _ in range(2):
+                    with pytest.raises(OptionError, match=why):
+                        await heard(served, one)
+
+    asyncio.run(run())

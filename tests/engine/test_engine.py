@@ -17,13 +17,13 @@ from kept import (
     OptionError,
     SamplingError,
 )
-from kept.engine import ContextRule, Request, Room
+from kept.engine import ContextRule, Request, Room, make_group
 from kept.llm.engines import Engines
 from kept.llm.generation import Generation
 from kept.options import CACHE_FIELDS, CacheOptions
 
 from . import toy
-from .requests import expected, make_engine, make_group, outcome, resolved, run
+from .requests import expected, make_engine, outcome, resolved, run
 from .toy import VOCAB, Toy
 
 KINDS = ("dynamic", "static", "sliding", None)

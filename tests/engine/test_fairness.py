@@ -57,15 +57,14 @@ def test_two_that_always_wait_are_served_alike(
     others: Random,
 ) -> None:
     scheduler = Scheduler(slots, chunk, weights={"f": weight})
-    served, sent = Served(scheduler), Counter[str]()
+    served, sent = Served(scheduler), dict[str, list[Request]](f=[], g=[])
     lead: list[float] = []
     for _ in range(250):
         for tenant, sizes in (("f", f), ("g", g)):
-            waiting = [r.tenant for r in scheduler.unfinished() if r.phase is not Phase.RUNNING]
-            for _ in range(slots + 1 - waiting.count(tenant)):
-                prompt, output = sizes[sent[tenant] % len(sizes)]
-                scheduler.add(request(tenant, prompt, output))
-                sent[tenant] += 1
+            own = sent[tenant]
+            for _ in range(slots + 1 - sum(found.phase is Phase.WAITING for found in own)):
+                own.append(request(tenant, *sizes[len(own) % len(sizes)]))
+                scheduler.add(own[-1])
         if others.random() < 0.2:
             scheduler.add(request(others.choice("xyz"), others.randint(1, 60), 5))
         served.step()
@@ -122,17 +121,19 @@ def test_new_tenants_without_end_keep_nobody_waiting() -> None:
 
 def test_what_was_served_outlives_a_step_that_was_interrupted() -> None:
     scheduler = Scheduler(2, 8)
-    scheduler.add(request("busy", 40, 30))
+    known = [request("busy", 40, 30)]
+    scheduler.add(known[0])
     for _ in range(30):
         step(scheduler)
-    for tenant in ("new", "busy", "new", "busy"):
-        scheduler.add(request(tenant, 3, 2))
+    known += [request(tenant, 3, 2) for tenant in ("new", "busy", "new", "busy")]
+    for found in known[1:]:
+        scheduler.add(found)
     step(scheduler)
-    before = {found.tenant: scheduler.served(found) for found in scheduler.unfinished()}
+    before = {found.tenant: scheduler.served(found) for found in known}
     assert before["busy"] != before["new"]
-    scheduler.restart(scheduler.unfinished())
+    scheduler.restart(found for found in known if not found.finished)
     assert scheduler.num_waiting == 5
-    assert {r.tenant: scheduler.served(r) for r in scheduler.unfinished()} == before
+    assert {found.tenant: scheduler.served(found) for found in known} == before
     lowest = min(before, key=before.__getitem__)
     assert [found.tenant for found in scheduler.admit(anything)] == [lowest, lowest]
     while scheduler.has_work:

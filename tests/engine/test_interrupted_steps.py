@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from threading import Event, Thread
 from typing import Any
 
@@ -12,9 +14,9 @@ from torch import Tensor
 
 from kept.batch import Batch
 from kept.cache import Cache
-from kept.engine import Engine, Request
+from kept.engine import Engine, Request, make_group
 
-from .requests import expected, make_engine, make_group, outcome, pooled, resolved
+from .requests import expected, make_engine, outcome, pooled, resolved
 from .test_sharing import RULE, check_blocks, check_nothing_is_left, story
 from .toy import Toy
 
@@ -70,6 +72,26 @@ def test_the_next_step_goes_on(kind: str) -> None:
         if kind == "pool":
             check_blocks(engine)
             check_nothing_is_left(engine)
+
+
+@pytest.mark.parametrize("file", [contextlib.__file__, threading.__file__])
+def test_other_threads_go_on_while_somebody_keeps_the_exception(file: str) -> None:
+    """Ctrl-C may come in the library's own lines, between a lock and the `with` that frees it."""
+    engine, _ = begun("pool")
+    count = interrupted(lambda: engine.advance(lambda: False), None, file)
+    for at in some_of(count, examples(25, 300), file):
+        engine, requests = begun("pool")
+        with pytest.raises(KeyboardInterrupt) as kept:  # with all of its frames
+            interrupted(lambda: engine.advance(lambda: False), at, file)  # noqa: B023
+
+        def go_on(engine: Engine = engine, requests: list[Request] = requests) -> None:
+            while not all(request.finished for request in requests):
+                engine.advance(lambda: False)
+
+        thread = Thread(target=go_on, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), (at, kept)
 
 
 class Gated(Toy):

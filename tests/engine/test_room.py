@@ -6,10 +6,10 @@ import pytest
 from interrupting import interrupted, some_of
 
 from kept.cache import make_cache
-from kept.engine import ContextRule, Engine, Phase, Request, Room, SlotCaches
+from kept.engine import ContextRule, Engine, Phase, Request, Room, Scheduler, SlotCaches, make_group
 from kept.ops import find_kv_codec
 
-from .requests import expected, make_group, outcome, resolved
+from .requests import expected, outcome, resolved
 from .test_sharing import story
 from .toy import Toy
 
@@ -113,6 +113,28 @@ def test_two_that_both_grow_finish_one_after_the_other() -> None:
     assert one.counters.parked + other.counters.parked > 0
 
 
+def test_a_small_text_that_passes_takes_no_place_from_a_large_one() -> None:
+    """What waits in an engine keeps its claim on room as another tenant's text starts there."""
+    one, other = engines(Toy(512), 8)
+    one.submit(request(100, 1, max_new_tokens=20))
+    one.step()
+    large = request(400, 2, max_new_tokens=9)
+    one.submit(large)
+    one._step()
+    small = request(20, 3, max_new_tokens=1)
+    small.tenant = "another"
+    one.submit(small)
+    one._step()
+    assert (large.phase, small.finished) == (Phase.WAITING, True)
+    late = request(190, 4, max_new_tokens=40)
+    other.submit(late)
+    other._step()
+    assert late.phase is Phase.WAITING, "it takes what one waits for that came before"
+    finish(one, large)
+    finish(other, late)
+    check(large, late)
+
+
 def test_a_request_that_is_cancelled_waits_no_more() -> None:
     one, other, third = engines(Toy(512), 4, 3)
     running = request(100, 1, max_new_tokens=60)
@@ -132,6 +154,26 @@ def test_a_request_that_is_cancelled_waits_no_more() -> None:
     while not running.finished:
         one.step()
     check(running)
+
+
+def test_what_changes_another_engine_within_a_step_leaves_it_its_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where the stream of another engine's text is collected meanwhile."""
+    one, other = engines(Toy(512), 4)
+    finish(one, request(250, 1, max_new_tokens=1))
+    left, expired = other.submit(request(60, 2, max_new_tokens=9)), Scheduler.expired
+
+    def leaving(scheduler: Scheduler, now: float) -> list[Request]:
+        if scheduler is one.scheduler:
+            other.end([left])
+        return expired(scheduler, now)
+
+    monkeypatch.setattr(Scheduler, "expired", leaving)
+    last = request(250, 3, max_new_tokens=1)
+    finish(one, last)
+    check(last)
+    assert left.finished
 
 
 def test_ctrl_c_at_any_line_leaves_the_room_right() -> None:

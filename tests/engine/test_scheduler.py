@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -11,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from thinning import examples
 
-from kept import OptionError
 from kept.engine import Hold, Phase, Request, Scheduler
 from kept.engine.fairness import FairShare
 from kept.engine.scheduler import LEAD, MAX_REFUSED
+from kept.engine.waiting import Class
 
 from .simulated import anything, plan, request, sequence_of, settle, step
 
@@ -88,13 +89,30 @@ def test_those_held_start_when_the_prefix_is_there_and_block_nobody() -> None:
     assert scheduler.admit(anything, hold) == [other]
     assert [found.phase for found in followers] == [Phase.HELD] * 2
     assert scheduler.num_waiting == 2
-    assert set(scheduler.unfinished()) == {leader, other, *followers}
     started_at: dict[str, int] = {}
     while not leader.finished:
         for found in scheduler.admit(anything, hold):
             started_at[found.tenant] = sequence_of(leader).num_computed
         settle(scheduler, plan(scheduler))
     assert 60 <= started_at["a"] < 90 <= started_at["b"] <= 105
+
+
+def test_whoever_others_are_held_for_reads_with_their_priority() -> None:
+    """Else those of a priority between keep an urgent one waiting for as long as they come."""
+    scheduler = Scheduler(8, 10)
+    leader, urgent, gone = (request(prompt=100, priority=i) for i in (0, 2, 9))
+    queued(scheduler, leader)
+    step(scheduler)
+    between = [request("other", 1000, priority=1) for _ in range(3)]
+    queued(scheduler, urgent, gone, *between)
+    holding = {urgent: Hold(leader, 50), gone: Hold(leader, 80)}
+    assert scheduler.admit(anything, holding.get) == between
+    assert next(x for x in plan(scheduler) if x.request is leader).num_new == 10
+    scheduler.cancel(gone)
+    while sequence_of(leader).num_computed < 50:
+        assert [item.request for item in step(scheduler)] == [leader]
+    assert scheduler.admit(anything) == [urgent]
+    assert leader not in {item.request for item in step(scheduler)}  # they wait for it no more
 
 
 @pytest.mark.parametrize("end", ["cancel", "park"])
@@ -133,11 +151,6 @@ def test_deadlines(given: list[tuple[int, bool]], now: int) -> None:
         scheduler.cancel(late)
     while scheduler.has_work:
         step(scheduler)
-
-
-def test_a_request_wider_than_the_engine() -> None:
-    with pytest.raises(OptionError, match=r"of 3 needs as many slots.*has 2"):
-        Scheduler(2, 8).add(request(width=3))
 
 
 def test_who_is_parked() -> None:
@@ -260,15 +273,27 @@ def test_whatever_is_done_to_it_nothing_is_left(random: Random) -> None:
         else:
             step(scheduler, lambda _: random.random() < 0.8)
         assert sum(found.width for found in scheduler.running) <= 3
-        unfinished = scheduler.unfinished()
-        assert (
-            len(unfinished)
-            == len(set(unfinished))
-            == len(scheduler.running) + (scheduler.num_waiting)
-        )
+        phases = Counter(found.phase for found in known)
+        assert len(scheduler.running) == phases[Phase.RUNNING]
+        assert scheduler.num_waiting == phases[Phase.WAITING] + phases[Phase.HELD]
     while scheduler.has_work:
         step(scheduler)
     assert all(found.phase is Phase.OUTSIDE for found in known)
     assert all(found.num_promised == 0 for found in known)
     assert not scheduler._waiting._classes
     assert not scheduler._holds._followers or not scheduler._holds.take_free()
+
+
+def test_another_thread_may_look_for_work_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that comes in between two lines may add a priority, or take one away."""
+    scheduler = queued(Scheduler(3, 16), request(priority=1), request(priority=2))
+    length: Callable[[Class], int] = Class.__len__
+
+    def between(waiting: Class) -> int:
+        monkeypatch.undo()
+        scheduler.add(request(priority=3))
+        return length(waiting)
+
+    monkeypatch.setattr(Class, "__len__", between)
+    assert scheduler.num_waiting == 2
+    assert scheduler.num_waiting == 3

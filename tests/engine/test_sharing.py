@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from thinning import examples
 
-from kept import CacheFullError
-from kept.engine import ContextRule, Engine, Event, Request
+from kept import CacheFullError, OptionError
+from kept.engine import ContextRule, Engine, Event, Request, make_group
 
-from .requests import Outcome, expected, make_group, outcome, pooled, resolved
+from .requests import Outcome, expected, outcome, pooled, resolved
 from .toy import VOCAB, Toy
 
 RULE = ContextRule(512)
@@ -316,3 +316,38 @@ def test_a_request_whose_room_somebody_else_holds_is_not_waited_for() -> None:
     del outside
     one = request(story(190, 1), max_new_tokens=9)
     assert run(engine, [one]) == [expected(story(190, 1), one.group.params, RULE)]
+
+
+def test_a_text_to_be_retained_outlasts_later_ones_for_a_while() -> None:
+    def cached(retain: float) -> tuple[int, int]:
+        model = Toy(512)
+        engine = pooled(model, slots=1, blocks=12)
+        first, later = story(256), [story(256, seed) for seed in (1, 2, 3)]
+        run(engine, [Request(make_group(first, resolved(max_new_tokens=1), RULE), retain=retain)])
+        for prompt in later:  # each as large: they push out whatever was used least recently
+            run(engine, [request(prompt, max_new_tokens=1)])
+        again = [request(prompt, max_new_tokens=1) for prompt in (first, later[-1])]
+        for one in again:
+            run(engine, [one])
+        found = [one.group.results[0].completion().cached_tokens for one in again]
+        check_nothing_is_left(engine)
+        return found[0], found[1]
+
+    assert cached(0.0)[0] == 0
+    assert cached(3600.0)[0] == 255
+    assert cached(1e-9)[0] == 0, "a wish that has ended still counts"
+
+
+def test_a_wish_to_retain_keeps_nobody_out() -> None:
+    engine = pooled(Toy(512), slots=1, blocks=12)
+    for seed in range(6):
+        group = make_group(story(400, seed), resolved(max_new_tokens=5), RULE)
+        [found] = run(engine, [Request(group, retain=3600.0)])
+        assert found == expected(story(400, seed), group.params, RULE)
+    check_nothing_is_left(engine)
+
+
+@pytest.mark.parametrize("retain", [-1.0, 3601.0, float("nan")])
+def test_a_wish_out_of_bounds_is_refused(retain: float) -> None:
+    with pytest.raises(OptionError, match="out of 0 to 3,600 seconds"):
+        Request(make_group([1], resolved(), RULE), retain=retain)

@@ -134,6 +134,18 @@ def test_what_could_never_fit_is_refused_at_the_door() -> None:
         refuse(llm, kind)
 
 
+def test_what_is_refused_leaves_the_conversation_as_it_was() -> None:
+    llm = LLM(kv_memory="600KiB", max_batch_size=1)
+    ring = {"cache_implementation": "sliding", "sliding_window": 400}
+    messages = [{"role": "user", "content": "Once"}]
+    answer = llm.chat(messages, max_new_tokens=8, **ring)
+    with pytest.raises(CacheFullError, match="kv_memory"):
+        llm.chat([{"role": "user", "content": "Twice"}], max_new_tokens=800, **ring)
+    again = llm.chat(messages, max_new_tokens=8, **ring)
+    assert again.cached_tokens == again.prompt_tokens - 1
+    assert again.text == answer.text
+
+
 def refuse(llm: LLM, kind: str) -> None:
     kept = {"sliding_window": 400} if kind == "sliding" else {}
     kept |= {"kv_budget": 400} if kind == "evicting" else {}

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch
 from kept import LLM, EvictionPolicy, GenerationInterrupted, machine, make_cache
 from kept.batch import pack
 from kept.cache.policy import Entries, Newest
+from kept.engine import Continuation, Engine, Held
 
 from .tiny import plain_model
 
@@ -103,6 +105,63 @@ def test_two_threads_have_conversations_of_their_own(llm: LLM) -> None:
     assert [found[i] for i in range(4)] == alone
 
 
+CHATS = (
+    {"cache_implementation": "static", "max_cache_len": 128},
+    {"cache_implementation": "sliding", "sliding_window": 64},
+)
+
+
+@pytest.mark.parametrize("kind", CHATS, ids=str)
+def test_a_conversation_goes_on_from_its_own_keys(
+    llm: LLM, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another's text takes the slot between its last step and the end of its turn."""
+    if llm.model.native is None:
+        pytest.skip("what is cached is rounded otherwise on the torch reference")
+    options, messages = {**OPTIONS, **kind}, [{"role": "user", "content": PROMPTS[0]}]
+    hand_over = Engine.hand_over
+
+    def late(engine: Engine, *text: Continuation) -> Held | None:
+        monkeypatch.undo()
+        llm.generate(PROMPTS[1], seed=1, **options)
+        return hand_over(engine, *text)
+
+    monkeypatch.setattr(Engine, "hand_over", late)
+    answer = llm.chat(messages, seed=0, **options)
+    messages += [{"role": "assistant", "content": answer.text}, messages[0]]
+    found = llm.chat(messages, seed=0, **options)
+    llm.forget()
+    assert found.token_ids == llm.chat(messages, seed=0, **options).token_ids
+
+
+def test_a_conversation_that_is_left_while_another_computes_is_kept(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, messages = {**OPTIONS, **CHATS[0]}, [{"role": "user", "content": PROMPTS[0]}]
+    computing, leaving = threading.Event(), threading.Event()
+    hand_over = Engine.hand_over
+
+    def waited_for(engine: Engine, *text: Continuation) -> Held | None:
+        leaving.set()
+        return hand_over(engine, *text)
+
+    def compute() -> None:
+        with llm.model.running():
+            computing.set()
+            leaving.wait(60)
+
+    monkeypatch.setattr(Engine, "hand_over", waited_for)
+    stream = llm.chat_stream(messages, seed=0, **options)
+    pieces, other = iter(stream), threading.Thread(target=compute)
+    next(pieces)
+    other.start()
+    computing.wait(60)
+    pieces.close()
+    other.join(60)
+    assert stream._generation.finished
+    assert llm.chat(messages, seed=0, **options).cached_tokens > 0
+
+
 def test_streams_advance_in_turn_in_one_thread_and_in_others(llm: LLM) -> None:
     alone = [streamed(llm, i) for i in range(3)]
     streams = [iter(llm.stream(PROMPTS[i], seed=i, **OPTIONS)) for i in range(3)]
@@ -121,6 +180,25 @@ def test_a_stream_that_nobody_hears_out_holds_nobody_up(llm: LLM) -> None:
     alone = generated(llm, 1)
     in_threads(lambda: stream.close(), lambda: generated(llm, 1))  # type: ignore[attr-defined]
     assert generated(llm, 1) == alone
+
+
+def test_a_stream_hands_out_what_another_thread_draws_as_it_looks(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the last piece, where the text ends between two looks."""
+    take = Continuation.take_text
+
+    def take_and_be_overtaken(continuation: Continuation) -> str:
+        piece = take(continuation)
+        if not piece and continuation.finish_reason is None:
+            in_threads(lambda: engine.advance(lambda: False))
+        return piece
+
+    monkeypatch.setattr(Continuation, "take_text", take_and_be_overtaken)
+    for count in range(1, 5):  # the last step is one or the other's
+        stream = llm.stream(PROMPTS[0], max_new_tokens=count)
+        engine = stream._generation.engine
+        assert "".join(stream) == stream.completion.text
 
 
 def test_progress_may_generate(llm: LLM) -> None:

@@ -98,3 +98,14 @@ def hf_generate(pair: Pair, prompt: Sequence[int], **options: Any) -> list[tuple
         **{"do_sample": False, "max_new_tokens": 24, **options},
     )
     return [upto_eos(row[1:].tolist(), eos) for row in rows]
+
+
+def prompts() -> list[list[int]]:
+    return [draw(n, seed=n).tolist() for n in (9, 1, 21)]
+
+
+def pad(rows: list[Tensor], begins: list[int], width: int) -> tuple[Tensor, Tensor]:
+    ids, mask = torch.full((len(rows), width), 5), torch.zeros(len(rows), width, dtype=torch.int64)
+    for row, (tokens, begin) in enumerate(zip(rows, begins, strict=True)):
+        ids[row, begin : begin + len(tokens)], mask[row, begin : begin + len(tokens)] = tokens, 1
+    return ids, mask

@@ -92,6 +92,15 @@ def test_a_stream_hands_out_what_is_certain_and_then_raises(
     assert pieces
 
 
+def test_what_ends_a_program_in_a_callback_ends_its_texts(llm: LLM) -> None:
+    def leave(done: int, total: int) -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        llm.generate(PROMPTS, max_new_tokens=10, progress=leave)
+    assert not any(engine.has_work for engine in llm._engines._engines.values())
+
+
 def test_a_chat_goes_on_after_an_error(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     llm.forget()
     whole = llm.chat(MESSAGES, max_new_tokens=10)

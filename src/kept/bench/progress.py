@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,21 +21,46 @@ from kept.format import format_duration
 _NAMES = {True: "with cache", False: "without cache"}
 
 
-def make_bar(console: Console) -> Progress:
-    """A bar with a field `left` for the time left, wiped away at the end."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+class Bar:
+    """Lines on a console and, only where that is a terminal, a bar under them while this is
+    entered, with what is `left` beside it."""
+
+    def __init__(self, console: Console, first: str) -> None:
+        """first: what comes first."""
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(first, total=None, left="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, words: str) -> None:
+        """Write a line."""
+        self._console.print(words, highlight=False)
+
+    def begin(self, what: str, total: float | None, left: str = "") -> None:
+        """Start the bar anew."""
+        self._bar.reset(self._task, total=total, description=what, left=left)
+
+    def move(self, **to: Any) -> None:
+        """Move the bar; to: `completed`, `total`, `description` or `left`."""
+        self._bar.update(self._task, **to)
 
 
-class BenchProgress:
+class BenchProgress(Bar):
     """A Watcher that writes to a console; a bar only where that is a terminal.
 
     The bar counts seconds rather than steps: a step without the cache takes longer the later it
@@ -42,20 +69,11 @@ class BenchProgress:
     """
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = make_bar(console)
+        super().__init__(console, "timing a few steps")
         self._runs = 0
-        self._task = self._bar.add_task("timing a few steps", total=None, left="")
         self._ahead: dict[bool, float] = {}  # expected seconds of what is still to do
         self._done: dict[bool, float] = {True: 0.0, False: 0.0}  # expected of what is done
         self._spent: dict[bool, float] = {True: 0.0, False: 0.0}  # and what that took
-
-    def __enter__(self) -> BenchProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
 
     def estimated(self, found: Estimate, settings: Settings) -> None:
         """Say what the experiment will take, before it begins."""
@@ -66,14 +84,11 @@ class BenchProgress:
         total = sum(self._ahead.values())
         parts = ", ".join(f"{format_duration(each[kind])} {_NAMES[kind]}" for kind in kinds)
         runs = f"{settings.runs} runs" if settings.runs > 1 else "1 run"
-        self._console.print(
+        self.say(
             f"This will take about {format_duration(total)}: {runs} of {parts}. "
-            "Ctrl-C ends it and reports what there is.",
-            highlight=False,
+            "Ctrl-C ends it and reports what there is."
         )
-        self._bar.reset(
-            self._task, total=total, description="measuring", left=f"{format_duration(total)} left"
-        )
+        self.begin("measuring", total, f"{format_duration(total)} left")
 
     def token_drawn(self, trace: Trace, seconds_expected: float) -> None:
         """Move the bar on."""
@@ -82,8 +97,7 @@ class BenchProgress:
         self._done[kind] += seconds_expected
         self._spent[kind] += trace.step_seconds[-1]
         spent, left = sum(self._spent.values()), self.seconds_left()
-        note = f"{format_duration(left)} left"
-        self._bar.update(self._task, completed=spent, total=spent + left, left=note)
+        self.move(completed=spent, total=spent + left, left=f"{format_duration(left)} left")
 
     def seconds_left(self) -> float:
         """What the rest is likely to take, at the pace of each kind so far."""
@@ -94,7 +108,6 @@ class BenchProgress:
 
     def run_done(self, trace: Trace, index: int) -> None:
         """Say what a run took."""
-        self._console.print(
-            f"{_NAMES[trace.use_cache]}, run {index + 1} of {self._runs}: {trace.seconds:.2f} s",
-            highlight=False,
+        self.say(
+            f"{_NAMES[trace.use_cache]}, run {index + 1} of {self._runs}: {trace.seconds:.2f} s"
         )

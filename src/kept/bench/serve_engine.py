@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from kept.bench.serve_record import Drawn, Ended, Given, Load, ServeSettings
 from kept.bench.serve_work import Arrival
 from kept.bench.subject import Subject
-from kept.engine import Continuation, Engine, Request, SampleGroup
+from kept.engine import Engine, Request, make_group
 from kept.llm.caching import build_cache, context_rule
-from kept.machine import describe_machine
+from kept.llm.memory import room_for
 from kept.options import CacheOptions
-from kept.sampling import ResolvedParams, SamplingParams, TokenHistory
+from kept.sampling import ResolvedParams, SamplingParams
 
 
 class EngineServer:
@@ -32,7 +32,7 @@ class EngineServer:
         model, slots = subject.model, settings.max_batch_size
         options = CacheOptions(cache_implementation="dynamic", kv_dtype=settings.kv_dtype).resolve()
         rule = context_rule(model, options)
-        room = _pool_bytes(subject, settings)
+        room = room_for(settings.kv_memory, model.device)
         cache = build_cache(model, options, rule, slots, None, pool_bytes=room)
         engine = Engine(model, cache, rule, max_slots=slots)
         engine.scheduler.passes.max_step_time = settings.max_step_time
@@ -51,16 +51,8 @@ class EngineServer:
 
     def submit(self, index: int, arrival: Arrival, prompt: Sequence[int]) -> None:
         """See `Server.submit`."""
-        continuation = Continuation(
-            history=TokenHistory(prompt, None),
-            params=self._params(arrival.new_tokens),
-            seed=0,  # greedy: nothing is drawn
-            limit=len(prompt) + arrival.new_tokens,
-            prompt_index=index,
-            index=0,
-            tokenizer=None,
-        )
-        request = Request(SampleGroup([continuation]), tenant=arrival.tenant, interactive=True)
+        group = make_group(prompt, self._params(arrival.new_tokens), self._engine.rule, index)
+        request = Request(group, tenant=arrival.tenant, interactive=True)
         self._engine.submit(request)
         self._requests[index], self._indices[request] = request, index
 
@@ -104,11 +96,3 @@ class EngineServer:
     def _params(self, new_tokens: int) -> ResolvedParams:
         params = SamplingParams(max_new_tokens=new_tokens, do_sample=False, ignore_eos=True, seed=0)
         return params.resolve(vocab_size=self._engine.model.config.vocab_size)
-
-
-def _pool_bytes(subject: Subject, settings: ServeSettings) -> int | None:
-    """What was asked for, or half of the memory that is free where that is known."""
-    if settings.kv_memory is not None or subject.model.device.type != "cpu":
-        return settings.kv_memory
-    free = describe_machine().available_memory
-    return None if free is None else free // 2

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from kept.bench.progress import make_bar
+from kept.bench.progress import Bar
 from kept.bench.serve_record import Record
 from kept.bench.serve_work import Arrival
 
@@ -14,21 +14,12 @@ _TITLES = {"capacity": "measuring the capacity", "serving": "serving"}
 _APART = 0.1  # seconds between two movements of the bar
 
 
-class ServeProgress:
+class ServeProgress(Bar):
     """A ServeWatcher that writes to a console; a bar only where that is a terminal."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = make_bar(console)
-        self._task = self._bar.add_task("warming up", total=None, left="")
+        super().__init__(console, "warming up")
         self._moved = 0.0
-
-    def __enter__(self) -> ServeProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
 
     def began(self, what: str, plan: Sequence[Arrival]) -> None:
         """Say what is about to be served."""
@@ -37,13 +28,11 @@ class ServeProgress:
             prompts = sum(arrival.prompt_tokens for arrival in plan)
             new = sum(arrival.new_tokens for arrival in plan)
             end = " Ctrl-C ends it and reports what there is." if what == "serving" else ""
-            self._console.print(
+            self.say(
                 f"{title}: {len(plan):,} requests, {prompts:,} tokens of prompts and {new:,} to "
-                f"draw.{end}",
-                highlight=False,
+                f"draw.{end}"
             )
-        new = sum(arrival.new_tokens for arrival in plan)
-        self._bar.reset(self._task, total=new, description=title, left="")
+        self.begin(title, sum(arrival.new_tokens for arrival in plan))
 
     def stepped(self, record: Record) -> None:
         """Move the bar on, and say how much there is to do at the moment."""
@@ -54,4 +43,4 @@ class ServeProgress:
         drawn = sum(len(found.token_times) for found in record.served.values())
         load = record.moments[-1].load
         note = f"{load.running} running, {load.waiting} waiting, {drawn / last.at:,.0f} tokens/s"
-        self._bar.update(self._task, completed=drawn, left=note)
+        self.move(completed=drawn, left=note)

@@ -4,43 +4,34 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from kept.bench.progress import make_bar
+from kept.bench.progress import Bar
 from kept.bench.speed import SpeedTrace
 from kept.format import format_duration, format_seconds
 
 
-class SpeedProgress:
+class SpeedProgress(Bar):
     """A SpeedWatcher that writes to a console; a bar only where that is a terminal."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = make_bar(console)
-        self._task = self._bar.add_task("warming up", total=None, left="")
+        super().__init__(console, "warming up")
         self._spent = self._expected = 0.0
         self._traces = self._done = 0
-
-    def __enter__(self) -> SpeedProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
 
     def expected(self, seconds: float, num_traces: int) -> None:
         """Say what the measurement will take, before it begins."""
         self._expected, self._traces = seconds, num_traces
-        self._say(
+        self.say(
             f"This will take about {format_duration(seconds)}. "
             "Ctrl-C ends it and reports what there is."
         )
-        self._bar.reset(self._task, total=seconds, description="measuring", left="")
+        self.begin("measuring", seconds)
 
     def spent(self, seconds: float) -> None:
         """Move the bar on."""
         self._spent += seconds
         left = self.seconds_left()
         note = f"{format_duration(left)} left"
-        self._bar.update(self._task, completed=self._spent, total=self._spent + left, left=note)
+        self.move(completed=self._spent, total=self._spent + left, left=note)
 
     def seconds_left(self) -> float:
         """What the rest is likely to take: at first as expected, later at the pace so far."""
@@ -55,7 +46,4 @@ class SpeedProgress:
         if trace.steps:
             steps = sum(step.seconds for step in trace.steps)
             parts.append(f"{len(trace.steps):,} decode steps in {format_seconds(steps)}")
-        self._say(f"run {index + 1}: {', '.join(parts)}")
-
-    def _say(self, words: str) -> None:
-        self._console.print(words, highlight=False)
+        self.say(f"run {index + 1}: {', '.join(parts)}")

@@ -7,12 +7,13 @@ from kept.blocks.keys import Namespace, Tokens
 from kept.blocks.lease import Lease
 from kept.blocks.match import Match, Miss, Reason
 from kept.blocks.pool import BLOCK, Block, BlockPool, blocks_of
-from kept.blocks.prefix_tree import PrefixTree
+from kept.blocks.prefix_tree import LONGEST_RETAIN, PrefixTree
 from kept.blocks.stack import Stack
 from kept.blocks.window_shelf import WindowShelf
 
 __all__ = [
     "BLOCK",
+    "LONGEST_RETAIN",
     "Block",
     "BlockPool",
     "Budget",

@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from math import inf, isfinite
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from kept.blocks.entries import Entry, list_entries
 from kept.blocks.forest import Forest
@@ -32,6 +32,8 @@ from kept.blocks.node import Node
 from kept.errors import OptionError
 
 B = TypeVar("B")
+
+LONGEST_RETAIN: Final = 3600.0  # seconds
 
 
 class PrefixTree(Generic[B]):
@@ -55,7 +57,7 @@ class PrefixTree(Generic[B]):
         *,
         min_tokens: int = 1,
         remembered: int = 16_384,
-        longest_retain: float = 3600.0,
+        longest_retain: float = LONGEST_RETAIN,
         clock: Callable[[], float] = time.monotonic,
         again: Callable[[B, B], object] | None = None,
         memory: Callable[[B], Hashable] | None = None,

@@ -60,15 +60,15 @@ class WindowShelf:
         self._dropped: deque[_Ticket] = deque()
         self._is_changing = False
 
-    def put(self, stacks: Iterable[Stack], *, wanted: bool) -> None:
+    def put(self, stacks: Iterable[Stack], *, wanted: bool, retain: float = 0.0) -> None:
         """Note stacks that a tree holds. wanted: whether somebody has gone on behind them, or is
-        likely to."""
+        likely to. retain: for how many seconds from now those wanted count as used."""
         self._settle()
         self._is_changing = True
         for stack in stacks:
             ids = self._ids(stack)
             if any(id is not None for id in ids):
-                self._put(stack, ids, wanted)
+                self._put(stack, ids, wanted, retain)
         self._is_changing = False
 
     def num_bytes(self, held: Held) -> int:
@@ -100,14 +100,18 @@ class WindowShelf:
         return True
 
     def _first(self, held: Held, wanted: bool) -> _Ticket | None:
-        """What goes first; what a sequence that runs has is put behind."""
+        """What goes first; what a sequence that runs has, or is retained, is put behind."""
         order = self._wanted if wanted else self._spare
+        now, retained = self._clock(), None
         for _ in range(len(order)):
             ticket = next(iter(order))
             if self._frees(ticket, held):
-                return ticket
+                if ticket.used <= now:
+                    return ticket
+                if retained is None or ticket.used < retained.used:
+                    retained = ticket
             order.move_to_end(ticket)
-        return None
+        return retained
 
     def _frees(self, ticket: _Ticket, held: Held) -> bool:
         pairs = zip(ticket.ids, held, strict=True)
@@ -121,7 +125,7 @@ class WindowShelf:
             stack.ticket = None
         self._forget(ticket)
 
-    def _put(self, stack: Stack, ids: tuple[int | None, ...], wanted: bool) -> None:
+    def _put(self, stack: Stack, ids: tuple[int | None, ...], wanted: bool, retain: float) -> None:
         ticket = stack.ticket
         if not isinstance(ticket, _Ticket):
             ticket = stack.ticket = _Ticket(stack, self._dropped.append)
@@ -132,7 +136,7 @@ class WindowShelf:
             ticket.ids = ids
             self._count(ids, 1)
         if wanted:
-            ticket.used = self._clock()
+            ticket.used = max(ticket.used, self._clock() + retain)
             self._wanted[ticket] = None
             self._wanted.move_to_end(ticket)
             self._spare.pop(ticket, None)

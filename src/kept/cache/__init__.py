@@ -7,6 +7,7 @@ from kept.cache.contiguous import grown
 from kept.cache.encoded_input import EncodedInput
 from kept.cache.evicting import EVICTION_GRAIN
 from kept.cache.files import load_cache, saved_shapes
+from kept.cache.indices import check_num_slots
 from kept.cache.layer import LayerCache
 from kept.cache.legacy import LegacyCache, from_legacy, to_legacy
 from kept.cache.lending import Lease
@@ -35,6 +36,7 @@ __all__ = [
     "Offloaded",
     "Place",
     "RingLayout",
+    "check_num_slots",
     "check_sources",
     "concatenate",
     "first_needed",

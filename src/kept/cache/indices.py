@@ -24,7 +24,7 @@ def read_whole(value: object, what: str) -> int:
     if isinstance(plain, bool) or not isinstance(plain, int):
         raise OptionError(f"{what} is {value!r:.100}; pass whole numbers")
     if abs(plain) > _LARGEST:
-        raise OptionError(f"{what} is {hex(plain):.30}, beyond {_LARGEST:,}; pass a smaller number")
+        raise OptionError(f"{what} is {_spell(plain)}, beyond {_LARGEST:,}; pass a smaller number")
     return plain
 
 
@@ -73,6 +73,11 @@ def check_num_slots(count: int, what: str) -> None:
     """Raise OptionError for more slots than any cache can have."""
     if count > MAX_SLOTS:
         raise OptionError(f"{what}: {count:,} slots are more than the {MAX_SLOTS:,} of any cache")
+
+
+def _spell(number: int) -> str:
+    # Python spells no integer of thousands of digits.
+    return f"{number:,}" if number.bit_length() < 128 else f"{hex(number):.30}..."
 
 
 def _is_listed(value: object) -> TypeGuard[Iterable[object]]:

@@ -11,9 +11,10 @@ import typer
 from kept.bench.shapes import SHAPES, shape_config
 from kept.cli.bench_files import (
     check_choice,
+    check_measured,
     check_targets,
+    deliver,
     load_subject,
-    write_files,
     write_json,
 )
 from kept.cli.bench_kernels import kernels
@@ -21,7 +22,6 @@ from kept.cli.bench_quality import quality
 from kept.cli.bench_serve import serve
 from kept.cli.bench_speed import decode, prefill
 from kept.cli.grouped import grouped
-from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from kept.bench.experiment import Result
@@ -105,31 +105,22 @@ def cache(
     if model is None:
         settings.check(read_config(shape_config(shape or "gpt2")).context)
     check_targets(json_file, png_file)
-    messages = Console(stderr=True)
     subject = load_subject(model, shape or "gpt2", dtype, device, seed)
-    with BenchProgress(messages) as progress:
+    with BenchProgress(Console(stderr=True)) as progress:
         result = run_experiment(subject, settings, progress)
-    if not result.of(True):
-        messages.print("Interrupted before anything was measured.")
-        raise typer.Exit(INTERRUPTED)
+    check_measured(result.of(True))
     _report(result, json_file, png_file)
-    if result.interrupted:
-        raise typer.Exit(INTERRUPTED)
 
 
 def _report(result: Result, json_file: Path | None, png_file: Path | None) -> None:
-    from rich.console import Console
-
     from kept.bench.json_report import as_json
     from kept.bench.plot import save_plot
     from kept.bench.summary import summarise
     from kept.bench.tables import report
 
     summary = summarise(result)
-    Console(highlight=False).print(report(result, summary))
-    write_files(
-        (
-            (json_file, write_json(as_json(result, summary))),
-            (png_file, partial(save_plot, result, summary)),
-        )
+    targets = (
+        (json_file, write_json(as_json(result, summary))),
+        (png_file, partial(save_plot, result, summary)),
     )
+    deliver(report(result, summary), targets, interrupted=result.interrupted)

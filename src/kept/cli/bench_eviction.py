@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kept.cli.bench_files import write_files, write_json
+from kept.cli.bench_files import check_measured, deliver, write_json
 from kept.cli.loading import bar
-from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from kept.bench.subject import Subject
@@ -44,8 +43,6 @@ def evictions(
 ) -> None:
     """Measure and report. Raises OptionError for a budget too small for a policy, and typer.Exit
     where Ctrl-C ended it."""
-    from rich.console import Console
-
     from kept.bench.eviction import (
         POLICIES,
         Kept,
@@ -63,11 +60,7 @@ def evictions(
     if not found.interrupted:
         with bar("Asking", unit="texts") as update:
             measure_recall(found, recall_model, TASKS, caches, _TEXTS, update)
-    if not found.num_windows:
-        Console(stderr=True).print("Interrupted before anything was measured.")
-        raise typer.Exit(INTERRUPTED)
+    check_measured(found.num_windows)
     setting = EvictionSetting(subject, text, context, len(windows), caches, TASKS, _TEXTS)
-    Console(highlight=False).print(eviction_report(setting, found))
-    write_files([(json_file, write_json(eviction_json(setting, found)))])
-    if found.interrupted:
-        raise typer.Exit(INTERRUPTED)
+    targets = [(json_file, write_json(eviction_json(setting, found)))]
+    deliver(eviction_report(setting, found), targets, interrupted=found.interrupted)

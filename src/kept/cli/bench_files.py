@@ -1,4 +1,4 @@
-"""What the commands of `kept bench` share: their subject, and the files they and others write."""
+"""What the commands of `kept bench` share: their subject, and how they report what they found."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import typer
 
 from kept.cli.loading import bar
 from kept.errors import KeptError
+from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from kept.bench.subject import Subject
 
 Writer = Callable[[Path], None]
@@ -59,6 +62,28 @@ def check_file(path: Path | None, option: str) -> None:
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         why = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
         raise typer.BadParameter(f"{path} {why}; give a file in one that does", param_hint=option)
+
+
+def check_measured(measured: object) -> None:
+    """Say so and exit where Ctrl-C came before anything was measured."""
+    if not measured:
+        typer.echo("Interrupted before anything was measured.", err=True)
+        raise typer.Exit(INTERRUPTED)
+
+
+def deliver(
+    report: RenderableType, targets: Sequence[tuple[Path | None, Writer]], *, interrupted: bool
+) -> None:
+    """Print a report, write the files that were asked for, and exit as is due after Ctrl-C.
+
+    Raises as `write_files`.
+    """
+    from rich.console import Console
+
+    Console(highlight=False).print(report)
+    write_files(targets)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
 def write_json(content: Any) -> Writer:

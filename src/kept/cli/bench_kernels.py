@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from kept.bench.shapes import SHAPES
-from kept.cli.bench_files import check_targets, write_files, write_json
-from kept.interrupt import INTERRUPTED
+from kept.cli.bench_files import check_measured, check_targets, deliver, write_json
 
 
 def kernels(
@@ -86,22 +85,15 @@ def kernels(
         threads,
     )
     check_targets(json_file, png_file)
-    messages = Console(stderr=True)
-    with KernelProgress(messages) as progress:
+    with KernelProgress(Console(stderr=True)) as progress:
         result = run_kernels(settings, progress)
-    if not result.timed:
-        messages.print("Interrupted before anything was measured.")
-        raise typer.Exit(INTERRUPTED)
+    check_measured(result.timed)
     figures = kernel_figures(result)
-    Console(highlight=False).print(kernel_report(result, figures))
-    write_files(
-        (
-            (json_file, write_json(kernel_json(result, figures))),
-            (png_file, partial(save_kernels, result, figures)),
-        )
+    targets = (
+        (json_file, write_json(kernel_json(result, figures))),
+        (png_file, partial(save_kernels, result, figures)),
     )
-    if result.interrupted:
-        raise typer.Exit(INTERRUPTED)
+    deliver(kernel_report(result, figures), targets, interrupted=result.interrupted)
 
 
 def _names(text: str) -> tuple[str, ...]:

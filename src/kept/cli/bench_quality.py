@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kept.cli.bench_eviction import BUDGETS, evictions, read_budgets
-from kept.cli.bench_files import check_targets, write_files, write_json
+from kept.cli.bench_files import check_measured, check_targets, deliver, write_json
 from kept.cli.loading import bar, bars
 from kept.cli.prompts import decode
 from kept.errors import CheckpointNotFoundError, OptionError
-from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from kept.bench.quality import WeightFormat
@@ -90,8 +89,6 @@ def quality(
     The table goes to stdout, progress to stderr. Ctrl-C reports what was measured so far (exit
     code 130).
     """
-    from rich.console import Console
-
     from kept.bench.eviction import late_windows
     from kept.bench.quality import measure_quality
     from kept.bench.quality_report import Setting, quality_json, quality_report
@@ -118,15 +115,11 @@ def quality(
     models = _load(model, names)
     with bar("Scoring", unit="tokens") as update:
         found = measure_quality(models, windows, update, kv_dtypes=caches)
-    if not found.num_windows:
-        Console(stderr=True).print("Interrupted before anything was measured.")
-        raise typer.Exit(INTERRUPTED)
+    check_measured(found.num_windows)
     subject = Subject(name, models["fp32"], random=False)
     setting = Setting(subject, described, context, len(windows))
-    Console(highlight=False).print(quality_report(setting, found))
-    write_files([(json_file, write_json(quality_json(setting, found)))])
-    if found.interrupted:
-        raise typer.Exit(INTERRUPTED)
+    targets = [(json_file, write_json(quality_json(setting, found)))]
+    deliver(quality_report(setting, found), targets, interrupted=found.interrupted)
 
 
 def _read_formats(text: str) -> list[WeightFormat]:

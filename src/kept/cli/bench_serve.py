@@ -16,15 +16,15 @@ from kept.bench.shapes import shape_config
 from kept.cli.bench_files import (
     check_choice,
     check_file,
+    check_measured,
     check_targets,
+    deliver,
     load_subject,
-    write_files,
     write_json,
 )
 from kept.cli.bench_serve_options import DEFAULT_SHAPE, Arriving, ServedModel, Serving
 from kept.errors import KeptError
 from kept.format import parse_bytes
-from kept.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from kept.bench.serve_record import ServeResult, ServeSettings
@@ -55,7 +55,6 @@ def serve(model: ServedModel, arriving: Arriving, serving: Serving) -> None:
         workload.plan(arriving.seed, context, 1.0)
     check_targets(serving.json_file, serving.png_file)
     check_file(serving.log_file, "--log")
-    messages = Console(stderr=True)
     subject = load_subject(
         model.model,
         model.shape or DEFAULT_SHAPE,
@@ -64,14 +63,10 @@ def serve(model: ServedModel, arriving: Arriving, serving: Serving) -> None:
         arriving.seed,
         model.quantize,
     )
-    with _engine_log(serving.log_file), ServeProgress(messages) as progress:
+    with _engine_log(serving.log_file), ServeProgress(Console(stderr=True)) as progress:
         result = run_serve(subject, settings, workload, EngineServer.of, progress)
-    if not result.measured:
-        messages.print("Interrupted before anything was measured.")
-        raise typer.Exit(INTERRUPTED)
+    check_measured(result.measured)
     _report(result, serving)
-    if result.interrupted:
-        raise typer.Exit(INTERRUPTED)
 
 
 @contextmanager
@@ -148,17 +143,13 @@ def _settings(
 
 
 def _report(result: ServeResult, serving: Serving) -> None:
-    from rich.console import Console
-
     from kept.bench.serve_figures import serve_figures
     from kept.bench.serve_plot import save_timeline
     from kept.bench.serve_report import serve_json, serve_report
 
     figures = serve_figures(result)
-    Console(highlight=False).print(serve_report(result, figures))
-    write_files(
-        (
-            (serving.json_file, write_json(serve_json(result, figures))),
-            (serving.png_file, partial(save_timeline, result, figures)),
-        )
+    targets = (
+        (serving.json_file, write_json(serve_json(result, figures))),
+        (serving.png_file, partial(save_timeline, result, figures)),
     )
+    deliver(serve_report(result, figures), targets, interrupted=result.interrupted)

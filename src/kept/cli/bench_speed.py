@@ -12,13 +12,13 @@ import typer
 from kept.bench.shapes import SHAPES, shape_config
 from kept.cli.bench_files import (
     check_choice,
+    check_measured,
     check_targets,
+    deliver,
     load_subject,
-    write_files,
     write_json,
 )
 from kept.cli.options import QuantizedFormat
-from kept.interrupt import INTERRUPTED
 from kept.options import KVDtypeName
 
 if TYPE_CHECKING:
@@ -134,7 +134,6 @@ def _measure(benchmark: str, options: SpeedOptions, prompts: tuple[int, ...], ne
     )
     _check_shape(options, settings)
     check_targets(options.json_file, options.png_file)
-    messages = Console(stderr=True)
     subject = load_subject(
         options.model,
         options.shape or _SHAPE,
@@ -143,14 +142,10 @@ def _measure(benchmark: str, options: SpeedOptions, prompts: tuple[int, ...], ne
         options.seed,
         options.quantize,
     )
-    with SpeedProgress(messages) as progress:
+    with SpeedProgress(Console(stderr=True)) as progress:
         result = run_speed(subject, settings, progress)
-    if not result.measured:
-        messages.print("Interrupted before anything was measured.")
-        raise typer.Exit(INTERRUPTED)
+    check_measured(result.measured)
     _report(benchmark, result, options)
-    if result.interrupted:
-        raise typer.Exit(INTERRUPTED)
 
 
 def _check_shape(options: SpeedOptions, settings: SpeedSettings) -> None:
@@ -162,17 +157,13 @@ def _check_shape(options: SpeedOptions, settings: SpeedSettings) -> None:
 
 
 def _report(benchmark: str, result: SpeedResult, options: SpeedOptions) -> None:
-    from rich.console import Console
-
     from kept.bench.roofline import save_roofline
     from kept.bench.speed_figures import speed_figures
     from kept.bench.speed_report import speed_json, speed_report
 
     figures = speed_figures(result)
-    Console(highlight=False).print(speed_report(result, figures))
-    write_files(
-        (
-            (options.json_file, write_json(speed_json(benchmark, result, figures))),
-            (options.png_file, partial(save_roofline, result, figures)),
-        )
+    targets = (
+        (options.json_file, write_json(speed_json(benchmark, result, figures))),
+        (options.png_file, partial(save_roofline, result, figures)),
     )
+    deliver(speed_report(result, figures), targets, interrupted=result.interrupted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from kept.format import format_bytes, format_rate, format_seconds, pairs, table
@@ -54,30 +55,13 @@ def _rows(c: Completion) -> list[tuple[str, str]]:
 
 def to_json(c: Completion, prompt: str, tokenizer: Tokenizer | None) -> str:
     """One line of JSON with every field of the completion, and the prompt."""
-    found: dict[str, Any] = {
-        "prompt": prompt,
-        "prompt_index": c.prompt_index,
-        "index": c.index,
-        "text": c.text,
-        "token_ids": list(c.token_ids),
-        "finish_reason": c.finish_reason,
-        "error": c.error,
-        "score": c.score,
-        "seed": c.seed,
-        "prompt_tokens": c.prompt_tokens,
-        "cached_tokens": c.cached_tokens,
-        "new_tokens": len(c.token_ids),
-        "time_to_first_token": c.time_to_first_token,
-        "total_time": c.total_time,
-        "tokens_per_second": c.tokens_per_second,
-        "cache_bytes": c.cache_bytes,
-        "logprobs": None
-        if c.logprobs is None
-        else [
+    found = {field.name: getattr(c, field.name) for field in fields(c)}
+    found |= {"prompt": prompt, "new_tokens": len(c.token_ids)}
+    if c.logprobs is not None:
+        found["logprobs"] = [
             _token(step.chosen, tokenizer) | {"top": [_token(t, tokenizer) for t in step.top]}
             for step in c.logprobs
-        ],
-    }
+        ]
     return json.dumps(found, allow_nan=False)
 
 

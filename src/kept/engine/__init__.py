@@ -14,6 +14,7 @@ from kept.engine.engine import PREFILL_CHUNK, Engine
 from kept.engine.group import Draw, Group, Move
 from kept.engine.holds import Hold
 from kept.engine.inputs import Inputs
+from kept.engine.make_group import make_group
 from kept.engine.passes import Work
 from kept.engine.request import Event, Phase, Request
 from kept.engine.room import Lender, Room
@@ -54,4 +55,5 @@ __all__ = [
     "StepTime",
     "Work",
     "default_hop",
+    "make_group",
 ]

@@ -34,7 +34,9 @@ class AsyncEngine:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._changed = threading.Condition()
+        # Taken by itself, never by `with` the condition: Ctrl-C within that would leave it taken.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._open: set[Request] = set()
         self._is_draining = self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="kept engine", daemon=True)
@@ -58,9 +60,9 @@ class AsyncEngine:
             raise OptionError("generate hears of the request's events itself; leave on_event out")
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         request.on_event = lambda _: loop.call_soon_threadsafe(news.set)
-        self._submit(request)
         taken = [0] * len(request.group.results)
         try:
+            self._submit(request)
             while True:
                 news.clear()
                 is_over = request.finished  # before the pieces: none comes behind these then
@@ -74,13 +76,13 @@ class AsyncEngine:
 
     async def drain(self) -> None:
         """Take no more requests, and return once all there are have ended."""
-        with self._changed:
+        with self._lock:
             self._is_draining = True
         await asyncio.to_thread(self._wait_until_idle)
 
     async def aclose(self) -> None:
         """Take no more requests, cancel those there are, and return once the thread has ended."""
-        with self._changed:
+        with self._lock:
             self._is_draining = self._is_closed = True
             for request in self._open:
                 self.engine.cancel(request)
@@ -88,7 +90,7 @@ class AsyncEngine:
         await asyncio.to_thread(self._thread.join)
 
     def _submit(self, request: Request) -> None:
-        with self._changed:
+        with self._lock:
             if self._is_draining:
                 raise OptionError("this engine drains or is closed; make another one")
             self.engine.submit(request)
@@ -96,30 +98,33 @@ class AsyncEngine:
             self._changed.notify_all()
 
     def _leave(self, request: Request) -> None:
-        with self._changed:
-            if not request.finished:
+        request.on_event = None
+        with self._lock:
+            if request in self._open and not request.finished:
                 self.engine.cancel(request)
             self._open.discard(request)
             self._changed.notify_all()
 
     def _wait_until_idle(self) -> None:
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: all(request.finished for request in self._open))
 
     def _run(self) -> None:
         """Step for as long as there is work; what a step raises ends the requests there are."""
         while True:
-            with self._changed:
+            with self._lock:
                 self._changed.wait_for(lambda: self.engine.has_work or self._is_closed)
                 if self._is_closed and not self.engine.has_work:
                     return
             try:
                 self.engine.step()
             except Exception as error:
-                with self._changed:
+                with self._lock:
                     requests = list(self._open)
                 self.engine.end(requests, error)
-            with self._changed:
+            except BaseException:  # of somebody's on_event, whose request has ended with it
+                continue
+            with self._lock:
                 self._changed.notify_all()
 
 

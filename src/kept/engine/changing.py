@@ -34,38 +34,44 @@ class Changing(Lending):
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Have the model and all of this to oneself, and right, whatever came before."""
+        # Another engine's step that this comes in the middle of, as where garbage is collected.
+        outer = self.room.changing if self.model.is_running_here else None
         with torch.inference_mode(), plain_torch(), self.model.running():
-            self._begin_change()
-            yield
-            self._call_back()
-            self._end_change()
+            try:
+                self._changed_by, self.room.changing = threading.get_ident(), self
+                if not self._is_whole:
+                    self._mend()
+                self._is_whole = False
+                yield
+                self._call_back()
+                self.room.withdraw(self)
+                self._is_whole, self._changed_by = True, None
+            finally:
+                self.room.changing = outer
 
     @property
     def _is_changing_here(self) -> bool:
         """Whether this thread is in the middle of a change, which an exception has not ended."""
         return self._changed_by == threading.get_ident() and self.model.is_running_here
 
-    def _begin_change(self) -> None:
-        self._changed_by, self.room.changing = threading.get_ident(), self
-        if not self._is_whole:
-            self._mend()
-        self._is_whole = False
-
-    def _end_change(self) -> None:
-        self._is_whole, self.room.changing = True, None
-        self._changed_by = None
-
     def _call_back(self) -> None:
         """Tell requests that want to know what has happened to them."""
         while self._num_told < len(self._events):  # which what is told may add to
             event = self._events[self._num_told]
-            if event.request.on_event is not None:
-                self._call(event, event.request.on_event)
+            told = event.request.on_event  # which another thread may take away
+            if told is not None:
+                self._call(event, told)
             self._num_told += 1
 
     def _call(self, event: Event, told: Callable[[Event], object]) -> None:
         try:
             told(event)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             event.request.on_event = None
-            self._end(event.request, error)
+            if isinstance(error, Exception):
+                self._end(event.request, error)
+                return
+            self._end(event.request, RuntimeError(f"its on_event raised {error!r}"))
+            raise

@@ -21,35 +21,42 @@ class Driving:
 
     def __init__(self, model: CausalLM, step: Callable[[], object]) -> None:
         self._model, self._step = model, step
-        self._changed = threading.Condition(Turn().lock)
-        self._driver: int | None = None
+        self._turn = Turn()  # which forks know for as long as it lives
+        self._is_driven = False
         self._num_steps = 0
+        # A lock that is taken for each. No Condition: Ctrl-C within that would leave its own taken.
+        self._sleepers: list[threading.Lock] = []
 
-    def advance(self, is_done: Callable[[], bool]) -> None:
+    def advance(self, is_done: Callable[[], bool]) -> bool:
         """Return once a step has been taken or `is_done`; take the step where nobody else does.
 
-        Raises what the step raises, in the thread that takes it alone.
+        Returns whether this thread took it. Raises what the step raises, in that thread alone.
         """
         if self._is_taken_by_another(is_done):
-            return
+            return False
         try:
             self._step()
         finally:
-            with self._changed:
-                self._driver = None
+            with self._turn.lock:
+                self._is_driven = False
                 self._num_steps += 1
-                self._changed.notify_all()
+                while self._sleepers:
+                    self._sleepers.pop().release()
+        return True
 
     def _is_taken_by_another(self, is_done: Callable[[], bool]) -> bool:
         """Sleep while another thread takes a step; False: it is this one's turn."""
-        with self._changed:
+        with self._turn.lock:
             # A step of another engine may run within this one's model, and wait for nobody.
-            if self._driver is not None and not self._model.is_running_here:
-                seen = self._num_steps
-                self._changed.wait_for(
-                    lambda: self._num_steps != seen or is_done() or self._driver is None, PATIENCE
-                )
-                if self._num_steps != seen or is_done():
-                    return True
-            self._driver = threading.get_ident()
+            if not self._is_driven or self._model.is_running_here:
+                self._is_driven = True
+                return False
+            seen, sleeper = self._num_steps, threading.Lock()
+            sleeper.acquire()
+            self._sleepers.append(sleeper)
+        sleeper.acquire(timeout=PATIENCE)
+        with self._turn.lock:
+            if self._num_steps != seen or is_done():
+                return True
+            self._is_driven = True
             return False

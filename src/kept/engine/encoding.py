@@ -61,7 +61,8 @@ class Encoding:
         """`Residents.start`, with its input where that is known, or else room for it."""
         needed = self.num_bytes(request)
         if needed and not self._have(request, needed):
-            self._room.claim(self._owner, needed + self._residents.needed_bytes(request))
+            needed += self._residents.needed_bytes(request)
+            self._room.claim(self._owner, request, needed)
             return False
         beside = 0 if request in self._found else needed
         if not self._residents.start(request, running, beside):

@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Final
 
 from kept.cache import Cache
+from kept.engine.continuation import Continuation
 from kept.engine.counters import Snapshot
 from kept.engine.driving import Driving
 from kept.engine.inputs import Inputs
@@ -19,6 +20,7 @@ from kept.engine.window import ContextRule
 from kept.errors import OptionError
 from kept.exiting import computing
 from kept.models import CausalLM
+from kept.turns import lets_go
 
 PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
 
@@ -51,13 +53,13 @@ class Engine(Loop):
         room = room or Room()
         inputs = inputs or Inputs(room)
         super().__init__(model, cache, rule, slots, chunk, room, inputs)
-        self._driving = Driving(model, self._advance)
+        self._driving = Driving(model, self._take_step)
 
     def submit(self, request: Request) -> Request:
         """Have a request run from the next step on; returns it. Any thread may, at any time.
 
-        Raises OptionError for one that needs more slots than there are, CacheFullError for one
-        whose keys and values the cache could not hold even alone.
+        Raises OptionError for one that has ended or needs more slots than there are, CacheFullError
+        for one whose keys and values the cache could not hold even alone.
         """
         self.check(request)
         request.live[0].usage.arrived = time.perf_counter()
@@ -66,11 +68,9 @@ class Engine(Loop):
 
     def check(self, request: Request) -> None:
         """Raise what `submit` would raise of a request."""
-        if request.width > self.scheduler.max_slots:
-            raise OptionError(
-                f"num_beams or num_return_sequences of {request.width} needs as many slots, and "
-                f"this engine has {self.scheduler.max_slots}; make it with more"
-            )
+        if request.finished:
+            raise OptionError("this request has ended; make another one of a new group")
+        self.scheduler.check(request)
         self._residents.check(request, self._encoding.num_bytes(request))
 
     def cancel(self, request: Request) -> None:
@@ -83,6 +83,7 @@ class Engine(Loop):
         """Whether any request is unfinished."""
         return bool(self._inbox) or self.scheduler.has_work
 
+    @lets_go
     def step(self) -> list[Event]:
         """Compute one pass, draw the tokens it decides, and move the sequences on.
 
@@ -92,20 +93,28 @@ class Engine(Loop):
         other request notices. Raises what is no Exception, as Ctrl-C is; the next step then goes on
         with what there is.
         """
-        with computing():
-            events = self._step()
-        if self._waits:
-            self.room.wait(self)
+        events = self._take_step()
+        self._wait_for_room()
         return events
 
     def advance(self, is_done: Callable[[], bool]) -> None:
         """Return once a step has been taken or `is_done`: by this thread, or by another while this
         one sleeps. Raises what `step` does, in the thread that takes it alone."""
-        self._driving.advance(is_done)
+        if self._driving.advance(is_done):
+            self._wait_for_room()
 
-    def _advance(self) -> None:
-        self.step()  # by its name, which others may have replaced
+    def _take_step(self) -> list[Event]:
+        with computing():
+            return self._step()
 
+    def _wait_for_room(self) -> None:
+        """Have the other go on that it waits for. No part of a step: who waits for that would wait
+        for the other's, and those who wait there perhaps for this engine's."""
+        other, self._waits_for = self._waits_for, None
+        if other is not None:
+            self.room.have_go_on(other)
+
+    @lets_go
     def end(self, requests: Iterable[Request], error: Exception | None = None) -> None:
         """End requests as they stand: now, or with the next step where one is being taken, as for
         Ctrl-C in one thread while another computes, or where garbage is collected in a step.
@@ -119,6 +128,7 @@ class Engine(Loop):
             with self._changing():
                 self._hear()
 
+    @lets_go
     def snapshot(self) -> Snapshot:
         """What the engine has done and holds."""
         with self.model.running():
@@ -126,13 +136,18 @@ class Engine(Loop):
             running = len(self.scheduler.running)
             return Snapshot(deepcopy(self.counters), waiting, running, self._residents.blocks())
 
-    def hand_over(self) -> Held | None:
-        """The keys of who was here last, where they lie in a slot of their own, for who goes on
-        from them; the engine has them no more. None: they do not, or somebody is here."""
+    @lets_go
+    def hand_over(self, continuation: Continuation) -> Held | None:
+        """The keys of a text that has ended, for who goes on from it, where they have a cache to
+        themselves; the engine has them no more. None: they have not, or another text came there."""
+        if self._is_changing_here:  # as where a stream is collected in a step
+            return None
         with self._changing():
+            self._hear()
             self._forward.forget()
-            return self._residents.hand_over()
+            return self._residents.hand_over(continuation)
 
+    @lets_go
     def forget(self) -> None:
         """Let no text that has ended be found again, and give the memory of its keys back."""
         with self._changing():

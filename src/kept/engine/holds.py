@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import chain
 
 from kept.blocks import BLOCK
 from kept.engine.finding import Tokens, num_shared
@@ -33,27 +33,35 @@ class Holds:
 
     def __init__(self) -> None:
         self._followers: dict[Request, list[tuple[int, tuple[float, int], Request, Hold]]] = {}
-        self._num = 0
+        self._held: dict[Request, Hold] = {}
+        self._priorities: dict[Request, Counter[int]] = {}  # of each leader's followers
 
     def __len__(self) -> int:
-        return self._num
+        return len(self._held)
 
-    def requests(self) -> list[Request]:
-        """Those held."""
-        entries = chain.from_iterable(self._followers.values())
-        return [request for _, _, request, _ in entries if request.phase is Phase.HELD]
+    def urgency(self, request: Request) -> int:
+        """Its priority, or the highest of those who wait for what it computes."""
+        waiting = self._priorities.get(request)
+        return max(request.priority, *waiting) if waiting else request.priority
 
     def add(self, request: Request, hold: Hold) -> None:
         """Hold a request that does not wait."""
         request.phase = Phase.HELD
-        self._num += 1
+        self._held[request] = hold
+        self._priorities.setdefault(hold.leader, Counter())[request.priority] += 1
         followers = self._followers.setdefault(hold.leader, [])
         heappush(followers, (hold.num_tokens, request.order, request, hold))
 
     def remove(self, request: Request) -> None:
         """Take out a request that is held; its place goes when it comes up."""
         request.phase = Phase.OUTSIDE
-        self._num -= 1
+        leader = self._held.pop(request).leader
+        waiting = self._priorities[leader]
+        waiting[request.priority] -= 1
+        if not waiting[request.priority]:
+            del waiting[request.priority]
+        if not waiting:
+            del self._priorities[leader]
 
     def take_free(self) -> list[Request]:
         """Take out those whose hold is over."""
@@ -61,7 +69,7 @@ class Holds:
         for leader, followers in list(self._followers.items()):
             while followers:
                 _, _, request, hold = followers[0]
-                if request.phase is Phase.HELD:
+                if self._held.get(request) is hold:
                     if not hold.is_over:
                         break
                     self.remove(request)

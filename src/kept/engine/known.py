@@ -64,16 +64,17 @@ class Known:
         lease: Lease[Stack] | None,
         *,
         ends: bool,
+        retain: float = 0.0,
     ) -> Lease[Stack]:
         """Make a text findable; see `PrefixTree.insert`. ends: whether somebody is likely to go on
-        from its end."""
+        from its end. retain: for how many seconds from now it counts as used."""
         first = 0 if lease is None else lease.num_tokens // BLOCK
-        lease = self.tree.insert(tokens, stacks, salt, lease)
+        lease = self.tree.insert(tokens, stacks, salt, lease, retain=retain)
         begin = min(first, self._first_wanted(len(tokens))) if ends else first
         held = self.tree.held(lease, begin)
         self.shelf.put(held[first - begin :], wanted=False)
         if ends:
-            self._want(held, begin, len(tokens))
+            self._want(held, begin, len(tokens), retain)
         return lease
 
     def gone_on(self, match: Match[Stack]) -> None:
@@ -134,10 +135,11 @@ class Known:
             found.append({block.id for block in blocks if block is not None})
         return found
 
-    def _want(self, stacks: Sequence[Stack], first: int, length: int) -> None:
+    def _want(self, stacks: Sequence[Stack], first: int, length: int, retain: float = 0.0) -> None:
         """Note that somebody goes on, or is likely to, behind so many tokens. stacks: of the blocks
         from number `first` on."""
-        self.shelf.put(stacks[max(0, self._first_wanted(length) - first) :], wanted=True)
+        wanted = stacks[max(0, self._first_wanted(length) - first) :]
+        self.shelf.put(wanted, wanted=True, retain=retain)
 
     def _first_wanted(self, length: int) -> int:
         """The first block that a window sees behind so many tokens."""

@@ -17,7 +17,7 @@ from kept.engine.group import Move
 from kept.engine.inputs import Inputs
 from kept.engine.passes import Work
 from kept.engine.request import Event, Phase, Request
-from kept.engine.room import Room
+from kept.engine.room import Lender, Room
 from kept.engine.scheduler import Scheduler
 from kept.engine.seating import seat
 from kept.engine.settling import Settling
@@ -56,8 +56,7 @@ class Loop(Changing):
         self._open: dict[Request, None] = {}  # those heard of and not finished
         self._events = []
         self._top_k = 0
-        self._waits = False  # for other engines to let go of room
-        self._asked = False  # for room, since last nobody waited
+        self._waits_for: Lender | None = None  # to let go of room, as nothing runs here
         room.join(self)
 
     # A function of its own: what it held is freed before the interpreter may end.
@@ -103,13 +102,9 @@ class Loop(Changing):
 
     def _admit(self) -> None:
         """Let requests in that wait, as far as there is room."""
-        self._waits = False
+        self._waits_for = None
         if not self.scheduler.num_waiting:
-            if self._asked:
-                self.room.withdraw(self)
-                self._asked = False
             return
-        self._asked = True
         running = self.scheduler.running
         self._residents.expect(self.scheduler.num_waiting)
         now = time.perf_counter()
@@ -125,8 +120,8 @@ class Loop(Changing):
             request.pass_error = error
             self._end(request, error)
         if not self.scheduler.running:
-            self._waits = bool(self.room.others_first(self))
-            if not self._waits:
+            self._waits_for = self.room.who_goes_first(self)
+            if self._waits_for is None:
                 self._refuse()
 
     def _refuse(self) -> None:
@@ -252,8 +247,6 @@ class Loop(Changing):
         else:
             request.group.fail(error)
         self.scheduler.cancel(request)
-        if not self.scheduler.num_waiting:
-            self.room.withdraw(self)
         self._count(request)
 
     def _count(self, request: Request) -> None:

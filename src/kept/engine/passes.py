@@ -37,6 +37,7 @@ class Reader:
     continuation: Continuation
     request: Request
     most: int
+    priority: int
 
 
 class Passes:
@@ -59,11 +60,13 @@ class Passes:
         most: Sequence[int | None],
         owner: dict[Continuation, Request],
         served: Callable[[Request], float],
+        urgency: Callable[[Request], int],
     ) -> list[Work]:
         """The next pass over `live`, in their order.
 
         most: how many tokens each may bring in one pass; None: any number. owner: whose each is.
         served: the counter of a request's tenant, the lowest reads first within a priority.
+        urgency: the priority with which a request reads.
         """
         counts: dict[Continuation, int] = {}
         readers: list[Reader] = []
@@ -76,9 +79,9 @@ class Passes:
             if pending == 1 or (request.has_caught_up and pending <= MAX_DRAFTED):
                 counts[continuation] = part
             else:
-                readers.append(Reader(continuation, request, part))
+                readers.append(Reader(continuation, request, part, urgency(request)))
         if readers:
-            readers.sort(key=lambda r: (-r.request.priority, served(r.request), r.request.order))
+            readers.sort(key=lambda r: (-r.priority, served(r.request), r.request.order))
             reads = self._cut(readers, counts, owner)
             return [
                 Work(c, reads.get(c) or counts[c], owner[c], c in reads)
@@ -126,9 +129,9 @@ class Passes:
         A quarter goes to the one that came first, whatever its tenant was served: however many come
         behind it, it is read to its end.
         """
-        top = readers[0].request.priority
+        top = readers[0].priority
         oldest = min(
-            (reader for reader in readers if reader.request.priority == top),
+            (reader for reader in readers if reader.priority == top),
             key=lambda reader: reader.request.order,
         )
         return [(oldest, max(left // 4, 1)), *((reader, left) for reader in readers)]

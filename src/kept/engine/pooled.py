@@ -126,10 +126,9 @@ class PooledResidents(Residents):
         matches = self._fitting_matches(request, needed + promised)
         if matches is None:
             request.refused_with = room
-            self._room.claim(self._owner, needed + beside)
+            self._room.claim(self._owner, request, needed + beside)
             return False
         request.refused_with = None
-        self._room.withdraw(self._owner)
         if self._known is None:
             self._set_aside[request] = self._needs.most_blocks(request)
             self._promise()
@@ -171,7 +170,7 @@ class PooledResidents(Residents):
         """See `Residents.computed`: make what has been read of it findable."""
         leases = self._leases.setdefault(request, {})
         for continuation in request.live:
-            lease = self._publish(continuation, request.salt, leases.get(continuation), ends=False)
+            lease = self._publish(continuation, request, leases.get(continuation), ends=False)
             if lease is not None:
                 leases[continuation] = lease
 
@@ -187,7 +186,7 @@ class PooledResidents(Residents):
         for continuation in gone:
             if continuation.slot is not None:
                 lease = alone.pop(continuation, None)
-                lease = self._publish(continuation, request.salt, lease, ends=True)
+                lease = self._publish(continuation, request, lease, ends=True)
                 super().leave(request, [continuation])
                 if lease is not None:
                     lease.release()
@@ -280,7 +279,7 @@ class PooledResidents(Residents):
     def _publish(
         self,
         continuation: Continuation,
-        salt: str,
+        request: Request,
         lease: Lease[Stack] | None,
         *,
         ends: bool,
@@ -292,7 +291,8 @@ class PooledResidents(Residents):
         assert continuation.slot is not None
         tokens = continuation.history.tokens[: continuation.num_computed]
         stacks = self._held_cache.share(continuation.slot)[: blocks_of(len(tokens))]
-        return self._known.insert(tokens, stacks, salt, lease, ends=ends)
+        retain = request.retain if ends else 0.0
+        return self._known.insert(tokens, stacks, request.salt, lease, ends=ends, retain=retain)
 
     def _new_bytes(self, work: Sequence[Work]) -> list[int]:
         slots = [slot for item in work if (slot := item.continuation.slot) is not None]

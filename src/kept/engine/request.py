@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
+from kept.blocks import LONGEST_RETAIN
 from kept.engine.continuation import Continuation
 from kept.engine.group import Group
+from kept.errors import OptionError
 
 
 class Phase(Enum):
@@ -36,11 +38,14 @@ class Request:
 
     tenant: whose it is; tenants of one priority get equal shares. priority: higher goes first,
     always. deadline: a time of the engine's clock, in seconds, after which nobody wants it; None:
-    never. salt: requests of different salts share no keys. interactive: somebody reads along, so
+    never. salt: requests of different salts share no keys. retain: for how many seconds after its
+    end its text counts as used, where others need its blocks; a wish, up to `LONGEST_RETAIN`: it
+    goes all the same where nothing else is left. interactive: somebody reads along, so
     that its next token must not wait for a long prompt. arrival: a time of the engine's clock.
     on_event: called with each `Event` of it, in the thread that steps and before the next step; it
     must not wait, nor call the engine but for `submit` and `cancel`, and what it raises ends the
-    request.
+    request (and is raised by the step where it is no Exception).
+    Raises OptionError for a `retain` out of bounds.
 
     The fields behind are the scheduler's, which changes them as it goes along.
     """
@@ -50,6 +55,7 @@ class Request:
     priority: int = 0
     deadline: float | None = None
     salt: str = ""
+    retain: float = 0.0
     interactive: bool = False
     arrival: float = field(default_factory=time.monotonic)
     on_event: Callable[[Event], object] | None = None
@@ -60,8 +66,15 @@ class Request:
     num_promised: int = field(default=0, init=False)  # prompt tokens charged ahead
     has_caught_up: bool = field(default=False, init=False)  # nothing left to read but what it draws
     pass_error: Exception | None = field(default=None, init=False)  # of a pass it was in
-    refused_with: int | None = field(default=None, init=False)  # blocks nobody needed then
+    refused_with: int | None = field(default=None, init=False)  # bytes nobody needed then
     refused_at: float | None = field(default=None, init=False)  # cost served to all by then
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.retain <= LONGEST_RETAIN:
+            raise OptionError(
+                f"retain={self.retain} is out of 0 to {LONGEST_RETAIN:,.0f} seconds; give "
+                "one of these"
+            )
 
     @property
     def width(self) -> int:

@@ -57,8 +57,9 @@ class Residents:
     def forget(self) -> None:
         """Let no text that has ended be found again, and give free memory back to the system."""
 
-    def hand_over(self) -> Held | None:
-        """What holds the keys of whoever was here last; None: nothing that can be taken away."""
+    def hand_over(self, continuation: Continuation) -> Held | None:
+        """What holds the keys of a continuation that has left; None: nothing that can be taken
+        away."""
         return None
 
     def expect(self, num_requests: int) -> None:

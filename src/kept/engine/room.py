@@ -17,6 +17,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from kept.blocks import Budget
+from kept.engine.request import Phase, Request
 
 
 class Lender(Protocol):
@@ -62,8 +63,10 @@ class Room:
         self._helping = threading.local()
         self._numbers = count()
         self._lenders: WeakValueDictionary[int, Lender] = WeakValueDictionary()
-        # Who could not start for want of room: since when, and how many bytes it needs.
-        self._claims: WeakKeyDictionary[Lender, tuple[int, int]] = WeakKeyDictionary()
+        # Of each lender, who could not start for want of room: since when, and the bytes it needs.
+        self._claims: WeakKeyDictionary[Lender, dict[Request, tuple[int, int]]] = (
+            WeakKeyDictionary()
+        )
 
     def join(self, lender: Lender) -> None:
         """Know a lender for as long as it lives."""
@@ -93,38 +96,44 @@ class Room:
             first.give_back(missing, until, first is asker)
         return True
 
-    def claim(self, asker: Lender, num_bytes: int) -> None:
-        """Note that the asker waits for so many bytes; it keeps its place."""
-        since = self._claims.get(asker)
-        self._claims[asker] = next(self._numbers) if since is None else since[0], num_bytes
+    def claim(self, asker: Lender, request: Request, num_bytes: int) -> None:
+        """Note that a request of the asker's waits for so many bytes; it keeps its place."""
+        claims = self._claims.setdefault(asker, {})
+        since = claims.get(request)
+        claims[request] = next(self._numbers) if since is None else since[0], num_bytes
 
     def withdraw(self, asker: Lender) -> None:
-        """Note that it waits no more."""
-        self._claims.pop(asker, None)
+        """Forget what those of the asker's requests claim that wait no more."""
+        claims = self._claims.get(asker)
+        if claims is not None:
+            for request in [x for x in claims if x.phase is not Phase.WAITING]:
+                del claims[request]
+            if not claims:
+                del self._claims[asker]
 
-    def others_first(self, asker: Lender) -> list[Lender]:
-        """Those who let go of room before the asker can have any: who run, then who wait for
-        longer."""
-        others = [lender for lender in self._every() if lender is not asker]
-        running = [lender for lender in others if lender.is_running]
-        return running or [lender for lender, _ in self._before(asker)]
+    def who_goes_first(self, asker: Lender) -> Lender | None:
+        """Who lets go of room before the asker can have any: one who runs, else one who waits for
+        longer; None: nobody."""
+        others = (lender for lender in self._every() if lender is not asker)
+        running = next((lender for lender in others if lender.is_running), None)
+        return running or next((lender for lender, _ in self._before(asker)), None)
 
-    def wait(self, asker: Lender) -> None:
-        """Have those go on, in this thread, who let go of room before the asker can have any."""
-        if not getattr(self._helping, "others", False):  # they wait by themselves
+    def have_go_on(self, lender: Lender) -> None:
+        """Have a lender go on, in this thread, for another one that waits. Any thread may call."""
+        if not getattr(self._helping, "others", False):  # whoever it waits for itself is not helped
             self._helping.others = True
             try:
-                for first in self.others_first(asker)[:1]:
-                    first.help()
+                lender.help()
             finally:
                 self._helping.others = False
 
     def _before(self, asker: Lender) -> list[tuple[Lender, int]]:
-        """The claims that are older than the asker's."""
-        claims = dict(self._claims)
-        own = claims.pop(asker, None)
+        """Of each other lender the claim that is oldest, where that is older than all the
+        asker's."""
+        oldest = {who: min(claims.values()) for who, claims in self._claims.items() if claims}
+        own = oldest.pop(asker, None)
         since = next(self._numbers) if own is None else own[0]
-        return [(who, needed) for who, (number, needed) in claims.items() if number < since]
+        return [(who, needed) for who, (number, needed) in oldest.items() if number < since]
 
     def _every(self) -> list[Lender]:
         # Listed in one stroke: other threads may be making some.

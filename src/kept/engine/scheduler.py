@@ -78,21 +78,20 @@ class Scheduler:
         """Whether any request is unfinished."""
         return bool(self.running or self.num_waiting)
 
-    def unfinished(self) -> list[Request]:
-        """Every request that was added and not cancelled: those that run, wait and are held."""
-        return [*self.running, *self._waiting.requests(), *self._holds.requests()]
-
     def served(self, request: Request) -> float:
         """The counter of the request's tenant at its priority."""
         return self._waiting.share(request.priority).served(request.tenant)
 
-    def add(self, request: Request) -> None:
-        """Queue a new request. Raises OptionError for one that needs more slots than there are."""
+    def check(self, request: Request) -> None:
+        """Raise OptionError for a request that needs more slots than there are."""
         if request.width > self.max_slots:
             raise OptionError(
                 f"num_beams or num_return_sequences of {request.width} needs as many slots, and "
                 f"this engine has {self.max_slots}; make it with more"
             )
+
+    def add(self, request: Request) -> None:
+        """Queue a new request, which has been checked."""
         assert request.phase is Phase.OUTSIDE
         self._number(request)
         self._waiting.enter(request)
@@ -163,10 +162,11 @@ class Scheduler:
     def next(self, live: Sequence[Continuation], most: Sequence[int | None]) -> list[Work]:
         """The next pass over `live`, in their order, all of running requests.
 
-        most: how many tokens each may bring to its cache in one pass; None: any number.
+        most: how many tokens each may bring to its cache in one pass; None: any number. Who
+        computes what others are held for reads with the highest of their priorities.
         """
         owner = {c: request for request in self.running for c in request.live}
-        return self.passes.plan(live, most, owner, self.served)
+        return self.passes.plan(live, most, owner, self.served, self._holds.urgency)
 
     def computed(self, work: Sequence[Work], seconds: float | None) -> None:
         """Charge a pass that was computed, and learn from the time it took; None: do not.

@@ -32,6 +32,7 @@ class SlottedResidents(Residents):
         self._rule, self._room, self._owner = rule, room, owner
         self._held: Held | None = None
         self._num_expected, self._last_use = 0, time.monotonic()
+        self._last: Continuation | None = None  # who left last, until anybody comes
         if caches.first is not None:
             self._hold(caches.first)
 
@@ -55,10 +56,12 @@ class SlottedResidents(Residents):
         if not self._in:
             self._hold(None)
 
-    def hand_over(self) -> Held | None:
-        """What holds the keys of whoever was here last, for who goes on from them."""
+    def hand_over(self, continuation: Continuation) -> Held | None:
+        """See `Residents.hand_over`: the only slot, if nobody has come there since."""
         held = self._held
-        self.forget()
+        if continuation is not self._last or held is None or self.num_slots != 1:
+            return None
+        self._hold(None)
         return held
 
     def expect(self, num_requests: int) -> None:
@@ -91,9 +94,8 @@ class SlottedResidents(Residents):
         except (CacheFullError, MemoryError) as error:  # of the machine, whatever the room says
             self.failed[request], is_had = error, False
         if not is_had:
-            self._room.claim(self._owner, self.needed_bytes(request) + beside)
+            self._room.claim(self._owner, request, self.needed_bytes(request) + beside)
             return False
-        self._room.withdraw(self._owner)
         if self._held is not before and not running:
             for continuation in request.live:  # what it was to go on from has gone
                 continuation.num_computed = 0
@@ -109,6 +111,14 @@ class SlottedResidents(Residents):
         """See `Residents.leave`."""
         super().leave(request, gone)
         self._last_use = time.monotonic()
+
+    def _settle(self, continuation: Continuation, slot: int) -> None:
+        self._last = None
+        super()._settle(continuation, slot)
+
+    def _vacate(self, continuation: Continuation) -> None:
+        super()._vacate(continuation)
+        self._last = continuation
 
     def _have(self, num_slots: int, longest: int) -> bool:
         """Have a cache of so many slots for so many tokens, if there is room for one."""

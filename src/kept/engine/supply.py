@@ -64,7 +64,8 @@ class Supply:
     @property
     def others_run(self) -> bool:
         """Whether texts of other engines run, which let go of theirs in the end."""
-        return any(lender.is_running for lender in self._room.others_first(self._owner))
+        first = self._room.who_goes_first(self._owner)
+        return first is not None and first.is_running
 
     def evict_for(self, num_bytes: int) -> bool:
         """Have so many bytes free, at the cost of texts that have ended; whether there are."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
-from itertools import chain
 
 from kept.engine.fairness import FairShare
 from kept.engine.request import Phase, Request
@@ -24,9 +23,6 @@ class Line:
     def head(self) -> Request:
         """The one that goes next."""
         return self._requests[-1]
-
-    def __iter__(self) -> Iterator[Request]:
-        return reversed(self._requests)
 
     def add(self, request: Request) -> None:
         """Let it wait in the order of arrival, wherever it has been meanwhile."""
@@ -61,10 +57,6 @@ class Class:
 
     def __len__(self) -> int:
         return self._num
-
-    def requests(self) -> Iterator[Request]:
-        """Those that wait, tenant by tenant."""
-        return chain.from_iterable(self._lines.values())
 
     def add(self, request: Request) -> None:
         """Let a request wait; its tenant is lifted where it had none waiting."""
@@ -147,11 +139,8 @@ class Waiting:
         self._classes: dict[int, Class] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._classes.values()))
-
-    def requests(self) -> Iterator[Request]:
-        """Those that wait, in no order across tenants."""
-        return chain.from_iterable(found.requests() for found in self._classes.values())
+        # Listed in one stroke: another thread may look for work while a step adds to these.
+        return sum(map(len, list(self._classes.values())))
 
     def holding(self, requests: Sequence[Request]) -> Waiting:
         """Another in which these requests wait and no others, and their tenants' counters are

@@ -7,15 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 
 from kept.engine import (
-    BeamGroup,
     Completion,
-    ContextRule,
     Continuation,
     GenerationError,
     GenerationInterrupted,
-    Group,
     Request,
-    SampleGroup,
+    make_group,
 )
 from kept.errors import OptionError
 from kept.llm.caching import context_rule
@@ -23,7 +20,7 @@ from kept.llm.conversation import Conversation
 from kept.llm.engines import Engines
 from kept.models import CausalLM
 from kept.options import ResolvedCacheOptions
-from kept.sampling import ResolvedParams, TokenHistory, derive_seed, fresh_seed
+from kept.sampling import ResolvedParams, fresh_seed
 from kept.text import Tokenizer
 
 
@@ -58,16 +55,18 @@ class Generation:
         for index, prompt in enumerate(prompts):
             own = replace(params, seed=fresh_seed()) if vary and index else params
             source, read = (None, prompt) if start is None else (tuple(prompt), [start])
-            self.groups.append(_make_group(tokenizer, read, index, own, rule, source))
+            self.groups.append(
+                make_group(read, own, rule, index, tokenizer=tokenizer, source=source)
+            )
         self.requests = [Request(group, interactive=interactive) for group in self.groups]
         self._num_begun = 0  # requests that the engine has
         lengths = [len(prompt) if start is None else 1 for prompt in prompts]
         slots = self._num_slots(engines.num_slots)
         self.engine = engine = engines.find(options, params, lengths, slots, conversation)
-        if conversation is not None:
-            self._go_on(conversation, prompts[0])
         for request in self.requests:
             engine.check(request)
+        if conversation is not None:
+            self._go_on(conversation, prompts[0])
 
     def _num_slots(self, most: int) -> int:
         widths = [group.width for group in self.groups]
@@ -102,7 +101,8 @@ class Generation:
     def advance(self) -> None:
         """Wait for a step, by taking it where no other thread does. Raises the error of a pass that
         any of the prompts was in, once all of them have ended with it."""
-        self.engine.advance(lambda: self.finished)
+        if not self.finished:  # as it may be by now, by another thread's step
+            self.engine.advance(lambda: self.finished)
         for request in self.requests:
             if request.pass_error is not None:
                 raise request.pass_error
@@ -126,6 +126,9 @@ class Generation:
             raise GenerationInterrupted(self.completions()) from None
         except Exception as error:
             self.end_with(error)
+            raise
+        except BaseException:  # SystemExit, or what cancels a task
+            self.end()
             raise
         self.raise_failure()
         return self.completions()
@@ -152,40 +155,8 @@ def remember(generation: Generation, options: ResolvedCacheOptions) -> Conversat
     continuation = generation.continuations[0]
     if continuation.offset:
         return None
-    held = generation.engine.hand_over()
-    if held is None or held.cache.num_slots != 1:
+    held = generation.engine.hand_over(continuation)
+    if held is None:
         return None
     tokens = continuation.history.tokens[: held.cache.lengths[0]].tolist()
     return Conversation(held, tokens, options)
-
-
-def _make_group(
-    tokenizer: Tokenizer | None,
-    prompt: Sequence[int],
-    prompt_index: int,
-    params: ResolvedParams,
-    rule: ContextRule,
-    source: tuple[int, ...] | None,
-) -> Group:
-    limit = rule.limit(len(prompt), params.new_token_limit(len(prompt)))
-    offset = rule.first_offset(len(prompt))
-
-    def continuation(index: int, spelled: bool = True) -> Continuation:
-        return Continuation(
-            history=TokenHistory(prompt, source),
-            params=params,
-            seed=derive_seed(params.seed, index),
-            limit=limit,
-            prompt_index=prompt_index,
-            index=index,
-            tokenizer=tokenizer if spelled else None,
-            offset=offset,
-            source=source,
-        )
-
-    results = [continuation(i) for i in range(params.num_return_sequences)]
-    if params.num_beams == 1:
-        return SampleGroup(results)
-    for result in results:  # one search, and one seed of its draws, found them all
-        result.seed = params.seed
-    return BeamGroup(results, [continuation(i, spelled=False) for i in range(params.num_beams)])

@@ -9,13 +9,14 @@ from typing import Any, Never
 
 import torch
 
+from kept.cache import check_num_slots
 from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted, Room
 from kept.errors import CheckpointNotFoundError, KeptError, OptionError
 from kept.llm.conversation import Conversation, LastConversation, usable
 from kept.llm.engines import Engines
 from kept.llm.generation import Generation, remember
 from kept.llm.memory import RENAMED, read_kv_memory, read_place, room_for
-from kept.llm.options import check_single, resolve_options
+from kept.llm.options import check_single, read_template_options, resolve_options
 from kept.llm.padding import padding_of
 from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
 from kept.llm.stream import Stream
@@ -79,6 +80,7 @@ class LLM:
         for name, value in (("max_batch_size", max_batch_size), ("prefill_chunk", prefill_chunk)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"{name}={value!r}: give a whole number of at least 1")
+        check_num_slots(max_batch_size, "max_batch_size")
         self.kv_memory = read_kv_memory(kv_memory, device)
         self.place = read_place(offload_folder, offload_memory)
         self.checkpoint: Checkpoint = open_checkpoint(source, revision=revision)
@@ -239,14 +241,7 @@ class LLM:
             raise CheckpointNotFoundError(
                 f"{self.checkpoint.folder} has no tokenizer.json, which a chat needs; add it"
             )
-        own = {"messages", "add_generation_prompt"}
-        options = {} if template_options is None else template_options
-        named = isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
-        if not named or own & set(options):
-            raise OptionError(
-                f"template_options={template_options!r}; pass a dict of the template's own "
-                f"variables by name, without {' and '.join(sorted(own))}"
-            )
+        options = read_template_options(template_options)
         return self._template.render(
             messages, add_generation_prompt=add_generation_prompt, **options
         )

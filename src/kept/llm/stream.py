@@ -27,9 +27,10 @@ class Stream:
         try:
             generation.begin()
             while True:
+                is_over = generation.finished  # before the pieces: none comes behind these then
                 while piece := continuation.take_text():
                     yield piece
-                if generation.finished:
+                if is_over:
                     break
                 generation.advance()
         except Exception as error:

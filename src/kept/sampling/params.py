@@ -118,10 +118,10 @@ class SamplingParams:
 
         source: the name of the file that `generation_config` comes from, for errors.
         A `seed` that is None is drawn from the system here, once, so that the result can say how to
-        repeat it. With `vocab_size`, an `eos_token_id` given here must be below it. Raises
-        `OptionError` where options contradict each other, where the checkpoint's value of an option
-        in use is out of range, or where it asks for something kept does not implement that would
-        change the output.
+        repeat it. With `vocab_size`, an `eos_token_id` given here must be below it, `logprobs` at
+        most that, and a `top_k` of more is as many. Raises `OptionError` where options contradict
+        each other, where the checkpoint's value of an option in use is out of range, or where it
+        asks for something kept does not implement that would change the output.
         """
         given = {field.name: getattr(self, field.name) for field in _FIELDS}
         return resolve(given, generation_config, source, vocab_size)

@@ -42,7 +42,7 @@ def resolve(
         min_length=0 if read.is_set(f.MIN_NEW_TOKENS) else read.get(f.MIN_LENGTH),
         do_sample=do_sample,
         temperature=read.get(f.TEMPERATURE) if do_sample else 1.0,
-        top_k=read.get(f.TOP_K) if do_sample else 0,
+        top_k=_resolve_top_k(read, vocab_size) if do_sample else 0,
         top_p=read.get(f.TOP_P) if do_sample else 1.0,
         min_p=read.get(f.MIN_P) if do_sample else 0.0,
         repetition_penalty=read.get(f.REPETITION_PENALTY),
@@ -54,9 +54,25 @@ def resolve(
         stop_strings=read.get(f.STOP_STRINGS),
         eos_token_ids=_resolve_eos(read, vocab_size),
         seed=fresh_seed() if seed is None else seed,
-        logprobs=read.get_given(f.LOGPROBS),
+        logprobs=_resolve_logprobs(read, vocab_size),
         rules=_resolve_rules(read, do_sample, num_beams, vocab_size),
     )
+
+
+def _resolve_top_k(read: Reader, vocab_size: int | None) -> int:
+    # More than there are keeps them all; the kernels take no integer of any size.
+    top_k = read.get(f.TOP_K)
+    return top_k if vocab_size is None else min(top_k, vocab_size)
+
+
+def _resolve_logprobs(read: Reader, vocab_size: int | None) -> int | None:
+    num_top = read.get_given(f.LOGPROBS)
+    if num_top is not None and vocab_size is not None and num_top > vocab_size:
+        raise OptionError(
+            f"logprobs={num_top} is more than the {vocab_size} tokens of the vocabulary; "
+            f"pass {vocab_size} or less"
+        )
+    return num_top
 
 
 def _resolve_rules(read: Reader, do_sample: bool, num_beams: int, vocab_size: int | None) -> Rules:

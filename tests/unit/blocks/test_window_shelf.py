@@ -62,6 +62,26 @@ def test_spare_ones_go_first_then_wanted_ones_by_their_use() -> None:
     assert (of.whole.num_used, of.windowed.num_used) == (4, 0)
 
 
+def test_retained_ones_go_last_while_they_are() -> None:
+    of = Setting()
+    of.shelf.put(of.add(2)[:1], wanted=True, retain=9.0)
+    of.now = 5.0
+    of.shelf.put(of.stacks[1:], wanted=True)
+    of.shelf.put(of.stacks[:1], wanted=True)  # a use takes no wish back
+    assert of.shelf.oldest(NOBODY, wanted=True) == 5.0
+    assert of.shelf.evict(NOBODY, wanted=True)
+    assert of.windows() == [0]
+    assert of.shelf.oldest(NOBODY, wanted=True) == 9.0
+    of.shelf.put(of.add(1), wanted=True)
+    of.now = 20.0
+    of.shelf.put(of.add(1), wanted=True)
+    assert of.shelf.evict(NOBODY, wanted=True)
+    assert of.shelf.evict(NOBODY, wanted=True)
+    assert of.windows() == [3]
+    assert of.shelf.evict(NOBODY, wanted=True), "a wish is no pin"
+    of.check()
+
+
 def test_what_a_slot_has_is_not_let_go_and_not_counted() -> None:
     of = Setting()
     first, second = of.add(2)

@@ -41,6 +41,8 @@ SHAPES = [KVShape(2, 4), KVShape(2, 4)]
             "num_sinks=2 would do nothing where the model's own window of 8",
         ),
         ({"num_slots": 1.5}, "num_slots is 1.5; pass whole numbers"),
+        ({"num_slots": 10**15}, "num_slots is 1,000,000,000,000,000, beyond 281,"),
+        ({"num_slots": 10**5000}, r"num_slots is 0x[0-9a-f]+\.\.\., beyond 281,"),
         ({"kind": "sliding", "sliding_window": 2.5}, "sliding_window is 2.5; pass whole numbers"),
         ({"dtype": "float32"}, "dtype is 'float32'; pass a torch dtype"),
         ({"kv_dtype": "int5"}, "stored as 'int5'; there are .*float32.*int8, k8v4, int4"),

@@ -57,6 +57,11 @@ def test_what_is_no_budget(asked: Any, message: str) -> None:
         read_kv_memory(asked, None)
 
 
+def test_more_slots_than_a_cache_has_are_no_matter_of_memory() -> None:
+    with pytest.raises(OptionError, match=r"^max_batch_size: 1,048,577 slots are more than"):
+        LLM(max_batch_size=2**20 + 1)
+
+
 def test_a_share_is_of_the_memory_that_keys_lie_in() -> None:
     assert read_kv_memory("11GiB", "cuda:1") == 11 * GIB
     with pytest.raises(OptionError, match="'40%' would be a share of cuda:1; give bytes"):

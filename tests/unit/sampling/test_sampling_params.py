@@ -155,6 +155,14 @@ def test_an_eos_token_that_can_never_come_is_refused() -> None:
         SamplingParams(eos_token_id=[1, 10]).resolve(vocab_size=10)
 
 
+def test_more_tokens_than_there_are_cannot_be_reported_and_all_of_them_may_be_drawn() -> None:
+    assert SamplingParams(logprobs=10).resolve(vocab_size=10).logprobs == 10
+    with pytest.raises(OptionError, match="logprobs=11 is more than the 10 tokens"):
+        SamplingParams(logprobs=11).resolve(vocab_size=10)
+    assert SamplingParams(top_k=10**20).resolve(vocab_size=10).top_k == 10
+    assert SamplingParams(top_k=0, temperature=1).resolve(vocab_size=10).top_k == 0
+
+
 def test_total_lengths_of_the_checkpoint_give_way_to_new_token_counts() -> None:
     config: dict[str, object] = {"max_length": 20, "min_length": 12}
     params = SamplingParams().resolve(config)
