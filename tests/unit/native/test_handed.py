@@ -186,6 +186,18 @@ def test_encoder_inputs_that_would_leave_their_memory_are_refused() -> None:
         lambda: made.run(crossing(inputs=[both, both]), 1, 2),  # of more slots than one
         lambda: made.attend(queries, 0, SHAPE, out, fp32(2, 2 * (reach + 64) - 2), reach, True),
         lambda: made.attend(queries, 0, SHAPE, out, fp32(1), -1, True),
+        lambda: _native.Repeat(
+            made,
+            crossing(
+                rows=2,
+                tokens=ids(1, 2),
+                positions=ids(0, 0),
+                rope_rows=ids(0, 0),
+                starts=[0, 1, 2],
+                lengths=[[1, 1]],
+                num_wanted=2,
+            ),
+        ),
         lambda: made.attend(queries, 0, SHAPE, out, fp32(1), 1 << 40, True),
     ):
         assert is_refused(wrong)
