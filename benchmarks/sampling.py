@@ -1,6 +1,6 @@
 """Choosing the tokens of a step: all rows in one pass, and row by row, in turn.
 
-    python benchmarks/sampling.py                              # a minute
+    python benchmarks/sampling.py                              # two minutes
     python benchmarks/sampling.py --vocab 50257 --rows 1,8 --clock cpu
 
 Random logits with a few hundred likely tokens in each row, and histories of 3,000 tokens. Row by
@@ -27,16 +27,24 @@ from kept.sampling import (
     num_likeliest,
     process_scores,
     sample_rows,
+    token_logprobs,
 )
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
+    "greedy, 5 logprobs": {"do_sample": False, "logprobs": 5},
     "greedy, penalty 1.1": {"do_sample": False, "repetition_penalty": 1.1},
     "top_k 50, top_p 0.9": {"top_k": 50, "top_p": 0.9, "temperature": 0.8},
     "top_k 50, top_p 0.9, penalty 1.1": {"top_k": 50, "top_p": 0.9, "repetition_penalty": 1.1},
     "top_p 0.9": {"top_k": 0, "top_p": 0.9},
     "min_p 0.05": {"top_k": 0, "min_p": 0.05},
     "temperature 0.8": {"top_k": 0, "temperature": 0.8},
+    "top_k 50, typical_p 0.9": {"top_k": 50, "typical_p": 0.9},
+    "top_k 50, eta_cutoff 3e-4": {"top_k": 50, "eta_cutoff": 3e-4},
+    "typical_p 0.9": {"top_k": 0, "typical_p": 0.9},
+    "eta_cutoff 3e-4": {"top_k": 0, "eta_cutoff": 3e-4},
+    "epsilon_cutoff 3e-4": {"top_k": 0, "epsilon_cutoff": 3e-4},
+    "top_h 0.4": {"top_k": 0, "top_h": 0.4},
 }
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -63,16 +71,18 @@ def measure(
     for turn in range(turns):
         keys = [Key(row, turn) for row in range(rows)]
         start = clock()
-        expected = []
+        expected, told = [], []
         for row, (history, key) in enumerate(zip(histories, keys, strict=True)):
             scores = process_scores(logits[row], params, history)
             expected.append(draw(scores, key) if params.do_sample else int(scores.argmax()))
+            if params.logprobs is not None:
+                told.append(token_logprobs(logits[row], expected[-1], params.logprobs))
         alone.append(clock() - start)
         start = clock()
         found = sample_rows(logits, [params] * rows, histories, keys, best, likeliest)
         together.append(clock() - start)
-        if list(found.token_ids) != expected:
-            raise SystemExit(f"{options}: the two ways chose different tokens")
+        if list(found.token_ids) != expected or (told and list(found.logprobs) != told):
+            raise SystemExit(f"{options}: the two ways differ")
         for history, token in zip(histories, expected, strict=True):
             history.append(token)
     return statistics.median(alone), statistics.median(together)

@@ -28,6 +28,7 @@ class Planner {
           lengths_(step.lengths[static_cast<std::size_t>(layout)]),
           share_(shape.heads / shape.kv_heads),
           most_rows_(query_rows(share_)),
+          threads_(threads),
           // Few long sequences: threads share the chunks of each.
           few_(threads > 1 && step.num_sequences() * shape.kv_heads < 4 * threads),
           made_{shape, layout, {}, {}, {}, 0} {}
@@ -35,8 +36,15 @@ class Planner {
     AttendPlan make() {
         cut_rows();
         const std::vector<std::vector<Group>> groups = find_groups();
-        for (std::size_t i = 0; i < cut_.size(); ++i)
+        std::int64_t split_chunks = 0;
+        for (std::size_t i = 0; i < cut_.size(); ++i) {
             if (!grouped_[i].empty() || splits(cut_[i])) reserve_partial(cut_[i]);
+            if (splits(cut_[i])) split_chunks += cut_[i].chunk_end - cut_[i].chunk;
+        }
+        // Four units for each thread, where there are as many chunks: every new one waits for
+        // memory.
+        chunks_alone_ =
+            std::max<std::int64_t>(1, split_chunks * made_.shape.kv_heads / (4 * threads_));
         for (std::size_t chunk = 0; chunk < groups.size(); ++chunk)
             for (const Group& group : groups[chunk])
                 add_units(group, static_cast<std::int64_t>(chunk));
@@ -88,7 +96,7 @@ class Planner {
     std::vector<std::vector<Group>> find_groups() {
         std::vector<std::vector<Group>> found;
         const bool begins_blocks = tables_.columns == 1 || kChunk % layout_.block == 0;
-        if (layout_.ring || !begins_blocks || step_.num_sequences() == 1) return found;
+        if (!begins_blocks || step_.num_sequences() == 1) return found;
         std::int64_t end = 0;
         for (const AttendRows& rows : cut_) end = std::max(end, rows.chunk_end);
         found.resize(static_cast<std::size_t>(end));
@@ -152,7 +160,8 @@ class Planner {
             end = chunk + 1;
             if (!is_free(chunk)) continue;
             const bool alone = rows.partial >= 0 && few_;
-            while (!alone && end < rows.chunk_end && is_free(end)) ++end;
+            const std::int64_t most = alone ? chunk + chunks_alone_ : rows.chunk_end;
+            while (end < std::min(most, rows.chunk_end) && is_free(end)) ++end;
             add_unit(begin, chunk, end);
         }
     }
@@ -167,8 +176,9 @@ class Planner {
     const LayoutArgs& layout_;
     BlockTables tables_;
     const std::vector<std::int64_t>& lengths_;
-    std::int64_t share_, most_rows_;
+    std::int64_t share_, most_rows_, threads_;
     bool few_;
+    std::int64_t chunks_alone_ = 1;  // in one unit of rows whose chunks threads share
     std::vector<AttendRows> cut_;
     std::vector<std::vector<std::int64_t>> grouped_;  // of each, chunks it shares
     AttendPlan made_;

@@ -1,5 +1,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
 
 #include "bindings_kernels.h"
 #include "cpu_features.h"
@@ -56,7 +57,7 @@ NB_MODULE(_native, m) {
     m.def("num_cores", &kept::num_cores);
     m.def("read_bandwidth", &kept::read_bandwidth, "num_threads"_a, "size_bytes"_a, "num_runs"_a,
           nb::call_guard<nb::gil_scoped_release>());
-    m.def("matrix_peak", &kept::matrix_peak, "dtype"_a, "num_threads"_a, "num_runs"_a,
+    m.def("matrix_peak", &kept::matrix_peak, "dtype"_a, "num_threads"_a, "num_runs"_a, "isa"_a,
           nb::call_guard<nb::gil_scoped_release>());
     kept::bind_kernels(m);
 }

@@ -51,8 +51,8 @@ AttentionShape make_shape(std::int64_t heads, std::int64_t kv_heads, std::int64_
     return {heads, kv_heads, head_dim, scale, causal, window, sinks, softcap};
 }
 
-// (ring, tokens of a block, sinks, window) of each layout.
-using LayoutTuple = std::tuple<bool, std::int64_t, std::int64_t, std::int64_t>;
+// (tokens of a block, sinks, window) of each layout.
+using LayoutTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
 // (sequences, columns) blocks; the step reads them where they lie.
 using Table = nb::ndarray<const std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -104,7 +104,7 @@ void add_inputs(Step& s, const std::vector<const Layers*>& inputs,
                 throw std::invalid_argument("encoder inputs differ in their codecs");
         }
         const std::int64_t length = s.inputs.lengths[i];
-        s.layouts.push_back({false, length, 0, -1});
+        s.layouts.push_back({length, 0, -1});
         s.tables.push_back({std::vector<std::int32_t>(sequences), 1});
         std::vector<std::int64_t> seen(sequences);
         for (std::size_t b = 0; b < sequences && b < s.inputs.of.size(); ++b)
@@ -135,8 +135,7 @@ Step make_step(std::int64_t rows, nb::handle tokens, nb::handle positions,
     s.cos = numbers<const float>(cos, s.rope_count, "cosines");
     s.sin = numbers<const float>(sin, s.rope_count, "sines");
     s.rope_rows = numbers<const std::int64_t>(rope_rows, rows, "rows of the rotary tables");
-    for (const auto& [ring, block, sinks, window] : layouts)
-        s.layouts.push_back({ring, block, sinks, window});
+    for (const auto& [block, sinks, window] : layouts) s.layouts.push_back({block, sinks, window});
     for (const Table& table : tables) s.tables.push_back(read_table(table, s.num_sequences()));
     s.layers = layers.each;
     s.logits = numbers<float>(logits, num_wanted * vocabulary, "logits");
@@ -230,6 +229,7 @@ void bind_program(nb::module_& m) {
     nb::class_<Program>(m, "Program")
         .def(nb::init<const std::string&>(), "isa"_a)
         .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a)
+        .def("add_code_buffer", &Program::add_code_buffer, "width"_a, "for_int4"_a)
         .def("add_weights", &Program::add_weights, "weights"_a, Keep<1, 2>())
         .def(
             "embed",
@@ -251,6 +251,7 @@ void bind_program(nb::module_& m) {
             },
             "x"_a, "weight"_a, "bias"_a.none(), "eps"_a, "out"_a, "wanted"_a, "add"_a, Keep<1, 3>(),
             Keep<1, 4>())
+        .def("quantize", &Program::quantize, "x"_a, "out"_a, "wanted"_a)
         .def("linear", &Program::linear)
         .def(
             "place",
@@ -307,7 +308,8 @@ void bind_program(nb::module_& m) {
             p.known(buffer).write_queries(rows, shape, floats, from);
         });
     nb::class_<Repeat>(m, "Repeat")
-        .def(nb::init<Program&, const Step&>(), "program"_a, "last"_a, Keep<1, 2>(), Keep<1, 3>())
+        .def(nb::init<Program&, const Step&, const std::vector<std::int64_t>&>(), "program"_a,
+             "last"_a, "positions"_a, Keep<1, 2>(), Keep<1, 3>())
         .def("run", &run_repeat, "tokens"_a);
 }
 

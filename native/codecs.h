@@ -1,4 +1,4 @@
-// How keys and values are stored: encoding new ones, and reading stored ones as operands.
+// How keys and values are stored: encoding new ones, and reading stored ones as floats.
 #pragma once
 
 #include <algorithm>
@@ -82,63 +82,6 @@ inline void encode(const Stored& to, std::int64_t entry, const float* x, std::in
             break;
     }
 }
-
-// A vector's stored codes as operands, 2 W bf16 from element `first` on, unscaled. `kWhole`: all of
-// them exist; else what lies beyond `head_dim` reads as zero. `zip`: of two vectors, in pairs.
-struct Bf16Row {
-    static void zip(const std::byte* a, const std::byte* b, std::int64_t first, vb out[2]) {
-        zip_rows(load_pairs(a + 2 * first), load_pairs(b + 2 * first), out);
-    }
-
-    template <bool kWhole>
-    static vb read(const std::byte* row, std::int64_t first, std::int64_t head_dim) {
-        if (kWhole) return load_pairs(row + 2 * first);
-        return partial(first, head_dim, [&](std::int64_t i) {
-            std::uint16_t x;
-            std::memcpy(&x, row + 2 * i, sizeof x);
-            return x;
-        });
-    }
-
-    template <class F>
-    static vb partial(std::int64_t first, std::int64_t head_dim, const F& one) {
-        std::uint16_t out[2 * W] = {};
-        const std::int64_t last = std::min<std::int64_t>(first + 2 * W, head_dim);
-        for (std::int64_t i = first; i < last; ++i) out[i - first] = one(i);
-        return load_pairs(out);
-    }
-};
-
-struct Int8Row {
-    static void zip(const std::byte* a, const std::byte* b, std::int64_t first, vb out[2]) {
-        zip_int8(reinterpret_cast<const std::int8_t*>(a) + first,
-                 reinterpret_cast<const std::int8_t*>(b) + first, out);
-    }
-
-    template <bool kWhole>
-    static vb read(const std::byte* row, std::int64_t first, std::int64_t head_dim) {
-        const auto* codes = reinterpret_cast<const std::int8_t*>(row);
-        if (kWhole) return widen_int8(codes + first);
-        return Bf16Row::partial(first, head_dim, [&](std::int64_t i) {
-            return float_to_bf16(static_cast<float>(codes[i]));
-        });
-    }
-};
-
-struct Int4Row {
-    static void zip(const std::byte* a, const std::byte* b, std::int64_t first, vb out[2]) {
-        zip_rows(read<true>(a, first, 0), read<true>(b, first, 0), out);
-    }
-
-    template <bool kWhole>
-    static vb read(const std::byte* row, std::int64_t first, std::int64_t head_dim) {
-        const auto* codes = reinterpret_cast<const std::uint8_t*>(row);
-        if (kWhole) return widen_int4(codes + first / 2, kNibbleLevels);
-        return Bf16Row::partial(first, head_dim, [&](std::int64_t i) {
-            return kNibbleLevels[i % 2 ? codes[i / 2] >> 4 : codes[i / 2] & 15];
-        });
-    }
-};
 
 // Whether a vector as it is stored is free of infinities and NaN, of whose codec `scales` are.
 // Codes are: those of what is not finite are zeros under a scale of NaN.

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string_view>
+
 namespace kept {
 
 // What this CPU has and the operating system lets this process use.
@@ -16,6 +18,9 @@ struct CpuFeatures {
 // Detected once. On Linux this also asks the kernel for permission to use AMX's tile registers,
 // which then holds for every thread of the process.
 const CpuFeatures& cpu_features();
+
+// Those of them that kernels of the set `isa` may use.
+CpuFeatures features_within(std::string_view isa);
 
 // CPUs this process may run on: its affinity mask on Linux, else the machine's count.
 int num_cores();

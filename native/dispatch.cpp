@@ -10,7 +10,8 @@ namespace kept {
 
 extern const Kernels kernels_portable, kernels_amx_emulated;
 #if defined(__x86_64__)
-extern const Kernels kernels_amx, kernels_avx512bf16, kernels_avx512, kernels_avx2;
+extern const Kernels kernels_amx, kernels_avx512bf16, kernels_avx512vnni, kernels_avx512,
+    kernels_avx2;
 #endif
 
 std::vector<const Kernels*> available_kernels() {
@@ -19,9 +20,11 @@ std::vector<const Kernels*> available_kernels() {
     const CpuFeatures& f = cpu_features();
     const bool avx2 = f.avx2 && f.fma && f.f16c;
     const bool avx512 = avx2 && f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl;
-    const bool avx512bf16 = avx512 && f.avx512_bf16 && f.avx512_vbmi;
+    const bool avx512vnni = avx512 && f.avx512_vnni;
+    const bool avx512bf16 = avx512vnni && f.avx512_bf16 && f.avx512_vbmi;
     if (avx512bf16 && f.amx_tile && f.amx_bf16) found.push_back(&kernels_amx);
     if (avx512bf16) found.push_back(&kernels_avx512bf16);
+    if (avx512vnni) found.push_back(&kernels_avx512vnni);
     if (avx512) found.push_back(&kernels_avx512);
     if (avx2) found.push_back(&kernels_avx2);
 #endif
@@ -52,11 +55,12 @@ std::int64_t linear_scratch(const Weights& weights, std::int64_t rows) {
 }
 
 std::int64_t attend_scratch(const AttentionShape& shape) {
+    constexpr std::int64_t kLanes = 16, kMost = 12;  // of the widest vectors, and queries of a turn
     const std::int64_t share = shape.heads / shape.kv_heads;
-    const std::int64_t q = query_rows(share) * share, padded = round_up(shape.head_dim, 32);
+    const std::int64_t q = query_rows(share) * share, padded = round_up(shape.head_dim, 64);
     const std::int64_t groups = padded / 32;
-    return q * padded * 3 + padded * kTile * 2 + q * kTile * (2 + groups) + groups * kTile * 2 +
-           q * 8 + 1024;
+    // Queries and two states; keys, values and their copies; weights, scores and scales of a tile.
+    return q * (3 * padded + kLanes + 10) + kTile * (3 * padded + 2 * groups * (kMost + 1)) + 1024;
 }
 
 }  // namespace kept

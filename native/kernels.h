@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "code_rows.h"
 #include "layout.h"
 #include "sampling.h"
 #include "top_logits.h"
@@ -42,6 +43,7 @@ struct Best {
 struct LinearArgs {
     const Weights* weights;
     ActRows in;
+    CodeRows codes;  // in place of `in`, for products of whole numbers; else without data
     std::int64_t rows;
     Epilogue epilogue;
     Activation activation;
@@ -118,13 +120,13 @@ constexpr bool computes_in_floats(const Stored& keys, const Stored& values) {
 }
 
 // Where a layout keeps tokens: token i in entry i % block of block i / block of its sequence's
-// table, or, with `ring`, in the only block there, after the sinks wrapped around the rest of it.
+// table.
 //
 //   block 64     table 7 2 5     token 70     entry 6 of block 2
 //
-// Unless it is the only one, a block is a whole number of tiles.
+// Unless it is the only one, a block is a whole number of tiles. Blocks that lie wholly between the
+// sinks and the window may be gone: their numbers in the table say nothing.
 struct LayoutArgs {
-    bool ring;
     std::int64_t block, sinks;
     std::int64_t window;  // of what the layout forgets; -1: nothing
 };
@@ -217,7 +219,8 @@ struct AttendArgs {
 
 constexpr std::int64_t kMaxHeadDim = 512;
 constexpr std::int64_t kMaxReach = 1 << 17;  // of a bias by distance
-constexpr std::int64_t kMaxQueries = 96;  // rows times heads of a group in one unit, if not one row
+constexpr std::int64_t kMaxQueries =
+    128;  // rows times heads of a group in one unit, if not one row
 
 // Rows one unit of attention takes at most.
 constexpr std::int64_t query_rows(std::int64_t heads_per_group) {
@@ -295,6 +298,10 @@ struct Kernels {
                                   std::int64_t last_row, float* scratch);
     void (*encode_heads)(const EncodeArgs&, std::int64_t first_head, std::int64_t last_head);
     void (*weigh)(const WeighArgs&, std::int64_t first_chunk, std::int64_t last_chunk);
+    // `linear` over rows of codes, and what makes them.
+    void (*linear_codes)(const LinearArgs&, std::int64_t first_panel, std::int64_t last_panel,
+                         float* scratch);
+    void (*encode_rows)(const EncodeRowsArgs&, std::int64_t first_row, std::int64_t last_row);
 };
 
 // The kernels of a set of instructions by name, null if this build or CPU lacks them.

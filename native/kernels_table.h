@@ -12,6 +12,10 @@
 #ifndef KEPT_LINEAR
 #define KEPT_LINEAR linear
 #endif
+// Whose kernels for codes these are: compiled by codes_*.cpp.
+#ifndef KEPT_CODES_NS
+#define KEPT_CODES_NS KEPT_NS
+#endif
 #define KEPT_TEXT_OF(name) #name
 #define KEPT_TEXT(name) KEPT_TEXT_OF(name)
 #define KEPT_JOIN_OF(a, b) a##b
@@ -19,11 +23,27 @@
 
 namespace kept {
 
+namespace KEPT_CODES_NS {
+void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                  float* scratch);
+void encode_rows(const EncodeRowsArgs& args, std::int64_t first_row, std::int64_t last_row);
+}  // namespace KEPT_CODES_NS
+
 extern const Kernels KEPT_JOIN(kernels_, KEPT_NS);
 const Kernels KEPT_JOIN(kernels_, KEPT_NS) = {
-    KEPT_TEXT(KEPT_NS),     KEPT_NS::KEPT_LINEAR,  KEPT_NS::norm,  KEPT_NS::embed,
-    KEPT_NS::place,         KEPT_NS::attend,       KEPT_NS::merge, KEPT_NS::unpack_row,
-    KEPT_NS::quantize_rows, KEPT_NS::encode_heads, KEPT_NS::weigh,
+    KEPT_TEXT(KEPT_NS),
+    KEPT_NS::KEPT_LINEAR,
+    KEPT_NS::norm,
+    KEPT_NS::embed,
+    KEPT_NS::place,
+    KEPT_NS::attend,
+    KEPT_NS::merge,
+    KEPT_NS::unpack_row,
+    KEPT_NS::quantize_rows,
+    KEPT_NS::encode_heads,
+    KEPT_NS::weigh,
+    KEPT_CODES_NS::linear_codes,
+    KEPT_CODES_NS::encode_rows,
 };
 
 }  // namespace kept

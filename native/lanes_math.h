@@ -26,10 +26,23 @@ inline vf exp(vf x) {
     return where_less(x, low, zero(), p);
 }
 
-inline float exp_of(float x) {
-    float lanes[W];
-    store(lanes, exp(set1(x)));
-    return lanes[0];
+// 2^x of x up to 0, below 1.5e-7 from it, or 3e-6 where what is made of it is rounded to bf16; 1 of
+// 0; 0 below -126. Minimax polynomials over what x is above a whole number.
+template <bool kRounds>
+inline vf exp2(vf x) {
+    const vf f = above_floor(x);
+    vf p;
+    if constexpr (kRounds) {
+        p = fma(set1(0.0134266838f), f, set1(0.0522424728f));
+        p = fma(p, f, set1(0.241280198f));
+        p = fma(p, f, set1(0.693044841f));
+    } else {
+        p = fma(set1(0.00186713005f), f, set1(0.00901703071f));
+        p = fma(p, f, set1(0.0557999127f));
+        p = fma(p, f, set1(0.240164444f));
+        p = fma(p, f, set1(0.693151295f));
+    }
+    return scale_by_floor(fma(p, f, set1(1.0f)), x);
 }
 
 inline vf sigmoid(vf x) {

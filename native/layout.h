@@ -69,5 +69,8 @@ extern const std::uint16_t kInt4Levels[32];
 // The same of the nibbles of int4 keys and values: -8 to 7.
 extern const std::uint16_t kNibbleLevels[32];
 extern const std::uint8_t kInt8Tables[256];
+// The levels of 4-bit codes as int8, and then with 128 added as bytes without a sign.
+constexpr int kNumInt4Levels = 16;
+extern const std::uint8_t kInt4Bytes[2 * kNumInt4Levels];
 
 }  // namespace kept

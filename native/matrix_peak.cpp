@@ -26,8 +26,10 @@ std::int64_t calibrate(const PeakLoop& loop) {
 
 }  // namespace
 
-std::optional<Rate> matrix_peak(MatrixDtype dtype, int num_threads, int num_runs) {
-    const std::optional<PeakLoop> loop = best_peak_loop(dtype);
+std::optional<Rate> matrix_peak(MatrixDtype dtype, int num_threads, int num_runs,
+                                const std::string& isa) {
+    const CpuFeatures features = isa.empty() ? cpu_features() : features_within(isa);
+    const std::optional<PeakLoop> loop = best_peak_loop(dtype, features);
     if (!loop) return std::nullopt;
     const std::int64_t iterations = calibrate(*loop);
     const std::vector<double> seconds =

@@ -19,6 +19,11 @@ alignas(64) const std::uint16_t kInt4Levels[32] = {
     0xc1b0, 0xc130, 0x0000, 0x4130, 0x41b8, 0x4210, 0x4244, 0x4282, 0x42a8, 0x42dc,
 };
 
+alignas(16) const std::uint8_t kInt4Bytes[2 * kNumInt4Levels] = {
+    129, 160, 180, 196, 210, 223, 234, 245, 0,   11,  23,  36,  49,  65,  84,  110,
+    1,   32,  52,  68,  82,  95,  106, 117, 128, 139, 151, 164, 177, 193, 212, 238,
+};
+
 alignas(64) const std::uint16_t kNibbleLevels[32] = {
     0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000,
     0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040,

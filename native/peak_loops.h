@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <optional>
 
+#include "cpu_features.h"
+
 namespace kept {
 
 enum class MatrixDtype { fp32, bf16, int8 };
@@ -15,9 +17,9 @@ struct PeakLoop {
     double (*run)(std::int64_t iterations);
 };
 
-// The best loop this CPU can run for the type; none if it has no instruction for it. The one for
-// the architecture that is being compiled for is defined, in peak_loops_*.cpp.
-std::optional<PeakLoop> best_peak_loop(MatrixDtype dtype);
+// The best loop that a CPU with these features can run for the type; none if it has no instruction
+// for it. The one for the architecture that is being compiled for is defined, in peak_loops_*.cpp.
+std::optional<PeakLoop> best_peak_loop(MatrixDtype dtype, const CpuFeatures& has);
 
 }  // namespace kept
 

@@ -20,8 +20,7 @@ struct Fmla {
 
 }  // namespace
 
-std::optional<PeakLoop> best_peak_loop(MatrixDtype dtype) {
-    const CpuFeatures& has = cpu_features();
+std::optional<PeakLoop> best_peak_loop(MatrixDtype dtype, const CpuFeatures& has) {
     // Multiply-adds in one instruction, times two operations, times instructions per iteration.
     constexpr double kVector = 2.0 * kSums;
     switch (dtype) {
@@ -41,7 +40,7 @@ std::optional<PeakLoop> best_peak_loop(MatrixDtype dtype) {
 
 #else
 
-std::optional<PeakLoop> best_peak_loop(MatrixDtype) {
+std::optional<PeakLoop> best_peak_loop(MatrixDtype, const CpuFeatures&) {
     return std::nullopt;
 }
 

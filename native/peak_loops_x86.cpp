@@ -167,8 +167,7 @@ KEPT_TARGET("amx-tile,amx-int8") double int8_amx(std::int64_t iterations) {
 
 }  // namespace
 
-std::optional<PeakLoop> best_peak_loop(MatrixDtype dtype) {
-    const CpuFeatures& has = cpu_features();
+std::optional<PeakLoop> best_peak_loop(MatrixDtype dtype, const CpuFeatures& has) {
     // Multiply-adds in one instruction, times two operations, times instructions per iteration.
     constexpr double kVector = 2.0 * kSums, kTile = 2.0 * kTileSums;
     switch (dtype) {

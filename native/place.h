@@ -14,20 +14,15 @@ class BlockEntries {
   public:
     // The block that holds `token`, and with it the others of its tile.
     BlockEntries(const LayoutArgs& layout, const BlockTables& tables, std::int64_t sequence,
-                 std::int64_t kv_heads, std::int64_t kv_head, std::int64_t token)
-        : layout_(layout) {
+                 std::int64_t kv_heads, std::int64_t kv_head, std::int64_t token) {
         const std::int64_t index = tables.columns == 1 ? 0 : token / layout.block;
         const std::int64_t head = tables.of(sequence)[index] * kv_heads + kv_head;
         base_ = (head - index) * layout.block;
     }
 
-    std::int64_t of(std::int64_t token) const {
-        if (!layout_.ring || token < layout_.sinks) return base_ + token;
-        return base_ + layout_.sinks + (token - layout_.sinks) % (layout_.block - layout_.sinks);
-    }
+    std::int64_t of(std::int64_t token) const { return base_ + token; }
 
   private:
-    const LayoutArgs& layout_;
     std::int64_t base_;
 };
 

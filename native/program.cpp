@@ -30,6 +30,11 @@ int Program::add_buffer(std::int64_t width, bool is_bf16) {
     return static_cast<int>(buffers_.size()) - 1;
 }
 
+int Program::add_code_buffer(std::int64_t width, bool for_int4) {
+    buffers_.push_back(RowBuffer::of_codes(width, for_int4));
+    return static_cast<int>(buffers_.size()) - 1;
+}
+
 int Program::add_weights(const Weights& weights) {
     if (!weights.data) throw std::invalid_argument("weights without numbers");
     weights_.push_back(weights);
@@ -44,6 +49,10 @@ void Program::embed(int table, const float* position_table, std::int64_t num_pos
 void Program::norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted,
                    bool add) {
     append(Norm{x, weight, bias, eps, out, wanted, add});
+}
+
+void Program::quantize(int x, int out, bool wanted) {
+    append(Quantize{x, out, wanted});
 }
 
 void Program::linear(int in, int weights, Epilogue epilogue, Activation activation, int out,

@@ -27,6 +27,7 @@ class Program {
 
     // Adds rows as RowBuffer describes them; returns their name.
     int add_buffer(std::int64_t width, bool is_bf16);
+    int add_code_buffer(std::int64_t width, bool for_int4);
     int add_weights(const Weights& weights);
 
     // num_positions: rows of the position table, which may be null.
@@ -36,6 +37,8 @@ class Program {
     // add: to the rows of `out`, in place.
     void norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted,
               bool add);
+    // Activations to int8 codes: `out` is a buffer of codes.
+    void quantize(int x, int out, bool wanted);
     // softcap: of logits, 0: none.
     void linear(int in, int weights, Epilogue epilogue, Activation activation, int out, bool wanted,
                 float softcap);
@@ -81,6 +84,10 @@ class Program {
         int out;
         bool wanted, add;
     };
+    struct Quantize {
+        int x, out;
+        bool wanted;
+    };
     struct Linear {
         int in, weights;
         Epilogue epilogue;
@@ -106,7 +113,7 @@ class Program {
         DistanceBias bias;
         bool crossing;
     };
-    using Op = std::variant<Embed, Norm, Linear, Place, Attend>;
+    using Op = std::variant<Embed, Norm, Quantize, Linear, Place, Attend>;
 
     struct Run;
 
@@ -126,6 +133,7 @@ class Program {
     // std::out_of_range for a token, position or row that does not exist.
     void check_op(const Embed& op) const;
     void check_op(const Norm& op) const;
+    void check_op(const Quantize& op) const;
     void check_op(const Linear& op) const;
     void check_op(const Place& op) const;
     void check_op(const Attend& op) const;
@@ -158,6 +166,7 @@ class Program {
     void operate(Run& run, std::int64_t index, Part part);
     void operate(Run& run, const Embed& op, Part part);
     void operate(Run& run, const Norm& op, Part part);
+    void operate(Run& run, const Quantize& op, Part part);
     void operate(Run& run, const Linear& op, Part part);
     void operate(Run& run, const Place& op, Part part);
     void operate(Run& run, const Attend& op, Part part);

@@ -34,13 +34,13 @@ void check_sequences(const Step& step) {
         const std::int64_t columns = step.tables[l].columns;
         must(lengths.size() == count, "a layout has a length for each sequence");
         if (static_cast<std::int64_t>(l) >= step.inputs.first_layout) continue;
-        must(columns == 1 || (columns > 1 && !layout.ring && layout.block % kTile == 0),
-             "several blocks of a sequence are whole tiles each, and no ring");
+        must(columns == 1 || (columns > 1 && layout.block % kTile == 0),
+             "several blocks of a sequence are whole tiles each");
         for (std::size_t s = 0; s < count; ++s) {
             const std::int64_t new_tokens = step.starts[s + 1] - step.starts[s];
             must(new_tokens > 0 && new_tokens <= lengths[s],
                  "every sequence of a step has new tokens, and no more of them than it is long");
-            must(layout.ring || lengths[s] <= columns * layout.block,
+            must(lengths[s] <= columns * layout.block,
                  "a sequence is longer than its layout has room for");
         }
     }
@@ -111,8 +111,7 @@ void check_layer(const Step& step, std::int64_t index, const AttentionShape& sha
     const auto& lengths = step.lengths[static_cast<std::size_t>(layer.layout)];
     const StepTable& table = step.tables[static_cast<std::size_t>(layer.layout)];
     const std::int64_t longest = std::ranges::max(lengths);
-    const bool fills = layout.ring || table.columns > 1;
-    const std::int64_t entries = fills ? layout.block : longest;
+    const std::int64_t entries = table.columns > 1 ? layout.block : longest;
     const std::int64_t blocks = num_blocks(table, layout, lengths);
     check_side(layer.keys, shape, layout, blocks, entries);
     check_side(layer.values, shape, layout, blocks, entries);
@@ -167,29 +166,53 @@ void Program::check(const Step& step, std::int64_t first, std::int64_t last) con
     if (step.wanted) within("wanted row", step.wanted, step.num_wanted, step.rows);
 }
 
+namespace {
+
+void must_hold_numbers(const RowBuffer& rows) {
+    must(!rows.holds_codes(), "only a matrix reads codes, and only quantizing writes them");
+}
+
+}  // namespace
+
 const RowBuffer& Program::known(int name) const {
     must(name >= 0 && name < static_cast<int>(buffers_.size()), "there is no such buffer");
     return buffer(name);
 }
 
 void Program::check_op(const Embed& op) const {
+    must_hold_numbers(known(op.out));
     must(weights_.at(static_cast<std::size_t>(op.table)).num_in <= known(op.out).width(),
          "a table's rows outgrow their buffer");
 }
 
 void Program::check_op(const Norm& op) const {
+    must_hold_numbers(known(op.x));
+    must_hold_numbers(known(op.out));
     must(known(op.x).width() == known(op.out).width(), "a norm changes the width of its rows");
 }
 
+void Program::check_op(const Quantize& op) const {
+    must(!known(op.x).holds_codes() && known(op.out).holds_codes(), "floats become codes");
+    must(known(op.x).width() == known(op.out).width(), "codes are as many as their numbers");
+}
+
 void Program::check_op(const Linear& op) const {
+    must_hold_numbers(known(op.out));
     const Weights& w = weights_.at(static_cast<std::size_t>(op.weights));
     must(w.padded_in() <= known(op.in).stride(), "a matrix reads beyond the rows of its input");
+    const CodeRows codes = known(op.in).codes();
+    must(
+        !known(op.in).holds_codes() || (codes.width == w.padded_in() &&
+                                        w.format == (codes.for_int4 ? Format::int4 : Format::int8)),
+        "codes are of another width or order than a matrix reads");
     must(op.epilogue == Epilogue::logits ||
              (op.epilogue == Epilogue::gate ? w.width() : w.num_out) <= known(op.out).stride(),
          "a matrix writes beyond the rows of its output");
 }
 
 void Program::check_op(const Place& op) const {
+    must_hold_numbers(known(op.qkv));
+    must_hold_numbers(known(op.queries));
     const AttentionShape& s = op.shape;
     must(s.head_dim >= 1 && s.head_dim <= kMaxHeadDim, "heads are too wide for the kernels");
     must((s.heads + 2 * s.kv_heads) * s.head_dim <= known(op.qkv).width() &&
@@ -202,6 +225,8 @@ void Program::check_op(const Place& op) const {
 }
 
 void Program::check_op(const Attend& op) const {
+    must_hold_numbers(known(op.queries));
+    must_hold_numbers(known(op.out));
     const AttentionShape& s = op.shape;
     must(s.head_dim >= 1 && s.head_dim <= kMaxHeadDim, "heads are too wide for the kernels");
     must(s.heads >= 1 && s.kv_heads >= 1 && s.heads % s.kv_heads == 0,

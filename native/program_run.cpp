@@ -72,6 +72,8 @@ void Program::operate(Run& run, std::int64_t index, Part part) {
 bool Program::is_small(const Step& step, const Op& op) const {
     if (const Norm* n = std::get_if<Norm>(&op))
         return (n->wanted ? step.num_wanted : step.rows) * buffer(n->x).width() <= kAlone;
+    if (const Quantize* q = std::get_if<Quantize>(&op))
+        return (q->wanted ? step.num_wanted : step.rows) * buffer(q->x).width() <= kAlone;
     if (const Place* p = std::get_if<Place>(&op))
         return step.rows * buffer(p->qkv).width() <= kAlone;
     return false;
@@ -99,6 +101,13 @@ void Program::operate(Run& run, const Norm& op, Part part) {
     kernels_->norm(args, begin, end);
 }
 
+void Program::operate(Run& run, const Quantize& op, Part part) {
+    const RowBuffer& x = buffer(op.x);
+    const EncodeRowsArgs args{x.floats(), x.stride(), buffer(op.out).codes()};
+    const auto [begin, end] = part.of(op.wanted ? run.step.num_wanted : run.step.rows);
+    kernels_->encode_rows(args, begin, end);
+}
+
 void Program::operate(Run& run, const Linear& op, Part part) {
     const Step& step = run.step;
     const Weights& w = weights(op.weights);
@@ -106,7 +115,11 @@ void Program::operate(Run& run, const Linear& op, Part part) {
     const bool is_head = op.epilogue == Epilogue::logits;
     LinearArgs args{};
     args.weights = &w;
-    args.in = buffer(op.in).act();
+    const bool takes_codes = buffer(op.in).holds_codes();
+    if (takes_codes)
+        args.codes = buffer(op.in).codes();
+    else
+        args.in = buffer(op.in).act();
     args.rows = op.wanted || is_head ? step.num_wanted : step.rows;
     args.epilogue = op.epilogue;
     args.activation = op.activation;
@@ -123,7 +136,8 @@ void Program::operate(Run& run, const Linear& op, Part part) {
         args.act = buffer(op.out).act();
     }
     const auto [begin, end] = part.of(w.num_panels());
-    kernels_->linear(args, begin, end, scratch_[static_cast<std::size_t>(part.thread)].data());
+    const auto linear = takes_codes ? kernels_->linear_codes : kernels_->linear;
+    linear(args, begin, end, scratch_[static_cast<std::size_t>(part.thread)].data());
 }
 
 PlaceArgs Program::place_args(const Run& run, const Place& op, std::int64_t index) {

@@ -5,18 +5,17 @@
 
 namespace kept {
 
-Repeat::Repeat(Program& program, const Step& last)
-    : program_(program), step_(last), tokens_(static_cast<std::size_t>(last.rows)) {
+Repeat::Repeat(Program& program, const Step& last, const std::vector<std::int64_t>& positions)
+    : program_(program), step_(last), tokens_(positions.size()), positions_(positions) {
     if (last.rows != last.num_sequences() || last.wanted || last.num_wanted != last.rows)
         throw std::invalid_argument(
             "only a step with one row a sequence, all of them wanted, can be repeated");
     if (last.inputs.count() > 0)
         throw std::invalid_argument("a step over encoder inputs cannot be repeated");
-    if (!last.positions) throw std::invalid_argument("a step without positions cannot be repeated");
-    positions_.assign(last.positions, last.positions + last.rows);
+    if (static_cast<std::int64_t>(positions.size()) != last.rows)
+        throw std::invalid_argument("a repeated step has a position for each sequence");
     step_.tokens = tokens_.data();
-    step_.positions = positions_.data();
-    if (last.rope_rows == last.positions) step_.rope_rows = positions_.data();
+    step_.positions = step_.rope_rows = positions_.data();
 }
 
 void Repeat::run(const std::vector<std::int64_t>& tokens) {

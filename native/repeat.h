@@ -10,9 +10,11 @@ namespace kept {
 
 class Repeat {
   public:
-    // last: the step to go on from. Its sequences have one row each, all of them wanted; its
-    // pointers outlive this. Throws std::invalid_argument for any other.
-    Repeat(Program& program, const Step& last);
+    // last: the step to go on from, which need not have been run. Its sequences have one row each,
+    // all of them wanted; its pointers outlive this, those to tokens, positions and rows of the
+    // rotary tables are not read. positions: (B,) of its rows, and so of the tables. Throws
+    // std::invalid_argument for any other.
+    Repeat(Program& program, const Step& last, const std::vector<std::int64_t>& positions);
     Repeat(const Repeat&) = delete;
     Repeat& operator=(const Repeat&) = delete;
 

@@ -11,6 +11,8 @@ class RowBuffer {
   public:
     // Rows of `width` numbers, padded to 32. `is_bf16`: what a linear layer reads.
     RowBuffer(std::int64_t width, bool is_bf16);
+    // Rows of codes, which a linear layer of int4 or int8 weights reads.
+    static RowBuffer of_codes(std::int64_t width, bool for_int4);
 
     std::int64_t width() const { return width_; }
     std::int64_t stride() const { return stride_; }
@@ -18,6 +20,8 @@ class RowBuffer {
     std::int64_t rows() const { return rows_; }
     float* floats() const { return reinterpret_cast<float*>(memory_.get()); }
     ActRows act() const { return {memory_.get(), stride_, is_bf16_}; }
+    bool holds_codes() const { return holds_codes_; }
+    CodeRows codes() const { return {memory_.get(), stride_, for_int4_}; }
 
     // Makes room for so many rows, whatever they held. Throws std::bad_alloc.
     void reserve(std::int64_t rows);
@@ -36,7 +40,7 @@ class RowBuffer {
 
   private:
     std::int64_t width_, stride_, rows_ = 0;
-    bool is_bf16_;
+    bool is_bf16_, holds_codes_ = false, for_int4_ = false;
     std::unique_ptr<std::byte, void (*)(void*)> memory_{nullptr, nullptr};
 };
 

@@ -8,7 +8,8 @@
 namespace kept::KEPT_NS {
 
 constexpr int W = 8;
-constexpr int kMaxRows = 3;  // of a tile four vectors wide: 12 of 16 registers
+constexpr bool kTransposesInRegisters = false;  // beside sums
+constexpr int kMaxRows = 3;                     // of a tile four vectors wide: 12 of 16 registers
 
 using vf = __m256;
 using vb = __m256i;
@@ -55,6 +56,11 @@ inline vf round_even(vf a) {
 inline vf where_less(vf x, vf y, vf a, vf b) {
     return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_LT_OQ));
 }
+inline vf select(std::uint64_t bits, vf a, vf b) {
+    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i of = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane);
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(of, lane)));
+}
 inline bool any_nan(vf x) {
     return _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)) != 0;
 }
@@ -65,6 +71,17 @@ inline vf scale_by_power(vf x, vf n) {
     const __m256i power =
         _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
     return _mm256_mul_ps(x, _mm256_castsi256_ps(power));
+}
+inline vf above_floor(vf x) {
+    const vf kept = max(set1(-126.0f), x);  // in this order NaN stays NaN
+    return sub(kept, _mm256_floor_ps(kept));
+}
+// p in [1, 2].
+inline vf scale_by_floor(vf p, vf x) {
+    const vf low = set1(-126.0f), floor = _mm256_floor_ps(max(low, x));
+    const __m256i power = _mm256_slli_epi32(_mm256_cvtps_epi32(floor), 23);
+    const __m256i scaled = _mm256_add_epi32(_mm256_castps_si256(p), power);
+    return _mm256_andnot_ps(_mm256_cmp_ps(x, low, _CMP_LT_OQ), _mm256_castsi256_ps(scaled));
 }
 inline float reduce_add(vf x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -100,14 +117,21 @@ inline vf load_bf16(const std::uint16_t* p) {
     const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
 }
-inline void store_bf16(std::uint16_t* p, vf x) {
+inline __m256i rounded_bits(vf x) {  // the bf16 in the upper halves, below them anything
     const __m256i bits = _mm256_castps_si256(x);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i rounded = _mm256_srli_epi32(
-        _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
-    const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
+    const __m256i rounded =
+        _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    const __m256i words = _mm256_blendv_epi8(rounded, quiet, nan);
+    return _mm256_blendv_epi8(rounded, quiet, nan);
+}
+inline vf nearest_bf16(vf x) {
+    const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    return _mm256_castsi256_ps(_mm256_and_si256(rounded_bits(x), high));
+}
+inline void store_bf16(std::uint16_t* p, vf x) {
+    const __m256i words = _mm256_srli_epi32(rounded_bits(x), 16);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0xd8);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
 }
@@ -156,38 +180,6 @@ struct Int4Codes {
                                   _mm256_set1_epi16(0x00ff));
     }
 };
-
-inline vb widen_int8(const std::int8_t* p) {
-    std::uint16_t out[2 * W];
-    for (int i = 0; i < 2; ++i)
-        store_bf16(out + i * W, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(
-                                    _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + i * W)))));
-    return load_pairs(out);
-}
-
-inline vb widen_int4(const std::uint8_t* p, const std::uint16_t* table) {
-    std::uint16_t out[2 * W];
-    for (int i = 0; i < W; ++i) {
-        out[2 * i] = table[p[i] & 15];
-        out[2 * i + 1] = table[p[i] >> 4];
-    }
-    return load_pairs(out);
-}
-
-inline vb order_int8(vb words) {
-    return _mm256_shuffle_epi8(words, _mm256_broadcastsi128_si256(_mm_setr_epi8(
-                                          0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)));
-}
-
-KEPT_INLINE void zip_rows(vb a, vb b, vb out[2]) {
-    const __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
-    out[0] = _mm256_permute2x128_si256(low, high, 0x20);
-    out[1] = _mm256_permute2x128_si256(low, high, 0x31);
-}
-
-KEPT_INLINE void zip_int8(const std::int8_t* a, const std::int8_t* b, vb out[2]) {
-    zip_rows(widen_int8(a), widen_int8(b), out);
-}
 
 KEPT_INLINE void transpose(vb r[W]) {
     __m256i t[8], u[8];

@@ -8,7 +8,8 @@
 namespace kept::KEPT_NS {
 
 constexpr int W = 16;
-constexpr int kMaxRows = 12;  // of a tile two vectors wide: 24 of 32 registers
+constexpr bool kTransposesInRegisters = true;  // beside sums
+constexpr int kMaxRows = 12;                   // of a tile two vectors wide: 24 of 32 registers
 
 using vf = __m512;
 using vb = __m512i;
@@ -56,6 +57,10 @@ inline vf round_even(vf a) {
 inline vf where_less(vf x, vf y, vf a, vf b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
 }
+// Of each lane a where its bit is set, lane 0's being the lowest, else b.
+inline vf select(std::uint64_t bits, vf a, vf b) {
+    return _mm512_mask_blend_ps(static_cast<__mmask16>(bits), b, a);
+}
 inline bool any_nan(vf x) {
     return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) != 0;
 }
@@ -65,6 +70,15 @@ inline bool any_greater(vf x, vf y) {
 // x * 2^n for whole n within the range of exponents.
 inline vf scale_by_power(vf x, vf n) {
     return _mm512_scalef_ps(x, n);
+}
+// x - floor(x); 0 of -infinity.
+inline vf above_floor(vf x) {
+    return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+// p * 2^floor(x); 0 where x < -126, below which floats lose their precision.
+inline vf scale_by_floor(vf p, vf x) {
+    const __mmask16 kept = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+    return _mm512_maskz_scalef_ps(kept, p, x);
 }
 inline float reduce_add(vf x) {
     return _mm512_reduce_add_ps(x);
@@ -98,6 +112,10 @@ inline vf dp(vf acc, vb a, vb b) {
 inline __m256i narrow(vf x) {
     return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
 }
+// 2 W bf16, first those of a.
+inline vb narrow_pairs(vf a, vf b) {
+    return reinterpret_cast<vb>(_mm512_cvtne2ps_pbh(b, a));
+}
 
 #else
 
@@ -121,6 +139,10 @@ inline __m256i narrow(vf x) {
 
 #endif
 
+// The nearest bf16, as a float.
+inline vf nearest_bf16(vf x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow(x)), 16));
+}
 inline void store_bf16(std::uint16_t* p, vf x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x));
 }
@@ -182,64 +204,6 @@ struct Int4Codes {
                                         levels);
     }
 };
-
-// 2 W signed bytes as bf16, exactly.
-inline vb widen_int8(const std::int8_t* p) {
-    const vf low = _mm512_cvtepi32_ps(
-        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-    const vf high = _mm512_cvtepi32_ps(
-        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16))));
-#if defined(__AVX512BF16__)
-    return reinterpret_cast<vb>(_mm512_cvtne2ps_pbh(high, low));
-#else
-    return _mm512_inserti64x4(_mm512_castsi256_si512(narrow(low)), narrow(high), 1);
-#endif
-}
-
-// W bytes of two nibbles, the lower first, by a table of 32 bf16 (16 levels, twice).
-inline vb widen_int4(const std::uint8_t* p, const std::uint16_t* table) {
-    const __m512i bytes =
-        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    // The lookup reads five bits of each half: a nibble, and one that the doubled table ignores.
-    const __m512i codes = _mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12));
-    return _mm512_permutexvar_epi16(codes, _mm512_load_si512(table));
-}
-
-// W words of four int8 in the order that Int8Codes has them.
-inline vb order_int8(vb words) {
-    return _mm512_shuffle_epi8(words, _mm512_broadcast_i32x4(_mm_setr_epi8(
-                                          0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)));
-}
-
-// Rows of 2 W bf16 to pairs across two rows: (a0 b0), (a1 b1), ... in two vectors.
-KEPT_INLINE void zip_rows(vb a, vb b, vb out[2]) {
-    alignas(64) static constexpr std::uint16_t kLow[32] = {
-        0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-        8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-    const __m512i low = _mm512_load_si512(kLow);
-    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-    out[0] = _mm512_permutex2var_epi16(a, low, b);
-    out[1] = _mm512_permutex2var_epi16(a, high, b);
-}
-
-// Rows of 2 W int8 to pairs of bf16 across two rows.
-KEPT_INLINE void zip_int8(const std::int8_t* a, const std::int8_t* b, vb out[2]) {
-#if defined(__AVX512VBMI__)
-    // (a0 b0 a1 b1 ...), in each block of 16 bytes first what becomes of out[0].
-    alignas(64) static constexpr std::uint8_t kOrder[64] = {
-        0,  32, 1,  33, 2,  34, 3,  35, 16, 48, 17, 49, 18, 50, 19, 51, 4,  36, 5,  37, 6,  38,
-        7,  39, 20, 52, 21, 53, 22, 54, 23, 55, 8,  40, 9,  41, 10, 42, 11, 43, 24, 56, 25, 57,
-        26, 58, 27, 59, 12, 44, 13, 45, 14, 46, 15, 47, 28, 60, 29, 61, 30, 62, 31, 63};
-    const __m512i both = _mm512_inserti64x4(
-        _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a))),
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)), 1);
-    const Int8Codes codes(_mm512_permutexvar_epi8(_mm512_load_si512(kOrder), both), kInt8Tables);
-    out[0] = codes.unit(0);
-    out[1] = codes.unit(1);
-#else
-    zip_rows(widen_int8(a), widen_int8(b), out);
-#endif
-}
 
 // Transposes W rows of W 32-bit elements in place.
 KEPT_INLINE void transpose(vb r[W]) {

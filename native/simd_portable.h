@@ -6,6 +6,7 @@
 namespace kept::KEPT_NS {
 
 constexpr int W = 4;
+constexpr bool kTransposesInRegisters = false;  // beside sums
 constexpr int kMaxRows = 2;
 
 typedef float vf __attribute__((vector_size(16)));
@@ -57,6 +58,11 @@ inline vf round_even(vf a) {
 inline vf where_less(vf x, vf y, vf a, vf b) {
     return x < y ? a : b;
 }
+inline vf select(std::uint64_t bits, vf a, vf b) {
+    vf out;
+    for (int i = 0; i < W; ++i) out[i] = bits >> i & 1 ? a[i] : b[i];
+    return out;
+}
 inline bool any_nan(vf x) {
     bool found = false;
     for (int i = 0; i < W; ++i) found |= x[i] != x[i];
@@ -72,6 +78,18 @@ inline vf scale_by_power(vf x, vf n) {
     for (int i = 0; i < W; ++i)
         power[i] = static_cast<std::uint32_t>(static_cast<int>(n[i]) + 127) << 23;
     return x * reinterpret_cast<vf>(power);
+}
+inline vf floor_from(vf x, float low) {  // of what is at least `low`, which others become
+    vf out;
+    for (int i = 0; i < W; ++i) out[i] = x[i] < low ? low : std::floor(x[i]);
+    return out;
+}
+inline vf above_floor(vf x) {
+    const vf floor = floor_from(x, -126.0f);
+    return x < floor ? zero() : x - floor;
+}
+inline vf scale_by_floor(vf p, vf x) {
+    return x < -126.0f ? zero() : scale_by_power(p, floor_from(x, -126.0f));
 }
 inline float reduce_add(vf x) {
     return (x[0] + x[2]) + (x[1] + x[3]);
@@ -102,12 +120,16 @@ inline vf load_bf16(const std::uint16_t* p) {
     const vb bits{p[0], p[1], p[2], p[3]};
     return reinterpret_cast<vf>(bits << 16);
 }
-inline void store_bf16(std::uint16_t* p, vf x) {
+inline vf nearest_bf16(vf x) {
     const vb bits = reinterpret_cast<vb>(x);
-    const vb rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const vb quiet = (bits >> 16) | 0x40u;
-    for (int i = 0; i < W; ++i)
-        p[i] = static_cast<std::uint16_t>(x[i] != x[i] ? quiet[i] : rounded[i]);
+    const vb rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    vb out;
+    for (int i = 0; i < W; ++i) out[i] = x[i] != x[i] ? bits[i] | 0x400000u : rounded[i];
+    return reinterpret_cast<vf>(out & 0xffff0000u);
+}
+inline void store_bf16(std::uint16_t* p, vf x) {
+    const vb bits = reinterpret_cast<vb>(nearest_bf16(x));
+    for (int i = 0; i < W; ++i) p[i] = static_cast<std::uint16_t>(bits[i] >> 16);
 }
 
 KEPT_INLINE void prefetch_near(const void* p) {
@@ -153,43 +175,6 @@ struct Int4Codes {
         return out;
     }
 };
-
-inline vb widen_int8(const std::int8_t* p) {
-    vb out;
-    for (int i = 0; i < W; ++i)
-        out[i] = small_int_to_bf16(p[2 * i]) | small_int_to_bf16(p[2 * i + 1]) << 16;
-    return out;
-}
-
-inline vb widen_int4(const std::uint8_t* p, const std::uint16_t* table) {
-    vb out;
-    for (int i = 0; i < W; ++i)
-        out[i] = table[p[i] & 15] | static_cast<std::uint32_t>(table[p[i] >> 4]) << 16;
-    return out;
-}
-
-inline vb order_int8(vb words) {
-    std::uint16_t from[2 * W], to[2 * W];
-    std::memcpy(from, &words, sizeof from);
-    for (int i = 0; i < W; ++i) {
-        to[i] = from[2 * i];
-        to[W + i] = from[2 * i + 1];
-    }
-    std::memcpy(&words, to, sizeof to);
-    return words;
-}
-
-KEPT_INLINE void zip_rows(vb a, vb b, vb out[2]) {
-    for (int i = 0; i < W; ++i) {
-        const int lane = i / 2, shift = i % 2 * 16;
-        out[0][i] = (a[lane] >> shift & 0xffffu) | (b[lane] >> shift & 0xffffu) << 16;
-        out[1][i] = (a[lane + 2] >> shift & 0xffffu) | (b[lane + 2] >> shift & 0xffffu) << 16;
-    }
-}
-
-KEPT_INLINE void zip_int8(const std::int8_t* a, const std::int8_t* b, vb out[2]) {
-    zip_rows(widen_int8(a), widen_int8(b), out);
-}
 
 KEPT_INLINE void transpose(vb r[W]) {
     for (int i = 0; i < W; ++i)

@@ -7,12 +7,11 @@
 
 #include <utility>
 
+#include "finish.h"
 #include "layout.h"
 #include "simd.h"
 
 namespace kept::KEPT_NS {
-
-constexpr int NV = kPanel / W;  // vectors across a panel
 
 // How a step of a format is read: codes of W columns, and `kUnits` operands made of them. kFused:
 // rows up to which that leaves registers for the sums; more rows read codes expanded beforehand.

@@ -1,15 +1,18 @@
-// A tile of stored keys or values, expanded once from whatever codec to the operands of tile.h.
-// int8 and int4 codes stay as they are; their scales are read apart.
+// A tile of stored keys or values, expanded once from whatever codec to the operands of
+// tile_products.h. int8 and int4 codes stay as they are; their scales are read apart.
+//
+//   keys     (inputs of a step, 64 tokens)     a step is two elements of a head, or one
+//   values   (inputs of a step, padded D)      a step is two tokens, or one
 #pragma once
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 #include "codecs.h"
-#include "linear.h"
+#include "codes.h"
 #include "place.h"
 #include "sight.h"
+#include "tile_products.h"
 
 namespace kept::KEPT_NS {
 
@@ -61,116 +64,104 @@ struct TileRows {
 };
 
 template <int kScales>
-void read_plain_scales(const std::uint16_t* scales, float* out) {
+void read_plain_scales(const std::uint16_t* scales, float factor, float* out) {
     for (std::int64_t t = 0; t < kTile; ++t) {
         KEPT_UNROLL_ALL
         for (int g = 0; g < kScales; ++g)
-            out[g * kTile + t] = bf16_to_float(scales[t * kScales + g]);
+            out[g * kTile + t] = bf16_to_float(scales[t * kScales + g]) * factor;
     }
 }
 
-// Scales (scales, 64) of a tile's tokens, 0 of those that are not seen.
-inline void read_scales(const TileRows& from, float* out) {
-    if (from.plain && from.scales == 1) return read_plain_scales<1>(from.scales_of(0), out);
-    if (from.plain && from.scales == 2) return read_plain_scales<2>(from.scales_of(0), out);
-    if (from.plain && from.scales == 4) return read_plain_scales<4>(from.scales_of(0), out);
+// Scales (scales, 64) of a tile's tokens times `factor`, 0 of those that are not seen.
+inline void read_scales(const TileRows& from, float factor, float* out) {
+    const std::uint16_t* first = from.scales_of(0);
+    if (from.plain && from.scales == 1) return read_plain_scales<1>(first, factor, out);
+    if (from.plain && from.scales == 2) return read_plain_scales<2>(first, factor, out);
+    if (from.plain && from.scales == 4) return read_plain_scales<4>(first, factor, out);
     for (std::int64_t g = 0; g < from.scales; ++g)
         for (std::int64_t t = 0; t < kTile; ++t)
-            out[g * kTile + t] = holds(from.seen, t) ? bf16_to_float(from.scales_of(t)[g]) : 0.0f;
+            out[g * kTile + t] =
+                holds(from.seen, t) ? bf16_to_float(from.scales_of(t)[g]) * factor : 0.0f;
 }
 
-// Keys of a tile as pairs of elements down, tokens across: (halves, padded / 2, 32 tokens) pairs.
-// Where the pairs of element `d` of token `t` go.
-inline std::byte* key_pairs(std::byte* out, std::int64_t padded, std::int64_t t, std::int64_t d) {
-    return out + (t / kPanel * (padded / 2) + d / 2) * kStepBytes + t % kPanel * 4;
-}
-
-template <class Row, bool kWhole>
-void expand_keys(const std::byte* const* from, std::int64_t first, std::int64_t last,
-                 std::int64_t head_dim, std::int64_t padded, std::byte* out) {
-    for (std::int64_t t = 0; t < kTile; t += W)
-        for (std::int64_t d = first; d < last; d += 2 * W) {
-            vb rows[W];
+// Elements of a head, a multiple of what is transposed at once.
+template <class Of, class Code>
+void expand_keys(const std::byte* const* rows, std::int64_t dims, std::byte* out) {
+    constexpr int kDims = Code::kWords * Code::kInWord;
+    for (std::int64_t d = 0; d < dims; d += kDims)
+        for (std::int64_t t = 0; t < kTile; t += W) {
+            vb words[Code::kWords];
+            load_transposed<Code::kWords>(rows + t, d / Code::kInWord * 4, words);
+            std::byte* to = out + d / Of::kInputs * kKeyStep + t * 4;
             KEPT_UNROLL_ALL
-            for (int i = 0; i < W; ++i)
-                rows[i] = Row::template read<kWhole>(from[t + i], d, head_dim);
-            transpose(rows);
-            std::byte* to = key_pairs(out, padded, t, d);
-            KEPT_UNROLL_ALL
-            for (int i = 0; i < W; ++i) store_pairs(to + i * kStepBytes, rows[i]);
-        }
-}
-
-// The same of int8 keys, transposed as words of four codes, which are half as many, and then
-// widened. Returns how many elements, from the first on, it has done: those that fill vectors.
-inline std::int64_t expand_int8_keys(const std::byte* const* from, std::int64_t head_dim,
-                                     std::int64_t padded, std::byte* out) {
-    const std::int64_t done = head_dim / (4 * W) * (4 * W);
-    for (std::int64_t t = 0; t < kTile; t += W)
-        for (std::int64_t d = 0; d < done; d += 4 * W) {
-            vb rows[W];
-            KEPT_UNROLL_ALL
-            for (int i = 0; i < W; ++i) rows[i] = load_pairs(from[t + i] + d);
-            transpose(rows);
-            KEPT_UNROLL_ALL
-            for (int i = 0; i < W; ++i) {
-                const Int8Codes codes(order_int8(rows[i]), kInt8Tables);
-                for (int u = 0; u < 2; ++u)
-                    store_pairs(key_pairs(out, padded, t, d + 4 * i + 2 * u), codes.unit(u));
+            for (int i = 0; i < Code::kWords; ++i) {
+                constexpr int kSteps = Code::kInWord / Of::kInputs;
+                typename Of::Vector x[kSteps];
+                split<Of, Code>(words[i], x);
+                KEPT_UNROLL_ALL
+                for (int step = 0; step < kSteps; ++step, to += kKeyStep) Of::write(to, x[step]);
             }
         }
-    return done;
 }
 
-// Values of a tile as pairs of tokens down, elements across: (padded / 32, 32, 32 elements) pairs.
-template <class Row, bool kWhole>
-void expand_values(const std::byte* const* from, std::int64_t first, std::int64_t last,
-                   std::int64_t head_dim, std::byte* out) {
-    for (std::int64_t d = first; d < last; d += 2 * W) {
-        std::byte* to[2];
-        for (int i = 0; i < 2; ++i) {
-            const std::int64_t at = d + i * W;
-            to[i] = out + at / kPanel * (kTile / 2) * kStepBytes + at % kPanel * 4;
-        }
-        for (std::int64_t t = 0; t < kTile; t += 2) {
-            vb pairs[2];
-            if constexpr (kWhole)
-                Row::zip(from[t], from[t + 1], d, pairs);
-            else
-                zip_rows(Row::template read<false>(from[t], d, head_dim),
-                         Row::template read<false>(from[t + 1], d, head_dim), pairs);
-            for (int i = 0; i < 2; ++i) store_pairs(to[i] + t / 2 * kStepBytes, pairs[i]);
+template <class Of, class Code>
+void expand_values(const std::byte* const* rows, std::int64_t padded, std::byte* out) {
+    for (std::int64_t t = 0; t < kTile; t += Of::kInputs, out += padded * 4) {
+        if constexpr (Of::kPairs) {
+            for (std::int64_t d = 0; d < padded; d += 2 * W) {
+                vb pairs[2];
+                Code::zip(rows[t], rows[t + 1], d, pairs);
+                store_pairs(out + d * 4, pairs[0]);
+                store_pairs(out + (d + W) * 4, pairs[1]);
+            }
+        } else {
+            for (std::int64_t d = 0; d < padded; d += W)
+                store(reinterpret_cast<float*>(out) + d, Code::read(rows[t], d));
         }
     }
 }
 
-template <class Row>
-void expand_rows(const std::byte* const* from, bool are_keys, std::int64_t head_dim,
-                 std::int64_t padded, std::byte* out) {
-    const std::int64_t whole = head_dim / (2 * W) * (2 * W);
-    if (are_keys) {
-        std::int64_t done = 0;
-        if constexpr (std::is_same_v<Row, Int8Row>)
-            done = expand_int8_keys(from, head_dim, padded, out);
-        expand_keys<Row, true>(from, done, whole, head_dim, padded, out);
-        expand_keys<Row, false>(from, whole, padded, head_dim, padded, out);
-    } else {
-        expand_values<Row, true>(from, 0, whole, head_dim, out);
-        expand_values<Row, false>(from, whole, padded, head_dim, out);
+// The rows themselves where they hold that many elements, else copies that do: what comes behind
+// the head meets zeros of the queries, or is not looked at.
+template <class Code>
+const std::byte* const* reach(const TileRows& from, std::int64_t dims, std::byte* staged,
+                              const std::byte** copies) {
+    if (dims == from.head_dim) return from.rows;
+    const std::int64_t bytes = dims / Code::kInWord * 4;
+    for (std::int64_t t = 0; t < kTile; ++t, staged += bytes) {
+        std::memcpy(staged, from.rows[t], static_cast<std::size_t>(from.bytes));
+        std::memset(staged + from.bytes, 0, static_cast<std::size_t>(bytes - from.bytes));
+        copies[t] = staged;
     }
+    return copies;
 }
 
-inline void expand_codes(const TileRows& from, bool are_keys, std::int64_t padded, std::byte* out) {
-    switch (from.stored.codec) {
+template <class Of, class Code>
+void expand_rows(const TileRows& from, bool are_keys, std::byte* staged, std::byte* out) {
+    const std::byte* copies[kTile];
+    const std::int64_t padded = round_up(from.head_dim, kPanel);
+    const std::int64_t dims = are_keys ? round_up(padded, Code::kWords * Code::kInWord) : padded;
+    const std::byte* const* rows = reach<Code>(from, dims, staged, copies);
+    if (are_keys)
+        expand_keys<Of, Code>(rows, dims, out);
+    else
+        expand_values<Of, Code>(rows, dims, out);
+}
+
+// Calls f with a codec of codes.h: that of a tile which is not of floats.
+template <class F>
+KEPT_INLINE void with_code(const TileRows& of, const F& f) {
+    switch (of.stored.codec) {
         case Codec::int8:
-            return expand_rows<Int8Row>(from.rows, are_keys, from.head_dim, padded, out);
+            return f(Int8Code{});
         case Codec::int4:
-            return expand_rows<Int4Row>(from.rows, are_keys, from.head_dim, padded, out);
+            return f(Int4Code{});
         default:
-            return expand_rows<Bf16Row>(from.rows, are_keys, from.head_dim, padded, out);
+            return f(Bf16Code{});
     }
 }
 
+// The same of keys and values as floats, scaled.
 inline void expand_float_keys(const TileRows& from, std::int64_t padded, float* out) {
     alignas(64) float x[W][kMaxHeadDim];
     for (std::int64_t t = 0; t < kTile; t += W) {
@@ -183,21 +174,29 @@ inline void expand_float_keys(const TileRows& from, std::int64_t padded, float* 
             KEPT_UNROLL_ALL
             for (int i = 0; i < W; ++i) rows[i] = load_pairs(x[i] + d);
             transpose(rows);
-            float* to = out + ((t / kPanel) * padded + d) * kPanel + t % kPanel;
             KEPT_UNROLL_ALL
-            for (int i = 0; i < W; ++i) store_pairs(to + i * kPanel, rows[i]);
+            for (int i = 0; i < W; ++i) store_pairs(out + (d + i) * kTile + t, rows[i]);
         }
     }
 }
 
 inline void expand_float_values(const TileRows& from, std::int64_t padded, float* out) {
-    alignas(64) float x[kMaxHeadDim];
-    std::fill_n(x, padded, 0.0f);
-    for (std::int64_t t = 0; t < kTile; ++t) {
-        from.floats(t, x);
-        for (std::int64_t d = 0; d < padded; d += kPanel)
-            std::memcpy(out + (d / kPanel * kTile + t) * kPanel, x + d, 4 * kPanel);
+    for (std::int64_t t = 0; t < kTile; ++t, out += padded) {
+        std::fill_n(out, padded, 0.0f);
+        from.floats(t, out);
     }
+}
+
+template <class Of>
+void expand(const TileRows& from, bool are_keys, std::int64_t padded, std::byte* staged,
+            std::byte* out) {
+    if constexpr (Of::kRounds)
+        with_code(from,
+                  [&](auto code) { expand_rows<Of, decltype(code)>(from, are_keys, staged, out); });
+    else if (are_keys)
+        expand_float_keys(from, padded, reinterpret_cast<float*>(out));
+    else
+        expand_float_values(from, padded, reinterpret_cast<float*>(out));
 }
 
 }  // namespace kept::KEPT_NS

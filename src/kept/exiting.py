@@ -11,8 +11,6 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 # Taken by itself, never by `with` the condition: Ctrl-C within that would leave it taken.
 _lock = threading.RLock()
@@ -21,22 +19,41 @@ _depths: dict[int, int] = {}  # of the threads that compute: how many `computing
 _exiting: int | None = None  # the thread that ends the interpreter, which may go on
 
 
-@contextmanager
-def computing() -> Iterator[None]:
-    """Hold off the interpreter's end for a while; may be nested. Not to be yielded out of."""
-    me = threading.get_ident()
-    with _lock:
-        if _exiting not in (None, me) and me not in _depths:
-            _changed.wait_for(lambda: False)
-        _depths[me] = _depths.get(me, 0) + 1
-    try:
-        yield
-    finally:
-        with _lock:
+class _Computing:
+    """Takes no lock while nobody waits: it counts first, and looks who waits after that, where
+    `_wait` does so the other way round."""
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        depth = _depths.get(me, 0)
+        _depths[me] = depth + 1
+        if _exiting is not None and _exiting != me and not depth:
+            del _depths[me]
+            _stand_still()
+
+    def __exit__(self, *_: object) -> None:
+        me = threading.get_ident()
+        if _depths[me] > 1:
             _depths[me] -= 1
-            if not _depths[me]:
-                del _depths[me]
+            return
+        del _depths[me]
+        if _exiting is not None:
+            with _lock:
                 _changed.notify_all()
+
+
+_computing = _Computing()
+
+
+def computing() -> _Computing:
+    """Hold off the interpreter's end for a while; may be nested. Not to be yielded out of."""
+    return _computing
+
+
+def _stand_still() -> None:
+    with _lock:
+        _changed.notify_all()
+        _changed.wait_for(lambda: False)
 
 
 def _wait() -> None:

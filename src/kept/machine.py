@@ -145,14 +145,18 @@ def measure_bandwidth(
 
 
 def measure_matrix_peak(
-    dtype: MatrixDtype = "fp32", num_threads: int | None = None, num_runs: int = 7
+    dtype: MatrixDtype = "fp32",
+    num_threads: int | None = None,
+    num_runs: int = 7,
+    isa: str | None = None,
 ) -> Rate:
     """Measure the peak of matrix arithmetic, in operations per second (multiply and add are two).
 
     Times this CPU's best multiply-accumulate instruction for the type with every operand in
     registers, about 20 ms a run: no matrix product can be faster. Where the CPU has no bf16
-    instruction, bf16 is bound by fp32's, and `path` says so. Raises OptionError for an argument
-    out of range, BackendError where there is no instruction for the type.
+    instruction, bf16 is bound by fp32's, and `path` says so. isa: the best of these kernels'
+    instructions (KEPT_ISA). Raises OptionError for an argument out of range, BackendError where
+    there is no instruction for the type.
     """
     if dtype not in get_args(MatrixDtype):
         known = ", ".join(get_args(MatrixDtype))
@@ -161,7 +165,9 @@ def measure_matrix_peak(
     _require("num_runs", num_runs, 1, 10_000)
     if not NATIVE_AVAILABLE:
         return _torch_matrix_peak(dtype, threads, num_runs)
-    native = _run(lambda: _native.matrix_peak(_native.MatrixDtype[dtype], threads, num_runs))
+    native = _run(
+        lambda: _native.matrix_peak(_native.MatrixDtype[dtype], threads, num_runs, isa or "")
+    )
     if native is None:
         raise BackendError(
             f"this CPU ({system.cpu_name()}) has no {dtype} multiply-accumulate; use fp32"

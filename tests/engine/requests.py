@@ -24,7 +24,7 @@ def make_engine(
 ) -> Engine:
     fields = {
         "static": {"max_cache_len": model.config.context},
-        "sliding": {"sliding_window": model.config.context, "slack": 0},
+        "sliding": {"sliding_window": model.config.context},
     }
     cache: Cache | None = None
     if kind is not None:

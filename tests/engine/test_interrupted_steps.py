@@ -8,6 +8,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+import torch
 from interrupting import interrupted, some_of
 from thinning import examples
 from torch import Tensor
@@ -44,6 +45,42 @@ def finish(engine: Engine) -> None:
         if not engine.has_work:
             return
         engine.step()
+
+
+def test_the_thread_computes_gradients_as_before() -> None:
+    """A step without them that ends in the middle leaves none of its modes behind."""
+
+    def begun_alone() -> Engine:
+        engine = pooled(Toy(512), slots=4, blocks=9)
+        engine.submit(Request(make_group(story(9), resolved(max_new_tokens=2), RULE)))
+        return engine
+
+    first = begun_alone()
+    count = interrupted(lambda: finish(first), None, "engine/changing")
+    for at in range(1, count + 1):
+        engine = begun_alone()
+        with contextlib.suppress(KeyboardInterrupt):
+            interrupted(lambda: finish(engine), at, "engine/changing")  # noqa: B023
+        assert not torch.is_inference_mode_enabled()
+
+
+def test_a_lone_request_goes_on_from_any_line_of_its_start() -> None:
+    """Also from where it is neither among those that wait nor among those that run."""
+
+    def admitted(at: int | None) -> int:
+        engine = pooled(Toy(512), slots=4, blocks=9)
+        request = engine.submit(Request(make_group(story(9), resolved(max_new_tokens=1), RULE)))
+        with contextlib.suppress(KeyboardInterrupt):
+            return interrupted(engine.step, at, "engine/scheduler", "engine/waiting")
+        finish(engine)
+        assert outcome(request.group) == expected(story(9), request.group.params, RULE)
+        check_nothing_is_left(engine)
+        return 0
+
+    count = admitted(None)
+    assert count
+    for at in range(1, count + 1):
+        admitted(at)
 
 
 @pytest.mark.parametrize("kind", ["pool", "static", "sliding", "none"])

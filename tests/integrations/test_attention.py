@@ -155,7 +155,7 @@ def test_sinks_and_narrower_windows(window, sinks, ops, cuts, monkeypatch):
     with torch.no_grad():
         expected = eager(ids, attention_mask=rule).logits
     model = decoder("llama", "kept")
-    cache = kept(model, layout="sliding", sliding_window=window, num_sinks=sinks, slack=2)
+    cache = kept(model, layout="sliding", sliding_window=window, num_sinks=sinks)
     found = torch.cat([logits(model, cache, part) for part in ids.split(cuts, dim=1)], dim=1)
     torch.testing.assert_close(found, expected, **EXACT)
     assert cache.layers[0].keys.shape[2] == window - 1

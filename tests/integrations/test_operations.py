@@ -14,7 +14,7 @@ from .models import WINDOW, decoder, generate, logits, padded, prompt, theirs
 
 EXACT = {"atol": 1e-5, "rtol": 1e-4}
 CODECS = ("float32", "bfloat16", "float16", "int8", "int4")
-LAYOUTS = ({}, {"layout": "static", "max_cache_len": 64}, {"layout": "sliding", "slack": 20})
+LAYOUTS = ({}, {"layout": "static", "max_cache_len": 64}, {"layout": "sliding"})
 
 
 def kept(model, **options):
@@ -83,14 +83,15 @@ def test_operations_go_on_as_theirs_do(operation, family, attention):
         torch.testing.assert_close(logits(model, cache, more), expected, **EXACT)
 
 
-def test_a_ring_that_forgot_refuses():
+def test_a_window_that_forgot_refuses():
     model = decoder("mistral")
-    cache = kept(model, layout="sliding", slack=2)
-    for token in prompt(1, 20).split(1, dim=1):
-        logits(model, cache, token)
-    with pytest.raises(CacheError, match="slack"):
-        remove(cache, 12)
-    assert cache.get_seq_length() == 20
+    cache = kept(model, layout="sliding")
+    for part in prompt(1, 200).split(50, dim=1):
+        logits(model, cache, part)
+    with pytest.raises(CacheError, match="cannot go back to 100"):
+        remove(cache, 100)
+    assert cache.get_seq_length() == 200
+    remove(cache, 64)
 
 
 def test_positive_crop():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kept.batch import pack
-from kept.cache import Cache, KVShape, Place, RingLayout, make_cache
+from kept.cache import BlockLayout, Cache, KVShape, Place, make_cache
 from kept.cache.evicting import EvictingLayout
 from kept.ops import KV_CODECS, KVDtype, KVView
 from laws.kinds import STATIC_LENGTH, NothingStays
@@ -58,13 +58,13 @@ class CodecRow:
     kv_dtype: KVDtype
 
 
-RING = {"sliding_window": 5, "slack": 3}
+WINDOW = {"sliding_window": 5}
 LAYOUTS = (
     LayoutRow("dynamic", "dynamic"),
     LayoutRow("static", "static", {"max_cache_len": STATIC_LENGTH}),
-    LayoutRow("sliding", "sliding", RING),
-    LayoutRow("sliding, with sinks", "sliding", RING | {"num_sinks": 2}),
-    LayoutRow("sliding, in some layers", "sliding", {"slack": 3},
+    LayoutRow("sliding", "sliding", WINDOW),
+    LayoutRow("sliding, with sinks", "sliding", WINDOW | {"num_sinks": 2}),
+    LayoutRow("sliding, in some layers", "sliding", {},
               (FIRST, replace(SECOND, window=5))),
     LayoutRow("dynamic, layers that share", "dynamic", {},
               (FIRST, SECOND, replace(SECOND, shares=1), replace(FIRST, shares=0))),
@@ -229,7 +229,7 @@ class Case:
             owner = layer if shape.shares is None else shape.shares
             layout = self.cache.layouts[owner]
             places = list(range(length))
-            if isinstance(layout, RingLayout):
+            if isinstance(layout, BlockLayout) and layout.window is not None:
                 begin = max(layout.sinks, length + 1 - layout.window)
                 places = [*range(min(layout.sinks, length)), *range(begin, length)]
             by_head = [places] * shape.num_kv_heads

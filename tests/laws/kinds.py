@@ -48,17 +48,22 @@ def give_inputs(cache: Cache, slots: Sequence[int], inputs: Sequence[Rows]) -> N
 
 
 @dataclass(frozen=True)
-class Ring:
-    """What a sliding cache may forget of one layer, or, in whole blocks, a dynamic one."""
+class Window:
+    """What a layer attends: so many of the last tokens, and of the first."""
 
-    window: int
-    sinks: int
-    slack: int
+    size: int
+    sinks: int = 0
 
     @property
-    def width(self) -> int:
-        """Entries a slot takes at rest."""
-        return self.sinks + self.window + self.slack
+    def sunk(self) -> int:
+        """Tokens in the blocks that sinks keep."""
+        return -(-self.sinks // BLOCK) * BLOCK
+
+    def passed(self, length: int) -> int:
+        """The first token past the sinks that stays of so many: 64 can be taken back, and whole
+        blocks go."""
+        left = length - BLOCK
+        return max(0, min(left - self.size + 1, left - 1) // BLOCK * BLOCK)
 
 
 class NothingStays(Offloaded):
@@ -73,8 +78,8 @@ class Kind:
     """One cache of the list: how to make it, and what it is expected to do.
 
     shapes: (L,) one per layer, layers differing on purpose. cross: those of cross layers; the slots
-    of a new cache then attend the `inputs` of the kind. options: for `make_cache`. rings: (L,)
-    what each layer may forget, None: nothing. limit: most tokens a slot takes. codec: what
+    of a new cache then attend the `inputs` of the kind. options: for `make_cache`. windows: (L,)
+    what each layer's cache keeps, None: everything. limit: most tokens a slot takes. codec: what
     numbers are stored as. offloaded: whether its buffers lie in files. readers: for each layer that
     comes after these, which it shares.
     """
@@ -82,7 +87,7 @@ class Kind:
     name: str
     shapes: tuple[KVShape, ...]
     kind: str
-    rings: tuple[Ring | None, ...] = (None, None)
+    windows: tuple[Window | None, ...] = (None, None)
     limit: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     codec: str | tuple[str, str] = "float32"
@@ -108,10 +113,16 @@ class Kind:
         return cache
 
     @property
+    def blocks(self) -> tuple[bool, ...]:
+        """(L,) whether a layer's tokens lie in blocks."""
+        asked = self.kind != "static" and self.options.get("in_blocks", True)
+        whole = bool(asked) and not self.offloaded
+        return tuple(window is not None or whole for window in self.windows)
+
+    @property
     def in_blocks(self) -> bool:
-        """Whether its tokens lie in blocks."""
-        asked = self.kind == "dynamic" and self.options.get("in_blocks", True)
-        return bool(asked) and not self.offloaded
+        """Whether those of all layers do, in memory, where blocks stay where they are."""
+        return all(self.blocks) and not self.offloaded
 
     def inputs(self, count: int, seed: int = 5) -> list[Rows]:
         """Encoder inputs of different lengths: per cross layer keys and values (S, G, D)."""
@@ -146,13 +157,13 @@ def _shapes(first: int | None = None, second: int | None = None) -> tuple[KVShap
     return KVShape(1, 3, first), KVShape(2, 4, second)
 
 
-def _sliding(window: int, sinks: int = 0, slack: int = 0) -> Kind:
+def _sliding(window: int, sinks: int = 0) -> Kind:
     return Kind(
-        f"sliding-{window}-sinks-{sinks}-slack-{slack}",
+        f"sliding-{window}-sinks-{sinks}",
         _shapes(),
         "sliding",
-        (Ring(window, sinks, slack),) * 2,
-        options={"sliding_window": window, "num_sinks": sinks, "slack": slack},
+        (Window(window, sinks),) * 2,
+        options={"sliding_window": window, "num_sinks": sinks},
     )
 
 
@@ -177,36 +188,35 @@ def _cross(name: str) -> Kind:
 
 PLAIN = (
     Kind("dynamic", _shapes(), "dynamic"),
-    Kind("dynamic-windowed-model", _shapes(None, 3), "dynamic", (None, Ring(3, 0, BLOCK))),
-    Kind("dynamic-windows", _shapes(70, 2), "dynamic", (Ring(70, 0, BLOCK), Ring(2, 0, BLOCK))),
+    Kind("dynamic-windowed-model", _shapes(None, 3), "dynamic", (None, Window(3))),
+    Kind("dynamic-windows", _shapes(70, 2), "dynamic", (Window(70), Window(2))),
     Kind("dynamic-keeps-all", _shapes(None, 3), "dynamic", options={"keeps_all": True}),
     Kind("dynamic-runs", _shapes(None, 3), "dynamic", options={"in_blocks": False}),
     Kind("static", _shapes(2, None), "static", limit=STATIC_LENGTH,
          options={"max_cache_len": STATIC_LENGTH}),
     _sliding(1),
     _sliding(4),
-    _sliding(3, slack=4),
-    _sliding(5, sinks=2, slack=3),
-    _sliding(2, sinks=6, slack=1),
-    _sliding(6, sinks=1, slack=64),
-    Kind("mixed", _shapes(None, 5), "sliding", (None, Ring(5, 0, 2)), options={"slack": 2}),
-    Kind("mixed-rings", _shapes(7, 3), "sliding", (Ring(4, 0, 1), Ring(3, 0, 1)),
-         options={"sliding_window": 4, "slack": 1}),
-    Kind("shared", _shapes(None, 3), "dynamic", (None, Ring(3, 0, BLOCK)), readers=(1, 0, 1)),
-    Kind("shared-mixed", _shapes(None, 5), "sliding", (None, Ring(5, 0, 2)),
-         options={"slack": 2}, readers=(0, 1)),
+    _sliding(5, sinks=2),
+    _sliding(2, sinks=6),
+    Kind("mixed", _shapes(None, 5), "sliding", (None, Window(5))),
+    Kind("mixed-runs", _shapes(None, 5), "sliding", (None, Window(5)),
+         options={"in_blocks": False}),
+    Kind("mixed-windows", _shapes(7, 3), "sliding", (Window(4), Window(3)),
+         options={"sliding_window": 4}),
+    Kind("shared", _shapes(None, 3), "dynamic", (None, Window(3)), readers=(1, 0, 1)),
+    Kind("shared-mixed", _shapes(None, 5), "sliding", (None, Window(5)), readers=(0, 1)),
 )  # fmt: skip
 BY_NAME = {kind.name: kind for kind in PLAIN}
 KINDS = (
     *PLAIN,
-    _coded(BY_NAME["sliding-4-sinks-0-slack-0"], "bfloat16"),
+    _coded(BY_NAME["sliding-4-sinks-0"], "bfloat16"),
     _coded(BY_NAME["dynamic-windowed-model"], "float16"),
     *(
         _coded(BY_NAME[name], codec)
         for codec in ("int8", "int4")
-        for name in ("dynamic", "static", "sliding-5-sinks-2-slack-3", "shared-mixed")
+        for name in ("dynamic", "static", "sliding-5-sinks-2", "shared-mixed")
     ),
-    _coded(BY_NAME["sliding-3-sinks-0-slack-4"], "k8v4"),
+    _coded(BY_NAME["sliding-1-sinks-0"], "k8v4"),
     _coded(BY_NAME["dynamic"], ("int4", "bfloat16")),
     _coded(BY_NAME["dynamic-runs"], "k8v4"),
     _coded(BY_NAME["static"], ("bfloat16", "int4")),
@@ -216,7 +226,7 @@ KINDS = (
     _coded(_cross("static"), "bfloat16"),
     _coded(_cross("dynamic"), "int8"),
     _coded(_cross("dynamic"), ("int4", "float16")),
-    _coded(_cross("sliding-5-sinks-2-slack-3"), "int4"),
+    _coded(_cross("sliding-5-sinks-2"), "int4"),
     _coded(_cross("static"), "k8v4"),
 )
 KINDS += tuple(
@@ -226,7 +236,7 @@ KINDS += tuple(
     in (
         "dynamic",
         "static",
-        "sliding-5-sinks-2-slack-3",
+        "sliding-5-sinks-2",
         "mixed-int8",
         "cross-dynamic-int8",
         "cross-shared-mixed",

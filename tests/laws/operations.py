@@ -47,7 +47,10 @@ def truncate(of: Combination, _: Path) -> str | None:
     case.feed([2, 1])
     case.check()
     limit = None
-    if of.layout.kind in ("sliding", "evicting"):
+    if of.layout.kind == "sliding":
+        case.feed([190, 2])
+        limit = refused(case, lambda: case.cache.truncate(100))
+    elif of.layout.kind == "evicting":
         limit = refused(case, lambda: case.cache.truncate(4))
     else:
         case.cache.truncate(2)

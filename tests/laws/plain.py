@@ -1,6 +1,6 @@
 """The cache that cannot be wrong: Python lists of tokens, and attention by the definition.
 
-It knows no entry, capacity or ring, only which tokens a ring has promised to keep. Of a token it
+It knows no entry, table or capacity, only which tokens a window has promised to keep. Of a token it
 keeps what the codec leaves, worked out on its own.
 """
 
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kept.blocks import BLOCK
 from kept.ops import AttentionSpec
-from laws.kinds import Kind, Ring, Rows
+from laws.kinds import Kind, Rows, Window
 from laws.rounding import rounded, sides
 
 Token = tuple[Tensor, Tensor]  # key and value, (G, D) each
@@ -24,7 +23,7 @@ Token = tuple[Tensor, Tensor]  # key and value, (G, D) each
 @dataclass
 class Slot:
     """One sequence. layers: per layer its tokens, all of them. kept_from: per layer the first
-    token past the sinks that a ring still has. input: per cross layer the tokens of the encoder
+    token past the sinks that its window still has. input: per cross layer the tokens of the encoder
     input; slots that attend the same one hold the same list."""
 
     layers: list[list[Token]]
@@ -38,11 +37,10 @@ class Slot:
 
 @dataclass
 class PlainCache:
-    """kind: what is being modelled. wide: (L,) capacity a failed step has left a ring with."""
+    """kind: what is being modelled."""
 
     kind: Kind
     slots: list[Slot]
-    wide: list[int] = field(default_factory=list)
 
     @classmethod
     def empty(cls, kind: Kind, num_slots: int) -> PlainCache:
@@ -50,7 +48,7 @@ class PlainCache:
         num_layers = len(kind.shapes)
         layers = range(num_layers)
         slots = [Slot([[] for _ in layers], [0] * num_layers, []) for _ in range(num_slots)]
-        found = cls(kind, slots, [0] * num_layers)
+        found = cls(kind, slots)
         found.give_inputs(range(num_slots), kind.inputs(num_slots))
         return found
 
@@ -77,7 +75,7 @@ class PlainCache:
 
     def copy(self) -> PlainCache:
         """What `fork` makes."""
-        return PlainCache(self.kind, [slot.copy() for slot in self.slots], list(self.wide))
+        return PlainCache(self.kind, [slot.copy() for slot in self.slots])
 
     def select(self, indices: Sequence[int]) -> None:
         """See `Cache.select`."""
@@ -85,61 +83,35 @@ class PlainCache:
 
     def concatenate(self, other: PlainCache) -> PlainCache:
         """See `Cache.concatenate`."""
-        wide = [max(pair) for pair in zip(self.wide, other.wide, strict=True)]
-        return PlainCache(self.kind, self.copy().slots + other.copy().slots, wide)
+        return PlainCache(self.kind, self.copy().slots + other.copy().slots)
 
     def append(self, slots: Sequence[int], new: Sequence[Sequence[Sequence[Token]]]) -> None:
         """Store a step. new: per sequence and layer, its tokens."""
-        self._overwrite(slots, [len(layers[0]) for layers in new])
         for slot, layers in zip(slots, new, strict=True):
             for held, tokens in zip(self.slots[slot].layers, layers, strict=True):
                 held.extend(kept(tokens, self.kind.codec))
-        for layer, ring in enumerate(self.kind.rings):
-            if ring is not None:
-                self.wide[layer] = ring.width
-                for slot in slots:
-                    oldest = len(self.slots[slot].layers[layer]) - ring.window - ring.slack
-                    if self.kind.in_blocks:
-                        oldest = (oldest + 1) // BLOCK * BLOCK  # whole blocks go
-                    self._forget(slot, layer, oldest)
-
-    def fail(self, slots: Sequence[int], counts: Sequence[int]) -> None:
-        """A step of `counts` tokens was begun and raised: no token came, some slack is gone."""
-        self._overwrite(slots, counts)
-
-    def _overwrite(self, slots: Sequence[int], counts: Sequence[int]) -> None:
-        if self.kind.in_blocks:
-            return
-        lengths = self.lengths
-        longest = max(lengths[s] + n for s, n in zip(slots, counts, strict=True))
-        for layer, ring in enumerate(self.kind.rings):
-            if ring is None:
-                continue
-            room = max(ring.width, ring.sinks + ring.window - 1 + max(counts))
-            self.wide[layer] = max(self.wide[layer], ring.width, min(longest, room))
-            for slot, count in zip(slots, counts, strict=True):
-                around = self.wide[layer] - ring.sinks
-                self._forget(slot, layer, lengths[slot] + count - around)
-
-    def _forget(self, slot: int, layer: int, before: int) -> None:
-        kept = self.slots[slot].kept_from
-        kept[layer] = max(kept[layer], before)
+        for layer, window in enumerate(self.kind.windows):
+            if window is not None:
+                for held in (self.slots[slot] for slot in slots):
+                    passed = window.passed(len(held.layers[layer]))
+                    held.kept_from[layer] = max(held.kept_from[layer], passed)
 
     def gone(self, slot: int, layer: int, begin: int, end: int) -> bool:
-        """Whether a ring has dropped one of the tokens begin to end."""
-        ring = self.kind.rings[layer]
-        if ring is None:
+        """Whether one of the tokens begin to end has been let go."""
+        window = self.kind.windows[layer]
+        if window is None:
             return False
-        return max(begin, ring.sinks) < min(end, self.slots[slot].kept_from[layer])
+        return max(begin, window.sunk) < min(end, self.slots[slot].kept_from[layer])
 
     def can_truncate(self, slot: int, length: int) -> bool:
-        """Whether every token that a query at `length` may see is still there."""
+        """Whether every token that a query at `length` may see is still there, and the last one, in
+        whose block it may come to lie."""
         if length >= self.lengths[slot]:
             return True
-        for layer, ring in enumerate(self.kind.rings):
-            if ring is not None:
-                needed = range(max(0, length - ring.window + 1), length)
-                if any(self.gone(slot, layer, token, token + 1) for token in needed):
+        for layer, window in enumerate(self.kind.windows):
+            if window is not None:
+                begin = max(0, min(length - window.size + 1, length - 1))
+                if self.gone(slot, layer, begin, length):
                     return False
         return True
 
@@ -155,18 +127,18 @@ class PlainCache:
         if layer >= num_layers:
             return plain_attention(queries, self.slots[slot].input[layer - num_layers], spec)
         tokens = self.slots[slot].layers[layer]
-        return plain_attention(queries, tokens, spec, self.kind.rings[layer])
+        return plain_attention(queries, tokens, spec, self.kind.windows[layer])
 
     def readable(self, slot: int, layer: int, num_new: int) -> list[Token]:
         """What `dense` owes to a step that brought the last `num_new` tokens, oldest first."""
         num_layers = len(self.kind.shapes)
         if layer >= num_layers:
             return self.slots[slot].input[layer - num_layers]
-        tokens, ring = self.slots[slot].layers[layer], self.kind.rings[layer]
-        if ring is None:
+        tokens, window = self.slots[slot].layers[layer], self.kind.windows[layer]
+        if window is None:
             return tokens
-        begin = max(ring.sinks, len(tokens) - num_new - ring.window + 1)
-        return tokens[: ring.sinks] + tokens[begin:]
+        begin = max(window.sinks, len(tokens) - num_new - window.size + 1)
+        return tokens[: window.sinks] + tokens[begin:]
 
 
 def kept(tokens: Sequence[Token], codec: str | tuple[str, str]) -> list[Token]:
@@ -178,19 +150,19 @@ def kept(tokens: Sequence[Token], codec: str | tuple[str, str]) -> list[Token]:
     return list(zip(keys, values, strict=True))
 
 
-def sees(query: int, key: int, spec: AttentionSpec, ring: Ring | None) -> bool:
+def sees(query: int, key: int, spec: AttentionSpec, kept: Window | None) -> bool:
     """Whether the token at `query` sees the one at `key`, by the definition."""
     if not spec.causal:
         return True
     limits = [(spec.window, spec.sinks)] if spec.window is not None else []
-    if ring is not None:
-        limits.append((ring.window, ring.sinks))
+    if kept is not None:
+        limits.append((kept.size, kept.sinks))
     near = all(key > query - window or key < sinks for window, sinks in limits if window)
     return key <= query and near
 
 
 def plain_attention(
-    queries: Tensor, tokens: Sequence[Token], spec: AttentionSpec, ring: Ring | None = None
+    queries: Tensor, tokens: Sequence[Token], spec: AttentionSpec, kept: Window | None = None
 ) -> Tensor:
     """softmax(scale * q k) v with one key per query head, and visibility decided pair by pair.
 
@@ -202,7 +174,7 @@ def plain_attention(
     )  # (S, H, D): every query head has keys of its own
     hidden = torch.tensor(
         [
-            [not sees(first + i, j, spec, ring) for j in range(len(tokens))]
+            [not sees(first + i, j, spec, kept) for j in range(len(tokens))]
             for i in range(len(queries))
         ]
     )

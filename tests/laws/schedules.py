@@ -170,7 +170,7 @@ class Schedule:
         lengths[slot] = max(length, 0)
         try:
             self.cache.truncate(lengths)
-        except CacheError:  # a ring that has dropped what it would need, and stays as it was
+        except CacheError:  # a window has let go of what it would need; all stays as it was
             return
         self.held[slot] = self.held[slot][: lengths[slot]]
 
@@ -200,7 +200,7 @@ def caches(model: CausalLM, kind: str, codec: KVDtype, limit: int) -> MakeCache:
         options["max_cache_len"] = limit
     if kind == "sliding":
         own = any(shape.window is not None for shape in model.kv_shapes)
-        options = {"sliding_window": 13, "slack": 5, "num_sinks": 0 if own else 2}
+        options = {"sliding_window": 13, "num_sinks": 0 if own else 2}
     name = "sliding" if kind == "window" else kind
     return lambda slots: make_cache(
         model.kv_shapes,

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kept.batch import Batch, pack
 from kept.blocks import BLOCK, Block
-from kept.cache import Cache, LayerStore, RingLayout
+from kept.cache import Cache, LayerStore
+from kept.cache.block_layer import BlockLayer
 from kept.cache.block_layout import BlockLayout
 from kept.cache.layout import Layout
 from kept.ops import KVView, attend, attend_with_weights
@@ -134,23 +135,19 @@ def check_content(cache: Cache, plain: PlainCache) -> None:
     assert cache.lengths == plain.lengths
     assert cache.codec.pair == sides(plain.kind.codec)
     check_readers(cache, plain.kind)
-    sizes = [layer.num_slots * layer.capacity for layer in cache.layers]
-    if plain.kind.in_blocks:
-        sizes = [entries_in_blocks(cache, plain, layer) for layer in range(len(sizes))]
+    sizes = [
+        entries_in_blocks(cache, plain, index) if lies else layer.num_slots * layer.capacity
+        for index, (layer, lies) in enumerate(zip(cache.layers, plain.kind.blocks, strict=True))
+    ]
     tokens = sum(n * plain.kind.token_bytes(i) for i, n in enumerate(sizes))
-    rings = {layout for layout in cache.layouts if isinstance(layout, RingLayout)}
-    labels = sum(8 * ring.num_slots * ring.capacity for ring in rings)
-    assert cache.num_bytes == tokens + labels + plain.input_bytes()
+    assert cache.num_bytes == tokens + plain.input_bytes()
     check_inputs(cache, plain)
-    for layer, ring in enumerate(plain.kind.rings):
-        capacity = cache.layers[layer].capacity
-        if ring is not None and not plain.kind.in_blocks:
-            assert capacity <= max(ring.width, plain.wide[layer])
+    for layer, window in enumerate(plain.kind.windows):
         if plain.kind.limit is not None:
-            assert capacity == plain.kind.limit
+            assert cache.layers[layer].capacity == plain.kind.limit
         starts = [slot.kept_from[layer] for slot in plain.slots]
-        if ring is not None:
-            starts = [0 if kept <= ring.sinks else kept for kept in starts]
+        if window is not None:
+            starts = [0 if kept <= window.sunk else kept for kept in starts]
         kept = cache.layer(layer, max(starts))
         for slot, (keys, values) in zip(plain.slots, kept, strict=True):
             tokens = slot.layers[layer][max(starts) :]
@@ -164,8 +161,11 @@ def entries_in_blocks(cache: Cache, plain: PlainCache, layer: int) -> int:
     """Of all the blocks that slots lie in, in one layer: enough for each, and no more than each by
     itself needs and room for a few tokens to come."""
     found = held_blocks(cache.layouts[layer])
-    pairs = [(len(slot.layers[layer]), slot.kept_from[layer]) for slot in plain.slots]
-    needed = [-(-length // BLOCK) - kept // BLOCK for length, kept in pairs]
+    window, pairs = plain.kind.windows[layer], []
+    for slot in plain.slots:
+        gone = slot.kept_from[layer] - (0 if window is None else window.sunk)
+        pairs.append((len(slot.layers[layer]), max(0, gone)))
+    needed = [-(-length // BLOCK) - gone // BLOCK for length, gone in pairs]
     assert max(needed) <= len(found) <= sum(needed) + len(needed)
     assert len(found) <= sum(pool.num_used for pool in cache.pools)
     return BLOCK * len(found)
@@ -210,5 +210,11 @@ def filled(kind: Kind) -> tuple[Cache, PlainCache]:
 
 
 def addresses(cache: Cache) -> list[int]:
-    """Where every buffer of keys and values begins."""
-    return [x.data_ptr() for layer in cache.layers for x in layer.buffers]
+    """Where every buffer of keys and values begins, but those in files of blocks, which move as
+    whoever has some of them takes more."""
+    stay = [
+        layer
+        for layer in cache.layers
+        if not (isinstance(layer, BlockLayer) and cache.place.budget is not None)
+    ]
+    return [x.data_ptr() for layer in stay for x in layer.buffers]

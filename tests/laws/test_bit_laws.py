@@ -21,6 +21,7 @@ from kept.batch import pack
 from kept.models import CausalLM
 from kept.models.packing import prepare
 from kept.ops import KVDtype, use_threads
+from kept.ops.quantize import QUANTIZED_FORMATS
 from laws.schedules import ACTIONS, Alone, DifferentBitsError, Schedule, caches, play
 from laws.tiny import CONFIGS, FORMATS, VOCAB, native_model, plain_model
 
@@ -123,6 +124,22 @@ def test_on_every_instruction_set(
         patch.setenv("KEPT_ISA", isa)
         name = sorted(CONFIGS)[seed % len(CONFIGS)]
         model = native_model(name, format, isa)
+    check(model, kind, codec, actions, cached, seed, tmp_path)
+
+
+@needs_native
+@pytest.mark.parametrize("format", QUANTIZED_FORMATS)
+@pytest.mark.parametrize("isa", ISAS)
+@settings(folders, max_examples=examples(2, 8))
+@some_schedule
+def test_and_so_with_activations_of_int8(
+    isa: str, format: str, tmp_path: Path, kind: str, codec: KVDtype,
+    actions: list[str], cached: bool, seed: int,
+) -> None:  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KEPT_ISA", isa)
+        name = sorted(CONFIGS)[seed % len(CONFIGS)]
+        model = native_model(name, format, isa, "int8")
     check(model, kind, codec, actions, cached, seed, tmp_path)
 
 

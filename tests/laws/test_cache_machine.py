@@ -86,7 +86,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), num_stored=st.integers(0, 2), poison=st.booleans())
     def fail(self, data: st.DataObject, num_stored: int, poison: bool) -> None:
-        cache, plain = self.pick(data)
+        cache, _ = self.pick(data)
         counts, slots = self.draw_step(data, cache)
         if not self.fits(cache, counts, slots):
             return
@@ -96,7 +96,6 @@ class CacheMachine(RuleBasedStateMachine):
             stored = [(k * torch.nan, v * torch.nan) for k, v in stored]
         with pytest.raises(StepFailed):
             store_and_fail(cache, batch_of(counts, slots), stored)
-        plain.fail(slots, counts)
 
     def update_args(
         self, cache: Cache, count: int
@@ -124,7 +123,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), count=COUNTS, layer=st.integers(0, 1))
     def update_and_abandon(self, data: st.DataObject, count: int, layer: int) -> None:
-        cache, plain = self.pick(data)
+        cache, _ = self.pick(data)
         rows, counts, slots = self.update_args(cache, count)
         if not self.fits(cache, counts, slots):
             return
@@ -132,7 +131,6 @@ class CacheMachine(RuleBasedStateMachine):
         cache.update(k * torch.nan, v * torch.nan, layer)
         with pytest.raises(CacheError, match="twice"):
             cache.update(k, v, layer)
-        plain.fail(slots, counts)
         if data.draw(st.booleans(), label="abandon by name"):
             cache.abandon()
         else:

@@ -38,7 +38,7 @@ def started(kind: Kind, num_tokens: int) -> tuple[Cache, PlainCache]:
 @pytest.mark.parametrize("num_tokens", [1, 3, 20])
 @pytest.mark.parametrize("first", [True, False])
 def test_it_holds_what_all_held(kind: Kind, num_tokens: int, first: bool) -> None:
-    """Rings of every width, in either order, and one that has not begun."""
+    """Buffers of every width, in either order, and one that has not begun."""
     pairs = [filled(kind), started(kind, num_tokens), (kind.make(), PlainCache.empty(kind, 1))]
     pairs = pairs if first else pairs[::-1]
     before = [addresses(cache) for cache, _ in pairs]
@@ -65,7 +65,6 @@ def test_a_step_in_progress_is_no_part_of_it(kind: Kind) -> None:
         for store, (k, v) in zip(storing(stores)[1:], rows[1:], strict=True):
             store.append(k, v)
     halves = plain.copy()
-    halves.fail([1], [2])
     both = halves.concatenate(halves)
     check_content(joined, both)
     step(joined, both, [1, 1, 1, 1], [0, 1, 2, 3], generator())
@@ -87,8 +86,8 @@ def test_a_step_in_progress_is_no_part_of_it(kind: Kind) -> None:
         ),
         (
             make_cache(SHAPES, "sliding", sliding_window=4),
-            make_cache(SHAPES, "sliding", sliding_window=4, slack=1),
-            "'slack': 1",
+            make_cache(SHAPES, "sliding", sliding_window=4, num_sinks=1),
+            "'sinks': 1",
         ),
         (make_cache(SHAPES), make_cache(SHAPES, device=torch.device("meta")), "is on meta"),
     ],

@@ -94,7 +94,6 @@ def test_a_failed_step_takes_on_no_input(kind: Kind) -> None:
     for given, error in ((poison[:1], "1 of 2 cross layers"), (poison, "division")):
         with pytest.raises((CacheError, ZeroDivisionError), match=error):
             fail_after(cache, batch, rows, given, divide=given is poison)
-        plain.fail([0, 1], [1, 1])
         check_content(cache, plain)
     step(cache, plain, [1, 2], [0, 1], source)
 
@@ -187,7 +186,7 @@ def padded(
 
 @cross_kinds
 def test_odd_requests_get_their_error(kind: Kind) -> None:
-    cache, plain = filled(kind)
+    cache, _ = filled(kind)
     first = cache.num_layers
     [(k, v), _] = random_rows(kind.cross, 3, generator())
     with pytest.raises(CacheError, match=r"slot 1 holds 9 tokens.*truncate the slot to 0"):
@@ -202,7 +201,6 @@ def test_odd_requests_get_their_error(kind: Kind) -> None:
     ):
         with pytest.raises(CacheError, match=message):
             in_step(cache, batch_of([1], [0]), request)
-        plain.fail([0], [1])
     cache.truncate(0)
     for request, message in (
         (lambda stores: stores[first].read(), "has not stored"),

@@ -12,7 +12,7 @@ from thinning import examples
 from torch import Tensor
 
 from kept.cache import Cache, KVShape, load_cache, make_cache
-from kept.cache.files import VERSION
+from kept.cache.file_tensors import VERSION
 from kept.errors import CacheError
 from kept.ops import KV_CODECS
 from laws.kinds import KINDS, NAMES

@@ -28,7 +28,7 @@ from kept import (
     make_cache,
     to_legacy,
 )
-from kept.cache import KVShape, Offloaded, files, load_cache
+from kept.cache import KVShape, Offloaded, file_tensors, load_cache
 from kept.errors import CacheError, KeptError
 from kept.models import quantize_checkpoint
 from kept.options import CACHE_FIELDS
@@ -91,7 +91,7 @@ def doors(folder: Path) -> dict[str, Door]:
     kinds: dict[str, dict[str, Any]] = {
         "dynamic": {"kv_dtype": "int8"},
         "static": {"max_cache_len": 8},
-        "sliding": {"sliding_window": 8, "num_sinks": 1, "slack": 3},
+        "sliding": {"sliding_window": 8, "num_sinks": 1},
         "evicting": {"budget": 8, "policy": "key-norm", "grain": 4},
     }
     return {
@@ -182,7 +182,7 @@ def test_a_description_of_any_values_loads_or_is_damaged(
     changes += [{"layouts": [{**layout, field: value}]} for field in layout for value in JSON]
     for change in changes:
         text = json.dumps({**right, **change})
-        described = {"description": text, "checksum": files._checksum_of_text(text)}
+        described = {"description": text, "checksum": file_tensors.checksum_of_text(text)}
         save_file(tensors, place, metadata | described)
         try:
             load_cache(place, SHAPES)

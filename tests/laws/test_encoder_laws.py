@@ -20,6 +20,8 @@ from kept.batch import pack
 from kept.cache import make_cache
 from kept.models import CausalLM, EncoderDecoderLM, build_model, encoder_passes
 from kept.ops import KVDtype, PackedMatrix, use_threads
+from kept.ops.activations import Activations
+from kept.ops.quantize import QUANTIZED_FORMATS
 from laws.tiny import FORMATS, VOCAB, pack_weight
 
 CONFIG = {
@@ -29,6 +31,11 @@ CONFIG = {
 KINDS = {
     "dynamic": {}, "static": {"max_cache_len": 150}, "sliding": {"sliding_window": 150},
 }  # fmt: skip
+
+every_product = pytest.mark.parametrize(
+    ("format", "activations"),
+    [(x, "bfloat16") for x in FORMATS] + [(x, "int8") for x in QUANTIZED_FORMATS],
+)
 
 needs_native = pytest.mark.skipif(
     not machine.NATIVE_AVAILABLE, reason="installed without a C++ compiler"
@@ -43,7 +50,7 @@ def _threads() -> Iterator[None]:
 
 
 @cache
-def t5(format: str | None, gated: bool) -> EncoderDecoderLM:
+def t5(format: str | None, gated: bool, activations: Activations = "bfloat16") -> EncoderDecoderLM:
     """format: None: on torch in fp32."""
     more = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False} if gated else {}
     model = build_model({**CONFIG, **more}).to_empty(device="cpu").eval()
@@ -59,7 +66,7 @@ def t5(format: str | None, gated: bool) -> EncoderDecoderLM:
         model.head.weight = model.embedding.weight
     if format is not None:
         model = model.to(torch.float32 if format == "fp32" else torch.bfloat16)
-        model.pack(lambda *of: pack_weight(format, *of))
+        model.pack(lambda *of: pack_weight(format, *of), activations=activations)
     assert isinstance(model, EncoderDecoderLM)
     return model
 
@@ -115,7 +122,7 @@ def inputs_and_texts(random: Random, longest: int) -> tuple[list[list[int]], lis
 
 
 @needs_native
-@pytest.mark.parametrize("format", FORMATS)
+@every_product
 @pytest.mark.parametrize(
     ("kind", "codec", "longest"),
     [
@@ -126,10 +133,11 @@ def inputs_and_texts(random: Random, longest: int) -> tuple[list[list[int]], lis
     ],
 )
 def test_logits_depend_on_prefix_and_input_alone(
-    format: str, kind: str, codec: KVDtype, longest: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    format: str, activations: Activations, kind: str, codec: KVDtype, longest: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     random = Random(f"{format} {kind} {codec}")
-    model = t5(format, gated=random.random() < 0.5)
+    model = t5(format, random.random() < 0.5, activations)
     sources, texts = inputs_and_texts(random, longest)
     expected = [alone(model, *pair, codec) for pair in zip(sources, texts, strict=True)]
     monkeypatch.setattr(encoder_passes, "ENCODER_ROWS", 150)
@@ -142,12 +150,14 @@ def test_logits_depend_on_prefix_and_input_alone(
 
 
 @needs_native
-@pytest.mark.parametrize("format", FORMATS)
+@every_product
 @pytest.mark.parametrize("gated", [False, True])
-def test_the_kernels_compute_what_torch_does(format: str, gated: bool) -> None:
+def test_the_kernels_compute_what_torch_does(
+    format: str, activations: Activations, gated: bool
+) -> None:
     """In fp32 to rounding, with the numbers that the packed weights are; else no further from that
-    than torch is in bfloat16."""
-    native, plain, random = t5(format, gated), t5(None, gated), Random(format)
+    than torch is in bfloat16, or twice as far over int8 activations."""
+    native, plain, random = t5(format, gated, activations), t5(None, gated), Random(format)
     exact = deepcopy(plain)
     for name, module in native.named_modules():
         if isinstance(getattr(module, "weight", None), PackedMatrix):
@@ -158,6 +168,8 @@ def test_the_kernels_compute_what_torch_does(format: str, gated: bool) -> None:
         wanted, found = exact.run(batch), native.run(batch)
         rounded = exact.to(torch.bfloat16).run(batch)
     bound = 1e-5 * wanted.std() if format == "fp32" else (rounded - wanted).abs().mean()
+    if activations == "int8":
+        bound *= 2
     assert (found - wanted).abs().mean() < bound
 
 

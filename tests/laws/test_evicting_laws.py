@@ -361,8 +361,8 @@ def test_other_codecs_move_their_codes_and_stay_deterministic(codec: str, tmp_pa
 def test_layers_with_a_window_of_their_own_keep_it() -> None:
     cache = make(RULE, 1, MIXED)
     run(cache, [1], LENGTH, draws(1))
-    ring, held = cache.held(0)[0], cache.held(1)[0]
-    assert ring[0].tolist()[-5:] == list(range(LENGTH - 5, LENGTH))
+    last, held = cache.held(0)[0], cache.held(1)[0]
+    assert last[0].tolist()[-5:] == list(range(LENGTH - 5, LENGTH))
     want = [expected(RULE, 1, 1, head, LENGTH) for head in range(2)]
     assert held.tolist() == want
     with cache.lend(pack([[0]], past=[LENGTH])) as lent:

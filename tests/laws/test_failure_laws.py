@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from kept.batch import pack
+from kept.blocks import BLOCK
 from kept.cache import Cache, make_cache
 from kept.cache.layer import Buffers, LayerCache
-from kept.cache.layout import Relayout
 from kept.errors import CacheError, CacheFullError
 from kept.machine import NATIVE_AVAILABLE
 from laws.kinds import KINDS, NAMES, Kind
@@ -25,8 +25,7 @@ from laws.steps import (
 from laws.tiny import native_model
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
-RINGS = [kind for kind in KINDS if kind.rings[1] is not None and not kind.in_blocks]
-rings = pytest.mark.parametrize("kind", RINGS, ids=[kind.name for kind in RINGS])
+WINDOWED = [kind for kind in KINDS if kind.windows[1] is not None]
 
 
 @every_kind
@@ -40,19 +39,16 @@ def test_nan_that_was_truncated_or_never_committed_is_never_seen(kind: Kind) -> 
             with cache.step(batch_of([1, 1], [0, 1])) as stores:
                 for store, (k, v) in zip(storing(stores), poison, strict=True):
                     store.append(k[:2], v[:2])
-            full = all(ring is None or ring.slack or ring.window == 1 for ring in kind.rings)
-            lengths = lengths if leave == "truncate" and full else (0, 0)
+            lengths = lengths if leave == "truncate" else (0, 0)
             cache.truncate(lengths)
             plain.append([0, 1], [[[(k[0], v[0])] for k, v in poison]] * 2)
             plain.truncate(lengths)
         elif leave == "fail":
             with pytest.raises(ZeroDivisionError):
                 fail_after(cache, poison, 2, [3, 3], [0, 1])
-            plain.fail([0, 1], [3, 3])
         else:
             k, v = (x.view(2, 3, *x.shape[1:]).transpose(1, 2) for x in poison[0])
             cache.update(k, v, 0)
-            plain.fail([0, 1], [3, 3])
             if leave == "fork":
                 cache = cache.fork()
             else:
@@ -78,7 +74,6 @@ def test_an_operation_inside_a_step_fails_the_step(kind: Kind) -> None:
     cache, plain = filled(kind)
     with pytest.raises(CacheError, match="dropped the step"):
         store_while_truncating(cache, random_rows(kind, 2, generator()))
-    plain.fail([0, 1], [1, 1])
     plain.truncate([11, 9])
     check_content(cache, plain)
     step(cache, plain, [2, 2], [0, 1], generator())
@@ -107,44 +102,25 @@ def test_a_full_static_cache_stays_as_it_was() -> None:
     assert cache.lengths == (24, 24)
 
 
-@rings
-def test_a_ring_goes_back_exactly_as_far_as_its_slack(kind: Kind) -> None:
-    slack = min(ring.slack for ring in kind.rings if ring)
-    window = min(ring.window for ring in kind.rings if ring)
+@pytest.mark.parametrize("kind", WINDOWED, ids=[kind.name for kind in WINDOWED])
+def test_a_window_goes_back_by_64_tokens_and_no_failed_step_changes_that(kind: Kind) -> None:
     whole, told = kind.make(), PlainCache.empty(kind, 1)
-    for _ in range(16):
-        step(whole, told, [6], [0], generator())
-    for back in (slack, slack + 1, slack + 2):
+    for _ in range(3):
+        step(whole, told, [90], [0], generator())
+    with pytest.raises(ZeroDivisionError):
+        fail_after(whole, random_rows(kind, 70, generator()), 2, [70], [0])
+    check_content(whole, told)
+    for length in (270 - BLOCK, 193, 192, 150, 128, 66, 64, 3, 0):
         cache, plain = whole.fork(), told.copy()
-        if back <= slack + 1 or window == 1:
-            cache.truncate(96 - back)
-            plain.truncate([96 - back])
-            step(cache, plain, [1], [0], generator())
+        assert plain.can_truncate(0, length) or 0 < length < 270 - BLOCK
+        if plain.can_truncate(0, length):
+            cache.truncate(length)
+            plain.truncate([length])
         else:
             before = cache.fork()
-            with pytest.raises(CacheError, match=rf"cannot go back to {96 - back} tokens.*slack"):
-                cache.truncate(96 - back)
+            with pytest.raises(CacheError, match=rf"cannot go back to {length}.*keeps_all"):
+                cache.truncate(length)
             assert addresses(cache) == addresses(before)
-            check_content(cache, plain)
-
-
-@rings
-def test_a_failed_step_costs_a_ring_nothing_but_slack(kind: Kind) -> None:
-    slack = min(ring.slack for ring in kind.rings if ring)
-    whole, told = kind.make(), PlainCache.empty(kind, 1)
-    for _ in range(8):
-        step(whole, told, [12], [0], generator())
-    for num_new, back in ((1, slack), (1, slack + 1), (4, max(slack - 3, 0)), (4, slack), (9, 0)):
-        cache, plain = whole.fork(), told.copy()
-        with pytest.raises(ZeroDivisionError):
-            fail_after(cache, random_rows(kind, num_new, generator()), 2, [num_new], [0])
-        plain.fail([0], [num_new])
-        if plain.can_truncate(0, 96 - back):
-            cache.truncate(96 - back)
-            plain.truncate([96 - back])
-        else:
-            with pytest.raises(CacheError, match="cannot go back"):
-                cache.truncate(96 - back)
         check_content(cache, plain)
         step(cache, plain, [1], [0], generator())
 
@@ -160,12 +136,12 @@ def test_a_growth_that_failed_half_way_leaves_a_native_step_right(
     intact = cache.fork()
     grow, layers = LayerCache.relaid, iter(cache.layers)
 
-    def grow_one(layer: LayerCache, change: Relayout) -> tuple[Buffers, Buffers]:
+    def grow_one(layer: LayerCache, capacity: int) -> tuple[Buffers, Buffers]:
         if layer is not next(layers):
             raise AssertionError
         if layer is cache.layers[1]:
             raise MemoryError
-        return grow(layer, change)
+        return grow(layer, capacity)
 
     monkeypatch.setattr(LayerCache, "relaid", grow_one)
     with pytest.raises(MemoryError):
@@ -195,7 +171,6 @@ def test_odd_requests_get_their_error(kind: Kind) -> None:
             cache.step(batch_of([1] * len(slots), slots)).__enter__()
     with pytest.raises(CacheError, match="kv_shapes"):
         store_misshapen(cache)
-    plain.fail([0], [1])
     check_content(cache, plain)
 
 

@@ -57,5 +57,5 @@ def stored(cache, layer):
 
 def layout_entries(cache, layer, slot, tokens):
     if cache.name == "sliding":
-        return [cache.layouts[layer].held[slot].tolist().index(token) for token in tokens]
+        return cache.layouts[layer].entries(slot, 0, len(tokens))
     return list(range(len(tokens)))

@@ -44,10 +44,7 @@ def decode_batch(cache: Cache, tokens: Sequence[int], slots: Sequence[int]) -> B
 
 
 def repeated(model: CausalLM, cache: Cache, slots: Sequence[int]) -> RepeatedStep:
-    """Steps that follow one more token in each of the slots."""
-    batch = decode_batch(cache, [1] * len(slots), slots)
-    model.next_logits(batch, cache)
-    found = model.repeat(batch, cache)
+    found = model.repeat(tuple(slots), cache)
     assert found is not None
     return found
 
@@ -63,7 +60,6 @@ def test_the_same_bits_as_steps_prepared_anew(name: str, format: str, codec: str
     one, other = filled(model, prompts, codec), filled(model, prompts, codec)
     slots = (2, 0)  # not all of them, nor in order
     run = repeated(model, one, slots)
-    model.next_logits(decode_batch(other, [1, 1], slots), other)
     for step in range(run.room):
         tokens = [step % VOCAB, 3 * step % VOCAB]
         found = run.run(tokens)
@@ -81,14 +77,14 @@ def test_room_ends_with_the_buffer() -> None:
     model = native_model("llama", "bf16")
     cache = filled(model, [story(60)])
     run = repeated(model, cache, (0,))
-    assert run.room == 128 - 61  # the block of the last token, and one more
+    assert run.room == 128 - 60  # the block of the last token, and one more
     for token in range(run.room):
         run.run([token])
     batch = decode_batch(cache, [5], (0,))
     assert cache.lengths == (128,)
     assert run.room == 0
     model.next_logits(batch, cache)  # takes a block
-    assert model.repeat(batch, cache) is not None
+    assert model.repeat((0,), cache) is not None
 
 
 def test_a_lease_takes_what_room_there_is() -> None:
@@ -98,8 +94,8 @@ def test_a_lease_takes_what_room_there_is() -> None:
     assert cache.pools
     others = cache.pools[0].take(cache.pools[0].num_free)
     run = repeated(model, cache, (0,))
-    assert run.room == 64 - 61
-    for token in range(3):
+    assert run.room == 64 - 60
+    for token in range(run.room):
         run.run([token])
     batch = decode_batch(cache, [5], (0,))
     with pytest.raises(CacheFullError, match="0 of"):
@@ -155,7 +151,7 @@ def test_a_step_that_raises_leaves_the_cache_as_it_was() -> None:
     before = [x.clone() for layer in cache.layers for x in layer.buffers]
     with pytest.raises(IndexError, match=f"token {VOCAB} does not exist"):
         run.run([VOCAB])
-    assert cache.lengths == (11,)
+    assert cache.lengths == (10,)
     assert run.room == 0
     assert all(
         torch.equal(a, b)
@@ -166,17 +162,15 @@ def test_a_step_that_raises_leaves_the_cache_as_it_was() -> None:
 
 
 def test_none_where_it_cannot_be_had() -> None:
-    model = native_model("mistral", "bf16")
-    ring = make_cache(model.kv_shapes, "sliding", num_slots=1)
-    batch = pack([[1]])
-    model.next_logits(batch, ring)
-    assert model.repeat(batch, ring) is None
+    model = native_model("llama", "bf16")
+    evicting = make_cache(model.kv_shapes, "evicting", num_slots=1, budget=9)
+    model.next_logits(pack([[1]]), evicting)
+    assert model.repeat((0,), evicting) is None
     cache = make_cache(model.kv_shapes, num_slots=2)
-    for batch in (pack([[1, 2], [3]]), pack([[1], [2]], past=[2, 1], last_of=[True, False])):
-        model.next_logits(batch, cache)
-        assert model.repeat(batch, cache) is None
+    model.next_logits(pack([[1, 2]], slots=[1]), cache)
+    assert model.repeat((0, 1), cache) is None
+    assert model.repeat((1,), cache) is not None
     reference = plain_model("llama", torch.float32)
     cache = make_cache(reference.kv_shapes, num_slots=1)
-    batch = pack([[1]])
-    reference.next_logits(batch, cache)
-    assert reference.repeat(batch, cache) is None
+    reference.next_logits(pack([[1]]), cache)
+    assert reference.repeat((0,), cache) is None

@@ -174,7 +174,10 @@ def lose_blocks(patch: pytest.MonkeyPatch) -> None:
 
 
 def let_go_too_early(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(block_layout, "num_gone", lambda window, length: max(0, length - 1) // 64)
+    def passed(window: int, length: int, sinks: int) -> range:
+        return range(max(0, length - 1) // 64)
+
+    patch.setattr(block_layout, "passed_blocks", passed)
 
 
 def go_on_without_a_window(patch: pytest.MonkeyPatch) -> None:

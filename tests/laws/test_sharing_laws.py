@@ -124,7 +124,7 @@ def test_logits_are_those_of_keys_projected_again(native: bool) -> None:
     for kind in (None, *KINDS):
         cache = None if kind is None else caches(model, kind, "float32", 50)(1)
         if kind == "sliding":
-            cache = make_cache(model.kv_shapes, "sliding", sliding_window=45, slack=0)
+            cache = make_cache(model.kv_shapes, "sliding", sliding_window=45)
         found, done = [], 0
         for count in [40] if cache is None else [1, 17, 2, 20]:
             batch = pack([tokens[done : done + count]], past=[done])

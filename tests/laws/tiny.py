@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kept.models import CausalLM, build_model
 from kept.ops import PackedMatrix, pack_int4, pack_int8, pack_matrix
+from kept.ops.activations import Activations
 
 VOCAB = 97
 CONTEXT = 2400
@@ -131,10 +132,12 @@ def plain_model(name: str, dtype: torch.dtype) -> CausalLM:
 
 
 @cache
-def native_model(name: str, format: str, isa: str | None = None) -> CausalLM:
+def native_model(
+    name: str, format: str, isa: str | None = None, activations: Activations = "bfloat16"
+) -> CausalLM:
     """The model of a name on the kernels; isa: what KEPT_ISA says, which a program keeps."""
     model = plain_model(name, torch.float32 if format == "fp32" else torch.bfloat16)
-    model.pack(partial(pack_weight, format))
+    model.pack(partial(pack_weight, format), activations=activations)
     assert model.native is not None
     assert isa in (None, model.native.program.isa)
     return model

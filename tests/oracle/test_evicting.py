@@ -56,9 +56,7 @@ def test_the_window_score_is_a_sliding_cache(pair: Pair, sinks: int) -> None:
     evicting = make_cache(pair.model.kv_shapes, "evicting", budget=9, grain=1, policy=policy)
     # A token attends those that were kept and itself.
     window = 9 + 1 - sinks
-    sliding = make_cache(
-        pair.model.kv_shapes, "sliding", sliding_window=window, num_sinks=sinks, slack=0
-    )
+    sliding = make_cache(pair.model.kv_shapes, "sliding", sliding_window=window, num_sinks=sinks)
     for token in prompt:
         found, wanted = (
             pair.model(torch.tensor([[token]]), cache=cache).logits for cache in (evicting, sliding)

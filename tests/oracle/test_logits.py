@@ -42,11 +42,11 @@ def caches(pair: Pair, batch: int, turn: int) -> dict[str, Cache]:
             shapes, "static", num_slots=batch, max_cache_len=NUM_PROMPT + NUM_STEPS
         ),
         "sliding": make_cache(
-            shapes, "sliding", num_slots=batch, sliding_window=NUM_PROMPT + NUM_STEPS, slack=0
+            shapes, "sliding", num_slots=batch, sliding_window=NUM_PROMPT + NUM_STEPS
         ),
     }
     if any(shape.window for shape in shapes):
-        found["own window"] = make_cache(shapes, "sliding", num_slots=batch, slack=0)
+        found["own window"] = make_cache(shapes, "sliding", num_slots=batch)
     places = REST.index(pair.name), turn
     return {k: v for i, (k, v) in enumerate(found.items()) if in_part(*places, i, out_of=2)}
 

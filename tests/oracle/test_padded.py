@@ -77,9 +77,7 @@ def test_padding_on_either_side(pair: Pair, padding: str) -> None:
 @pytest.mark.parametrize("pair", FEW, indirect=True)
 @torch.no_grad()
 def test_continuing_a_padded_batch(pair: Pair, kind: str, whole_mask: bool) -> None:
-    fields = {"static": {"max_cache_len": 20}, "sliding": {"sliding_window": 20, "slack": 0}}.get(
-        kind, {}
-    )
+    fields = {"static": {"max_cache_len": 20}, "sliding": {"sliding_window": 20}}.get(kind, {})
     cache = make_cache(pair.model.kv_shapes, kind, num_slots=3, **fields)
     rows = prompts(*LENGTHS)
     ids, mask = pad(rows, BEGINS["mixed"], WIDTH)

@@ -36,7 +36,6 @@ def test_logits(pair: Pair, window: int, sinks: int) -> None:
             num_slots=2,
             sliding_window=window,
             num_sinks=sinks,
-            slack=3,
         )
         parts = [pair.model(part, cache=cache).logits for part in ids.split(sizes, dim=1)]
         torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=0, atol=1e-4)

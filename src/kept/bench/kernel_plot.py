@@ -66,18 +66,21 @@ def _colours(figures: Sequence[KernelFigures]) -> dict[str, str]:
 def _points(figures: Sequence[KernelFigures], kind: str) -> Iterator[Label]:
     some = [found for found in figures if found.case.kind == kind]
     colours = _colours(some)
-    together: dict[tuple[str, int, int | None], list[KernelFigures]] = {}
+    together: dict[tuple[str, int, int | None, bool], list[KernelFigures]] = {}
     for found in some:
         case = found.case
-        together.setdefault((case.stored, case.rows, case.length), []).append(found)
-    for (stored, rows, length), group in together.items():
+        shared = case.name == "shared"
+        together.setdefault((case.stored, case.rows, case.length, shared), []).append(found)
+    for (stored, rows, length, shared), group in together.items():
         seconds = sum(found.median for found in group)
         operations = sum(found.case.work.operations for found in group)
         num_bytes = sum(found.case.work.num_bytes for found in group)
         floors = [found.floor for found in group if found.floor is not None]
         share = f": {100 * sum(floors) / seconds:.0f} %" if floors else ""
         words = f"{rows:,} row" + "s" * (rows != 1)
-        if length is not None:
+        if shared:
+            words = f"{rows:,} sharing {length:,}"
+        elif length is not None:
             words = f"{length:,}" if rows == 1 else f"{words} at {length:,}"
         x, y = operations / num_bytes, operations / seconds
         yield Label(f"{words}{share}", x, y, colours[stored])

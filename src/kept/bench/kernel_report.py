@@ -118,7 +118,7 @@ def _table(title: str, figures: Sequence[KernelFigures]) -> Table:
         before = block
         table.add_row(
             *((case.stored, f"{case.length:,}") if attention else (case.name, case.stored)),
-            f"{case.rows:,}",
+            f"{case.rows:,}" + ("*" if case.name == "shared" else ""),
             _short(1e3 * found.median),
             f"{_short(1e3 * found.p10)} .. {_short(1e3 * found.p90)}",
             _short(case.work.num_bytes / 1e6),
@@ -136,6 +136,8 @@ def _short(value: float) -> str:
 
 
 def _notes(result: KernelResult) -> Iterator[str]:
+    if any(timed.case.name == "shared" for timed in result.timed):
+        yield "* One row of each of so many sequences, which share their tokens."
     if result.bandwidth is not None:
         yield f"Read bandwidth in the same run: {result.bandwidth / 1e9:.1f} GB/s."
     for name, limits in result.limits.items():

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kept.batch import Batch
 from kept.bench.work import Work
@@ -28,10 +30,10 @@ _ENOUGH = 8e9
 class Case:
     """One operation to time.
 
-    name: of the layer, or "decode" and "prompt" of attention. stored: the format of its weights, or
-    the codec of its keys and values. length: tokens attended; None of a linear layer. work: what
-    it reads and computes; written results and its input do not count. arithmetic: the type whose
-    matrix peak bounds it.
+    name: of the layer, or "decode", "prompt" and "shared" of attention. stored: the format of its
+    weights, or the codec of its keys and values. length: tokens attended; None of a linear layer.
+    work: what it reads and computes; written results and its input do not count. arithmetic: the
+    type whose matrix peak bounds it.
     """
 
     kind: Literal["linear", "attention"]
@@ -88,25 +90,36 @@ class Group(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Keys and values of several layers, all of one length. parts: of keys and of values, each
-    (layers, 1, G, S, width) as `Codec.parts` orders them."""
+    """Keys and values of several layers, of sequences of one length. parts: of keys and of values,
+    each (layers, blocks, G, tokens of a block, width) as `Codec.parts` orders them. table: (B, n)
+    the blocks of each sequence."""
 
     codec: str
     length: int
     keys: Sequence[torch.Tensor]
     values: Sequence[torch.Tensor]
+    table: NDArray[np.int32]
+
+    @property
+    def block(self) -> int:
+        """Tokens of one."""
+        return self.keys[0].shape[3]
 
 
 class BoundStep:
-    """A native step over one sequence, and all that must outlive it."""
+    """A native step over one sequence, or over all of what is stored, and all that must outlive
+    it."""
 
     def __init__(
         self, program: Program, rows: int, num_logits: int, stored: Stored | None = None
     ) -> None:
-        """num_logits: rows that the last operation may write, if it is to run at all."""
+        """rows: of all sequences together, of each as many. num_logits: rows that the last
+        operation may write, if it is to run at all."""
         index = torch.arange(rows, dtype=torch.int64, device="cpu")
         length = rows if stored is None else stored.length
-        batch = Batch(index % NUM_INPUTS, index, (0, rows), (0,), (length,))
+        count = 1 if stored is None else len(stored.table)
+        starts = tuple(range(0, rows + 1, rows // count))
+        batch = Batch(index % NUM_INPUTS, index, starts, tuple(range(count)), (length,) * count)
         size = num_logits, program.vocab_size
         logits = torch.empty(size, dtype=torch.float32, device="cpu")
         stores = _buffers(stored, length)
@@ -117,9 +130,15 @@ class BoundStep:
 NUM_INPUTS = 64  # rows of input that differ
 
 
+def random_numbers(*size: int) -> torch.Tensor:
+    """Of that size, fp32."""
+    return torch.randn(size, dtype=torch.float32, device="cpu")
+
+
 def _buffers(stored: Stored | None, length: int) -> StepBuffers:
     if stored is None:
         lent = LentBuffers(find_kv_codec("float32"), [], [])
+        tables, block = one_block_each([0]), length
     else:
         num_layers = len(stored.keys[0])
         layers = [
@@ -127,8 +146,9 @@ def _buffers(stored: Stored | None, length: int) -> StepBuffers:
             for i in range(num_layers)
         ]
         lent = LentBuffers(find_kv_codec(stored.codec), layers, [0] * num_layers)
-    tables = [one_block_each([0])]
-    return StepBuffers(lent, [Placement(False, length)], tables, [[length]], _no_view)
+        tables, block = stored.table, stored.block
+    lengths = [length] * len(tables)
+    return StepBuffers(lent, [Placement(block)], [tables], [lengths], _no_view)
 
 
 def _no_view(layer: int) -> NoReturn:

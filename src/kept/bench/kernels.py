@@ -12,14 +12,8 @@ from typing import Protocol, get_args
 import torch
 
 from kept.bench.experiment import check_count
-from kept.bench.kernel_cases import (
-    CODECS,
-    FORMATS,
-    AttentionGroup,
-    LinearGroup,
-    shape_heads,
-    shape_layers,
-)
+from kept.bench.kernel_attention import CODECS, AttentionGroup, shape_heads
+from kept.bench.kernel_cases import FORMATS, LinearGroup, shape_layers
 from kept.bench.kernel_walk import Case, Group, per_run
 from kept.bench.limits import Limits
 from kept.bench.shapes import shape_config
@@ -28,7 +22,6 @@ from kept.format import format_bytes
 from kept.machine import MatrixDtype, describe_machine
 from kept.ops import isa, num_threads, why_reference
 
-PROMPT_ROWS = 256  # of the prompt chunk over the largest length
 _TIMES_CACHE = 4  # how much more than the last-level cache all copies take together
 _UNKNOWN_CACHE = 32 << 20  # taken where the system does not say
 _MOST_MEMORY = 0.5  # of what is free
@@ -38,11 +31,17 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class KernelSettings:
-    """What to measure. isa, threads: None for what the environment or the CPU says."""
+    """What to measure. isa, threads: None for what the environment or the CPU says.
+
+    queries: of the newest tokens of a sequence, at each length. sharing: sequences that decode
+    after common tokens.
+    """
 
     shape: str = "qwen2.5-0.5b"
     rows: tuple[int, ...] = (1, 4, 16, 128, 512)
     lengths: tuple[int, ...] = (256, 2048, 8192)
+    queries: tuple[int, ...] = (1, 256)
+    sharing: tuple[int, ...] = (16,)
     formats: tuple[str, ...] = FORMATS
     codecs: tuple[str, ...] = ("float32", "bfloat16", "int8", "int4")
     isa: str | None = None
@@ -58,12 +57,13 @@ class KernelSettings:
                     raise OptionError(
                         f"{name}: {value!r} is not one of {', '.join(known)}; name those alone"
                     )
-        for name in ("rows", "lengths"):
+        for name in ("rows", "lengths", "queries", "sharing"):
             for count in getattr(self, name):
                 check_count(name, count)
         if self.threads is not None:
             check_count("threads", self.threads)
-        if not (self.rows and self.formats) and not (self.lengths and self.codecs):
+        attends = self.lengths and self.codecs and (self.queries or self.sharing)
+        if not (self.rows and self.formats) and not attends:
             raise OptionError("nothing to measure; give rows and formats, or lengths and codecs")
 
 
@@ -158,8 +158,10 @@ def make_groups(settings: KernelSettings) -> list[Group]:
             groups += (LinearGroup(layer, name, settings.rows) for name in settings.formats)
     heads = shape_heads(settings.shape)
     for length in settings.lengths:
-        chunk = min(PROMPT_ROWS, length) if length == max(settings.lengths) else None
-        groups += (AttentionGroup(heads, name, length, chunk) for name in settings.codecs)
+        for name in settings.codecs:
+            if settings.queries:
+                groups.append(AttentionGroup(heads, name, length, settings.queries))
+            groups += (AttentionGroup(heads, name, length, sharing=n) for n in settings.sharing)
     return groups
 
 
@@ -197,7 +199,7 @@ def _probe(result: KernelResult, groups: Sequence[tuple[Group, int]]) -> None:
     for dtype in get_args(MatrixDtype):
         if dtype in used:
             limits = result.limits.setdefault(dtype, Limits())
-            limits.measure(torch.device("cpu"), dtype, result.num_threads)
+            limits.measure(torch.device("cpu"), dtype, result.num_threads, result.isa)
 
 
 def _expected(result: KernelResult, case: Case, count: int) -> float:

@@ -33,12 +33,17 @@ class Limits:
         return max(self.peaks, key=lambda rate: rate.best, default=None)
 
     def measure(
-        self, device: torch.device, dtype: machine.MatrixDtype, num_threads: int | None = None
+        self,
+        device: torch.device,
+        dtype: machine.MatrixDtype,
+        num_threads: int | None = None,
+        isa: str | None = None,
     ) -> None:
         """Probe both, and add what they say; on another device than the CPU there is no probe.
 
-        num_threads: of the probes, None for as many as there are CPUs. What cannot be measured is
-        noted: runs of minutes are worth having without it.
+        num_threads: of the probes, None for as many as there are CPUs. isa: instructions that bound
+        the peak, None: the CPU's best. What cannot be measured is noted: runs of minutes are worth
+        having without it.
         """
         if device.type != "cpu":
             return
@@ -47,7 +52,7 @@ class Limits:
         except BackendError as error:
             self._note(f"read bandwidth: {error}")
         try:
-            self.peaks.append(machine.measure_matrix_peak(dtype, num_threads))
+            self.peaks.append(machine.measure_matrix_peak(dtype, num_threads, isa=isa))
         except BackendError as error:
             self._note(f"matrix peak: {error}")
 

@@ -47,11 +47,13 @@ def load_variant(
     format: WeightFormat,
     progress: Progress | None = None,
     packing: Progress | None = None,
+    activations: str = "auto",
 ) -> CausalLM:
     """A checkpoint's model with its weights in one format; None is the bundled model.
 
     fp32 and bf16 are the dtype of the whole model. int8 and int4 round its fp32 weights, the
     embedding and the head included, and compute as `kept.LLM(source, quantize=format)` does.
+    activations: of these two, as there.
     progress: called with the bytes read and their total; packing: with the weights quantized, or
     packed for the kernels, and their total.
 
@@ -70,6 +72,7 @@ def load_variant(
         checkpoint,
         dtype=torch.bfloat16 if format == "bf16" else torch.float32,
         quantize=format if format in QUANTIZED_FORMATS else None,
+        activations=activations if format in QUANTIZED_FORMATS else "auto",
         progress=progress,
         packing=packing,
     )

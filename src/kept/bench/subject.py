@@ -56,7 +56,9 @@ class Subject:
     def weight_format(self) -> str:
         """What the weights are held in, in words."""
         dtype = dtype_name(self.model.dtype)
-        return dtype if self.quantize is None else f"{self.quantize} weights over {dtype}"
+        if self.quantize is None:
+            return dtype
+        return f"{self.quantize} weights over {self.model.activations or dtype}"
 
     @property
     def kernels(self) -> str:
@@ -86,15 +88,17 @@ def random_subject(
     seed: int = 0,
     device: str | None = None,
     quantize: str | None = None,
+    activations: str = "auto",
 ) -> Subject:
     """A known shape with random weights, in its published dtype unless one is given.
 
-    quantize: the format to hold them in, as `kept.LLM` takes it. Raises OptionError for a shape,
+    quantize, activations: the format to hold them in, and as what activations meet them, as
+    `kept.LLM` takes both. Raises OptionError for a shape,
     dtype, device or format that is not known, or too little memory.
     """
     config = shape_config(shape)
     model = random_model(config, resolve_dtype(dtype, config), seed, device)
-    prepare(model, quantize)
+    prepare(model, quantize, activations=activations)
     return Subject(shape, model, random=True, quantize=quantize)
 
 
@@ -104,13 +108,21 @@ def checkpoint_subject(
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     quantize: str | None = None,
+    activations: str = "auto",
 ) -> Subject:
     """A checkpoint folder's or hub id's model.
 
     Raises what `kept.LLM` raises for one, and OptionError for an encoder-decoder model.
     """
     refuse_encoders(open_checkpoint(source))
-    llm = LLM(source, dtype=dtype, device=device, quantize=quantize, progress=progress)
+    llm = LLM(
+        source,
+        dtype=dtype,
+        device=device,
+        quantize=quantize,
+        activations=activations,
+        progress=progress,
+    )
     model = llm.model
     return Subject(Path(source).name or str(source), model, random=False, quantize=quantize)
 

@@ -1,7 +1,7 @@
 """Blocks of tokens: who holds which of them, which are free, and which texts begin with which.
 Knows no tensors, and of a token only whether it equals another."""
 
-from kept.blocks.budget import Budget, Reservation
+from kept.blocks.budget import UNLIMITED, Budget, Reservation
 from kept.blocks.entries import Entry
 from kept.blocks.keys import Namespace, Tokens
 from kept.blocks.lease import Lease
@@ -14,6 +14,7 @@ from kept.blocks.window_shelf import WindowShelf
 __all__ = [
     "BLOCK",
     "LONGEST_RETAIN",
+    "UNLIMITED",
     "Block",
     "BlockPool",
     "Budget",

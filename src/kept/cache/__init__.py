@@ -1,5 +1,7 @@
 """Where keys and values live: layouts, layers, and the cache that joins them."""
 
+from kept.cache import pickling  # noqa: F401  # which tells pickle of caches
+from kept.cache.block_layout import BlockLayout
 from kept.cache.bounds import most_slot_bytes
 from kept.cache.cache import Cache
 from kept.cache.concatenate import concatenate
@@ -15,7 +17,6 @@ from kept.cache.make import KINDS, make_cache
 from kept.cache.open_step import LayerStore
 from kept.cache.place import Offloaded, Place
 from kept.cache.policy import SCORES, EvictionPolicy
-from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.cache.stores import check_sources, stores
 from kept.cache.window_blocks import first_needed, most_blocks, num_held
@@ -24,7 +25,7 @@ __all__ = [
     "EVICTION_GRAIN",
     "KINDS",
     "SCORES",
-    "SLACK",
+    "BlockLayout",
     "Cache",
     "EncodedInput",
     "EvictionPolicy",
@@ -35,7 +36,6 @@ __all__ = [
     "LegacyCache",
     "Offloaded",
     "Place",
-    "RingLayout",
     "check_num_slots",
     "check_sources",
     "concatenate",

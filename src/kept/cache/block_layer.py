@@ -12,7 +12,7 @@ from kept.blocks import BLOCK
 from kept.cache.block_layout import BlockLayout
 from kept.cache.block_memory import BlockMemory
 from kept.cache.layer import Entries, LayerCache
-from kept.cache.layout import Copies, Layout, Relayout, Writes
+from kept.cache.layout import Copies, Layout, Writes
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.ops import BlockView, KVCodec, Span
@@ -91,7 +91,7 @@ class BlockLayer(LayerCache):
     def clear(self, slot: int, entries: Entries) -> None:
         """Nothing reads what is behind a sequence's end."""
 
-    def relaid(self, change: Relayout) -> Self:
+    def relaid(self, capacity: int) -> Self:
         """Blocks keep their size."""
         return self
 

@@ -4,9 +4,10 @@
     slot 1, 130 tokens     blocks 4 0 2      the first 128 tokens are the same as those of slot 0
 
 Where layers attend a window, blocks before it are let go (`window_blocks.py` says when), and leave
-holes, so that token i belongs to block i // 64 of a table ever after:
+a hole, so that token i belongs to block i // 64 of a table ever after. The blocks of sinks stay:
 
     slot 2, 330 tokens, window 100     blocks . . 3 8 1 6
+    slot 3, the same, with 4 sinks     blocks 5 . 9 6 2 7
 
 Who shares a block with somebody else freezes the tokens that both have: they are never written
 again, not even when the other has gone. Behind them one of its holders may go on, and keeps that
@@ -17,53 +18,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from functools import partial
 from itertools import chain
+from operator import is_
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kept.blocks import BLOCK, blocks_of
 from kept.cache.block_memory import BlockMemory
-from kept.cache.block_table import EMPTY, Table
-from kept.cache.contiguous import ContiguousLayout, grown
-from kept.cache.layout import Copies, Layout, Plan, Relayout, Writes, lengths_after
-from kept.cache.window_blocks import first_needed, num_gone
+from kept.cache.block_table import Table, rows_in_blocks
+from kept.cache.layout import Copies, Layout, Plan, Writes, lengths_after
+from kept.cache.window_blocks import first_needed, passed_blocks
 from kept.errors import CacheError, CacheFullError
 from kept.ops import Placement, Span
 
-AHEAD = BLOCK  # tokens more that a lease has room for
+AHEAD = BLOCK  # tokens more that a lease takes room for, where there is less than enough
+ENOUGH = 16  # taking another lease costs a step that much more seldom, then
 
 
 class BlockLayout(Layout):
     """A table of blocks for each slot. A block that nobody's table holds any more is free.
 
     memory: where the blocks lie. tables: (slots,). window: how many of the last tokens a query
-    sees; None: all, and nothing is let go.
+    sees; None: all, and nothing is let go. sinks: how many of the first it sees besides.
     """
 
     def __init__(
-        self, memory: BlockMemory, tables: Sequence[Table], window: int | None = None
+        self,
+        memory: BlockMemory,
+        tables: Sequence[Table],
+        window: int | None = None,
+        sinks: int = 0,
     ) -> None:
         super().__init__(len(tables), BLOCK)
-        self.memory, self.tables, self.window = memory, tuple(tables), window
+        self.memory, self.tables, self.window, self.sinks = memory, tuple(tables), window, sinks
         self._joined: tuple[tuple[int, ...], NDArray[np.int32]] | None = None
         self._held_ids: frozenset[int] | None = None
 
-    @classmethod
-    def empty(cls, memory: BlockMemory, num_slots: int, window: int | None = None) -> BlockLayout:
-        """Slots without a token."""
-        return cls(memory, (EMPTY,) * num_slots, window)
-
-    def filled(self, lengths: Sequence[int], begins: Sequence[int] | None = None) -> BlockLayout:
-        """One like it, of slots with blocks for so many tokens each. begins: a token of the first
-        block that each needs, None: of all. Raises CacheFullError where there are fewer blocks."""
-        holes = [begin // BLOCK for begin in begins or [0] * len(lengths)]
-        empty = self._with([Table.of((None,) * count, True) for count in holes])
-        return empty.extended(range(len(lengths)), None, lengths)[0]
+    def filled(self, lengths: Sequence[int], gone: Sequence[range] | None = None) -> BlockLayout:
+        """One like it, of slots with blocks for so many tokens each. gone: tokens of blocks that
+        each does without, None: none. Raises CacheFullError where there are fewer blocks."""
+        wanted = [
+            [index * BLOCK not in without for index in range(blocks_of(length))]
+            for length, without in zip(lengths, gone or [range(0)] * len(lengths), strict=True)
+        ]
+        new = iter(self.memory.take(sum(map(sum, wanted))))
+        tables = [Table.of([next(new) if held else None for held in of], True) for of in wanted]
+        return self._with(tables)
 
     def _with(self, tables: Sequence[Table]) -> BlockLayout:
+        """With these tables; itself where they are the same."""
+        if len(tables) == self.num_slots and all(map(is_, tables, self.tables)):
+            return self
         twin = copy(self)
         twin.tables, twin.num_slots = tuple(tables), len(tables)
         twin._joined = twin._held_ids = None
@@ -78,8 +86,7 @@ class BlockLayout(Layout):
     def held_ids(self) -> frozenset[int]:
         """The numbers of the blocks in the tables."""
         if self._held_ids is None:
-            ids = (table.ids[table.num_holes :].tolist() for table in self.tables)
-            self._held_ids = frozenset(chain.from_iterable(ids))
+            self._held_ids = frozenset(chain.from_iterable(table.held for table in self.tables))
         return self._held_ids
 
     @property
@@ -88,28 +95,28 @@ class BlockLayout(Layout):
         each."""
         if self.window is None:
             return {"layout": "contiguous", "max_length": None}
-        return {"layout": "blocks", "window": self.window}
+        return {"layout": "blocks", "window": self.window, "sinks": self.sinks}
 
     @property
     def placement(self) -> Placement:
         """See `Layout.placement`."""
-        return Placement(ring=False, block=BLOCK, window=self.window)
+        return Placement(BLOCK, self.sinks, self.window)
 
-    def begins(self, lengths: Sequence[int]) -> list[int]:
-        """(slots,) the first token that each slot has, of so many."""
-        pairs = zip(self.tables, lengths, strict=True)
-        return [min(table.num_holes * BLOCK, length) for table, length in pairs]
+    @property
+    def gone(self) -> list[range]:
+        """(slots,) which tokens of each slot have been let go."""
+        return [table.gone for table in self.tables]
+
+    def used(self, lengths: Sequence[int]) -> list[int]:
+        """See `Layout.used`."""
+        return [BLOCK * (id in self.held_ids) for id in range(max(self.held_ids, default=-1) + 1)]
 
     def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> None:
         """Nothing grows; `plan` takes the blocks."""
 
-    def relaid(self, change: Relayout) -> BlockLayout:
-        """See `Layout.relaid`."""
+    def relaid(self, capacity: int) -> BlockLayout:
+        """Blocks keep their size."""
         return self
-
-    def widened(self, capacity: int) -> Relayout:
-        """See `Layout.widened`."""
-        return Relayout(BLOCK)
 
     def check_room(self, num_slots: int, count: int) -> None:
         """See `Layout.check_room`."""
@@ -178,21 +185,21 @@ class BlockLayout(Layout):
     ) -> tuple[Span, Writes]:
         after = lengths_after(starts, lengths)
         table = self.table_of(slots)
-        span = Span(starts, slots, after, max(after), device, window=self.window, blocks=table)
-
-        def rows() -> tuple[Tensor, Tensor]:
-            counts = np.diff(starts)
-            sequence = np.repeat(np.arange(len(slots)), counts)
-            first = np.asarray(lengths) - np.asarray(starts[:-1])
-            tokens = np.arange(starts[-1]) + first[sequence]
-            found = table[sequence, tokens // BLOCK].astype(np.int64), tokens % BLOCK
-            blocks, entries = (torch.as_tensor(x, device="cpu").to(device) for x in found)
-            return blocks, entries
+        span = Span(
+            starts,
+            slots,
+            after,
+            max(after),
+            device,
+            window=self.window,
+            sinks=self.sinks,
+            blocks=table,
+        )
 
         begin, end = divmod(lengths[0], BLOCK), after[0]
         if len(slots) == 1 and begin[1] + starts[-1] <= BLOCK and end > lengths[0]:
             return span, Writes((int(table[0, begin[0]]), 1, begin[1], starts[-1]))
-        return span, Writes(None, rows)
+        return span, Writes(None, partial(rows_in_blocks, table, starts, lengths, device))
 
     def table_of(self, slots: tuple[int, ...]) -> NDArray[np.int32]:
         """(B, n) the blocks of some slots, shorter ones filled up with block 0."""
@@ -206,15 +213,17 @@ class BlockLayout(Layout):
         self._joined = slots, found
         return found
 
-    def committed(self, plan: Plan) -> tuple[Layout, None]:
-        """See `Layout.committed`."""
-        return plan.after or self, None
-
     def ahead(self, slots: Sequence[int], lengths: Sequence[int]) -> tuple[BlockLayout, Copies]:
         """See `Layout.ahead`."""
+        pairs = list(zip(slots, lengths, strict=True))
+        held = [len(self.tables[slot].blocks) * BLOCK - length for slot, length in pairs]
         for room in (AHEAD, 1):
+            ends = [
+                length + (1 if left >= ENOUGH else room)
+                for length, left in zip(lengths, held, strict=True)
+            ]
             try:
-                return self.extended(slots, lengths, [length + room for length in lengths])
+                return self.extended(slots, lengths, ends)
             except CacheFullError:
                 continue
         return self, ()
@@ -233,18 +242,18 @@ class BlockLayout(Layout):
             return self
         tables = list(self.tables)
         for slot, length in zip(slots, lengths, strict=True):
-            tables[slot] = tables[slot].without(num_gone(self.window, length))
-        same = all(a is b for a, b in zip(tables, self.tables, strict=True))
-        return self if same else self._with(tables)
+            tables[slot] = tables[slot].without(passed_blocks(self.window, length, self.sinks))
+        return self._with(tables)
 
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """See `Layout.check_truncate`."""
-        begin = self.tables[slot].num_holes * BLOCK
-        if self.window is not None and length and begin > first_needed(self.window, length):
+        gone = self.tables[slot].gone
+        if max(gone.start, first_needed(self.window, length)) < min(gone.stop, length):
             raise CacheError(
                 f"this {before:,} token long sequence cannot go back to {length:,}: layers that "
-                f"attend the last {self.window:,} tokens have let go of those before {begin:,}; "
-                "truncate by less, or to 0, or make the cache with keeps_all=True"
+                f"attend the last {self.window:,} tokens have let go of tokens {gone.start:,} to "
+                f"{gone.stop:,}; truncate by less, or to {gone.start:,}, or make a dynamic cache "
+                "with keeps_all=True"
             )
 
     def truncated(self, cuts: Sequence[tuple[int, int]]) -> BlockLayout:
@@ -252,8 +261,7 @@ class BlockLayout(Layout):
         tables = list(self.tables)
         for slot, length in cuts:
             tables[slot] = tables[slot].first(length)
-        same = all(a is b for a, b in zip(tables, self.tables, strict=True))
-        return self if same else self._with(tables)
+        return self._with(tables)
 
     def selected(self, indices: Sequence[int], lengths: Sequence[int]) -> BlockLayout:
         """See `Layout.selected`. Of slots that become the same one may go on as it is."""
@@ -279,25 +287,19 @@ class BlockLayout(Layout):
 
     def entries_from(self, slot: int, begin: int, end: int) -> list[int]:
         """See `Layout.entries_from`: entry e of block b is number 64 b + e."""
-        tokens = np.arange(max(begin, self.tables[slot].num_holes * BLOCK), end)
-        ids = self.tables[slot].ids.astype(np.int64)
+        table, tokens = self.tables[slot], np.arange(begin, end)
+        tokens = tokens[(tokens < table.gone.start) | (tokens >= table.gone.stop)]
+        ids = table.ids.astype(np.int64)
         found: list[int] = (ids[tokens // BLOCK] * BLOCK + tokens % BLOCK).tolist()
         return found
 
     def entries(self, slot: int, begin: int, end: int) -> list[int]:
         """See `Layout.entries`; raises CacheError if one of the tokens is gone."""
-        held = self.tables[slot].num_holes * BLOCK
-        if begin < min(held, end):
+        gone = self.tables[slot].gone
+        if max(begin, gone.start) < min(gone.stop, end):
             raise CacheError(
-                f"this cache no longer holds tokens {begin} to {held} in layers that attend the "
-                f"last {self.window} tokens; ask for later ones, or make it with keeps_all=True"
+                f"this cache no longer holds tokens {gone.start} to {gone.stop} in layers that "
+                f"attend the last {self.window} tokens; ask for later ones, or make a dynamic "
+                "cache with keeps_all=True"
             )
         return self.entries_from(slot, begin, end)
-
-
-def in_runs(layout: Layout, lengths: Sequence[int]) -> Layout:
-    """How slots of so many tokens would lie in one run each, if they lie in blocks."""
-    if not isinstance(layout, BlockLayout):
-        return layout
-    longest = max(lengths)
-    return ContiguousLayout(len(lengths), grown(longest) if longest else 0)

@@ -8,8 +8,8 @@
 Memory is reserved for as many blocks as there may ever be, and a page of it comes to be when
 something is first written there; blocks of low numbers are taken first, so that those pages are
 few. Huge pages come where blocks have filled them: each buffer would have one that is mostly empty.
-Where memory cannot be reserved without taking it (on another device than the CPU, or Windows),
-buffers grow by doubling, and move.
+Where memory cannot be reserved without taking it (on another device than the CPU, on Windows, or
+in files), buffers grow by doubling, and move.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from kept.blocks import BLOCK, Block, BlockPool, Budget
+from kept.blocks import BLOCK, UNLIMITED, Block, BlockPool, Budget
 from kept.cache import memory
 from kept.cache.layout import lasting
-from kept.cache.place import Buffers
+from kept.cache.place import Buffers, InMemory, Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheFullError, OptionError
 from kept.format import format_bytes
@@ -53,13 +53,13 @@ class BlockMemory:
         self,
         shapes: Sequence[KVShape],
         codec: KVCodec,
-        device: torch.device,
         pool: BlockPool,
+        place: Place,
         reserved: tuple[mmap.mmap, int] | None = None,
     ) -> None:
         """reserved: memory for all blocks of the pool, and where in it they begin; None: to grow
-        as blocks are taken."""
-        self.device, self.generation, self.pool = device, 0, pool
+        as blocks are taken, in `place`."""
+        self.generation, self.pool, self._place = 0, pool, place
         self.beside: tuple[weakref.ref[BlockMemory], ...] = ()
         self._parts = [_parts(shape, codec) for shape in shapes]
         self.buffers: list[Buffers]  # of each layer, keys before values
@@ -81,6 +81,14 @@ class BlockMemory:
 
         with lasting():
             self.buffers = [tuple(map(view, parts)) for parts in self._parts]
+
+    def share_budget(self, other: BlockMemory) -> None:
+        """Have one budget with another memory. To be called before a block is taken."""
+        self.pool.draw_on(other.pool.budget)
+        together = (*other.beside, weakref.ref(self))
+        for each in [found() for found in together]:
+            if each is not None:
+                each.beside = together
 
     @property
     def block_bytes(self) -> int:
@@ -155,7 +163,7 @@ class BlockMemory:
     def _made(self, part: _Size, count: int) -> Tensor:
         size, dtype = part
         with lasting():
-            return memory.zeros((count, *size), dtype, self.device)
+            return self._place.zeros((count, *size), dtype)
 
     def _grow(self, needed: int) -> None:
         rows = len(self.buffers[0][0])
@@ -167,6 +175,7 @@ class BlockMemory:
             for layer, old in zip(wider, self.buffers, strict=True):
                 for new, x in zip(layer, old, strict=True):
                     new[: len(x)] = x
+                self._place.leave(layer)
         self.buffers, self.generation = wider, self.generation + 1
 
 
@@ -175,17 +184,19 @@ def block_memories(
     codec: KVCodec,
     device: torch.device,
     pool_bytes: int | None = None,
+    place: Place | None = None,
 ) -> list[BlockMemory]:
     """A memory for each group of layers, which have a budget together.
 
     groups: what each layer of a group stores. pool_bytes: of all blocks at most, None: what this
-    machine's memory holds. Raises OptionError where not one block of all layers fits, and
-    CacheFullError where the system grants no memory for one.
+    machine's memory holds. place: of the blocks, None: the device's memory. Raises OptionError
+    where not one block of all layers fits, and CacheFullError where the system grants no memory
+    for one.
     """
     sizes = [[_parts(shape, codec) for shape in shapes] for shapes in groups]
     each = [sum(_bytes_of(x) for parts in group for x in parts) for group in sizes]
     total = sum(each)
-    most = pool_bytes if pool_bytes is not None else total_memory() or SIZE_UNKNOWN
+    most = pool_bytes if pool_bytes is not None else _size_of(place)
     if pool_bytes is not None and pool_bytes < total:
         raise OptionError(
             f"pool_bytes={pool_bytes:,} holds no block: {BLOCK} tokens in "
@@ -205,7 +216,7 @@ def block_memories(
 
     found: mmap.mmap | None = None
     asked = most
-    while device.type == "cpu" and CAN_RESERVE:
+    while place is None and device.type == "cpu" and CAN_RESERVE:
         found = memory.reserved(sum(needed()))
         if found is not None:
             break
@@ -228,8 +239,8 @@ def block_memories(
         BlockMemory(
             shapes,
             codec,
-            device,
             BlockPool(count, size, budget),
+            place or InMemory(device),
             None if found is None else (found, begin),
         )
         for shapes, count, size, begin in zip(groups, counts(), each, begins, strict=False)
@@ -237,6 +248,11 @@ def block_memories(
     for one in made:
         one.beside = tuple(map(weakref.ref, made))
     return made
+
+
+def _size_of(place: Place | None) -> int:
+    """Bytes of blocks that there is memory for; files say so themselves when they are full."""
+    return total_memory() or SIZE_UNKNOWN if place is None else UNLIMITED
 
 
 _Size = tuple[tuple[int, int, int], torch.dtype]  # of a block in one part

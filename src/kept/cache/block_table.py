@@ -6,49 +6,67 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kept.blocks import BLOCK, Block, blocks_of
+
+NO_HOLE = range(0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
     """The blocks of a slot, in the order of its tokens, and those that it has room in.
 
-    blocks: None: a hole. appends: whether tokens may be written behind the frozen ones of a block
-    that is not full. ids: the blocks' numbers, int32, 0 of a hole. num_holes: all of them come
-    first.
+    blocks: None: it has been let go. appends: whether tokens may be written behind the frozen ones
+    of a block that is not full. ids: the blocks' numbers, int32, 0 where there is none. hole: which
+    of them have been let go, all those between two.
     """
 
     blocks: tuple[Block | None, ...]
     appends: bool
     ids: NDArray[np.int32]
-    num_holes: int = 0
+    hole: range = NO_HOLE
 
     @classmethod
     def of(cls, blocks: Sequence[Block | None], appends: bool) -> Table:
         """A table of these blocks."""
         numbers = (0 if block is None else block.id for block in blocks)
         ids = np.fromiter(numbers, np.int32, len(blocks))
-        holes = next((i for i, block in enumerate(blocks) if block is not None), len(blocks))
-        return cls(tuple(blocks), appends, ids, holes)
+        gone = [i for i, block in enumerate(blocks) if block is None]
+        hole = range(gone[0], gone[-1] + 1) if gone else NO_HOLE
+        return cls(tuple(blocks), appends, ids, hole)
+
+    @property
+    def held(self) -> list[int]:
+        """The numbers of its blocks."""
+        ids: list[int] = self.ids.tolist()
+        return ids[: self.hole.start] + ids[self.hole.stop :]
+
+    @property
+    def gone(self) -> range:
+        """The tokens that lay in blocks that have been let go."""
+        return range(self.hole.start * BLOCK, self.hole.stop * BLOCK)
 
     def first(self, num_tokens: int) -> Table:
         """With the blocks that so many tokens lie in."""
         count = blocks_of(num_tokens)
         if count >= len(self.blocks):
             return self
-        holes = min(self.num_holes, count)
-        return Table(self.blocks[:count], self.appends, self.ids[:count], holes)
+        hole = range(self.hole.start, min(self.hole.stop, count))
+        return Table(self.blocks[:count], self.appends, self.ids[:count], hole or NO_HOLE)
 
-    def without(self, count: int) -> Table:
-        """With holes in place of so many first blocks, or more where there are."""
-        count = min(count, len(self.blocks))
-        if count <= self.num_holes:
+    def without(self, gone: range) -> Table:
+        """With these blocks let go, besides those that have been."""
+        gone = range(gone.start, min(gone.stop, len(self.blocks)))
+        if not gone or gone.stop <= self.hole.stop:
             return self
         ids = self.ids.copy()
-        ids[:count] = 0
-        return Table((None,) * count + self.blocks[count:], self.appends, ids, count)
+        ids[gone.start : gone.stop] = 0
+        none = (None,) * len(gone)
+        blocks = self.blocks[: gone.start] + none + self.blocks[gone.stop :]
+        return Table(blocks, self.appends, ids, gone)
 
     def takes(self, token: int) -> bool:
         """Whether this token may be written to where it belongs, the first of a block aside."""
@@ -61,11 +79,28 @@ class Table:
     def shared(self, num_tokens: int) -> Table:
         """For somebody else, with the same tokens, which are frozen from now on."""
         found = self.first(num_tokens)
-        for index in range(found.num_holes, len(found.blocks)):
-            block = found.blocks[index]
+        for index, block in enumerate(found.blocks):
             if block is not None:
                 block.freeze(min(BLOCK, num_tokens - index * BLOCK))
-        return Table(found.blocks, False, found.ids, found.num_holes)
+        return Table(found.blocks, False, found.ids, found.hole)
 
 
 EMPTY = Table.of((), True)
+
+
+def rows_in_blocks(
+    table: NDArray[np.int32],
+    starts: tuple[int, ...],
+    lengths: Sequence[int],
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Blocks and entries, (N,) each, that a step's rows are written to.
+
+    table: (B, n). lengths: (B,) before the step.
+    """
+    sequence = np.repeat(np.arange(len(lengths)), np.diff(starts))
+    first = np.asarray(lengths) - np.asarray(starts[:-1])
+    tokens = np.arange(starts[-1]) + first[sequence]
+    found = table[sequence, tokens // BLOCK].astype(np.int64), tokens % BLOCK
+    blocks, entries = (torch.as_tensor(x, device="cpu").to(device) for x in found)
+    return blocks, entries

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from kept.blocks import BLOCK
+from kept.cache.block_layout import AHEAD, BlockLayout
 from kept.cache.cache import Cache
 from kept.cache.contiguous import ContiguousLayout, grown
 from kept.cache.evicting import EvictingLayout
 from kept.cache.layout import Layout
-from kept.cache.ring import RingLayout
+from kept.cache.window_blocks import most_blocks
 from kept.ops.program import computes_in_floats
 
 NUMBER = 8  # bytes of an int64
@@ -30,17 +32,14 @@ def most_slot_bytes(cache: Cache, longest: int, step: int, num_heads: int) -> in
                 width = 4 if computes_in_floats(cache.codec) else 2
                 found += 4 * shape.num_kv_heads * rule.budget
                 found += width * num_heads * rule.grain * shape.head_dim
-    rings = [layout for layout in dict.fromkeys(cache.layouts) if isinstance(layout, RingLayout)]
-    return found + sum(NUMBER * _capacity(ring, longest, step) for ring in rings)
+    return found
 
 
 def _capacity(layout: Layout, longest: int, step: int) -> int:
     """Entries that a slot comes to have at most."""
-    if isinstance(layout, RingLayout):
-        widest = max(layout.full, layout.sinks + layout.window - 1 + step)
-        needed = min(longest, widest)
-        return min(grown(needed), max(layout.full, needed))
+    if isinstance(layout, BlockLayout):
+        return BLOCK * most_blocks(layout.window, longest + AHEAD, step, layout.sinks)
     if isinstance(layout, EvictingLayout):
         return min(grown(longest), layout.rule.budget + layout.rule.grain)
-    assert isinstance(layout, ContiguousLayout), "what lies in blocks is counted by them"
+    assert isinstance(layout, ContiguousLayout)
     return layout.capacity if layout.fixed else grown(longest)

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from kept.batch import Batch, Source
 from kept.cache.checks import check_joins, check_slots, check_update
+from kept.cache.concatenate import concatenate
 from kept.cache.evicting_layer import check_seen, choose_all, observer_of
 from kept.cache.indices import read_slots, read_whole
-from kept.cache.layout import Layout, Relayout
+from kept.cache.layout import Layout
 from kept.cache.lending import Lease, can_lease, grant, lend, with_lent
 from kept.cache.open_step import LayerStore, OpenStep, cross_store, own_store, shared_store
+from kept.cache.saving import save_cache
 from kept.cache.sharing import Sharing
 from kept.errors import CacheError
 from kept.ops import AttentionSpec, CrossView, StepBuffers, StoredView, plain_torch
@@ -28,7 +30,7 @@ class Cache(Sharing):
 
     Made by `make_cache`. A forward pass stores through `step`, a hand-written loop through
     `update`. Lengths advance once a step, after every layer has stored; a step that raises leaves
-    the cache as it was, except that a ring can then be truncated by that much less.
+    the cache as it was.
     """
 
     @contextmanager
@@ -64,8 +66,8 @@ class Cache(Sharing):
 
     def lease(self, slots: tuple[int, ...]) -> Lease | None:
         """The right to add a token to each of the slots, step after step, at no more cost than
-        `Lease.extend`; None where that cannot be: a layout labels its entries, as a ring does, or
-        drops some, nothing is stored yet, buffers are not in memory, or an input is attended too.
+        `Lease.extend`; None where that cannot be: a layout drops tokens by choice, nothing is
+        stored yet, buffers are not in memory, or an input is attended too.
 
         Drops a step that is open. Raises CacheError for slots that are not this cache's, and
         OptionError for none.
@@ -159,13 +161,13 @@ class Cache(Sharing):
         if num_new is None:
             cross = self.cross.begin(starts, slots, lengths, source)
         counts = [b - a for a, b in pairwise(starts)]
-        changes = {layout: layout.reserve(lengths, counts) for layout in self._state.distinct}
+        capacities = {layout: layout.reserve(lengths, counts) for layout in self._state.distinct}
         self._settle()
         if num_new is None:
             self.cross.abandon()
-        for layout, change in changes.items():
-            if change is not None:
-                self._widen(layout, change)
+        for layout, capacity in capacities.items():
+            if capacity is not None:
+                self._widen(layout, capacity)
         state = self._state.owned()
         plans = {x: x.plan(starts, slots, lengths, self.device) for x in state.distinct}
         for layout, plan in plans.items():
@@ -174,22 +176,18 @@ class Cache(Sharing):
         self._state = replace(state, open=step)
         return step
 
-    def _widen(self, layout: Layout, change: Relayout) -> None:
+    def _widen(self, layout: Layout, capacity: int) -> None:
         """Make room for a step."""
-        if change.gather is None:
-            # Entries stay in place, so layers can grow one after the other: memory does not hold
-            # all of them twice, and a failure half-way leaves nothing but some larger buffers.
-            for i, of in enumerate(self.layouts):
-                layers = list(self.layers)
-                if of is layout and (layers[i].capacity != change.capacity or layers[i].is_shared):
-                    layers[i] = layers[i].relaid(change)
-                    self._state = self._state.with_layers(layers)
-                    self.place.leave(layers[i].buffers)
-                del layers  # which would hold what was replaced
-            self._state = self._state.with_layouts({layout: layout.relaid(change)})
-            return
-        self._state = self._state.relaid(layout, change)
-        self._leave(layout)
+        # Entries stay in place, so layers can grow one after the other: memory does not hold all of
+        # them twice, and a failure half-way leaves nothing but some larger buffers.
+        for i, of in enumerate(self.layouts):
+            layers = list(self.layers)
+            if of is layout and (layers[i].capacity != capacity or layers[i].is_shared):
+                layers[i] = layers[i].relaid(capacity)
+                self._state = self._state.with_layers(layers)
+                self.place.leave(layers[i].buffers)
+            del layers  # which would hold what was replaced
+        self._state = self._state.with_layouts({layout: layout.relaid(capacity)})
 
     def _store(self, index: int, step: OpenStep) -> LayerStore:
         visit = partial(self._visit, index)
@@ -217,7 +215,7 @@ class Cache(Sharing):
             layers = [layer.buffers for layer in self.layers]
             if self.shapes[index].cross:
                 index -= self.cross.first
-            self.place.visit(*step.visited(layers, index, self.lengths))
+            self.place.visit(*step.visited(layers, self.layouts, index, self.lengths))
 
     @plain_torch()
     def _commit(self, step: OpenStep) -> None:
@@ -232,21 +230,11 @@ class Cache(Sharing):
         self._state = state.without_passed(step.slots) if self.lets_go else state
         self._finish()
 
-    def __reduce__(self) -> tuple[object, ...]:
-        from kept.cache.pickling import read, written  # which need this class
-
-        in_blocks = bool(self.pools) or self.place.budget is not None
-        return read, (written(self), self.shapes, str(self.device), in_blocks)
-
     def concatenate(self, others: Sequence[Cache]) -> Cache:
         """A new cache with its slots and those of the others after them; see
         `kept.cache.concatenate`."""
-        from kept.cache.concatenate import concatenate  # which needs this class
-
         return concatenate([self, *others] if isinstance(others, Sequence) else others)
 
     def save(self, path: str | PathLike[str], *, fingerprint: str = "") -> None:
-        """Write what it holds to a file that `load_cache` reads; see `kept.cache.files`."""
-        from kept.cache.files import save_cache  # which needs this class
-
+        """Write what it holds to a file that `load_cache` reads; see `kept.cache.saving`."""
         save_cache(self, path, fingerprint=fingerprint)

@@ -2,8 +2,7 @@
 
     slots 0 1 | 0 1 2   ->   0 1 2 3 4
 
-What was computed by itself can then be stepped as one batch. Only tokens that are held are copied;
-a ring that is narrower than another has its tokens laid out anew, as when it grows.
+What was computed by itself can then be stepped as one batch. Only tokens that are held are copied.
 """
 
 from __future__ import annotations
@@ -11,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from itertools import accumulate, chain
+from typing import TypeVar
 
-from kept.cache.block_layout import BlockLayout, in_runs
-from kept.cache.cache import Cache
+from kept.cache.block_layout import BlockLayout
+from kept.cache.contiguous import ContiguousLayout, grown
 from kept.cache.encoded_input import EncodedInput, moved
 from kept.cache.layer import Moves
-from kept.cache.layout import Layout, Relayout
+from kept.cache.layout import Layout
+from kept.cache.reading import Readable
 from kept.errors import CacheError, OptionError
 from kept.ops import plain_torch
 
+SomeCache = TypeVar("SomeCache", bound=Readable)
+
 
 @plain_torch()
-def concatenate(caches: Sequence[Cache]) -> Cache:
+def concatenate(caches: Sequence[SomeCache]) -> SomeCache:
     """A cache with the slots of all, in their order.
 
     The caches keep what they hold and share nothing with the new one but what nobody writes to:
@@ -31,13 +34,13 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
     the largest capacity of each layer. The same cache may be given more than once.
 
     Raises OptionError for no cache at all or something else than one, CacheError where shapes,
-    codecs, devices or layouts (windows, sinks, slack, a static length, a budget
-    and its policy) differ, and CacheFullError where its place has no room.
+    codecs, devices or layouts (windows, sinks, a static length, a budget and its
+    policy) differ, and CacheFullError where its place has no room.
     """
-    if isinstance(caches, Cache) or not isinstance(caches, Sequence) or not caches:
+    if isinstance(caches, Readable) or not isinstance(caches, Sequence) or not caches:
         raise OptionError(f"concatenate takes a list of caches, at least one, not {caches!r:.100}")
     for index, cache in enumerate(caches):
-        if not isinstance(cache, Cache):
+        if not isinstance(cache, Readable):
             raise OptionError(f"{cache!r:.100}, number {index} to concatenate, is no cache")
         _check(index, cache, caches[0])
     first = caches[0]
@@ -49,11 +52,12 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
         if isinstance(layout, BlockLayout):
             joined[layout], moves[layout] = _in_blocks(layout, layouts, lengths)
             continue
-        runs = [in_runs(x, of) for x, of in zip(layouts, lengths, strict=True)]
-        changes = [x.widened(max(y.capacity for y in runs)) for x in runs]
-        joined[layout] = _joined(runs, changes)
-        moves[layout] = [_moves(*each) for each in zip(layouts, changes, lengths, strict=True)]
-    found = Cache(
+        runs = [_in_runs(x, of) for x, of in zip(layouts, lengths, strict=True)]
+        capacity = max(x.capacity for x in runs)
+        wide = [x.relaid(capacity) for x in runs]
+        joined[layout] = reduce(lambda one, other: one.joined(other), wide[1:], wide[0])
+        moves[layout] = [_moves(*each) for each in zip(layouts, runs, lengths, strict=True)]
+    found = type(first)(
         first.shapes,
         [joined[layout] for layout in first.layouts],
         first.codec,
@@ -74,7 +78,7 @@ def concatenate(caches: Sequence[Cache]) -> Cache:
     return found
 
 
-def _inputs(caches: Sequence[Cache]) -> list[EncodedInput | None]:
+def _inputs(caches: Sequence[Readable]) -> list[EncodedInput | None]:
     """Which input each slot attends; those that lie in another place than the first cache's, once
     copied to it."""
     copies: dict[EncodedInput, EncodedInput] = {}
@@ -100,7 +104,7 @@ def _in_blocks(
         if isinstance(layout, BlockLayout) and layout.memory is first.memory:
             part = layout.fork(of)
         else:
-            part = first.filled(of, layout.begins(of) if isinstance(layout, BlockLayout) else None)
+            part = first.filled(of, layout.gone if isinstance(layout, BlockLayout) else None)
             slots = list(enumerate(of))
             moved = [(layout.entries_from(s, 0, n), part.entries_from(s, 0, n)) for s, n in slots]
         found = part if found is None else found.joined(part)
@@ -109,28 +113,23 @@ def _in_blocks(
     return found, moves
 
 
-def _joined(layouts: Sequence[Layout], changes: Sequence[Relayout]) -> Layout:
-    """One layout with the slots of all, once each has made its change."""
-    wide = [layout.relaid(change) for layout, change in zip(layouts, changes, strict=True)]
-    return reduce(lambda found, other: found.joined(other), wide[1:], wide[0])
+def _in_runs(layout: Layout, lengths: Sequence[int]) -> Layout:
+    """How slots of so many tokens would lie in one run each, if they lie in blocks."""
+    if not isinstance(layout, BlockLayout):
+        return layout
+    longest = max(lengths)
+    return ContiguousLayout(len(lengths), grown(longest) if longest else 0)
 
 
-def _moves(layout: Layout, change: Relayout, lengths: Sequence[int]) -> list[Moves]:
+def _moves(layout: Layout, into: Layout, lengths: Sequence[int]) -> list[Moves]:
     """Which entries of each slot hold something, and which they become."""
-    found: list[Moves] = []
-    for slot, length in enumerate(lengths):
-        if isinstance(layout, BlockLayout):
-            found.append((layout.entries_from(slot, 0, length), slice(0, length)))
-        elif change.gather is None:
-            entries = layout.entries_from(slot, 0, length)
-            found.append((entries, entries))
-        else:
-            into = (change.gather[slot] >= 0).nonzero().flatten()
-            found.append((change.gather[slot, into].tolist(), into.tolist()))
-    return found
+    return [
+        (layout.entries_from(slot, 0, length), into.entries_from(slot, 0, length))
+        for slot, length in enumerate(lengths)
+    ]
 
 
-def _check(index: int, cache: Cache, first: Cache) -> None:
+def _check(index: int, cache: Readable, first: Readable) -> None:
     """Raise CacheError unless a cache is of the first one's kind."""
     for what, ours, theirs in (
         ("is for layers of", cache.shapes, first.shapes),
@@ -145,7 +144,7 @@ def _check(index: int, cache: Cache, first: Cache) -> None:
             )
 
 
-def _traits(cache: Cache) -> list[dict[str, object]]:
+def _traits(cache: Readable) -> list[dict[str, object]]:
     """Of each layer's layout, and which other layers have the same one."""
     distinct = list(dict.fromkeys(cache.layouts))
     return [{**x.traits, "shared": distinct.index(x)} for x in cache.layouts]

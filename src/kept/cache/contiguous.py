@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 
-from kept.cache.layout import GRAIN, Layout, Plan, Relayout, plan_in_order
+from kept.cache.layout import GRAIN, Layout, Plan, plan_in_order
 from kept.errors import CacheFullError
 from kept.ops import Placement
 
@@ -31,13 +31,9 @@ class OrderedLayout(Layout):
         twin.num_slots, twin.capacity = num_slots, capacity
         return twin
 
-    def relaid(self, change: Relayout) -> Self:
+    def relaid(self, capacity: int) -> Self:
         """See `Layout.relaid`."""
-        return self._with(self.num_slots, change.capacity)
-
-    def committed(self, plan: Plan) -> tuple[Self, None]:
-        """See `Layout.committed`; lengths say what counts."""
-        return self, None
+        return self._with(self.num_slots, capacity)
 
     def truncated(self, cuts: Sequence[tuple[int, int]]) -> Self:
         """Nothing to forget: lengths say what counts."""
@@ -46,10 +42,6 @@ class OrderedLayout(Layout):
     def selected(self, indices: Sequence[int], lengths: Sequence[int]) -> Self:
         """See `Layout.selected`."""
         return self._with(len(indices), self.capacity)
-
-    def widened(self, capacity: int) -> Relayout:
-        """See `Layout.widened`."""
-        return Relayout(capacity)
 
     def joined(self, other: Layout) -> Self:
         """See `Layout.joined`."""
@@ -77,7 +69,7 @@ class ContiguousLayout(OrderedLayout):
         """See `Layout.traits`."""
         return {"layout": "contiguous", "max_length": self.limit}
 
-    def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
+    def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> int | None:
         """See `Layout.reserve`."""
         needed = max(a + b for a, b in zip(lengths, counts, strict=True))
         if needed <= self.capacity:
@@ -87,7 +79,7 @@ class ContiguousLayout(OrderedLayout):
                 f"the static cache holds {self.capacity} tokens a sequence and {needed} would be "
                 "stored; make it longer (max_cache_len), truncate it, or use the dynamic cache"
             )
-        return Relayout(grown(needed))
+        return grown(needed)
 
     def plan(
         self,
@@ -102,7 +94,7 @@ class ContiguousLayout(OrderedLayout):
     @property
     def placement(self) -> Placement:
         """See `Layout.placement`."""
-        return Placement(ring=False, block=self.capacity)
+        return Placement(self.capacity)
 
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """Any length can be gone back to."""

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from kept.cache.cache import Cache
 from kept.cache.encoded_input import EncodedInput, put
 from kept.cache.place import Buffers
+from kept.cache.reading import Readable
 from kept.ops import InputBuffers, Part
 
 # Of a tensor's name, dtype and shape: what the file holds, verified.
 ReadTensor = Callable[[str, torch.dtype, int, int, int], Tensor]
 
 
-def input_buffers(cache: Cache) -> Iterator[tuple[str, Tensor]]:
+def input_buffers(cache: Readable) -> Iterator[tuple[str, Tensor]]:
     """Every buffer of each encoder input with its name in a file."""
     for index, found in enumerate(cache.cross.inputs):
         for layer, buffers in enumerate(found.layers):
@@ -26,7 +26,7 @@ def input_buffers(cache: Cache) -> Iterator[tuple[str, Tensor]]:
 
 
 def read_inputs(
-    cache: Cache, lengths: Sequence[int], of: Sequence[int], tensor: ReadTensor
+    cache: Readable, lengths: Sequence[int], of: Sequence[int], tensor: ReadTensor
 ) -> None:
     """Let slots attend the inputs of a file. lengths: tokens of each. of: (slots,) the number of
     the one that each attends, -1 for none; empty for a cache without cross layers."""
@@ -53,10 +53,10 @@ def read_inputs(
         cache.cross.of = [None if number < 0 else made[number] for number in of]
 
 
-def _parts(cache: Cache, layer: int, which: str) -> tuple[Part, ...]:
+def _parts(cache: Readable, layer: int, which: str) -> tuple[Part, ...]:
     of = cache.codec.keys if which == "keys" else cache.codec.values
     return of.parts(cache.cross.shapes[layer].head_dim)
 
 
-def _name(cache: Cache, index: int, layer: int, which: str, part: Part) -> str:
+def _name(cache: Readable, index: int, layer: int, which: str, part: Part) -> str:
     return f"inputs.{index}.layers.{cache.cross.first + layer}.{which}.{part.name}"

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from kept.cache.block_layout import BlockLayout
-from kept.cache.cache import Cache
 from kept.cache.contiguous import ContiguousLayout, grown
 from kept.cache.evicting import EvictingLayout
 from kept.cache.eviction_file import MAX_COUNT, read_count, read_rule, write_rule
 from kept.cache.layout import Layout
-from kept.cache.ring import RingLayout
+from kept.cache.reading import Readable
 from kept.cache.saved_window import SavedWindow
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
@@ -44,7 +43,7 @@ class Description:
     checksums: Mapping[str, str]
 
     @classmethod
-    def of(cls, cache: Cache, fingerprint: str, checksums: Mapping[str, str]) -> Description:
+    def of(cls, cache: Readable, fingerprint: str, checksums: Mapping[str, str]) -> Description:
         """Describe a cache."""
         layouts, inputs = list(dict.fromkeys(cache.layouts)), list(cache.cross.inputs)
         of = cache.cross.of if cache.cross.shapes else []
@@ -149,31 +148,31 @@ def write_layout(layout: Layout, lengths: Sequence[int]) -> dict[str, Any]:
     if isinstance(layout, EvictingLayout):
         return {"layout": "evicting", **write_rule(layout.rule)}
     if isinstance(layout, BlockLayout) and layout.window is not None:
-        return {**layout.traits, "begins": layout.begins(lengths)}
+        begins = [gone.stop if gone else 0 for gone in layout.gone]
+        return {**layout.traits, "begins": begins}
     return layout.traits
 
 
 def read_layout(file: Path, fields: Mapping[str, Any], lengths: Sequence[int]) -> Layout:
-    """The layout that `write_layout` described, for sequences of these lengths; a ring is empty.
+    """The layout that `write_layout` described, for sequences of these lengths.
 
     Raises CacheError for anything else.
     """
     longest = max(lengths)
     try:
         if fields["layout"] == "ring":
-            window, sinks, slack = (
-                read_count(fields[name]) for name in ("window", "sinks", "slack")
+            raise CacheError(
+                f"{file} holds tokens in rings, as an older kept laid windows out, which now lie "
+                "in blocks; make the cache anew and save it"
             )
-            if window >= 1:
-                return RingLayout(len(lengths), window, sinks, slack)
-        elif fields["layout"] == "evicting":
+        if fields["layout"] == "evicting":
             rule = read_rule(fields)
             stored = max(map(rule.num_stored, lengths))
             capacity = min(grown(stored), rule.budget + rule.grain) if stored else 0
             return EvictingLayout(len(lengths), rule, capacity)
-        elif fields["layout"] == "blocks":
+        if fields["layout"] == "blocks":
             return SavedWindow.read(fields, lengths)
-        elif fields["layout"] == "contiguous":
+        if fields["layout"] == "contiguous":
             if fields["max_length"] is None:
                 return ContiguousLayout(len(lengths), grown(longest) if longest else 0)
             if read_count(fields["max_length"]) >= longest:

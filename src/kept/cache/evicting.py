@@ -20,14 +20,14 @@ from dataclasses import dataclass
 
 import torch
 
+from kept.cache.block_groups import block_layouts
 from kept.cache.contiguous import OrderedLayout, grown
 from kept.cache.indices import read_whole
-from kept.cache.layout import Layout, Plan, Relayout, plan_in_order
+from kept.cache.layout import Layout, Plan, plan_in_order
 from kept.cache.policy import EvictionPolicy
-from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import CacheError, OptionError
-from kept.ops import Placement
+from kept.ops import KVCodec, Placement
 
 EVICTION_GRAIN = 64  # tokens between two evictions, unless asked otherwise
 
@@ -85,7 +85,7 @@ class EvictingLayout(OrderedLayout):
         """See `Layout.max_step`."""
         return self.rule.next_stop(length) - length
 
-    def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
+    def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> int | None:
         """See `Layout.reserve`; raises CacheError for a step that passes an eviction."""
         for length, count in zip(lengths, counts, strict=True):
             if count > self.max_step(length):
@@ -98,7 +98,7 @@ class EvictingLayout(OrderedLayout):
         needed = max(a + b for a, b in zip(before, counts, strict=True))
         if needed <= self.capacity:
             return None
-        return Relayout(min(grown(needed), max(self.rule.budget + self.rule.grain, needed)))
+        return min(grown(needed), max(self.rule.budget + self.rule.grain, needed))
 
     def plan(
         self,
@@ -114,7 +114,7 @@ class EvictingLayout(OrderedLayout):
     @property
     def placement(self) -> Placement:
         """See `Layout.placement`."""
-        return Placement(ring=False, block=self.capacity)
+        return Placement(self.capacity)
 
     def check_truncate(self, slot: int, length: int, before: int) -> None:
         """See `Layout.check_truncate`."""
@@ -152,7 +152,8 @@ def evicting_layouts(
     budget: int | Sequence[int] | None,
     policy: EvictionPolicy | str | None,
     grain: int | None,
-    slack: int,
+    codec: KVCodec,
+    device: torch.device,
 ) -> list[Layout]:
     """(L,) the layouts of an evicting cache; see `make_cache`."""
     found = EvictionPolicy() if policy is None else policy
@@ -168,18 +169,13 @@ def evicting_layouts(
             "every layer of this model has a window of its own and forgets what is outside it, so "
             "there is nothing to choose; use kind='sliding'"
         )
-    budgets = iter(_budgets(shapes, budget))
-    layouts: dict[tuple[int | None, int], Layout] = {}
-    per_layer = []
-    for shape in shapes:
-        key = (None, next(budgets)) if shape.window is None else (shape.window, 0)
-        if key not in layouts and shape.window is not None:
-            layouts[key] = RingLayout(num_slots, shape.window, 0, slack)
-        elif key not in layouts:
-            rule = EvictionRule(key[1], grain, found.within(key[1]))
-            layouts[key] = EvictingLayout(num_slots, rule)
-        per_layer.append(layouts[key])
-    return per_layer
+    budgets = _budgets(shapes, budget)
+    rules = {each: EvictionRule(each, grain, found.within(each)) for each in budgets}
+    chosen = {each: EvictingLayout(num_slots, rule) for each, rule in rules.items()}
+    windowed = [shape for shape in shapes if shape.window is not None]
+    windows = [shape.window for shape in windowed]
+    whole, blocks = iter(budgets), iter(block_layouts(windowed, windows, num_slots, codec, device))
+    return [chosen[next(whole)] if shape.window is None else next(blocks) for shape in shapes]
 
 
 def _budgets(shapes: Sequence[KVShape], budget: int | Sequence[int] | None) -> list[int]:

@@ -9,7 +9,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from kept.blocks import BLOCK
 from kept.cache.block_layout import BlockLayout
 from kept.cache.evicting import EvictingLayout
 from kept.cache.layer import LayerCache, Moves
@@ -18,7 +17,6 @@ from kept.cache.observer import Observer
 from kept.cache.open_step import not_shown
 from kept.cache.place import Buffers, Place
 from kept.cache.policy import Entries
-from kept.cache.ring import RingLayout
 from kept.cache.shape import KVShape
 from kept.ops import KVCodec, one_torch_thread
 from kept.ops.program import computes_in_floats
@@ -199,8 +197,7 @@ def tokens_of(layout: Layout, layer: LayerCache, slot: int, length: int) -> Tens
     if isinstance(layer, EvictingLayer):
         return layer.tokens(slot, length)
     tokens = torch.arange(length, dtype=torch.int64, device="cpu")
-    if isinstance(layout, RingLayout):
-        tokens = layout.held[slot][layout.held[slot] >= 0].sort().values
     if isinstance(layout, BlockLayout):
-        tokens = tokens[layout.tables[slot].num_holes * BLOCK :]
+        gone = layout.tables[slot].gone
+        tokens = torch.cat((tokens[: gone.start], tokens[gone.stop :]))
     return tokens.expand(layer.num_kv_heads, -1).clone()

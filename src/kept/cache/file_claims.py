@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,14 @@ def check_claims(
     layouts: Sequence[Layout],
     *,
     in_memory: bool,
-    in_blocks: bool,
+    in_blocks: Container[Layout],
 ) -> None:
     """Raise CacheError unless the file holds the tokens that its description claims, and memory
     the capacity it asks for.
 
     handle: the open safetensors file, of which headers are read. layouts: the distinct ones, as the
     description names them. in_memory: whether the cache's buffers are to lie in this machine's
-    memory, in_blocks: in blocks there.
+    memory. in_blocks: which layouts are to lie in blocks.
     """
     per_layer = [layouts[index] for index in found.layout_of]
     own = [shape for shape in found.shapes if shape.shares is None and not shape.cross]
@@ -46,7 +46,10 @@ def check_claims(
                 "delete it, and save the cache again"
             )
     memory = describe_machine().total_memory
-    asked = sum(_num_bytes(found, *pair, in_blocks) for pair in zip(own, per_layer, strict=True))
+    asked = sum(
+        _num_bytes(found, shape, layout, layout in in_blocks)
+        for shape, layout in zip(own, per_layer, strict=True)
+    )
     longest = max((layout.capacity for layout in layouts), default=0)
     if in_memory and memory is not None and asked > memory:
         raise CacheError(

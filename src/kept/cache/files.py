@@ -6,7 +6,6 @@
     tensors     layers.0.keys.codes      (G, N, width) the tokens of all slots, one after the other,
                 layers.0.keys.scales     in the order of their entries; no spare capacity
                 ...
-                layouts.1.held           (slots, capacity) a ring's labels, see `ring.py`
                 layers.0.held            (slots, G, budget) the tokens of an evicting layer
                 layers.0.queries         what an evicting layer that looks at queries keeps of
                 layers.0.received        them, see `observer.py`
@@ -18,77 +17,44 @@ and moved there once they are on disk, so that a crash leaves the old one or the
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from kept.cache.block_groups import block_layouts
 from kept.cache.cache import Cache
-from kept.cache.contiguous import ContiguousLayout
-from kept.cache.cross_file import input_buffers, read_inputs
+from kept.cache.cross_file import read_inputs
 from kept.cache.description import Description, read_layout
 from kept.cache.evicting import EvictingLayout
 from kept.cache.evicting_layer import EvictingLayer
 from kept.cache.eviction_file import restore_held
 from kept.cache.file_claims import check_claims, count_entries
+from kept.cache.file_layouts import Lying, check_windows, in_blocks, laid_in_blocks
+from kept.cache.file_tensors import (
+    VERSION,
+    buffers_of,
+    check_fingerprint,
+    checksum_of,
+    checksum_of_text,
+    damaged,
+    held_name,
+    queries_name,
+    received_name,
+)
 from kept.cache.layer import LayerCache
 from kept.cache.layout import Layout
 from kept.cache.make import check_place, check_shapes, read_device
 from kept.cache.place import Place
-from kept.cache.ring import RingLayout
-from kept.cache.saved_window import SavedWindow
 from kept.cache.shape import KVShape
-from kept.errors import CacheError, OptionError
+from kept.errors import CacheError
 from kept.ops import plain_torch
 from kept.paths import read_path
-
-VERSION = "3"
-
-
-@plain_torch()
-def save_cache(cache: Cache, path: str | PathLike[str], *, fingerprint: str = "") -> None:
-    """Write what a cache holds to a file; a step in progress is no part of it.
-
-    fingerprint: what `load_cache` has to name as well, such as a model's name and revision. The
-    file takes about the bytes of the tokens that are held, and as much memory while it is written;
-    an encoder input is written once.
-    Raises CacheError where it cannot be written; a file that was there before is then unchanged.
-    Raises OptionError for what names no file, and a fingerprint that is no string.
-    """
-    file = _writable(path)
-    _check_fingerprint(fingerprint)
-    tensors = {
-        name: _gathered(buffer, cache, cache.layers[index], cache.layouts[index])
-        for name, index, buffer in _buffers(cache)
-    }
-    layouts = list(dict.fromkeys(cache.layouts))
-    for index, layout in enumerate(layouts):
-        if isinstance(layout, RingLayout):
-            tensors[_held(index)] = layout.held.clone()
-    for index, layer in enumerate(cache.layers):
-        if isinstance(layer, EvictingLayer):
-            tensors[_tokens(index)] = layer.held.cpu().clone()
-            if layer.observer is not None:
-                tensors[_received(index)] = layer.observer.received.cpu().clone()
-            if layer.observer is not None and layer.observer.queries is not None:
-                tensors[_queries(index)] = layer.observer.queries.cpu().clone()
-    tensors |= {name: buffer.cpu() for name, buffer in input_buffers(cache)}
-    text = Description.of(
-        cache, fingerprint, {name: _checksum(name, x) for name, x in tensors.items()}
-    ).to_json()
-    metadata = {"kept_cache": VERSION, "description": text, "checksum": _checksum_of_text(text)}
-    _write(file, tensors, metadata)
 
 
 @plain_torch()
@@ -106,63 +72,17 @@ def load_cache(
 
     shapes: (L,) what the model's layers store, `model.kv_shapes`. fingerprint: as it was saved.
     place: where its buffers lie from now on, by default in the device's memory. pool_bytes,
-    in_blocks: as `make_cache` takes them, for a dynamic cache in memory.
+    in_blocks: as `make_cache` takes them, for a dynamic or sliding cache in memory.
     Raises CacheError for a file that is not there, cut short or changed, that another version of
     kept wrote, or that belongs to another model or fingerprint, OptionError for what is no path or
     are no shapes, or a place that will not do.
     """
     check_shapes(shapes)
-    _check_fingerprint(fingerprint)
+    check_fingerprint(fingerprint)
     file, where = read_path(path, "the cache's file"), read_device(device)
     with _opened(file) as handle:
-        options = _Options(place, pool_bytes, in_blocks)
+        options = Lying(place, pool_bytes, in_blocks)
         return _read(file, handle, tuple(shapes), fingerprint, where, options)
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """Where what is read is to lie."""
-
-    place: Place | None
-    pool_bytes: int | None
-    in_blocks: bool
-
-
-def _may_lie_in_blocks(found: Description, layouts: Sequence[Layout]) -> bool:
-    """Whether a file holds a dynamic cache, each of whose tokens is held once."""
-    plain = all(isinstance(layout, ContiguousLayout) and not layout.fixed for layout in layouts)
-    return plain and found.kind == "dynamic"
-
-
-def _in_blocks(
-    found: Description, layouts: Sequence[Layout], device: torch.device, pool_bytes: int | None
-) -> list[Layout]:
-    """Layouts in blocks in place of those that a file describes."""
-    saved = [layouts[index] for index in found.layout_of]
-    own = [shape for shape in found.shapes if shape.shares is None and not shape.cross]
-    windows = [layout.window if isinstance(layout, SavedWindow) else None for layout in saved]
-    empty = block_layouts(own, windows, len(found.lengths), found.codec, device, pool_bytes)
-    made = {
-        layout: of.filled(found.lengths, layout.begins if isinstance(layout, SavedWindow) else None)
-        for layout, of in dict(zip(saved, empty, strict=True)).items()
-    }
-    return [made[layout] for layout in layouts]
-
-
-def _check_windows(file: Path, found: Description, layouts: Sequence[Layout], fits: bool) -> None:
-    """Raise CacheError where layers whose window has passed tokens come to lie otherwise than in
-    blocks, or have another window. fits: whether they are to lie in blocks."""
-    own = [shape for shape in found.shapes if shape.shares is None and not shape.cross]
-    for shape, index in zip(own, found.layout_of, strict=True):
-        layout = layouts[index]
-        if isinstance(layout, SavedWindow) and layout.window != shape.window:
-            raise _damaged(file, f"it holds {layout.window} tokens of a window of {shape.window}")
-        if isinstance(layout, SavedWindow) and not fits:
-            raise CacheError(
-                f"{file} holds a cache in blocks, whose layers with a window keep that alone, so "
-                "it cannot lie in runs or in files; leave place and in_blocks out, or save a cache "
-                "that was made with keeps_all=True"
-            )
 
 
 def saved_shapes(path: str | PathLike[str]) -> tuple[KVShape, ...]:
@@ -180,25 +100,9 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(str(file), framework="pt") as handle:
             yield handle
     except SafetensorError as error:
-        raise _damaged(file, str(error)) from error
+        raise damaged(file, str(error)) from error
     except OSError as error:
         raise CacheError(f"{file} cannot be read: {error}") from error
-
-
-def _writable(path: object) -> Path:
-    file = read_path(path, "the cache's file")
-    if file.name in ("", "..") or os.path.isdir(file):
-        raise OptionError(f"{str(file)!r} is a folder; name a file in it to save the cache to")
-    if os.path.exists(file) and not os.path.isfile(file):  # which would be replaced by a file
-        raise OptionError(f"{str(file)!r} is a device or a pipe; name a file to save the cache to")
-    return file
-
-
-def _check_fingerprint(fingerprint: object) -> None:
-    if not isinstance(fingerprint, str):
-        raise OptionError(
-            f"the fingerprint is {fingerprint!r:.100}, a {type(fingerprint).__name__}; pass text"
-        )
 
 
 def _described(file: Path, handle: Any) -> Description:
@@ -212,8 +116,8 @@ def _described(file: Path, handle: Any) -> Description:
             "make the cache anew and save it"
         )
     text = metadata.get("description", "")
-    if metadata.get("checksum") != _checksum_of_text(text):
-        raise _damaged(file, "its description does not match its checksum")
+    if metadata.get("checksum") != checksum_of_text(text):
+        raise damaged(file, "its description does not match its checksum")
     return Description.read(file, text)
 
 
@@ -223,13 +127,13 @@ def _read(
     shapes: tuple[KVShape, ...],
     fingerprint: str,
     device: torch.device,
-    options: _Options,
+    options: Lying,
 ) -> Cache:
     place = options.place
     found = _described(file, handle)
     found.check(file, shapes, fingerprint)
     if set(handle.keys()) != set(found.checksums):
-        raise _damaged(file, "it does not hold the tensors that it describes")
+        raise damaged(file, "it does not hold the tensors that it describes")
 
     def tensor(name: str, dtype: torch.dtype, *shape: int | None) -> Tensor:
         part = handle.get_slice(name)
@@ -237,88 +141,42 @@ def _read(
         fits = len(sizes) == len(shape)
         if fits and all(n in (None, m) for n, m in zip(shape, sizes, strict=True)):
             x: Tensor = handle.get_tensor(name).clone()  # what is verified must be what is used
-            if x.dtype == dtype and _checksum(name, x) == found.checksums[name]:
+            if x.dtype == dtype and checksum_of(name, x) == found.checksums[name]:
                 return x
-        raise _damaged(file, f"tensor {name} is not the one that was saved")
+        raise damaged(file, f"tensor {name} is not the one that was saved")
 
     num_slots, lengths = len(found.lengths), found.lengths
-    layouts: list[Layout] = []
-    for index, fields in enumerate(found.layouts):
-        layout = read_layout(file, fields, lengths)
-        if isinstance(layout, RingLayout):
-            layout.restore(tensor(_held(index), torch.int64, num_slots, None), lengths)
-        layouts.append(layout)
+    layouts = [read_layout(file, fields, lengths) for fields in found.layouts]
     check_place(place, device, evicts=any(isinstance(x, EvictingLayout) for x in layouts))
-    is_memory = place is None or place.budget is None
-    in_blocks = options.in_blocks and is_memory and _may_lie_in_blocks(found, layouts)
+    lying = in_blocks(found, layouts, options)
     in_memory = place is None and device.type == "cpu"
-    check_claims(file, handle, found, layouts, in_memory=in_memory, in_blocks=in_blocks)
-    _check_windows(file, found, layouts, in_blocks)
-    if in_blocks:
-        layouts = _in_blocks(found, layouts, device, options.pool_bytes)
+    check_claims(file, handle, found, layouts, in_memory=in_memory, in_blocks=lying)
+    check_windows(file, found, layouts, options)
+    layouts = laid_in_blocks(found, layouts, lying, device, options)
     per_layer = [layouts[index] for index in found.layout_of]
     cache = Cache(shapes, per_layer, found.codec, device, found.kind, lengths, place)
     counts = {
         layout: sum(count_entries(layout, s, n) for s, n in enumerate(lengths))
         for layout in layouts
     }
-    for name, index, buffer in _buffers(cache):
+    for name, index, buffer in buffers_of(cache):
         _, heads, _, width = buffer.shape
         rows = tensor(name, buffer.dtype, heads, counts[per_layer[index]], width)
         _scatter(rows, buffer, cache, cache.layers[index], cache.layouts[index])
     for index, layer in enumerate(cache.layers):
         if isinstance(layer, EvictingLayer):
-            held = tensor(_tokens(index), torch.int64, *layer.held.shape)
+            held = tensor(held_name(index), torch.int64, *layer.held.shape)
             restore_held(index, layer, held, lengths)
             observer = layer.observer
             if observer is not None:
-                received = tensor(_received(index), torch.float32, *observer.received.shape)
+                received = tensor(received_name(index), torch.float32, *observer.received.shape)
                 queries = None
-                if any(lengths) or _queries(index) in found.checksums:
+                if any(lengths) or queries_name(index) in found.checksums:
                     size = num_slots, None, observer.grain, layer.head_dim
-                    queries = tensor(_queries(index), observer.dtype, *size)
+                    queries = tensor(queries_name(index), observer.dtype, *size)
                 observer.restore(queries, received)
     read_inputs(cache, found.inputs, found.input_of, tensor)
     return cache
-
-
-def _buffers(cache: Cache) -> Iterator[tuple[str, int, Tensor]]:
-    """Every buffer of keys and values with its name in a file and its layer's number."""
-    for index, layer in enumerate(cache.layers):
-        codec = cache.codec
-        sides = (
-            ("keys", codec.keys.parts(layer.head_dim), layer.keys),
-            ("values", codec.values.parts(layer.value_dim), layer.values),
-        )
-        for which, parts, buffers in sides:
-            for part, buffer in zip(parts, buffers, strict=True):
-                yield f"layers.{index}.{which}.{part.name}", index, buffer
-
-
-def _held(index: int) -> str:
-    return f"layouts.{index}.held"
-
-
-def _tokens(index: int) -> str:
-    return f"layers.{index}.held"
-
-
-def _queries(index: int) -> str:
-    return f"layers.{index}.queries"
-
-
-def _received(index: int) -> str:
-    return f"layers.{index}.received"
-
-
-def _gathered(
-    buffer: Tensor, cache: Cache, layer: LayerCache, layout: Layout
-) -> Tensor:  # (G, N, width)
-    parts = [
-        layer.taken(buffer, slot, layout.entries_from(slot, 0, length))
-        for slot, length in enumerate(cache.lengths)
-    ]
-    return torch.cat(parts, dim=1).cpu()
 
 
 def _scatter(rows: Tensor, buffer: Tensor, cache: Cache, layer: LayerCache, layout: Layout) -> None:
@@ -328,45 +186,3 @@ def _scatter(rows: Tensor, buffer: Tensor, cache: Cache, layer: LayerCache, layo
         entries = layout.entries_from(slot, 0, length)
         layer.put(buffer, slot, entries, rows[:, begin:end].to(buffer.device))
         begin = end
-
-
-def _checksum(name: str, x: Tensor) -> str:
-    """Of a tensor's name, dtype, shape and bytes."""
-    found = hashlib.blake2b(f"{name} {x.dtype} {tuple(x.shape)} ".encode(), digest_size=32)
-    found.update(x.contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
-
-
-def _checksum_of_text(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
-
-
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        save_file(tensors, temporary, metadata)
-        _flush(temporary)
-        os.replace(temporary, path)
-        if os.name == "posix":  # elsewhere a folder cannot be opened
-            _flush(path.parent)
-    except (SafetensorError, OSError) as error:
-        raise CacheError(
-            f"the cache cannot be saved to {path}: {error}; give a file in a folder that exists, "
-            "can be written to and has room"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file or folder is on disk."""
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _damaged(file: Path, reason: str) -> CacheError:
-    return CacheError(f"{file} is damaged: {reason}; delete it, and save the cache again")

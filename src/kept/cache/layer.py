@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from kept.cache.layout import Copies, Layout, Relayout, Run, Writes, lasting
+from kept.cache.layout import Copies, Layout, Writes, lasting
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
@@ -23,7 +23,6 @@ from kept.ops import (
     Codec,
     ContiguousView,
     KVCodec,
-    RingView,
     Span,
     StoredView,
     encode_heads,
@@ -83,8 +82,7 @@ class LayerCache:
 
     def view(self, span: Span) -> StoredView:
         """What a step of this span reads."""
-        kind = ContiguousView if span.index is None else RingView
-        return kind(
+        return ContiguousView(
             span, self.codec, self.head_dim, self.keys, self.values, value_dim=self.value_dim
         )
 
@@ -107,11 +105,10 @@ class LayerCache:
         twin.values = tuple(next(rest) for _ in self.values)
         return twin
 
-    def relaid(self, change: Relayout) -> Self:
+    def relaid(self, capacity: int) -> Self:
         """At another capacity, in buffers of its own."""
-        runs = None if change.gather is None else change.runs()
         with lasting():
-            return self._with(tuple(self._relaid(x, change, runs) for x in self.buffers))
+            return self._with(tuple(self._relaid(x, capacity) for x in self.buffers))
 
     def selected(self, indices: Sequence[int]) -> Self:
         """Slot i a copy of what slot indices[i] is, in buffers of its own."""
@@ -210,16 +207,12 @@ class LayerCache:
         """How often the buffers have moved since there is this layer."""
         return 0
 
-    def _relaid(self, buffer: Tensor, change: Relayout, runs: Sequence[Run] | None) -> Tensor:
-        slots, heads, capacity, width = buffer.shape
-        new = self.place.zeros((slots, heads, change.capacity, width), buffer.dtype)
-        if runs is None:
-            # A growth that failed half-way leaves some buffers larger than the layout's capacity.
-            kept = min(capacity, change.capacity)
-            new[:, :, :kept] = buffer[:, :, :kept]
-        for run in runs or ():
-            into = new[run.slot, :, run.new : run.new + run.count]
-            into.copy_(buffer[run.slot, :, run.old : run.old + run.count])
+    def _relaid(self, buffer: Tensor, capacity: int) -> Tensor:
+        slots, heads, before, width = buffer.shape
+        new = self.place.zeros((slots, heads, capacity, width), buffer.dtype)
+        # A growth that failed half-way leaves some buffers larger than the layout's capacity.
+        kept = min(before, capacity)
+        new[:, :, :kept] = buffer[:, :, :kept]
         return new
 
 

@@ -45,47 +45,12 @@ class Writes:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Entries of a slot that move together: `count` from `old` on become those from `new` on."""
-
-    slot: int
-    new: int
-    old: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Relayout:
-    """A change of capacity. gather: (slots, capacity) which old entry each new one takes, or None:
-    entries stay where they are."""
-
-    capacity: int
-    gather: Tensor | None = None
-
-    def runs(self) -> list[Run]:
-        """What `gather` moves, as few runs as there are; all other entries are empty."""
-        assert self.gather is not None
-        found = []
-        for slot, row in enumerate(self.gather):
-            new = (row >= 0).nonzero().flatten()
-            steps = torch.stack((new, row[new])).diff(dim=1)
-            cuts = ((steps != 1).any(0).nonzero().flatten() + 1).tolist()
-            ends = [*cuts, len(new)] if len(new) else []
-            for begin, end in zip([0, *cuts], ends, strict=False):
-                first = int(new[begin])
-                found.append(Run(slot, first, int(row[first]), end - begin))
-        return found
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
-    """One step of one layout. held: (B, S) what `span.index` says, kept on the CPU. after: the
-    layout with the step's tokens, where it is another one. copies: what is to be copied before the
-    step."""
+    """One step of one layout. after: the layout with the step's tokens, where it is another one.
+    copies: what is to be copied before the step."""
 
     span: Span
     writes: Writes
-    held: Tensor | None = None
     after: Layout | None = None
     copies: Copies = ()
 
@@ -106,18 +71,14 @@ class Layout(ABC):
         return None
 
     @property
-    def num_bytes(self) -> int:
-        """Bytes of what it keeps to tell entries apart."""
-        return 0
-
-    @property
     @abstractmethod
     def traits(self) -> dict[str, object]:
         """What two layouts have in common that treat tokens alike, by name."""
 
     @abstractmethod
-    def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> Relayout | None:
-        """The change of capacity needed before sequences of `lengths` take `counts` more tokens.
+    def reserve(self, lengths: Sequence[int], counts: Sequence[int]) -> int | None:
+        """The capacity needed before sequences of `lengths` take `counts` more tokens; None: it
+        has that.
 
         Raises CacheFullError where a fixed capacity cannot hold them.
         """
@@ -127,8 +88,8 @@ class Layout(ABC):
         self.reserve([0], [count])
 
     @abstractmethod
-    def relaid(self, change: Relayout) -> Layout:
-        """As it is once every layer has made a change."""
+    def relaid(self, capacity: int) -> Layout:
+        """As it is once every layer has another capacity."""
 
     @abstractmethod
     def plan(
@@ -138,19 +99,20 @@ class Layout(ABC):
         lengths: Sequence[int],
         device: torch.device,
     ) -> Plan:
-        """Place a step's rows. lengths: (B,) before the step, of the sequences in `slots`.
-
-        Mutates no more than which tokens beyond those that have to be there it knows to be there.
-        """
+        """Place a step's rows. lengths: (B,) before the step, of the sequences in `slots`."""
 
     @property
     @abstractmethod
     def placement(self) -> Placement:
         """Which entry holds which token, as native kernels work it out for themselves."""
 
-    @abstractmethod
-    def committed(self, plan: Plan) -> tuple[Layout, Relayout | None]:
-        """As it is with a step's tokens, and a shrink of that to carry out, if any."""
+    def committed(self, plan: Plan) -> Layout:
+        """As it is with a step's tokens."""
+        return plan.after or self
+
+    def used(self, lengths: Sequence[int]) -> list[int]:
+        """How many entries of each slot, or block, are in use. lengths: (slots,) tokens of each."""
+        return list(lengths)
 
     def max_step(self, length: int) -> int | None:
         """How many tokens a sequence of `length` may take in one step; None: any number."""
@@ -171,10 +133,6 @@ class Layout(ABC):
     @abstractmethod
     def selected(self, indices: Sequence[int], lengths: Sequence[int]) -> Layout:
         """Slot i a copy of what slot indices[i] is. lengths: (slots,) tokens of each so far."""
-
-    @abstractmethod
-    def widened(self, capacity: int) -> Relayout:
-        """The change to a capacity no smaller than it has."""
 
     @abstractmethod
     def joined(self, other: Layout) -> Layout:

@@ -27,7 +27,7 @@ def to_legacy(cache: Cache) -> LegacyCache:
     Layers that share another's keys and values have copies of them there.
 
     Raises CacheError if slots, or the encoder inputs they attend, differ in length, if there are
-    not as many cross layers as others, or if a ring has dropped tokens.
+    not as many cross layers as others, or if a window has passed tokens.
     """
     if not isinstance(cache, Cache):
         raise CacheError(f"{cache!r:.100} is no cache; pass one of make_cache")

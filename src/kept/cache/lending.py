@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 
 from kept.cache.layout import Layout, Plan
-from kept.cache.state import Holder, State
+from kept.cache.state import Holder, Leased, State
 from kept.errors import CacheError
-from kept.ops import KVCodec, LentBuffers, StepBuffers, StoredView, table_of
+from kept.ops import KVCodec, LentBuffers, StepBuffers, StoredView, plain_torch, table_of
 
 
 class Lease:
@@ -20,19 +20,13 @@ class Lease:
     ends with the next other operation on the cache, as that replaces the state it was granted on.
     """
 
-    def __init__(
-        self, holder: Holder, slots: tuple[int, ...], stores: StepBuffers, room: int
-    ) -> None:
-        self.slots, self.stores, self.room = slots, stores, room
-        self._holder, self._state = holder, holder.state
-
-    @property
-    def _ended(self) -> bool:
-        return self._holder.state is not self._state
+    def __init__(self, holder: Holder, leased: Leased, stores: StepBuffers, room: int) -> None:
+        self.stores, self.room = stores, room
+        self._holder, self._state, self._leased = holder, holder.state, leased
 
     def check(self) -> None:
         """Raise CacheError where it has ended."""
-        if self._ended:
+        if self._holder.state is not self._state:
             raise CacheError(
                 "another operation on this cache ended the lease that keys are written under; take "
                 "a new one with lease(), or give each its own fork()"
@@ -41,17 +35,12 @@ class Lease:
     def extend(self) -> None:
         """Count the token that its holder has written to each slot. Raises as `check` does."""
         self.check()
-        after = list(self._state.lengths)
-        for slot in self.slots:
-            after[slot] += 1
-        state = self._state.lengthened(tuple(after))
-        # In this order: between the two lines it has ended, and the tokens are counted.
-        self._holder.state = state
-        self._state = state
+        self._leased.taken += 1
 
+    @plain_torch()
     def end(self) -> None:
         """End it, and zero what its holder may have written since the last `extend`."""
-        if not self._ended:
+        if self._holder.state is self._state:
             self._holder.state = self._state.settled()
 
 
@@ -78,10 +67,10 @@ def lend(state: State, plans: dict[Layout, Plan]) -> StepBuffers:
 
 
 def can_lease(state: State, slots: tuple[int, ...]) -> bool:
-    """Whether slots may take tokens without a plan: they hold some, and no layout labels its
-    entries, as a ring does, or drops some."""
+    """Whether slots may take tokens without a plan: they hold some, and no layout chooses which to
+    drop."""
     filled = all(state.lengths[slot] for slot in slots)
-    return filled and all(x.max_step(0) is None and not x.placement.ring for x in state.distinct)
+    return filled and all(x.max_step(0) is None for x in state.distinct)
 
 
 def grant(holder: Holder, slots: tuple[int, ...], codec: KVCodec, device: torch.device) -> Lease:
@@ -93,8 +82,9 @@ def grant(holder: Holder, slots: tuple[int, ...], codec: KVCodec, device: torch.
     plans = {layout: layout.planned(starts, slots, before, device) for layout in state.distinct}
     room = min(layout.room(slots, lengths) for layout in state.distinct)
     stores = lend(state, plans)
-    holder.state = replace(state, leased=slots)
-    return Lease(holder, slots, stores, room)
+    leased = Leased(slots)
+    holder.state = replace(state, leased=leased)
+    return Lease(holder, leased, stores, room)
 
 
 def _with_room(state: State, slots: tuple[int, ...], lengths: Sequence[int]) -> State:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,7 +15,6 @@ from kept.cache.indices import check_num_slots, read_all_whole, read_whole
 from kept.cache.layout import Layout
 from kept.cache.place import Place
 from kept.cache.policy import EvictionPolicy
-from kept.cache.ring import SLACK, RingLayout
 from kept.cache.shape import KVShape
 from kept.errors import OptionError
 from kept.ops import KVDtype, find_kv_codec, plain_torch
@@ -32,7 +31,6 @@ def make_cache(
     max_cache_len: int | None = None,
     sliding_window: int | None = None,
     num_sinks: int = 0,
-    slack: int = SLACK,
     budget: int | Sequence[int] | None = None,
     policy: EvictionPolicy | str | None = None,
     grain: int | None = None,
@@ -50,11 +48,10 @@ def make_cache(
         earlier one come behind it, and last cross layers, which hold the encoder inputs of an
         encoder-decoder model, the same in every kind.
     kind: "dynamic" keeps what later tokens may attend, and grows, a slot by 64 tokens at a time;
-        "static" is allocated
-        once for `max_cache_len` tokens a slot and refuses more; "sliding" keeps the last
-        `sliding_window` tokens, and the first `num_sinks`. Without `sliding_window` it takes each
-        layer's own window, and layers that have none keep everything; an own window hides sinks, so
-        they are refused there. `slack` is how many tokens a full ring can be truncated by.
+        "static" is allocated once for `max_cache_len` tokens a slot and refuses more; "sliding"
+        attends the last `sliding_window` tokens, and the first `num_sinks`. Without
+        `sliding_window` it takes each layer's own window, and layers that have none keep
+        everything; an own window hides sinks, so they are refused there.
         "evicting" keeps `budget` tokens a slot, of those that `policy` chooses (an
         `EvictionPolicy`, or the name of its score; default "key-norm", which needs no queries),
         each time a sequence comes to a multiple of `grain` tokens (default 64); see
@@ -66,13 +63,15 @@ def make_cache(
         or a pair of one for keys and one for values. Codes round, see `ops/codecs.py`.
     place: where buffers lie, by default in the device's memory; `Offloaded(folder, budget)` keeps
         them in files, and reads one layer ahead.
-    pool_bytes: of keys and values at most that a dynamic cache in memory and all its forks have
-        together, by default what the machine's memory holds. It is taken as tokens come.
-    in_blocks: False: a dynamic cache has a run of memory for each slot that grows with the longest
-        one, as one in files, for what reads keys in place. It keeps all tokens of every layer then.
+    pool_bytes: of keys and values at most that a dynamic or sliding cache in memory and all its
+        forks have together, by default what the machine's memory holds. It is taken as tokens come.
+    in_blocks: False: layers that let no token go have a run of memory for each slot that grows with
+        the longest one, as those in files, for what reads keys in place. Those of a dynamic cache
+        then let none go.
     keeps_all: True: a dynamic cache in blocks keeps all tokens also in layers with a window, so
-        that it can be truncated to any length. Else these layers let go, after each step, the
-        blocks that no later token sees, 64 tokens spared: a sequence can be truncated by these.
+        that it can be truncated to any length. Else layers with a window, those of every kind but
+        static, let go, after each step, the blocks that no later token sees, 64 tokens spared: a
+        sequence can be truncated by these.
 
     Raises OptionError for an unknown kind or kv_dtype, too small a budget, or an option that these
     have no use for.
@@ -83,22 +82,21 @@ def make_cache(
     grain = _read_optional(grain, "grain")
     budget = _read_budget(budget)
     num_slots, num_sinks = read_whole(num_slots, "num_slots"), read_whole(num_sinks, "num_sinks")
-    slack = read_whole(slack, "slack")
     check_num_slots(num_slots, f"num_slots={num_slots}")
     own = _without_cross(shapes)
-    _check(own, kind, num_slots, max_cache_len, sliding_window, num_sinks, slack)
+    _check(own, kind, num_slots, max_cache_len, sliding_window, num_sinks)
     _check_evicting(kind, budget, policy, grain)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
     where, codec = read_device(device), find_kv_codec(dtype if kv_dtype is None else kv_dtype)
     stored = [shape for shape in own if shape.shares is None]
     check_place(place, where, evicts=kind == "evicting")
-    in_blocks = in_blocks and kind == "dynamic" and place is None
+    in_blocks = in_blocks and kind in ("dynamic", "sliding") and place is None
     pool_bytes = _read_optional(pool_bytes, "pool_bytes")
     if pool_bytes is not None and not in_blocks:
         raise OptionError(
-            f"pool_bytes={pool_bytes} is for dynamic caches in memory, which lie in blocks; leave "
-            f"it out of this {kind} one"
+            f"pool_bytes={pool_bytes} is for dynamic and sliding caches in memory, which lie in "
+            f"blocks; leave it out of this {kind} one"
         )
     if keeps_all and kind != "dynamic":
         raise OptionError(f"keeps_all=True is for dynamic caches, not {kind} ones; leave it out")
@@ -108,21 +106,31 @@ def make_cache(
 
     if kind == "static":
         assert max_cache_len is not None
-        layout: Layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
+        layout = ContiguousLayout(num_slots, max_cache_len, fixed=True)
         return made([layout] * len(stored))
-    if in_blocks:
-        # What is whole may be an array, which cannot tell groups apart.
-        own_windows = [None if keeps_all else shape.window for shape in stored]
-        windows = [None if window is None else int(window) for window in own_windows]
-        return made(block_layouts(stored, windows, num_slots, codec, where, pool_bytes))
     if kind == "evicting":
-        return made(evicting_layouts(stored, num_slots, budget, policy, grain, slack))
-    layouts: dict[int | None, Layout] = {None: ContiguousLayout(num_slots)}
-    windows = [None] * len(stored) if kind == "dynamic" else _windows(stored, sliding_window)
-    for window in windows:
-        if window is not None and window not in layouts:
-            layouts[window] = RingLayout(num_slots, window, num_sinks, slack)
-    return made([layouts[window] for window in windows])
+        return made(evicting_layouts(stored, num_slots, budget, policy, grain, codec, where))
+    windows = _windows(stored, sliding_window)
+    if kind == "dynamic" and (keeps_all or not in_blocks):
+        windows = [None] * len(stored)
+    blocks = [window is not None or in_blocks for window in windows]
+    parts = [
+        (shape, window) for shape, window, lies in zip(stored, windows, blocks, strict=True) if lies
+    ]
+    found: Iterator[Layout] = iter(
+        block_layouts(
+            [shape for shape, _ in parts],
+            [window for _, window in parts],
+            num_slots,
+            codec,
+            where,
+            pool_bytes,
+            num_sinks,
+            place,
+        )
+    )
+    run = ContiguousLayout(num_slots)
+    return made([next(found) if lies else run for lies in blocks])
 
 
 def read_device(device: torch.device | str) -> torch.device:
@@ -170,8 +178,10 @@ def _read_optional(value: object, what: str) -> int | None:
 
 
 def _windows(shapes: Sequence[KVShape], window: int | None) -> list[int | None]:
+    # What is whole may be an array, which cannot tell groups apart.
     return [
-        min((w for w in (window, shape.window) if w is not None), default=None) for shape in shapes
+        min((int(w) for w in (window, shape.window) if w is not None), default=None)
+        for shape in shapes
     ]
 
 
@@ -221,7 +231,6 @@ def _check(
     max_cache_len: int | None,
     sliding_window: int | None,
     num_sinks: int,
-    slack: int,
 ) -> None:
     if not isinstance(kind, str) or kind not in KINDS:
         raise OptionError(f"no cache is called {kind!r}; there are {', '.join(KINDS)}")
@@ -249,10 +258,8 @@ def _check(
         raise OptionError(
             f"sliding_window={sliding_window} keeps nothing to attend; give at least 1"
         )
-    if num_sinks < 0 or slack < 0:
-        raise OptionError(
-            f"num_sinks={num_sinks} and slack={slack} count tokens; give at least 0 for each"
-        )
+    if num_sinks < 0:
+        raise OptionError(f"num_sinks={num_sinks} counts tokens; give at least 0")
     if kind == "sliding" and sliding_window is None and all(s.window is None for s in shapes):
         raise OptionError(
             "this model's layers have no window of their own, so a sliding cache needs "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
-from kept.cache.block_groups import block_layouts
+from kept.cache.block_groups import with_shapes
 from kept.cache.block_layout import BlockLayout
 from kept.cache.encoded_input import EncodedInput
 from kept.cache.indices import read_lengths, read_selected
@@ -96,8 +96,7 @@ class Movable(Readable):
         """Give a layer another number of heads or sizes of them before it stores anything.
 
         For a model whose layers say what they store only with their first keys. Raises CacheError
-        once there are tokens, in blocks also where another layer has stored some of a step, or for
-        another kind of layer.
+        once it has stored some, or for another kind of layer.
         """
         self._check_index(layer)
         state = self._state
@@ -125,23 +124,36 @@ class Movable(Readable):
             layers[layer] = make_layer(shape, layout, self.codec, self.place)
             return state.with_layers(layers)
         if state.open is not None and state.open.touched:
-            raise CacheError(
-                f"layer {layer} cannot come to store {shape} in the middle of a step: the blocks "
-                "of all layers are made anew for that, and some hold its tokens already; reshape "
-                "before the first tokens, or make the cache with in_blocks=False"
-            )
+            return self._set_apart(state, layer, shape, layout)
         self.abandon()
         state = self._state
         shapes = [state.shapes[i] if i != layer else shape for i in range(len(layers))]
-        layouts = block_layouts(
-            shapes,
-            [of.window for of in state.layouts if isinstance(of, BlockLayout)],
-            self.num_slots,
-            self.codec,
-            self.device,
-            layout.memory.pool.budget.limit,
+        layouts = with_shapes(state.layouts, shapes, self.codec, self.device, self.place)
+        layers = [
+            old if new is before else made
+            for old, made, new, before in zip(
+                layers,
+                make_layers(shapes, layouts, self.codec, self.place),
+                layouts,
+                state.layouts,
+                strict=True,
+            )
+        ]
+        return replace(state, layers=tuple(layers), layouts=tuple(layouts), lent=None)
+
+    def _set_apart(self, state: State, layer: int, shape: KVShape, layout: BlockLayout) -> State:
+        """Give a layer blocks of its own in the middle of a step, as other layers have stored some
+        of its tokens in blocks of the size they had."""
+        assert state.open is not None
+        step, [made] = (
+            state.open,
+            with_shapes([layout], [shape], self.codec, self.device, self.place),
         )
-        layers = make_layers(shapes, layouts, self.codec, self.place)
+        assert isinstance(made, BlockLayout)
+        made.memory.share_budget(layout.memory)
+        step.plans[made] = made.plan(step.starts, step.slots, step.before, self.device)
+        layers, layouts = list(state.layers), list(state.layouts)
+        [layers[layer]], layouts[layer] = make_layers([shape], [made], self.codec, self.place), made
         return replace(state, layers=tuple(layers), layouts=tuple(layouts), lent=None)
 
     @plain_torch()

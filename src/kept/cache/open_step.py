@@ -145,18 +145,23 @@ class OpenStep:
         return self.num_new is not None and 0 < len(self.done) < self.num_layers
 
     def visited(
-        self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]
-    ) -> tuple[list[Buffers], int, list[int]]:
+        self,
+        layers: Sequence[Buffers],
+        layouts: Sequence[Layout],
+        index: int,
+        lengths: Sequence[int],
+    ) -> tuple[list[Buffers], int, list[list[int]]]:
         """What a place is told where the step comes to a layer, or the cross layer behind it.
 
-        layers: of a cache, without cross layers. lengths: (slots,) its own.
+        layers, layouts: of a cache, without cross layers. lengths: (slots,) its own.
         """
         found, after = list(layers), list(lengths)
         for slot, length in zip(self.slots, self.after, strict=True):
             after[slot] = length
         if self.cross is not None:
             found = self.cross.beside(found)
-        return found, min(index, len(found) - 1), after
+        used = {of: (plan.after or of).used(after) for of, plan in self.plans.items()}
+        return found, min(index, len(found) - 1), [used[layout] for layout in layouts]
 
 
 def not_stored(layer: int) -> CacheError:

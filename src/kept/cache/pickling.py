@@ -7,11 +7,16 @@ a file of `save`.
 
 from __future__ import annotations
 
+import copyreg
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from kept.cache.cache import Cache
-from kept.cache.files import load_cache, save_cache
+from kept.cache.contiguous import ContiguousLayout
+from kept.cache.files import load_cache
+from kept.cache.saving import save_cache
 from kept.cache.shape import KVShape
 
 _NAME = "cache.safetensors"
@@ -31,3 +36,13 @@ def read(data: bytes, shapes: tuple[KVShape, ...], device: str, in_blocks: bool 
         path = Path(folder) / _NAME
         path.write_bytes(data)
         return load_cache(path, shapes, device=device, in_blocks=in_blocks)
+
+
+def reduced(cache: Cache) -> tuple[Callable[..., Cache], tuple[Any, ...]]:
+    """What `pickle` makes of a cache: how it is read, and what from."""
+    in_runs = any(isinstance(x, ContiguousLayout) and not x.fixed for x in cache.layouts)
+    in_blocks = not in_runs or cache.place.budget is not None
+    return read, (written(cache), cache.shapes, str(cache.device), in_blocks)
+
+
+copyreg.pickle(Cache, reduced)

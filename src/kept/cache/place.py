@@ -60,9 +60,9 @@ class Place(ABC):
         return self.zeros(x.shape, x.dtype).copy_(x)
 
     @abstractmethod
-    def visit(self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]) -> None:
-        """A step begins with layer `index`. lengths: (slots,) entries of each that are used; of an
-        encoder's input, a buffer (G, S, width), all are.
+    def visit(self, layers: Sequence[Buffers], index: int, used: Sequence[Sequence[int]]) -> None:
+        """A step begins with layer `index`. used: of each layer, how many entries of each slot, or
+        block, are; of an encoder's input, a buffer (G, S, width), all are.
 
         Raises CacheFullError where the budget does not hold two layers.
         """
@@ -87,7 +87,7 @@ class InMemory(Place):
         """See `Place.zeros`."""
         return memory.zeros(size, dtype, self.device)
 
-    def visit(self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]) -> None:
+    def visit(self, layers: Sequence[Buffers], index: int, used: Sequence[Sequence[int]]) -> None:
         """Nothing to fetch."""
 
     def leave(self, buffers: Buffers) -> None:
@@ -189,44 +189,44 @@ class Offloaded(Place):
                 f"({error.strerror}); {remedy}"
             ) from error
 
-    def visit(self, layers: Sequence[Buffers], index: int, lengths: Sequence[int]) -> None:
+    def visit(self, layers: Sequence[Buffers], index: int, used: Sequence[Sequence[int]]) -> None:
         """See `Place.visit`."""
         last = len(layers) - 1
         if index == 0:
-            self._num_staying = self._count_staying(layers, lengths)
+            self._num_staying = self._count_staying(layers, used)
         first = self._num_staying  # of those that do not stay
         if first > last:
             return
         if index >= first:
             self.leave(layers[index - 1 if index > first else last])
         if index >= first - 1:
-            self._fetch(layers[index + 1 if index < last else first], lengths)
+            ahead = index + 1 if index < last else first
+            self._fetch(layers[ahead], used[ahead])
 
-    def _count_staying(self, layers: Sequence[Buffers], lengths: Sequence[int]) -> int:
-        need = max(_used(buffers, lengths) for buffers in layers)
+    def _count_staying(self, layers: Sequence[Buffers], used: Sequence[Sequence[int]]) -> int:
+        need = max(map(_used_bytes, layers, used))
         if need * len(layers) <= self._budget:
             return len(layers)
         if need * 2 > self._budget:
             raise CacheFullError(
                 f"offload_memory of {format_bytes(self._budget)} does not hold two layers of keys "
-                f"and values, {format_bytes(need)} each at {max(lengths):,} tokens; raise it"
+                f"and values, {format_bytes(need)} of the largest; raise it"
             )
         return self._budget // need - 2
 
-    def _fetch(self, buffers: Buffers, lengths: Sequence[int]) -> None:
+    def _fetch(self, buffers: Buffers, used: Sequence[int]) -> None:
         for buffer in buffers:
             file = self._files.get(buffer)
             if file is None:
                 continue
             heads, capacity, width = buffer.shape[-3:]
             row = width * buffer.element_size()
-            for slot, used in enumerate(_used_entries(buffer, lengths)):
-                for head in range(heads):
+            for slot, count in enumerate(_used_entries(buffer, used)):
+                for head in range(heads if count else 0):
                     begin = (slot * heads + head) * capacity * row
                     first = begin - begin % mmap.PAGESIZE
-                    size = begin + used * row - first
-                    if used:
-                        file.memory.madvise(mmap.MADV_WILLNEED, first, size)
+                    size = begin + count * row - first
+                    file.memory.madvise(mmap.MADV_WILLNEED, first, size)
 
     def leave(self, buffers: Buffers) -> None:
         """See `Place.leave`."""
@@ -238,21 +238,21 @@ class Offloaded(Place):
                 os.posix_fadvise(file.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _used(buffers: Buffers, lengths: Sequence[int]) -> int:
+def _used_bytes(buffers: Buffers, used: Sequence[int]) -> int:
     """Bytes in memory when all used entries are: whole pages for each slot and head."""
     total = 0
     for buffer in buffers:
         heads, width = buffer.shape[-3], buffer.shape[-1]
-        for used in _used_entries(buffer, lengths):
-            held = used * width * buffer.element_size()
+        for count in _used_entries(buffer, used):
+            held = count * width * buffer.element_size()
             total += heads * -(-held // mmap.PAGESIZE) * mmap.PAGESIZE
     return total
 
 
-def _used_entries(buffer: Tensor, lengths: Sequence[int]) -> list[int]:
+def _used_entries(buffer: Tensor, used: Sequence[int]) -> list[int]:
     """Of each slot of a buffer, or of the one input that it holds."""
     capacity = buffer.shape[-2]
-    return [min(n, capacity) for n in lengths] if buffer.ndim == 4 else [capacity]
+    return [min(n, capacity) for n in used] if buffer.ndim == 4 else [capacity]
 
 
 def _file_system(folder: Path) -> str:

@@ -62,8 +62,8 @@ class Score(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """The newest tokens stay: a window. With sinks it holds what a ring holds. Source: Xiao et al.
-    2023, "Efficient Streaming Language Models with Attention Sinks"."""
+    """The newest tokens stay: a window. With sinks it attends what a sliding cache does. Source:
+    Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks"."""
 
     name: ClassVar[str] = "window"
     looks_at: ClassVar[LooksAt] = "entries"

@@ -80,7 +80,7 @@ class Readable(Slots):
     @property
     def num_slots(self) -> int:
         """How many sequences it has room for."""
-        return len(self._state.lengths)
+        return len(self._state.counted)
 
     @property
     def num_layers(self) -> int:
@@ -104,7 +104,7 @@ class Readable(Slots):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """(slots,) how many tokens each slot holds (a ring: how many it has seen)."""
+        """(slots,) how many tokens each slot has, those that windows have passed included."""
         return self._state.lengths
 
     @property
@@ -131,15 +131,13 @@ class Readable(Slots):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes it takes: buffers, unused capacity included, and what says which tokens they hold.
+        """Bytes it takes: buffers, unused capacity included, or blocks.
 
         Exact; an encoder input counts once, and so does a block that several slots share. Of what
         forks share, each counts the whole.
         """
         pairs = zip(self.layers, self.layouts, strict=True)
-        layers = sum(layer.num_bytes(layout) for layer, layout in pairs)
-        layouts = sum(layout.num_bytes for layout in self._state.distinct)
-        return layers + layouts + self.cross.num_bytes
+        return sum(layer.num_bytes(layout) for layer, layout in pairs) + self.cross.num_bytes
 
     def max_step(self, slot: int) -> int | None:
         """How many tokens the slot may take in one step; None: any number.
@@ -184,8 +182,8 @@ class Readable(Slots):
     def held(self, index: int) -> list[Tensor]:
         """Which tokens one layer holds of each slot, (G, S) int64 each, oldest first.
 
-        Heads differ only in an evicting cache. A ring's are those that it has not overwritten, in
-        blocks they are those that have not been let go, and a cross layer's all those of the input.
+        Heads differ only in an evicting cache. In blocks they are those that have not been let go,
+        and a cross layer's all those of the input.
         """
         self._check_index(index)
         if self.shapes[index].cross:

@@ -10,9 +10,8 @@ from kept.cache.block_layout import BlockLayout
 from kept.cache.block_table import Table
 from kept.cache.indices import read_whole
 from kept.cache.moving import Movable
-from kept.cache.window_blocks import first_needed, num_gone
+from kept.cache.window_blocks import first_needed, passed_blocks
 from kept.errors import CacheError, OptionError
-from kept.ops import plain_torch
 
 
 class Sharing(Movable):
@@ -21,7 +20,6 @@ class Sharing(Movable):
     A block stays what it is for as long as anybody holds it.
     """
 
-    @plain_torch()
     def share(self, slot: int) -> tuple[Stack, ...]:
         """The blocks that hold a slot's tokens, 64 after 64, the last of which may be part full.
 
@@ -34,7 +32,6 @@ class Sharing(Movable):
         tables = [layout.tables[slot].shared(length).blocks for layout in layouts]
         return tuple(map(Stack, zip(*tables, strict=True)))
 
-    @plain_torch()
     def adopt(self, slot: int, stacks: Sequence[Stack], length: int) -> None:
         """Let a slot, whatever it held, be the first `length` tokens that lie in these blocks.
 
@@ -54,12 +51,12 @@ class Sharing(Movable):
         tables = {}
         for group, layout in enumerate(self._in_blocks()):
             blocks = [stack.blocks[group] for stack in stacks[: blocks_of(length)]]
-            tables[layout] = _table(blocks, length, layout.window)
+            tables[layout] = _table(blocks, length, layout)
         self.abandon()  # which leaves layouts in blocks as they are
         lengths = list(self.lengths)
         lengths[slot] = length
         state = self._state.with_layouts({x: x.with_table(slot, y) for x, y in tables.items()})
-        self._state = replace(state, lengths=tuple(lengths))
+        self._state = replace(state, counted=tuple(lengths))
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -83,13 +80,16 @@ class Sharing(Movable):
         as `share` does."""
         return tuple(layout.held_ids for layout in self._in_blocks())
 
-    def slot_bytes(self, slot: int) -> int:
-        """Bytes of the blocks that a slot's tokens lie in. Raises as `share`."""
-        slot, found = self._read_slot(slot), 0
-        count = blocks_of(self.lengths[slot])
-        for layout in self._in_blocks():
-            table = layout.tables[slot]
-            found += (min(count, len(table.blocks)) - table.num_holes) * layout.memory.block_bytes
+    def slot_bytes(self, *slots: int) -> int:
+        """Bytes of the blocks that the tokens of some slots lie in, those that they share counted
+        for each. Raises as `share`."""
+        layouts, lengths, found = self._in_blocks(), self.lengths, 0
+        for slot in map(self._read_slot, slots):
+            count = blocks_of(lengths[slot])
+            for layout in layouts:
+                table = layout.tables[slot]
+                held = min(count, len(table.blocks)) - len(table.hole)
+                found += held * layout.memory.block_bytes
         return found
 
     def num_new_bytes(self, slots: Sequence[int], counts: Sequence[int]) -> list[int]:
@@ -123,7 +123,7 @@ class Sharing(Movable):
 
     def _in_blocks(self) -> list[BlockLayout]:
         found = [x for x in self._state.distinct if isinstance(x, BlockLayout)]
-        if not found:
+        if len(found) < len(self._state.distinct):
             raise CacheError(
                 f"this {self.name} cache does not lie in blocks that slots could share; use a "
                 "dynamic cache in memory, which does"
@@ -131,16 +131,18 @@ class Sharing(Movable):
         return found
 
 
-def _table(blocks: Sequence[Block | None], length: int, window: int | None) -> Table:
+def _table(blocks: Sequence[Block | None], length: int, layout: BlockLayout) -> Table:
     """Of what is shared, with those blocks that later tokens see and a few before."""
-    gaps = [index for index, block in enumerate(blocks) if block is None]
-    begin = gaps[-1] + 1 if gaps else 0
-    needed = 0 if window is None else first_needed(window, length)
-    if begin * BLOCK > needed and length:
+    needed, sunk = first_needed(layout.window, length), blocks_of(min(layout.sinks, length))
+    seen = {*range(sunk), *range(needed // BLOCK, len(blocks))}
+    lacking = max((i + 1 for i, block in enumerate(blocks) if block is None), default=0)
+    if any(blocks[index] is None for index in seen):
         raise CacheError(
-            f"what is to be adopted of {length:,} tokens begins with token {begin * BLOCK:,}, and "
-            f"the next one sees those from {needed:,} on; adopt fewer, or share more"
+            f"what is to be adopted of {length:,} tokens lacks some before token "
+            f"{lacking * BLOCK:,}, and the next one sees those from {needed:,} on; adopt fewer, or "
+            "share more"
         )
-    gone = 0 if window is None else num_gone(window, length)
-    table = Table.of((*[None] * begin, *blocks[begin:]), False)
-    return table.without(gone).shared(length)
+    between = (None,) * (lacking - sunk)
+    held = (*blocks[:sunk], *between, *blocks[max(sunk, lacking) :])
+    gone = passed_blocks(layout.window, length, layout.sinks)
+    return Table.of(held, False).without(gone).shared(length)

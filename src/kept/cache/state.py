@@ -14,7 +14,6 @@ fail, and each may be done again: where one was interrupted, whoever comes next 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,32 +21,40 @@ from functools import partial
 from kept.cache.cross import CrossLayers
 from kept.cache.evicting_layer import EvictingLayer, Eviction
 from kept.cache.layer import LayerCache, Reordering, Write
-from kept.cache.layout import Copies, Layout, Relayout
+from kept.cache.layout import Copies, Layout
 from kept.cache.open_step import OpenStep
 from kept.cache.shape import KVShape
-from kept.errors import CacheFullError
 from kept.ops import LentBuffers
 
-log = logging.getLogger("kept")
+
+@dataclass(slots=True, eq=False)
+class Leased:
+    """Slots whose next entry may be written to without a step, and how many tokens each has taken
+    that way."""
+
+    slots: tuple[int, ...]
+    taken: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
     """shapes: of all layers. layers, layouts: (L,) one per storing layer; layers that lay tokens
-    out alike have the same layout. lengths: (slots,). cross: which encoder inputs the slots attend.
+    out alike have the same layout. counted: (slots,) tokens, but for those that leased slots have
+    taken. cross: which encoder inputs the slots attend.
 
-    open: the step that is being stored, whose layers nobody shares. leased: slots whose next entry
-    may be written to without a step. writes: what is left to be written to the layers. lent: their
-    buffers as kernels take them, once that has been asked for.
+    open: the step that is being stored, whose layers nobody shares. leased: the one thing here that
+    changes, as a state made anew for each token decoded would cost more than all else. writes: what
+    is left to be written to the layers. lent: their buffers as kernels take them, once that has
+    been asked for.
     """
 
     shapes: tuple[KVShape, ...]
     layers: tuple[LayerCache, ...]
     layouts: tuple[Layout, ...]
-    lengths: tuple[int, ...]
+    counted: tuple[int, ...]
     cross: CrossLayers
     open: OpenStep | None = None
-    leased: tuple[int, ...] = ()
+    leased: Leased | None = None
     writes: tuple[Write, ...] = ()
     lent: LentBuffers | None = None
 
@@ -56,19 +63,15 @@ class State:
         """The layouts, each once."""
         return tuple(dict.fromkeys(self.layouts))
 
-    def lengthened(self, lengths: tuple[int, ...]) -> State:
-        """With other lengths. For each token decoded: `replace` takes three times as long."""
-        return State(
-            self.shapes,
-            self.layers,
-            self.layouts,
-            lengths,
-            self.cross,
-            self.open,
-            self.leased,
-            self.writes,
-            self.lent,
-        )
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """(slots,) tokens."""
+        if self.leased is None or not self.leased.taken:
+            return self.counted
+        found = list(self.counted)
+        for slot in self.leased.slots:
+            found[slot] += self.leased.taken
+        return tuple(found)
 
     def with_layers(self, layers: Sequence[LayerCache]) -> State:
         """With these layers in place of its own; itself where they are the same."""
@@ -92,18 +95,12 @@ class State:
                 if of is layout:
                     layer.copy_blocks(copies)
 
-    def relaid(self, layout: Layout, change: Relayout) -> State:
-        """With a layout and all of its layers at another capacity."""
-        pairs = zip(self.layers, self.layouts, strict=True)
-        found = self.with_layers([x.relaid(change) if y is layout else x for x, y in pairs])
-        return found.with_layouts({layout: layout.relaid(change)})
-
     def evened(self) -> State:
         """Without the spare room of layers that a growth which failed half-way left larger than
         their layout: kernels know one capacity."""
         pairs = zip(self.layers, self.layouts, strict=True)
         return self.with_layers(
-            [x if x.capacity == y.capacity else x.relaid(Relayout(y.capacity)) for x, y in pairs]
+            [x if x.capacity == y.capacity else x.relaid(y.capacity) for x, y in pairs]
         )
 
     def truncated(self, cuts: Sequence[tuple[int, int]]) -> State:
@@ -122,7 +119,7 @@ class State:
         for slot, n in cuts:
             lengths[slot] = n
         found = found.with_layouts({x: x.truncated(cuts) for x in self.distinct})
-        return replace(found, lengths=tuple(lengths), writes=writes)
+        return replace(found, counted=tuple(lengths), writes=writes)
 
     def selected(self, order: Sequence[int]) -> State:
         """Slot i a copy of what slot order[i] is."""
@@ -132,42 +129,29 @@ class State:
         found = self.with_layers(layers)
         return replace(
             found.with_layouts({x: x.selected(order, self.lengths) for x in self.distinct}),
-            lengths=tuple(self.lengths[i] for i in order),
+            counted=tuple(self.counted[i] for i in order),
             cross=self.cross.selected(order),
             writes=(Reordering(stay, order),) if stay else (),
         )
 
     def committed(self, step: OpenStep, chosen: Sequence[tuple[EvictingLayer, Eviction]]) -> State:
         """With the tokens of the open step, and without those that leave. chosen: what stays."""
-        after = {layout: layout.committed(plan) for layout, plan in step.plans.items()}
         lengths = list(self.lengths)
         for slot, length in zip(step.slots, step.after, strict=True):
             lengths[slot] = length
-        found = replace(
-            self.with_layouts({layout: new for layout, (new, _) in after.items()}),
-            lengths=tuple(lengths),
+        return replace(
+            self.with_layouts({layout: layout.committed(of) for layout, of in step.plans.items()}),
+            counted=tuple(lengths),
             cross=self.cross.committed(step.cross),
             open=None,
             writes=tuple(partial(layer.evict, eviction) for layer, eviction in chosen),
         )
-        for layout, change in after.values():
-            if change is not None:
-                found = found._narrowed(layout, change)
-        return found
 
     def without_passed(self, slots: Sequence[int]) -> State:
         """Without the blocks of some slots that no later token sees."""
         lengths = [self.lengths[slot] for slot in slots]
         after = {x: x.let_go(slots, lengths) for x in self.distinct}
         return self if all(a is b for a, b in after.items()) else self.with_layouts(after)
-
-    def _narrowed(self, layout: Layout, change: Relayout) -> State:
-        """With a ring without the spare room of a step that is over, if there is room for that."""
-        try:
-            return self.relaid(layout, change)
-        except (CacheFullError, MemoryError, RuntimeError) as error:
-            log.warning("a ring keeps its spare room: %s", error)
-            return self
 
     def forked(self) -> State:
         """An independent one with the same content. Of an open step, which goes on writing to the
@@ -187,17 +171,18 @@ class State:
 
     def settled(self) -> State:
         """Without a step or a lease, once what these have stored is zeroed; mutates the buffers."""
-        if self.open is None and not self.leased:
+        if self.open is None and self.leased is None:
             return self
         if self.open is not None:
             for index in sorted(self.open.touched):
                 plan = self.open.plans[self.layouts[index]]
                 self.layers[index].erase(plan.writes)
-        for slot in self.leased:
-            length = self.lengths[slot]
-            for layer in self.layers:
-                layer.clear(slot, slice(length, length + 1))
-        return replace(self, open=None, leased=())
+        lengths = self.lengths
+        leased = () if self.leased is None else self.leased.slots
+        for layer in self.layers:
+            for slot in leased if layer.zeroes else ():
+                layer.clear(slot, slice(lengths[slot], lengths[slot] + 1))
+        return replace(self, counted=lengths, open=None, leased=None)
 
 
 @dataclass(slots=True)

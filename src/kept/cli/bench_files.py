@@ -28,14 +28,15 @@ def load_subject(
     device: str | None,
     seed: int,
     quantize: str | None = None,
+    activations: str = "auto",
 ) -> Subject:
     """The checkpoint `model`, or random weights of a shape. Raises what loading one raises."""
     from kept.bench.subject import checkpoint_subject, random_subject
 
     if model is None:
-        return random_subject(shape, dtype, seed, device, quantize)
+        return random_subject(shape, dtype, seed, device, quantize, activations)
     with bar("Loading", unit="bytes") as update:
-        return checkpoint_subject(model, dtype, device, update, quantize)
+        return checkpoint_subject(model, dtype, device, update, quantize, activations)
 
 
 def check_choice(model: str | None, shape: str | None) -> None:

@@ -29,6 +29,20 @@ def kernels(
         str,
         typer.Option(help="Tokens that are attended; empty: no attention.", metavar="N[,N...]"),
     ] = "256,2048,8192",
+    queries: Annotated[
+        str,
+        typer.Option(
+            help="Newest tokens of a sequence that attend together; empty: no single sequences.",
+            metavar="N[,N...]",
+        ),
+    ] = "1,256",
+    sharing: Annotated[
+        str,
+        typer.Option(
+            help="Sequences that decode together after common tokens; empty: none.",
+            metavar="N[,N...]",
+        ),
+    ] = "16",
     formats: Annotated[
         str, typer.Option(help="Formats of the weights.", metavar="NAME[,NAME...]")
     ] = "fp32,bf16,int8,int4",
@@ -78,6 +92,8 @@ def kernels(
         shape,
         _counts(rows, "--rows"),
         _counts(lengths, "--lengths"),
+        _counts(queries, "--queries"),
+        _counts(sharing, "--sharing"),
         _names(formats),
         _names(codecs),
         isa,

@@ -11,6 +11,7 @@ import typer
 from kept.cli.bench_eviction import BUDGETS, evictions, read_budgets
 from kept.cli.bench_files import check_measured, check_targets, deliver, write_json
 from kept.cli.loading import bar, bars
+from kept.cli.options import ACTIVATIONS_HELP, ActivationsName
 from kept.cli.prompts import decode
 from kept.errors import CheckpointNotFoundError, OptionError
 
@@ -50,6 +51,9 @@ def quality(
             metavar="NAME[,NAME...]",
         ),
     ] = _FORMATS,
+    activations: Annotated[ActivationsName, typer.Option(help=ACTIVATIONS_HELP)] = (
+        ActivationsName.AUTO
+    ),
     kv_dtypes: Annotated[
         str,
         typer.Option(
@@ -112,7 +116,7 @@ def quality(
         evictions(subject, described, context, late, shares, json_file)
         return
     windows = choose_windows(windows, tokens)
-    models = _load(model, names)
+    models = _load(model, names, activations.value)
     with bar("Scoring", unit="tokens") as update:
         found = measure_quality(models, windows, update, kv_dtypes=caches)
     check_measured(found.num_windows)
@@ -167,14 +171,16 @@ def _read_texts(files: list[Path] | None) -> tuple[list[str], str]:
     return documents, files[0].name if len(files) == 1 else f"{len(files)} files"
 
 
-def _load(model: str | None, names: list[WeightFormat]) -> dict[WeightFormat, CausalLM]:
+def _load(
+    model: str | None, names: list[WeightFormat], activations: str = "auto"
+) -> dict[WeightFormat, CausalLM]:
     from kept.bench.quality import load_variant
 
     found = {}
     for name in names:
         steps = ((f"Loading {name}", "bytes"), (f"Packing {name}", "weights"))
         with bars(*steps) as (loading, packing):
-            found[name] = load_variant(model, name, loading, packing)
+            found[name] = load_variant(model, name, loading, packing, activations)
     return found
 
 

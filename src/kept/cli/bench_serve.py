@@ -62,6 +62,7 @@ def serve(model: ServedModel, arriving: Arriving, serving: Serving) -> None:
         model.device,
         arriving.seed,
         model.quantize,
+        model.activations.value,
     )
     with _engine_log(serving.log_file), ServeProgress(Console(stderr=True)) as progress:
         result = run_serve(subject, settings, workload, EngineServer.of, progress)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kept.bench.shapes import SHAPES
-from kept.cli.options import QuantizedFormat, option
+from kept.cli.options import ACTIVATIONS_HELP, ActivationsName, QuantizedFormat, option
 from kept.options import KVDtypeName
 
 MODEL = "Model"
@@ -43,6 +43,7 @@ class ServedModel:
         QuantizedFormat | None,
         option(MODEL, "Hold the weights as codes with scales. Default: as --dtype says."),
     ] = None
+    activations: Annotated[ActivationsName, option(MODEL, ACTIVATIONS_HELP)] = ActivationsName.AUTO
     kv_dtype: Annotated[
         KVDtypeName | None,
         option(MODEL, "Hold keys and values in this format. Default: the model's dtype."),

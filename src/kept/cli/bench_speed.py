@@ -18,7 +18,7 @@ from kept.cli.bench_files import (
     load_subject,
     write_json,
 )
-from kept.cli.options import QuantizedFormat
+from kept.cli.options import ACTIVATIONS_HELP, ActivationsName, QuantizedFormat
 from kept.options import KVDtypeName
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ class SpeedOptions:
         QuantizedFormat | None,
         typer.Option(help="Hold the weights as codes with scales. Default: as --dtype says."),
     ] = None
+    activations: Annotated[ActivationsName, typer.Option(help=ACTIVATIONS_HELP)] = (
+        ActivationsName.AUTO
+    )
     kv_dtype: Annotated[
         KVDtypeName | None,
         typer.Option(help="Hold keys and values in this format. Default: the model's dtype."),
@@ -141,6 +144,7 @@ def _measure(benchmark: str, options: SpeedOptions, prompts: tuple[int, ...], ne
         options.device,
         options.seed,
         options.quantize,
+        options.activations.value,
     )
     with SpeedProgress(Console(stderr=True)) as progress:
         result = run_speed(subject, settings, progress)

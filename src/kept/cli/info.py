@@ -64,6 +64,7 @@ def _machine() -> dict[str, Any]:
         "ops": backend(),
         "ops_reason": why_reference(),
         "isa": _isa() if NATIVE_AVAILABLE else None,
+        "activations": _activations(),
         "threads": num_threads(),
         "python": platform.python_version(),
         "torch": {"version": torch.__version__, "threads": torch.get_num_threads()},
@@ -75,6 +76,17 @@ def _isa() -> dict[str, Any]:
     from kept.ops import isa
 
     return {"used": isa(), "available": list(_native.isa_names())}
+
+
+def _activations() -> dict[str, str]:
+    """What `activations="auto"` takes here, by the format of the weights."""
+    from kept.ops import backend, isa
+    from kept.ops.activations import automatic
+    from kept.ops.quantize import QUANTIZED_FORMATS
+
+    if backend() == "native":
+        return {str(format): str(kind) for format, kind in automatic(isa()).items()}
+    return dict.fromkeys(QUANTIZED_FORMATS, "bfloat16")
 
 
 def _machine_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -104,6 +116,10 @@ def _machine_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("native module", "built" if native["available"] else f"missing: {native['error']}"),
         ("operations", operations),
         ("instructions", instructions),
+        (
+            "activations",
+            ", ".join(f"{x} with {w} weights" for w, x in found["activations"].items()),
+        ),
         ("threads", f"{found['threads']} (KEPT_NUM_THREADS)"),
         ("torch", f"{torch['version']}, {torch['threads']} threads"),
     ]

@@ -32,6 +32,7 @@ def load(options: ModelOptions) -> LLM:
             dtype=options.dtype,
             device=options.device,
             quantize=None if options.quantize is None else options.quantize.value,
+            activations=options.activations.value,
             revision=options.revision,
             kv_memory=options.kv_memory,
             offload_folder=options.offload_folder,

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from kept.cache import KVShape
     from kept.ops import KVCodec
 
-LABEL_BYTES = 8  # of an entry of a ring, once for all layers that share it
-
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
@@ -27,36 +25,22 @@ class CachePlan:
 
     def num_bytes(self, length: int) -> int:
         """Bytes of one sequence once it has `length` tokens, unused room included."""
-        layers = sum(
+        return sum(
             shape.num_bytes(self.codec)
             * (self.input_length if shape.cross else self._entries(shape, length))
             for shape in self.shapes
         )
-        rings = {self._window(shape) for shape in self.shapes if not shape.cross} - {None}
-        return layers + sum(LABEL_BYTES * self._capacity(window, length) for window in rings)
 
     def _entries(self, shape: KVShape, length: int) -> int:
         from kept.blocks import BLOCK
         from kept.cache import num_held
 
-        if self.kind == "dynamic":
-            return num_held(shape.window, length) * BLOCK
-        return self._capacity(self._window(shape), length)
-
-    def _window(self, shape: KVShape) -> int | None:
-        """What a ring of the layer keeps; None: it has none."""
-        if self.kind != "sliding":
-            return None
-        return min((w for w in (shape.window, self.window) if w is not None), default=None)
-
-    def _capacity(self, window: int | None, length: int) -> int:
-        from kept.cache import SLACK, grown
-
         if self.kind == "static":
             return length
-        if window is None:
-            return grown(length)
-        return min(grown(length), self.num_sinks + window + SLACK)
+        if self.kind == "dynamic":
+            return BLOCK * num_held(shape.window, length)
+        window = min((w for w in (shape.window, self.window) if w is not None), default=None)
+        return BLOCK * num_held(window, length, self.num_sinks)
 
     def longest(self, room: int, batch: int, limit: int) -> int:
         """The most tokens, at most `limit`, that `batch` sequences can have in `room` bytes."""

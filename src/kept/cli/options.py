@@ -23,6 +23,20 @@ class QuantizedFormat(StrEnum):
     INT4 = "int4"
 
 
+class ActivationsName(StrEnum):
+    """As what activations meet weights of int8 or int4."""
+
+    AUTO = "auto"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
+ACTIVATIONS_HELP = (
+    "As what activations meet weights of int8 or int4: bfloat16, int8, or auto, the faster on this "
+    "machine's instruction set, which `kept info` names. Default: auto."
+)
+
+
 def option(panel: str, text: str, *names: str, metavar: str | None = None) -> Any:
     """A typer option; `text` says its unit and its default, which typer cannot know."""
     return typer.Option(
@@ -61,6 +75,7 @@ class ModelOptions:
             "loading. `kept quantize` does so once and for all. Default: as they are stored.",
         ),
     ] = None
+    activations: Annotated[ActivationsName, option(MODEL, ACTIVATIONS_HELP)] = ActivationsName.AUTO
     device: Annotated[
         str | None, option(MODEL, "cpu, cuda, cuda:1, mps, as torch names them. Default: cpu.")
     ] = None

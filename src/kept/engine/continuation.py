@@ -67,23 +67,21 @@ class Continuation:
 
     def take(self, token: int, logprobs: TokenLogprobs | None) -> None:
         """Add a drawn token, and finish if it, the text or the length says so."""
-        self.history.append(token)
+        length = self.history.append(token)
         self.last_token_at = time.perf_counter()
         if self.first_token_at is None:
             self.first_token_at = self.last_token_at
         if logprobs is not None:
             self.logprobs.append(logprobs)
-        piece = self._spell([token])
-        stopped = self._spelling is not None and self._spelling.stopped
+        piece, stopped = "", False
+        if self._spelling is not None:
+            piece, stopped = self._spelling.add([token]), self._spelling.stopped
         if stopped or token in self.params.eos_token_ids:
             self._end("stop", piece)
-        elif len(self.history) >= self.limit:
+        elif length >= self.limit:
             self._end("length", piece)
         elif piece:
             self._pieces.append(piece)
-
-    def _spell(self, tokens: list[int]) -> str:
-        return "" if self._spelling is None else self._spelling.add(tokens)
 
     def adopt(self, tokens: list[int], logprobs: list[TokenLogprobs], score: float) -> None:
         """Become what a beam search found: its new tokens, and their text up to a stop string."""
@@ -91,7 +89,8 @@ class Continuation:
         for token in tokens:
             history.append(token)
         self.history, self.logprobs, self.score = history, logprobs, score
-        self._pieces.append(self._spell(tokens))
+        if self._spelling is not None:
+            self._pieces.append(self._spelling.add(tokens))
 
     def finish(self, reason: FinishReason) -> None:
         """Give out what text was withheld, and end. A stop string found only now counts."""

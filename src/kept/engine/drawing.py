@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from kept.engine.continuation import Continuation
 from kept.engine.group import Draw, Drawn
 from kept.models import NextLogits
-from kept.sampling import sample_rows
+from kept.sampling import argmax_of, sample_rows
 
 Row = tuple[NextLogits, int]  # what a pass found, and which row of it
 
 
-def draw(draws: Sequence[Draw], rows: Mapping[Continuation, Row]) -> list[Drawn]:
-    """The token of each draw, or why there is none; rows: of the continuations it goes on from."""
+def draw(
+    draws: Sequence[Draw], rows: Mapping[Continuation, Row], use_torch: Callable[[], None]
+) -> list[Drawn]:
+    """The token of each draw, or why there is none; rows: of the continuations it goes on from.
+
+    use_torch: called before torch is asked for anything.
+    """
     if not draws:
         return []
-    found = together([rows[d.parent] for d in draws])
-    drawing = [d.continuation for d in draws]
+    of, drawing = [rows[parent] for _, parent in draws], [c for c, _ in draws]
+    likeliest = argmax_of([c.params for c in drawing], _best(of))
+    if likeliest is not None:
+        return [(token, None) for token in likeliest]
+    use_torch()
+    found = together(of)
     drawn = sample_rows(
         found.logits,
         [c.params for c in drawing],
@@ -30,6 +39,15 @@ def draw(draws: Sequence[Draw], rows: Mapping[Continuation, Row]) -> list[Drawn]
     )
     pairs = zip(drawn.token_ids, drawn.logprobs, drawn.errors, strict=True)
     return [error or (token, logprobs) for token, logprobs, error in pairs]
+
+
+def _best(rows: Sequence[Row]) -> list[tuple[float, int]] | None:
+    found = []
+    for of, row in rows:
+        if of.best is None:
+            return None
+        found.append(of.best[row])
+    return found
 
 
 def together(rows: Sequence[Row]) -> NextLogits:

@@ -81,7 +81,7 @@ class Engine(Loop):
     @property
     def has_work(self) -> bool:
         """Whether any request is unfinished."""
-        return bool(self._inbox) or self.scheduler.has_work
+        return bool(self._inbox or self._open)
 
     @lets_go
     def step(self) -> list[Event]:
@@ -105,7 +105,7 @@ class Engine(Loop):
 
     def _take_step(self) -> list[Event]:
         with computing():
-            return self._step()
+            return self._change(self._step)
 
     def _wait_for_room(self) -> None:
         """Have the other go on that it waits for. No part of a step: who waits for that would wait
@@ -125,8 +125,7 @@ class Engine(Loop):
         for request in requests:
             self._inbox.append((request, True, error))
         if not (self._is_changing_here or self.model.is_running_elsewhere):
-            with self._changing():
-                self._hear()
+            self._change(self._hear)
 
     @lets_go
     def snapshot(self) -> Snapshot:
@@ -142,15 +141,21 @@ class Engine(Loop):
         themselves; the engine has them no more. None: they have not, or another text came there."""
         if self._is_changing_here:  # as where a stream is collected in a step
             return None
-        with self._changing():
+
+        def take_away() -> Held | None:
             self._hear()
             self._forward.forget()
             return self._residents.hand_over(continuation)
 
+        return self._change(take_away)
+
     @lets_go
     def forget(self) -> None:
         """Let no text that has ended be found again, and give the memory of its keys back."""
-        with self._changing():
+
+        def forget() -> None:
             self._hear()
             self._forward.forget()
             self._residents.forget()
+
+        self._change(forget)

@@ -1,8 +1,8 @@
-"""The passes of the model: what is due, or the last pass once more with the next tokens."""
+"""The passes of the model: what is due, or one token more of every sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kept.batch import Batch, pack
 from kept.engine.passes import Work
@@ -13,58 +13,49 @@ from kept.models import CausalLM, NextLogits, RepeatedStep
 class Forward:
     """Runs work over one model and the cache of its residents."""
 
-    def __init__(self, model: CausalLM, residents: Residents) -> None:
-        self._model, self._residents = model, residents
-        # Where the last pass gave every sequence one token, the next may be like it.
-        self._last: tuple[list[Work], Batch] | None = None
-        self._repeated: RepeatedStep | None = None
-
-    @property
-    def may_repeat(self) -> bool:
-        """Whether the last pass gave every sequence one token, and none has come or gone since."""
-        return self._last is not None
+    def __init__(
+        self, model: CausalLM, residents: Residents, use_torch: Callable[[], None]
+    ) -> None:
+        """use_torch: to be called before torch is asked for anything."""
+        self._model, self._residents, self._use_torch = model, residents, use_torch
+        # One token more of every sequence, for as long as none comes, goes or moves.
+        self._repeated: tuple[list[Work], RepeatedStep] | None = None
 
     @property
     def is_prepared(self) -> bool:
-        """Whether the next pass, if it is like the last, is a single call."""
-        return self._repeated is not None and self._repeated.room > 0
-
-    @property
-    def num_sequences(self) -> int:
-        """Of the last pass, if the next may be like it."""
-        return 0 if self._last is None else len(self._last[0])
+        """Whether the next pass, if it gives one token to every sequence, is a single call."""
+        return self._repeated is not None and self._repeated[1].room > 0
 
     def forget(self) -> None:
         """Prepare the next pass anew: sequences have come, gone or moved."""
-        self._last = self._repeated = None
+        self._repeated = None
 
-    def run(self, work: list[Work], top_k: int, repeatable: bool) -> NextLogits:
+    def run(self, work: list[Work], top_k: int, is_decode: bool) -> NextLogits:
         """Compute what is due; mutates the cache. top_k: see `CausalLM.next_logits`.
 
-        repeatable: this is one token of every sequence, so the next pass may be the same.
+        is_decode: this is one token of every sequence, so the next passes may be the same.
         """
         self.forget()
-        batch = self._batch(work)
-        found = self._model.next_logits(batch, self._residents.cache, top_k)
-        # No lease is granted on a cache with inputs, so nothing is to be evicted for one.
-        may = self._model.native is not None and not self._model.is_encoder_decoder
-        if repeatable and self._residents.cache is not None and may:
-            self._last = work, batch
-        return found
+        cache = self._residents.cache
+        if is_decode and cache is not None and self._model.native is not None:
+            slots = [slot for item in work if (slot := item.continuation.slot) is not None]
+            repeated = self._model.repeat(tuple(slots), cache, top_k)
+            if repeated is not None:
+                return self._run(work, repeated)
+        self._use_torch()
+        return self._model.next_logits(self._batch(work), cache, top_k)
 
-    def repeat(self, top_k: int) -> tuple[list[Work], NextLogits] | None:
-        """What the last pass did, one token on; None where it cannot be had."""
-        (last, repeated), self._last, self._repeated = (self._last, self._repeated), None, None
-        if last is None or self._residents.cache is None:
-            return None
-        work, batch = last
-        if repeated is None:
-            repeated = self._model.repeat(batch, self._residents.cache, top_k)
-        if repeated is None or not repeated.room:
-            return None
+    def repeat(self) -> tuple[list[Work], NextLogits]:
+        """What the last pass did, one token on, where it `is_prepared`."""
+        assert self._repeated is not None
+        work, repeated = self._repeated
+        self._repeated = None  # until that is done
+        return work, self._run(work, repeated)
+
+    def _run(self, work: list[Work], repeated: RepeatedStep) -> NextLogits:
         found = repeated.run([item.continuation.history.last for item in work])
-        self._last, self._repeated = last, repeated
-        return work, found
+        self._repeated = work, repeated
+        return found
 
     def _batch(self, work: Sequence[Work]) -> Batch:
         has_slots = self._residents.cache is not None  # which hold what they attend

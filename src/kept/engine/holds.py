@@ -84,6 +84,8 @@ def longest_shared(request: Request, tokens: Tokens, running: Iterable[Request])
     """The running request that will compute most of these first tokens of another one's text, at
     least a block; None: none will."""
     best, most = None, BLOCK - 1
+    if len(tokens) <= most:
+        return None
     for leader in running:
         if leader.has_caught_up or leader.salt != request.salt or len(leader.live) != 1:
             continue

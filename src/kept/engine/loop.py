@@ -49,36 +49,36 @@ class Loop(Changing):
         )
         codec = None if cache is None else cache.codec
         self._encoding = Encoding(model, inputs, codec, self._residents, room, self, self.counters)
-        self._forward = Forward(model, self._residents)
-        self._settling = Settling(self.counters)
+        self._forward = Forward(model, self._residents, self._use_torch)
+        self._settling = Settling(self.counters, self._use_torch)
         # And whether each is to end, and with what error.
         self._inbox: deque[tuple[Request, bool, Exception | None]] = deque()
         self._open: dict[Request, None] = {}  # those heard of and not finished
         self._events = []
-        self._top_k = 0
+        self._is_decode = False  # whether the pass that is planned is one token of everyone
         self._waits_for: Lender | None = None  # to let go of room, as nothing runs here
         room.join(self)
 
     # A function of its own: what it held is freed before the interpreter may end.
     def _step(self) -> list[Event]:
-        with self._changing():
-            started = time.perf_counter()
-            self._hear()
-            self._admit()
-            work, found = self._pass()
-            if found is not None:
-                self._charge(work, time.perf_counter() - started)
-                self._settle(work, found)
-            events = self._tell()
-            self.counters.steps += 1
-            self.counters.step_seconds += time.perf_counter() - started
-            return events
+        started = time.perf_counter()
+        self._hear()
+        self._admit()
+        work, found = self._pass()
+        if found is not None:
+            self._charge(work, time.perf_counter() - started)
+            self._settle(work, found)
+        events = self._tell()
+        self.counters.steps += 1
+        self.counters.step_seconds += time.perf_counter() - started
+        return events
 
     def _charge(self, work: list[Work], seconds: float) -> None:
         # Of passes that are all alike, one in eight tells how long they take.
-        tells = not self._forward.is_prepared or not self.counters.steps % 8
+        reads = not self._forward.is_prepared
+        tells = reads or not self.counters.steps % 8
         self.scheduler.computed(work, seconds if tells else None)
-        if journal.listens():
+        if reads and journal.listens():
             journal.passed(work, seconds, self.scheduler.num_waiting, self._residents.blocks())
 
     def _tell(self) -> list[Event]:
@@ -103,8 +103,11 @@ class Loop(Changing):
     def _admit(self) -> None:
         """Let requests in that wait, as far as there is room."""
         self._waits_for = None
+        if self.scheduler.is_full:
+            return
         if not self.scheduler.num_waiting:
             return
+        self._use_torch()
         running = self.scheduler.running
         self._residents.expect(self.scheduler.num_waiting)
         now = time.perf_counter()
@@ -138,13 +141,15 @@ class Loop(Changing):
             running = self.scheduler.running
             request = self._encoding.next(running) if self._encoding.is_needed else None
             if request is not None:
+                self._use_torch()
                 work = [Work(request.live[0], 0, request, True)]
                 self._forward.forget()
                 self._encoding.read(request)
                 return [], None
-            again = self._repeat()
-            if again is not None:
-                return again
+            if self._forward.is_prepared and not (self.rule.slides and self._must_slide()):
+                work, again = self._forward.repeat()
+                self.counters.repeated_steps += 1
+                return work, again
             work = self._plan()
             return work, self._compute(work) if work else None
         except Exception as error:
@@ -152,16 +157,6 @@ class Loop(Changing):
             self._forward.forget()
             self._fail(work, error)
             return [], None
-
-    def _repeat(self) -> tuple[list[Work], NextLogits] | None:
-        """The last pass, one token on, if that is all that is due."""
-        if not self._forward.may_repeat or self._must_slide():
-            return None
-        if not self._forward.is_prepared:
-            self._residents.take_ahead(self._forward.num_sequences)
-        found = self._forward.repeat(self._top_k)
-        self.counters.repeated_steps += found is not None
-        return found
 
     def _plan(self) -> list[Work]:
         """What the next pass computes, once there is room for it."""
@@ -171,8 +166,20 @@ class Loop(Changing):
                 if continuation.slide(self.rule):
                     self._residents.cut(continuation)
         work = self.scheduler.next(live, self._residents.max_steps(live))
-        self._residents.make_room(work, self.scheduler, self._park)
+        self._is_decode = len(work) == len(live) and all(
+            item.continuation.num_pending == 1 and not item.is_prompt for item in work
+        )
+        if not self._takes_ahead(work):
+            self._residents.make_room(work, self.scheduler, self._park)
         return [item for item in work if item.request.phase is Phase.RUNNING]
+
+    def _takes_ahead(self, work: list[Work]) -> bool:
+        """Have room for some tokens more of everyone, where passes of one token each follow and
+        there is as much to be had."""
+        # No lease is granted on a cache with inputs, so nothing is to be evicted for one.
+        if not self._is_decode or self.model.native is None or self.model.is_encoder_decoder:
+            return False
+        return self._residents.take_ahead(len(work))
 
     def _park(self, request: Request) -> None:
         """Have a running request wait again, with what it has drawn."""
@@ -186,14 +193,14 @@ class Loop(Changing):
         journal.parked(request)
 
     def _compute(self, work: list[Work]) -> NextLogits:
-        num_live = sum(len(request.group.live) for request in self.scheduler.running)
-        is_decode = len(work) == num_live and all(item.num_new == 1 for item in work)
-        params = [request.group.params for request in self.scheduler.running]
-        self._top_k = num_likeliest(params, num_live, self.model.config.vocab_size)
-        return self._forward.run(work, self._top_k, is_decode)
+        running = self.scheduler.running
+        num_live = sum(len(request.group.live) for request in running)
+        params = [request.group.params for request in running]
+        top_k = num_likeliest(params, num_live, self.model.config.vocab_size)
+        return self._forward.run(work, top_k, self._is_decode and len(work) == num_live)
 
     def _must_slide(self) -> bool:
-        if not self.rule.slides or self.rule.in_place:
+        if self.rule.in_place:
             return False
         live = (c for request in self.scheduler.running for c in request.group.live)
         return any(self.rule.next_offset(c.offset, len(c.history)) != c.offset for c in live)
@@ -210,14 +217,17 @@ class Loop(Changing):
     def _settle(self, work: list[Work], found: NextLogits) -> None:
         """Draw, have the groups take what was drawn, and give slots the keys they go on from."""
         self._settling.note(work, found)
-        self.counters.computed_tokens += sum(item.num_new for item in work)
-        for request in {item.request: None for item in work if item.is_prompt}:
+        read: dict[Request, None] = {}
+        for continuation, num_new, request, is_prompt in work:
+            self.counters.computed_tokens += num_new
+            if is_prompt:
+                read[request] = None
+            elif not continuation.num_computed % BLOCK:
+                self._residents.filled(request)
+        for request in read:
             self._residents.computed(request)
-        for item in work:
-            if not item.continuation.num_computed % BLOCK and not item.is_prompt:
-                self._residents.filled(item.request)
         self._events += self._settling.settle(self.scheduler.running, found)
-        if self.cache is None:
+        if self._residents.cache is None:
             for request in self.scheduler.running:
                 for continuation in request.group.live:
                     continuation.num_computed = 0
@@ -227,6 +237,8 @@ class Loop(Changing):
     def _move(self, changed: list[tuple[Request, list[Move]]]) -> None:
         """Give slots the keys that sequences go on from, and take those of ended texts away."""
         self._forward.forget()
+        if any(m.continuation is not m.parent for _, moves in changed for m in moves):
+            self._use_torch()
         self._residents.move([move for _, moves in changed for move in moves])
         self._settling.changed = []
         for request, _ in changed:
@@ -239,6 +251,7 @@ class Loop(Changing):
         """End an unfinished request as it stands."""
         if request.finished:
             return
+        self._use_torch()
         self._forward.forget()
         self._settling.forget(request.group.members)
         self._residents.leave(request, request.group.members)

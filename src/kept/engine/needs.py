@@ -54,8 +54,7 @@ class Needs:
         found = 0
         for request in running if self._parks else ():
             slots = [c.slot for c in request.live if c.slot is not None]
-            held = sum(map(self._cache.slot_bytes, slots))
-            found += max(0, self.to_start(request) - held)
+            found += max(0, self.to_start(request) - self._cache.slot_bytes(*slots))
         return found
 
     def _blocks_of(self, num_tokens: int) -> list[int]:

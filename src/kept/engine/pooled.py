@@ -57,6 +57,7 @@ class PooledResidents(Residents):
         # Of what those that run have in the tree. All of a request's sequences go on from its
         # prompt, so that it is leased for as long as any of them runs.
         self._leases: dict[Request, dict[Continuation, Lease[Stack]]] = {}
+        self._promised = 0, 0  # to how many of those that run, and how many bytes
         self._waited: set[Request] = set()  # for a running request to compute their beginning
 
     def blocks(self) -> PoolBlocks:
@@ -117,15 +118,19 @@ class PooledResidents(Residents):
         self._waited.add(request)
         return found
 
+    def expect(self, num_requests: int) -> None:
+        """See `Residents.expect`."""
+        self._promised = 0, 0
+
     def start(self, request: Request, running: Sequence[Request], beside: int = 0) -> bool:
         """See `Residents.start`."""
-        promised, needed = self._needs.promised(running), self._needs.to_start(request)
-        room = self._supply.num_obtainable() - promised
-        if request.refused_with == room:
+        promised, needed = self._promised_to(running), self._needs.to_start(request)
+        refused = request.refused_with
+        if refused is not None and refused == self._supply.num_obtainable() - promised:
             return False
         matches = self._fitting_matches(request, needed + promised)
         if matches is None:
-            request.refused_with = room
+            request.refused_with = self._supply.num_obtainable() - promised
             self._room.claim(self._owner, request, needed + beside)
             return False
         request.refused_with = None
@@ -160,11 +165,11 @@ class PooledResidents(Residents):
             else:
                 return  # nobody is left to make room: the pass says what is missing
 
-    def take_ahead(self, count: int) -> None:
+    def take_ahead(self, count: int) -> bool:
         """See `Residents.take_ahead`."""
         if self._known is not None:
             self._held_cache.let_go()
-        self._supply.evict_for(count * self._held_cache.block_bytes)
+        return self._supply.evict_for(count * self._held_cache.block_bytes)
 
     def computed(self, request: Request) -> None:
         """See `Residents.computed`: make what has been read of it findable."""
@@ -207,6 +212,14 @@ class PooledResidents(Residents):
         if self._known is not None:
             self._known.tree.clear()
         self._held_cache.release()
+
+    def _promised_to(self, running: Sequence[Request]) -> int:
+        """What those that run are promised; counted once for each of them while requests start,
+        as none takes of its room then and those that have started come last."""
+        num_counted, found = self._promised
+        found += self._needs.promised(running[num_counted:])
+        self._promised = len(running), found
+        return found
 
     def _bytes_of(self, continuation: Continuation) -> int:
         return 0 if continuation.slot is None else self._held_cache.slot_bytes(continuation.slot)

@@ -93,9 +93,10 @@ class Residents:
         """See to it that the next pass can store its tokens; `park` is called with requests that
         have to make room, whose continuations have no slot then."""
 
-    def take_ahead(self, count: int) -> None:
+    def take_ahead(self, count: int) -> bool:
         """See to it, if nobody is to be parked for it, that so many sequences can take room for
-        some tokens more than one."""
+        some tokens more than one; whether they can for one at least."""
+        return False
 
     def computed(self, request: Request) -> None:
         """Note that a pass has read some of a request's prompt."""

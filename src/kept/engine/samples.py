@@ -18,6 +18,8 @@ class SampleGroup(Group):
         self.params = continuations[0].params
         self.live = continuations[:1]
         self._forked = len(continuations) == 1
+        # Of each of `live` once all have forked, as they go on from themselves.
+        self._draws = [Draw(continuation, continuation) for continuation in continuations]
         for continuation in continuations:
             continuation.usage = continuations[0].usage
 
@@ -35,7 +37,7 @@ class SampleGroup(Group):
         """See `Group.draws`."""
         if not self._forked:
             return [Draw(continuation, self.live[0]) for continuation in self.results]
-        return [Draw(continuation, continuation) for continuation in self.live]
+        return self._draws
 
     def settle(self, drawn: Sequence[Drawn], logits: Callable[[], NextLogits]) -> list[Move]:
         """See `Group.settle`."""
@@ -46,7 +48,7 @@ class SampleGroup(Group):
             for follower in self.results[1:]:
                 follower.num_computed, follower.offset = parents[0].num_computed, parents[0].offset
             self.live = list(self.results)
-        moves = []
+        moves, goes_on = [], True
         for continuation, parent, found in zip(self.live, parents, drawn, strict=True):
             try:
                 if isinstance(found, Exception):
@@ -56,7 +58,11 @@ class SampleGroup(Group):
                 continuation.fail(error)
             if continuation.finish_reason is None:
                 moves.append(Move(continuation, parent))
-        self.live = [move.continuation for move in moves]
+            else:
+                goes_on = False
+        if not goes_on:
+            self.live = [move.continuation for move in moves]
+            self._draws = [Draw(continuation, continuation) for continuation in self.live]
         return moves
 
     def _named(self, continuation: Continuation, error: Exception) -> Exception:

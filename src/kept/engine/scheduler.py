@@ -78,6 +78,11 @@ class Scheduler:
         """Whether any request is unfinished."""
         return bool(self.running or self.num_waiting)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody can start for want of a slot, nor is anybody held any longer than that."""
+        return self._used >= self.max_slots and not len(self._holds)
+
     def served(self, request: Request) -> float:
         """The counter of the request's tenant at its priority."""
         return self._waiting.share(request.priority).served(request.tenant)
@@ -173,15 +178,18 @@ class Scheduler:
 
         To be called before `num_computed` of its continuations moves on.
         """
-        rows = attended = 0
+        costs: dict[tuple[int, str], float] = {}
         for item in work:
-            continuation, request, num_new = item.continuation, item.request, item.num_new
-            rows += num_new
-            attended += attended_by(continuation.num_computed, num_new)
-            cost = self._read(item) if item.is_prompt else OUTPUT_COST * num_new
-            self._waiting.share(request.priority).serve(request.tenant, cost)
+            request = item.request
+            cost = self._read(item) if item.is_prompt else OUTPUT_COST * item.num_new
+            whose = request.priority, request.tenant
+            costs[whose] = costs.get(whose, 0.0) + cost
+        for (priority, tenant), cost in costs.items():
+            self._waiting.share(priority).serve(tenant, cost)
             self._served += cost
         if seconds is not None:
+            rows = sum(item.num_new for item in work)
+            attended = sum(attended_by(x.continuation.num_computed, x.num_new) for x in work)
             self.step_time.observe(rows, attended, seconds)
 
     def _read(self, item: Work) -> float:

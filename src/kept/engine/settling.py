@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from kept.engine.continuation import Continuation
@@ -20,8 +20,9 @@ class Settling:
     What fails in a group's draws or texts ends that group, or the one text, and no other.
     """
 
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
+    def __init__(self, counters: Counters, use_torch: Callable[[], None]) -> None:
+        """use_torch: to be called before torch is asked for anything."""
+        self._counters, self._use_torch = counters, use_torch
         # Of those whose group is not ready yet too: what a pass found, and their row of it.
         self._rows: dict[Continuation, Row] = {}
         # Whose group an exception may have left half done, and who lives on from whose keys in the
@@ -37,8 +38,7 @@ class Settling:
     def note(self, work: Sequence[Work], found: NextLogits) -> None:
         """Count what a pass has computed, and keep the rows of its logits."""
         row = 0
-        for item in work:
-            continuation, num_new = item.continuation, item.num_new
+        for continuation, num_new, _, _ in work:
             if num_new == continuation.num_pending:
                 self._rows[continuation] = found, row
                 row += 1
@@ -51,28 +51,36 @@ class Settling:
         Returns events of the texts that have a token more. `found` may be written to afterwards.
         """
         rows = self._rows
-        ready = [r for r in running if r.group.live and all(c in rows for c in r.group.live)]
-        draws = [request.group.draws() for request in ready]
-        drawn = self._draw([d for each in draws for d in each])
+        ready: list[Request] = []
+        draws: list[Draw] = []
+        ends = []
+        for request in running:
+            live = request.group.live
+            if live and rows.keys() >= set(live):
+                ready.append(request)
+                draws += request.group.draws()
+                ends.append(len(draws))
+        drawn = self._draw(draws)
         events: list[Event] = []
         begin = 0
-        for request, each in zip(ready, draws, strict=True):
-            end = begin + len(each)
+        for request, end in zip(ready, ends, strict=True):
             before = request.group.live
             self._take(request, drawn[begin:end])
+            for continuation, _ in draws[begin:end]:
+                events.append(Event(request, continuation))
             begin = end
-            events += [Event(request, d.continuation) for d in each]
             for continuation in before:
                 rows.pop(continuation, None)
         self._counters.generated_tokens += len(events)
         for continuation, (of, index) in rows.items():
             if of is found:  # the next pass may write where these lie
+                self._use_torch()
                 rows[continuation] = of.row(index), 0
         return events
 
     def _draw(self, draws: Sequence[Draw]) -> list[Drawn]:
         try:
-            return draw(draws, self._rows)
+            return draw(draws, self._rows, self._use_torch)
         except Exception as error:  # of all of them, who may not have been at fault
             return [error] * len(draws)
 
@@ -80,14 +88,22 @@ class Settling:
         self.taking = request
         before = request.group.live
         try:
-            moves = request.group.settle(drawn, partial(_logits_of, self._rows, before))
+            moves = request.group.settle(
+                drawn, partial(_logits_of, self._rows, before, self._use_torch)
+            )
         except Exception as error:
             request.group.fail(error)
             moves = []
-        if len(moves) != len(before) or any(m.continuation is not m.parent for m in moves):
+        stays = len(moves) == len(before)
+        for continuation, parent in moves:
+            stays = stays and continuation is parent
+        if not stays:
             self.changed.append((request, moves))
         self.taking = None
 
 
-def _logits_of(rows: dict[Continuation, Row], live: Sequence[Continuation]) -> NextLogits:
+def _logits_of(
+    rows: dict[Continuation, Row], live: Sequence[Continuation], use_torch: Callable[[], None]
+) -> NextLogits:
+    use_torch()
     return together([rows[continuation] for continuation in live])

@@ -87,7 +87,7 @@ def slot_caches(
     with. Raises OptionError as `build_cache` does.
     """
     nowhere = torch.device("meta")  # where buffers take no memory
-    plan = build_cache(model, options, rule, 1, length, device=nowhere)
+    plan = build_cache(model, options, rule, 1, length, device=nowhere, in_blocks=place is None)
     assert plan is not None
     heads = model.config.num_heads
 
@@ -113,12 +113,13 @@ def build_cache(
     place: Offloaded | None = None,
     pool_bytes: int | None = None,
     device: torch.device | None = None,
+    in_blocks: bool = True,
 ) -> Cache | None:
     """The cache the options ask for, or None for use_cache=False.
 
     length: of a static cache, see `static_length`. pool_bytes: at most, of a cache in blocks.
-    device: where nothing is to be stored, None: the model's.
-    Where the window slides in place, a dynamic cache becomes a ring as long as the context. Raises
+    device: where nothing is to be stored, None: the model's. in_blocks: see `make_cache`.
+    Where the window slides in place, a dynamic cache becomes a sliding one of the context. Raises
     OptionError for an evicting cache of a model that cannot do with one.
     """
     if options.cache_implementation is None:
@@ -145,7 +146,7 @@ def build_cache(
         device=device or model.device,
         place=place,
         pool_bytes=pool_bytes,
-        in_blocks=device is None,
+        in_blocks=in_blocks,
     )
 
 

@@ -37,7 +37,7 @@ class Conversation:
     def reuse(self, prompt: Sequence[int]) -> int:
         """Cut the cache back to the longest beginning it shares with a prompt; returns its length.
 
-        At least the prompt's last token is left to compute, since its logits are needed. A ring
+        At least the prompt's last token is left to compute, since its logits are needed. A cache
         that cannot go back that far is emptied, which is logged.
         """
         shared = 0

@@ -44,6 +44,7 @@ class LLM:
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
         quantize: str | None = None,
+        activations: str = "auto",
         revision: str | None = None,
         max_batch_size: int = 16,
         prefill_chunk: int = PREFILL_CHUNK,
@@ -62,6 +63,8 @@ class LLM:
             float16 nobody asked for is computed in bfloat16 on a CPU, and the log says so.
         device: as torch names them; None is the CPU.
         quantize: "int8" or "int4" rounds the weights to a byte or half of one, with scales.
+        activations: as what they meet weights of int8 or int4: "bfloat16", "int8", or "auto", the
+            faster on this machine's instruction set.
         revision: branch, tag or commit of a hub id.
         max_batch_size: sequences computed side by side. prefill_chunk: prompt tokens per pass.
         kv_memory: the most bytes that keys and values of all texts may take together, in every kind
@@ -89,6 +92,7 @@ class LLM:
             dtype=dtype,
             device=device,
             quantize=quantize,
+            activations=activations,
             progress=progress,
             packing=packing,
         )

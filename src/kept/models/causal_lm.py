@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,10 @@ from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
 from kept.models.repeated_step import RepeatedStep
 from kept.ops import PackedMatrix, Rope, RopeTables
+from kept.ops.activations import Activations
 from kept.turns import Turn
+
+Found = TypeVar("Found")
 
 
 class ModelConfig(Protocol):
@@ -102,6 +105,11 @@ class CausalLM(nn.Module, ABC):
         """The tables the native kernels rotate with; None where positions are absolute."""
         return None
 
+    def rope_ahead(self, lengths: Sequence[int]) -> RopeTables | None:
+        """These for the tokens that come behind so many of each sequence, whose rows are their
+        positions, as far as there is room in them; asks torch for nothing where they are there."""
+        return None
+
     @property
     def keys_follow_length(self) -> bool:
         """Whether a token's keys depend on how long its text becomes, as under dynamic rotary
@@ -113,12 +121,14 @@ class CausalLM(nn.Module, ABC):
         pack_weight: PackWeight,
         progress: Progress | None = None,
         dtype: torch.dtype | None = None,
+        activations: Activations = "bfloat16",
     ) -> None:
         """Replace every matrix by what `pack_weight` makes of it, and run on the native kernels.
 
         progress: called with the numbers packed so far and their total. dtype: what keys and
-        values are stored as unless asked otherwise, by default that of the weights. A packed model
-        has no gradients and does not move to another device. Mutates the model.
+        values are stored as unless asked otherwise, by default that of the weights. activations:
+        as what they enter products with int8 and int4 weights. A packed model has no gradients
+        and does not move to another device. Mutates the model.
         """
         dtype = dtype or self.dtype
 
@@ -128,10 +138,15 @@ class CausalLM(nn.Module, ABC):
 
         num_parameters = pack_model(self, pack_one, progress)
         self._dtype = dtype
-        self.native = self._on_kernels(num_parameters)
+        self.native = self._on_kernels(num_parameters, activations)
 
-    def _on_kernels(self, num_parameters: int) -> NativeDecoder:
-        return NativeDecoder(self, num_parameters)
+    def _on_kernels(self, num_parameters: int, activations: Activations) -> NativeDecoder:
+        return NativeDecoder(self, num_parameters, activations)
+
+    @property
+    def activations(self) -> Activations | None:
+        """As what activations meet int8 and int4 weights; None where torch runs the model."""
+        return None if self.native is None else self.native.activations
 
     @property
     def kv_shapes(self) -> tuple[KVShape, ...]:
@@ -188,6 +203,15 @@ class CausalLM(nn.Module, ABC):
             yield
             self._turn.note_end()
 
+    def run_alone(self, do: Callable[[], Found]) -> Found:
+        """Return what `do` does while it has the model to itself as when `running`, but for torch's
+        threads."""
+        with self._turn.lock:
+            self._turn.note()
+            found = do()
+            self._turn.note_end()
+            return found
+
     @property
     def is_running_here(self) -> bool:
         """Whether the calling thread has the model to itself."""
@@ -206,21 +230,27 @@ class CausalLM(nn.Module, ABC):
             return NextLogits(self.run(batch, cache))
         return self._run_native(batch, cache, None, top_k)
 
-    def repeat(self, batch: Batch, cache: Cache, top_k: int = 0) -> RepeatedStep | None:
-        """Steps that go on from `batch`, which was the last to be run on this cache; each finds
-        the `top_k` largest logits of every row.
+    @ops.plain_torch()
+    def repeat(self, slots: tuple[int, ...], cache: Cache, top_k: int = 0) -> RepeatedStep | None:
+        """Steps that give each of some slots one token more, all of whose tokens are read and
+        which count positions from 0; each step finds the `top_k` largest logits of every row.
 
-        None where there is none to be had, or it would not pay: not on the native kernels, not one
-        token a sequence, a ring, moving rotary tables, or a buffer that is full.
+        None where there is none to be had: not on the native kernels, a slot without tokens, a
+        cache that evicts, moving rotary tables, or a buffer that is full.
         """
         if self.native is None or (self.training and torch.is_grad_enabled()):
             return None
-        return self.native.repeat(batch, cache, top_k)
+        self._check_native(cache)
+        return self.native.repeat(slots, cache, top_k)
 
     def _run_native(
         self, batch: Batch, cache: Cache | None, record: Record | None, top_k: int = 0
     ) -> NextLogits:
         assert self.native is not None
+        self._check_native(cache)
+        return self.native.run(batch, cache, record, top_k)
+
+    def _check_native(self, cache: Cache | None) -> None:
         if self.training and torch.is_grad_enabled():
             raise OptionError(
                 "this model is packed for the native kernels, which compute no gradients; load it "
@@ -232,7 +262,6 @@ class CausalLM(nn.Module, ABC):
                 "device=model.device"
             )
         self._layers.check(cache)
-        return self.native.run(batch, cache, record, top_k)
 
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
         self._layers.check(cache)

@@ -23,6 +23,7 @@ from kept.models.next_logits import NextLogits
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
 from kept.ops import exact_products, plain_torch
+from kept.ops.activations import Activations
 
 
 class EncoderDecoderConfig(ModelConfig, Protocol):
@@ -83,8 +84,8 @@ class EncoderDecoderLM(CausalLM):
     is_encoder_decoder: ClassVar[bool] = True
     config: EncoderDecoderConfig
 
-    def _on_kernels(self, num_parameters: int) -> NativeEncoderDecoder:
-        return NativeEncoderDecoder(self, num_parameters)
+    def _on_kernels(self, num_parameters: int, activations: Activations) -> NativeEncoderDecoder:
+        return NativeEncoderDecoder(self, num_parameters, activations)
 
     def check_input(self, length: int) -> None:
         """Raise ContextLengthError for an input that this machine's memory cannot read."""

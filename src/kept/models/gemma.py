@@ -8,6 +8,8 @@ its windowed layers have a rotary base of their own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -109,6 +111,10 @@ class Gemma(CausalLM):
     def rope_tables(self, batch: Batch) -> RopeTables:
         """See `CausalLM.rope_tables`."""
         return self.rotaries.halves(batch)
+
+    def rope_ahead(self, lengths: Sequence[int]) -> RopeTables:
+        """See `CausalLM.rope_ahead`."""
+        return self.rotaries.ahead(lengths)
 
     def project(self, x: Tensor) -> Tensor:
         """See `CausalLM.project`; capped where the config says so."""

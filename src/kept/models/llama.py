@@ -5,6 +5,7 @@ They differ in what their configs say: biases, query and key norms, a window, ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -202,6 +203,10 @@ class Llama(CausalLM):
     def rope_tables(self, batch: Batch) -> RopeTables:
         """See `CausalLM.rope_tables`."""
         return self.rotary.halves(batch)
+
+    def rope_ahead(self, lengths: Sequence[int]) -> RopeTables:
+        """See `CausalLM.rope_ahead`."""
+        return self.rotary.ahead(lengths)
 
 
 def llama_weight_map(config: LlamaConfig) -> WeightMap:

@@ -7,7 +7,6 @@ memory holds the weights once. The model's own code is then traced (ops/trace.py
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +29,7 @@ from kept.ops import (
     trace,
     use_threads,
 )
+from kept.ops.activations import Activations
 
 if TYPE_CHECKING:
     from kept import _native
@@ -41,13 +41,19 @@ PackWeight = Callable[[Tensor, bool, Tensor | None], PackedMatrix]  # weight, ga
 
 
 class NativeDecoder:
-    """Runs a packed model's steps. num_parameters: of its weights, tied ones once."""
+    """Runs a packed model's steps.
 
-    def __init__(self, model: CausalLM, num_parameters: int) -> None:
-        self.num_parameters = num_parameters
+    num_parameters: of its weights, tied ones once. activations: as what they enter products with
+    int8 and int4 weights.
+    """
+
+    def __init__(self, model: CausalLM, num_parameters: int, activations: Activations) -> None:
+        self.num_parameters, self.activations = num_parameters, activations
         self._model = model
         self.program = self._compile()
-        self._room = self._logits_room(0)
+        # Of the logits, for so many rows; and its first rows, by how many.
+        self._room, self._num_rows = self._logits_room(0), 0
+        self._parts: dict[int, Tensor] = {}
         self._is_running = False
 
     def run(
@@ -79,33 +85,31 @@ class NativeDecoder:
                 if lent.observe is not None:
                     self._show_queries(lent.observe, batch, lent.buffers.codec)
                 if record is None:
-                    found = NextLogits(logits, self.program.best(), likeliest(self.program))
+                    few = likeliest(self.program) if top_k else None
+                    found = NextLogits(logits, self.program.best(), few)
                 # A step ends in anybody's code, as a score is, which may run the model too.
                 self._is_running = True
         finally:
             self._is_running = runs_within
         return found
 
-    def repeat(self, batch: Batch, cache: Cache, top_k: int) -> RepeatedStep | None:
+    def repeat(self, slots: tuple[int, ...], cache: Cache, top_k: int) -> RepeatedStep | None:
         """See `CausalLM.repeat`."""
-        count = len(batch.slots)
-        wanted = batch.num_rows if batch.wanted is None else len(batch.wanted)
-        if batch.num_rows != count or wanted != count:
-            return None
-        lease = cache.lease(batch.slots)
+        lease = cache.lease(slots)
         if lease is None or not lease.room:
             return None
-        rope = self._model.rope_tables(batch)
+        held = cache.lengths
+        lengths = [held[slot] for slot in slots]
+        rope = self._model.rope_ahead(lengths)
         room = lease.room if rope is None else min(lease.room, rope.room)
         if not room:
             return None
-        logits = self._logits(count, lasting=self._is_running)
-        batch = replace(batch, wanted=None)
-        step = self.program.step(batch, lease.stores, rope, logits, top_k)
-        return RepeatedStep(self.program, self.program.repeat(step), lease, logits, room)
+        logits = self._logits(len(slots), lasting=self._is_running)
+        repeat = self.program.repeat(lengths, lease.stores, rope, logits, top_k)
+        return RepeatedStep(self.program, repeat, lease, logits, room, top_k)
 
     def _compile(self) -> Program:
-        model, written = self._model, lines.Trace()
+        model, written = self._model, lines.Trace(activations=self.activations)
         embedded: Any = model.embed(traced_batch(written))
         x = self._trace_blocks(written, *embedded)
         written.starts.append(len(written.lines))
@@ -127,9 +131,13 @@ class NativeDecoder:
     def _logits(self, count: int, lasting: bool) -> Tensor:
         if lasting:
             return self._logits_room(count)
-        if len(self._room) < count:
+        if count > self._num_rows:
             self._room = self._logits_room(count)
-        return self._room[:count]
+            self._parts, self._num_rows = {}, count
+        found = self._parts.get(count)
+        if found is None:
+            found = self._parts[count] = self._room[:count]
+        return found
 
     def _logits_room(self, count: int) -> Tensor:
         size = count, self.program.vocab_size

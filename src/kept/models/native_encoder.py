@@ -21,6 +21,7 @@ from kept.models.native import NativeDecoder, traced_batch
 from kept.models.record import Record
 from kept.models.recorded_run import run_recorded
 from kept.ops import CrossView, KVCodec, LentInputs, Program, StepBuffers, lines, trace
+from kept.ops.activations import Activations
 
 if TYPE_CHECKING:
     from kept.models.encoder_decoder import EncoderDecoderLM
@@ -33,9 +34,11 @@ class NativeEncoderDecoder(NativeDecoder):
 
     _model: EncoderDecoderLM
 
-    def __init__(self, model: EncoderDecoderLM, num_parameters: int) -> None:
-        super().__init__(model, num_parameters)
-        self.encoder = NativeEncoder(model)
+    def __init__(
+        self, model: EncoderDecoderLM, num_parameters: int, activations: Activations
+    ) -> None:
+        super().__init__(model, num_parameters, activations)
+        self.encoder = NativeEncoder(model, activations)
 
     def _trace_blocks(self, written: lines.Trace, x: Any, rope: object) -> Any:
         shared = self._model.shared()
@@ -60,9 +63,9 @@ class NativeEncoderDecoder(NativeDecoder):
 class NativeEncoder:
     """Runs a packed model's encoder, and makes of its output what the cross layers store."""
 
-    def __init__(self, model: EncoderDecoderLM) -> None:
+    def __init__(self, model: EncoderDecoderLM, activations: Activations) -> None:
         self._model, encoder = model, model.encoder
-        written = lines.Trace()
+        written = lines.Trace(activations=activations)
         x: Any = model.embed(traced_batch(written))[0]
         shared = encoder.shared()
         for block in encoder.blocks:

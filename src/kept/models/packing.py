@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from kept.errors import OptionError
 from kept.models.native import Progress, matrices
 from kept.ops import PackedMatrix, pack_int4, pack_int8, pack_matrix, runs_natively
+from kept.ops.activations import Activations, choose_activations
+from kept.ops.backend import why_torch
 from kept.ops.quantize import (
     QUANTIZED_FORMATS,
     QuantizedFormat,
@@ -46,17 +48,20 @@ def prepare(
     *,
     fetch: Fetch | None = None,
     device: torch.device | None = None,
+    activations: str = "auto",
 ) -> None:
     """Make a loaded model ready to run: packed for the native kernels where they can run it.
 
     format: quantize its matrices to "int8" or "int4". Where the torch reference runs the model,
     each is replaced by the numbers its codes stand for, which saves no memory. progress: called
     with the numbers packed so far and their total. fetch: gives the numbers of a matrix that is
-    still on the meta device, once each; device: of the rest, by default the model's. Mutates the
-    model. Raises OptionError for an unknown format, WeightsError for weights that cannot be
-    quantized.
+    still on the meta device, once each; device: of the rest, by default the model's. activations:
+    how they meet quantized weights, see `choose_activations`. Mutates the model. Raises OptionError
+    for an unknown format, WeightsError for weights that cannot be quantized, and as
+    `choose_activations`.
     """
     kind = check_format(format)
+    chosen = find_activations(model, activations, kind, model.dtype, device or model.device)
     given: Fetch = fetch or (lambda weight: weight)
     if may_run_natively(model, model.dtype, device or model.device):
         if kind is None:
@@ -64,7 +69,7 @@ def prepare(
             model.pack(partial(_pack_floats, name, given), progress)
         else:
             # It tells how far it is by itself, also within a matrix.
-            model.pack(Quantizer(model, kind, progress, given), None, torch.bfloat16)
+            model.pack(Quantizer(model, kind, progress, given), None, torch.bfloat16, chosen)
     elif kind is not None:
         _round_matrices(model, kind, progress, given)
 
@@ -73,6 +78,18 @@ def may_run_natively(model: CausalLM, dtype: torch.dtype, device: torch.device) 
     """`ops.runs_natively` for a model loaded so; its own parameters are not looked at."""
     widest = max(shape.head_dim for shape in model.kv_shapes)
     return runs_natively(dtype, device, widest, model.not_native)
+
+
+def find_activations(
+    model: CausalLM,
+    asked: str,
+    format: QuantizedFormat | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Activations:
+    """`choose_activations` for a model loaded so; raises as it does."""
+    widest = max(shape.head_dim for shape in model.kv_shapes)
+    return choose_activations(asked, format, why_torch(dtype, device, widest, model.not_native))
 
 
 def _pack_floats(

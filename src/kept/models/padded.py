@@ -51,9 +51,8 @@ class PaddedInput:
             for member, of_member in zip(group.members, weights, strict=True):
                 slot = span.slots[member]
                 columns = self.columns[slot].nonzero().flatten()
-                stored = torch.arange(span.width, dtype=torch.int64, device=weights.device)
-                tokens = stored if span.index is None else span.index[member]
-                here = (tokens >= 0) & (tokens < span.lengths[member])
+                tokens = torch.arange(span.width, dtype=torch.int64, device=weights.device)
+                here = tokens < span.lengths[member]
                 rows = self.present[slot].nonzero().flatten()
                 place = out[slot]  # (H, T, past + T)
                 place[:, rows[:, None], columns[tokens[here]]] = of_member[:, :, here]

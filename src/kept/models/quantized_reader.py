@@ -17,7 +17,7 @@ from kept.models.causal_lm import CausalLM
 from kept.models.checkpoint import PACKED_WEIGHTS, QUANTIZATION, Checkpoint
 from kept.models.layers import Linear
 from kept.models.native import Progress, matrices
-from kept.models.packing import may_run_natively
+from kept.models.packing import find_activations, may_run_natively
 from kept.models.quantized_format import (
     StoredMatrix,
     TensorTypes,
@@ -42,6 +42,7 @@ def load_quantized(
     dtype: torch.dtype,
     stored_dtype: torch.dtype,
     device: torch.device,
+    activations: str = "auto",
     progress: Progress | None = None,
 ) -> None:
     """Make a model on the meta device that of a quantized checkpoint, ready to run.
@@ -51,10 +52,13 @@ def load_quantized(
     which takes as much memory as the original. progress: called with the bytes loaded and their
     total.
 
+    activations: how they meet the weights, see `choose_activations`.
+
     Mutates the model. Raises WeightsError for tensors that are missing, unexpected or misshapen,
-    and as `read_format`.
+    and as `read_format` and `choose_activations`.
     """
     format = read_format(checkpoint.folder, checkpoint.config)
+    chosen = find_activations(model, activations, format, dtype, device)
     _verify(checkpoint, stored_tensors(model, format, stored_dtype))
     total = sum(info.num_bytes for info in checkpoint.tensors.values())
     plain = plain_parameters(model)
@@ -63,7 +67,7 @@ def load_quantized(
     stored = stored_matrices(model, format)
     if may_run_natively(model, dtype, device):
         packed = iter(_map(checkpoint, matrix) for matrix in stored)
-        model.pack(lambda weight, gated, bias: next(packed), None, torch.bfloat16)
+        model.pack(lambda weight, gated, bias: next(packed), None, torch.bfloat16, chosen)
         if progress is not None:
             progress(total, total)
     else:

@@ -28,10 +28,10 @@ class RepeatedStep:
         lease: Lease,
         logits: Tensor,
         room: int,
+        top_k: int,
     ) -> None:
         self._program, self._repeat = program, repeat
-        self._lease = lease
-        self._logits = logits
+        self._lease, self._logits, self._top_k = lease, logits, top_k
         self.room = room
 
     def run(self, tokens: list[int]) -> NextLogits:
@@ -50,4 +50,4 @@ class RepeatedStep:
             self._lease.end()
             raise
         self.room -= 1
-        return NextLogits(self._logits, best, likeliest(self._program))
+        return NextLogits(self._logits, best, likeliest(self._program) if self._top_k else None)

@@ -7,6 +7,7 @@ scaling by the sequence's length), llama3 (Llama 3.1), yarn (Peng et al. 2023).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -189,6 +190,7 @@ class Rotary:
         self.config = config
         self._frequencies = inverse_frequencies(config)
         self._halves: tuple[Tensor, Tensor] | None = None
+        self._num_positions = 0  # that they have
 
     def tables(self, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin (N, 1, R) in `dtype` for the batch's positions.
@@ -214,19 +216,26 @@ class Rotary:
             return RopeTables(
                 cos, sin, torch.arange(batch.num_rows, dtype=torch.int64, device="cpu")
             )
-        if self._halves is None or len(self._halves[0]) < needed:
+        return RopeTables(*self._for_all(needed), batch.positions)
+
+    def ahead(self, lengths: Sequence[int]) -> RopeTables:
+        """One for all positions, for the tokens that come behind so many of each sequence."""
+        longest = max(lengths)
+        cos, sin = self._for_all(min(longest + 1, _LARGEST_TABLE))
+        room = self._num_positions - longest
+        if self.config.type == "dynamic":
+            room = min(room, self.config.original_context - longest)
+        return RopeTables(cos, sin, None, max(room, 0))
+
+    def _for_all(self, needed: int) -> tuple[Tensor, Tensor]:
+        """Tables of at least so many positions."""
+        if self._halves is None or self._num_positions < needed:
             with torch.inference_mode(False):
                 size = _TABLE << max(0, (needed - 1) // _TABLE).bit_length()
                 positions = torch.arange(size, dtype=torch.float32, device="cpu")
                 self._halves = self._scaled(positions[:, None] * self._frequencies)
-        return RopeTables(*self._halves, batch.positions, self._room(batch, needed))
-
-    def _room(self, batch: Batch, needed: int) -> int:
-        assert self._halves is not None
-        room = len(self._halves[0]) - needed
-        if self.config.type == "dynamic":
-            room = min(room, self.config.original_context - max(batch.totals))
-        return room
+            self._num_positions = size
+        return self._halves
 
     def _scaled(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         scale = self.config.attention_factor

@@ -46,7 +46,13 @@ class Rotaries:
 
     def halves(self, batch: Batch) -> RopeTables:
         """See `Rotary.halves`: the tables of all embeddings, side by side."""
-        parts = [rotary.halves(batch) for rotary in self._each]
+        return self._side_by_side([rotary.halves(batch) for rotary in self._each])
+
+    def ahead(self, lengths: Sequence[int]) -> RopeTables:
+        """See `Rotary.ahead`: the tables of all embeddings, side by side."""
+        return self._side_by_side([rotary.ahead(lengths) for rotary in self._each])
+
+    def _side_by_side(self, parts: list[RopeTables]) -> RopeTables:
         known = [part.cos for part in parts]
         if self._joined is None or any(map(is_not, self._joined[0], known)):
             with torch.inference_mode(False):

@@ -52,7 +52,6 @@ from kept.ops.views import (
     Group,
     KVView,
     PackedView,
-    RingView,
     Span,
     StoredView,
 )
@@ -82,7 +81,6 @@ __all__ = [
     "Placement",
     "Program",
     "RelativeBias",
-    "RingView",
     "Rope",
     "RopeTables",
     "Span",

@@ -81,7 +81,6 @@ class _Attention:
         codes = view.keys[0]
         buffers = layer_buffers(view.keys, view.values)
         layout = (
-            span.index is not None,
             codes.stride(1) // codes.stride(2),  # the capacity, also where entries are left out
             span.sinks,
             -1 if span.window is None else span.window,

@@ -80,12 +80,9 @@ def biased_mask(
 
 def _biased_mask(bias: RelativeBias, span: Span, group: Group, seen: Visibility) -> Tensor:
     device, members = span.device, list(group.members)
-    if span.index is None:
-        keys = torch.arange(seen.begin, seen.end, dtype=torch.int64, device=device)[None]
-        if len({span.lengths[m] for m in members}) == 1:
-            members = members[:1]
-    else:
-        keys = span.index[members, seen.begin : seen.end]
+    keys = torch.arange(seen.begin, seen.end, dtype=torch.int64, device=device)[None]
+    if len({span.lengths[m] for m in members}) == 1:
+        members = members[:1]
     ends = torch.tensor([span.lengths[m] for m in members], dtype=torch.int64, device=device)
     new = torch.arange(group.num_new, dtype=torch.int64, device=device)
     queries = ends[:, None] - group.num_new + new

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from kept.ops.activations import Activations
 from kept.ops.bias import RelativeBias
 from kept.ops.packed import PackedMatrix
 from kept.ops.spec import AttentionSpec, HeadSpec
@@ -35,6 +36,15 @@ class Norm:
     wanted: bool
     add: bool = False
     scale: float = 1.0
+
+
+@dataclass
+class Quantize:
+    """Activations as int8 codes, for products of whole numbers."""
+
+    x: Buffer
+    out: CodeBuffer
+    wanted: bool
 
 
 @dataclass
@@ -89,7 +99,7 @@ class Attend:
     crossing: bool = False
 
 
-Line = Embed | Norm | Linear | Place | Attend
+Line = Embed | Norm | Quantize | Linear | Place | Attend
 
 
 @dataclass(eq=False)
@@ -98,6 +108,23 @@ class Buffer:
 
     width: int
     feeds: list[PackedMatrix] = field(default_factory=list)
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row, padded to 32 numbers of four bytes."""
+        return -(-self.width // 32) * 128
+
+
+@dataclass(eq=False)
+class CodeBuffer(Buffer):
+    """Rows of int8 codes, in the order that weights of a format take them. format: int8 or int4."""
+
+    format: str = "int8"
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row: codes padded to 32, and a scale and a start for as many, in whole lines."""
+        return -(-(-(-self.width // 32) * 40) // 64) * 64
 
 
 @dataclass(eq=False)
@@ -109,7 +136,9 @@ class PositionBuffer(Buffer):
 
 @dataclass
 class Trace:
-    """The lines so far. starts: which line each layer begins with."""
+    """The lines so far. starts: which line each layer begins with. activations: "int8": they are
+    quantized before they meet quantized weights."""
 
     lines: list[Line] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
+    activations: Activations = "bfloat16"

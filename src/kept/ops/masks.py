@@ -51,16 +51,14 @@ def visibility(span: Span, spec: AttentionSpec, group: Group) -> Visibility:
 def _visibility(span: Span, spec: AttentionSpec, group: Group) -> Visibility:
     lengths = [span.lengths[m] for m in group.members]
     shortest, longest, count = min(lengths), max(lengths), group.num_new
-    begin, end = 0, span.width
-    if span.index is None:
-        end = longest
-        if spec.causal and spec.window is not None and not spec.sinks:
-            begin = max(0, shortest - count + 1 - spec.window)
-        plain = shortest == longest and not _narrowed(span, spec, longest - begin)
-        if plain and (count == 1 or not spec.causal):
-            return Visibility(begin, end, None)
-        if plain and begin == 0 and count == longest:
-            return Visibility(0, end, None, causal=True)
+    begin, end = 0, longest
+    if spec.causal and spec.window is not None and not spec.sinks:
+        begin = max(0, shortest - count + 1 - spec.window)
+    plain = shortest == longest and not _narrowed(span, spec, longest - begin)
+    if plain and (count == 1 or not spec.causal):
+        return Visibility(begin, end, None)
+    if plain and begin == 0 and count == longest:
+        return Visibility(0, end, None, causal=True)
     return Visibility(begin, end, _mask(span, spec, group, begin, end))
 
 
@@ -76,11 +74,8 @@ def _mask(span: Span, spec: AttentionSpec, group: Group, begin: int, end: int) -
     lengths = lengths[members][:, None, None]  # (B', 1, 1)
     new = torch.arange(group.num_new, dtype=torch.int64, device=device)
     query = lengths - group.num_new + new[:, None]
-    if span.index is None:
-        token = torch.arange(begin, end, dtype=torch.int64, device=device)[None, None]
-    else:
-        token = span.index[members][:, None, begin:end]  # (B', 1, S)
-    mask = (token >= 0) & (token < lengths) & torch.ones_like(query, dtype=torch.bool)
+    token = torch.arange(begin, end, dtype=torch.int64, device=device)[None, None]
+    mask = (token < lengths) & torch.ones_like(query, dtype=torch.bool)  # (B', T, S)
     if spec.causal:
         mask &= token <= query
         for window, sinks in ((spec.window, spec.sinks), (span.window, span.sinks)):

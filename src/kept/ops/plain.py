@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ContextDecorator, ExitStack, contextmanager
+from typing import Any, Self
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
@@ -13,27 +14,36 @@ _PRODUCTS = "mkldnn", "matmul"  # what multiplies fp32 matrices on a CPU, as tor
 _EXACT = "none", "ieee"
 
 
-@contextmanager
-def plain_torch(*, watched: bool = False) -> Iterator[None]:
+class plain_torch(ContextDecorator):  # used as torch's own are
     """Lift autocast and the modes for functions and dispatch meanwhile, a default device among
     them. Whether gradients are recorded stays the caller's.
 
     watched: leave the modes for dispatch, with which torch's own tools count what a model computes.
     """
-    if not _is_any_set():
-        yield
-        return
-    dispatch = nullcontext() if watched else _disable_current_modes()
-    with torch._C._DisableAutocast(), torch._C.DisableTorchFunction(), dispatch:
-        yield
 
+    def __init__(self, *, watched: bool = False) -> None:
+        self._watched = watched
+        self._lifted: ExitStack | None = None
 
-def _is_any_set() -> bool:
-    return (
-        torch._C._len_torch_function_stack() > 0
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._is_any_autocast_enabled()
-    )
+    def _recreate_cm(self) -> Self:
+        return type(self)(watched=self._watched)
+
+    def __enter__(self) -> None:
+        if (
+            torch._C._len_torch_function_stack() > 0
+            or torch._C._len_torch_dispatch_stack() > 0
+            or torch._C._is_any_autocast_enabled()
+        ):
+            with ExitStack() as lifted:
+                lifted.enter_context(torch._C._DisableAutocast())
+                lifted.enter_context(torch._C.DisableTorchFunction())
+                if not self._watched:
+                    lifted.enter_context(_disable_current_modes())
+                self._lifted = lifted.pop_all()
+
+    def __exit__(self, *error: Any) -> None:
+        if self._lifted is not None:
+            self._lifted.__exit__(*error)
 
 
 class _ExactProducts:

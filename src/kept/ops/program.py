@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,7 @@ class Program:
     @property
     def row_bytes(self) -> int:
         """Bytes of the buffers between operations for each row of a step."""
-        return sum(-(-buffer.width // 32) * 128 for buffer in self._buffers)
+        return sum(buffer.row_bytes for buffer in self._buffers)
 
     def attends(self) -> tuple[tuple[int, lines.Attend], ...]:
         """The operations that attend, by number."""
@@ -94,28 +95,44 @@ class Program:
         keeps all of these alive. Raises OptionError for a codec the kernels do not
         read, and for tensors of the batch that are not what `Batch` says.
         """
-        from kept import _native
-
-        lent, inputs = stores.buffers, stores.inputs
         rows = batch.num_rows
         _check_ids("tokens", batch.tokens, rows)
         _check_ids("positions", batch.positions, rows)
         if batch.wanted is not None:
             _check_ids("wanted", batch.wanted, logits.shape[0])
+        ids = batch.tokens, batch.positions, batch.wanted
+        return self._step(rows, ids, batch.starts, stores, rope, logits, len(logits), top_k)
+
+    def _step(
+        self,
+        rows: int,
+        ids: tuple[Tensor | None, Tensor | None, Tensor | None],
+        starts: Sequence[int],
+        stores: StepBuffers,
+        rope: RopeTables | None,
+        logits: Tensor,
+        num_wanted: int,
+        top_k: int,
+    ) -> _native.Step:
+        """ids: tokens, positions and wanted rows."""
+        from kept import _native
+
+        tokens, positions, wanted = ids
+        inputs = stores.inputs
         return _native.step(
             rows=rows,
-            tokens=batch.tokens,
-            positions=batch.positions,
-            starts=batch.starts,
+            tokens=tokens,
+            positions=positions,
+            starts=starts,
             tables=stores.tables,
             lengths=stores.lengths,
-            wanted=batch.wanted,
-            num_wanted=logits.shape[0],
+            wanted=wanted,
+            num_wanted=num_wanted,
             cos=None if rope is None else rope.cos,
             sin=None if rope is None else rope.sin,
             rope_rows=None if rope is None else rope.rows,
-            layouts=[(p.ring, p.block, p.sinks, _or_none(p.window)) for p in stores.placements],
-            layers=lent.native(),
+            layouts=[(p.block, p.sinks, _or_none(p.window)) for p in stores.placements],
+            layers=stores.buffers.native(),
             logits=logits,
             vocabulary=self.vocab_size,
             top_k=min(top_k, self.vocab_size),
@@ -131,12 +148,26 @@ class Program:
         """
         self._native.run(step, first, len(self._lines) if last is None else last)
 
-    def repeat(self, last: _native.Step) -> _native.Repeat:
-        """Steps that add one token to each sequence of `last`, which has one row for each, all of
-        them wanted; good while what `last` was bound to lives."""
+    def repeat(
+        self,
+        lengths: Sequence[int],
+        stores: StepBuffers,
+        rope: RopeTables | None,
+        logits: Tensor,
+        top_k: int = 0,
+    ) -> _native.Repeat:
+        """Steps that add one token to each of B sequences of so many tokens; arguments as of
+        `step`, stores of the step before the first of these. Its tables' rows are positions.
+
+        Nothing here is torch's to compute: the first thing it does after a step costs more than all
+        the rest, as its code has left the processor's caches.
+        """
         from kept import _native
 
-        return _native.Repeat(self._native, last)
+        count = len(lengths)
+        starts, none = range(count + 1), (None, None, None)
+        last = self._step(count, none, starts, stores, rope, logits, count, top_k)
+        return _native.Repeat(self._native, last, [length - 1 for length in lengths])
 
     def run_again(self, repeat: _native.Repeat, tokens: list[int]) -> list[tuple[float, int]]:
         """Run the next of these steps, with its tokens (B,); returns what `best` does.
@@ -178,7 +209,7 @@ class Program:
 
     def final_norm(self, x: Tensor) -> Tensor:
         """The last norm, of all rows x (N, E) fp32, by the reference and not scaled."""
-        line = next(x for x in reversed(self._lines) if isinstance(x, lines.Norm))
+        line = next(line for line in reversed(self._lines) if isinstance(line, lines.Norm))
         if line.bias is None:
             return reference.rms_norm(x, line.weight, line.eps)
         return reference.layer_norm(x, line.weight, line.bias, line.eps)
@@ -194,6 +225,8 @@ class Program:
             case lines.Norm(x, weight, bias, eps, out, wanted, add, scale):
                 weight, bias = weight * scale, None if bias is None else bias * scale
                 native.norm(self._buffer(x), weight, bias, eps, self._buffer(out), wanted, add)
+            case lines.Quantize(x, out, wanted):
+                native.quantize(self._buffer(x), self._buffer(out), wanted)
             case lines.Linear(x, weight, out, epilogue, activation, wanted, softcap):
                 native.linear(
                     self._buffer(x),
@@ -231,10 +264,15 @@ class Program:
         return self._biases[bias]
 
     def _buffer(self, buffer: lines.Buffer) -> int:
-        if buffer not in self._buffers:
+        if buffer in self._buffers:
+            return self._buffers[buffer]
+        if isinstance(buffer, lines.CodeBuffer):
+            made = self._native.add_code_buffer(buffer.width, buffer.format == "int4")
+        else:
             bf16 = bool(buffer.feeds) and buffer.feeds[0].format != "fp32"
-            self._buffers[buffer] = self._native.add_buffer(buffer.width, bf16)
-        return self._buffers[buffer]
+            made = self._native.add_buffer(buffer.width, bf16)
+        self._buffers[buffer] = made
+        return made
 
     def _matrix(self, matrix: PackedMatrix) -> int:
         if matrix not in self._weights:

@@ -31,10 +31,8 @@ _CODECS = {
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a layout keeps tokens: token i in entry i % block of block i // block of its sequence's
-    table. ring: in its only block instead, tokens after the sinks wrapped around the rest of it.
-    window: what the layout itself forgets, None: nothing."""
+    table. window, sinks: what the layout itself forgets, None: nothing."""
 
-    ring: bool
     block: int
     sinks: int = 0
     window: int | None = None
@@ -117,12 +115,12 @@ class StepBuffers:
 @dataclass(frozen=True, slots=True)
 class RopeTables:
     """cos, sin: (P, R / 2) fp32, those of several embeddings side by side. rows: (N,) int64, which
-    row each of the batch takes. room: how many tokens more each sequence may take with these
-    tables; rows are its positions then."""
+    row each of the batch takes; None: its positions. room: how many tokens more each sequence may
+    take with these tables, where rows are positions."""
 
     cos: Tensor
     sin: Tensor
-    rows: Tensor
+    rows: Tensor | None
     room: int = 0
 
 

@@ -17,7 +17,18 @@ from typing import Literal
 from torch import Tensor
 
 from kept.ops.bias import RelativeBias
-from kept.ops.lines import Attend, Buffer, Embed, Linear, Norm, Place, PositionBuffer, Trace
+from kept.ops.lines import (
+    Attend,
+    Buffer,
+    CodeBuffer,
+    Embed,
+    Linear,
+    Norm,
+    Place,
+    PositionBuffer,
+    Quantize,
+    Trace,
+)
 from kept.ops.packed import PackedMatrix
 from kept.ops.spec import AttentionSpec, HeadSpec
 
@@ -186,9 +197,14 @@ def _widened(x: Tensor) -> Tensor:
 def linear(x: Rows, weight: PackedMatrix, bias: None = None) -> Rows:
     """See `ops.linear`; a bias is packed with the weights."""
     assert bias is None
-    x.buffer.feeds.append(weight)
+    source = x.read()
+    if x.trace.activations == "int8" and weight.format in ("int8", "int4"):
+        codes = CodeBuffer(source.width, format=weight.format)
+        x.trace.lines.append(Quantize(source, codes, x.wanted))
+        source = codes
+    source.feeds.append(weight)
     out = Rows(x.trace, Buffer(weight.num_out), x.wanted)
-    out.made_by = Linear(x.read(), weight, out.buffer, wanted=x.wanted)
+    out.made_by = Linear(source, weight, out.buffer, wanted=x.wanted)
     x.trace.lines.append(out.made_by)
     return out
 

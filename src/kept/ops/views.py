@@ -4,16 +4,13 @@ A `Span` says where one step's keys lie; all layers of one layout share it, so m
 a step. A view joins a span with a layer's stored keys and values, as their codec left them.
 
     starts     which packed query rows belong to which sequence
-    lengths    how many tokens each sequence has, the new ones included
-    index      (B, S) which token each stored entry holds; -1: nothing a query may see.
-               None: entry i holds token i, and entries from `lengths[b]` on are empty.
-
-      contiguous   0  1  2  3  4  .  .          ring of 5, one sink, 9 tokens    0 | 5  6  7  8
+    lengths    how many tokens each sequence has, the new ones included: entry i holds token i, and
+               entries from `lengths[b]` on are empty
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -46,9 +43,9 @@ class Span:
     """Where the keys of one step lie, for every layer of one layout.
 
     starts: (B + 1,). slots: (B,). lengths: (B,) after this step. width: S, stored entries to read.
-    index: (B, S) int64 or None, see the module's drawing. window, sinks: what the cache itself
-    forgets, on top of what the layer's spec hides. blocks: (B, n) in which blocks each sequence
-    lies, one after the other; None: in one, its slot. memo: what layers of this step share.
+    window, sinks: what the cache itself forgets, on top of what the layer's spec hides. blocks:
+    (B, n) in which blocks each sequence lies, one after the other; None: in one, its slot. memo:
+    what layers of this step share.
     """
 
     starts: tuple[int, ...]
@@ -56,7 +53,6 @@ class Span:
     lengths: tuple[int, ...]
     width: int
     device: torch.device
-    index: Tensor | None = None
     window: int | None = None
     sinks: int = 0
     blocks: NDArray[np.int32] | None = None
@@ -105,7 +101,7 @@ class KVView(Protocol):
     def span(self) -> Span: ...
 
     def stored(self) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, G, S, D) as they lie; `span.index` says which token each is.
+        """Keys and values (B, G, S, D) of every token, or zeros where no query sees one.
 
         In their codecs' dtype: a copy in fp32 where they are stored as codes, else none.
         """
@@ -195,86 +191,75 @@ class ContiguousView(SlotView):
 @dataclass(frozen=True, slots=True)
 class BlockView(SlotView):
     """Each sequence's tokens in order in its blocks, of buffers (blocks, G, 64, width); of those
-    before the span's window nothing is read."""
+    between the span's sinks and its window nothing is read."""
+
+    def in_runs(self) -> ContiguousView:
+        """The same in a copy of one run for each sequence, in the same codes, with zeros for what
+        the step's queries do not see by the cache's own rule."""
+        span = self.span
+        inner = replace(span, slots=tuple(range(len(span.slots))), blocks=None, memo={})
+        hidden = self._hidden()
+        keys, values = (
+            tuple(self._gathered(x, hidden) for x in buffers)
+            for buffers in (self.keys, self.values)
+        )
+        return ContiguousView(inner, self.codec, self.head_dim, keys, values, self.value_dim)
 
     def stored(self) -> tuple[Tensor, Tensor]:
-        """See `KVView.stored`; a copy, with zeros before the window of each sequence and behind
-        its end."""
-        span = self.span
-        keys = self.codec.keys.read([self._gathered(x) for x in self.keys], self.head_dim)
-        values = self.codec.values.read([self._gathered(x) for x in self.values], self.value_width)
-        dtype = self.codec.dtype
-        keys = self.codec.keys.turned(keys).to(dtype)
-        values = self.codec.values.turned(values).to(dtype)
-        begins = span.begins
-        if min(span.lengths) == span.width and not any(begins):
-            return keys, values
-        # What is there may be another's, or no number, which a zero weight does not undo.
-        first, lengths = (
-            torch.tensor(x, dtype=torch.int64, device=keys.device)[:, None]
-            for x in (begins, span.lengths)
-        )
-        entries = torch.arange(span.width, dtype=torch.int64, device=keys.device)
-        empty = ((entries >= lengths) | (entries < first))[:, None, :, None]
-        return keys.masked_fill(empty, 0), values.masked_fill(empty, 0)
+        """See `KVView.stored`; a copy."""
+        return self.in_runs().stored()
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """See `KVView.dense`."""
         keys, values = self.stored()
-        begins, lengths = self.span.begins, self.span.lengths
+        begins, lengths, sinks = self.span.begins, self.span.lengths, self.span.sinks
         if not any(begins):
             return keys, values
-        width = max(b - a for a, b in zip(begins, lengths, strict=True))
+        width = max(min(a, sinks) + b - a for a, b in zip(begins, lengths, strict=True))
         first = torch.tensor(begins, dtype=torch.int64, device=keys.device)[:, None]
-        entries = first + torch.arange(width, dtype=torch.int64, device=keys.device)
+        sunk = first.clamp(max=sinks)
+        entries = torch.arange(width, dtype=torch.int64, device=keys.device)
+        entries = torch.where(entries < sunk, entries, entries + first - sunk)  # (B, S')
         # Behind the end of one that is shorter stand zeros, as far as there is anything.
         keys, values = (F.pad(x, (0, 0, 0, width)) for x in (keys, values))
         order = entries[:, None, :, None]
         return keys.take_along_dim(order, dim=2), values.take_along_dim(order, dim=2)
 
-    def _gathered(self, buffer: Tensor) -> Tensor:  # (B, G, S, width)
+    def _hidden(self) -> Tensor | None:
+        """(B, 1, S, 1) which entries hold nothing that is seen; None: none."""
+        span = self.span
+        if min(span.lengths) == span.width and not any(span.begins):
+            return None
+        first, lengths = (
+            torch.tensor(x, dtype=torch.int64, device=span.device)[:, None]
+            for x in (span.begins, span.lengths)
+        )
+        entries = torch.arange(span.width, dtype=torch.int64, device=span.device)
+        passed = (entries < first) & (entries >= span.sinks)
+        return ((entries >= lengths) | passed)[:, None, :, None]
+
+    def _gathered(self, buffer: Tensor, hidden: Tensor | None) -> Tensor:  # (B, G, S, width)
         span, block = self.span, buffer.shape[2]
-        before = min(span.begins) // block
+        sunk = min(-(-span.sinks // block), min(span.begins) // block)
+        gap = min(span.begins) // block - sunk  # blocks that no sequence needs
         table = span.memo.get("blocks")
         if not isinstance(table, Tensor):
             assert span.blocks is not None
-            used = span.blocks[:, before : -(-span.width // block)]
-            table = torch.from_numpy(used.astype(np.int64)).to(buffer.device)
+            columns = np.r_[:sunk, sunk + gap : -(-span.width // block)]
+            table = torch.from_numpy(span.blocks[:, columns].astype(np.int64)).to(buffer.device)
             span.memo["blocks"] = table
         # Not by brackets: torch would have all its threads look at the size of the whole buffer.
         blocks = buffer.index_select(0, table.flatten()).unflatten(0, table.shape)
         found: Tensor = blocks.transpose(1, 2).flatten(2, 3)  # (B, G, n * 64, width)
-        if before:
-            found = F.pad(found, (0, 0, before * block, 0))
-        return found[:, :, : span.width]
+        if gap:
+            sinks, rest = found.split([sunk * block, found.shape[2] - sunk * block], dim=2)
+            found = torch.cat((F.pad(sinks, (0, 0, 0, gap * block)), rest), dim=2)
+        found = found[:, :, : span.width]
+        # What is there may be another's, or no number, which a zero weight does not undo.
+        return found if hidden is None else found.masked_fill(hidden, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class RingView(SlotView):
-    """The last tokens of each sequence, wrapped around its slot."""
-
-    def dense(self) -> tuple[Tensor, Tensor]:
-        """See `KVView.dense`."""
-        span, index = self.span, self.span.index
-        assert index is not None
-        held = index >= 0
-        if span.window is not None:
-            first = [n - count for n, count in zip(span.lengths, span.counts, strict=True)]
-            earliest = torch.tensor(first, dtype=torch.int64, device=index.device)
-            query = earliest[:, None]  # (B, 1)
-            held &= (index > query - span.window) | (index < span.sinks)
-        order = torch.where(held, index, torch.iinfo(index.dtype).max).argsort(dim=1, stable=True)
-        width = int(held.sum(1).max())
-        order = order[:, :width]
-        empty = ~held.gather(1, order)[:, None, :, None]
-        keys, values = (
-            x.take_along_dim(order[:, None, :, None], dim=2).masked_fill(empty, 0)
-            for x in self.stored()
-        )
-        return keys, values
-
-
-StoredView = ContiguousView | BlockView | RingView  # what a layer of a cache hands out
+StoredView = ContiguousView | BlockView  # what a layer of a cache hands out
 
 
 def take(buffer: Tensor, span: Span) -> Tensor:

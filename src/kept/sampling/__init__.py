@@ -8,7 +8,7 @@ from kept.sampling.likeliest import Likeliest, num_likeliest
 from kept.sampling.logprobs import TokenLogprob, TokenLogprobs, token_logprobs
 from kept.sampling.params import SamplingParams
 from kept.sampling.resolved import ResolvedParams
-from kept.sampling.sampler import SampledTokens, sample, sample_rows
+from kept.sampling.sampler import SampledTokens, argmax_of, sample, sample_rows
 
 __all__ = [
     "Key",
@@ -19,6 +19,7 @@ __all__ = [
     "TokenHistory",
     "TokenLogprob",
     "TokenLogprobs",
+    "argmax_of",
     "check_keywords",
     "derive_seed",
     "draw",

@@ -26,7 +26,7 @@ def process_scores(scores: Tensor, params: ResolvedParams, history: TokenHistory
     """
     scores = rule_scores(scores, params, history)
     if params.do_sample:
-        scores = _filter(scores, params)
+        scores = filter_scores(scores, params)
     if params.rules.renormalize_logits:
         scores = scores.log_softmax(-1)
     return scores
@@ -50,8 +50,8 @@ def rule_scores(scores: Tensor, params: ResolvedParams, history: TokenHistory) -
     return scores
 
 
-def _filter(scores: Tensor, params: ResolvedParams) -> Tensor:
-    """What comes between the scores and a draw."""
+def filter_scores(scores: Tensor, params: ResolvedParams) -> Tensor:
+    """Apply the temperature and filters that come between these scores and a draw, as above."""
     keep = params.min_tokens_to_keep
     if params.temperature != 1.0:
         scores = scores / params.temperature

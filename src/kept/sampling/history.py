@@ -18,7 +18,7 @@ class TokenHistory:
     `append` changes it; `tokens` is a read-only view that this invalidates.
     """
 
-    __slots__ = ("_buffer", "_length", "_num_marked", "_seen", "_source", "num_prompt")
+    __slots__ = ("_buffer", "_length", "_num_marked", "_seen", "_source", "last", "num_prompt")
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class TokenHistory:
         tokens = prompt.cpu().numpy() if isinstance(prompt, torch.Tensor) else prompt
         self._buffer: Ids = np.array(tokens, dtype=np.int64).reshape(-1)
         self._length = self.num_prompt = self._buffer.size
+        self.last = int(self._buffer[-1]) if self._length else -1  # the newest token, -1: none
         self._source = None if source is None else np.array(source, dtype=np.int64)
         self._seen: npt.NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
         self._num_marked = 0
@@ -66,19 +67,15 @@ class TokenHistory:
         """How many tokens follow the prompt."""
         return self._length - self.num_prompt
 
-    @property
-    def last(self) -> int:
-        """The newest token; there is at least one."""
-        return int(self._buffer[self._length - 1])
-
-    def append(self, token_id: int) -> None:
-        """Add one generated token."""
+    def append(self, token_id: int) -> int:
+        """Add one generated token; returns how many there are then."""
         if self._length == self._buffer.size:
             grown = np.empty(max(64, 2 * self._buffer.size), dtype=np.int64)
             grown[: self._length] = self._buffer[: self._length]
             self._buffer = grown
-        self._buffer[self._length] = token_id
+        self._buffer[self._length] = self.last = token_id
         self._length += 1
+        return self._length
 
     def fork(self) -> Self:
         """Return a copy that grows on its own."""

@@ -53,7 +53,8 @@ def num_likeliest(params: Sequence[ResolvedParams], num_rows: int, vocab_size: i
 def _num_of(params: ResolvedParams) -> int:
     if params.num_beams > 1 or (params.is_plain_greedy and not params.logprobs):
         return 0
-    of_draw = _num_to_choose_from(params) if can_be_chosen_from(params) else 0
+    is_few = can_be_chosen_from(params) or can_be_filtered_from(params)
+    of_draw = _num_to_choose_from(params) if is_few else 0
     of_logprobs = params.logprobs + 1 if params.logprobs else 0
     return max((n for n in (of_draw, of_logprobs) if n <= MOST), default=0)
 
@@ -66,7 +67,15 @@ def _is_read_whole(params: ResolvedParams, vocab_size: int) -> bool:
 
 def can_be_chosen_from(params: ResolvedParams) -> bool:
     """Whether a few likeliest tokens may decide: those outside must not come to be likelier."""
-    return not params.is_plain_greedy and only_lowers(params) and _is_cut(params)
+    lowers = not params.is_plain_greedy and only_lowers(params)
+    return lowers and not params.rules.filters_draws and _is_cut(params)
+
+
+def can_be_filtered_from(params: ResolvedParams) -> bool:
+    """Whether a few likeliest tokens may decide a draw that `typical_p` and its like filter: those
+    that `top_k` leaves are among them."""
+    draws = params.do_sample and params.top_k > 0 and params.num_beams == 1
+    return draws and params.rules.filters_few and only_lowers(params)
 
 
 def can_be_chosen_once_ruled(params: ResolvedParams) -> bool:

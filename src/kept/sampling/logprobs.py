@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kept.errors import OptionError
-from kept.sampling.history import Ids
+from kept.sampling.likeliest import Likeliest
 from kept.sampling.processors import highest
-from kept.sampling.weights import Floats
+from kept.sampling.weights import PEAK, Floats, sums_of_chunks
 
 
 class TokenLogprob(NamedTuple):
@@ -33,41 +34,66 @@ class TokenLogprobs:
     top: tuple[TokenLogprob, ...]
 
 
-def token_logprobs(
-    logits: Tensor, token_id: int, num_top: int, likeliest: Ids | None = None
-) -> TokenLogprobs:
-    """Return log-probabilities of `token_id` and the `num_top` likeliest tokens.
+_LOG_PEAK: Final = math.log(PEAK)
 
-    They are the log-softmax, in fp32, of the unprocessed `logits` (V,): temperature, filters and
-    penalties do not enter, so they say what the model thinks and compare across requests. Tokens of
-    probability zero are left out of `top`. `likeliest`: tokens that no other is likelier than, if
-    some are known; they change nothing but the time it takes. Raises `OptionError` if `num_top` is
-    above V.
-    """
-    if num_top > logits.numel():
+
+def check_logprobs(num_top: int, vocab_size: int) -> None:
+    """Raise `OptionError` where more tokens are asked for than there are."""
+    if num_top > vocab_size:
         raise OptionError(
-            f"logprobs={num_top} is more than the {logits.numel()} tokens of the vocabulary; "
-            f"pass {logits.numel()} or less"
+            f"logprobs={num_top} is more than the {vocab_size} tokens of the vocabulary; "
+            f"pass {vocab_size} or less"
         )
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
-    top_ids = None
-    if likeliest is not None and logprobs.is_cpu:
-        top_ids = _highest_among(logprobs.numpy(), num_top, likeliest)
-    if top_ids is None:
-        top_ids = highest(logprobs, num_top).tolist()
-    pairs = zip(top_ids, logprobs[top_ids].tolist(), strict=True)
-    top = tuple(TokenLogprob(i, value) for i, value in pairs if value > float("-inf"))
-    return TokenLogprobs(TokenLogprob(token_id, float(logprobs[token_id])), top)
 
 
-def _highest_among(values: Floats, count: int, among: Ids) -> list[int] | None:
-    """What `highest` finds of `values` (V,), if those `among` decide it, which none of the others
-    exceeds."""
-    if not 0 < count < among.size:
-        return None
-    order = np.lexsort((among, -values[among]))
-    found = among[order[:count]]
-    if not values[among[order[-1]]] < values[found[-1]]:  # others may tie with the last
-        return None
-    ids: list[int] = found.tolist()
-    return ids
+def rows_logprobs(
+    logits: Tensor,
+    rows: Sequence[int],
+    peaks: Sequence[float],
+    token_ids: Sequence[int],
+    num_tops: Sequence[int],
+    likeliest: Likeliest | None = None,
+) -> list[TokenLogprobs]:
+    """Return log-probabilities of a token, and of the likeliest, of each of some rows.
+
+    logits: (B, V). peaks: the largest logit of each of `rows`, finite; token_ids: theirs; num_tops:
+    how many of the likeliest, none more than V. likeliest: of all rows of the logits, if some are
+    known; they change nothing but the time it takes.
+
+    They are the log-softmax of the unprocessed logits: temperature, filters and penalties do not
+    enter, so they say what the model thinks and compare across requests. Its sum is that of
+    `weights.py`, whole numbers that come to the same however many rows are summed up together; so
+    these are right to 3e-7. Tokens of probability zero are left out of `top`.
+    """
+    read: list[Floats] = [_numbers(logits[row]) for row in rows]
+    sums = sums_of_chunks(read, peaks, [1.0] * len(read)).sum(axis=1)
+    found = []
+    for i, row in enumerate(rows):
+        log_sum = peaks[i] + math.log(int(sums[i])) - _LOG_PEAK
+        ids = _likeliest(logits, row, num_tops[i], likeliest)
+        # (top + 1,), the token's own last
+        each = (read[i][[*ids, token_ids[i]]].astype(np.float64) - log_sum).astype(np.float32)
+        *values, own = each.tolist()
+        pairs = zip(ids, values, strict=True)
+        top = tuple([TokenLogprob(*pair) for pair in pairs if pair[1] > -math.inf])
+        found.append(TokenLogprobs(TokenLogprob(token_ids[i], own), top))
+    return found
+
+
+def token_logprobs(logits: Tensor, token_id: int, num_top: int) -> TokenLogprobs:
+    """Return `rows_logprobs` of one row (V,). Raises `OptionError` if `num_top` is above V."""
+    check_logprobs(num_top, logits.numel())
+    return rows_logprobs(logits[None], [0], [float(logits.max())], [token_id], [num_top])[0]
+
+
+def _numbers(row: Tensor) -> Floats:
+    found: Floats = row.detach().float().cpu().contiguous().numpy()
+    return found
+
+
+def _likeliest(logits: Tensor, row: int, count: int, likeliest: Likeliest | None) -> list[int]:
+    if likeliest is not None and count <= likeliest.tokens.shape[1]:
+        known: list[int] = likeliest.tokens[row, :count].tolist()
+        return known
+    found: list[int] = highest(logits[row].float(), count).tolist()
+    return found

@@ -42,7 +42,8 @@ def lowered(
         for row in penalised:
             seen[row] = histories[row].seen(vocab_size)[tokens[row]]
         factors = penalties[:, None]
-        lower = np.where(logits < 0, logits * factors, logits / factors)
+        with np.errstate(over="ignore"):  # -inf of an extreme penalty, as in the reference
+            lower = np.where(logits < 0, logits * factors, logits / factors)
         logits = np.where(seen, lower, logits)
     banning = [row for row, options in enumerate(params) if _may_ban(options)]
     logits = logits.copy() if banning else logits

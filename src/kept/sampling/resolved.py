@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kept.errors import OptionError
 from kept.sampling.fields import EarlyStopping
@@ -16,6 +16,10 @@ class ResolvedParams:
     Where `do_sample` is False, `temperature`, `top_k`, `top_p` and `min_p` stand at the values
     that change nothing (1, 0, 1, 0). `None` is left in two places: `max_length` (the checkpoint
     sets none, or `max_new_tokens` was given) and `logprobs` (not wanted).
+
+    has_penalties: whether a processor that also acts on greedy and beam search is switched on.
+    is_plain_greedy: whether the next token is the argmax of the logits as the model gave them.
+    is_argmax: whether that is all that is wanted of them.
     """
 
     max_new_tokens: int
@@ -38,27 +42,28 @@ class ResolvedParams:
     seed: int
     logprobs: int | None
     rules: Rules
+    # Asked of every row of every step:
+    has_penalties: bool = field(init=False, repr=False, compare=False)
+    is_plain_greedy: bool = field(init=False, repr=False, compare=False)
+    is_argmax: bool = field(init=False, repr=False, compare=False)
 
-    @property
-    def is_plain_greedy(self) -> bool:
-        """Whether the next token is the argmax of the logits as the model gave them."""
-        return not self.do_sample and not self.has_penalties
+    def __post_init__(self) -> None:
+        has_penalties = (
+            self.repetition_penalty != 1.0
+            or self.no_repeat_ngram_size > 0
+            or self.has_rules
+            or (bool(self.eos_token_ids) and (self.min_new_tokens > 0 or self.min_length > 0))
+        )
+        is_plain_greedy = not self.do_sample and not has_penalties
+        object.__setattr__(self, "has_penalties", has_penalties)
+        object.__setattr__(self, "is_plain_greedy", is_plain_greedy)
+        object.__setattr__(self, "is_argmax", is_plain_greedy and self.logprobs is None)
 
     @property
     def has_rules(self) -> bool:
         """Whether any rule is switched on. Asked for each token, so identity has to do: `resolve`
         gives NO_RULES itself where there are none."""
         return self.rules is not NO_RULES
-
-    @property
-    def has_penalties(self) -> bool:
-        """Whether a processor that also acts on greedy and beam search is switched on."""
-        return (
-            self.repetition_penalty != 1.0
-            or self.no_repeat_ngram_size > 0
-            or self.has_rules
-            or (bool(self.eos_token_ids) and (self.min_new_tokens > 0 or self.min_length > 0))
-        )
 
     @property
     def min_tokens_to_keep(self) -> int:

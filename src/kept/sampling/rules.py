@@ -58,15 +58,20 @@ class Rules:
         )
 
     @property
+    def filters_few(self) -> bool:
+        """Whether what they change after the temperature is what `top_k` has left, and no number of
+        it."""
+        return self.filters_draws and self.top_h is None and not self.renormalize_logits
+
+    @property
     def only_ban(self) -> bool:
-        """Whether all they do is to rule tokens out, before the temperature."""
+        """Whether all they do before the temperature is to rule tokens out."""
         return (
             not self.sequence_bias
             and self.encoder_repetition_penalty == 1.0
             and self.forced_bos_token_id is None
             and not self.forced_eos_token_id
             and self.exponential_decay_length_penalty is None
-            and not self.filters_draws
         )
 
     def token_ids(self) -> Iterable[tuple[str, int]]:

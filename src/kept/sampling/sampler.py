@@ -13,7 +13,7 @@ from kept.sampling.chain import process_scores
 from kept.sampling.draw import draw
 from kept.sampling.history import TokenHistory
 from kept.sampling.likeliest import Likeliest
-from kept.sampling.logprobs import TokenLogprobs, token_logprobs
+from kept.sampling.logprobs import TokenLogprobs, check_logprobs, rows_logprobs
 from kept.sampling.resolved import ResolvedParams
 from kept.sampling.together import Rows, choose_together
 
@@ -28,6 +28,23 @@ class SampledTokens:
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs | None, ...]
     errors: tuple[SamplingError | OptionError | None, ...] = ()
+
+
+def argmax_of(
+    params: Sequence[ResolvedParams], best: Sequence[tuple[float, int]] | None
+) -> list[int] | None:
+    """Return what `sample_rows` chooses where no row needs more than its argmax; else None.
+
+    For steps of greedy requests, where everything else costs more than this. best: see there.
+    """
+    if best is None:
+        return None
+    found = []
+    for options, (peak, token) in zip(params, best, strict=True):
+        if not options.is_argmax or not math.isfinite(peak):
+            return None
+        found.append(token)
+    return found
 
 
 def sample(
@@ -72,8 +89,8 @@ def sample_rows(
         logits = logits.detach()
     if best is None:
         # (B,), (B,): the first among equals; NaN if any is NaN
-        found, first = logits.max(dim=-1)
-        best = list(zip(found.tolist(), first.tolist(), strict=True))
+        largest, first = logits.max(dim=-1)
+        best = list(zip(largest.tolist(), first.tolist(), strict=True))
     errors: list[SamplingError | OptionError | None] = [_peak_error(peak) for peak, _ in best]
     wanted = [
         row
@@ -85,18 +102,24 @@ def sample_rows(
     token_ids = [
         token if error is None else -1 for (_, token), error in zip(best, errors, strict=True)
     ]
-    logprobs: list[TokenLogprobs | None] = [None] * len(params)
+    told: dict[int, int] = {}  # rows whose log-probabilities are wanted, and of how many tokens
     for row, options in enumerate(params):
-        if errors[row] is not None or (options.is_plain_greedy and options.logprobs is None):
+        if errors[row] is not None or options.is_argmax:
             continue
         try:
             if not options.is_plain_greedy:
                 token_ids[row] = chosen[row] if row in chosen else _choose(rows, row)
             if options.logprobs is not None:
-                few = None if likeliest is None else likeliest.tokens[row]
-                logprobs[row] = token_logprobs(logits[row], token_ids[row], options.logprobs, few)
+                check_logprobs(options.logprobs, logits.shape[1])
+                told[row] = options.logprobs
         except (SamplingError, OptionError) as error:
             errors[row], token_ids[row] = error, -1
+    logprobs: list[TokenLogprobs | None] = [None] * len(params)
+    if told:
+        peaks, ids = [best[row][0] for row in told], [token_ids[row] for row in told]
+        found = rows_logprobs(logits, list(told), peaks, ids, list(told.values()), likeliest)
+        for row, each in zip(told, found, strict=True):
+            logprobs[row] = each
     return SampledTokens(tuple(token_ids), tuple(logprobs), tuple(errors))
 
 

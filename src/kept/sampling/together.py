@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from kept.sampling import kernels
-from kept.sampling.chain import rule_scores
-from kept.sampling.draw import uniforms_of
+from kept.sampling.chain import filter_scores, rule_scores
+from kept.sampling.draw import draw, uniforms_of
 from kept.sampling.few import choose, needs_total
 from kept.sampling.history import Ids, TokenHistory
 from kept.sampling.likeliest import (
     Likeliest,
     can_be_chosen_from,
     can_be_chosen_once_ruled,
+    can_be_filtered_from,
     num_once_ruled,
 )
 from kept.sampling.lowering import lowered
@@ -54,6 +56,9 @@ def choose_together(
     params = rows.params
     few = [row for row in wanted if likeliest is not None and can_be_chosen_from(params[row])]
     found = {} if likeliest is None or not few else _choose_from_few(rows, few, likeliest)
+    filtered = [row for row in wanted if can_be_filtered_from(params[row])]
+    if likeliest is not None and filtered:
+        found |= _choose_filtered(rows, filtered, likeliest)
     sums = [row for row in wanted if _only_sums(params[row])]
     found |= _choose_from_sums(rows, sums)
     left = [row for row in wanted if row not in found and can_be_chosen_once_ruled(params[row])]
@@ -69,6 +74,28 @@ def _choose_from_few(rows: Rows, wanted: list[int], likeliest: Likeliest) -> dic
         logits, tokens = logits[wanted], tokens[wanted]
     lower = lowered(logits, tokens, params, histories, vocab_size)
     return _choose(rows, wanted, lower, tokens, logits[:, -1].tolist(), {})
+
+
+def _choose_filtered(rows: Rows, wanted: list[int], likeliest: Likeliest) -> dict[int, int]:
+    """Of rows whose draws more is filtered from than `few.py` knows of: the reference itself, over
+    the likeliest few in the order of their tokens, where all that `top_k` leaves are among them."""
+    params = [rows.params[row] for row in wanted]
+    histories = [rows.histories[row] for row in wanted]
+    tokens = likeliest.tokens[wanted]
+    logits = likeliest.logits[wanted]
+    lower = lowered(logits, tokens, params, histories, rows.logits.shape[1])
+    found = {}
+    for i, row in enumerate(wanted):
+        top_k, temperature = params[i].top_k, np.float32(params[i].temperature)
+        with np.errstate(all="ignore"):  # as in few.py
+            scores, edge = lower[i] / temperature, logits[i, -1] / temperature
+        is_sure = np.count_nonzero(scores > edge) >= top_k
+        if not is_sure or not np.isfinite(np.partition(scores, -top_k)[-top_k:]).all():
+            continue
+        order = np.argsort(tokens[i])
+        left = filter_scores(torch.from_numpy(lower[i][order]), params[i])
+        found[row] = int(tokens[i][order][draw(left, rows.keys[row])])
+    return found
 
 
 def _choose_once_ruled(rows: Rows, wanted: list[int]) -> dict[int, int]:

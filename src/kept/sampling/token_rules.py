@@ -178,7 +178,22 @@ def begins(params: ResolvedParams, history: TokenHistory) -> bool:
 
 
 def of_draws(scores: Tensor, params: ResolvedParams) -> Tensor:
-    """The filters of a draw that come after top_k, top_p and min_p."""
+    """The filters of a draw that come after top_k, top_p and min_p.
+
+    They see the tokens that are left alone, so that what they sum, and in which order, does not
+    depend on how many have been ruled out.
+    """
+    if not (params.has_rules and params.rules.filters_draws):
+        return scores
+    left = torch.nonzero(scores > _NEVER).squeeze(1)
+    if left.numel() == scores.numel():
+        return _filtered(scores, params)
+    if not left.numel():
+        return scores
+    return scores.index_copy(0, left, _filtered(scores[left], params))
+
+
+def _filtered(scores: Tensor, params: ResolvedParams) -> Tensor:
     rules, keep = params.rules, params.min_tokens_to_keep
     if rules.typical_p < 1.0:
         scores = typical(scores, rules.typical_p, keep)

@@ -21,6 +21,7 @@ Whole = npt.NDArray[np.int64]
 
 CHUNK: Final = 256  # tokens of a row that share a sum
 _BITS: Final = 42
+PEAK: Final = 1 << _BITS  # what the highest score of a row weighs
 _LOW = np.float32(-32.0)
 _LOG2_E = np.float32(1.44269504088896341)
 _LN_2 = np.float32(0.693359375), np.float32(-2.12194440e-4)  # in two parts

@@ -22,7 +22,7 @@ def bandwidth(monkeypatch: pytest.MonkeyPatch) -> machine.Rate:
     rate = machine.Rate("a probe", 1, 2e9, 1e9)
     monkeypatch.setattr(machine, "measure_bandwidth", lambda *_: rate)
     peak = {name: machine.Rate(f"{name} units", 1, 4e12, 3e12) for name in ("fp32", "bf16", "int8")}
-    monkeypatch.setattr(machine, "measure_matrix_peak", lambda dtype, *_: peak[dtype])
+    monkeypatch.setattr(machine, "measure_matrix_peak", lambda dtype, *_, **__: peak[dtype])
     return rate
 
 

@@ -32,7 +32,9 @@ def test_report_json_and_png(
     files = ["--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")]
     done = runner.invoke(bench_app, ["cache", *SMALL, *files])
     assert done.exit_code == 0, done.output
-    assert shaped == [("gpt2", None, 0, None, None)]  # what is measured when nothing is named
+    assert shaped == [
+        ("gpt2", None, 0, None, None, "auto")
+    ]  # what is measured when nothing is named
     found = json.loads((tmp_path / "a.json").read_text())
     check_text(done.stdout, found)
     check_json(found, tiny, bandwidth)
@@ -104,7 +106,7 @@ def test_options_reach_the_model(shaped: list[tuple[object, ...]]) -> None:
     options = ["--shape", "qwen3-0.6b", "--dtype", "bfloat16", "--seed", "3", "--device", "cpu"]
     done = runner.invoke(bench_app, ["cache", *SMALL, *options, "--no-without"])
     assert done.exit_code == 0, done.output
-    assert shaped == [("qwen3-0.6b", "bfloat16", 3, "cpu", None)]
+    assert shaped == [("qwen3-0.6b", "bfloat16", 3, "cpu", None, "auto")]
     assert "without cache" not in done.stdout
     assert "without (ms)" not in done.stdout
 

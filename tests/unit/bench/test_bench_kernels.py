@@ -90,7 +90,10 @@ def test_every_case_is_timed_over_memory_no_cache_holds() -> None:
         for t in result.timed
         if t.case.stored == "int8" and t.case.kind == "attention"
     ]
-    assert attention == [("decode", 5, 1), ("decode", 70, 1), ("prompt", 70, 70)]
+    assert attention == [
+        ("decode", 5, 1), ("prompt", 5, 5), ("shared", 5, 16),
+        ("decode", 70, 1), ("prompt", 70, 70), ("shared", 70, 16),
+    ]  # fmt: skip
     for timed in result.timed:
         assert timed.num_copies * timed.case.work.num_bytes >= 64 << 10
         assert timed.seconds == pytest.approx([0.5 / timed.per_run] * 2)
@@ -100,7 +103,9 @@ def test_every_case_is_timed_over_memory_no_cache_holds() -> None:
 
 @native
 def test_figures_follow_from_bytes_operations_and_times() -> None:
-    settings = KernelSettings("tiny", (3,), (70,), ("fp32",), ("int8",), runs=2)
+    settings = KernelSettings(
+        "tiny", (3,), (70,), (80,), (3,), formats=("fp32",), codecs=("int8",), runs=2
+    )
     result = run_kernels(settings, Watcher(), ticking().__next__)
     for found in kernel_figures(result):
         work = found.case.work
@@ -113,9 +118,11 @@ def test_figures_follow_from_bytes_operations_and_times() -> None:
     qkv = result.timed[0].case
     # 16 inputs are padded to 32, and each of 32 outputs has a bias.
     assert qkv.work == Work(32 * (32 + 1) * 4, 0, 2 * 3 * 16 * 32)
-    prompt = result.timed[-1].case
+    prompt, shared = (timed.case for timed in result.timed[-2:])
     # Two of keys and values, two heads of four codes and a scale; four heads of queries.
     assert prompt.work == Work(0, 2 * 2 * 70 * 6, 4 * 4 * 4 * 70 * 71 // 2)
+    # Three sequences have 64 of 70 tokens in common.
+    assert shared.work == Work(0, 2 * 2 * (64 + 3 * 6) * 6, 3 * 4 * 4 * 4 * 70)
 
 
 @native
@@ -150,7 +157,7 @@ def test_the_command(tmp_path: Path) -> None:
     done = runner.invoke(bench_app, [*TINIEST, "--threads", "1", *files])
     assert done.exit_code == 0, done.output
     for words in ("Kernels of tiny", "Linear layers", "gate_up", "Attention of one layer",
-                  "of floor", "Read bandwidth in the same run: 2.0 GB/s"):  # fmt: skip
+                  "of floor", " 16* ", "Read bandwidth in the same run: 2.0 GB/s"):  # fmt: skip
         assert words in done.stdout
     assert "…" not in done.stdout
     assert "At the machine's limits" in done.stderr
@@ -160,7 +167,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert found["machine"]["kernel_threads"] == 1
     assert found["isa"] in machine._native.isa_names()
     assert all(len(case["seconds"]) == 2 for case in found["cases"])
-    assert len(found["cases"]) == 5 * 4 * 2 + 4 * 3
+    assert len(found["cases"]) == 5 * 4 * 2 + 4 * 6
 
 
 @native
@@ -186,7 +193,7 @@ def test_ctrl_c_reports_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path:
 @native
 @pytest.mark.parametrize("isa", machine._native.isa_names() if machine.NATIVE_AVAILABLE else [])
 def test_every_instruction_set(isa: str) -> None:
-    settings = KernelSettings("tiny", (2,), (), ("int4",), isa=isa, runs=1, threads=1)
+    settings = KernelSettings("tiny", (2,), (), formats=("int4",), isa=isa, runs=1, threads=1)
     assert run_kernels(settings, Watcher(), ticking().__next__).isa == isa
 
 
@@ -199,7 +206,7 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     free(1 << 10)
     with pytest.raises(OptionError, match=r"qkv in fp32 takes .* take a smaller shape"):
         run_kernels(tiny_settings(), Watcher(), ticking().__next__)
-    free(100 << 10)
+    free(320 << 10)
     result = run_kernels(tiny_settings(), Watcher(), ticking().__next__)
     assert result.short
 

@@ -28,7 +28,7 @@ def test_serve(shaped: list[tuple[object, ...]], tmp_path: Path) -> None:
     options = ["--arrivals", "gamma:2", "--rate", "90%", "--goodput", "gap:60", "--shared", "50%"]
     done = runner.invoke(bench_app, [*SERVE, *options, *files])
     assert done.exit_code == 0, done.output
-    assert shaped == [("qwen2.5-0.5b", None, 0, None, None)]  # when nothing is named
+    assert shaped == [("qwen2.5-0.5b", None, 0, None, None, "auto")]  # when nothing is named
     for words in (
         "tiny: random weights",
         "5 requests in bursts (variation 2) at 90% of capacity: prompts of 3-20 tokens, "

@@ -28,7 +28,8 @@ def test_decode(shaped: list[tuple[object, ...]], tmp_path: Path, tiny: Subject)
     files = ["--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")]
     done = runner.invoke(bench_app, [*DECODE, "--batch", "2", *files])
     assert done.exit_code == 0, done.output
-    assert shaped == [("gpt2", None, 0, None, None)]  # what is measured when nothing is named
+    # What is measured when nothing is named.
+    assert shaped == [("gpt2", None, 0, None, None, "auto")]
     for words in (
         "tiny: random weights",
         "2 sequences; prompt of 4, 6 new tokens",
@@ -63,7 +64,7 @@ def test_prefill(shaped: list[tuple[object, ...]], tmp_path: Path) -> None:
     files = ["--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")]
     done = runner.invoke(bench_app, [*PREFILL, *options, "--quantize", "int8", *files])
     assert done.exit_code == 0, done.output
-    assert shaped == [("qwen3-0.6b", "bfloat16", 3, "cpu", "int8")]
+    assert shaped == [("qwen3-0.6b", "bfloat16", 3, "cpu", "int8", "auto")]
     assert "prompt of 3, 17" in done.stdout
     assert "of the peak" in done.stdout
     assert "Decode" not in done.stdout
@@ -126,7 +127,7 @@ def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 def test_limits_that_cannot_be_measured_are_named_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(*_: object) -> Rate:
+    def fail(*_: object, **__: object) -> Rate:
         raise BackendError("no memory for the probe's buffer")
 
     monkeypatch.setattr(machine, "measure_bandwidth", fail)

@@ -33,17 +33,14 @@ class Case:
     spec: AttentionSpec
     lengths: tuple[int, ...]
     counts: tuple[int, ...]
-    ring: tuple[int, int, int] | None = None  # window, sinks, slack
+    kept: tuple[int, int] | None = None  # window and sinks, by which the layout forgets
     size: float = 1.0
 
     @property
     def placement(self) -> Placement:
-        """Room for every sequence, or for what a ring of this window keeps."""
-        longest = max(self.lengths)
-        if self.ring is None:
-            return Placement(False, longest + 3)
-        window, sinks, slack = self.ring
-        return Placement(True, sinks + window - 1 + max(self.counts) + slack, sinks, window)
+        """Room for every sequence."""
+        window, sinks = self.kept or (None, 0)
+        return Placement(max(self.lengths) + 3, sinks, window)
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -82,7 +79,7 @@ class Held:
             case.slots, case.lengths, case.counts, self.parts, strict=True
         ):
             before = length - count
-            oldest = 0 if case.ring is None else max(0, before - case.ring[0] - case.ring[2])
+            oldest = 0 if case.kept is None else max(0, before - case.kept[0] + 1)
             tokens = torch.arange(oldest, before)
             sinks = torch.arange(min(oldest, case.placement.sinks))
             for some in (sinks, tokens):
@@ -134,8 +131,8 @@ def seen(case: Case, queries: Tensor, num_tokens: int) -> Tensor:
         return found
     found &= token <= query
     limits = [(case.spec.window, case.spec.sinks)]
-    if case.ring is not None:
-        limits.append(case.ring[:2])
+    if case.kept is not None:
+        limits.append(case.kept)
     for window, sinks in limits:
         if window is not None:
             found &= (token > query - window) | (token < sinks)

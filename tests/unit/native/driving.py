@@ -70,6 +70,12 @@ class Rig:
         self.traced.lines.append(trace.Norm(x, weight, bias, eps, out, wanted, add))
         return out
 
+    def quantize(self, x: trace.Buffer, format: str, *, wanted: bool = False) -> trace.CodeBuffer:
+        """x as int8 codes for weights of a format."""
+        out = trace.CodeBuffer(x.width, format=format)
+        self.traced.lines.append(trace.Quantize(x, out, wanted))
+        return out
+
     def linear(
         self,
         x: trace.Buffer,
@@ -186,7 +192,7 @@ NOWHERE = LayerBuffers(
     find_kv_codec("float32"),
     (torch.zeros(1, 1, 1, 1),),
     (torch.zeros(1, 1, 1, 1),),
-    Placement(False, 1 << 40),
+    Placement(1 << 40),
 )
 
 

@@ -22,15 +22,6 @@ def computes_in_floats(codec: KVCodec) -> bool:
     return not {"float32", "float16"}.isdisjoint(codec.pair)
 
 
-def entry_of(placement: Placement, tokens: Tensor) -> Tensor:
-    """Which entry of its slot each token lies in, once newer ones have come."""
-    if not placement.ring:
-        return tokens
-    around = max(placement.block - placement.sinks, 1)
-    wrapped = placement.sinks + (tokens - placement.sinks) % around
-    return torch.where(tokens < placement.sinks, tokens, wrapped)
-
-
 def empty(
     codec: KVDtype, placement: Placement, num_slots: int, num_kv_heads: int, head_dim: int
 ) -> LayerBuffers:
@@ -46,22 +37,20 @@ def empty(
 
 def put(layer: LayerBuffers, slot: int, tokens: Tensor, keys: Tensor, values: Tensor) -> None:
     """Store keys and values (T, G, D) of these tokens as the reference codes them."""
-    entries = entry_of(layer.placement, tokens)
     for side, buffers, x in (
         (layer.codec.keys, layer.keys, keys),
         (layer.codec.values, layer.values, values),
     ):
         for buffer, part in zip(buffers, side.encode(x), strict=True):
-            buffer[slot][:, entries] = part.transpose(0, 1).to(buffer.dtype)
+            buffer[slot][:, tokens] = part.transpose(0, 1).to(buffer.dtype)
 
 
 def stored(layer: LayerBuffers, slot: int, tokens: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     """Keys and values (T, G, D) of these tokens as attention reads them, in float64: keys are still
     rotated if they were."""
-    entries = entry_of(layer.placement, tokens)
     found = []
     for side, buffers in ((layer.codec.keys, layer.keys), (layer.codec.values, layer.values)):
-        x = side.read([x[slot][:, entries] for x in buffers], head_dim).double()
+        x = side.read([x[slot][:, tokens] for x in buffers], head_dim).double()
         found.append(x.transpose(0, 1))
     return found[0], found[1]
 

@@ -4,6 +4,7 @@ same tokens in one run each: bit for bit."""
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from thinning import in_part
 from torch import Tensor
 
-from kept.ops import AttentionSpec, HeadSpec, KVDtype, Placement
+from kept.ops import AttentionSpec, HeadSpec, KVDtype
 
 from .attending import Case, Held
 from .driving import LayerBuffers
@@ -41,7 +42,8 @@ def in_blocks(
         return new
 
     keys, values = tuple(map(moved, layer.keys)), tuple(map(moved, layer.values))
-    return LayerBuffers(layer.codec, keys, values, Placement(False, BLOCK)), table
+    placement = replace(held.case.placement, block=BLOCK)
+    return LayerBuffers(layer.codec, keys, values, placement), table
 
 
 def with_common(case: Case, tokens: int) -> Held:
@@ -113,3 +115,31 @@ def test_what_some_must_not_see_may_be_infinite(isa: str) -> None:
         part[2][90] = torch.inf
     check(held, "float32", 2, 1)
     check(held, "bfloat16", 2, 2)
+
+
+@codecs
+@pytest.mark.parametrize("threads", [1, 3])
+def test_blocks_that_are_gone_are_never_read(isa: str, codec: KVDtype, threads: int) -> None:
+    """Between the sinks and the window a table says nothing: here, a block of no numbers."""
+    for window, sinks, lengths, counts in (
+        (70, 3, (1300, 400, 90), (9, 1, 5)),
+        (1, 65, (1100, 300), (1, 1)),
+        (130, 0, (2200, 500), (40, 200)),
+    ):
+        some = replace(case((4, 2, 20), lengths, counts), kept=(window, sinks))
+        held = Held.random(some)
+        layer = held.layer(codec)
+        paged, table = in_blocks(held, layer, 0, seed=window)
+        _, expected, _ = held.attend(codec, layer=layer)
+        strange = len(paged.keys[0])
+        for row, length, count in zip(table, lengths, counts, strict=True):
+            sunk, first = -(-sinks // BLOCK), max(0, length - count - window + 1) // BLOCK
+            row[sunk : max(sunk, first)] = strange
+
+        def beside(buffer: Tensor) -> Tensor:
+            number = torch.nan if buffer.is_floating_point() else 99
+            return torch.cat((buffer, torch.full_like(buffer[:1], number)))
+
+        keys, values = (tuple(map(beside, x)) for x in (paged.keys, paged.values))
+        paged = replace(paged, keys=keys, values=values)
+        assert torch.equal(held.attend(codec, threads, paged, table)[1], expected)

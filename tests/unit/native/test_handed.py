@@ -81,7 +81,7 @@ def step(codec: _native.Codec = FP32, **other: Any) -> _native.Step:
         "cos": fp32(2, 4),
         "sin": fp32(2, 4),
         "rope_rows": ids(0, 1, 0),
-        "layouts": [(False, CAPACITY, 0, -1)],
+        "layouts": [(CAPACITY, 0, -1)],
         "layers": _native.layers(codec, codec, [buffers], layouts),
         "logits": fp32(ROWS, 5),
         "vocabulary": 5,
@@ -127,8 +127,7 @@ STEPS: dict[str, Callable[[], Any]] = {
     "a table of fewer sequences": lambda: step(tables=[one_block_each([0])]),
     "a table of no blocks": lambda: step(tables=[np.zeros((2, 0), dtype=np.int32)]),
     "blocks that are no tiles": lambda: step(tables=[np.zeros((2, 2), dtype=np.int32)]),
-    "another capacity": lambda: step(layouts=[(False, 9, 0, -1)]),
-    "a ring that is wider": lambda: step(layouts=[(True, 9, 0, -1)]),
+    "another capacity": lambda: step(layouts=[(9, 0, -1)]),
     "more tokens than entries": lambda: step(buffers=(fp32(2, 1, 8, 20)[:, :, 7:], None) * 2),
     "a layout too far": lambda: step(follows=[1]),
     "no layers": lambda: step(layers=_native.layers(FP32, FP32, [], [])),
@@ -197,6 +196,7 @@ def test_encoder_inputs_that_would_leave_their_memory_are_refused() -> None:
                 lengths=[[1, 1]],
                 num_wanted=2,
             ),
+            [0, 0],
         ),
         lambda: made.attend(queries, 0, SHAPE, out, fp32(1), 1 << 40, True),
     ):
@@ -216,28 +216,29 @@ def test_rows_that_do_not_exist_are_refused() -> None:
 
 
 def test_a_repeated_step_stays_within_its_tables() -> None:
-    made, at = program(), ids(0, 0)
+    made = program()
     last = step(
         rows=2,
-        tokens=ids(1, 2),
-        positions=at,
-        rope_rows=at,
+        tokens=None,
+        positions=None,
+        rope_rows=None,
         starts=[0, 1, 2],
         lengths=[[1, 1]],
         num_wanted=2,
     )
-    repeat = _native.Repeat(made, last)
+    repeat = _native.Repeat(made, last, [0, 0])
     repeat.run([1, 2])
     with pytest.raises(IndexError):  # the tables have rows for two positions
         repeat.run([1, 2])
 
 
-def test_a_step_without_positions_is_not_repeated() -> None:
+def test_a_repeated_step_has_a_position_for_each_sequence() -> None:
     last = step(
-        rows=1, tokens=ids(1), positions=None, rope_rows=ids(0), starts=[0, 1],
+        rows=1, tokens=None, positions=None, rope_rows=None, starts=[0, 1],
         tables=[one_block_each([0])], lengths=[[1]], num_wanted=1,
     )  # fmt: skip
-    assert is_refused(lambda: _native.Repeat(program(), last))
+    assert is_refused(lambda: _native.Repeat(program(), last, []))
+    assert is_refused(lambda: _native.Repeat(program(), last, [0, 1]))
 
 
 def test_operations_that_outgrow_their_rows_are_refused() -> None:

@@ -15,10 +15,10 @@ from torch import Tensor
 from kept.ops import AttentionSpec, HeadSpec, KVDtype, Placement, RopeTables, trace
 
 from .driving import EPS, LayerBuffers, Rig
-from .stores import CODECS, computes_in_floats, empty, entry_of, put, same_bits
+from .stores import CODECS, computes_in_floats, empty, put, same_bits
 
 codecs = pytest.mark.parametrize("codec", CODECS)
-PLACES = (Placement(False, 40), Placement(True, 23, sinks=2, window=9), Placement(True, 20))
+PLACES = (Placement(40), Placement(37, sinks=2, window=9), Placement(30))
 # Three sequences: where their rows begin, the slots they live in, their lengths after the step.
 STARTS, SLOTS, LENGTHS = (0, 5, 6, 18), (2, 0, 3), (30, 1, 18)
 ROWS = STARTS[-1]
@@ -186,7 +186,7 @@ def keys_of(layer: LayerBuffers) -> Tensor:
     found = []
     for sequence, slot in enumerate(SLOTS):
         a, b = STARTS[sequence], STARTS[sequence + 1]
-        entries = entry_of(layer.placement, LENGTHS[sequence] - b + torch.arange(a, b))
+        entries = LENGTHS[sequence] - b + torch.arange(a, b)
         found.append(layer.keys[0][slot][:, entries].transpose(0, 1))
     return torch.cat(found)
 

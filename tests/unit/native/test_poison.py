@@ -14,13 +14,13 @@ SPECS = (
     AttentionSpec(0.3, window=5),
     AttentionSpec(0.3, window=40, sinks=2, softcap=4.0),
 )
-# Lengths and new tokens of two sequences, and the ring they lie in.
+# Lengths and new tokens of two sequences, and what their layout keeps.
 STEPS = (
     ((70, 66), (70, 66), None),
     ((130, 9), (4, 9), None),
     ((65, 64), (1, 1), None),
-    ((90, 140), (30, 3), (20, 0, 3)),
-    ((140, 30), (2, 30), (33, 3, 1)),
+    ((90, 140), (30, 3), (20, 0)),
+    ((140, 30), (2, 30), (33, 3)),
 )
 DIMS = (16, 40, 5, 33, 64)
 # Among queries, keys and values: which of them, and what is put there.
@@ -31,8 +31,8 @@ STRANGE = ((1, torch.nan), (1, torch.inf), (2, torch.nan), (2, -torch.inf))
 @pytest.mark.parametrize("spec", SPECS, ids=["causal", "window", "sinks"])
 def test_only_rows_that_see_it_change(isa: str, codec: KVDtype, spec: AttentionSpec) -> None:
     """Of step, place and number any two meet."""
-    for at, (dim, (lengths, counts, ring)) in enumerate(zip(DIMS, STEPS, strict=True)):
-        held = Held.random(Case(HeadSpec(4, 2, dim), spec, lengths, counts, ring))
+    for at, (dim, (lengths, counts, kept)) in enumerate(zip(DIMS, STEPS, strict=True)):
+        held = Held.random(Case(HeadSpec(4, 2, dim), spec, lengths, counts, kept))
         _, clean, _ = held.attend(codec)
         places = (0, 3, lengths[0] - counts[0], lengths[0] - 2, lengths[0] - 1)
         for i, place in enumerate(places):

@@ -11,7 +11,7 @@ from .driving import LayerBuffers, Rig
 from .stores import CODECS, empty
 
 HEADS = HeadSpec(2, 1, 8)
-SMALL = Placement(False, 8)
+SMALL = Placement(8)
 ROWS = 3
 
 
@@ -37,8 +37,7 @@ def test_what_does_not_fit(codec: str, attends: bool) -> None:
         (layer, (0, 2), 8, "slot lies behind the last"),
         (layer, (-1,), 8, "slot is below zero"),
         (layer, (0,), 9, "longer than its layout"),
-        (replace(layer, placement=Placement(False, 16)), (0,), 8, "another capacity than its"),
-        (replace(layer, placement=Placement(True, 4)), (0,), 8, "another capacity than its"),
+        (replace(layer, placement=Placement(16)), (0,), 8, "another capacity than its"),
         (empty(codec, SMALL, 2, 3, HEADS.head_dim), (0,), 8, "of other heads than the program"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -15,6 +15,12 @@
 #include <random>
 #include <vector>
 
+namespace kept {
+
+const bool kPrefetchPastCaches = false;  // as on the CPUs that have these instructions
+
+}  // namespace kept
+
 namespace kept::trapped {
 namespace {
 

@@ -51,6 +51,9 @@ some_options = st.fixed_dictionaries(
         "encoder_no_repeat_ngram_size": st.sampled_from([1, 2]),
         "sequence_bias": st.just([[[11], 6.0], [[9, 12], -3.0]]),
         "typical_p": st.just(0.8),
+        "eta_cutoff": st.sampled_from([1e-3, 0.2]),
+        "epsilon_cutoff": st.sampled_from([1e-3, 0.2]),
+        "top_h": st.just(0.5),
         "renormalize_logits": st.just(True),
         "logprobs": st.sampled_from([0, 1, 5, 20, 500]),
     },
@@ -60,7 +63,7 @@ some_options = st.fixed_dictionaries(
 def params_of(options: dict[str, Any]) -> ResolvedParams:
     options = {"do_sample": True, **options}
     if not options["do_sample"]:
-        drawn = ("temperature", "top_", "min_p", "typical_p")
+        drawn = ("temperature", "top_", "min_p", "typical_p", "eta_cutoff", "epsilon_cutoff")
         options = {k: v for k, v in options.items() if not k.startswith(drawn)}
     return SamplingParams(**options, eos_token_id=EOS).resolve()
 
@@ -219,7 +222,9 @@ def test_the_largest_of_a_row(
         ({"top_k": 0, "top_p": 0.9, "temperature": 1e3}, False),
         ({"top_k": 0, "min_p": 0.1, "temperature": 1e3}, False),
         ({"repetition_penalty": 0.9}, NATIVE_AVAILABLE), ({"temperature": 1e-300}, False),
-        ({"sequence_bias": [[[1], 2.0]]}, NATIVE_AVAILABLE), ({"typical_p": 0.9}, False),
+        ({"sequence_bias": [[[1], 2.0]]}, NATIVE_AVAILABLE), ({"typical_p": 0.9}, True),
+        ({"eta_cutoff": 0.01, "repetition_penalty": 1.2}, True), ({"top_h": 0.5}, False),
+        ({"top_k": 0, "typical_p": 0.9}, False), ({"top_k": 60, "typical_p": 0.9}, False),
         ({"top_k": 256}, NATIVE_AVAILABLE),
     ],
 )  # fmt: skip

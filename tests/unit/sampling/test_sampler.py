@@ -217,10 +217,12 @@ def test_logprobs_are_of_the_unprocessed_distribution() -> None:
     reported = result.logprobs[0]
     assert reported is not None
     expected = logits[0].log_softmax(-1)
-    assert reported.chosen == (result.token_ids[0], float(expected[result.token_ids[0]]))
+    token, logprob = reported.chosen
+    assert token == result.token_ids[0]
+    assert logprob == pytest.approx(float(expected[token]), abs=1e-6)
     values, ids = expected.topk(4)
     assert [entry.token_id for entry in reported.top] == ids.tolist()
-    assert [entry.logprob for entry in reported.top] == values.tolist()
+    assert [entry.logprob for entry in reported.top] == pytest.approx(values.tolist(), abs=1e-6)
 
 
 def test_top_logprobs_break_ties_by_id_and_leave_out_the_impossible() -> None:

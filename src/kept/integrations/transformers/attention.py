@@ -18,7 +18,7 @@ from kept.integrations.transformers.model import ATTENTION
 from kept.integrations.transformers.scores import check_known
 from kept.integrations.transformers.support import refuse_unsupported
 from kept.integrations.transformers.versions import wants_weights
-from kept.ops import AttentionSpec, attend_stored, plain_torch
+from kept.ops import AttentionSpec, BlockView, attend_stored, plain_torch
 from kept.ops.backend import say_once
 
 
@@ -114,8 +114,8 @@ def _say_why_dense(
 def _attend(
     query: Tensor, held: Held, said: Said, scaling: float | None, softcap: float | None
 ) -> Tensor | None:
-    """(B, T, H, D); None where that cannot be had of what is held: padding lies among entries that
-    a ring has wrapped around, or a mask shows more or less of it than a window does."""
+    """(B, T, H, D); None where that cannot be had of what is held: a mask shows more or less of it
+    than a window does."""
     batch, heads, num_new, width = query.shape
     view, past, padding = held.view, held.length - query.shape[2], said.padding
     if any(padding) and held.forgets is not None and held.forgets[1]:
@@ -130,9 +130,9 @@ def _attend(
             if num_new > 1:
                 return None  # each query sees all that was handed out, which is no window
             window = held.num_tokens
-        ring = view.span.window
-        if ring is not None and ring < held.length and (window is None or window > ring):
-            return None  # the ring holds what this pass sees, and hides it by its own window
+        kept = view.span.window
+        if kept is not None and kept < held.length and (window is None or window > kept):
+            return None  # the cache holds what this pass sees, and hides it by its own window
     scale = width**-0.5 if scaling is None else scaling
     spec = AttentionSpec(scale, window=window, softcap=softcap)
     windows = [w for w in (spec.window, view.span.window) if w is not None]
@@ -140,25 +140,24 @@ def _attend(
     if all(n <= oldest for n in padding):
         rows = query.transpose(1, 2).reshape(-1, heads, width)
         return attend_stored(rows, view, spec).view(batch, num_new, heads, -1)
-    codes = view.keys[0]
-    if view.span.index is not None and held.length > codes.stride(1) // codes.stride(2):
-        return None
     return _attend_padded(query, held, padding, spec)
 
 
 def _attend_padded(
     query: Tensor, held: Held, padding: Sequence[int], spec: AttentionSpec
 ) -> Tensor:
-    """Sequences with equally much padding together, from their first real token on."""
+    """Sequences with equally much padding together, from their first real token on: a copy where
+    they lie in blocks, of which none can begin there."""
     batch, heads, num_new, width = query.shape
-    out = query.new_zeros(batch, num_new, heads, held.view.value_width)
+    whole = held.view.in_runs() if isinstance(held.view, BlockView) else held.view
+    out = query.new_zeros(batch, num_new, heads, whole.value_width)
     for left in dict.fromkeys(padding):
         members = tuple(i for i, n in enumerate(padding) if n == left)
         count = min(num_new, held.length - left)
         if count == 0:
             continue  # nothing but padding so far
         rows = query[list(members), :, num_new - count :].transpose(1, 2)
-        view = narrowed(held.view, left, members)
+        view = narrowed(whole, left, members)
         found = attend_stored(rows.reshape(-1, heads, width), view, spec)
         out[list(members), num_new - count :] = found.view(len(members), count, heads, -1)
     return out

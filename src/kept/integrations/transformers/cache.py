@@ -14,19 +14,19 @@ from torch import Tensor
 from transformers.cache_utils import Cache as TransformersCache
 from transformers.cache_utils import DynamicCache
 
-from kept.cache import SLACK, Cache, load_cache, make_cache, saved_shapes
+from kept.cache import Cache, load_cache, make_cache, saved_shapes
 from kept.errors import CacheError, OptionError
-from kept.integrations.transformers.contents import Contents
-from kept.integrations.transformers.forgets import Forgets, forgets_of, rings
+from kept.integrations.transformers.forgets import Forgets, forgets_of
 from kept.integrations.transformers.gradient import followed, grows_a_graph
 from kept.integrations.transformers.held import Held
 from kept.integrations.transformers.layer import KeptCrossLayer, KeptLayer
 from kept.integrations.transformers.model import CROSS, SHARED, ModelLayers
-from kept.integrations.transformers.versions import length_after_crop, shared_layer
+from kept.integrations.transformers.moves import Moves
+from kept.integrations.transformers.versions import shared_layer
 from kept.ops import CrossView, KVDtype, plain_torch
 
 
-class KeptCache(Contents, DynamicCache):
+class KeptCache(Moves, DynamicCache):
     """Keys and values of a decoder in a cache of kept: every layout, codec and operation.
 
     Made by `from_config`. A DynamicCache by name, which transformers asks for in places. Lengths
@@ -52,7 +52,7 @@ class KeptCache(Contents, DynamicCache):
         self._model, self._make, self._forgets, self._lends = model, make, tuple(forgets), lends
         self._stored, self.capacity = stored, capacity
         self._dtypes = None
-        self._records, self._slack = False, 0
+        self._records = False
         self._graphed = None
         windows = iter(zip(range(len(self._forgets)), self._forgets, strict=True))
         crossing = count(len(self._forgets))
@@ -76,7 +76,6 @@ class KeptCache(Contents, DynamicCache):
         max_cache_len: int | None = None,
         sliding_window: int | None = None,
         num_sinks: int = 0,
-        slack: int = SLACK,
     ) -> Self:
         """An empty cache for models of this config; `model.config` of a decoder.
 
@@ -96,7 +95,6 @@ class KeptCache(Contents, DynamicCache):
             "max_cache_len": max_cache_len,
             "sliding_window": sliding_window,
             "num_sinks": num_sinks,
-            "slack": slack,
             "in_blocks": False,  # so that masked tokens can be left out in place
         }
         return cls._of(ModelLayers.read(config), options)
@@ -132,8 +130,8 @@ class KeptCache(Contents, DynamicCache):
         """
         cache = self._cache_for(k, v, layer)
         num_tokens = layer.num_tokens(k.shape[2])
-        if self._records:
-            self._keep_for_crop(cache, k.shape[2])
+        if self._records and layer.index == 0:
+            self._keep_for_crop(cache)
         past, dtypes = self.num_tokens, (k.dtype, v.dtype)
         view = cache.put(k, v, layer.index)
         self._dtypes = dtypes
@@ -180,63 +178,7 @@ class KeptCache(Contents, DynamicCache):
             cache.reshape(layer.index, wanted)
         return cache
 
-    def abandon(self) -> None:
-        """Drop a pass that not every layer has taken part in."""
-        if self._stored is not None:
-            self._stored.abandon()
-
-    # Moving
-
-    def activate_past_recording(self) -> None:
-        """From now on rings keep what a `crop` of the last pass needs, until there is one."""
-        self._records = True
-
-    def _keep_for_crop(self, cache: Cache, num_new: int) -> None:
-        for ring in rings(cache):
-            self._slack = self._slack or ring.slack
-            ring.slack = max(self._slack, num_new)
-
-    def _end_recording(self) -> None:
-        if self._stored is not None and self._slack:
-            for ring in rings(self._stored):
-                ring.slack = self._slack
-        self._slack = 0
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Remove tokens from the end: a negative number of them (in transformers 4.57 also: a
-        positive number is the length to keep).
-
-        Raises CacheError, changing nothing, where a ring has dropped what it would need.
-        """
-        if self._stored is not None:
-            after = length_after_crop(self.num_tokens, int(tokens_to_remove))
-            self._stored.truncate(after)
-            self._end_recording()
-            if self._graphed is not None and self._graphed >= after:
-                self._graphed = None
-
-    def reset(self) -> None:
-        """Forget every token; buffers stay allocated."""
-        if self._model.num_cross:
-            self._stored = None  # an encoder's output stays with a cache of kept's when it is reset
-        if self._stored is not None:
-            self._stored.reset()
-        self._graphed = None
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Sequence i becomes a copy of what sequence beam_idx[i] was."""
-        self.batch_select_indices(beam_idx)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each sequence in place: 0, 0, 1, 1, ... for 2."""
-        if self._stored is not None and self.num_tokens:
-            self._stored.repeat(repeats)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these sequences only, in this order. indices: numbers, or a mask over them."""
-        if self._stored is not None and self.num_tokens:
-            every = torch.arange(self._stored.num_slots, dtype=torch.int64, device="cpu")
-            self._stored.select(every[torch.as_tensor(indices, device="cpu")].tolist())
+    # Copies
 
     @classmethod
     def from_legacy_cache(cls, *args: Any, **kwargs: Any) -> Self:
@@ -257,7 +199,7 @@ class KeptCache(Contents, DynamicCache):
             stored=stored,
             lends=self._lends,
         )
-        twin._dtypes, twin._records, twin._slack = self._dtypes, self._records, self._slack
+        twin._dtypes, twin._records = self._dtypes, self._records
         twin._graphed = self._graphed
         return twin
 
@@ -273,9 +215,7 @@ class KeptCache(Contents, DynamicCache):
         config does not tell weights apart. Raises CacheError if there is nothing to save, or it
         cannot be written.
         """
-        stored = self.to_save()
-        self._end_recording()
-        stored.save(path, fingerprint=f"{self._model.fingerprint} {fingerprint}")
+        self.to_save().save(path, fingerprint=f"{self._model.fingerprint} {fingerprint}")
 
     def to_save(self) -> Cache:
         """What `save` writes. Raises CacheError if there is nothing."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kept.cache import Cache, RingLayout
+from kept.cache import BlockLayout, Cache
 from kept.integrations.transformers.forgets import Forgets
 from kept.integrations.transformers.gradient import EARLIER, refused
 from kept.integrations.transformers.held import whole
@@ -69,14 +69,14 @@ class Contents:
 
     @plain_torch()
     def contents(self, index: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Keys and values (B, G, S, D) of a layer, of which a ring gives its window."""
+        """Keys and values (B, G, S, D) of a layer, those of its window where it has one."""
         cache = self._stored
         crossing = index >= len(self._forgets)
         if cache is None or not (self.num_cross_tokens if crossing else self.num_tokens):
             return None, None
         layout = None if crossing else cache.layouts[index]
-        if layout is None or isinstance(layout, RingLayout):
-            begin = 0 if layout is None else max(0, self.num_tokens - layout.window + 1)
+        if layout is None or isinstance(layout, BlockLayout):
+            begin = 0 if layout is None else max(0, self.num_tokens - (layout.window or 0) + 1)
             keys, values = (torch.stack(x) for x in zip(*cache.layer(index, begin), strict=True))
         else:
             keys, values = whole(cache.layers[index], self.num_tokens, cache.device).stored()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from kept.cache import Cache, RingLayout
+from kept.cache import BlockLayout, Cache
 from kept.errors import OptionError
 from kept.integrations.transformers.model import ATTENTION, ModelLayers
 
 Forgets = tuple[int, int] | None
-
-
-def rings(cache: Cache) -> list[RingLayout]:
-    return [layout for layout in dict.fromkeys(cache.layouts) if isinstance(layout, RingLayout)]
 
 
 def forgets_of(model: ModelLayers, cache: Cache) -> list[Forgets]:
@@ -20,8 +16,10 @@ def forgets_of(model: ModelLayers, cache: Cache) -> list[Forgets]:
     """
     found: list[Forgets] = []
     for window, layout in zip(model.windows, cache.layouts, strict=True):
-        less = isinstance(layout, RingLayout) and (layout.window != window or layout.sinks > 0)
-        found.append((layout.window, layout.sinks) if less else None)  # type: ignore[attr-defined]
+        kept = None
+        if isinstance(layout, BlockLayout) and layout.window is not None:
+            kept = layout.window, layout.sinks
+        found.append(None if kept == (window, 0) else kept)
     if any(found) and not model.uses_kept_attention:
         raise OptionError(
             "with this sliding_window and num_sinks the cache forgets tokens that the "

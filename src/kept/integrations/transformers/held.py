@@ -121,12 +121,12 @@ def whole(layer: LayerCache, length: int, device: torch.device) -> StoredView:
 
 
 def narrowed(
-    view: StoredView, begin: int, members: tuple[int, ...] | None = None
+    view: ContiguousView, begin: int, members: tuple[int, ...] | None = None
 ) -> ContiguousView:
     """A view of tokens from `begin` on, to which they are the first ones, of some sequences.
 
-    The view's tokens lie in order from its first entry on; all its sequences are equally long and
-    bring equally many new tokens, of which those before `begin` are left out.
+    All of the view's sequences are equally long and bring equally many new tokens, of which those
+    before `begin` are left out.
     """
     span = view.span
     slots = span.slots if members is None else members
@@ -135,6 +135,4 @@ def narrowed(
     starts = tuple(i * count for i in range(len(slots) + 1))
     inner = Span(starts, slots, (length,) * len(slots), length, span.device, window=span.window)
     keys, values = (tuple(x[:, :, begin:] for x in parts) for parts in (view.keys, view.values))
-    if isinstance(view, ContiguousView):
-        return replace(view, span=inner, keys=keys, values=values)
-    return ContiguousView(inner, view.codec, view.head_dim, keys, values, value_dim=view.value_dim)
+    return replace(view, span=inner, keys=keys, values=values)

@@ -1,0 +1,202 @@
+// One tile of stored keys and values, for all queries of a unit that have it in common.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <type_traits>
+
+#include "sight.h"
+#include "tile_codes.h"
+#include "tile_softmax.h"
+
+namespace kept::KEPT_NS {
+
+// Rows of a unit, and where the queries of each begin among those of all.
+struct UnitRows {
+    const AttendArgs& args;
+    const AttendUnit& unit;
+
+    std::int64_t share() const { return args.shape.heads / args.shape.kv_heads; }
+    const AttendRows& at(std::int64_t i) const { return args.all_rows[i]; }
+    std::int64_t num_queries() const { return queries_before(unit.end); }
+    // Whether some of them are finished here, and not by a merge.
+    bool any_finished() const {
+        return std::any_of(args.all_rows + unit.begin, args.all_rows + unit.end,
+                           [](const AttendRows& of) { return of.partial < 0; });
+    }
+    std::int64_t queries_before(std::int64_t index) const {
+        std::int64_t count = 0;
+        for (std::int64_t i = unit.begin; i < index; ++i)
+            count += num_queries_of(args.shape, at(i));
+        return count;
+    }
+    std::int64_t length(const AttendRows& rows) const {
+        return args.sequences.lengths[rows.sequence];
+    }
+    // The token that a row is of, of those of one sequence.
+    std::int64_t token_of(const AttendRows& rows, std::int64_t row) const {
+        return length(rows) - args.sequences.starts[rows.sequence + 1] + row;
+    }
+    // What the scores of a head of the group take on over a tile so far behind a query, or null.
+    const float* bias(std::int64_t head_of_group, std::int64_t distance) const {
+        if (!args.bias.table) return nullptr;
+        return args.bias.of(unit.kv_head * share() + head_of_group, distance);
+    }
+    BlockEntries where(const AttendRows& rows, std::int64_t token) const {
+        return {args.layout,         args.sequences.tables, rows.sequence,
+                args.shape.kv_heads, unit.kv_head,          token};
+    }
+};
+
+// Whether some query of a tile must not see a value, infinite or NaN, that another one sees. Zero
+// times that is NaN, so such a tile cannot be weighed for all queries at once.
+inline bool needs_parting(const TileRows& values, TokenSet parting) {
+    for (; parting != 0; parting &= parting - 1) {
+        const int t = std::countr_zero(parting);
+        if (!values.finite(t)) return true;
+    }
+    return false;
+}
+
+// What of a tile the queries of rows [begin, end) see, into s.sees, and what their scores take on,
+// into s.biases.
+struct SeenTile {
+    std::int64_t first_query, last_query;
+    TokenSet by_some = 0, by_each = ~TokenSet{0};
+
+    SeenTile(const UnitRows& rows, const AttendScratch& s, const Sight& sight, std::int64_t begin,
+             std::int64_t end, std::int64_t token)
+        : first_query(rows.queries_before(begin)), last_query(first_query) {
+        for (std::int64_t i = begin; i < end; ++i) {
+            const AttendRows& of = rows.at(i);
+            const std::int64_t length = rows.length(of);
+            for (std::int64_t row = of.first; row < of.last; ++row) {
+                const std::int64_t query = rows.token_of(of, row);
+                const TokenSet seen = sight.by(query, token, length);
+                by_some |= seen;
+                by_each &= seen;
+                std::fill_n(s.sees + last_query, rows.share(), seen);
+                for (std::int64_t h = 0; h < rows.share(); ++h)
+                    s.biases[last_query + h] = rows.bias(h, token - query);
+                last_query += rows.share();
+            }
+        }
+    }
+};
+
+// One tile and where its queries look for its keys and values.
+template <class Of>
+struct TileWork {
+    const AttendArgs& args;
+    const AttendScratch& s;
+    const TileRows &keys, &values;
+    Fetch next_keys, next_values;
+
+    // Queries [first, last), a turn of them after the other.
+    void attend(std::int64_t first, std::int64_t last) {
+        const std::int64_t count = last - first, num_turns = (count + kTurn - 1) / kTurn;
+        const bool scores_stored = keys_as_stored(count), weighs_stored = values_as_stored(count);
+        for (std::int64_t turn = 0; turn < num_turns; ++turn) {
+            const std::int64_t begin = first + count * turn / num_turns;
+            const std::int64_t end = first + count * (turn + 1) / num_turns;
+            if (std::all_of(s.sees + begin, s.sees + end, [](TokenSet seen) { return seen == 0; }))
+                continue;
+            const auto rows = static_cast<int>(end - begin);
+            float correction[W];
+            score(begin, rows, scores_stored);
+            soften<Of>(args.shape, s, begin, rows, correction);
+            weigh(begin, rows, correction, weighs_stored);
+            next_keys.stride = next_values.stride = 0;  // fetched by now
+        }
+    }
+
+    // Where queries are few, keys and values go from their codes into the products at once.
+    bool keys_as_stored(std::int64_t count) const {
+        return kTransposesInRegisters && count <= kTurn && values_as_stored(count);
+    }
+    bool values_as_stored(std::int64_t count) const {
+        const bool whole = s.padded % 64 == 0 && s.padded == args.shape.head_dim;
+        return Of::kRounds && count <= 2 * kTurn && whole;
+    }
+
+  private:
+    using Act = typename Of::Act;
+
+    void score(std::int64_t begin, int rows, bool as_stored) {
+        const auto* queries = reinterpret_cast<const Act*>(s.queries) + begin * s.padded;
+        const std::int64_t groups = std::max<std::int64_t>(s.key_groups, 1);
+        if constexpr (kTransposesInRegisters && Of::kRounds)
+            if (as_stored)
+                return with_code(keys, [&](auto code) {
+                    with_rows<kTurn>(
+                        rows, ScoreStored<Of, decltype(code)>{keys.rows, queries, s.padded, groups,
+                                                              s.scores, next_keys});
+                });
+        with_rows<kTurn>(rows,
+                         ScoreTurn<Of>{s.keys, queries, s.padded, groups, s.scores, next_keys});
+    }
+
+    void weigh(std::int64_t begin, int rows, const float* correction, bool as_stored) {
+        const auto over = [&](const auto& from) {
+            with_rows<kTurn>(
+                rows, WeighTurn<Of, std::decay_t<decltype(from)>>{
+                          from, reinterpret_cast<const Act*>(s.weights), s.padded, s.value_groups,
+                          correction, s.state.out + begin * s.padded, next_values});
+        };
+        if constexpr (Of::kRounds)
+            if (as_stored)
+                return with_code(values, [&](auto code) {
+                    over(StoredValues<Of, decltype(code)>{values.rows});
+                });
+        over(Expanded<Of>{s.values, s.padded * 4});
+    }
+};
+
+// What is fetched while a tile is worked on: the same rows' keys and values so many tiles later.
+// With less the few queries of a step wait for memory.
+constexpr std::int64_t kTilesFetched = 4;
+
+// One tile, which begins with `token` and lies in the same block for rows [begin, end).
+template <class Of>
+void attend_tile(const UnitRows& rows, const AttendScratch& s, const Sight& sight,
+                 std::int64_t begin, std::int64_t end, std::int64_t token) {
+    const AttendArgs& args = rows.args;
+    const SeenTile seen(rows, s, sight, begin, end, token);
+    const BlockEntries where = rows.where(rows.at(begin), token);
+    const auto rows_of = [&](const Stored& stored, TokenSet tokens) {
+        return TileRows(stored, where, args.shape.head_dim, token, tokens);
+    };
+    const TileRows keys = rows_of(args.keys, seen.by_some);
+    const TileRows values = rows_of(args.values, seen.by_some);
+    const std::int64_t later = token + kTilesFetched * kTile;
+    const std::int64_t entry = later < rows.length(rows.at(begin))
+                                   ? rows.where(rows.at(begin), later).of(later)
+                                   : where.of(token);
+    const auto next = [&](const TileRows& of) {
+        // The products go over a tile in so many steps at least.
+        const std::int64_t num_steps = 2 * std::max(s.padded, kTile) / Of::kInputs;
+        return Fetch{of.stored.codes + entry * of.bytes, kTile * of.bytes / num_steps};
+    };
+    if (Of::kRounds) {
+        if (s.key_groups > 0) read_scales(keys, score_factor(args.shape), s.key_scales);
+        if (s.value_groups > 0) read_scales(values, 1.0f, s.value_scales);
+    }
+    const std::int64_t first = seen.first_query, last = seen.last_query;
+    TileWork<Of> work{args, s, keys, values, next(keys), next(values)};
+    if (!work.keys_as_stored(last - first)) expand<Of>(keys, true, s.padded, s.staged, s.keys);
+    if (!needs_parting(values, seen.by_some & ~seen.by_each)) {
+        if (!work.values_as_stored(last - first))
+            expand<Of>(values, false, s.padded, s.staged, s.values);
+        work.attend(first, last);
+        return;
+    }
+    const std::int64_t share = rows.share();
+    for (std::int64_t q = first; q < last; q += share) {
+        const TileRows own = rows_of(args.values, s.sees[q]);
+        TileWork<Of> alone{args, s, keys, own, work.next_keys, work.next_values};
+        if (!alone.values_as_stored(share)) expand<Of>(own, false, s.padded, s.staged, s.values);
+        alone.attend(q, q + share);
+    }
+}
+
+}  // namespace kept::KEPT_NS

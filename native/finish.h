@@ -1,0 +1,121 @@
+// What becomes of a panel's sums: bias and scales, and then the layer's epilogue.
+#pragma once
+
+#include "kernels.h"
+#include "lanes_math.h"
+#include "simd.h"
+
+namespace kept::KEPT_NS {
+
+constexpr int NV = kPanel / W;  // vectors across a panel
+
+inline vf activate(Activation kind, vf x) {
+    switch (kind) {
+        case Activation::silu:
+            return mul(x, sigmoid(x));
+        case Activation::gelu:
+            return gelu(x);
+        case Activation::gelu_tanh:
+            return gelu_tanh(x);
+        case Activation::relu:
+            return max(zero(), x);  // in this order NaN stays NaN
+        case Activation::none:
+            break;
+    }
+    return x;
+}
+
+inline void put_act(const ActRows& to, std::int64_t row, std::int64_t column, vf x) {
+    const std::int64_t at = row * to.stride + column;
+    if (to.is_bf16)
+        store_bf16(static_cast<std::uint16_t*>(to.data) + at, x);
+    else
+        store(static_cast<float*>(to.data) + at, x);
+}
+
+// Rises with the logit, NaN above any number, and of equal logits (0 and -0 are) falls with the
+// token.
+inline std::uint64_t rank(float logit, std::int64_t token) {
+    std::uint32_t key = 0xffffffffu;
+    if (logit == logit) {
+        const std::uint32_t bits = float_to_bits(logit == 0 ? 0.0f : logit);
+        key = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    }
+    return static_cast<std::uint64_t>(key) << 32 | ~static_cast<std::uint32_t>(token);
+}
+
+// Tokens come in ascending order to each thread, so one that only equals the floor is too late.
+inline void offer(TopRow& top, std::int64_t column, int count, vf y, const float* lanes) {
+    if (!top.is_open && !any_nan(y) && !any_greater(y, set1(top.floor))) return;
+    for (int i = 0; i < count; ++i) {
+        if (!top.is_open && lanes[i] <= top.floor) continue;
+        top.ranks[top.count++] = rank(lanes[i], column + i);
+        if (top.count == top.room) cut(top);
+    }
+}
+
+inline void put_logits(const LinearArgs& args, std::int64_t row, std::int64_t column, vf y) {
+    Best& best = args.best[row];
+    const std::int64_t left = args.weights->num_out - column;
+    float lanes[W];
+    store(lanes, y);
+    const int count = left < W ? static_cast<int>(left) : W;
+    float* out = args.out + row * args.out_stride + column;
+    if (count == W)
+        store(out, y);
+    else
+        for (int i = 0; i < count; ++i) out[i] = lanes[i];
+    if (args.top) offer(args.top[row], column, count, y, lanes);
+    if (!any_nan(y) && !any_greater(y, set1(best.value))) return;
+    for (int i = 0; i < count; ++i) {
+        if (lanes[i] != lanes[i] && best.value == best.value)
+            best = {lanes[i], static_cast<std::int32_t>(column + i)};
+        if (lanes[i] > best.value) best = {lanes[i], static_cast<std::int32_t>(column + i)};
+    }
+}
+
+inline void finish_row(const LinearArgs& args, std::int64_t panel, std::int64_t row,
+                       const float* sums) {
+    const Weights& w = *args.weights;
+    vf y[NV];
+    for (int v = 0; v < NV; ++v) {
+        const std::int64_t at = panel * kPanel + v * W;
+        y[v] = load(sums + v * W);
+        const vf bias = w.bias ? load(w.bias + at) : zero();
+        if (w.format != Format::int8)
+            y[v] = add(y[v], bias);
+        else if (args.codes.data)  // rounded twice, as every instruction set can
+            y[v] = add(mul(y[v], load(w.channel_scales + at)), bias);
+        else
+            y[v] = fma(y[v], load(w.channel_scales + at), bias);
+    }
+    const std::int64_t column = panel * w.panel_width();
+    switch (args.epilogue) {
+        case Epilogue::store:
+            for (int v = 0; v < NV; ++v)
+                store(args.out + row * args.out_stride + column + v * W, y[v]);
+            break;
+        case Epilogue::add:
+            for (int v = 0; v < NV; ++v) {
+                float* out = args.out + row * args.out_stride + column + v * W;
+                store(out, add(load(out), y[v]));
+            }
+            break;
+        case Epilogue::activate:
+            for (int v = 0; v < NV; ++v)
+                put_act(args.act, row, column + v * W, activate(args.activation, y[v]));
+            break;
+        case Epilogue::gate:
+            for (int v = 0; v < NV / 2; ++v)
+                put_act(args.act, row, column + v * W,
+                        mul(activate(args.activation, y[v]), y[v + NV / 2]));
+            break;
+        case Epilogue::logits:
+            for (int v = 0; v < NV; ++v)
+                if (column + v * W < w.num_out)
+                    put_logits(args, row, column + v * W, soft_cap(y[v], args.softcap));
+            break;
+    }
+}
+
+}  // namespace kept::KEPT_NS

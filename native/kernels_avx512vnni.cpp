@@ -1,0 +1,2 @@
+#define KEPT_NS avx512vnni
+#include "kernels_table.h"

@@ -1,0 +1,93 @@
+// Weights are taken as sizes and signs, the signs moved to the activations, so that no pair of
+// products leaves 16 bits.
+#pragma once
+
+#include <immintrin.h>
+
+#include "code_rows.h"
+
+namespace kept::KEPT_NS {
+
+using vi = __m256i;
+constexpr int kQuadBytes = 4 * W;
+
+struct Fours {
+    __m256i x;
+    explicit Fours(const std::int8_t* p) {
+        int four;
+        std::memcpy(&four, p, sizeof four);
+        x = _mm256_set1_epi32(four);
+    }
+};
+
+inline __m256i read_quads(const std::byte* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+inline void write_quads(std::byte* p, __m256i x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
+}
+
+struct Quads {
+    __m256i x, size;
+};
+inline Quads quads_of(__m256i codes) {
+    return {codes, _mm256_abs_epi8(codes)};
+}
+inline Quads load_quads(const std::byte* p) {
+    return quads_of(read_quads(p));
+}
+inline void store_quads(std::byte* p, Quads w) {
+    write_quads(p, w.x);
+}
+inline vi dot(vi sum, Quads w, Fours a) {
+    const __m256i pairs = _mm256_maddubs_epi16(w.size, _mm256_sign_epi8(a.x, w.x));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline vi start(const std::int32_t*) {
+    return _mm256_setzero_si256();
+}
+
+inline vf to_float(vi x) {
+    return _mm256_cvtepi32_ps(x);
+}
+
+struct Int8Quads {
+    __m256i codes;
+    explicit Int8Quads(const std::byte* p) : codes(read_quads(p)) {}
+    Quads unit(int) const {
+        return quads_of(
+            _mm256_shuffle_epi8(codes, _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                                           0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15))));
+    }
+};
+
+struct Int4Quads {
+    __m256i codes;
+    explicit Int4Quads(const std::byte* p) : codes(read_quads(p)) {}
+    Quads unit(int u) const {
+        const __m256i nibbles =
+            _mm256_and_si256(u == 0 ? codes : _mm256_srli_epi16(codes, 4), _mm256_set1_epi8(15));
+        return quads_of(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(
+                                                reinterpret_cast<const __m128i*>(kInt4Bytes))),
+                                            nibbles));
+    }
+};
+
+inline void store_codes(std::int8_t* p, vf x) {
+    // The lowest byte of each lane, four to each half.
+    const __m256i lowest = _mm256_shuffle_epi8(
+        _mm256_castps_si256(x), _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                                    0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1)));
+    const __m128i both =
+        _mm_unpacklo_epi32(_mm256_castsi256_si128(lowest), _mm256_extracti128_si256(lowest, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), both);
+}
+
+inline void order_for_int4(std::int8_t* p) {
+    const __m256i order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
+    auto* at = reinterpret_cast<__m256i*>(p);
+    _mm256_storeu_si256(at, _mm256_shuffle_epi8(_mm256_loadu_si256(at), order));
+}
+
+}  // namespace kept::KEPT_NS

@@ -1,0 +1,109 @@
+"""Products of int8 activations with int8 or int4 weights: the specification.
+
+A row of activations becomes int8 codes and a scale for each group of 32 inputs:
+
+    scale = largest magnitude / 127      code = round(x * (127 / largest magnitude)), to even
+    x is about code * scale
+
+Groups smaller than 2^-100 throughout are zeros; one that holds a number which is not finite has
+NaN for its scale, so that whatever it enters is NaN too. Codes are multiplied as whole numbers and
+summed over a span of inputs: exactly, and so in any order. What is left is one chain of fp32 for
+each output, every product and every sum rounded by itself:
+
+    int8    sum = 0;  for each 32 inputs in ascending order:  sum = sum + dot * scale
+            y = sum * weight's scale + bias
+    int4    sum = 0;  for each 32:  sum = sum + (dot * group's weight scale) * scale
+            y = sum + bias
+
+So results are equal bit for bit on every instruction set, whichever rows come together. Why groups
+are of 32, and what that costs: docs/decisions/integer-products.md. native/encode_rows.h and
+native/code_tile.h do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kept.errors import OptionError
+from kept.ops.plain import plain_torch
+from kept.ops.quantize import INT4_GROUP, INT4_LEVELS, QuantizedMatrix
+
+ACTIVATION_GROUP = 32  # inputs of a row that share a scale
+
+_INT8_MAX = 127
+_SMALLEST = 2.0**-100
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedRows:
+    """Rows of activations. codes: (N, in) int8. scales: (N, ceil(in / 32)) fp32."""
+
+    codes: Tensor
+    scales: Tensor
+
+
+@plain_torch()
+def quantize_rows(x: Tensor) -> QuantizedRows:
+    """Round activations x (N, in) of floats to int8."""
+    num_in = x.shape[1]
+    padded = F.pad(x.float(), (0, -num_in % ACTIVATION_GROUP))
+    groups = padded.view(len(x), -1, ACTIVATION_GROUP)  # (N, G, 32)
+    largest = groups.abs().amax(-1, keepdim=True)
+    finite = groups.isfinite().all(-1, keepdim=True)
+    used = finite & (largest >= _SMALLEST)
+    scales = torch.where(used, largest, 0) / _INT8_MAX
+    scales = torch.where(finite, scales, torch.nan)
+    inverse = _INT8_MAX / torch.where(used, largest, 1)
+    codes = torch.where(used, groups * inverse, 0).round().to(torch.int8)
+    return QuantizedRows(codes.flatten(1)[:, :num_in], scales.squeeze(-1))
+
+
+@plain_torch()
+def dequantize_rows(rows: QuantizedRows) -> Tensor:
+    """The numbers that rows of codes stand for, (N, in) fp32."""
+    each = rows.scales.repeat_interleave(ACTIVATION_GROUP, 1)[:, : rows.codes.shape[1]]
+    return rows.codes.float() * each
+
+
+@plain_torch()
+def linear_int8(rows: QuantizedRows, weight: QuantizedMatrix, bias: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias of quantized activations and weights; bias (out,) fp32.
+
+    Returns (N, out) fp32, bit for bit what the native kernels compute. Raises OptionError where the
+    two have different inputs.
+    """
+    if rows.codes.shape[1] != weight.codes.shape[1]:
+        raise OptionError(
+            f"rows of {rows.codes.shape[1]} activations do not fit a matrix of "
+            f"{weight.codes.shape[1]} inputs"
+        )
+    is_int8 = weight.format == "int8"
+    span = ACTIVATION_GROUP if is_int8 else INT4_GROUP
+    levels = weight.codes if is_int8 else _levels(weight.codes)
+    shape = len(rows.codes), len(weight.codes)
+    sums = torch.zeros(shape, dtype=torch.float32, device=rows.codes.device)
+    for index, first, dots in _dots(rows.codes, levels, span):
+        if not is_int8:
+            dots = dots * weight.scales[:, index].float()
+        sums = sums + dots * rows.scales[:, first // ACTIVATION_GROUP, None]
+    if is_int8:
+        sums = sums * weight.scales
+    return sums if bias is None else sums + bias
+
+
+def _dots(codes: Tensor, levels: Tensor, span: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Number, first input and exact sums (N, out) fp32 of each span. Every partial sum is a whole
+    number that fp32 holds, in whatever order torch adds."""
+    for index, first in enumerate(range(0, codes.shape[1], span)):
+        inputs = slice(first, first + span)
+        yield index, first, codes[:, inputs].float() @ levels[:, inputs].float().T
+
+
+def _levels(codes: Tensor) -> Tensor:
+    table = torch.tensor(INT4_LEVELS, dtype=torch.int8, device=codes.device)
+    return table[codes.int()]
