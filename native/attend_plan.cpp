@@ -58,6 +58,7 @@ class Planner {
             const std::int64_t begin = step_.starts[static_cast<std::size_t>(s)];
             const std::int64_t end = step_.starts[static_cast<std::size_t>(s) + 1];
             const std::int64_t length = lengths_[static_cast<std::size_t>(s)];
+            if (length == 0) continue;  // it attends another input
             for (std::int64_t first = begin; first < end; first += most_rows_) {
                 const std::int64_t last = std::min(first + most_rows_, end);
                 const std::int64_t seen = made_.shape.causal ? length - end + last : length;
@@ -94,8 +95,8 @@ class Planner {
     // further blocks in common stand side by side.
     std::vector<std::vector<Group>> find_groups() {
         std::vector<std::vector<Group>> found;
-        if (tables_.columns == 1 || kChunk % layout_.block != 0 || step_.num_sequences() == 1)
-            return found;
+        const bool begins_blocks = tables_.columns == 1 || kChunk % layout_.block == 0;
+        if (!begins_blocks || step_.num_sequences() == 1) return found;
         std::int64_t end = 0;
         for (const AttendRows& rows : cut_) end = std::max(end, rows.chunk_end);
         found.resize(static_cast<std::size_t>(end));

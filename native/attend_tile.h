@@ -37,6 +37,11 @@ struct UnitRows {
     std::int64_t token_of(const AttendRows& rows, std::int64_t row) const {
         return length(rows) - args.sequences.starts[rows.sequence + 1] + row;
     }
+    // What the scores of a head of the group take on over a tile so far behind a query, or null.
+    const float* bias(std::int64_t head_of_group, std::int64_t distance) const {
+        if (!args.bias.table) return nullptr;
+        return args.bias.of(unit.kv_head * share() + head_of_group, distance);
+    }
     BlockEntries where(const AttendRows& rows, std::int64_t token) const {
         return {args.layout,         args.sequences.tables, rows.sequence,
                 args.shape.kv_heads, unit.kv_head,          token};
@@ -53,7 +58,8 @@ inline bool needs_parting(const TileRows& values, TokenSet parting) {
     return false;
 }
 
-// What of a tile the queries of rows [begin, end) see, into s.sees.
+// What of a tile the queries of rows [begin, end) see, into s.sees, and what their scores take on,
+// into s.biases.
 struct SeenTile {
     std::int64_t first_query, last_query;
     TokenSet by_some = 0, by_each = ~TokenSet{0};
@@ -65,10 +71,13 @@ struct SeenTile {
             const AttendRows& of = rows.at(i);
             const std::int64_t length = rows.length(of);
             for (std::int64_t row = of.first; row < of.last; ++row) {
-                const TokenSet seen = sight.by(rows.token_of(of, row), token, length);
+                const std::int64_t query = rows.token_of(of, row);
+                const TokenSet seen = sight.by(query, token, length);
                 by_some |= seen;
                 by_each &= seen;
                 std::fill_n(s.sees + last_query, rows.share(), seen);
+                for (std::int64_t h = 0; h < rows.share(); ++h)
+                    s.biases[last_query + h] = rows.bias(h, token - query);
                 last_query += rows.share();
             }
         }

@@ -82,12 +82,45 @@ Layers make_layers(Codec keys, Codec values, const std::vector<nb::tuple>& buffe
     return made;
 }
 
+// Adds encoder inputs to a step: layers of each, made once for as long as they stay the same.
+void add_inputs(Step& s, const std::vector<const Layers*>& inputs,
+                std::vector<std::int64_t> lengths, std::vector<std::int64_t> of) {
+    if (inputs.size() != lengths.size())
+        throw std::invalid_argument("each encoder input has its layers and its length");
+    s.inputs.of = std::move(of);
+    s.inputs.lengths = std::move(lengths);
+    const auto sequences = static_cast<std::size_t>(s.num_sequences());
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+        const auto& layers = inputs[i]->each;
+        const auto layout = static_cast<std::int64_t>(s.layouts.size());
+        if (i == 0) s.inputs.layers = static_cast<std::int64_t>(layers.size());
+        if (static_cast<std::int64_t>(layers.size()) != s.inputs.layers)
+            throw std::invalid_argument("encoder inputs differ in their layers");
+        for (const LayerStores& layer : layers) {
+            s.layers.push_back({layer.keys, layer.values, layout});
+            const LayerStores& first = s.layers[static_cast<std::size_t>(s.inputs.first_layer)];
+            if (layer.keys.stored.codec != first.keys.stored.codec ||
+                layer.values.stored.codec != first.values.stored.codec)
+                throw std::invalid_argument("encoder inputs differ in their codecs");
+        }
+        const std::int64_t length = s.inputs.lengths[i];
+        s.layouts.push_back({length, 0, -1});
+        s.tables.push_back({std::vector<std::int32_t>(sequences), 1});
+        std::vector<std::int64_t> seen(sequences);
+        for (std::size_t b = 0; b < sequences && b < s.inputs.of.size(); ++b)
+            if (s.inputs.of[b] == static_cast<std::int64_t>(i)) seen[b] = length;
+        s.lengths.push_back(std::move(seen));
+    }
+}
+
 Step make_step(std::int64_t rows, nb::handle tokens, nb::handle positions,
                std::vector<std::int64_t> starts, const std::vector<Table>& tables,
                std::vector<std::vector<std::int64_t>> lengths, nb::handle wanted,
                std::int64_t num_wanted, nb::handle cos, nb::handle sin, nb::handle rope_rows,
                const std::vector<LayoutTuple>& layouts, const Layers& layers, nb::handle logits,
-               std::int64_t vocabulary, std::int64_t top_k) {
+               std::int64_t vocabulary, std::int64_t top_k,
+               const std::vector<const Layers*>& inputs, std::vector<std::int64_t> input_lengths,
+               std::vector<std::int64_t> input_of) {
     if (rows < 0 || num_wanted < 0 || vocabulary < 0)
         throw std::invalid_argument("a step counts from zero");
     Step s;
@@ -108,6 +141,9 @@ Step make_step(std::int64_t rows, nb::handle tokens, nb::handle positions,
     s.logits = numbers<float>(logits, num_wanted * vocabulary, "logits");
     s.vocabulary = vocabulary;
     s.top_k = top_k;
+    s.inputs.first_layer = static_cast<std::int64_t>(s.layers.size());
+    s.inputs.first_layout = static_cast<std::int64_t>(s.layouts.size());
+    add_inputs(s, inputs, std::move(input_lengths), std::move(input_of));
     return s;
 }
 
@@ -187,8 +223,9 @@ void bind_program(nb::module_& m) {
     m.def("step", &make_step, "rows"_a, "tokens"_a.none(), "positions"_a.none(), "starts"_a,
           "tables"_a, "lengths"_a, "wanted"_a.none(), "num_wanted"_a, "cos"_a.none(),
           "sin"_a.none(), "rope_rows"_a.none(), "layouts"_a, "layers"_a, "logits"_a.none(),
-          "vocabulary"_a, "top_k"_a, Keep<0, 2>(), Keep<0, 3>(), Keep<0, 7>(), Keep<0, 9>(),
-          Keep<0, 10>(), Keep<0, 11>(), Keep<0, 13>(), Keep<0, 14>());
+          "vocabulary"_a, "top_k"_a, "inputs"_a, "input_lengths"_a, "input_of"_a, Keep<0, 2>(),
+          Keep<0, 3>(), Keep<0, 7>(), Keep<0, 9>(), Keep<0, 10>(), Keep<0, 11>(), Keep<0, 13>(),
+          Keep<0, 14>(), Keep<0, 17>());
     nb::class_<Program>(m, "Program")
         .def(nb::init<const std::string&>(), "isa"_a)
         .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a)
@@ -220,16 +257,28 @@ void bind_program(nb::module_& m) {
             "place",
             [](Program& p, int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
                nb::handle q_norm, nb::handle k_norm, float eps, std::int64_t rope_dim,
-               std::int64_t rope_begin, std::int64_t rope_stride) {
+               std::int64_t rope_begin, std::int64_t rope_stride, bool crossing) {
                 const auto norm = [&](nb::handle x) {
                     return numbers<const float>(x, shape.head_dim, "weights of a head's norm");
                 };
                 p.place(qkv, queries, layer, shape, norm(q_norm), norm(k_norm), eps, rope_dim,
-                        rope_begin, rope_stride);
+                        rope_begin, rope_stride, crossing);
             },
             "qkv"_a, "queries"_a, "layer"_a, "shape"_a, "q_norm"_a.none(), "k_norm"_a.none(),
-            "eps"_a, "rope_dim"_a, "rope_begin"_a, "rope_stride"_a, Keep<1, 6>(), Keep<1, 7>())
-        .def("attend", &Program::attend)
+            "eps"_a, "rope_dim"_a, "rope_begin"_a, "rope_stride"_a, "crossing"_a = false,
+            Keep<1, 6>(), Keep<1, 7>())
+        .def(
+            "attend",
+            [](Program& p, int queries, std::int64_t layer, const AttentionShape& shape, int out,
+               nb::handle bias, std::int64_t reach, bool crossing) {
+                DistanceBias found{nullptr, reach};
+                if (reach < 0 || reach > kMaxReach || shape.heads < 0)
+                    throw std::invalid_argument("a bias reaches too far for the kernels");
+                found.table = numbers<const float>(bias, shape.heads * found.width(), "biases");
+                p.attend(queries, layer, shape, out, found, crossing);
+            },
+            "queries"_a, "layer"_a, "shape"_a, "out"_a, "bias"_a.none() = nb::none(), "reach"_a = 0,
+            "crossing"_a = false, Keep<1, 6>())
         .def_prop_ro("num_ops", &Program::num_ops)
         .def("run", &Program::run, "step"_a, "first"_a, "last"_a, "among_torch"_a = false,
              Release())

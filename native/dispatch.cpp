@@ -101,7 +101,7 @@ std::int64_t attend_scratch(const AttentionShape& shape) {
     const std::int64_t q = query_rows(share) * share, padded = round_up(shape.head_dim, 64);
     const std::int64_t groups = padded / 32;
     // Queries and two states; keys, values and their copies; weights, scores and scales of a tile.
-    return q * (3 * padded + kLanes + 8) + kTile * (3 * padded + 2 * groups * (kMost + 1)) + 1024;
+    return q * (3 * padded + kLanes + 10) + kTile * (3 * padded + 2 * groups * (kMost + 1)) + 1024;
 }
 
 }  // namespace kept

@@ -5,6 +5,7 @@
 // changes no bit of it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -187,6 +188,23 @@ struct AttendUnit {
     std::int64_t begin, end, kv_head, chunk, chunk_end;
 };
 
+constexpr std::int64_t kTile = 64;     // tokens walked together, aligned to token 0
+constexpr std::int64_t kChunk = 1024;  // tokens after which sums start afresh, and threads split
+
+// What scores take on by distance, key less query: a row for each head, from -(reach + kTile - 1)
+// on, so that a tile's are one behind the other; further away it is what it is at the ends.
+struct DistanceBias {
+    const float* table = nullptr;  // (H, width()), null: scores take on nothing
+    std::int64_t reach = 0;
+
+    std::int64_t width() const { return 2 * (reach + kTile) - 1; }
+    // Those of a tile of keys, the first of which is so far away.
+    const float* of(std::int64_t head, std::int64_t distance) const {
+        const std::int64_t first = -(reach + kTile - 1);
+        return table + head * width() + std::clamp(distance, first, reach) - first;
+    }
+};
+
 struct AttendArgs {
     AttentionShape shape;
     ActRows queries;
@@ -196,11 +214,11 @@ struct AttendArgs {
     ActRows out;  // (rows, H * D)
     const AttendRows* all_rows;
     float* partials;  // see attention.h
+    DistanceBias bias;
 };
 
-constexpr std::int64_t kTile = 64;     // tokens walked together, aligned to token 0
-constexpr std::int64_t kChunk = 1024;  // tokens after which sums start afresh, and threads split
 constexpr std::int64_t kMaxHeadDim = 512;
+constexpr std::int64_t kMaxReach = 1 << 17;  // of a bias by distance
 constexpr std::int64_t kMaxQueries =
     128;  // rows times heads of a group in one unit, if not one row
 

@@ -62,13 +62,14 @@ void Program::linear(int in, int weights, Epilogue epilogue, Activation activati
 
 void Program::place(int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
                     const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim,
-                    std::int64_t rope_begin, std::int64_t rope_stride) {
-    append(
-        Place{qkv, queries, layer, shape, q_norm, k_norm, eps, rope_dim, rope_begin, rope_stride});
+                    std::int64_t rope_begin, std::int64_t rope_stride, bool crossing) {
+    append(Place{qkv, queries, layer, shape, q_norm, k_norm, eps, rope_dim, rope_begin, rope_stride,
+                 crossing});
 }
 
-void Program::attend(int queries, std::int64_t layer, const AttentionShape& shape, int out) {
-    append(Attend{queries, layer, shape, out});
+void Program::attend(int queries, std::int64_t layer, const AttentionShape& shape, int out,
+                     const DistanceBias& bias, bool crossing) {
+    append(Attend{queries, layer, shape, out, bias, crossing});
 }
 
 void Program::reserve(const Step& step) {
@@ -99,13 +100,20 @@ void Program::reserve(const Step& step) {
     plans_.clear();
     for (const Op& op : ops_)
         if (const Attend* a = std::get_if<Attend>(&op))
-            partials = std::max(partials, plan(step, *a).floats);
+            partials = std::max(partials, partial_floats(step, *a));
     if (partials_.size() < static_cast<std::size_t>(partials))
         partials_.resize(static_cast<std::size_t>(partials));
 }
 
-const AttendPlan& Program::plan(const Step& step, const Attend& op) {
-    const std::int64_t layout = step.layers[static_cast<std::size_t>(op.layer)].layout;
+std::int64_t Program::partial_floats(const Step& step, const Attend& op) {
+    std::int64_t floats = 0;
+    for (std::int64_t i = 0; i < num_layers(step, op); ++i) floats += plan(step, op, i).floats;
+    return floats;
+}
+
+const AttendPlan& Program::plan(const Step& step, const Attend& op, std::int64_t input) {
+    const std::int64_t layer = layer_of(step, op.layer, op.crossing, input);
+    const std::int64_t layout = step.layers[static_cast<std::size_t>(layer)].layout;
     for (const AttendPlan& found : plans_)
         if (found.fits(op.shape, layout)) return found;
     plans_.push_back(make_attend_plan(step, op.shape, layout, Pool::shared().num_threads()));

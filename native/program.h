@@ -43,11 +43,14 @@ class Program {
     void linear(int in, int weights, Epilogue epilogue, Activation activation, int out, bool wanted,
                 float softcap);
     // The tables a step brings have rope_stride numbers a row, of which the layer reads rope_dim /
-    // 2 from rope_begin on.
+    // 2 from rope_begin on. crossing: `layer` is one of each encoder input that the step brings,
+    // and its keys are those of the sequences that attend it.
     void place(int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
                const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim,
-               std::int64_t rope_begin, std::int64_t rope_stride);
-    void attend(int queries, std::int64_t layer, const AttentionShape& shape, int out);
+               std::int64_t rope_begin, std::int64_t rope_stride, bool crossing);
+    // crossing: each sequence attends its input's layer.
+    void attend(int queries, std::int64_t layer, const AttentionShape& shape, int out,
+                const DistanceBias& bias, bool crossing);
 
     std::int64_t num_ops() const { return static_cast<std::int64_t>(ops_.size()); }
 
@@ -100,12 +103,15 @@ class Program {
         const float *q_norm, *k_norm;
         float eps;
         std::int64_t rope_dim, rope_begin, rope_stride;
+        bool crossing;
     };
     struct Attend {
         int queries;
         std::int64_t layer;
         AttentionShape shape;
         int out;
+        DistanceBias bias;
+        bool crossing;
     };
     using Op = std::variant<Embed, Norm, Quantize, Linear, Place, Attend>;
 
@@ -131,21 +137,32 @@ class Program {
     void check_op(const Linear& op) const;
     void check_op(const Place& op) const;
     void check_op(const Attend& op) const;
-    void check(const Step& step) const;
+    void check(const Step& step, std::int64_t first, std::int64_t last) const;
     template <class T>
     void append(const T& op) {
         check_op(op);
         ops_.push_back(op);
     }
     void reserve(const Step& step);
-    const AttendPlan& plan(const Step& step, const Attend& op);
+    // Of an attention the layers that it reads: one, or where it crosses one of each input.
+    static std::int64_t num_layers(const Step& step, const Attend& op) {
+        return op.crossing ? step.inputs.count() : 1;
+    }
+    static std::int64_t layer_of(const Step& step, std::int64_t layer, bool crossing,
+                                 std::int64_t input) {
+        const StepInputs& inputs = step.inputs;
+        return crossing ? inputs.first_layer + input * inputs.layers + layer : layer;
+    }
+    const AttendPlan& plan(const Step& step, const Attend& op, std::int64_t input);
+    // Floats of all partial results of an attention.
+    std::int64_t partial_floats(const Step& step, const Attend& op);
     void merge_best();
     void work(Run& run, int thread);
     const Op& op(std::int64_t index) const { return ops_[static_cast<std::size_t>(index)]; }
     // Whether one thread does it as fast as all of them and a barrier.
     bool is_small(const Step& step, const Op& op) const;
-    // The plan of an attention whose partial results are to be merged, else null.
-    const AttendPlan* split_plan(const Step& step, const Op& op);
+    // Floats of the partial results that an operation leaves to be merged.
+    std::int64_t split_floats(const Step& step, const Op& op);
     void operate(Run& run, std::int64_t index, Part part);
     void operate(Run& run, const Embed& op, Part part);
     void operate(Run& run, const Norm& op, Part part);
@@ -154,8 +171,12 @@ class Program {
     void operate(Run& run, const Place& op, Part part);
     void operate(Run& run, const Attend& op, Part part);
     Sequences sequences(const Step& step, std::int64_t layout) const;
-    AttendArgs attend_args(const Run& run, const Attend& op, const AttendPlan& units);
-    void merge(Run& run, const Attend& op, const AttendPlan& split, Part part);
+    PlaceArgs place_args(const Run& run, const Place& op, std::int64_t layer);
+    AttendArgs attend_args(const Run& run, const Attend& op, std::int64_t layer);
+    // Calls f with the plan and the arguments of each layer that an attention reads.
+    template <class F>
+    void for_each_layer(Run& run, const Attend& op, const F& f);
+    void merge(Run& run, const Attend& op, Part part);
 
     const Kernels* kernels_;
     std::vector<RowBuffer> buffers_;

@@ -33,6 +33,7 @@ void check_sequences(const Step& step) {
         const auto& lengths = step.lengths[l];
         const std::int64_t columns = step.tables[l].columns;
         must(lengths.size() == count, "a layout has a length for each sequence");
+        if (static_cast<std::int64_t>(l) >= step.inputs.first_layout) continue;
         must(columns == 1 || (columns > 1 && layout.block % kTile == 0),
              "several blocks of a sequence are whole tiles each");
         for (std::size_t s = 0; s < count; ++s) {
@@ -43,6 +44,30 @@ void check_sequences(const Step& step) {
                  "a sequence is longer than its layout has room for");
         }
     }
+}
+
+// What sequences attend of encoder inputs: layouts and layers were made for it as StepInputs says.
+void check_inputs(const Step& step) {
+    const StepInputs& inputs = step.inputs;
+    must(static_cast<std::int64_t>(inputs.of.size()) ==
+             (inputs.count() > 0 ? step.num_sequences() : 0),
+         "each sequence of a step attends one of its inputs");
+    for (const std::int64_t input : inputs.of)
+        must(input >= 0 && input < inputs.count(), "a sequence attends an input there is not");
+    for (const std::int64_t length : inputs.lengths)
+        must(length > 0, "an encoder input has at least one token");
+}
+
+// Whether the rows of each sequence are those of an input of its own.
+bool brings_inputs(const Step& step) {
+    std::vector<bool> seen(static_cast<std::size_t>(step.inputs.count()));
+    for (std::size_t s = 0; s < step.inputs.of.size(); ++s) {
+        const auto input = static_cast<std::size_t>(step.inputs.of[s]);
+        if (seen[input] || step.starts[s + 1] - step.starts[s] != step.inputs.lengths[input])
+            return false;
+        seen[input] = true;
+    }
+    return true;
 }
 
 void check_side(const LayerSide& side, const AttentionShape& shape, const LayoutArgs& layout,
@@ -78,8 +103,6 @@ std::int64_t num_blocks(const StepTable& table, const LayoutArgs& layout,
 
 // A layer that an operation stores to or reads. No heads: it does neither.
 void check_layer(const Step& step, std::int64_t index, const AttentionShape& shape) {
-    must(index >= 0 && index < static_cast<std::int64_t>(step.layers.size()),
-         "the step has buffers for fewer layers than the program");
     const LayerStores& layer = step.layers[static_cast<std::size_t>(index)];
     must(layer.layout >= 0 && layer.layout < static_cast<std::int64_t>(step.layouts.size()),
          "a layer follows a layout that the step does not have");
@@ -94,19 +117,35 @@ void check_layer(const Step& step, std::int64_t index, const AttentionShape& sha
     check_side(layer.values, shape, layout, blocks, entries);
 }
 
+// The layer of an operation, or those of all inputs.
+void check_layers(const Step& step, std::int64_t layer, bool crossing,
+                  const AttentionShape& shape) {
+    const StepInputs& inputs = step.inputs;
+    must(layer >= 0 && layer < (crossing ? inputs.layers : inputs.first_layer),
+         "the step has buffers for fewer layers than the program");
+    if (!crossing) return check_layer(step, layer, shape);
+    must(inputs.count() > 0, "the step has no encoder inputs");
+    for (std::int64_t i = 0; i < inputs.count(); ++i)
+        check_layer(step, inputs.first_layer + i * inputs.layers + layer, shape);
+}
+
 }  // namespace
 
-void Program::check(const Step& step) const {
+void Program::check(const Step& step, std::int64_t first, std::int64_t last) const {
     check_sequences(step);
+    check_inputs(step);
     std::int64_t rope_rows = -1;  // of the tables whose rows have been checked
-    for (const Op& op : ops_) {
+    for (std::int64_t i = first; i < last; ++i) {
+        const Op& op = this->op(i);
         if (const Embed* e = std::get_if<Embed>(&op)) {
             must(step.tokens != nullptr, "the step has no tokens");
             within("token", step.tokens, step.rows, weights(e->table).num_out);
             must(!e->position_table || step.positions, "the step has no positions");
             if (e->position_table) within("position", step.positions, step.rows, e->num_positions);
         } else if (const Place* p = std::get_if<Place>(&op)) {
-            check_layer(step, p->layer, p->shape);
+            check_layers(step, p->layer, p->crossing, p->shape);
+            must(!p->crossing || p->shape.kv_heads == 0 || brings_inputs(step),
+                 "the rows of a step are not those of its inputs");
             if (p->rope_dim == 0) continue;
             must(step.cos && step.sin && step.rope_rows, "the step has no rotary tables");
             if (rope_rows != step.rope_count / p->rope_stride) {
@@ -114,7 +153,7 @@ void Program::check(const Step& step) const {
                 within("row of the rotary tables", step.rope_rows, step.rows, rope_rows);
             }
         } else if (const Attend* a = std::get_if<Attend>(&op)) {
-            check_layer(step, a->layer, a->shape);
+            check_layers(step, a->layer, a->crossing, a->shape);
         } else if (const Linear* l = std::get_if<Linear>(&op)) {
             must(l->epilogue != Epilogue::logits || step.num_wanted == 0 ||
                      (step.logits && step.vocabulary == weights(l->weights).num_out),

@@ -29,7 +29,7 @@ void Program::run(const Step& step, std::int64_t first, std::int64_t last, bool 
     Pool::Turn turn(Pool::shared());
     if (first < 0 || first > last || last > num_ops())
         throw std::invalid_argument("a run of operations that the program does not have");
-    check(step);
+    check(step, first, last);
     reserve(step);
     Run run{step, first, last, turn.num_threads(), this};
     const auto work = [](void* context, int thread) {
@@ -48,18 +48,18 @@ void Program::work(Run& run, int thread) {
     const Part part{thread, run.threads};
     for (std::int64_t i = run.first, end; i < run.last; i = end) {
         operate(run, i, part);
-        const AttendPlan* split = split_plan(run.step, op(i));
-        const bool merges_alone = split && split->floats <= kAlone;
-        if (split && !merges_alone) {
+        const std::int64_t split = split_floats(run.step, op(i));
+        const bool merges_alone = split > 0 && split <= kAlone;
+        if (split > kAlone) {
             Pool::shared().sync();
-            merge(run, std::get<Attend>(op(i)), *split, part);
+            merge(run, std::get<Attend>(op(i)), part);
         }
         for (end = i + 1; end < run.last && is_small(run.step, op(end));) ++end;
         if (i + 1 == run.last && !merges_alone) return;  // the job's end is a barrier too
         // All but the last to come wait anyway: it does alone what is not worth another barrier.
         Pool::shared().sync([&] {
             run.next = 0;
-            if (merges_alone) merge(run, std::get<Attend>(op(i)), *split, kWhole);
+            if (merges_alone) merge(run, std::get<Attend>(op(i)), kWhole);
             for (std::int64_t small = i + 1; small < end; ++small) operate(run, small, kWhole);
         });
     }
@@ -79,11 +79,9 @@ bool Program::is_small(const Step& step, const Op& op) const {
     return false;
 }
 
-const AttendPlan* Program::split_plan(const Step& step, const Op& op) {
+std::int64_t Program::split_floats(const Step& step, const Op& op) {
     const Attend* attend = std::get_if<Attend>(&op);
-    if (!attend) return nullptr;
-    const AttendPlan& found = plan(step, *attend);
-    return found.merges.empty() ? nullptr : &found;
+    return attend ? partial_floats(step, *attend) : 0;
 }
 
 void Program::operate(Run& run, const Embed& op, Part part) {
@@ -142,30 +140,47 @@ void Program::operate(Run& run, const Linear& op, Part part) {
     linear(args, begin, end, scratch_[static_cast<std::size_t>(part.thread)].data());
 }
 
-void Program::operate(Run& run, const Place& op, Part part) {
+PlaceArgs Program::place_args(const Run& run, const Place& op, std::int64_t index) {
     const Step& step = run.step;
-    const LayerStores& layer = step.layers[static_cast<std::size_t>(op.layer)];
+    const LayerStores& layer = step.layers[static_cast<std::size_t>(index)];
     ActRows queries = buffer(op.queries).act();
     queries.is_bf16 = !computes_in_floats(layer.keys.stored, layer.values.stored);
-    const PlaceArgs args{buffer(op.qkv).floats(),
-                         buffer(op.qkv).stride(),
-                         op.shape,
-                         op.q_norm,
-                         op.k_norm,
-                         op.eps,
-                         op.rope_dim > 0 ? step.cos : nullptr,
-                         step.sin,
-                         step.rope_rows,
-                         op.rope_dim,
-                         op.rope_begin,
-                         op.rope_stride,
-                         queries,
-                         layer.keys.stored,
-                         layer.values.stored,
-                         step.layouts[static_cast<std::size_t>(layer.layout)],
-                         sequences(step, layer.layout)};
-    const auto [begin, end] = part.of(step.rows * (op.shape.heads + 2 * op.shape.kv_heads));
-    kernels_->place(args, begin, end);
+    return {buffer(op.qkv).floats(),
+            buffer(op.qkv).stride(),
+            op.shape,
+            op.q_norm,
+            op.k_norm,
+            op.eps,
+            op.rope_dim > 0 ? step.cos : nullptr,
+            step.sin,
+            step.rope_rows,
+            op.rope_dim,
+            op.rope_begin,
+            op.rope_stride,
+            queries,
+            layer.keys.stored,
+            layer.values.stored,
+            step.layouts[static_cast<std::size_t>(layer.layout)],
+            sequences(step, layer.layout)};
+}
+
+void Program::operate(Run& run, const Place& op, Part part) {
+    const Step& step = run.step;
+    const std::int64_t per_row = op.shape.heads + 2 * op.shape.kv_heads;
+    if (!op.crossing || op.shape.kv_heads == 0) {
+        // All inputs have their queries alike.
+        const PlaceArgs args = place_args(run, op, layer_of(step, op.layer, op.crossing, 0));
+        const auto [begin, end] = part.of(step.rows * per_row);
+        kernels_->place(args, begin, end);
+        return;
+    }
+    for (std::size_t s = 0; s < step.inputs.of.size(); ++s) {
+        const PlaceArgs args =
+            place_args(run, op, layer_of(step, op.layer, true, step.inputs.of[s]));
+        const std::int64_t first = step.starts[s] * per_row;
+        const auto [begin, end] = part.of(step.starts[s + 1] * per_row - first);
+        kernels_->place(args, first + begin, first + end);
+    }
 }
 
 Sequences Program::sequences(const Step& step, std::int64_t layout) const {
@@ -174,8 +189,8 @@ Sequences Program::sequences(const Step& step, std::int64_t layout) const {
             step.lengths[at].data(), row_sequence_.data()};
 }
 
-AttendArgs Program::attend_args(const Run& run, const Attend& op, const AttendPlan& units) {
-    const LayerStores& layer = run.step.layers[static_cast<std::size_t>(op.layer)];
+AttendArgs Program::attend_args(const Run& run, const Attend& op, std::int64_t index) {
+    const LayerStores& layer = run.step.layers[static_cast<std::size_t>(index)];
     ActRows queries = buffer(op.queries).act();
     queries.is_bf16 = !computes_in_floats(layer.keys.stored, layer.values.stored);
     return {op.shape,
@@ -185,27 +200,44 @@ AttendArgs Program::attend_args(const Run& run, const Attend& op, const AttendPl
             run.step.layouts[static_cast<std::size_t>(layer.layout)],
             sequences(run.step, layer.layout),
             buffer(op.out).act(),
-            units.rows.data(),
-            partials_.data()};
+            nullptr,
+            nullptr,
+            op.bias};
+}
+
+template <class F>
+void Program::for_each_layer(Run& run, const Attend& op, const F& f) {
+    float* partials = partials_.data();
+    for (std::int64_t i = 0; i < num_layers(run.step, op); ++i) {
+        const AttendPlan& units = plan(run.step, op, i);
+        AttendArgs args = attend_args(run, op, layer_of(run.step, op.layer, op.crossing, i));
+        args.all_rows = units.rows.data();
+        args.partials = partials;
+        partials += units.floats;
+        f(units, args);
+    }
 }
 
 void Program::operate(Run& run, const Attend& op, Part part) {
-    const AttendPlan& units = plan(run.step, op);
-    const AttendArgs args = attend_args(run, op, units);
     float* scratch = scratch_[static_cast<std::size_t>(part.thread)].data();
     // Units differ in cost, so whoever is free takes the next.
-    const auto count = static_cast<std::int64_t>(units.units.size());
-    for (std::int64_t i = run.next++; i < count; i = run.next++)
-        kernels_->attend(args, units.units[static_cast<std::size_t>(i)], scratch);
+    std::int64_t before = 0, next = run.next++;
+    for_each_layer(run, op, [&](const AttendPlan& units, const AttendArgs& args) {
+        const auto count = static_cast<std::int64_t>(units.units.size());
+        for (; next < before + count; next = run.next++)
+            kernels_->attend(args, units.units[static_cast<std::size_t>(next - before)], scratch);
+        before += count;
+    });
 }
 
-void Program::merge(Run& run, const Attend& op, const AttendPlan& split, Part part) {
-    const AttendArgs args = attend_args(run, op, split);
-    const auto [begin, end] = part.of(static_cast<std::int64_t>(split.merges.size()));
-    for (std::int64_t i = begin; i < end; ++i) {
-        const AttendPlan::Merge& found = split.merges[static_cast<std::size_t>(i)];
-        kernels_->merge(args, split.rows[static_cast<std::size_t>(found.rows)], found.kv_head);
-    }
+void Program::merge(Run& run, const Attend& op, Part part) {
+    for_each_layer(run, op, [&](const AttendPlan& split, const AttendArgs& args) {
+        const auto [begin, end] = part.of(static_cast<std::int64_t>(split.merges.size()));
+        for (std::int64_t i = begin; i < end; ++i) {
+            const AttendPlan::Merge& found = split.merges[static_cast<std::size_t>(i)];
+            kernels_->merge(args, split.rows[static_cast<std::size_t>(found.rows)], found.kv_head);
+        }
+    });
 }
 
 }  // namespace kept

@@ -10,6 +10,8 @@ Repeat::Repeat(Program& program, const Step& last, const std::vector<std::int64_
     if (last.rows != last.num_sequences() || last.wanted || last.num_wanted != last.rows)
         throw std::invalid_argument(
             "only a step with one row a sequence, all of them wanted, can be repeated");
+    if (last.inputs.count() > 0)
+        throw std::invalid_argument("a step over encoder inputs cannot be repeated");
     if (static_cast<std::int64_t>(positions.size()) != last.rows)
         throw std::invalid_argument("a repeated step has a position for each sequence");
     step_.tokens = tokens_.data();

@@ -34,13 +34,24 @@ struct StepTable {
     BlockTables view() const { return {blocks.data(), columns}; }
 };
 
+// Encoder inputs that the sequences of a step attend. Each has a layout and layers of its own,
+// which stand behind the step's others, input by input.
+struct StepInputs {
+    std::vector<std::int64_t> of;       // which input each sequence attends
+    std::vector<std::int64_t> lengths;  // tokens of each
+    std::int64_t layers = 0;            // of each
+    std::int64_t first_layer = 0, first_layout = 0;
+
+    std::int64_t count() const { return static_cast<std::int64_t>(lengths.size()); }
+};
+
 // All pointers are the caller's and outlive the run.
 struct Step {
     std::int64_t rows = 0;
     const std::int64_t *tokens = nullptr, *positions = nullptr;
     std::vector<std::int64_t> starts;
     // For each layout, of each sequence, the new tokens included. A layout that drops tokens from
-    // its middle counts the entries that it has.
+    // its middle counts the entries that it has. Of an input: 0 where a sequence attends another.
     std::vector<std::vector<std::int64_t>> lengths;
     const std::int64_t* wanted = nullptr;  // rows whose logits are wanted, or null: all
     std::int64_t num_wanted = 0;
@@ -50,6 +61,7 @@ struct Step {
     std::vector<LayoutArgs> layouts;
     std::vector<StepTable> tables;  // of each layout
     std::vector<LayerStores> layers;
+    StepInputs inputs;
     float* logits = nullptr;
     std::int64_t vocabulary = 0;
     std::int64_t top_k = 0;  // of each wanted row so many of the largest logits are found

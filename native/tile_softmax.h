@@ -27,6 +27,7 @@ struct AttendScratch {
     std::int64_t padded;                    // D rounded up to 32
     std::int64_t key_groups, value_groups;  // scales a token and head that are still to multiply
     TokenSet* sees;                         // (Q) of a tile
+    const float** biases;                   // (Q) what scores over a tile take on, or null
     std::byte *queries, *keys, *values, *staged, *weights;
     float* scores;
     float *key_scales, *value_scales;  // (groups of each, 64); one of keys at least
@@ -46,6 +47,7 @@ struct AttendScratch {
         const std::int64_t q = num_queries, whole = round_up(head_dim, 64);
         const auto groups = [](std::int64_t count) { return std::max<std::int64_t>(count, 1); };
         sees = reinterpret_cast<TokenSet*>(take(2 * q));
+        biases = reinterpret_cast<const float**>(take(2 * q));
         queries = bytes(q * padded);
         keys = bytes(whole * kTile);
         values = bytes(padded * kTile);
@@ -65,19 +67,20 @@ inline float score_factor(const AttentionShape& shape) {
 }
 
 // Whether nothing is done to a query's scores but a multiplication, which is then done where they
-// are used.
-inline bool only_scales(const AttentionShape& shape, const AttendScratch& s, TokenSet sees) {
-    return s.key_groups <= 1 && shape.softcap <= 0 && sees == ~TokenSet{0};
+// are used. bias: what they take on, or null.
+inline bool only_scales(const AttentionShape& shape, const AttendScratch& s, TokenSet sees,
+                        const float* bias) {
+    return s.key_groups <= 1 && shape.softcap <= 0 && sees == ~TokenSet{0} && !bias;
 }
 
-// Scores of a turn, scaled and without those of tokens that a query must not see; and the largest
-// of each query.
+// Scores of a turn, scaled, with what they take on, and without those of tokens that a query must
+// not see; and the largest of each query.
 inline void scale_scores(const AttentionShape& shape, const AttendScratch& s, const TokenSet* sees,
-                         int rows, float* tops) {
+                         const float* const* biases, int rows, float* tops) {
     for (int r = 0; r < rows; ++r) {
         vf top = set1(kNever);
         float* scores = s.scores + r * kTile;
-        if (only_scales(shape, s, sees[r])) {
+        if (only_scales(shape, s, sees[r], biases[r])) {
             KEPT_UNROLL_ALL
             for (int t = 0; t < kTile; t += W)
                 top = max(top, mul(load(scores + t), load(s.key_scales + t)));
@@ -90,6 +93,7 @@ inline void scale_scores(const AttentionShape& shape, const AttendScratch& s, co
             for (std::int64_t g = 1; g < s.key_groups; ++g)
                 x = fma(load(scores + g * rows * kTile + t), load(s.key_scales + g * kTile + t), x);
             if (shape.softcap > 0) x = mul(soft_cap(x, shape.softcap), set1(kLog2E));
+            if (biases[r]) x = fma(load(biases[r] + t), set1(kLog2E), x);
             // Not a sum: what is hidden may be infinite or NaN.
             if (sees[r] != ~TokenSet{0}) x = select(sees[r] >> t, x, set1(kNever));
             store(scores + t, x);
@@ -140,13 +144,14 @@ void soften(const AttentionShape& shape, const AttendScratch& s, std::int64_t fi
     float tops[W], base[W];
     std::fill_n(tops, W, kNever);
     const TokenSet* sees = s.sees + first;
-    scale_scores(shape, s, sees, rows, tops);
+    const float* const* biases = s.biases + first;
+    scale_scores(shape, s, sees, biases, rows, tops);
     raise_peaks(s.state.peak + first, tops, rows, base, correction);
     auto* weights = reinterpret_cast<typename Of::Act*>(s.weights);
     for (int r = 0; r < rows; ++r) {
         const float* scores = s.scores + r * kTile;
         const vf from = set1(base[r]), down = set1(-base[r]);
-        const bool scales = only_scales(shape, s, sees[r]);
+        const bool scales = only_scales(shape, s, sees[r], biases[r]);
         vf p[kTile / W];
         KEPT_UNROLL_ALL
         for (int i = 0; i < kTile / W; ++i) {

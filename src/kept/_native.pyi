@@ -165,6 +165,9 @@ def step(
     logits: Tensor | None,
     vocabulary: int,
     top_k: int,
+    inputs: Sequence[Layers],
+    input_lengths: Sequence[int],
+    input_of: Sequence[int],
 ) -> Step: ...
 
 class Program:
@@ -216,9 +219,20 @@ class Program:
         rope_dim: int,
         rope_begin: int,
         rope_stride: int,
+        crossing: bool = False,
         /,
     ) -> None: ...
-    def attend(self, queries: int, layer: int, shape: AttentionShape, out: int, /) -> None: ...
+    def attend(
+        self,
+        queries: int,
+        layer: int,
+        shape: AttentionShape,
+        out: int,
+        bias: Tensor | None = None,
+        reach: int = 0,
+        crossing: bool = False,
+        /,
+    ) -> None: ...
     @property
     def num_ops(self) -> int: ...
     def run(self, step: Step, first: int, last: int, among_torch: bool = False) -> None: ...

@@ -79,7 +79,7 @@ def steps_until_let_in(most: int) -> int | None:
     for step in range(most):
         busy.step()
         ask()
-        other._step()
+        other._take_step()
         if waiting.group.results[0].usage.admitted is not None:
             finish(other, waiting)
             check(waiting, *[each for each in asked if each.finished])
@@ -120,15 +120,15 @@ def test_a_small_text_that_passes_takes_no_place_from_a_large_one() -> None:
     one.step()
     large = request(400, 2, max_new_tokens=9)
     one.submit(large)
-    one._step()
+    one._take_step()
     small = request(20, 3, max_new_tokens=1)
     small.tenant = "another"
     one.submit(small)
-    one._step()
+    one._take_step()
     assert (large.phase, small.finished) == (Phase.WAITING, True)
     late = request(190, 4, max_new_tokens=40)
     other.submit(late)
-    other._step()
+    other._take_step()
     assert late.phase is Phase.WAITING, "it takes what one waits for that came before"
     finish(one, large)
     finish(other, late)
@@ -142,11 +142,11 @@ def test_a_request_that_is_cancelled_waits_no_more() -> None:
     one.step()
     waiting = request(150, 2, max_new_tokens=60)
     other.submit(waiting)
-    other._step()
+    other._take_step()
     assert not waiting.group.live[0].slot
     late = request(50, 3, max_new_tokens=4)
     third.submit(late)
-    third._step()
+    third._take_step()
     assert late.group.live[0].slot is None, "those before it wait for the room"
     other.end([waiting])
     finish(third, late)

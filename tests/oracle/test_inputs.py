@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
 
 from kept import LLM, CacheFullError, GenerationInterrupted
+from kept.cache import Cache, EncodedInput
 from kept.engine import Engine, Event, inputs
 from kept.models import EncoderDecoderLM
-from kept.models.t5 import T5
 
 from .seq2seq import draw, make_hf
 
@@ -41,14 +40,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The inputs that encoders have read, pass after pass."""
     found: list[tuple[int, ...]] = []
-    encode = T5.encode
+    encode = EncoderDecoderLM.encode_input
 
-    def counting(model: T5, source: Any, record: Any) -> Tensor:
-        states = encode(model, source, record)
-        found.append(tuple(source.tokens.tolist()))
+    def counting(model: EncoderDecoderLM, tokens: Sequence[int], cache: Cache) -> EncodedInput:
+        states = encode(model, tokens, cache)
+        found.append(tuple(tokens))
         return states
 
-    monkeypatch.setattr(T5, "encode", counting)
+    monkeypatch.setattr(EncoderDecoderLM, "encode_input", counting)
     return found
 
 

@@ -18,7 +18,7 @@ from kept.cache.open_step import LayerStore
 from kept.cache.place import Offloaded, Place
 from kept.cache.policy import SCORES, EvictionPolicy
 from kept.cache.shape import KVShape
-from kept.cache.stores import stores
+from kept.cache.stores import check_sources, stores
 from kept.cache.window_blocks import first_needed, most_blocks, num_held
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Offloaded",
     "Place",
     "check_num_slots",
+    "check_sources",
     "concatenate",
     "first_needed",
     "from_legacy",

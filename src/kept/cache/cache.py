@@ -58,6 +58,8 @@ class Cache(Sharing):
                 stores = replace(stores, visit=self._visit)
             if any(map(observer_of, self.layers)):
                 stores = replace(stores, observe=partial(self._see, step))
+            if step.cross is not None:
+                stores = replace(stores, inputs=step.cross.lend())
             step.touched.update(range(step.num_layers))
             step.done.update(step.touched)
             yield stores

@@ -130,10 +130,15 @@ class CrossLayers:
         stored = self.codec, self.place
         return CrossStep(starts, slots, held, source, self.shapes, self.device, stored)
 
+    def room(self, length: int) -> EncodedInput:
+        """An input of so many tokens, to be written once. Raises CacheFullError where there is no
+        room."""
+        return make_input(self.shapes, self.codec, self.place, length)
+
     def encoded(self, length: int, layers: Sequence[tuple[Tensor, Tensor]]) -> EncodedInput:
         """An input of so many tokens, of which an encoder made these keys and values (S, G, D) for
         each cross layer; no slot attends it yet. Raises CacheFullError where there is no room."""
-        return written(make_input(self.shapes, self.codec, self.place, length), self.codec, layers)
+        return written(self.room(length), self.codec, layers)
 
     def committed(self, step: CrossStep | None) -> CrossLayers:
         """The slots of a step attend what it brought and every layer has stored."""

@@ -13,7 +13,7 @@ from kept.cache.encoded_input import EncodedInput, make_input, write_input
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
-from kept.ops import CrossView, InputBuffers, KVCodec, Span, find_kv_codec
+from kept.ops import CrossView, InputBuffers, KVCodec, LentInputs, Span, find_kv_codec
 
 
 class CrossStep:
@@ -97,6 +97,17 @@ class CrossStep:
                 write_input(buffers.values, self._codec.values, values)
         self._stored[layer] = tuple(found)
         return self.view(layer)
+
+    def lend(self) -> LentInputs:
+        """All inputs of the step, for the caller to write those that it brings."""
+        assert self._codec is not None
+        if self.source is not None:
+            layers = range(len(self._shapes))
+            self._stored = [tuple(new.layers[layer] for new in self.new) for layer in layers]
+        every = (*self.new, *self._held)
+        buffers = [found.lent(self._codec) for found in every]
+        lengths = [found.length for found in every]
+        return LentInputs(buffers, lengths, self._of, len(self.new), self.view)
 
     def view(self, layer: int) -> CrossView:
         """What the step's sequences attend. Raises CacheError before `put`, where it is owed."""

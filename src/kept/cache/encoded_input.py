@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from kept.cache.layout import lasting
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
-from kept.ops import Codec, InputBuffers, KVCodec, encode_heads
+from kept.ops import Codec, InputBuffers, KVCodec, LentBuffers, encode_heads, lend_input
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,11 +19,18 @@ class EncodedInput:
 
     length: int
     layers: tuple[InputBuffers, ...]
+    _lent: list[LentBuffers] = field(default_factory=list, init=False, repr=False)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of its buffers."""
         return sum(x.nbytes for layer in self.layers for x in layer.keys + layer.values)
+
+    def lent(self, codec: KVCodec) -> LentBuffers:
+        """Its buffers as kernels take them; codec: that they are stored in. Made once."""
+        if not self._lent:
+            self._lent.append(lend_input(codec, self.layers))
+        return self._lent[0]
 
 
 def make_input(

@@ -41,14 +41,19 @@ def stores(
 def _crossing(batch: Batch, shapes: Sequence[KVShape]) -> list[LayerStore]:
     if not shapes:
         return []
+    check_sources(batch)
+    slots, held = tuple(range(len(batch.counts))), [None] * len(batch.counts)
+    step = CrossStep(batch.starts, slots, held, batch.source, shapes, batch.tokens.device)
+    return [cross_store(step, layer) for layer in range(len(shapes))]
+
+
+def check_sources(batch: Batch) -> None:
+    """Raise OptionError where a sequence of a pass without a cache has no encoder input."""
     if batch.source is None or None in batch.source.of:
         raise OptionError(
             "a sequence comes without an encoder input, and there is no cache to hold one; pass "
             "input_ids, or the cache that has read them"
         )
-    slots, held = tuple(range(len(batch.counts))), [None] * len(batch.counts)
-    step = CrossStep(batch.starts, slots, held, batch.source, shapes, batch.tokens.device)
-    return [cross_store(step, layer) for layer in range(len(shapes))]
 
 
 class _Passing:

@@ -1,6 +1,6 @@
 """The encoder inputs of an engine's requests: found where they are known, else read one by one.
 
-One by one, because what a matrix product of torch rounds depends on how many rows it has: so an
+One by one, because on torch what a matrix product rounds depends on how many rows it has: so an
 input's keys and values are the same bits whatever else there is to read, and one that is found is
 what reading it again would give.
 """

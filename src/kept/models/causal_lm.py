@@ -136,8 +136,12 @@ class CausalLM(nn.Module, ABC):
             with computing():
                 return pack_weight(weight, gated, bias)
 
-        self.native = pack_model(self, pack_one, progress, activations)
+        num_parameters = pack_model(self, pack_one, progress)
         self._dtype = dtype
+        self.native = self._on_kernels(num_parameters, activations)
+
+    def _on_kernels(self, num_parameters: int, activations: Activations) -> NativeDecoder:
+        return NativeDecoder(self, num_parameters, activations)
 
     @property
     def activations(self) -> Activations | None:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kept.batch import Batch, Source, pack_source
-from kept.cache import Cache, EncodedInput, make_cache, stores
-from kept.errors import OptionError
+from kept.cache import Cache, EncodedInput, KVShape, make_cache, stores
+from kept.errors import ContextLengthError, OptionError
 from kept.exiting import computing
+from kept.format import format_bytes
+from kept.machine import describe_machine
 from kept.models.causal_lm import CausalLM, ModelConfig
+from kept.models.encoder_passes import ENCODER_ROWS
+from kept.models.native_encoder import NativeEncoderDecoder
+from kept.models.next_logits import NextLogits
 from kept.models.padded import PaddedInput, read_padded
 from kept.models.record import Record
 from kept.ops import exact_products, plain_torch
+from kept.ops.activations import Activations
 
 
 class EncoderDecoderConfig(ModelConfig, Protocol):
@@ -47,6 +53,22 @@ class Seq2SeqLMOutput:
     encoder_attentions: tuple[Tensor, ...] | None = None
 
 
+class Encoder(nn.Module, ABC):
+    """Blocks over all tokens of an input, and a norm.
+
+    shapes: what each block's attention reads of a token. A block is called as `block(x, shared,
+    store, record)`.
+    """
+
+    shapes: tuple[KVShape, ...]
+    blocks: nn.ModuleList
+    norm: nn.Module
+
+    @abstractmethod
+    def shared(self) -> object:
+        """What all blocks take in a pass."""
+
+
 class EncoderDecoderLM(CausalLM):
     """An encoder, and a decoder whose layers attend its output besides the tokens before.
 
@@ -57,15 +79,41 @@ class EncoderDecoderLM(CausalLM):
     """
 
     is_rotary = True
+    native: NativeEncoderDecoder | None
+    encoder: Encoder
     is_encoder_decoder: ClassVar[bool] = True
-    not_native: ClassVar[str | None] = (
-        "the native kernels run decoders, and this model has an encoder"
-    )
     config: EncoderDecoderConfig
 
-    @abstractmethod
+    def _on_kernels(self, num_parameters: int, activations: Activations) -> NativeEncoderDecoder:
+        return NativeEncoderDecoder(self, num_parameters, activations)
+
+    def check_input(self, length: int) -> None:
+        """Raise ContextLengthError for an input that this machine's memory cannot read."""
+        if length <= ENCODER_ROWS or self.device.type != "cpu":
+            return
+        need, room = self.input_bytes(length), describe_machine().total_memory
+        if room is not None and need > room:
+            raise ContextLengthError(
+                f"an input of {length:,} tokens takes {format_bytes(need)} while it is read, and "
+                f"this machine has {format_bytes(room)}; cut it into parts (the model was trained "
+                f"on {self.config.context:,} tokens)"
+            )
+
+    def input_bytes(self, length: int) -> int:
+        """Bytes that reading an input of so many tokens takes, beside the weights."""
+        assert self.native is not None
+        return length * self.native.encoder.program.row_bytes
+
     def encode(self, source: Source, record: Record) -> Tensor:
-        """The encoder's output (M, E), each input by itself."""
+        """The encoder's output (M, E), each input by itself; so many inputs at a time as
+        ENCODER_ROWS allows, or all of them where they are recorded."""
+        if self.native is not None:
+            return self.native.encoder.encode(source, record)
+        return self._encode(source, record)
+
+    @abstractmethod
+    def _encode(self, source: Source, record: Record) -> Tensor:
+        """`encode` on torch."""
 
     @abstractmethod
     def cross_keys(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -81,7 +129,12 @@ class EncoderDecoderLM(CausalLM):
         """
         source = pack_source([tokens], 1, self.device)
         assert source is not None
+        self.check_input(len(tokens))
         with computing(), self._turn.lock, torch.no_grad(), exact_products():
+            if self.native is not None:
+                found = cache.cross.room(len(tokens))
+                self.native.encoder.store_alone(source.tokens, found, cache.codec)
+                return found
             states = self.encode(source, Record())
             return cache.cross.encoded(len(tokens), self.cross_keys(states))
 
@@ -89,10 +142,21 @@ class EncoderDecoderLM(CausalLM):
     def shared(self) -> object:
         """What all blocks of the decoder take in a pass."""
 
-    def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
+    def _check(self, batch: Batch, cache: Cache | None) -> None:
         self._layers.check(cache)
         if cache is not None and cache.name == "evicting" and self.not_evicting is not None:
             raise OptionError(f"{self.not_evicting}; make a cache of another kind")
+        if batch.source is not None:
+            self.check_input(max(batch.source.lengths))
+
+    def _run_native(
+        self, batch: Batch, cache: Cache | None, record: Record | None, top_k: int = 0
+    ) -> NextLogits:
+        self._check(batch, cache)
+        return super()._run_native(batch, cache, record, top_k)
+
+    def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
+        self._check(batch, cache)
         layers = self.config.num_layers
         with stores(cache, batch, self.kv_shapes) as found:
             if batch.source is not None:

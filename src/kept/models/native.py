@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kept import ops
 from kept.batch import Batch
-from kept.cache import Cache, make_cache
+from kept.cache import Cache, check_sources, make_cache
 from kept.models.layers import Embedding, Linear
 from kept.models.next_logits import NextLogits, likeliest
 from kept.models.record import Record
+from kept.models.recorded_run import run_recorded
 from kept.models.repeated_step import RepeatedStep
 from kept.ops import (
     AttentionSpec,
@@ -50,7 +50,7 @@ class NativeDecoder:
     def __init__(self, model: CausalLM, num_parameters: int, activations: Activations) -> None:
         self.num_parameters, self.activations = num_parameters, activations
         self._model = model
-        self.program = _compile(model, activations)
+        self.program = self._compile()
         # Of the logits, for so many rows; and its first rows, by how many.
         self._room, self._num_rows = self._logits_room(0), 0
         self._parts: dict[int, Tensor] = {}
@@ -63,6 +63,8 @@ class NativeDecoder:
         fresh from the system would cost more than many a kernel; and the likeliest are found."""
         model, runs_within = self._model, self._is_running
         if cache is None:
+            if model.is_encoder_decoder:
+                check_sources(batch)
             # Keys go through the same codec as a cache's, so that its bits are the same.
             cache = make_cache(model.kv_shapes, num_slots=len(batch.slots), dtype=model.dtype)
         count = batch.num_rows if batch.wanted is None else len(batch.wanted)
@@ -71,9 +73,11 @@ class NativeDecoder:
         found = NextLogits(logits)
         try:
             with cache.lend(batch) as lent:
+                self._read_source(batch, lent, record)
                 step = self.program.step(batch, lent, rope, logits, top_k)
                 if record is not None and (record.want_hidden or record.want_attention):
-                    self._run_recorded(step, batch, lent, record)
+                    run_recorded(self.program, step, batch.num_rows, lent, record)
+                    self.program.run(step, self.program.starts[-1], len(self.program))
                 elif lent.visit is not None:
                     self._run_by_layers(step, lent.visit)
                 else:
@@ -103,6 +107,26 @@ class NativeDecoder:
         logits = self._logits(len(slots), lasting=self._is_running)
         repeat = self.program.repeat(lengths, lease.stores, rope, logits, top_k)
         return RepeatedStep(self.program, repeat, lease, logits, room, top_k)
+
+    def _compile(self) -> Program:
+        model, written = self._model, lines.Trace(activations=self.activations)
+        embedded: Any = model.embed(traced_batch(written))
+        x = self._trace_blocks(written, *embedded)
+        written.starts.append(len(written.lines))
+        logits: Any = model.project(model.norm(x.only_wanted()))
+        logits.joined("logits")
+        return Program(written)
+
+    def _trace_blocks(self, written: lines.Trace, x: Any, rope: object) -> Any:
+        for layer, (block, shape) in enumerate(
+            zip(self._model.blocks, self._model.kv_shapes, strict=True)
+        ):
+            written.starts.append(len(written.lines))
+            x = block(x, rope, trace.TracedStore(layer, shape.shares), Record())
+        return x
+
+    def _read_source(self, batch: Batch, stores: StepBuffers, record: Record | None) -> None:
+        """Have what the batch brings for an encoder read and stored; a decoder has nothing."""
 
     def _logits(self, count: int, lasting: bool) -> Tensor:
         if lasting:
@@ -138,40 +162,9 @@ class NativeDecoder:
                 queries = self.program.queries(line, batch.num_rows, codec)
                 observe(layer, codec.keys.turned(queries), line.spec)
 
-    def _run_recorded(
-        self, step: _native.Step, batch: Batch, lent: StepBuffers, record: Record
-    ) -> None:
-        """Stop at each layer for its input, and before each attention for its queries."""
-        program = self.program
-        attends = program.attends()
-        residual = program.residual
-        done = 0
-        for start, (at, line) in zip(program.starts, attends, strict=False):
-            if lent.visit is not None:
-                lent.visit(line.layer)
-            program.run(step, done, start)
-            record.take_hidden(program.rows(residual, batch.num_rows))
-            program.run(step, start, at)
-            if record.want_attention:
-                view = lent.view(line.layer)
-                codec = view.codec
-                queries = codec.keys.turned(program.queries(line, batch.num_rows, codec))
-                _, weights = ops.attend_with_weights(queries, view, line.spec)
-                record.take_attention(view.span, weights, queries, line.spec)
-            done = at
-        program.run(step, done, program.starts[-1])
-        if record.want_hidden:
-            record.take_hidden(program.final_norm(program.rows(residual, batch.num_rows)))
-        program.run(step, program.starts[-1], len(program))
 
-
-def pack_model(
-    model: CausalLM,
-    pack_weight: PackWeight,
-    progress: Progress | None = None,
-    activations: Activations = "bfloat16",
-) -> NativeDecoder:
-    """Pack every matrix of a model, and make the program that runs it; see `CausalLM.pack`."""
+def pack_model(model: CausalLM, pack_weight: PackWeight, progress: Progress | None = None) -> int:
+    """Pack every matrix of a model, see `CausalLM.pack`; returns how many numbers it has."""
     use_threads()
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     sharing = matrices(model)
@@ -181,7 +174,7 @@ def pack_model(
         _pack(modules, pack_weight)
         if progress is not None:
             progress(done, total)
-    return NativeDecoder(model, num_parameters, activations)
+    return num_parameters
 
 
 def matrices(model: CausalLM) -> list[list[Any]]:
@@ -209,16 +202,7 @@ def _pack(modules: list[Any], pack_weight: PackWeight) -> None:
         linear.bias = None
 
 
-def _compile(model: CausalLM, activations: Activations) -> Program:
-    written = lines.Trace(activations=activations)
-    ids = (trace.Ids(written, are_positions=False), trace.Ids(written, are_positions=True))
-    stand_in: Any = trace.TracedBatch(*ids)
-    embedded: Any = model.embed(stand_in)
-    x, rope = embedded
-    for layer, (block, shape) in enumerate(zip(model.blocks, model.kv_shapes, strict=True)):
-        written.starts.append(len(written.lines))
-        x = block(x, rope, trace.TracedStore(layer, shape.shares), Record())
-    written.starts.append(len(written.lines))
-    logits: Any = model.project(model.norm(x.only_wanted()))
-    logits.joined("logits")
-    return Program(written)
+def traced_batch(written: lines.Trace) -> Any:
+    """Stands in for the batch of a model whose operations are to be written down."""
+    tokens, positions = (trace.Ids(written, are_positions=x) for x in (False, True))
+    return trace.TracedBatch(tokens, positions)

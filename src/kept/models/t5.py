@@ -9,25 +9,18 @@ v1.1 has gates and an output layer of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
 from kept import ops
 from kept.batch import Batch, Source
 from kept.cache import KVShape, LayerStore, stores
-from kept.errors import ContextLengthError
-from kept.format import format_bytes
-from kept.machine import describe_machine
-from kept.models.encoder_decoder import EncoderDecoderLM
+from kept.models.encoder_decoder import Encoder, EncoderDecoderLM
+from kept.models.encoder_passes import passes
 from kept.models.layers import Embedding, Linear, RMSNorm, attend, attend_input
 from kept.models.record import Record
 from kept.models.t5_config import T5Config
-from kept.ops import AttentionSpec, HeadSpec, RelativeBias, Rope
-
-ENCODER_ROWS = 2048  # tokens of inputs that the encoder reads side by side, or one input
+from kept.ops import MAX_REACH, AttentionSpec, HeadSpec, RelativeBias, Rope
 
 
 class T5Attention(nn.Module):
@@ -54,7 +47,7 @@ class T5CrossAttention(nn.Module):
     def __init__(self, config: T5Config) -> None:
         super().__init__()
         heads, width = config.num_heads, config.head_dim
-        self.head_dim = width
+        self.heads = HeadSpec(heads, heads, width)
         self.spec = AttentionSpec(1.0, causal=False)
         self.q = Linear(config.hidden_size, heads * width, bias=False)
         self.kv = Linear(config.hidden_size, 2 * heads * width, bias=False)
@@ -62,15 +55,14 @@ class T5CrossAttention(nn.Module):
 
     def keys(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (M, H, D) of the encoder's output (M, E)."""
-        k, v = self.kv(states).unflatten(1, (-1, self.head_dim)).chunk(2, dim=1)
-        return k, v
+        return ops.split_keys(self.kv(states), self.heads)
 
     def forward(
         self, x: Tensor, store: LayerStore, states: Tensor | None, record: Record
     ) -> Tensor:
         """x: (N, E) -> (N, E). states: (M, E) the encoder's output; None: the store has it."""
         view = store.read() if states is None else store.append(*self.keys(states))
-        q = self.q(x).unflatten(1, (-1, self.head_dim))
+        q = ops.split_queries(self.q(x), self.heads)
         out: Tensor = self.out(attend_input(q, view, self.spec, record))
         return out
 
@@ -134,7 +126,7 @@ class T5DecoderBlock(nn.Module):
         return out
 
 
-class T5Encoder(nn.Module):
+class T5Encoder(Encoder):
     """All of an input's tokens to vectors; stored nowhere."""
 
     def __init__(self, config: T5Config) -> None:
@@ -147,9 +139,13 @@ class T5Encoder(nn.Module):
         )
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
 
+    def shared(self) -> RelativeBias:
+        """The bias of all blocks."""
+        return RelativeBias(self.bias.weight, self.max_distance, bidirectional=True)
+
     def forward(self, x: Tensor, batch: Batch, record: Record) -> Tensor:
         """x: (M, E), the vectors of the batch's tokens -> (M, E)."""
-        bias = RelativeBias(self.bias.weight, self.max_distance, bidirectional=True)
+        bias = self.shared()
         with stores(None, batch, self.shapes) as found:
             for block, store in zip(self.blocks, found, strict=True):
                 record.take_hidden(x)
@@ -180,6 +176,16 @@ class T5(EncoderDecoderLM):
         if config.tied:
             self.head.weight = self.embedding.weight
 
+    @property
+    def not_native(self) -> str | None:  # type: ignore[override]
+        """See `CausalLM.not_native`."""
+        if self.max_distance <= MAX_REACH:
+            return None
+        return (
+            f"the native kernels take biases of distances up to {MAX_REACH:,}, and this model's "
+            f"reach to {self.max_distance:,}"
+        )
+
     def embed(self, batch: Batch) -> tuple[Tensor, Rope]:
         """Token vectors (N, E); their places are seen in attention."""
         return self.embedding(batch.tokens), None
@@ -188,18 +194,11 @@ class T5(EncoderDecoderLM):
         """The bias of all blocks."""
         return RelativeBias(self.bias.weight, self.max_distance, bidirectional=False)
 
-    def encode(self, source: Source, record: Record) -> Tensor:
-        """See `EncoderDecoderLM.encode`; so many inputs at a time as ENCODER_ROWS allows.
-
-        What is to be recorded is read in one pass. Raises ContextLengthError for an input whose
-        attention this machine's memory cannot hold.
-        """
-        self._check_length(max(source.lengths))
+    def _encode(self, source: Source, record: Record) -> Tensor:
         recorded = record.want_hidden or record.want_attention
-        cuts = [source.num_inputs] if recorded else list(_cuts(source.lengths))
         states = [
             self.encoder(self.embedding(part.tokens), part, record)
-            for part in (_part(source, a, b) for a, b in pairwise([0, *cuts]))
+            for _, _, part in passes(source, whole=recorded)
         ]
         return states[0] if len(states) == 1 else torch.cat(states)
 
@@ -208,44 +207,15 @@ class T5(EncoderDecoderLM):
         crossing = [block.cross for block in self.blocks]
         return [layer.keys(states) for layer in crossing if isinstance(layer, T5CrossAttention)]
 
-    def _check_length(self, length: int) -> None:
-        """No length is too long for relative positions, but every pair of tokens has a bias."""
-        if length <= ENCODER_ROWS or self.device.type != "cpu":
-            return
-        config, room = self.config, describe_machine().total_memory
+    def input_bytes(self, length: int) -> int:
+        """See `EncoderDecoderLM.input_bytes`; on torch every pair of tokens has a bias."""
+        if self.native is not None:
+            return super().input_bytes(length)
+        config = self.config
         assert isinstance(config, T5Config)
         # Its bias for each head, and the distances and buckets that it is looked up by.
-        need = length**2 * (config.num_heads * self.dtype.itemsize + 5 * torch.int64.itemsize)
-        if room is not None and need > room:
-            raise ContextLengthError(
-                f"an input of {length:,} tokens takes {format_bytes(need)} for the attention of "
-                f"each to each, and this machine has {format_bytes(room)}; cut it into parts (the "
-                f"model was trained on {config.context:,} tokens)"
-            )
+        return length**2 * (config.num_heads * self.dtype.itemsize + 5 * torch.int64.itemsize)
 
-    def _logits(self, x: Tensor) -> Tensor:
-        return super()._logits(x * self.output_scale)
-
-
-def _cuts(lengths: tuple[int, ...]) -> Iterator[int]:
-    """Where the inputs of one pass of the encoder end."""
-    rows = 0
-    for number, length in enumerate(lengths):
-        if rows and rows + length > ENCODER_ROWS:
-            yield number
-            rows = 0
-        rows += length
-    yield len(lengths)
-
-
-def _part(source: Source, begin: int, end: int) -> Batch:
-    """Inputs begin to end as a batch of their own."""
-    first, last = source.starts[begin], source.starts[end]
-    lengths = source.lengths[begin:end]
-    return Batch(
-        tokens=source.tokens[first:last],
-        positions=torch.arange(last - first, dtype=torch.int64, device=source.tokens.device),
-        starts=tuple(start - first for start in source.starts[begin : end + 1]),
-        slots=tuple(range(end - begin)),
-        totals=lengths,
-    )
+    def project(self, x: Tensor) -> Tensor:
+        """See `CausalLM.project`."""
+        return super().project(x * self.output_scale)

@@ -2,6 +2,7 @@
 
 from kept.ops.attention import attend_stored
 from kept.ops.backend import (
+    MAX_REACH,
     backend,
     isa,
     num_threads,
@@ -25,6 +26,7 @@ from kept.ops.faces import (
     rms_norm,
     soft_cap,
     split_heads,
+    split_keys,
     split_queries,
 )
 from kept.ops.hadamard import rotate_heads
@@ -36,9 +38,11 @@ from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.step_buffers import (
     LentBuffers,
+    LentInputs,
     Placement,
     RopeTables,
     StepBuffers,
+    lend_input,
     one_block_each,
     table_of,
 )
@@ -56,6 +60,7 @@ __all__ = [
     "ACTIVATIONS",
     "KEY_CODECS",
     "KV_CODECS",
+    "MAX_REACH",
     "VALUE_CODECS",
     "AttentionSpec",
     "BlockView",
@@ -69,6 +74,7 @@ __all__ = [
     "KVDtype",
     "KVView",
     "LentBuffers",
+    "LentInputs",
     "PackedMatrix",
     "PackedView",
     "Part",
@@ -92,6 +98,7 @@ __all__ = [
     "gated",
     "isa",
     "layer_norm",
+    "lend_input",
     "linear",
     "num_threads",
     "one_block_each",
@@ -106,6 +113,7 @@ __all__ = [
     "runs_natively",
     "soft_cap",
     "split_heads",
+    "split_keys",
     "split_queries",
     "table_of",
     "use_threads",

@@ -102,6 +102,9 @@ class _Attention:
             logits=None,
             vocabulary=0,
             top_k=0,
+            inputs=[],
+            input_lengths=[],
+            input_of=[],
         )
         out = torch.empty(
             rows,

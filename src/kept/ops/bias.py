@@ -46,6 +46,18 @@ class RelativeBias:
         wide = (exact + steps.long()).clamp(max=count - 1)
         return first + torch.where(away < exact, away, wide)
 
+    def by_distance(self, apart: int) -> Tensor:
+        """(H, 2 * (reach + apart) - 1) fp32: at distances from -(reach + apart - 1) on, as many on
+        either side. Beyond `reach` it is what it is there."""
+        last = self.reach + apart - 1
+        distance = torch.arange(-last, last + 1, dtype=torch.int64, device=self.weight.device)
+        return self.weight.detach().float().T[:, self.buckets(distance)].contiguous()
+
+    @property
+    def reach(self) -> int:
+        """How far apart query and key are where the last bucket has begun."""
+        return max(self.max_distance, self.weight.shape[0])
+
     def between(self, query: Tensor, key: Tensor) -> Tensor:
         """(B, H, T, S) for queries at places (B, T) and keys at places (B, S)."""
         buckets = self.buckets(key[:, None] - query[:, :, None])  # (B, T, S)

@@ -23,13 +23,12 @@ def attend(
 ) -> Tensor:
     """Softmax attention of packed queries over a view.
 
-    q: (N, H, D). bias: what the scores take on by distance (T5); only on torch. Returns (N, H, D)
-    in q's dtype. Head h reads key head h // (H / G).
+    q: (N, H, D). bias: what the scores take on by distance (T5). Returns (N, H, D) in q's dtype.
+    Head h reads key head h // (H / G).
     Source: Vaswani et al. 2017, equation 1; grouped heads after Ainslie et al. 2023.
     """
     if trace.is_traced(q):
-        assert bias is None, "a model with a relative bias is not traced"
-        out: Tensor = _trace.attend(q, view, spec)
+        out: Tensor = _trace.attend(q, view, spec, bias)
         return out
     return reference.attend(q, view, spec, bias)
 
@@ -60,6 +59,16 @@ def split_queries(
     """
     take = _trace if trace.is_traced(q) else reference
     found: Tensor = take.split_queries(q, heads, rope, q_norm)
+    return found
+
+
+def split_keys(kv: Tensor, heads: HeadSpec) -> tuple[Tensor, Tensor]:
+    """Keys and values (N, G, D) of a projection (N, 2 G D) that makes no queries.
+
+    For layers whose keys are of other tokens than their queries.
+    """
+    take = _trace if trace.is_traced(kv) else reference
+    found: tuple[Tensor, Tensor] = take.split_keys(kv, heads)
     return found
 
 

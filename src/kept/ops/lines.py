@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
 from kept.ops.activations import Activations
+from kept.ops.bias import RelativeBias
 from kept.ops.packed import PackedMatrix
 from kept.ops.spec import AttentionSpec, HeadSpec
 
@@ -23,7 +25,8 @@ class Embed:
 
 @dataclass
 class Norm:
-    """Root-mean-square norm, or layer norm where there is a bias. add: to the rows of `out`."""
+    """Root-mean-square norm, or layer norm where there is a bias. add: to the rows of `out`. scale:
+    of the normalised rows."""
 
     x: Buffer
     weight: Tensor
@@ -32,6 +35,7 @@ class Norm:
     out: Buffer
     wanted: bool
     add: bool = False
+    scale: float = 1.0
 
 
 @dataclass
@@ -63,9 +67,10 @@ class Linear:
 class Place:
     """Queries, keys and values of a projection, normalised, rotated and stored.
 
-    only_queries: there are no keys and values; `layer` is whose they are to attend. rope_dim: R,
-    0: not rotated. rope_begin: which number of a row of the step's tables its angles
-    begin with. rope_stride: numbers of such a row, None: R / 2.
+    only: "queries", and `layer` is whose keys they are to attend, or "keys", and `queries` is left
+    alone; None: all three. rope_dim: R, 0: not rotated. rope_begin: which number of a row of the
+    step's tables its angles begin with. rope_stride: numbers of such a row, None: R / 2. crossing:
+    the layer is a cross layer.
     """
 
     qkv: Buffer
@@ -77,18 +82,21 @@ class Place:
     rope_dim: int
     rope_begin: int = 0
     rope_stride: int | None = None
-    only_queries: bool = False
+    only: Literal["queries", "keys"] | None = None
+    crossing: bool = False
 
 
 @dataclass
 class Attend:
-    """Attention over what a layer stores."""
+    """Attention over what a layer stores. crossing: a cross layer, of the inputs of a step."""
 
     queries: Buffer
     layer: int
     heads: HeadSpec
     spec: AttentionSpec
     out: Buffer
+    bias: RelativeBias | None = None
+    crossing: bool = False
 
 
 Line = Embed | Norm | Quantize | Linear | Place | Attend
@@ -101,12 +109,22 @@ class Buffer:
     width: int
     feeds: list[PackedMatrix] = field(default_factory=list)
 
+    @property
+    def row_bytes(self) -> int:
+        """Of one row, padded to 32 numbers of four bytes."""
+        return -(-self.width // 32) * 128
+
 
 @dataclass(eq=False)
 class CodeBuffer(Buffer):
     """Rows of int8 codes, in the order that weights of a format take them. format: int8 or int4."""
 
     format: str = "int8"
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row: codes padded to 32, and a scale and a start for as many, in whole lines."""
+        return -(-(-(-self.width // 32) * 40) // 64) * 64
 
 
 @dataclass(eq=False)

@@ -15,6 +15,7 @@ from kept.batch import Batch
 from kept.errors import OptionError
 from kept.ops import lines, reference
 from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
+from kept.ops.bias import RelativeBias
 from kept.ops.kv_codec import KVCodec
 from kept.ops.packed import PackedMatrix
 from kept.ops.spec import AttentionSpec, HeadSpec
@@ -22,6 +23,8 @@ from kept.ops.step_buffers import RopeTables, StepBuffers
 
 if TYPE_CHECKING:
     from kept import _native
+
+TILE = 64  # keys that the kernels attend together
 
 # Beside one of these, attention computes in fp32.
 _FLOATS = {"float32", "float16"}
@@ -57,15 +60,22 @@ class Program:
         self.residual = first.out  # the rows that every layer adds to
         self._buffers: dict[lines.Buffer, int] = {}
         self._weights: dict[PackedMatrix, int] = {}
+        self._biases: dict[RelativeBias, Tensor] = {}
         for line in traced.lines:
             self._add(line)
         last = traced.lines[-1]
-        assert isinstance(last, lines.Linear), "a model ends in its head"
-        self.vocab_size = last.weight.num_out
+        self.vocab_size = 0  # an encoder ends in what is stored of it
+        if isinstance(last, lines.Linear) and last.epilogue == "logits":
+            self.vocab_size = last.weight.num_out
 
     def __len__(self) -> int:
         """How many operations there are."""
         return len(self._lines)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the buffers between operations for each row of a step."""
+        return sum(buffer.row_bytes for buffer in self._buffers)
 
     def attends(self) -> tuple[tuple[int, lines.Attend], ...]:
         """The operations that attend, by number."""
@@ -108,6 +118,7 @@ class Program:
         from kept import _native
 
         tokens, positions, wanted = ids
+        inputs = stores.inputs
         return _native.step(
             rows=rows,
             tokens=tokens,
@@ -125,6 +136,9 @@ class Program:
             logits=logits,
             vocabulary=self.vocab_size,
             top_k=min(top_k, self.vocab_size),
+            inputs=[] if inputs is None else [x.native() for x in inputs.buffers],
+            input_lengths=[] if inputs is None else inputs.lengths,
+            input_of=[] if inputs is None else inputs.of,
         )
 
     def run(self, step: _native.Step, first: int = 0, last: int | None = None) -> None:
@@ -194,7 +208,7 @@ class Program:
         return out
 
     def final_norm(self, x: Tensor) -> Tensor:
-        """The norm before the head, of all rows x (N, E) fp32, by the reference."""
+        """The last norm, of all rows x (N, E) fp32, by the reference and not scaled."""
         line = next(line for line in reversed(self._lines) if isinstance(line, lines.Norm))
         if line.bias is None:
             return reference.rms_norm(x, line.weight, line.eps)
@@ -208,7 +222,8 @@ class Program:
             case lines.Embed(table, positions, out, scale):
                 count = 0 if positions is None else len(positions)
                 native.embed(self._matrix(table), positions, count, self._buffer(out), scale)
-            case lines.Norm(x, weight, bias, eps, out, wanted, add):
+            case lines.Norm(x, weight, bias, eps, out, wanted, add, scale):
+                weight, bias = weight * scale, None if bias is None else bias * scale
                 native.norm(self._buffer(x), weight, bias, eps, self._buffer(out), wanted, add)
             case lines.Quantize(x, out, wanted):
                 native.quantize(self._buffer(x), self._buffer(out), wanted)
@@ -223,22 +238,30 @@ class Program:
                     softcap,
                 )
             case lines.Place(
-                qkv, queries, layer, heads, q_norm, k_norm, dim, begin, stride, only_queries
+                qkv, queries, layer, heads, q_norm, k_norm, dim, begin, stride, only, crossing
             ):
                 if heads.head_dim > MAX_HEAD_DIM:
                     raise OptionError(
                         f"the native kernels take heads of up to {MAX_HEAD_DIM} numbers, and this "
                         f"model has {heads.head_dim}; use KEPT_OPS=reference"
                     )
-                stored = replace(heads, num_kv_heads=0) if only_queries else heads
-                shape = native_shape(stored, AttentionSpec(1.0))
+                kept = {"queries": {"num_kv_heads": 0}, "keys": {"num_heads": 0}, None: {}}[only]
+                shape = native_shape(replace(heads, **kept), AttentionSpec(1.0))
                 native.place(
                     self._buffer(qkv), self._buffer(queries), layer, shape, q_norm, k_norm,
-                    heads.norm_eps, dim, begin, dim // 2 if stride is None else stride,
+                    heads.norm_eps, dim, begin, dim // 2 if stride is None else stride, crossing,
                 )  # fmt: skip
-            case lines.Attend(queries, layer, heads, spec, out):
-                shape = native_shape(heads, spec)
-                native.attend(self._buffer(queries), layer, shape, self._buffer(out))
+            case lines.Attend(queries, layer, heads, spec, out, bias, crossing):
+                native.attend(
+                    self._buffer(queries), layer, native_shape(heads, spec), self._buffer(out),
+                    None if bias is None else self._by_distance(bias),
+                    0 if bias is None else bias.reach, crossing,
+                )  # fmt: skip
+
+    def _by_distance(self, bias: RelativeBias) -> Tensor:
+        if bias not in self._biases:
+            self._biases[bias] = bias.by_distance(TILE)
+        return self._biases[bias]
 
     def _buffer(self, buffer: lines.Buffer) -> int:
         if buffer in self._buffers:

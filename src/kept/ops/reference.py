@@ -191,6 +191,12 @@ def split_queries(
     return x if rope is None else rotary(x, *rope)
 
 
+def split_keys(kv: Tensor, heads: HeadSpec) -> tuple[Tensor, Tensor]:
+    """Keys and values of a projection that makes no queries; see `ops`."""
+    k, v = kv.unflatten(1, (2 * heads.num_kv_heads, heads.head_dim)).chunk(2, dim=1)
+    return k, v
+
+
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding, halves rotated against each other.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kept.errors import OptionError
+from kept.ops.cross_view import CrossView, InputBuffers
 from kept.ops.kv_codec import KVCodec
 from kept.ops.spec import AttentionSpec
 from kept.ops.views import Span, StoredView
@@ -67,6 +68,28 @@ class LentBuffers:
         return self._native
 
 
+def lend_input(codec: KVCodec, layers: Sequence[InputBuffers]) -> LentBuffers:
+    """The cross layers of one encoder input."""
+    slots = [([x[None] for x in of.keys], [x[None] for x in of.values]) for of in layers]
+    return LentBuffers(codec, slots, [0] * len(slots))
+
+
+@dataclass(frozen=True, slots=True)
+class LentInputs:
+    """The encoder inputs that the sequences of a step attend.
+
+    buffers: (I,) the cross layers of each. lengths: (I,) tokens. of: (B,) which of them each
+    sequence attends. num_new: the first so many are brought by the step, and to be written before
+    they are read. view: of a cross layer, once they are.
+    """
+
+    buffers: Sequence[LentBuffers]
+    lengths: Sequence[int]
+    of: Sequence[int]
+    num_new: int
+    view: Callable[[int], CrossView]
+
+
 @dataclass(frozen=True, slots=True)
 class StepBuffers:
     """Where a step's keys and values go.
@@ -75,7 +98,8 @@ class StepBuffers:
     blocks of each sequence. lengths: for each (B,) of the sequences, the new tokens included. view:
     of a layer, what it holds once the new keys are written. visit: to be called before each layer,
     where its buffers are not all in memory. observe: to be called with each layer that stores and
-    its queries (N, H, D), as `LayerStore.observe`, where the cache looks at them.
+    its queries (N, H, D), as `LayerStore.observe`, where the cache looks at them. inputs: what
+    cross layers attend, where there are any.
     """
 
     buffers: LentBuffers
@@ -85,6 +109,7 @@ class StepBuffers:
     view: Callable[[int], StoredView]
     visit: Callable[[int], None] | None = None
     observe: Callable[[int, Tensor, AttentionSpec], None] | None = None
+    inputs: LentInputs | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ activation follows a matrix product it joins the product's line, since the kerne
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
+from kept.ops.bias import RelativeBias
 from kept.ops.lines import (
     Attend,
     Buffer,
@@ -55,6 +57,12 @@ class Rows:
             other.joined("add").out = self.read()
         self.spent = True
         return Rows(self.trace, self.buffer, self.wanted)
+
+    def __mul__(self, factor: float) -> Rows:
+        """The rows of a norm, scaled."""
+        assert isinstance(self.made_by, Norm), "only a norm can be scaled"
+        self.made_by.scale *= factor
+        return self
 
     def read(self) -> Buffer:
         """The buffer, for a line that reads or adds to it."""
@@ -119,30 +127,36 @@ class Heads:
 
 @dataclass(frozen=True)
 class TracedView:
-    """Stands in for a view of what a layer stores."""
+    """Stands in for a view of what a layer stores. crossing: it is a cross layer, counted among
+    these."""
 
     layer: int
+    crossing: bool = False
 
 
 @dataclass(frozen=True)
 class TracedStore:
-    """Stands in for where a layer stores its keys, or for the layer whose keys it shares."""
+    """Stands in for where a layer stores its keys, or for the layer whose keys it shares. crossing:
+    it is a cross layer, counted among these."""
 
     layer: int
     shares: int | None = None
+    crossing: bool = False
 
     def append(self, k: Heads, v: Heads) -> TracedView:
         """The keys are stored by the line that made them."""
         assert k.place is v.place
         assert self.shares is None, "this layer shares another's keys"
-        k.place.layer = self.layer
-        return TracedView(self.layer)
+        k.place.layer, k.place.crossing = self.layer, self.crossing
+        return TracedView(self.layer, self.crossing)
 
     def observe(self, q: Heads, spec: AttentionSpec) -> None:
         """Queries stay in their buffers, from where they are read after a run."""
 
     def read(self) -> TracedView:
-        """What the layer that this one shares has stored."""
+        """What the layer that this one shares has stored, or a cross layer."""
+        if self.crossing:
+            return TracedView(self.layer, crossing=True)
         assert self.shares is not None, "this layer stores keys of its own"
         return TracedView(self.shares)
 
@@ -233,7 +247,13 @@ def split_queries(
     q: Rows, heads: HeadSpec, rope: TracedRope | None, q_norm: Tensor | None
 ) -> Heads:
     """See `ops.split_queries`."""
-    return _place(q, heads, rope, q_norm, None, only_queries=True)
+    return _place(q, heads, rope, q_norm, None, only="queries")
+
+
+def split_keys(kv: Rows, heads: HeadSpec) -> tuple[Heads, Heads]:
+    """See `ops.split_keys`."""
+    found = _place(kv, heads, None, None, None, only="keys")
+    return found, found
 
 
 def _place(
@@ -242,24 +262,29 @@ def _place(
     rope: TracedRope | None,
     q_norm: Tensor | None,
     k_norm: Tensor | None,
-    only_queries: bool = False,
+    only: Literal["queries", "keys"] | None = None,
 ) -> Heads:
-    queries = Rows(x.trace, Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32))
+    padded = -(-heads.head_dim // 32) * 32
+    queries = x if only == "keys" else Rows(x.trace, Buffer(heads.num_heads * padded))
     q_weight, k_weight = (None if w is None else _widened(w) for w in (q_norm, k_norm))
     tables = TracedRope(0) if rope is None else rope
     place = Place(
         x.read(), queries.buffer, -1, heads, q_weight, k_weight,
-        tables.dim, tables.begin, tables.stride, only_queries,
+        tables.dim, tables.begin, tables.stride, only,
     )  # fmt: skip
     x.trace.lines.append(place)
     return Heads(queries, place)
 
 
-def attend(q: Heads, view: TracedView, spec: AttentionSpec) -> Rows:
+def attend(
+    q: Heads, view: TracedView, spec: AttentionSpec, bias: RelativeBias | None = None
+) -> Rows:
     """See `ops.attend`."""
     heads = q.place.heads
-    if q.place.only_queries:
-        q.place.layer = view.layer
+    if q.place.only == "queries":
+        q.place.layer, q.place.crossing = view.layer, view.crossing
     out = Rows(q.rows.trace, Buffer(heads.num_heads * heads.head_dim))
-    q.rows.trace.lines.append(Attend(q.rows.buffer, view.layer, heads, spec, out.buffer))
+    q.rows.trace.lines.append(
+        Attend(q.rows.buffer, view.layer, heads, spec, out.buffer, bias, view.crossing)
+    )
     return out

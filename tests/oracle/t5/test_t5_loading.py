@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 import kept
 from kept import BackendError, CacheError, ContextLengthError, OptionError, make_cache
 from kept.batch import pack
-from kept.models import build_model
+from kept.models import build_model, encoder_decoder
 
 from ..seq2seq import BASE, START, T5S, VOCAB, Pair, draw, prompts
 
@@ -42,8 +43,8 @@ def test_tables_under_every_name(made: Callable[[str], Pair], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("format", ["int8", "int4"])
-def test_quantized_weights_run_on_torch(
-    made: Callable[[str], Pair], format: str, tmp_path: Path
+def test_quantized_weights(
+    made: Callable[[str], Pair], format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("kept._native")
     pair = made("v1.1")
@@ -53,28 +54,37 @@ def test_quantized_weights_run_on_torch(
     with torch.no_grad():
         found, again = rounded.model.run(batch), stored.model.run(batch)
         close = pair.model.run(batch)
-    torch.testing.assert_close(found, again, rtol=0, atol=0.05)
+        monkeypatch.setenv("KEPT_OPS", "reference")
+        for source, quantize in ((pair.folder, format), (tmp_path / format, None)):
+            plain = kept.LLM(source, quantize=quantize, dtype="float32").model.run(batch)
+            assert (found - plain).abs().mean() < 0.05 * close.std()
+    assert torch.equal(found, again)
     assert (found - close).abs().mean() < (0.1 if format == "int8" else 1.0) * close.std()
 
 
 def test_the_kernels_say_why_not(
-    made: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    pair = made("v1.0")
+    made: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    for file in made("v1.0").folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["relative_attention_max_distance"] = 100_000
+    (tmp_path / "config.json").write_text(json.dumps(config))
     monkeypatch.setenv("KEPT_OPS", "auto")
     kept.ops.backend.__globals__["say_once"].cache_clear()
     with caplog.at_level(logging.WARNING, "kept"):
         for _ in range(2):
-            kept.LLM(pair.folder)
+            kept.LLM(tmp_path)
     if kept.machine.NATIVE_AVAILABLE:
         [said] = caplog.messages
         assert said == (
-            "using the torch reference: the native kernels run decoders, and this model has an "
-            "encoder"
+            "using the torch reference: the native kernels take biases of distances up to 65,536, "
+            "and this model's reach to 100,000"
         )
         monkeypatch.setenv("KEPT_OPS", "native")
-        with pytest.raises(BackendError, match=r"KEPT_OPS=native, but.*has an encoder; use"):
-            kept.LLM(pair.folder)
+        with pytest.raises(BackendError, match=r"KEPT_OPS=native, but.*reach to 100,000; use"):
+            kept.LLM(tmp_path)
 
 
 def test_what_is_refused(made: Callable[[str], Pair]) -> None:
@@ -114,11 +124,6 @@ def test_what_is_refused(made: Callable[[str], Pair]) -> None:
         (lambda: pair.llm.chat([{"role": "user", "content": "x"}]), OptionError, "encoder-decoder"),
         (lambda: kept.LLM(pair.folder, dtype="float16"), OptionError, r"65,504.*bfloat16"),
         (lambda: pair.llm.generate([[]]), OptionError, "the prompt is empty.*at least one token"),
-        (
-            lambda: pair.llm.generate([[5] * 300_000]),
-            ContextLengthError,
-            "input of 300,000 tokens takes .*B for the attention.*cut it into parts.*on 512 tokens",
-        ),
         (lambda: pair.llm.generate([[5, VOCAB]]), OptionError, f"{VOCAB}"),
         (lambda: pair.llm.generate([[5, -1]]), OptionError, "-1"),
         (lambda: model(draw(2, 0), decoder_input_ids=new), OptionError, "input_ids"),
@@ -126,6 +131,19 @@ def test_what_is_refused(made: Callable[[str], Pair]) -> None:
         with pytest.raises(error, match=message):
             call()
     assert held.lengths == (1, 1)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("pair", ["v1.0"], indirect=True)
+def test_an_input_that_memory_cannot_read(
+    backend: str, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEPT_OPS", backend)
+    machine = replace(encoder_decoder.describe_machine(), total_memory=1 << 22)
+    monkeypatch.setattr(encoder_decoder, "describe_machine", lambda: machine)
+    message = "input of 3,000 tokens takes .*B while it is read.*cut it into parts.*on 512 tokens"
+    with pytest.raises(ContextLengthError, match=message):
+        kept.LLM(pair.folder).generate([[5] * 3000])
 
 
 @pytest.mark.parametrize(

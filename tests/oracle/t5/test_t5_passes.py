@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,8 +27,14 @@ both_versions = pytest.mark.parametrize("pair", ["v1.0", "v1.1"], indirect=True)
 
 
 @every_config
+@pytest.mark.parametrize("backend", ["auto", "reference"])
 @torch.no_grad()
-def test_everything_of_a_pass(pair: Pair) -> None:
+def test_everything_of_a_pass(backend: str, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEPT_OPS", backend)
+    pair = replace(pair, llm=kept.LLM(pair.folder))
+    assert (pair.model.native is None) == (
+        backend == "reference" or not kept.machine.NATIVE_AVAILABLE
+    )
     ids, new = draw(2, 23), draw(2, 19, seed=4)
     wanted = pair.hf(
         input_ids=ids, decoder_input_ids=new, output_hidden_states=True, output_attentions=True

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import kept
 from kept import load_cache, make_cache
 from kept.batch import pack_source
-from kept.models import t5
+from kept.models import encoder_passes
 from kept.models.record import Record
 
 from ..seq2seq import START, T5S, VOCAB, Pair, draw, hf_generate, pad, prompts
@@ -134,13 +133,13 @@ def test_keys_and_values_in_files(pair: Pair, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("pair", ["v1.0"], indirect=True)
 def test_an_input_is_encoded_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[int, ...]] = []
-    encode = type(pair.model).encode
+    encode = type(pair.model).encode_input
 
-    def counting(model: Any, source: Any, record: Record) -> Tensor:
-        read.append(source.lengths)
-        return encode(model, source, record)
+    def counting(model: Any, tokens: list[int], cache: Any) -> Any:
+        read.append((len(tokens),))
+        return encode(model, tokens, cache)
 
-    monkeypatch.setattr(type(pair.model), "encode", counting)
+    monkeypatch.setattr(type(pair.model), "encode_input", counting)
     pair.llm.forget()
     pair.llm.generate([*prompts(), prompts()[0]], max_new_tokens=9, num_beams=3)
     assert read == [(9,), (1,), (21,)], "each by itself"
@@ -155,7 +154,7 @@ def test_many_inputs_are_read_in_several_passes(
 ) -> None:
     source = pack_source([draw(n, seed=n).tolist() for n in (4, 9, 2, 30, 5)], 5)
     whole = pair.model.encode(source, Record())
-    monkeypatch.setattr(t5, "ENCODER_ROWS", 12)
+    monkeypatch.setattr(encoder_passes, "ENCODER_ROWS", 12)
     torch.testing.assert_close(pair.model.encode(source, Record()), whole, **CLOSE)
 
 

@@ -86,6 +86,9 @@ def step(codec: _native.Codec = FP32, **other: Any) -> _native.Step:
         "logits": fp32(ROWS, 5),
         "vocabulary": 5,
         "top_k": 0,
+        "inputs": [],
+        "input_lengths": [],
+        "input_of": [],
     }
     return _native.step(**{**given, **other})
 
@@ -143,6 +146,61 @@ STEPS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_that_would_leave_its_memory_is_refused(name: str) -> None:
     assert is_refused(lambda: program().run(STEPS[name](), 0, 4))
+
+
+def an_input(length: int, layers: int = 1, codec: _native.Codec = FP32) -> _native.Layers:
+    made = fp32(1, 1, length, 20)
+    side = (made if codec == FP32 else made.bfloat16(), None)
+    return _native.layers(codec, codec, [side * 2] * layers, [0] * layers)
+
+
+def crossing(**other: Any) -> _native.Step:
+    """Sequences of two tokens and of one attend inputs of two tokens and of one."""
+    given = {"inputs": [an_input(1), an_input(2)], "input_lengths": [1, 2], "input_of": [1, 0]}
+    return step(**{**given, **other})
+
+
+def test_encoder_inputs_that_would_leave_their_memory_are_refused() -> None:
+    made = _native.Program(isa())
+    qkv, queries, out = (made.add_buffer(width, False) for width in (80, 64, 40))
+    keys = _native.attention_shape(0, 1, 20, 1.0, False, -1, 0, 0.0)
+    made.place(qkv, queries, 0, keys, None, None, 0.0, 0, 0, 0, True)
+    reach = 3
+    made.attend(queries, 0, SHAPE, out, fp32(2, 2 * (reach + 64) - 1), reach, True)
+    made.run(crossing(), 0, 2)
+    made.run(crossing(input_of=[0, 0]), 1, 2)
+    both = _native.layers(FP32, FP32, [whole()] * 2, [0, 0])
+    for wrong in (
+        lambda: made.run(step(), 0, 2),
+        lambda: made.run(crossing(input_of=[0, 0]), 0, 1),  # rows of two sequences to one input
+        lambda: made.run(crossing(input_of=[0, 1]), 0, 1),
+        lambda: made.run(crossing(input_of=[0, 2]), 1, 2),
+        lambda: made.run(crossing(input_of=[0, -1]), 1, 2),
+        lambda: made.run(crossing(input_of=[0]), 1, 2),
+        lambda: made.run(crossing(input_lengths=[1, 3]), 1, 2),
+        lambda: made.run(crossing(input_lengths=[1, 0]), 1, 2),
+        lambda: crossing(input_lengths=[1]),
+        lambda: crossing(inputs=[an_input(1), an_input(2, layers=2)]),
+        lambda: crossing(inputs=[an_input(1), an_input(2, codec=_native.Codec.bf16)]),
+        lambda: made.run(crossing(inputs=[both, both]), 1, 2),  # of more slots than one
+        lambda: made.attend(queries, 0, SHAPE, out, fp32(2, 2 * (reach + 64) - 2), reach, True),
+        lambda: made.attend(queries, 0, SHAPE, out, fp32(1), -1, True),
+        lambda: _native.Repeat(
+            made,
+            crossing(
+                rows=2,
+                tokens=ids(1, 2),
+                positions=ids(0, 0),
+                rope_rows=ids(0, 0),
+                starts=[0, 1, 2],
+                lengths=[[1, 1]],
+                num_wanted=2,
+            ),
+            [0, 0],
+        ),
+        lambda: made.attend(queries, 0, SHAPE, out, fp32(1), 1 << 40, True),
+    ):
+        assert is_refused(wrong)
 
 
 def test_rows_that_do_not_exist_are_refused() -> None:
