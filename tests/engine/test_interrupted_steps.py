@@ -47,6 +47,19 @@ def finish(engine: Engine) -> None:
         engine.step()
 
 
+def test_what_is_ended_after_ctrl_c_is_no_error() -> None:
+    """Also the text whose tokens were just being taken."""
+    engine, _ = begun("pool")
+    count = interrupted(lambda: finish(engine), None, "engine")
+    for at in some_of(count, examples(60, 400), "ended"):
+        engine, requests = begun("pool")
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(lambda: finish(engine), at, "engine")  # noqa: B023
+        engine.end(requests)
+        reasons = {c.finish_reason for one in requests for c in one.group.results}
+        assert reasons <= {"interrupted", "length"}
+
+
 def test_the_thread_computes_gradients_as_before() -> None:
     """A step without them that ends in the middle leaves none of its modes behind."""
 

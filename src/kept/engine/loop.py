@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import suppress
 from traceback import clear_frames
 
 from kept.blocks import BLOCK
@@ -286,6 +287,9 @@ class Loop(Changing):
             for continuation in request.group.members:
                 continuation.num_computed = 0  # its slot may hold another's keys
         if taking is not None and not taking.finished:
+            if (taking, True, None) in list(self._inbox):  # who waits for it ends it with Ctrl-C
+                with suppress(Exception):
+                    taking.group.interrupt()
             why = "the step that took its tokens was interrupted half way"
             taking.group.fail(RuntimeError(why))
         self._residents.restart(self._open)
