@@ -42,17 +42,6 @@ struct Sight {
         const TokenSet known = tokens_below(token, causal ? query + 1 : length);
         return known & near(query, token);
     }
-    // What queries [first, last] see, some of them or each.
-    TokenSet by_any(std::int64_t first, std::int64_t last, std::int64_t token,
-                    std::int64_t length) const {
-        if (!causal) return tokens_below(token, length);
-        return (near(first, token) | ~tokens_below(token, first + 1)) &
-               tokens_below(token, last + 1);
-    }
-    TokenSet by_each(std::int64_t first, std::int64_t last, std::int64_t token,
-                     std::int64_t length) const {
-        return by(first, token, length) & by(last, token, length);
-    }
 
   private:
     TokenSet near(std::int64_t query, std::int64_t token) const {
@@ -64,10 +53,5 @@ struct Sight {
         return found;
     }
 };
-
-// 0 for tokens in `seen`, -1 for others.
-inline void write_hidden(TokenSet seen, float* hidden) {
-    for (std::int64_t t = 0; t < kTile; ++t) hidden[t] = holds(seen, t) ? 0.0f : -1.0f;
-}
 
 }  // namespace kept::KEPT_NS
