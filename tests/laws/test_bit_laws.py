@@ -21,6 +21,7 @@ from kept.batch import pack
 from kept.models import CausalLM
 from kept.models.packing import prepare
 from kept.ops import KVDtype, use_threads
+from kept.ops.activations import Activations
 from kept.ops.quantize import QUANTIZED_FORMATS
 from laws.schedules import ACTIONS, Alone, DifferentBitsError, Schedule, caches, play
 from laws.tiny import CONFIGS, FORMATS, VOCAB, native_model, plain_model
@@ -85,6 +86,13 @@ def check(
     play(Schedule(alone, make, random, limit, told), actions, folder)
 
 
+def model_on(isa: str, format: str, seed: int, activations: Activations = "bfloat16") -> CausalLM:
+    """One of the models on an instruction set, by the seed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KEPT_ISA", isa)
+        return native_model(sorted(CONFIGS)[seed % len(CONFIGS)], format, isa, activations)
+
+
 @needs_native
 @every_format
 @pytest.mark.parametrize("name", CONFIGS)
@@ -120,10 +128,7 @@ def test_on_every_instruction_set(
     isa: str, format: str, tmp_path: Path, kind: str, codec: KVDtype,
     actions: list[str], cached: bool, seed: int,
 ) -> None:  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KEPT_ISA", isa)
-        name = sorted(CONFIGS)[seed % len(CONFIGS)]
-        model = native_model(name, format, isa)
+    model = model_on(isa, format, seed)
     check(model, kind, codec, actions, cached, seed, tmp_path)
 
 
@@ -136,10 +141,7 @@ def test_and_so_with_activations_of_int8(
     isa: str, format: str, tmp_path: Path, kind: str, codec: KVDtype,
     actions: list[str], cached: bool, seed: int,
 ) -> None:  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KEPT_ISA", isa)
-        name = sorted(CONFIGS)[seed % len(CONFIGS)]
-        model = native_model(name, format, isa, "int8")
+    model = model_on(isa, format, seed, "int8")
     check(model, kind, codec, actions, cached, seed, tmp_path)
 
 
