@@ -87,6 +87,48 @@ def test_a_flood_takes_no_more_than_its_share() -> None:
     assert served.cost["flood"] <= served.cost["late"] + 2 * served.bound
 
 
+def passes_until(scheduler: Scheduler, found: Request) -> int:
+    """How many passes it takes until its prompt is read."""
+    passes = 0
+    while not found.has_caught_up:
+        step(scheduler)
+        passes += 1
+    return passes
+
+
+def test_a_short_prompt_is_read_beside_long_ones_that_came_first() -> None:
+    scheduler = Scheduler(16, 64)
+    flood = [request("flood", 2000, 4) for _ in range(8)]
+    for found in flood:
+        scheduler.add(found)
+    step(scheduler)
+    waited = []
+    for _ in range(40):
+        late = request("late", 60, 3)
+        scheduler.add(late)
+        waited.append(passes_until(scheduler, late))
+        while not late.finished:
+            step(scheduler)
+    assert any(not found.has_caught_up for found in flood)
+    assert max(waited) <= 3  # one of the others', and its own beside a quarter for the oldest
+
+
+def test_who_has_drawn_meanwhile_saves_no_reading_up() -> None:
+    scheduler = Scheduler(16, 64)
+    scheduler.add(request("drawing", 10, 1000))
+    busy = request("busy", 20_000, 1)
+    scheduler.add(busy)
+    for _ in range(100):
+        step(scheduler)
+    for _ in range(4):
+        scheduler.add(request("drawing", 5000, 1))
+    before = sequence_of(busy).num_computed
+    passes = 40
+    for _ in range(passes):
+        step(scheduler)
+    assert sequence_of(busy).num_computed - before >= passes * 64 // 2 - 2 * 64
+
+
 def test_one_that_stayed_away_saves_nothing_up() -> None:
     scheduler = Scheduler(1, 16)
     scheduler.add(request("away", 4, 2))
@@ -129,11 +171,11 @@ def test_what_was_served_outlives_a_step_that_was_interrupted() -> None:
     for found in known[1:]:
         scheduler.add(found)
     step(scheduler)
-    before = {found.tenant: scheduler.served(found) for found in known}
+    before = {found.tenant: scheduler.reading(found) for found in known}
     assert before["busy"] != before["new"]
     scheduler.restart(found for found in known if not found.finished)
     assert scheduler.num_waiting == 5
-    assert {found.tenant: scheduler.served(found) for found in known} == before
+    assert {found.tenant: scheduler.reading(found) for found in known} == before
     lowest = min(before, key=before.__getitem__)
     assert [found.tenant for found in scheduler.admit(anything)] == [lowest, lowest]
     while scheduler.has_work:

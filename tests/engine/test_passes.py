@@ -87,7 +87,7 @@ def test_a_pass_that_somebody_waits_for_keeps_its_time(
     reads = request("long", 50_000)
     running(scheduler, *(request("", 1, 50, interactive=True) for _ in range(decoding)), reads)
     sequence_of(reads).num_computed = past
-    [new] = [item.num_new for item in plan(scheduler) if item.is_prompt]
+    [new] = [item.num_new for item in plan(scheduler) if item.request is reads]
 
     def seconds(rows: int) -> float:
         return LEARNED.predict(decoding + rows, decoding + attended_by(past, rows))
@@ -115,9 +115,22 @@ def test_the_first_to_come_reads_a_quarter_and_the_least_served_the_rest() -> No
     scheduler = running(Scheduler(3, 100), request("a", 1000))
     step(scheduler)
     running(scheduler, request("b", 1000), request("c", 30))
+    assert [item.num_new for item in step(scheduler)] == [100]
     assert [item.num_new for item in plan(scheduler)] == [25, 75]
     settle(scheduler, plan(scheduler))
     assert [item.num_new for item in plan(scheduler)] == [25, 45, 30]
+
+
+def test_the_last_token_of_a_prompt_is_one_too() -> None:
+    scheduler = running(Scheduler(2, 8), request("a", 9, 2), request("b", 1, 2))
+    assert [(item.num_new, item.is_prompt) for item in step(scheduler)] == [(7, True), (1, True)]
+    assert [(item.num_new, item.is_prompt) for item in step(scheduler)] == [(2, True), (1, False)]
+    scheduler = running(Scheduler(2, 8), request("a", 9, 2))
+    assert [(item.num_new, item.is_prompt) for item in step(scheduler)] == [(8, True)]
+    assert [(item.num_new, item.is_prompt) for item in step(scheduler)] == [(1, True)]
+    [a] = scheduler.running
+    assert a.has_caught_up
+    assert a.num_promised == 0
 
 
 def test_drafted_tokens_are_no_prompt() -> None:

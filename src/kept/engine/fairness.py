@@ -21,12 +21,16 @@ MAX_IDLE: Final = 4096  # tenants remembered without a request
 
 @dataclass(slots=True)
 class Account:
-    """One tenant's: served cost over its weight, prompt tokens charged ahead, and its requests."""
+    """One tenant's: served cost over its weight, prompt tokens charged ahead, and its requests.
+
+    read: as `served`, but lifted whenever it has a prompt to read again and had none.
+    """
 
     weight: float
     served: float
     num_promised: int = 0
     num_open: int = 0
+    read: float = 0.0
 
 
 class FairShare:
@@ -44,6 +48,12 @@ class FairShare:
     nothing running is lifted past the lowest of those that wait, towards the one that has waited
     longest: however many tenants come, none of them can keep it waiting for ever. The proof of the
     bound needs no more than that the lift stays between the lowest and the highest that wait.
+
+    Who starts and whose prompt is read next are two queues. One that comes late is lifted past all
+    that others were promised, which they may have been given little of: so each account has a
+    second counter for the prompts that are being read (`reading`), lifted to the lowest of those
+    that read as its tenant begins to. Where prompts of many tokens have been started, a short one
+    of another tenant is read in its turn, and not behind them.
     """
 
     def __init__(self, slots: int, weights: Mapping[str, float] | None = None) -> None:
@@ -63,6 +73,8 @@ class FairShare:
         self._num_idle = 0
         self._floor = 0.0  # where the last request started
         self._level = 0.0  # where as many tenants as slots would be
+        self._readers: set[str] = set()  # tenants with prompt tokens charged ahead
+        self._read = 0.0  # where the last of them was as it had none left
 
     def __len__(self) -> int:
         """How many tenants are remembered."""
@@ -73,7 +85,8 @@ class FairShare:
         tokens yet."""
         twin = FairShare(self._slots, self._weights)
         for tenant, account in self._accounts.items():
-            twin._accounts[tenant] = Account(account.weight, account.served)
+            twin._accounts[tenant] = Account(account.weight, account.served, read=account.read)
+        twin._read = max([self._read, *(self._accounts[name].read for name in self._readers)])
         twin._num_idle = len(twin._accounts)
         twin._floor, twin._level = self._floor, self._level
         return twin
@@ -117,6 +130,10 @@ class FairShare:
         """Its counter: cost over weight, with what it was lifted by."""
         return self._accounts[tenant].served
 
+    def reading(self, tenant: str) -> float:
+        """Its counter among those with prompts to read: the lowest reads first."""
+        return self._accounts[tenant].read
+
     def standing(self, tenant: str) -> float:
         """Its counter with what it is promised: the lowest goes first."""
         account = self._accounts[tenant]
@@ -128,13 +145,23 @@ class FairShare:
         self._level = max(self._level, self._floor)
 
     def promise(self, tenant: str, num_prompt: int) -> None:
-        """Charge prompt tokens ahead; fewer than 0: of those charged, which nobody will compute."""
-        self._accounts[tenant].num_promised += num_prompt
+        """Charge prompt tokens ahead; fewer than 0: of those charged, which are computed now or
+        which nobody will compute."""
+        account = self._accounts[tenant]
+        account.num_promised += num_prompt
+        if account.num_promised and tenant not in self._readers:
+            others = (self._accounts[name].read for name in self._readers)
+            account.read = max(account.read, min(others, default=self._read))
+            self._readers.add(tenant)
+        elif not account.num_promised and tenant in self._readers:
+            self._readers.remove(tenant)
+            self._read = max(self._read, account.read)
 
     def serve(self, tenant: str, cost: float) -> None:
         """Charge what was computed: `PROMPT_COST` and `OUTPUT_COST` for each token."""
         account = self._accounts[tenant]
         account.served += cost / account.weight
+        account.read += cost / account.weight
         self._level += cost / self._slots
 
     def _forget(self) -> None:

@@ -168,7 +168,7 @@ class Loop(Changing):
                     self._residents.cut(continuation)
         work = self.scheduler.next(live, self._residents.max_steps(live))
         self._is_decode = len(work) == len(live) and all(
-            item.continuation.num_pending == 1 and not item.is_prompt for item in work
+            item.continuation.num_pending == 1 for item in work
         )
         if not self._takes_ahead(work):
             self._residents.make_room(work, self.scheduler, self._park)

@@ -59,13 +59,14 @@ class Passes:
         live: Sequence[Continuation],
         most: Sequence[int | None],
         owner: dict[Continuation, Request],
-        served: Callable[[Request], float],
+        reading: Callable[[Request], float],
         urgency: Callable[[Request], int],
     ) -> list[Work]:
         """The next pass over `live`, in their order.
 
         most: how many tokens each may bring in one pass; None: any number. owner: whose each is.
-        served: the counter of a request's tenant, the lowest reads first within a priority.
+        reading: the counter of a request's tenant among those that read, the lowest reads first
+        within a priority.
         urgency: the priority with which a request reads.
         """
         counts: dict[Continuation, int] = {}
@@ -81,14 +82,16 @@ class Passes:
             else:
                 readers.append(Reader(continuation, request, part, urgency(request)))
         if readers:
-            readers.sort(key=lambda r: (-r.priority, served(r.request), r.request.order))
+            readers.sort(key=lambda r: (-r.priority, reading(r.request), r.request.order))
             reads = self._cut(readers, counts, owner)
-            return [
-                Work(c, reads.get(c) or counts[c], owner[c], c in reads)
-                for c in live
-                if c in reads or c in counts
-            ]
-        return [Work(c, counts[c], owner[c], False) for c in live if c in counts]
+            counts |= reads
+        else:
+            reads = {}
+        return [
+            Work(c, counts[c], owner[c], c in reads or not owner[c].has_caught_up)
+            for c in live
+            if c in counts
+        ]
 
     def _cut(
         self,

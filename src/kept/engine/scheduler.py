@@ -83,9 +83,9 @@ class Scheduler:
         """Whether nobody can start for want of a slot, nor is anybody held any longer than that."""
         return self._used >= self.max_slots and not len(self._holds)
 
-    def served(self, request: Request) -> float:
-        """The counter of the request's tenant at its priority."""
-        return self._waiting.share(request.priority).served(request.tenant)
+    def reading(self, request: Request) -> float:
+        """The counter of the request's tenant among those with prompts to read."""
+        return self._waiting.share(request.priority).reading(request.tenant)
 
     def check(self, request: Request) -> None:
         """Raise OptionError for a request that needs more slots than there are."""
@@ -171,7 +171,7 @@ class Scheduler:
         computes what others are held for reads with the highest of their priorities.
         """
         owner = {c: request for request in self.running for c in request.live}
-        return self.passes.plan(live, most, owner, self.served, self._holds.urgency)
+        return self.passes.plan(live, most, owner, self.reading, self._holds.urgency)
 
     def computed(self, work: Sequence[Work], seconds: float | None) -> None:
         """Charge a pass that was computed, and learn from the time it took; None: do not.
