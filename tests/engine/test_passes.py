@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kept.engine import Request, Scheduler, StepTime
+from kept.engine import Request, Scheduler, StepTime, Work
 from kept.engine.passes import SLOWDOWN
 from kept.engine.step_time import attended_by
 
@@ -69,6 +69,10 @@ def test_every_pass_moves_everyone_who_decodes(
     assert read >= sum(prompt for prompt, _, _ in sizes if prompt > 1) - len(sizes) * 16
 
 
+def order_of(work: list[Work]) -> list[tuple[str, int]]:
+    return [(item.request.tenant, item.num_new) for item in work]
+
+
 def order(work: Any) -> dict[Any, int]:
     return {item.continuation: item.num_new for item in work}
 
@@ -111,14 +115,20 @@ def test_nobody_waits_so_prompts_are_read_by_chunks() -> None:
         assert sum(item.num_new for item in plan(scheduler)) == 512
 
 
-def test_the_first_to_come_reads_a_quarter_and_the_least_served_the_rest() -> None:
+def test_the_first_to_come_reads_a_quarter_and_the_soonest_done_the_rest() -> None:
     scheduler = running(Scheduler(3, 100), request("a", 1000))
     step(scheduler)
-    running(scheduler, request("b", 1000), request("c", 30))
-    assert [item.num_new for item in step(scheduler)] == [100]
-    assert [item.num_new for item in plan(scheduler)] == [25, 75]
-    settle(scheduler, plan(scheduler))
-    assert [item.num_new for item in plan(scheduler)] == [25, 45, 30]
+    running(scheduler, request("b", 800), request("c", 30, 1))
+    assert order_of(step(scheduler)) == [("a", 25), ("b", 45), ("c", 30)]
+    assert order_of(step(scheduler)) == [("a", 25), ("b", 75)]
+
+
+def test_one_beyond_its_share_reads_after_the_others() -> None:
+    scheduler = running(Scheduler(4, 100), request("a", 5000), request("b", 90))
+    step(scheduler)
+    running(scheduler, request("b", 50))
+    assert order_of(step(scheduler)) == [("a", 85), ("b", 15)]  # what was left of its first
+    assert order_of(step(scheduler)) == [("a", 50), ("b", 50)]
 
 
 def test_the_last_token_of_a_prompt_is_one_too() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from kept.errors import OptionError
 
@@ -23,14 +23,28 @@ MAX_IDLE: Final = 4096  # tenants remembered without a request
 class Account:
     """One tenant's: served cost over its weight, prompt tokens charged ahead, and its requests.
 
-    read: as `served`, but lifted whenever it has a prompt to read again and had none.
+    read: as `served`, but lifted whenever it has a prompt to read again and had none. num_running:
+    requests that have started.
     """
 
     weight: float
     served: float
     num_promised: int = 0
     num_open: int = 0
+    num_running: int = 0
     read: float = 0.0
+
+
+class Turn(NamedTuple):
+    """When a tenant's prompt is read among those of others.
+
+    read: its counter. level: where that would be had it had its share of what was computed. weight:
+    by how much the counter rises less.
+    """
+
+    read: float
+    level: float
+    weight: float
 
 
 class FairShare:
@@ -49,11 +63,15 @@ class FairShare:
     longest: however many tenants come, none of them can keep it waiting for ever. The proof of the
     bound needs no more than that the lift stays between the lowest and the highest that wait.
 
-    Who starts and whose prompt is read next are two queues. One that comes late is lifted past all
-    that others were promised, which they may have been given little of: so each account has a
-    second counter for the prompts that are being read (`reading`), lifted to the lowest of those
-    that read as its tenant begins to. Where prompts of many tokens have been started, a short one
-    of another tenant is read in its turn, and not behind them.
+    Who starts and whose prompt is read next are two queues. In the first a tenant that comes late
+    is lifted past all that others were promised, which they may have been given little of. So each
+    has a second counter, `Account.read`, for the prompts that are being read. What a pass costs
+    raises the level of all that run, as if everyone had had its share of it, and a tenant that
+    begins to read is lifted to there. Of the prompts whose tenant was not above the level as they
+    began, the one goes first that would be read soonest at its tenant's share (worst-case fair
+    queueing: Bennett and Zhang 1996, WF2Q). So a short prompt is read nearly as soon as on a
+    machine of its own that has its share of the speed, however long the prompts are that have
+    started before it.
     """
 
     def __init__(self, slots: int, weights: Mapping[str, float] | None = None) -> None:
@@ -73,8 +91,11 @@ class FairShare:
         self._num_idle = 0
         self._floor = 0.0  # where the last request started
         self._level = 0.0  # where as many tenants as slots would be
+        self._running: set[str] = set()
         self._readers: set[str] = set()  # tenants with prompt tokens charged ahead
-        self._read = 0.0  # where the last of them was as it had none left
+        self._reached = 0.0  # by what was computed, as if all that ran had had their share of it
+        self._is_level_known = True
+        self._weight = 0.0  # of all tenants that run
 
     def __len__(self) -> int:
         """How many tenants are remembered."""
@@ -86,7 +107,7 @@ class FairShare:
         twin = FairShare(self._slots, self._weights)
         for tenant, account in self._accounts.items():
             twin._accounts[tenant] = Account(account.weight, account.served, read=account.read)
-        twin._read = max([self._read, *(self._accounts[name].read for name in self._readers)])
+        twin._reached = self._reached
         twin._num_idle = len(twin._accounts)
         twin._floor, twin._level = self._floor, self._level
         return twin
@@ -130,19 +151,43 @@ class FairShare:
         """Its counter: cost over weight, with what it was lifted by."""
         return self._accounts[tenant].served
 
-    def reading(self, tenant: str) -> float:
-        """Its counter among those with prompts to read: the lowest reads first."""
-        return self._accounts[tenant].read
+    def turn(self, tenant: str) -> Turn:
+        """Where it stands among those with prompts to read."""
+        account = self._accounts[tenant]
+        return Turn(account.read, self._level_of_reading(), account.weight)
+
+    def _level_of_reading(self) -> float:
+        """How far everyone who runs would be; somebody who reads is never above."""
+        if not self._is_level_known and self._readers:
+            lowest = min(self._accounts[name].read for name in self._readers)
+            self._reached = max(self._reached, lowest)
+        self._is_level_known = True
+        return self._reached
 
     def standing(self, tenant: str) -> float:
         """Its counter with what it is promised: the lowest goes first."""
         account = self._accounts[tenant]
         return account.served + PROMPT_COST * account.num_promised / account.weight
 
-    def start(self, standing: float) -> None:
-        """Note the lowest standing of those that wait, as a request starts."""
+    def start(self, tenant: str, standing: float) -> None:
+        """Count a request of the tenant's that starts, and note the lowest standing of those that
+        wait."""
+        account = self._accounts[tenant]
+        self._running.add(tenant)
+        if not account.num_running:
+            self._weight += account.weight
+        account.num_running += 1
         self._floor = max(self._floor, standing)
         self._level = max(self._level, self._floor)
+
+    def stop(self, tenant: str) -> None:
+        """Count one less that runs."""
+        account = self._accounts[tenant]
+        account.num_running -= 1
+        if not account.num_running:
+            self._running.remove(tenant)
+            # Afresh: what is taken off a sum of floats leaves a rounding.
+            self._weight = sum(self._accounts[name].weight for name in self._running)
 
     def promise(self, tenant: str, num_prompt: int) -> None:
         """Charge prompt tokens ahead; fewer than 0: of those charged, which are computed now or
@@ -150,12 +195,11 @@ class FairShare:
         account = self._accounts[tenant]
         account.num_promised += num_prompt
         if account.num_promised and tenant not in self._readers:
-            others = (self._accounts[name].read for name in self._readers)
-            account.read = max(account.read, min(others, default=self._read))
+            account.read = max(account.read, self._level_of_reading())
             self._readers.add(tenant)
-        elif not account.num_promised and tenant in self._readers:
-            self._readers.remove(tenant)
-            self._read = max(self._read, account.read)
+        elif not account.num_promised:
+            self._readers.discard(tenant)
+        self._is_level_known = False
 
     def serve(self, tenant: str, cost: float) -> None:
         """Charge what was computed: `PROMPT_COST` and `OUTPUT_COST` for each token."""
@@ -163,6 +207,8 @@ class FairShare:
         account.served += cost / account.weight
         account.read += cost / account.weight
         self._level += cost / self._slots
+        self._reached += cost / max(self._weight, account.weight)
+        self._is_level_known = False
 
     def _forget(self) -> None:
         """Forget half of the idle tenants: those that are ahead of the others by least."""

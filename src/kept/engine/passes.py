@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from kept.engine.continuation import Continuation
+from kept.engine.fairness import Turn
 from kept.engine.request import Request
 from kept.engine.step_time import StepTime, attended_by
 
@@ -30,7 +31,7 @@ class Work(NamedTuple):
     is_prompt: bool
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Reader:
     """A sequence with a prompt to read: at most `most` tokens of it in a pass."""
 
@@ -59,14 +60,13 @@ class Passes:
         live: Sequence[Continuation],
         most: Sequence[int | None],
         owner: dict[Continuation, Request],
-        reading: Callable[[Request], float],
+        turn: Callable[[Request], Turn],
         urgency: Callable[[Request], int],
     ) -> list[Work]:
         """The next pass over `live`, in their order.
 
         most: how many tokens each may bring in one pass; None: any number. owner: whose each is.
-        reading: the counter of a request's tenant among those that read, the lowest reads first
-        within a priority.
+        turn: where a request's tenant stands among those that read.
         urgency: the priority with which a request reads.
         """
         counts: dict[Continuation, int] = {}
@@ -82,8 +82,7 @@ class Passes:
             else:
                 readers.append(Reader(continuation, request, part, urgency(request)))
         if readers:
-            readers.sort(key=lambda r: (-r.priority, reading(r.request), r.request.order))
-            reads = self._cut(readers, counts, owner)
+            reads = self._cut(_in_turn(readers, turn), counts, owner)
             counts |= reads
         else:
             reads = {}
@@ -138,3 +137,18 @@ class Passes:
             key=lambda reader: reader.request.order,
         )
         return [(oldest, max(left // 4, 1)), *((reader, left) for reader in readers)]
+
+
+def _in_turn(readers: list[Reader], turn: Callable[[Request], Turn]) -> list[Reader]:
+    """By priority; then those last that began beyond their tenant's share; then who would be read
+    first if each tenant had its share and read one prompt after the other."""
+    places: dict[Reader, tuple[int, bool, float]] = {}
+    read_until: dict[tuple[int, str], float] = {}  # each tenant's counter behind those so far
+    for reader in sorted(readers, key=lambda reader: (-reader.priority, reader.request.order)):
+        request, key = reader.request, (reader.priority, reader.request.tenant)
+        whose = turn(request)
+        before = read_until.get(key, whose.read)
+        began = before if request.reads_from is None else request.reads_from
+        read_until[key] = before + reader.continuation.num_pending / whose.weight
+        places[reader] = -reader.priority, began > whose.level, read_until[key]
+    return sorted(places, key=lambda reader: (*places[reader], reader.request.order))

@@ -64,6 +64,7 @@ class Request:
     number: int = field(default=-1, init=False)  # in the order of their coming
     started_at: float = field(default=math.inf, init=False)  # its tenant's standing then
     num_promised: int = field(default=0, init=False)  # prompt tokens charged ahead
+    reads_from: float | None = field(default=None, init=False)  # `Turn.read` as that began
     has_caught_up: bool = field(default=False, init=False)  # nothing left to read but what it draws
     pass_error: Exception | None = field(default=None, init=False)  # of a pass it was in
     refused_with: int | None = field(default=None, init=False)  # bytes nobody needed then

@@ -9,7 +9,7 @@ from typing import Final
 
 from kept.engine import journal
 from kept.engine.continuation import Continuation
-from kept.engine.fairness import OUTPUT_COST, PROMPT_COST
+from kept.engine.fairness import OUTPUT_COST, PROMPT_COST, Turn
 from kept.engine.holds import Hold, Holds
 from kept.engine.passes import Passes, Work
 from kept.engine.request import Phase, Request
@@ -83,9 +83,9 @@ class Scheduler:
         """Whether nobody can start for want of a slot, nor is anybody held any longer than that."""
         return self._used >= self.max_slots and not len(self._holds)
 
-    def reading(self, request: Request) -> float:
-        """The counter of the request's tenant among those with prompts to read."""
-        return self._waiting.share(request.priority).reading(request.tenant)
+    def turn(self, request: Request) -> Turn:
+        """Where the request's tenant stands among those with prompts to read."""
+        return self._waiting.share(request.priority).turn(request.tenant)
 
     def check(self, request: Request) -> None:
         """Raise OptionError for a request that needs more slots than there are."""
@@ -153,12 +153,12 @@ class Scheduler:
     def _start(self, request: Request, refused: list[Request]) -> None:
         share = self._waiting.share(request.priority)
         alike = [r.tenant for r in refused if r.priority == request.priority]
-        share.start(min(map(share.standing, [*alike, request.tenant])))
+        share.start(request.tenant, min(map(share.standing, [*alike, request.tenant])))
         self._waiting.remove(request)
         request.phase, request.refused_at = Phase.RUNNING, None
         request.started_at = share.standing(request.tenant)
         request.num_promised = sum(c.num_pending for c in request.live)
-        request.has_caught_up = False
+        request.has_caught_up, request.reads_from = False, None
         share.promise(request.tenant, request.num_promised)
         self._used += request.width
         self.running.append(request)
@@ -171,7 +171,7 @@ class Scheduler:
         computes what others are held for reads with the highest of their priorities.
         """
         owner = {c: request for request in self.running for c in request.live}
-        return self.passes.plan(live, most, owner, self.reading, self._holds.urgency)
+        return self.passes.plan(live, most, owner, self.turn, self._holds.urgency)
 
     def computed(self, work: Sequence[Work], seconds: float | None) -> None:
         """Charge a pass that was computed, and learn from the time it took; None: do not.
@@ -195,6 +195,8 @@ class Scheduler:
     def _read(self, item: Work) -> float:
         """Note that part of a prompt was read; what it cost, with the token drawn at its end."""
         request = item.request
+        if request.reads_from is None:
+            request.reads_from = self.turn(request).read
         kept = request.num_promised - item.num_new
         cost = PROMPT_COST * item.num_new
         if item.num_new == item.continuation.num_pending:
@@ -263,6 +265,7 @@ class Scheduler:
 
     def _stop(self, request: Request) -> None:
         self._promise(request, 0)
+        self._waiting.share(request.priority).stop(request.tenant)
         request.phase = Phase.OUTSIDE
         self._used -= request.width
         self.running.remove(request)
