@@ -18,7 +18,8 @@ and so does `kept.GenerationError`, the SamplingError of a call.
     ├── CacheError (RuntimeError)               an operation a cache cannot carry out
     │   └── CacheFullError                      no room for the new keys and values
     ├── SamplingError (RuntimeError)            logits no token can be drawn from
-    └── BackendError (RuntimeError)             kernels that were demanded but cannot be had
+    ├── BackendError (RuntimeError)             kernels that were demanded but cannot be had
+    └── EngineError (RuntimeError)              an engine whose thread has ended by a failure
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ class SamplingError(KeptError, RuntimeError):
 
 class BackendError(KeptError, RuntimeError):
     """A backend that was asked for is not available on this machine."""
+
+
+class EngineError(KeptError, RuntimeError):
+    """An engine takes no more steps, and its requests did not end."""
 
 
 class KeptWarning(UserWarning):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kept import OptionError
+from kept import EngineError, OptionError
 from kept.engine import AsyncEngine, Engine, Request, make_group
 
 from .requests import expected, outcome, pooled, resolved
@@ -169,6 +169,42 @@ def test_a_callback_that_ends_its_thread_ends_its_request_alone() -> None:
     assert other.group.results[0].finish_reason == "length"
     assert "SystemExit" in str(ended.group.results[0].error)
     check_nothing_is_left(runs)
+
+
+def test_a_thread_that_cannot_go_on_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = engine()
+
+    def failing(*_: object) -> None:
+        raise OSError("nothing works")
+
+    async def run() -> None:
+        served = AsyncEngine(runs)
+        hearing = [asyncio.create_task(heard(served, request(p, max_new_tokens=50)))
+                   for p in PROMPTS[:2]]  # fmt: skip
+        await asyncio.sleep(0)
+        monkeypatch.setattr(runs, "step", failing)
+        monkeypatch.setattr(runs, "end", failing)
+        for each in hearing:
+            with pytest.raises(EngineError, match="nothing works; make another engine"):
+                await asyncio.wait_for(each, 60)
+        with pytest.raises(EngineError):
+            await heard(served, request(PROMPTS[2], max_new_tokens=2))
+        with pytest.raises(EngineError):
+            await asyncio.wait_for(served.drain(), 60)
+        await asyncio.wait_for(served.aclose(), 60)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("inf"), float("nan")])
+def test_a_step_time_that_is_none(seconds: float) -> None:
+    with pytest.raises(OptionError, match=r"max_step_time=.*finite number of seconds"):
+        Engine(Toy(), None, RULE, max_step_time=seconds)
+
+
+def test_a_weight_that_is_none() -> None:
+    with pytest.raises(OptionError, match="tenant 'a' has weight 0"):
+        Engine(Toy(), None, RULE, weights={"a": 0})
 
 
 def test_a_request_that_is_refused_or_over_is_refused_again() -> None:

@@ -34,9 +34,8 @@ class EngineServer:
         rule = context_rule(model, options)
         room = room_for(settings.kv_memory, model.device)
         cache = build_cache(model, options, rule, slots, None, pool_bytes=room)
-        engine = Engine(model, cache, rule, max_slots=slots)
-        engine.scheduler.passes.max_step_time = settings.max_step_time
-        return cls(engine)
+        step = settings.max_step_time
+        return cls(Engine(model, cache, rule, max_slots=slots, max_step_time=step))
 
     @property
     def num_blocks(self) -> int:

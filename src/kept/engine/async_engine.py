@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from kept.engine.engine import Engine
-from kept.engine.request import Request
-from kept.errors import OptionError
+from kept.engine.request import Event, Request
+from kept.errors import EngineError, OptionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class AsyncEngine:
         self._changed = threading.Condition(self._lock)
         self._open: set[Request] = set()
         self._is_draining = self._is_closed = False
+        self._failure: Exception | None = None  # by which the thread has ended
         self._thread = threading.Thread(target=self._run, name="kept engine", daemon=True)
         self._thread.start()
 
@@ -53,8 +55,9 @@ class AsyncEngine:
 
         It is cancelled if the iteration is left before its end, by `aclose` or a cancelled task. At
         the end its completions are final; a text that failed says so there. Raises OptionError once
-        the engine drains or is closed, and for a request with an `on_event` of its own; else what
-        `Engine.submit` raises.
+        the engine drains or is closed, and for a request with an `on_event` of its own, EngineError
+        where the engine's thread has ended by a failure that no request could be ended with; else
+        what `Engine.submit` raises.
         """
         if request.on_event is not None:
             raise OptionError("generate hears of the request's events itself; leave on_event out")
@@ -70,15 +73,20 @@ class AsyncEngine:
                     yield piece
                 if is_over:
                     return
+                self._check()
                 await news.wait()
         finally:
             self._leave(request)
 
     async def drain(self) -> None:
-        """Take no more requests, and return once all there are have ended."""
+        """Take no more requests, and return once all there are have ended.
+
+        Raises EngineError where the engine's thread has ended before them.
+        """
         with self._lock:
             self._is_draining = True
         await asyncio.to_thread(self._wait_until_idle)
+        self._check()
 
     async def aclose(self) -> None:
         """Take no more requests, cancel those there are, and return once the thread has ended."""
@@ -89,8 +97,16 @@ class AsyncEngine:
             self._changed.notify_all()
         await asyncio.to_thread(self._thread.join)
 
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise EngineError(
+                f"the engine could not end its requests after a step had failed: {self._failure}; "
+                "make another engine"
+            ) from self._failure
+
     def _submit(self, request: Request) -> None:
         with self._lock:
+            self._check()
             if self._is_draining:
                 raise OptionError("this engine drains or is closed; make another one")
             self.engine.submit(request)
@@ -107,7 +123,9 @@ class AsyncEngine:
 
     def _wait_until_idle(self) -> None:
         with self._lock:
-            self._changed.wait_for(lambda: all(request.finished for request in self._open))
+            self._changed.wait_for(
+                lambda: self._failure or all(request.finished for request in self._open)
+            )
 
     def _run(self) -> None:
         """Step for as long as there is work; what a step raises ends the requests there are."""
@@ -121,11 +139,27 @@ class AsyncEngine:
             except Exception as error:
                 with self._lock:
                     requests = list(self._open)
-                self.engine.end(requests, error)
+                try:
+                    self.engine.end(requests, error)
+                except Exception as failure:
+                    self._fail(failure)
+                    return
             except BaseException:  # of somebody's on_event, whose request has ended with it
                 continue
             with self._lock:
                 self._changed.notify_all()
+
+    def _fail(self, failure: Exception) -> None:
+        """Tell all who wait that no step will be taken any more."""
+        with self._lock:
+            self._failure = failure
+            self._is_draining = self._is_closed = True
+            waiting = [(request, request.on_event) for request in self._open]
+            self._changed.notify_all()
+        for request, tell in waiting:
+            if tell is not None:
+                with suppress(RuntimeError):  # its loop has been closed
+                    tell(Event(request, None))
 
 
 def _pieces(request: Request, taken: list[int]) -> list[Piece]:

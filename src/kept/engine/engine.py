@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Final
 
@@ -15,6 +16,7 @@ from kept.engine.inputs import Inputs
 from kept.engine.loop import Loop
 from kept.engine.request import Event, Request
 from kept.engine.room import Room
+from kept.engine.scheduler import Scheduler
 from kept.engine.slot_caches import Held, SlotCaches
 from kept.engine.window import ContextRule
 from kept.errors import OptionError
@@ -42,17 +44,31 @@ class Engine(Loop):
         *,
         max_slots: int = 16,
         prefill_chunk: int = PREFILL_CHUNK,
+        max_step_time: float | None = None,
+        weights: Mapping[str, float] | None = None,
         room: Room | None = None,
         inputs: Inputs | None = None,
     ) -> None:
-        """max_slots: sequences side by side; of a cache that is given, its number of slots. room:
-        what keys and values come out of, where engines share one. inputs: of that room, what an
-        encoder has read before."""
+        """max_slots: sequences side by side; of a cache that is given, its number of slots.
+
+        max_step_time: seconds that a step with prompts to read may take while somebody reads along
+        (`Request.interactive`); None: three times what it would take without them. weights: shares
+        of tenants; 1 for those left out. room: what keys and values come out of, where engines
+        share one. inputs: of that room, what an encoder has read before.
+
+        Raises OptionError for a weight or a time that is not a finite number above 0.
+        """
         slots = cache.num_slots if isinstance(cache, Cache) else max_slots
         chunk = None if cache is None else prefill_chunk
         room = room or Room()
         inputs = inputs or Inputs(room)
-        super().__init__(model, cache, rule, slots, chunk, room, inputs)
+        if max_step_time is not None and not 0 < max_step_time < math.inf:
+            raise OptionError(
+                f"max_step_time={max_step_time}, and it is a finite number of seconds above 0; "
+                "leave it out for three times a step without prompts"
+            )
+        scheduler = Scheduler(slots, chunk, max_step_time=max_step_time, weights=weights)
+        super().__init__(model, cache, rule, scheduler, room, inputs)
         self._driving = Driving(model, self._take_step)
 
     def submit(self, request: Request) -> Request:

@@ -37,17 +37,15 @@ class Loop(Changing):
         model: CausalLM,
         cache: Cache | SlotCaches | None,
         rule: ContextRule,
-        num_slots: int,
-        prefill_chunk: int | None,
+        scheduler: Scheduler,
         room: Room,
         inputs: Inputs,
     ) -> None:
         self.model, self.rule, self.room = model, rule, room
         self.counters = Counters()
-        self.scheduler = Scheduler(num_slots, prefill_chunk)
-        self._residents = seat(
-            model, cache, rule, num_slots, prefill_chunk, self.counters, room, self
-        )
+        self.scheduler = scheduler
+        num_slots, chunk = scheduler.max_slots, scheduler.passes.chunk
+        self._residents = seat(model, cache, rule, num_slots, chunk, self.counters, room, self)
         codec = None if cache is None else cache.codec
         self._encoding = Encoding(model, inputs, codec, self._residents, room, self, self.counters)
         self._forward = Forward(model, self._residents, self._use_torch)
