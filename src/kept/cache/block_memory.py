@@ -91,6 +91,11 @@ class BlockMemory:
                 each.beside = together
 
     @property
+    def stays(self) -> bool:
+        """Whether its buffers lie in this machine's memory and never move."""
+        return self._reserved is not None
+
+    @property
     def block_bytes(self) -> int:
         """Bytes of a block in all of its layers."""
         return self.pool.block_bytes

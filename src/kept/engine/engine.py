@@ -20,6 +20,7 @@ from kept.engine.window import ContextRule
 from kept.errors import OptionError
 from kept.exiting import computing
 from kept.models import CausalLM
+from kept.store import PrefixStore
 from kept.turns import lets_go
 
 PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
@@ -44,15 +45,16 @@ class Engine(Loop):
         prefill_chunk: int = PREFILL_CHUNK,
         room: Room | None = None,
         inputs: Inputs | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
         """max_slots: sequences side by side; of a cache that is given, its number of slots. room:
         what keys and values come out of, where engines share one. inputs: of that room, what an
-        encoder has read before."""
+        encoder has read before. store: where prefixes of this model outlive the process."""
         slots = cache.num_slots if isinstance(cache, Cache) else max_slots
         chunk = None if cache is None else prefill_chunk
         room = room or Room()
         inputs = inputs or Inputs(room)
-        super().__init__(model, cache, rule, slots, chunk, room, inputs)
+        super().__init__(model, cache, rule, slots, chunk, room, inputs, store)
         self._driving = Driving(model, self._take_step)
 
     def submit(self, request: Request) -> Request:
