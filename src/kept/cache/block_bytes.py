@@ -6,6 +6,8 @@ keys of a layer       the parts of their codec, each (G, 64, width)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,7 +26,8 @@ class BlockBytes:
 
     def __init__(self, cache: Cache) -> None:
         self._groups: list[_Pieces] = []  # (P, G, 64, bytes of a token) of each part of each layer
-        for pool_of in cache.memories:
+        self._memories = cache.memories
+        for pool_of in self._memories:
             buffers = [buffer for layer in pool_of.buffers for buffer in layer]
             self._groups.append([buffer.view(torch.uint8).numpy() for buffer in buffers])
         self.group_bytes = cache.group_bytes
@@ -53,6 +56,10 @@ class BlockBytes:
                 begin += one.size
             found.append(data.data)
         return found
+
+    def prepare(self, group: int, blocks: Sequence[Block]) -> None:
+        """Have memory there for blocks that are about to be copied in."""
+        self._memories[group].populate(blocks)
 
     def copy_in(self, group: int, block: Block, data: memoryview) -> None:
         """Have a block of a group hold these bytes; nobody else may have it yet."""

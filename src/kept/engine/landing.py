@@ -20,6 +20,11 @@ class Landing:
     def __init__(self, copy: BlockBytes, stacks: Sequence[Stack]) -> None:
         self._copy, self.stacks = copy, tuple(stacks)
 
+    def prepare(self, indices: Sequence[int], group: int) -> None:
+        """See `Sink.prepare`."""
+        blocks = [self.stacks[index].blocks[group] for index in indices]
+        self._copy.prepare(group, [block for block in blocks if block is not None])
+
     def put(self, index: int, group: int, data: memoryview) -> None:
         """See `Sink.put`."""
         block = self.stacks[index].blocks[group]

@@ -31,6 +31,9 @@ _buffers = threading.local()  # of each thread that reads, so that its pages are
 class Sink(Protocol):
     """Who takes what is read, from any thread."""
 
+    def prepare(self, indices: Sequence[int], group: int) -> None:
+        """These blocks of a group come next."""
+
     def put(self, index: int, group: int, data: memoryview) -> None:
         """Take the verified bytes of a block of a group; they are another's afterwards."""
 
@@ -93,6 +96,12 @@ class Read:
             pairs = zip(self._arrived, self.wanted, strict=True)
             whole = [count == len(of.groups) for count, of in pairs]
         return whole.index(False) if False in whole else len(whole)
+
+    def prepare(self, indices: Sequence[int], group: int) -> None:
+        """Have the sink ready for some blocks of a group."""
+        with self._lock:
+            if self._sink is not None:
+                self._sink.prepare(indices, group)
 
     def deliver(self, index: int, group: int, data: memoryview) -> bool:
         """Take a block of a group in; False: nobody waits any more."""
@@ -244,6 +253,7 @@ def _read_group(
     data_at: int,
 ) -> int:
     total = 0
+    read.prepare(indices, group)
     for index in indices:
         record = _record(header, seal, group, read.wanted[index].place.position)
         data = record.open(_fill(disk, file, record.size, data_at + record.offset))
