@@ -6,7 +6,7 @@ keys of a layer       the parts of their codec, each (G, 64, width)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -37,15 +37,21 @@ class BlockBytes:
         """Whether the blocks of a cache lie in memory, where they stay."""
         return bool(cache.pools) and all(memory.stays for memory in cache.memories)
 
-    def copy_out(self, stack: Stack, num_tokens: int) -> list[memoryview] | None:
+    def copy_out(
+        self, stack: Stack, num_tokens: int, take: Callable[[int], memoryview]
+    ) -> list[memoryview] | None:
         """The first tokens of a block, of each group, zeros behind them; None: one of the groups
-        has let it go. Nobody may write to these tokens meanwhile."""
-        found = []
+        has let it go. Nobody may write to these tokens meanwhile. take: gives memory for so many
+        bytes."""
+        found: list[memoryview] = []
+        if any(block is None for block in stack.blocks):
+            return None
         for block, pieces, size in zip(stack.blocks, self._groups, self.group_bytes, strict=True):
-            if block is None:
-                return None
-            data = np.empty(size, np.uint8) if num_tokens == BLOCK else np.zeros(size, np.uint8)
-            begin = 0
+            assert block is not None
+            view, begin = take(size), 0
+            data = np.frombuffer(view, np.uint8)
+            if num_tokens < BLOCK:
+                data[...] = 0
             for piece in pieces:
                 one = piece[block.id]
                 into = data[begin : begin + one.size].reshape(one.shape)
@@ -54,7 +60,7 @@ class BlockBytes:
                 else:
                     into[:, :num_tokens] = one[:, :num_tokens]
                 begin += one.size
-            found.append(data.data)
+            found.append(view)
         return found
 
     def prepare(self, group: int, blocks: Sequence[Block]) -> None:

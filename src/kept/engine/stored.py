@@ -139,7 +139,7 @@ class Stored:
                 break
             if not self._section.takes(self._cache.block_bytes):
                 break
-            data = self._copy.copy_out(node.block, count)
+            data = self._copy.copy_out(node.block, count, self._store.buffers.take)
             if data is None:
                 break
             assert node.parent is not None

@@ -270,7 +270,7 @@ class Section:
             with store.writing():
                 entry = write_run(
                     run, tags, tag_of(run.before), self.folder, store.ledger, store.disk,
-                    store.key, self.namespace, store.name,
+                    store.key, self.namespace, store.name, store.pause,
                 )  # fmt: skip
         finally:
             with self._lock:
@@ -278,6 +278,9 @@ class Section:
                     self._index.add(entry)
                 self._coming.difference_update(tags)
             store.note_waiting(-run.num_bytes)
+            for block in run.blocks:
+                for data in block:
+                    store.buffers.give(data)
             if entry is None:
                 self.counters.dropped_blocks += len(tags)
         if entry is not None:

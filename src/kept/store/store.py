@@ -28,6 +28,7 @@ from kept.blocks import Namespace
 from kept.errors import OptionError
 from kept.format import format_bytes
 from kept.machine import num_cores
+from kept.store.buffers import Buffers
 from kept.store.counters import StoreCounters
 from kept.store.disk import Disk
 from kept.store.ledger import BusyError, Ledger
@@ -40,6 +41,7 @@ log = logging.getLogger("kept")
 MOST_WAITING: Final = 256 << 20  # bytes that may wait to be written
 READ_PATIENCE: Final = 5.0  # seconds that a request waits for what it reads at most
 HANGS: Final = 10.0  # seconds of one call to the system, from which on the disk is left alone
+BREATH: Final = 0.0015  # seconds between two slices of a write
 PAUSE: Final = 10.0  # seconds for which nothing is written after the disk was full
 LAST: Final = 10.0  # seconds for which the end of the interpreter waits for what is to be written
 _OPENING: Final = 5.0  # seconds in which a directory must be there
@@ -68,12 +70,14 @@ class PrefixStore:
         self.ledger = Ledger(folder, limit, self.disk, self.counters, self._forget)
         self.readers = Workers(max(1, min(4, num_cores())), "kept store reader")
         self.writer = Workers(1, "kept store writer")
+        self.buffers = Buffers()
         self._sections: dict[str, Section] = {}
         self._lock = threading.Lock()
         self._num_waiting = 0  # bytes
         self._seconds_a_byte: float | None = None
         self._not_before = 0.0
         self._is_stuck = False
+        self._num_hurrying = 0  # threads that wait for all to be written
         _stores.add(self)
         self._open()
 
@@ -179,7 +183,19 @@ class PrefixStore:
             section.end_all()
         done = threading.Event()
         self.writer.submit(done.set)
-        return done.wait(timeout)
+        with self._lock:
+            self._num_hurrying += 1
+        try:
+            return done.wait(timeout)
+        finally:
+            with self._lock:
+                self._num_hurrying -= 1
+
+    def pause(self) -> None:
+        """Let others compute between two slices of a write, unless somebody waits for it or much
+        is waiting: who writes without a break takes a processor away for a step's time."""
+        if not self._num_hurrying and self._num_waiting < MOST_WAITING // 4:
+            time.sleep(BREATH)
 
     def describe(self) -> str:
         """Where it is and what it has done, in a line."""

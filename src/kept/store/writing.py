@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from kept.store.file_format import Header, checksum, pack
 from kept.store.ledger import Ledger
 from kept.store.names import Entry, name_of
 
-SLICE = 1 << 18  # bytes of one call: what else runs gets its turn between two of them
+SLICE = 1 << 16  # bytes of one call
 
 
 @dataclass(slots=True)
@@ -69,8 +68,10 @@ def write_run(
     key: bytes | None,
     namespace: Namespace,
     model: str,
+    pause: Callable[[], object],
 ) -> Entry:
-    """Write a file of these blocks, once there is room for it. Raises OSError."""
+    """Write a file of these blocks, once there is room for it. pause: called between two slices.
+    Raises OSError."""
     header = run.header(namespace, model)
     pieces = pack(header, list(zip(*run.blocks, strict=True)), key)
     size = sum(map(len, pieces))
@@ -80,7 +81,7 @@ def write_run(
         try:
             offset = 0
             for piece in pieces:
-                offset += _write_all(disk, handle, memoryview(piece), offset)
+                offset += _write_all(disk, handle, memoryview(piece), offset, pause)
             disk.rename(path, folder / name)  # before it is unlocked
         finally:
             disk.close(handle)
@@ -91,14 +92,16 @@ def write_run(
     return Entry(name, after, tuple(tags), run.num_last or BLOCK, size)
 
 
-def _write_all(disk: Disk, handle: int, data: memoryview, offset: int) -> int:
+def _write_all(
+    disk: Disk, handle: int, data: memoryview, offset: int, pause: Callable[[], object]
+) -> int:
     written = 0
     while written < len(data):
         count = disk.write(handle, data[written : written + SLICE], offset + written)
         if count <= 0:
             raise OSError(f"the system wrote {count} bytes")
         written += count
-        os.sched_yield() if hasattr(os, "sched_yield") else time.sleep(0)
+        pause()
     return written
 
 
