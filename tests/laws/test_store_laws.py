@@ -8,6 +8,7 @@ fails, hangs and lies.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from interrupting import interrupted, some_of
 from thinning import examples
 
 from kept import machine
@@ -24,7 +26,7 @@ from kept.engine import Engine, stored
 from kept.ops import use_threads
 from kept.store import Disk, PrefixStore, reading
 from kept.store import section as sections
-from laws.pool_sums import check_pool
+from laws.pool_sums import check_nothing_is_left, check_pool
 from laws.serving import Ask, Served, Setting, check_alone, serve
 from laws.serving_draws import (
     CROWDED_SETTINGS,
@@ -35,6 +37,7 @@ from laws.serving_draws import (
     crowd,
 )
 from laws.store_faults import READS, WRITES, FaultyDisk, cut, files_of, flip, swap, total_bytes
+from laws.test_serving_laws import interruptible
 
 pytestmark = pytest.mark.skipif(
     not machine.NATIVE_AVAILABLE, reason="installed without a C++ compiler"
@@ -168,6 +171,36 @@ def test_nor_a_store_that_two_share(setting: Setting, asks: list[Ask]) -> None:
             check_alone(setting, one)
         assert all(store.flush(300) for store in stores)
         assert total_bytes(Path(name)) <= LIMIT
+
+
+def test_nor_ctrl_c_at_any_line(tmp_path: Path) -> None:
+    """Of who reads from files and offers blocks to them."""
+    setting, asks = interruptible()
+    check(setting, asks, opened(tmp_path, setting))
+
+    def begun() -> tuple[Engine, list[Served]]:
+        store = opened(tmp_path, setting)
+        engine = setting.engine(asks, store)
+        served = [Served(ask, ask.prompt([]), setting.rule) for ask in asks]
+        for one in served:
+            engine.submit(one.request)
+        return engine, served
+
+    first, _ = begun()
+    count = interrupted(lambda: run(first), None, "engine", "store")
+    assert first.counters.cached_tokens["store"]
+    for at in some_of(count, examples(8, 40), "stored"):
+        engine, served = begun()
+        with suppress(KeyboardInterrupt):  # how many lines there are depends on the disk
+            interrupted(lambda: run(engine), at, "engine", "store")  # noqa: B023
+        run(engine)
+        check_pool(engine)
+        ended = [one for one in served if "half way" in str(one.outcome[0][-1])]
+        assert len(ended) <= 1
+        for one in served:
+            if one not in ended:
+                check_alone(setting, one)
+        check_nothing_is_left(engine)
 
 
 def run(engine: Engine) -> None:

@@ -94,10 +94,9 @@ class Stored:
 
     def take_in(self) -> None:
         """Let what has been read be found, by whoever waited for it before others make it go."""
-        for request, reading in list(self._reading.items()):
-            if reading.read.is_over:
-                self._land(request, reading)
-                self._reading.pop(request, None)
+        for request in [x for x, reading in self._reading.items() if reading.read.is_over]:
+            # First taken out: what an exception then leaves is blocks that nobody has.
+            self._land(request, self._reading.pop(request))
 
     def given(self, request: Request, match: Match[Stack]) -> tuple[int, str | None]:
         """How many tokens of what a request starts with came out of files, and what went wrong
