@@ -19,6 +19,12 @@ TEMPLATE = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is kept in the home of whoever runs the tests."""
+    monkeypatch.setenv("KEPT_PREFIX_STORE", "off")
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four query heads on two key/value heads of 8, two layers, context 192, float32."""

@@ -31,6 +31,8 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=inherited | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"} | environment,
+        env=inherited
+        | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1", "KEPT_PREFIX_STORE": "off"}
+        | environment,
         preexec_fn=heed_ctrl_c,
     )

@@ -12,7 +12,8 @@ from kept.engine.pooled import PooledResidents
 
 
 def check_pool(engine: Engine) -> None:
-    """Between two steps a block is in use exactly where a running sequence or the tree has it.
+    """Between two steps a block is in use exactly where a running sequence or the tree has it, or
+    something is read into it.
 
     A lease may keep one that was forgotten. What the engine says of its blocks adds up to this.
     """
@@ -21,6 +22,9 @@ def check_pool(engine: Engine) -> None:
     assert isinstance(residents, PooledResidents)
     running = {c.slot for r in engine.scheduler.running for c in r.live}
     nodes, leased, on_shelf = list[Node[Stack]](), list[Stack](), set[int]()
+    stored, landing = residents._stored, list[Stack]()
+    if stored is not None:
+        landing = [stack for x in stored._reading.values() for stack in x.landing.stacks]
     if residents._known is not None:
         tree, shelf = residents._known.tree, residents._known.shelf
         tree.check()
@@ -39,14 +43,16 @@ def check_pool(engine: Engine) -> None:
         assert all(not table.blocks for slot, table in tables if slot not in running)
         held = ids(block for _, table in tables for block in table.blocks)
         findable = ids(node.block.blocks[group] for node in nodes)
-        assert used == held | findable | ids(stack.blocks[group] for stack in leased)
+        coming = ids(stack.blocks[group] for stack in landing)
+        assert not coming & (held | findable)
+        assert used == held | findable | coming | ids(x.blocks[group] for x in leased if x.blocks)
         if layout.window is None:
             free_to_go = [x.block.blocks[group] for x in nodes if not x.holds]
             kept = ids(x.block.blocks[group] for x in nodes if x.holds)
             assert len(ids(free_to_go)) == len(free_to_go)
             findable_bytes += len(ids(free_to_go) - kept) * pool.block_bytes
         else:
-            findable_bytes += len(used - held) * pool.block_bytes
+            findable_bytes += len(used - held - coming) * pool.block_bytes
         assert pool.num_reserved == max(len(used), pool.num_promised) + pool.num_idle
         used_bytes += len(used) * pool.block_bytes
         reserved_bytes += pool.num_reserved * pool.block_bytes

@@ -29,6 +29,7 @@ from kept.engine import (
 from kept.models import CausalLM
 from kept.ops import KVDtype, use_threads
 from kept.sampling import TokenHistory, TokenLogprobs, derive_seed
+from kept.store import PrefixStore
 from laws.planted import clock, failing
 from laws.pool_sums import check_nothing_is_left, check_pool
 from laws.tiny import VOCAB, native_model
@@ -123,15 +124,16 @@ class Setting:
                 patch.setenv("KEPT_ISA", self.isa)
             return native_model(self.model, self.format, self.isa)
 
-    def engine(self, asks: Sequence[Ask]) -> Engine:
-        """The engine, in whose pool each of the requests has room when it is alone."""
+    def engine(self, asks: Sequence[Ask], store: PrefixStore | None = None) -> Engine:
+        """The engine, in whose pool each of the requests has room when it is alone. store: where
+        its prefixes outlive it."""
         model = self.made
         fields: dict[str, Any] = {"dtype": model.dtype, "kv_dtype": self.codec}
         needed = max(map(self._num_blocks, asks)) + self.spare
         pool_bytes = needed * make_cache(model.kv_shapes, **fields).block_bytes
         slots = max(self.slots, *(ask.width for ask in asks))
         cache = make_cache(model.kv_shapes, num_slots=slots, pool_bytes=pool_bytes, **fields)
-        engine = Engine(model, cache, self.rule, prefill_chunk=self.chunk)
+        engine = Engine(model, cache, self.rule, prefill_chunk=self.chunk, store=store)
         engine.scheduler.passes.max_step_time = self.max_step_time
         return engine
 
@@ -234,9 +236,9 @@ class Served:
         return Unspellable(**fields, at=self.ask.unspellable)
 
 
-def serve(setting: Setting, asks: Sequence[Ask]) -> list[Served]:
+def serve(setting: Setting, asks: Sequence[Ask], store: PrefixStore | None = None) -> list[Served]:
     """Play the asks, in the order of their steps; the pool adds up after each."""
-    engine, rule = setting.engine(asks), setting.rule
+    engine, rule = setting.engine(asks, store), setting.rule
     served: list[Served] = []
     waiting = sorted(asks, key=lambda ask: ask.at)
     use_threads(setting.threads)

@@ -16,6 +16,7 @@ FLOORS = (
     ("batch", "exiting", "format", "machine", "text", "sampling", "turns"),
     ("ops",),
     ("blocks",),
+    ("store",),
     ("cache",),
     ("models",),
     ("engine",),

@@ -160,10 +160,15 @@ class PrefixTree(Generic[B]):
 
     def held(self, lease: Lease[B], first: int = 0) -> list[B]:
         """The blocks that a lease holds, in order, from one on that is counted from 0."""
+        return [node.block for node in self.path(lease, first)]
+
+    def path(self, lease: Lease[B], first: int = 0) -> list[Node[B]]:
+        """The nodes of these blocks, with their keys and tokens, to be read alone."""
         assert lease.hold.claim is not None, "a lease that was released holds none"
-        found, node = [], lease.hold.claim[0]
+        found: list[Node[B]] = []
+        node = lease.hold.claim[0]
         while node.depth > first:
-            found.append(node.block)
+            found.append(node)
             assert node.parent is not None
             node = node.parent
         return found[::-1]

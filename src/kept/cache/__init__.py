@@ -1,6 +1,7 @@
 """Where keys and values live: layouts, layers, and the cache that joins them."""
 
 from kept.cache import pickling  # noqa: F401  # which tells pickle of caches
+from kept.cache.block_bytes import BlockBytes
 from kept.cache.block_layout import BlockLayout
 from kept.cache.bounds import most_slot_bytes
 from kept.cache.cache import Cache
@@ -25,6 +26,7 @@ __all__ = [
     "EVICTION_GRAIN",
     "KINDS",
     "SCORES",
+    "BlockBytes",
     "BlockLayout",
     "Cache",
     "EncodedInput",

@@ -91,6 +91,11 @@ class BlockMemory:
                 each.beside = together
 
     @property
+    def stays(self) -> bool:
+        """Whether its buffers lie in this machine's memory and never move."""
+        return self._reserved is not None
+
+    @property
     def block_bytes(self) -> int:
         """Bytes of a block in all of its layers."""
         return self.pool.block_bytes
@@ -126,6 +131,18 @@ class BlockMemory:
                 if each is not None and each is not self:
                     each.release()
         return self.pool.take(count)
+
+    def populate(self, blocks: Sequence[Block]) -> None:
+        """Have memory there for blocks that are about to be written to as a whole; see
+        `memory.populate`. It is there anyway; this saves time."""
+        if self._reserved is None or not blocks:
+            return
+        first, last = min(block.id for block in blocks), max(block.id for block in blocks)
+        if last - first >= 2 * len(blocks):
+            return  # what lies between is others'
+        for part, begin in self._offsets():
+            size = _bytes_of(part)
+            memory.populate(self._reserved[0], begin + first * size, begin + (last + 1) * size)
 
     def release(self) -> None:
         """Give the whole pages back to the system on which no block in use lies. Buffers that grow

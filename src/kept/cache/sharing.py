@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from kept.blocks import BLOCK, Block, Stack, blocks_of
 from kept.cache.block_layout import BlockLayout
+from kept.cache.block_memory import BlockMemory
 from kept.cache.block_table import Table
 from kept.cache.indices import read_whole
 from kept.cache.moving import Movable
@@ -73,6 +74,11 @@ class Sharing(Movable):
     def group_bytes(self) -> tuple[int, ...]:
         """Bytes of a block of each group of `windows`. Raises CacheError as `share` does."""
         return tuple(layout.memory.block_bytes for layout in self._in_blocks())
+
+    @property
+    def memories(self) -> tuple[BlockMemory, ...]:
+        """Where the blocks of each group of `windows` lie. Raises CacheError as `share` does."""
+        return tuple(layout.memory for layout in self._in_blocks())
 
     @property
     def held_ids(self) -> tuple[frozenset[int], ...]:

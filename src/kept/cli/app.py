@@ -8,6 +8,7 @@ import typer
 
 from kept import __version__
 from kept.cli.bench import bench_app
+from kept.cli.cache import cache_app
 from kept.cli.chat import chat
 from kept.cli.errors import ReportingGroup
 from kept.cli.explain import explain
@@ -16,6 +17,7 @@ from kept.cli.grouped import grouped
 from kept.cli.info import info
 from kept.cli.plan import plan
 from kept.cli.quantize import quantize
+from kept.cli.store import store_app
 
 app = typer.Typer(
     cls=ReportingGroup,
@@ -58,4 +60,6 @@ app.command()(grouped(explain))
 app.command()(info)
 app.command()(plan)
 app.command()(quantize)
+app.add_typer(cache_app, name="cache")
+app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")

@@ -14,10 +14,12 @@ from kept.cli.loading import load
 from kept.cli.options import ModelOptions, option
 from kept.cli.prompts import check_text, read_lines
 from kept.cli.sampling_options import SamplingOptions
+from kept.cli.saved_chat import SavedChat
 from kept.cli.session import Session
 from kept.cli.terminal import DIM, Writer, styled
 from kept.errors import ContextLengthError, KeptError, OptionError
 from kept.interrupt import INTERRUPTED
+from kept.options import PREFIX_STORE
 
 if TYPE_CHECKING:
     from kept.engine import Completion
@@ -39,6 +41,15 @@ def chat(
     system: Annotated[
         str | None, option("Conversation", "A system message to begin with.", metavar="TEXT")
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the last conversation with this model, from where it was; its keys "
+            "are read, not computed.",
+            rich_help_panel="Conversation",
+        ),
+    ] = False,
     model: ModelOptions,
     cache: CacheFlags,
     sampling: SamplingOptions,
@@ -46,6 +57,7 @@ def chat(
     """Talk with a model. It keeps what it has read, so a turn computes only what is new.
 
     Ctrl-C stops an answer and keeps the conversation; at the prompt it leaves, as Ctrl-D does.
+    What it has read outlives the command, in --prefix-store.
     /help lists what else can be typed. Through a pipe every line is a turn, commands included.
     """
     if sampling.logprobs is not None:
@@ -55,8 +67,13 @@ def chat(
     params, cache_options = sampling.to_params(), cache.to_options()
     if sys.stdin is None:
         raise OptionError("stdin is closed, so nothing can be said; give a terminal or a pipe")
-    llm = load(model)
-    session = Session(llm, params, cache_options, system)
+    llm = load(model, PREFIX_STORE)
+    saved = None if llm.store is None else SavedChat(llm.store, model.model or "")
+    if resume and saved is None:
+        raise OptionError("--resume needs a --prefix-store, and none is used; leave --resume out")
+    session = Session(llm, params, cache_options, system, saved, resume=resume)
+    if resume:
+        _note(f"[going on after {session.num_turns:,} turns]")
     if sys.stdin.isatty():
         if sys.stdout.isatty():
             name = model.model or "the bundled model"

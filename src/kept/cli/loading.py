@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kept.cli.options import ModelOptions
+from kept.cli.options import STORE_KEY, ModelOptions
+from kept.cli.streams import say
+from kept.errors import OptionError
 from kept.format import parse_bytes
 
 if TYPE_CHECKING:
@@ -21,9 +25,12 @@ Update = Callable[[int, int], None]
 _PATIENCE = 0.5  # seconds without a bar
 
 
-def load(options: ModelOptions) -> LLM:
-    """Load the model. Raises CheckpointError and its kinds, or OptionError."""
+def load(options: ModelOptions, default_store: str | None = None) -> LLM:
+    """Load the model. default_store: where prefixes are stored unless an option says so, None:
+    nowhere. Raises CheckpointError and its kinds, or OptionError."""
     from kept.llm import LLM
+
+    store = _store_of(options, default_store)
 
     label = "Packing" if options.quantize is None else "Quantizing"
     with bars(("Loading", "bytes"), (label, "weights")) as (loading, packing):
@@ -39,9 +46,33 @@ def load(options: ModelOptions) -> LLM:
             offload_memory=None
             if options.offload_memory is None
             else parse_bytes(options.offload_memory),
+            prefix_store=store,
+            store_bytes=None if store is None else options.store_bytes,
+            store_key=None if store is None else os.environ.get(STORE_KEY) or None,
             progress=loading,
             packing=packing,
         )
+
+
+def _store_of(options: ModelOptions, default: str | None) -> str | None:
+    """Where prefixes are stored, None: nowhere. A default that cannot be had costs a remark.
+
+    Raises OptionError for --store-bytes without a store.
+    """
+    asked = options.prefix_store
+    if asked is not None and asked != "off":
+        return asked
+    if asked is None and default is not None and os.environ.get("KEPT_OPS") != "reference":
+        folder = Path(default).expanduser()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return default
+        except OSError as error:
+            say(f"prefixes are kept in memory alone: {folder}: {error.strerror}")
+            return None
+    if options.store_bytes is not None and default is None:
+        raise OptionError("--store-bytes is of a --prefix-store; give both, or leave it out")
+    return None
 
 
 @contextmanager

@@ -8,11 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from kept.options import PREFIX_STORE, STORE_BYTES
+
 MODEL = "Model"
 LENGTH = "When to stop"
 CHOICE = "How to choose each token"
 BEAMS = "Beam search"
 REPORT = "What to report"
+STORE_KEY = "KEPT_STORE_KEY"  # environment: hex digits that encrypt the prefix store
 CACHE = "Cache and context"
 
 
@@ -86,6 +89,28 @@ class ModelOptions:
             "The most memory that all keys and values may take together, 40% being a share of this "
             "machine's. Default: what memory holds.",
             metavar="<bytes, or as 512MiB, 2GiB, 40%>",
+        ),
+    ] = None
+    prefix_store: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep what is computed of texts in files of this directory, and read it instead "
+            f"of computing it again, also after a restart; off: nowhere. {STORE_KEY}, 64 hex "
+            "digits, encrypts them. Default: off; in `kept chat` and `kept cache` "
+            f"{PREFIX_STORE}.",
+            rich_help_panel=CACHE,
+            envvar="KEPT_PREFIX_STORE",
+            show_envvar=False,
+            metavar="<folder, or off>",
+            show_default=False,
+        ),
+    ] = None
+    store_bytes: Annotated[
+        str | None,
+        option(
+            CACHE,
+            f"The most that all files of the prefix store take. Default: {STORE_BYTES}.",
+            metavar="<bytes, or as 512MiB, 2GiB>",
         ),
     ] = None
     offload_folder: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from kept.cli.saved_chat import Saved, SavedChat
 from kept.cli.streaming import show
 from kept.format import format_bytes, format_rate, format_seconds, table
 
@@ -19,12 +20,29 @@ class Session:
     """Messages and answers in turn, after a system message if there is one."""
 
     def __init__(
-        self, llm: LLM, params: SamplingParams, cache_options: CacheOptions, system: str | None
+        self,
+        llm: LLM,
+        params: SamplingParams,
+        cache_options: CacheOptions,
+        system: str | None,
+        saved: SavedChat | None = None,
+        *,
+        resume: bool = False,
     ) -> None:
-        """Raises TemplateError if the model has no chat template, or refuses the system message."""
+        """saved: where the conversation is saved after each turn, None: nowhere. resume: go on from
+        the one that is there, under its system message where none is given.
+
+        Raises TemplateError if the model has no chat template, or refuses the system message, and
+        CacheError where there is nothing to resume.
+        """
+        found = saved.load() if saved is not None and resume else None
+        if found is not None and system is None:
+            system = found.system
+        self._saved = saved
         self._llm, self._params, self._cache_options = llm, params, cache_options
         self._system = [] if system is None else [{"role": "system", "content": system}]
-        self._turns: list[tuple[str, Completion]] = []
+        self._turns: list[tuple[str, str]] = [] if found is None else list(found.turns)
+        self._completions: list[Completion] = []  # of the last turns, those of this session
         llm.render_chat(self._messages("Hello"))
 
     def ask(self, text: str, write: Callable[[str], None]) -> Completion:
@@ -38,21 +56,36 @@ class Session:
         )
         completion = show(stream, write)
         if completion.finish_reason != "interrupted" or completion.text:
-            self._turns.append((text, completion))
+            self._turns.append((text, completion.text))
+            self._completions.append(completion)
+            self._save()
         return completion
+
+    @property
+    def num_turns(self) -> int:
+        """How many questions were answered, before this session too."""
+        return len(self._turns)
 
     def undo(self) -> bool:
         """Drop the last question and its answer; returns whether there was one."""
-        return bool(self._turns and self._turns.pop())
+        if not self._turns:
+            return False
+        self._turns.pop()
+        if self._completions:
+            self._completions.pop()
+        self._save()
+        return True
 
     def reset(self) -> None:
         """Drop everything but the system message, and the cache."""
         self._turns.clear()
+        self._completions.clear()
+        self._save()
         self._llm.forget()
 
     def stats(self) -> str:
         """A row for each turn: tokens that were cached, read and written, and times."""
-        if not self._turns:
+        if not self._completions:
             return "no turns yet"
         header = ("turn", "prompt", "cached", "new", "written", "first token", "speed", "cache")
         rows = [
@@ -66,13 +99,20 @@ class Session:
                 format_rate(c.tokens_per_second),
                 format_bytes(c.cache_bytes),
             )
-            for number, (_, c) in enumerate(self._turns, 1)
+            for number, c in enumerate(
+                self._completions, len(self._turns) - len(self._completions) + 1
+            )
         ]
         return table(header, rows)
 
     def _messages(self, text: str) -> list[dict[str, str]]:
         messages = list(self._system)
-        for question, completion in self._turns:
+        for question, answer in self._turns:
             messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": completion.text})
+            messages.append({"role": "assistant", "content": answer})
         return [*messages, {"role": "user", "content": text}]
+
+    def _save(self) -> None:
+        if self._saved is not None:
+            system = self._system[0]["content"] if self._system else None
+            self._saved.save(Saved(system, tuple(self._turns)))

@@ -27,8 +27,9 @@ class Completion:
     search and the text is at this index.
 
     Counts and times: prompt_tokens; cached_tokens of them were in the cache already, which
-    cached_from divides by where they were found ("tree": the keys of earlier texts, "running":
-    those of a text that was being computed, "conversation": the turns before); computed_tokens:
+    cached_from divides by where they were found ("tree": the keys of earlier texts, "store":
+    those that were read from the prefix store, "running": those of a text that was being computed,
+    "conversation": the turns before); computed_tokens:
     rows that the model computed for the request, all of its texts together; miss_reason: why no
     more of the prompt was found (None: nothing was missing, or nothing is shared);
     time_to_first_token, total_time and queue_time (until it was admitted) in seconds from the

@@ -22,6 +22,7 @@ from kept.engine.window import ContextRule
 from kept.errors import OptionError
 from kept.exiting import computing
 from kept.models import CausalLM
+from kept.store import PrefixStore
 from kept.turns import lets_go
 
 PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
@@ -48,13 +49,15 @@ class Engine(Loop):
         weights: Mapping[str, float] | None = None,
         room: Room | None = None,
         inputs: Inputs | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
         """max_slots: sequences side by side; of a cache that is given, its number of slots.
 
         max_step_time: seconds that a step with prompts to read may take while somebody reads along
         (`Request.interactive`); None: three times what it would take without them. weights: shares
         of tenants; 1 for those left out. room: what keys and values come out of, where engines
-        share one. inputs: of that room, what an encoder has read before.
+        share one. inputs: of that room, what an encoder has read before. store: where prefixes of
+        this model outlive the process.
 
         Raises OptionError for a weight or a time that is not a finite number above 0.
         """
@@ -68,7 +71,7 @@ class Engine(Loop):
                 "leave it out for three times a step without prompts"
             )
         scheduler = Scheduler(slots, chunk, max_step_time=max_step_time, weights=weights)
-        super().__init__(model, cache, rule, scheduler, room, inputs)
+        super().__init__(model, cache, rule, scheduler, room, inputs, store)
         self._driving = Driving(model, self._take_step)
 
     def submit(self, request: Request) -> Request:

@@ -88,14 +88,20 @@ def note_found(
     usage: Usage,
     counters: Counters,
     tokenizer: Tokenizer | None,
+    num_stored: int = 0,
+    fault: str | None = None,
 ) -> None:
     """Note what of a prompt was found, and why no more. source: where that came from. tokenizer: to
-    tell tokens apart in words, None: by their numbers. Mutates usage and counters."""
-    if match.num_tokens:
-        usage.cached[source] = match.num_tokens
-        counters.cached_tokens[source] += match.num_tokens
+    tell tokens apart in words, None: by their numbers. num_stored: tokens of it that were read from
+    a store; fault: what went wrong there. Mutates usage and counters."""
+    for name, count in ((source, match.num_tokens - num_stored), ("store", num_stored)):
+        if count:
+            usage.cached[name] = count
+            counters.cached_tokens[name] += count
     if match.miss.reason is not Reason.WHOLE:
         usage.miss = _words(match.miss, tokenizer)
+        if fault is not None:
+            usage.miss += f"; what is stored of it was lost ({fault})"
         counters.misses[match.miss.reason.value] += 1
 
 

@@ -43,7 +43,9 @@ def arrived(request: Request) -> None:
 
 def held(request: Request, leader: Request, num_shared: int) -> None:
     """It waits for another to compute what both begin with."""
-    if listens():
+    if listens() and leader is request:
+        log.debug("request %d waits for up to %s stored tokens", request.number, f"{num_shared:,}")
+    elif listens():
         log.debug(
             "request %d waits for request %d to read the %s tokens that both begin with",
             request.number, leader.number, f"{num_shared:,}",

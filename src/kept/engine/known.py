@@ -28,10 +28,11 @@ class Known:
     block of a text, or what its windowed layers hold inside of a text.
     """
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, space: Namespace | None = None) -> None:
+        """space: what keys depend on beside tokens; None: no more than the cache, as one engine's
+        model and kernels are the same for all of its texts."""
         self._cache, self._windows = cache, cache.windows
-        # One engine's tree: its model and kernels are the same for all.
-        space = Namespace("", "", "", cache.codec.name, self._windows)
+        space = space or Namespace("", "", "", cache.codec.name, self._windows)
         self.tree: PrefixTree[Stack] = PrefixTree(
             space, again=Stack.take_in, memory=self._kept_block
         )

@@ -18,7 +18,7 @@ from kept.engine.group import Move
 from kept.engine.inputs import Inputs
 from kept.engine.passes import Work
 from kept.engine.request import Event, Phase, Request
-from kept.engine.room import Lender, Room
+from kept.engine.room import Helper, Room
 from kept.engine.scheduler import Scheduler
 from kept.engine.seating import seat
 from kept.engine.settling import Settling
@@ -27,6 +27,7 @@ from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
 from kept.models import CausalLM, NextLogits
 from kept.sampling import num_likeliest
+from kept.store import PrefixStore
 
 
 class Loop(Changing):
@@ -40,12 +41,23 @@ class Loop(Changing):
         scheduler: Scheduler,
         room: Room,
         inputs: Inputs,
+        store: PrefixStore | None,
     ) -> None:
         self.model, self.rule, self.room = model, rule, room
         self.counters = Counters()
         self.scheduler = scheduler
-        num_slots, chunk = scheduler.max_slots, scheduler.passes.chunk
-        self._residents = seat(model, cache, rule, num_slots, chunk, self.counters, room, self)
+        self._residents = seat(
+            model,
+            cache,
+            rule,
+            scheduler.max_slots,
+            scheduler.passes.chunk,
+            self.counters,
+            room,
+            self,
+            self.scheduler.step_time,
+            store,
+        )
         codec = None if cache is None else cache.codec
         self._encoding = Encoding(model, inputs, codec, self._residents, room, self, self.counters)
         self._forward = Forward(model, self._residents, self._use_torch)
@@ -55,7 +67,8 @@ class Loop(Changing):
         self._open: dict[Request, None] = {}  # those heard of and not finished
         self._events = []
         self._is_decode = False  # whether the pass that is planned is one token of everyone
-        self._waits_for: Lender | None = None  # to let go of room, as nothing runs here
+        # As nothing runs here: to let go of room, or to bring what is read from a store.
+        self._waits_for: Helper | None = None
         room.join(self)
 
     # A function of its own: what it held is freed before the interpreter may end.
@@ -122,7 +135,7 @@ class Loop(Changing):
             request.pass_error = error
             self._end(request, error)
         if not self.scheduler.running:
-            self._waits_for = self.room.who_goes_first(self)
+            self._waits_for = self._residents.awaited or self.room.who_goes_first(self)
             if self._waits_for is None:
                 self._refuse()
 

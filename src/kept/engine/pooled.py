@@ -15,8 +15,9 @@ from kept.engine.needs import Needs, longest_text
 from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.engine.residents import Residents
-from kept.engine.room import Lender, Room
+from kept.engine.room import Helper, Lender, Room
 from kept.engine.scheduler import Scheduler
+from kept.engine.stored import Stored
 from kept.engine.supply import Supply
 from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
@@ -46,6 +47,7 @@ class PooledResidents(Residents):
         counters: Counters,
         room: Room,
         owner: Lender,
+        stored: Stored | None = None,
     ) -> None:
         super().__init__(cache, num_slots)
         self._held_cache, self._known, self._counters = cache, known, counters
@@ -58,6 +60,7 @@ class PooledResidents(Residents):
         # prompt, so that it is leased for as long as any of them runs.
         self._leases: dict[Request, dict[Continuation, Lease[Stack]]] = {}
         self._promised = 0, 0  # to how many of those that run, and how many bytes
+        self._stored = stored
         self._waited: set[Request] = set()  # for a running request to compute their beginning
 
     def blocks(self) -> PoolBlocks:
@@ -109,18 +112,41 @@ class PooledResidents(Residents):
 
     def hold(self, request: Request, running: Sequence[Request]) -> Hold | None:
         """See `Residents.hold`: one whose prompt shares a block more than the tree knows of it."""
-        if self._known is None or len(request.live) != 1:
+        if self._known is None:
             return None
-        tokens = findable(request.live[0])
-        found = longest_shared(request, tokens, running)
-        if found is None or found.num_tokens < self._known.num_known(tokens, request.salt) + BLOCK:
-            return None
-        self._waited.add(request)
-        return found
+        if len(request.live) == 1:
+            tokens, salt = findable(request.live[0]), request.salt
+            found = longest_shared(request, tokens, running)
+            if (
+                found is not None
+                and found.num_tokens >= self._known.num_known(tokens, salt) + BLOCK
+            ):
+                self._waited.add(request)
+                return found
+        return None if self._stored is None else self._read_stored(self._stored, request, running)
+
+    def _read_stored(
+        self, stored: Stored, request: Request, running: Sequence[Request]
+    ) -> Hold | None:
+        """Have what is stored of a request read, where it could start with that."""
+        known, needed = self._known, self._needs.to_start(request) + self._promised_to(running)
+        assert known is not None
+        return stored.hold(
+            request,
+            lambda match: self._have_room(known, needed, [match]),
+            self._supply.evict_for,
+        )
+
+    @property
+    def awaited(self) -> Helper | None:
+        """See `Residents.awaited`."""
+        return None if self._stored is None else self._stored.awaited
 
     def expect(self, num_requests: int) -> None:
         """See `Residents.expect`."""
         self._promised = 0, 0
+        if self._stored is not None:
+            self._stored.take_in()
 
     def start(self, request: Request, running: Sequence[Request], beside: int = 0) -> bool:
         """See `Residents.start`."""
@@ -153,6 +179,8 @@ class PooledResidents(Residents):
             needed = self._new_bytes(going)
             if self._supply.evict_for(sum(needed)):
                 return
+            if self._stored is not None and self._stored.make_way():
+                continue
             short = [item.request for item, count in zip(going, needed, strict=True) if count]
             wanting = min(short, key=lambda request: request.rank)
             victim = scheduler.victim(wanting)
@@ -198,6 +226,8 @@ class PooledResidents(Residents):
         if all(continuation.slot is None for continuation in request.group.members):
             self._give_up_leases(request)
             self._waited.discard(request)
+            if self._stored is not None:
+                self._stored.leave(request)
             if self._set_aside.pop(request, None) is not None:
                 self._promise()
 
@@ -209,6 +239,8 @@ class PooledResidents(Residents):
 
     def forget(self) -> None:
         """See `Residents.forget`."""
+        if self._stored is not None:
+            self._stored.make_way()
         if self._known is not None:
             self._known.tree.clear()
         self._held_cache.release()
@@ -287,7 +319,8 @@ class PooledResidents(Residents):
         usage = request.live[0].usage
         if match is not None and usage.admitted is None:
             source = "running" if request in self._waited else "tree"
-            note_found(match, source, usage, self._counters, request.live[0].tokenizer)
+            found = (0, None) if self._stored is None else self._stored.given(request, match)
+            note_found(match, source, usage, self._counters, request.live[0].tokenizer, *found)
 
     def _publish(
         self,
@@ -305,7 +338,10 @@ class PooledResidents(Residents):
         tokens = continuation.history.tokens[: continuation.num_computed]
         stacks = self._held_cache.share(continuation.slot)[: blocks_of(len(tokens))]
         retain = request.retain if ends else 0.0
-        return self._known.insert(tokens, stacks, request.salt, lease, ends=ends, retain=retain)
+        lease = self._known.insert(tokens, stacks, request.salt, lease, ends=ends, retain=retain)
+        if self._stored is not None:
+            self._stored.offer(lease, ends=ends)
+        return lease
 
     def _new_bytes(self, work: Sequence[Work]) -> list[int]:
         slots = [slot for item in work if (slot := item.continuation.slot) is not None]

@@ -12,6 +12,7 @@ from kept.engine.group import Move
 from kept.engine.holds import Hold
 from kept.engine.passes import Work
 from kept.engine.request import Request
+from kept.engine.room import Helper
 from kept.engine.scheduler import Scheduler
 from kept.engine.slot_caches import Held
 
@@ -92,6 +93,11 @@ class Residents:
     ) -> None:
         """See to it that the next pass can store its tokens; `park` is called with requests that
         have to make room, whose continuations have no slot then."""
+
+    @property
+    def awaited(self) -> Helper | None:
+        """Who brings what requests are held for, beside those that run; None: nobody does."""
+        return None
 
     def take_ahead(self, count: int) -> bool:
         """See to it, if nobody is to be parked for it, that so many sequences can take room for

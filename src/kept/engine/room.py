@@ -20,7 +20,14 @@ from kept.blocks import Budget
 from kept.engine.request import Phase, Request
 
 
-class Lender(Protocol):
+class Helper(Protocol):
+    """Whom somebody waits for."""
+
+    def help(self) -> None:
+        """Do something for those who wait, in this thread."""
+
+
+class Lender(Helper, Protocol):
     """Who keeps keys and values in a room, some of which may go."""
 
     @property
@@ -45,9 +52,6 @@ class Lender(Protocol):
 
     def give_back(self, num_bytes: int, until: float, to_itself: bool) -> None:
         """Let about so many bytes go, at least something, of what was last used `until` then."""
-
-    def help(self) -> None:
-        """Compute for those who wait, in this thread."""
 
 
 class Room:
@@ -118,12 +122,12 @@ class Room:
         running = next((lender for lender in others if lender.is_running), None)
         return running or next((lender for lender, _ in self._before(asker)), None)
 
-    def have_go_on(self, lender: Lender) -> None:
-        """Have a lender go on, in this thread, for another one that waits. Any thread may call."""
+    def have_go_on(self, helper: Helper) -> None:
+        """Have whom a lender waits for go on, in this thread. Any thread may call."""
         if not getattr(self._helping, "others", False):  # whoever it waits for itself is not helped
             self._helping.others = True
             try:
-                lender.help()
+                helper.help()
             finally:
                 self._helping.others = False
 

@@ -12,10 +12,10 @@ class Usage:
 
     arrived, admitted: when, as `time.perf_counter` counts; None: not yet.
     num_computed: rows of the model's passes. cached: how many tokens of the prompt were not
-    computed, by where their keys came from ("tree": of texts before; "running": of one that was
-    being computed; "conversation": of the turns before). num_parked: how often it made room for
-    others. miss: why the prefix tree did not hold more of the prompt; None: nothing was missing,
-    or it was not asked.
+    computed, by where their keys came from ("tree": of texts before; "store": read from files;
+    "running": of one that was being computed; "conversation": of the turns before). num_parked: how
+    often it made room for others. miss: why the prefix tree did not hold more of the prompt; None:
+    nothing was missing, or it was not asked.
     """
 
     arrived: float = field(default_factory=time.perf_counter)

@@ -15,6 +15,7 @@ from kept.llm.conversation import Conversation
 from kept.models import CausalLM
 from kept.options import ResolvedCacheOptions
 from kept.sampling import ResolvedParams
+from kept.store import PrefixStore
 from kept.turns import Turn
 
 MOST_KEPT = 16  # kinds of cache whose engines are remembered while nobody uses them
@@ -25,8 +26,8 @@ _Key = tuple[ResolvedCacheOptions, int | None]
 class Engines:
     """What texts are computed in; all keys and values come out of one room.
 
-    num_slots: sequences computed side by side. place: where caches lie, None: in memory. Threads
-    may share it.
+    num_slots: sequences computed side by side. place: where caches lie, None: in memory. store:
+    where prefixes outlive the process, None: nowhere. Threads may share it.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Engines:
         prefill_chunk: int,
         room: Room,
         place: Offloaded | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
         self._model, self.num_slots, self._prefill_chunk = model, num_slots, prefill_chunk
-        self.room, self._place, self._inputs = room, place, Inputs(room)
+        self.room, self._place, self._inputs, self._store = room, place, Inputs(room), store
         # One that is not remembered is still found while a call has it: there are never two.
         self._engines: WeakValueDictionary[_Key, Engine] = WeakValueDictionary()
         self._recent: OrderedDict[_Key, Engine] = OrderedDict()
@@ -120,6 +122,7 @@ class Engines:
             prefill_chunk=self._prefill_chunk,
             room=self.room,
             inputs=self._inputs,
+            store=self._store,
         )
         if options.cache_implementation is None:
             return made(None)

@@ -19,11 +19,13 @@ from kept.llm.memory import RENAMED, read_kv_memory, read_place, room_for
 from kept.llm.options import check_single, read_template_options, resolve_options
 from kept.llm.padding import padding_of
 from kept.llm.prompts import Prompt, Prompts, read_prompts, start_token
+from kept.llm.storing import check_store, open_store
 from kept.llm.stream import Stream
 from kept.llm.turn_ends import turn_end, with_turn_ends
 from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
 from kept.options import CacheOptions, ResolvedCacheOptions, refuse_keywords
 from kept.sampling import ResolvedParams, SamplingParams
+from kept.store import PrefixStore
 from kept.text import ChatTemplate, find_tokenizer
 
 Message = Mapping[str, Any]
@@ -34,7 +36,8 @@ class LLM:
     """A language model loaded from a Hugging Face checkpoint.
 
     model: the decoder, with its encoder if it has one, callable on padded tensors. tokenizer: None
-    if the folder has none. Threads may share it: what they ask for runs in one batch.
+    if the folder has none. store: the prefix store, None: there is none. Threads may share it:
+    what they ask for runs in one batch.
     """
 
     def __init__(
@@ -51,6 +54,9 @@ class LLM:
         kv_memory: int | str | None = None,
         offload_folder: str | Path | None = None,
         offload_memory: int | None = None,
+        prefix_store: str | Path | None = None,
+        store_bytes: int | str | None = None,
+        store_key: bytes | str | None = None,
         progress: Progress | None = None,
         packing: Progress | None = None,
         **others: Never,
@@ -73,6 +79,10 @@ class LLM:
         offload_folder, offload_memory: keep keys and values in files of this folder, with at most
             so many bytes of them in memory, for contexts that memory does not hold. Both, or
             neither.
+        prefix_store, store_bytes: a directory that keeps what is computed of texts, at most so many
+            bytes of it (a number or as "20GiB", the default), for this process and others after it
+            or beside it; what it has is read in place of computing it. None: memory alone.
+            store_key: 32 bytes, or 64 hex digits, that encrypt what is kept there.
         progress: called with the weight bytes loaded and their total. packing: called with the
             weights packed for the native kernels and their total; quantizing takes a while. The
             two go on side by side.
@@ -86,6 +96,7 @@ class LLM:
         check_num_slots(max_batch_size, "max_batch_size")
         self.kv_memory = read_kv_memory(kv_memory, device)
         self.place = read_place(offload_folder, offload_memory)
+        stored = check_store(prefix_store, store_bytes, store_key)
         self.checkpoint: Checkpoint = open_checkpoint(source, revision=revision)
         self.model: CausalLM = load_model(
             self.checkpoint,
@@ -98,8 +109,15 @@ class LLM:
         )
         self.tokenizer = find_tokenizer(self.checkpoint.folder)
         self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
+        name = "the bundled model" if source is None else str(source)
+        loaded_as = dtype, quantize
+        self.store: PrefixStore | None = open_store(
+            stored, self.checkpoint, self.model, loaded_as, name
+        )
         room = Room(room_for(self.kv_memory, self.model.device))
-        self._engines = Engines(self.model, max_batch_size, prefill_chunk, room, self.place)
+        self._engines = Engines(
+            self.model, max_batch_size, prefill_chunk, room, self.place, self.store
+        )
         self._last = LastConversation(room)
 
     def generate(
@@ -261,7 +279,8 @@ class LLM:
         return turn_end(self._template, self.tokenizer)
 
     def forget(self) -> None:
-        """Forget the keys of all texts that have ended, so that the next prompts are read anew."""
+        """Forget the keys of all texts that have ended, so that the next prompts are read anew, or
+        from the prefix store where there is one."""
         self._last.drop()
         self._engines.forget()
 
@@ -277,6 +296,16 @@ class LLM:
         """
         size = self.model.config.vocab_size
         return resolve_options(self.checkpoint, size, params, cache_options, options)
+
+    def finds_texts(self, caching: ResolvedCacheOptions, params: ResolvedParams) -> bool:
+        """Whether what is computed under these options is found again by later calls."""
+        return self._engines.finds_texts(caching, params)
+
+    def begin(
+        self, prompt: Prompt, params: ResolvedParams, caching: ResolvedCacheOptions
+    ) -> Generation:
+        """One prompt on its way, for who wants to see how far it is. Raises as `generate`."""
+        return self._begin(self._read(prompt, None, single=True), params, caching)
 
     def _read(self, prompts: Prompts, mask: Any, single: bool = False) -> list[list[int]]:
         padding, size = padding_of(self.checkpoint, self.tokenizer), self.model.config.vocab_size

@@ -15,11 +15,14 @@ from kept.options.field import Field, check_given
 from kept.options.keywords import refuse_keywords, refuses_others
 from kept.options.reader import GENERATION_CONFIG, Reader
 from kept.options.resolved_cache import ResolvedCacheOptions
+from kept.options.store_options import PREFIX_STORE, STORE_BYTES
 
 __all__ = [
     "CACHE_FIELDS",
     "GENERATION_CONFIG",
     "KV_DTYPES",
+    "PREFIX_STORE",
+    "STORE_BYTES",
     "CacheField",
     "CacheImplementation",
     "CacheOptions",
