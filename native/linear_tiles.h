@@ -15,10 +15,9 @@
 #pragma once
 
 #include <algorithm>
-#include <utility>
 
 #include "linear.h"
-#include "tiles.h"
+#include "tile_shapes.h"
 
 namespace kept::KEPT_NS {
 
@@ -51,14 +50,6 @@ struct TileBlock {
     Ahead ahead[2];
     float* sums;
 };
-
-// Calls f<0>, f<1>, ...
-template <int kCount, class F>
-KEPT_INLINE void for_constants(const F& f) {
-    [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
-        (f.template operator()<i>(), ...);
-    }(std::make_integer_sequence<int, kCount>{});
-}
 
 // kAgain: the weights are read again and again from the outer cache, and are fetched from there.
 template <class Tiles, int kRowTiles, int kPanels, bool kAgain>
