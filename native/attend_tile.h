@@ -102,13 +102,24 @@ struct TileWork {
             if (std::all_of(s.sees + begin, s.sees + end, [](TokenSet seen) { return seen == 0; }))
                 continue;
             const auto rows = static_cast<int>(end - begin);
-            float correction[W];
+            float correction[kMostTurn];
             score(begin, rows, scores_stored);
             soften<Of>(args.shape, s, begin, rows, correction);
             weigh(begin, rows, correction, weighs_stored);
             next_keys.stride = next_values.stride = 0;  // fetched by now
         }
     }
+
+    // What the products need of the tile for so many queries.
+    void expand_keys(std::int64_t count) const {
+        if (!keys_as_stored(count)) expand<Of>(keys, true, s.padded, s.staged, s.keys);
+    }
+    void expand_values(std::int64_t count) const {
+        if (!values_as_stored(count)) expand<Of>(values, false, s.padded, s.staged, s.values);
+    }
+
+  private:
+    using Act = typename Of::Act;
 
     // Where queries are few, keys and values go from their codes into the products at once.
     bool keys_as_stored(std::int64_t count) const {
@@ -118,9 +129,6 @@ struct TileWork {
         const bool whole = s.padded % 64 == 0 && s.padded == args.shape.head_dim;
         return Of::kRounds && count <= 2 * kTurn && whole;
     }
-
-  private:
-    using Act = typename Of::Act;
 
     void score(std::int64_t begin, int rows, bool as_stored) {
         const auto* queries = reinterpret_cast<const Act*>(s.queries) + begin * s.padded;
@@ -183,10 +191,9 @@ void attend_tile(const UnitRows& rows, const AttendScratch& s, const Sight& sigh
     }
     const std::int64_t first = seen.first_query, last = seen.last_query;
     TileWork<Of> work{args, s, keys, values, next(keys), next(values)};
-    if (!work.keys_as_stored(last - first)) expand<Of>(keys, true, s.padded, s.staged, s.keys);
+    work.expand_keys(last - first);
     if (!needs_parting(values, seen.by_some & ~seen.by_each)) {
-        if (!work.values_as_stored(last - first))
-            expand<Of>(values, false, s.padded, s.staged, s.values);
+        work.expand_values(last - first);
         work.attend(first, last);
         return;
     }
@@ -194,7 +201,7 @@ void attend_tile(const UnitRows& rows, const AttendScratch& s, const Sight& sigh
     for (std::int64_t q = first; q < last; q += share) {
         const TileRows own = rows_of(args.values, s.sees[q]);
         TileWork<Of> alone{args, s, keys, own, work.next_keys, work.next_values};
-        if (!alone.values_as_stored(share)) expand<Of>(own, false, s.padded, s.staged, s.values);
+        alone.expand_values(share);
         alone.attend(q, q + share);
     }
 }

@@ -17,12 +17,14 @@ extern const Kernels kernels_avx512bf16, kernels_avx512, kernels_avx2;
 namespace amx_emulated {
 void linear_by_tiles(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                      float* scratch);
-}
+void attend_by_tiles(const AttendArgs& args, const AttendUnit& unit, float* scratch);
+}  // namespace amx_emulated
 #if defined(__x86_64__)
 namespace amx {
 void linear_by_tiles(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                      float* scratch);
-}
+void attend_by_tiles(const AttendArgs& args, const AttendUnit& unit, float* scratch);
+}  // namespace amx
 namespace avx512vnni {
 void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                   float* scratch);
@@ -32,15 +34,16 @@ void encode_rows(const EncodeRowsArgs& args, std::int64_t first_row, std::int64_
 
 namespace {
 
-Kernels with_tiles(const Kernels& base, const char* name, decltype(Kernels::linear) linear) {
+Kernels with_tiles(const Kernels& base, const char* name, decltype(Kernels::linear) linear,
+                   decltype(Kernels::attend) attend) {
     Kernels found = base;
-    found.name = name, found.linear = linear;
+    found.name = name, found.linear = linear, found.attend = attend;
     return found;
 }
 
 // Here and not beside their products: what runs as the module is loaded runs on any CPU.
-const Kernels kernels_amx_emulated =
-    with_tiles(kernels_portable, "amx_emulated", amx_emulated::linear_by_tiles);
+const Kernels kernels_amx_emulated = with_tiles(
+    kernels_portable, "amx_emulated", amx_emulated::linear_by_tiles, amx_emulated::attend_by_tiles);
 #if defined(__x86_64__)
 Kernels with_vnni(const Kernels& base) {
     Kernels found = base;
@@ -49,7 +52,8 @@ Kernels with_vnni(const Kernels& base) {
     return found;
 }
 
-const Kernels kernels_amx = with_tiles(kernels_avx512bf16, "amx", amx::linear_by_tiles);
+const Kernels kernels_amx =
+    with_tiles(kernels_avx512bf16, "amx", amx::linear_by_tiles, amx::attend_by_tiles);
 const Kernels kernels_avx512vnni = with_vnni(kernels_avx512);
 #endif
 
@@ -96,12 +100,14 @@ std::int64_t linear_scratch(const Weights& weights, std::int64_t rows) {
 }
 
 std::int64_t attend_scratch(const AttentionShape& shape) {
-    constexpr std::int64_t kLanes = 16, kMost = 12;  // of the widest vectors, and queries of a turn
+    constexpr std::int64_t kLanes = 16, kMost = 16;  // of the widest vectors, and queries of a turn
     const std::int64_t share = shape.heads / shape.kv_heads;
     const std::int64_t q = query_rows(share) * share, padded = round_up(shape.head_dim, 64);
     const std::int64_t groups = padded / 32;
-    // Queries and two states; keys, values and their copies; weights, scores and scales of a tile.
-    return q * (3 * padded + kLanes + 10) + kTile * (3 * padded + 2 * groups * (kMost + 1)) + 1024;
+    // Queries and two states; keys, values and their copies; weights, scores and scales of a tile;
+    // what matrix tiles need besides.
+    return q * (3 * padded + kLanes + 10) + kTile * (3 * padded + groups * (3 * kMost + 2)) +
+           kMost * (2 * padded + kTile) + 1024;
 }
 
 }  // namespace kept

@@ -1,4 +1,5 @@
 #define KEPT_NS amx_emulated
+#include "attend_matrix.h"
 #include "linear_tiles.h"
 #include "tiles_emulated.h"
 
@@ -7,6 +8,10 @@ namespace kept::amx_emulated {
 void linear_by_tiles(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                      float* scratch) {
     linear_on_tiles<EmulatedTiles>(args, first_panel, last_panel, scratch);
+}
+
+void attend_by_tiles(const AttendArgs& args, const AttendUnit& unit, float* scratch) {
+    attend_on_tiles<EmulatedTiles>(args, unit, scratch);
 }
 
 }  // namespace kept::amx_emulated

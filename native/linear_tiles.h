@@ -11,14 +11,14 @@
 //
 // Four sums are under way at once, which hides the latency of dot(). With one block the weights
 // come straight from memory and are prefetched as they go. With more, a group of panels that the
-// nearby cache holds is multiplied with every block before the next, which is prefetched meanwhile.
+// nearby cache holds is multiplied with every block before the next, which is prefetched meanwhile:
+// of up to four blocks one panel, so that what is fetched is used soon.
 #pragma once
 
 #include <algorithm>
-#include <utility>
 
 #include "linear.h"
-#include "tiles.h"
+#include "tile_shapes.h"
 
 namespace kept::KEPT_NS {
 
@@ -26,6 +26,7 @@ constexpr std::int64_t kDotInputs = 32;                          // of one dot()
 constexpr std::int64_t kDotBytes = kDotInputs / 2 * kStepBytes;  // of a panel of bf16
 constexpr std::int64_t kStretch = 128;      // inputs whose codes are expanded between two dots
 constexpr std::int64_t kTilesAhead = 4096;  // bytes of a panel's own weights
+constexpr std::int64_t kFewBlocks = 4 * kTileBlock;  // rows that take one panel after the other
 static_assert(kTileBlock * kPanel + kStretch * kPanel <= kSliceInputs * kPanel / 2, "in scratch");
 static_assert(kTileBlock == 2 * kTileRows && kDotInputs == kGroup && kPanel == 2 * 16);
 
@@ -51,14 +52,6 @@ struct TileBlock {
     Ahead ahead[2];
     float* sums;
 };
-
-// Calls f<0>, f<1>, ...
-template <int kCount, class F>
-KEPT_INLINE void for_constants(const F& f) {
-    [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
-        (f.template operator()<i>(), ...);
-    }(std::make_integer_sequence<int, kCount>{});
-}
 
 // kAgain: the weights are read again and again from the outer cache, and are fetched from there.
 template <class Tiles, int kRowTiles, int kPanels, bool kAgain>
@@ -150,7 +143,7 @@ class TileLinear {
     void run(std::int64_t first, std::int64_t last) {
         const std::int64_t rows = args_.rows;
         const std::int64_t size = rows <= kTileRows    ? 2
-                                  : rows <= kTileBlock ? 1
+                                  : rows <= kFewBlocks ? 1
                                                        : tile_panels(w_.padded_in());
         for (std::int64_t panel = first; panel < last; panel += size)
             group(panel, std::min(panel + size, last), last);

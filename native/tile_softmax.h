@@ -9,6 +9,7 @@
 #include "lanes_math.h"
 #include "sight.h"
 #include "tile_products.h"
+#include "tiles.h"
 
 namespace kept::KEPT_NS {
 
@@ -21,8 +22,13 @@ struct AttendState {
     float *peak, *sum, *out;  // (Q), (Q, W) or (Q), (Q, padded)
 };
 
+// Queries that are worked on together at most, on any set: the rows of a matrix tile.
+constexpr int kMostTurn = kTileRows;
+static_assert(kTurn <= kMostTurn);
+
 // Everything one unit works on, cut from a thread's scratch. Q queries: rows times heads of a
-// group. What the queries of a turn need comes in groups of that many.
+// group. What the queries of a turn need comes in groups of that many. Behind the queries of a turn
+// that is not whole there is room for the others: matrix tiles have 16 rows whatever they hold.
 struct AttendScratch {
     std::int64_t padded;                    // D rounded up to 32
     std::int64_t key_groups, value_groups;  // scales a token and head that are still to multiply
@@ -32,6 +38,12 @@ struct AttendScratch {
     float* scores;
     float *key_scales, *value_scales;  // (groups of each, 64); one of keys at least
     AttendState state, all;            // of this chunk, and of those so far
+    // Of matrix tiles: scores of the turn after this one; the queries of a turn as pairs, and which
+    // they are; scores as they come by columns; sums of a turn that is not whole.
+    float* more_scores;
+    std::byte* paired;
+    std::int64_t* paired_are;  // first and last
+    float *across, *sums;
 
     AttendScratch(float* at, std::int64_t num_queries, std::int64_t head_dim,
                   std::int64_t scales_of_key, std::int64_t scales_of_value)
@@ -52,12 +64,18 @@ struct AttendScratch {
         keys = bytes(whole * kTile);
         values = bytes(padded * kTile);
         staged = bytes(whole * kTile / 2);
-        weights = bytes(kTurn * kTile * groups(value_groups));
-        scores = take(kTurn * kTile * groups(key_groups));
+        weights = bytes(kMostTurn * kTile * groups(value_groups));
+        scores = take(kMostTurn * kTile * groups(key_groups));
         key_scales = take(groups(key_groups) * kTile);
         value_scales = take(value_groups * kTile);
         state = {take(q + W), take(q * W), take(q * padded)};
         all = {take(q + W), take(q), take(q * padded)};
+        more_scores = take(kMostTurn * kTile * groups(key_groups));
+        paired = bytes(kMostTurn * padded / 2);
+        paired_are = reinterpret_cast<std::int64_t*>(take(4));
+        across = take(kTile * kMostTurn);
+        sums = take(kMostTurn * padded);
+        std::fill_n(paired_are, 2, 0);
     }
 };
 
@@ -73,18 +91,44 @@ inline bool only_scales(const AttentionShape& shape, const AttendScratch& s, Tok
     return s.key_groups <= 1 && shape.softcap <= 0 && sees == ~TokenSet{0} && !bias;
 }
 
-// Scores of a turn, scaled, with what they take on, and without those of tokens that a query must
-// not see; and the largest of each query.
+// The largest lane of each of `rows` vectors, at most W. A row's NaN makes the same of it wherever
+// it stands: which of its lanes meet in which order depends on no other row.
+KEPT_INLINE void largest_of_rows(vf* x, int rows, float* out) {
+#if defined(__AVX512F__)
+    for (int r = rows; r < W; ++r) x[r] = set1(kNever);
+    KEPT_UNROLL_ALL
+    for (int i = 0; i < 16; i += 2)
+        x[i] = max(_mm512_unpacklo_ps(x[i], x[i + 1]), _mm512_unpackhi_ps(x[i], x[i + 1]));
+    KEPT_UNROLL_ALL
+    for (int i = 0; i < 16; i += 4) {
+        const __m512d a = _mm512_castps_pd(x[i]), b = _mm512_castps_pd(x[i + 2]);
+        x[i] = max(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                   _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    // Four rows in each 128 bits.
+    const auto halves = [](vf a, vf b) {
+        return max(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    };
+    store(out, halves(halves(x[0], x[4]), halves(x[8], x[12])));
+#else
+    std::fill_n(out, W, kNever);
+    for (int r = 0; r < rows; ++r) out[r] = reduce_max(x[r]);
+#endif
+}
+
+// Scores of queries [begin, end) of a turn, scaled, with what they take on, and without those of
+// tokens that a query must not see; and the largest of each query.
 inline void scale_scores(const AttentionShape& shape, const AttendScratch& s, const TokenSet* sees,
-                         const float* const* biases, int rows, float* tops) {
-    for (int r = 0; r < rows; ++r) {
-        vf top = set1(kNever);
+                         const float* const* biases, int rows, int begin, int end, float* tops) {
+    vf largest[W];
+    for (int r = begin; r < end; ++r) {
+        vf& top = largest[r - begin];
+        top = set1(kNever);
         float* scores = s.scores + r * kTile;
         if (only_scales(shape, s, sees[r], biases[r])) {
             KEPT_UNROLL_ALL
             for (int t = 0; t < kTile; t += W)
                 top = max(top, mul(load(scores + t), load(s.key_scales + t)));
-            tops[r] = reduce_max(top);
             continue;
         }
         KEPT_UNROLL_ALL
@@ -99,8 +143,8 @@ inline void scale_scores(const AttentionShape& shape, const AttendScratch& s, co
             store(scores + t, x);
             top = max(top, x);
         }
-        tops[r] = reduce_max(top);
     }
+    largest_of_rows(largest, end - begin, tops);
 }
 
 // Moves peaks on. What weights and sums so far are multiplied with because of that goes to
@@ -136,21 +180,20 @@ vf put_scaled(const AttendScratch& s, TokenSet sees, int row, int rows, const vf
     return total;
 }
 
-// Scores of a turn's queries, from `first` on, become their weights. Without scales of values their
-// sum is that of the rounded weights, so that rounding does not shift the mean.
+// Scores of queries [begin, end) of a turn, at most W, become their weights. Without scales of
+// values their sum is that of the rounded weights, so that rounding does not shift the mean.
 template <class Of>
-void soften(const AttentionShape& shape, const AttendScratch& s, std::int64_t first, int rows,
-            float* correction) {
-    float tops[W], base[W];
-    std::fill_n(tops, W, kNever);
+void soften_some(const AttentionShape& shape, const AttendScratch& s, std::int64_t first, int rows,
+                 int begin, int end, float* correction) {
+    float tops[W], base[W], moved[W];
     const TokenSet* sees = s.sees + first;
     const float* const* biases = s.biases + first;
-    scale_scores(shape, s, sees, biases, rows, tops);
-    raise_peaks(s.state.peak + first, tops, rows, base, correction);
+    scale_scores(shape, s, sees, biases, rows, begin, end, tops);
+    raise_peaks(s.state.peak + first + begin, tops, end - begin, base, moved);
     auto* weights = reinterpret_cast<typename Of::Act*>(s.weights);
-    for (int r = 0; r < rows; ++r) {
+    for (int r = begin; r < end; ++r) {
         const float* scores = s.scores + r * kTile;
-        const vf from = set1(base[r]), down = set1(-base[r]);
+        const vf from = set1(base[r - begin]), down = set1(-base[r - begin]);
         const bool scales = only_scales(shape, s, sees[r], biases[r]);
         vf p[kTile / W];
         KEPT_UNROLL_ALL
@@ -162,8 +205,17 @@ void soften(const AttentionShape& shape, const AttendScratch& s, std::int64_t fi
         const vf total = s.value_groups == 0 ? Of::put(weights + r * kTile, p)
                                              : put_scaled<Of>(s, sees[r], r, rows, p);
         float* sum = s.state.sum + (first + r) * W;
+        correction[r] = moved[r - begin];
         store(sum, fma(load(sum), set1(correction[r]), total));
     }
+}
+
+// The same of all queries of a turn, which are from `first` on.
+template <class Of>
+void soften(const AttentionShape& shape, const AttendScratch& s, std::int64_t first, int rows,
+            float* correction) {
+    for (int begin = 0; begin < rows; begin += W)
+        soften_some<Of>(shape, s, first, rows, begin, std::min(begin + W, rows), correction);
 }
 
 inline void begin_state(const AttendState& state, std::int64_t num_queries, std::int64_t padded) {

@@ -3,6 +3,7 @@
 // what the same kernels make of emulated tiles when they are compiled for those. The rows end
 // where an unreadable page begins. See test_amx_machine_code.py, which builds this.
 #define KEPT_NS trapped
+#include "attend_matrix.h"
 #include "linear_tiles.h"
 #include "tiles_amx.h"
 #include "tiles_emulated.h"
@@ -139,6 +140,62 @@ void compare(Format format, std::int64_t inputs, std::int64_t outputs) {
     }
 }
 
+// Keys or values of two heads, against a wall.
+struct Held {
+    std::vector<std::uint16_t> scales;
+    Stored stored;
+
+    Held(Codec codec, std::int64_t tokens, std::int64_t dim, std::mt19937& random) {
+        const auto bytes = static_cast<std::size_t>(2 * tokens * code_bytes(codec, dim));
+        std::byte* codes = against_a_wall(bytes);
+        for (std::size_t i = 0; i < bytes; ++i) codes[i] = static_cast<std::byte>(random());
+        // Of bf16 numbers below 2, and some too small for full precision.
+        for (std::size_t i = 1; codec == Codec::bf16 && i < bytes; i += 2)
+            codes[i] &= std::byte{0xbf};
+        scales.assign(static_cast<std::size_t>(2 * tokens * num_scales(codec, dim)), 0x3c40);
+        stored = {codec, codes, scales.data()};
+    }
+};
+
+// The last `rows` of `tokens`, three queries a head.
+template <class Tiles>
+std::vector<std::uint16_t> attend_last(const Held& keys, const Held& values, std::int64_t dim,
+                                       std::int64_t tokens, std::int64_t rows) {
+    std::mt19937 random(2);
+    const std::int64_t stride = 6 * round_up(dim, 32);
+    std::vector<std::uint16_t> queries(static_cast<std::size_t>(rows * stride));
+    for (auto& bits : queries) bits = static_cast<std::uint16_t>(random() & 0xbfff);
+    std::vector<std::uint16_t> out(static_cast<std::size_t>(rows * 6 * dim));
+    const std::int64_t starts[] = {0, rows}, lengths[] = {tokens};
+    const std::int32_t table[] = {0};
+    const AttendRows all{0, 0, rows, 0, (tokens + kChunk - 1) / kChunk, -1};
+    AttendArgs args{};
+    args.shape = {6, 2, dim, 0.125f, true, -1, 0, 0};
+    args.queries = {queries.data(), stride}, args.out = {out.data(), 6 * dim};
+    args.keys = keys.stored, args.values = values.stored;
+    args.layout = {tokens, 0, -1};
+    args.sequences = {1, starts, {table, 1}, lengths, nullptr};
+    args.all_rows = &all;
+    std::vector<float> scratch(1 << 19);
+    for (std::int64_t head = 0; head < 2; ++head)
+        attend_on_tiles<Tiles>(args, {0, 1, head, 0, all.chunk_end}, scratch.data());
+    if (EmulatedTiles::in_use()) fail("tiles were left in use");
+    return out;
+}
+
+void compare(Codec of_keys, Codec of_values, std::int64_t dim) {
+    std::mt19937 random(1);
+    const std::int64_t tokens = 200;
+    const Held keys(of_keys, tokens, dim, random), values(of_values, tokens, dim, random);
+    for (const std::int64_t rows : {1, 5, 6, 40}) {
+        const int before = num_trapped;
+        const auto found = attend_last<AmxTiles>(keys, values, dim, tokens, rows);
+        if (num_trapped == before) fail("nothing was trapped");
+        if (found != attend_last<EmulatedTiles>(keys, values, dim, tokens, rows))
+            fail("other bits");
+    }
+}
+
 }  // namespace
 }  // namespace kept::trapped
 
@@ -150,5 +207,11 @@ int main() {
     for (const kept::Format format : {kept::Format::bf16, kept::Format::int8})
         for (const auto& [inputs, outputs] : {std::pair{32, 32}, {33, 65}, {300, 97}, {64, 1100}})
             kept::trapped::compare(format, inputs, outputs);
+    using kept::Codec;
+    for (const std::int64_t dim : {64, 33, 96}) {
+        kept::trapped::compare(Codec::bf16, Codec::bf16, dim);
+        kept::trapped::compare(Codec::int8, Codec::int4, dim);
+        kept::trapped::compare(Codec::int4, Codec::int8, dim);
+    }
     std::printf("%d instructions\n", kept::trapped::num_trapped);
 }
