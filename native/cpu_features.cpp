@@ -155,6 +155,9 @@ CpuFeatures features_within(std::string_view isa) {
 
 #if defined(__x86_64__)
 const bool kPrefetchPastCaches = is_amd();
+const std::int64_t kPrefetchAhead = kPrefetchPastCaches ? 8192 : 2048;
+#else
+const std::int64_t kPrefetchAhead = 8192;
 #endif
 
 int num_cores() {

@@ -96,7 +96,12 @@ std::int64_t linear_scratch(const Weights& weights, std::int64_t rows) {
     const bool whole = weights.format == Format::int8 && rows > kTileBlock;
     const std::int64_t panels =
         whole ? tile_panels(inputs) * panel_bytes(Format::bf16, inputs) / 4 : 0;
-    return std::max(kExpanded + rows * kPanel, kTileBlock * kPanel + panels) + 16;  // to be aligned
+    const std::int64_t few = few_words(inputs) + kFewRows * kPanel;
+    const std::int64_t many =
+        kBlockWords * kBlockInputs + std::min(rows, kBlockRows) * kBlockPanels * kPanel;
+    const std::int64_t blocks = kExpandInputs * kPanel + std::max(few, rows > 1 ? many : 0);
+    return std::max({kExpanded + rows * kPanel, kTileBlock * kPanel + panels, blocks}) +
+           16;  // to be aligned
 }
 
 std::int64_t attend_scratch(const AttentionShape& shape) {

@@ -247,6 +247,19 @@ constexpr std::int64_t partial_at(const AttentionShape& shape, const AttendRows&
 // Inputs between turns of many rows over one panel.
 constexpr std::int64_t kSliceInputs = 1024;
 
+// Many rows of a linear layer go through its panels in blocks, and of them so many inputs at a
+// time. Where a matrix has more, its panels go in groups, one group through all inputs before the
+// next.
+constexpr std::int64_t kBlockRows = 252, kBlockInputs = 1024, kBlockPanels = 16;
+constexpr std::int64_t kBlockWords = kBlockRows + 4;  // as many rows in whole tiles
+constexpr std::int64_t kExpandInputs = 256;           // of a panel, to become words at once
+constexpr std::int64_t kFewRows = 16;  // at most, that read weights from memory as they are
+
+// Floats for the words of a few rows.
+constexpr std::int64_t few_words(std::int64_t padded_inputs) {
+    return kFewRows * (padded_inputs + 1);
+}
+
 constexpr std::int64_t kTileBlock = 32;  // rows that matrix tiles take together
 
 // Panels that more rows than a block go through together on matrix tiles: what half of a cache of

@@ -69,7 +69,8 @@ void block_sums(TileBlock x) {
             b[panel] = x.b + panel * x.b_stride;
             if (!x.expanded) continue;
             std::byte* out = x.expanded + panel * kStretch / kDotInputs * kDotBytes;
-            expand<ReadInt8>(b[panel] + first / step_inputs(Format::int8) * kStepBytes, count, out);
+            expand<PairWords, ReadPairs<PairWords, Int8Pairs>>(
+                b[panel] + first / step_inputs(Format::int8) * kStepBytes, count, out);
             b[panel] = out;
         }
         for (std::int64_t k = 0; k < count; k += kDotInputs) {
@@ -196,8 +197,8 @@ class TileLinear {
         }
         const std::int64_t stride = panel_bytes(Format::bf16, block.num_inputs);
         for (std::int64_t i = 0; i < last - first; ++i)
-            expand<ReadInt8>(block.b + i * block.b_stride, block.num_inputs,
-                             expanded_ + i * stride);
+            expand<PairWords, ReadPairs<PairWords, Int8Pairs>>(
+                block.b + i * block.b_stride, block.num_inputs, expanded_ + i * stride);
         block.b = expanded_;
         block.b_stride = stride;
         return block;

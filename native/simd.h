@@ -35,3 +35,18 @@
 #else
 #include "simd_portable.h"
 #endif
+
+namespace kept::KEPT_NS {
+
+// fma(a, b, acc), for sums that stay where they are. By hand: GCC 12 multiplies in place of an
+// operand as well, in loops that it unrolls, and then copies sums back and forth.
+KEPT_INLINE vf add_product(vf acc, vf a, vf b) {
+#if defined(__FMA__)
+    asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+    return acc;
+#else
+    return fma(a, b, acc);
+#endif
+}
+
+}  // namespace kept::KEPT_NS

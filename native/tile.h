@@ -1,67 +1,110 @@
-// The micro-kernel: a few rows of activations times one panel of weights.
+// The micro-kernel: a few rows of activations times vectors of one panel of weights.
 //
-// Every output element is one chain of dp() over its inputs in ascending order, whatever the number
-// of rows, so rows can be grouped in any way without changing a bit. An int4 panel has a chain for
-// each group of 32 inputs, scaled and added in ascending order.
+// Every output element is one chain of multiply-adds over its inputs in ascending order, whatever
+// the number of rows, so rows can be grouped in any way without changing a bit. An int4 panel has a
+// chain for each group of 32 inputs, scaled and added in ascending order.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
+#include "codes.h"
 #include "finish.h"
 #include "layout.h"
+#include "prefetch.h"
 #include "simd.h"
 
 namespace kept::KEPT_NS {
 
-// How a step of a format is read: codes of W columns, and `kUnits` operands made of them. kFused:
-// rows up to which that leaves registers for the sums; more rows read codes expanded beforehand.
-struct ReadFp32 {
-    using Act = float;
-    using Operand = vf;
-    struct Codes {
-        vf x;
-        explicit Codes(const std::byte* p) : x(load(reinterpret_cast<const float*>(p))) {}
-        Operand unit(int) const { return x; }
-    };
-    static constexpr int kUnits = 1, kUnitInputs = 1, kFused = kMaxRows;
-    static Operand broadcast(const Act* a) { return set1(*a); }
-    static vf mac(vf acc, Operand a, Operand b) { return fma(a, b, acc); }
+// What goes into a product: words of 32 bits, each an input as a float or a pair of inputs as bf16.
+struct FloatWords {
+    using Vector = vf;
+    static constexpr int kInputs = 1;  // of a word
+    static vf read(const std::byte* p) { return load(reinterpret_cast<const float*>(p)); }
+    static void write(std::byte* p, vf x) { store(reinterpret_cast<float*>(p), x); }
+    static vf broadcast(const std::byte* p) { return set1(*reinterpret_cast<const float*>(p)); }
+    static vf mac(vf acc, vf a, vf b) { return add_product(acc, a, b); }
 };
 
-struct ReadBf16 {
-    using Act = std::uint16_t;
-    using Operand = vb;
-    struct Codes {
-        vb x;
-        explicit Codes(const std::byte* p) : x(load_pairs(p)) {}
-        Operand unit(int) const { return x; }
-    };
-    static constexpr int kUnits = 1, kUnitInputs = 2, kFused = kMaxRows;
-    static Operand broadcast(const Act* a) { return set1_pair(a); }
-    static vf mac(vf acc, Operand a, Operand b) { return dp(acc, a, b); }
+struct PairWords {
+    using Vector = vb;
+    static constexpr int kInputs = 2;
+    static vb read(const std::byte* p) { return load_pairs(p); }
+    static void write(std::byte* p, vb x) { store_pairs(p, x); }
+    static vb broadcast(const std::byte* p) {
+        return set1_pair(reinterpret_cast<const std::uint16_t*>(p));
+    }
+    static vf mac(vf acc, vb a, vb b) { return dp(acc, a, b); }
 };
 
-struct ReadInt8 : ReadBf16 {
-    struct Codes : Int8Codes {
-        explicit Codes(const std::byte* p) : Int8Codes(p, kInt8Tables) {}
-    };
-    static constexpr int kUnits = 2, kFused = (2 * kMaxRows + 2) / 3;
+// What bf16 activations are multiplied as. Without an instruction for pairs both operands become
+// floats beforehand, activations once for all panels and weights once for many rows; a float at a
+// time is the order in which dp() adds a pair's products there.
+#if defined(__AVX512BF16__)
+using Bf16Products = PairWords;
+#else
+using Bf16Products = FloatWords;
+#endif
+
+constexpr int kWordBytes = 4;
+
+// The columns of a vector in one step of a format: kWords words each.
+template <class Of>
+struct ReadWords {
+    static constexpr int kWords = 1, kInputs = Of::kInputs;
+    typename Of::Vector x;
+    explicit ReadWords(const std::byte* p) : x(Of::read(p)) {}
+    typename Of::Vector word(int) const { return x; }
 };
 
-struct ReadInt4 : ReadBf16 {
-    struct Codes : Int4Codes {
-        explicit Codes(const std::byte* p) : Int4Codes(p, kInt4Levels) {}
-    };
-    static constexpr int kUnits = 4, kFused = (5 * kMaxRows + 5) / 6;
+struct Bf16Pairs {
+    static constexpr int kPairs = 1;
+    vb x;
+    explicit Bf16Pairs(const std::byte* p) : x(load_pairs(p)) {}
+    vb unit(int) const { return x; }
 };
 
-// What a tile needs beside its weights. `ahead` is prefetched as the tile goes, `stride` bytes a
-// step.
-template <class Act>
+struct Int8Pairs : Int8Codes {
+    static constexpr int kPairs = 2;
+    explicit Int8Pairs(const std::byte* p) : Int8Codes(p, kInt8Tables) {}
+};
+
+struct Int4Pairs : Int4Codes {
+    static constexpr int kPairs = 4;
+    explicit Int4Pairs(const std::byte* p) : Int4Codes(p, kInt4Levels) {}
+};
+
+// PairWords of bf16 that a format's codes make, as words.
+template <class Of, class Codes>
+struct ReadPairs {
+    static constexpr int kInputs = 2 * Codes::kPairs, kWords = kInputs / Of::kInputs;
+    Codes codes;
+    explicit ReadPairs(const std::byte* p) : codes(p) {}
+    typename Of::Vector word(int i) const {
+        if constexpr (std::is_same_v<Of, PairWords>) {
+            return codes.unit(i);
+        } else {
+            vf both[2];
+            Bf16Code::widen(codes.unit(i / 2), both);
+            return both[i % 2];
+        }
+    }
+};
+
+// Vectors of sums that registers hold beside operands.
+constexpr int kTileSums = kMaxRows * NV;
+
+// Words of rows lie together, those of one place of every row side by side, in whole vectors where
+// one is not enough.
+constexpr int words_stride(int rows) {
+    return rows <= W ? rows : static_cast<int>(round_up(rows, W));
+}
+
+// What a tile needs. `ahead` is prefetched as the tile goes: with kStreams the two lines of a step,
+// to the nearest cache; else a line a step, `ahead_stride` bytes apart, to the outer one.
 struct TileArgs {
     const std::byte* b;
-    const Act* a;
-    std::int64_t a_stride;  // elements between rows
+    const std::byte* a;  // words of the rows
     std::int64_t num_inputs;
     float* c;     // (rows, 32) sums
     bool resume;  // go on from what c holds
@@ -70,91 +113,88 @@ struct TileArgs {
     const std::uint16_t* scales;  // int4: of the first group, 32 a group
 };
 
-// How far one stream of steps lies behind the other.
-struct Between {
-    std::int64_t b, a, ahead;  // bytes of b and of what is prefetched, elements of a
-};
-
-// Sums over `num_inputs` inputs from `first_input` on, of kStreams streams side by side: chains of
-// their own keep the units busy where there are few rows.
-template <class Read, int kRows, int kStreams>
-KEPT_INLINE void steps(const TileArgs<typename Read::Act>& t, std::int64_t first_input,
-                       std::int64_t num_inputs, Between between, vf acc[kStreams][kRows][NV]) {
-    constexpr int kInputs = Read::kUnits * Read::kUnitInputs;
-    const std::int64_t first_step = first_input / kInputs;
-    const std::byte* b = t.b + first_step * kStepBytes;
-    const std::byte* ahead = t.ahead + first_step * t.ahead_stride;
-    const typename Read::Act* a = t.a + first_input;
-    const typename Read::Act* const end = a + num_inputs;
-    for (; a != end; a += kInputs, b += kStepBytes, ahead += t.ahead_stride) {
+// Sums over `num_inputs` inputs from `first_input` on, for kGroups groups of as many side by side:
+// chains of their own keep the units busy where there are few rows.
+template <class Of, class Read, bool kStreams, int kRows, int kVectors, int kGroups>
+KEPT_INLINE void steps(const TileArgs& t, std::int64_t first_input, std::int64_t num_inputs,
+                       vf acc[kGroups][kRows][kVectors]) {
+    constexpr std::int64_t kRowWords = words_stride(kRows) * kWordBytes;
+    constexpr std::int64_t kStepWords = Read::kWords * kRowWords;
+    const std::int64_t first = first_input / Read::kInputs, count = num_inputs / Read::kInputs;
+    const std::int64_t stride = kStreams ? kStepBytes : t.ahead_stride;
+    const std::byte* b = t.b + first * kStepBytes;
+    const std::byte* const end = b + count * kStepBytes;
+    const std::byte* a = t.a + first * kStepWords;
+    const std::byte* ahead = t.ahead + first * stride;
+    const auto step = [&](int at) __attribute__((always_inline)) {
         KEPT_UNROLL_ALL
-        for (int s = 0; s < kStreams; ++s) {
-            prefetch_near(ahead + s * between.ahead);
-            prefetch_near(ahead + s * between.ahead + 64);
+        for (int g = 0; g < kGroups; ++g) {
+            const std::int64_t place = g * count + at;
+            if constexpr (kStreams) {
+                prefetch_near(ahead + place * stride);
+                prefetch_near(ahead + place * stride + 64);
+            } else {
+                prefetch_outer(ahead + place * stride);
+            }
             [&]<std::size_t... v>(std::index_sequence<v...>) __attribute__((always_inline)) {
-                const typename Read::Codes codes[NV] = {typename Read::Codes(
-                    b + s * between.b + static_cast<std::int64_t>(v) * W * 4)...};
+                const Read read[kVectors] = {Read(
+                    b + place * kStepBytes + static_cast<std::int64_t>(v) * W * kWordBytes)...};
                 KEPT_UNROLL_ALL
-                for (int u = 0; u < Read::kUnits; ++u) {
-                    const typename Read::Operand w[NV] = {codes[v].unit(u)...};
+                for (int i = 0; i < Read::kWords; ++i) {
+                    const typename Of::Vector w[kVectors] = {read[v].word(i)...};
                     KEPT_UNROLL_ALL
                     for (int r = 0; r < kRows; ++r) {
-                        const auto x = Read::broadcast(a + s * between.a + r * t.a_stride +
-                                                       u * Read::kUnitInputs);
+                        const auto x =
+                            Of::broadcast(a + place * kStepWords + i * kRowWords + r * kWordBytes);
                         KEPT_UNROLL_ALL
-                        for (int i = 0; i < NV; ++i)
-                            acc[s][r][i] = Read::mac(acc[s][r][i], x, w[i]);
+                        for (int j = 0; j < kVectors; ++j)
+                            acc[g][r][j] = Of::mac(acc[g][r][j], x, w[j]);
                     }
                 }
-            }(std::make_index_sequence<static_cast<std::size_t>(NV)>());
+            }(std::make_index_sequence<static_cast<std::size_t>(kVectors)>());
         }
+    };
+    // Counting would take turns with the products on the units that multiply.
+    constexpr int kSteps = kStreams ? 1 : 4;
+    for (; b != end; b += kSteps * kStepBytes, a += kSteps * kStepWords, ahead += kSteps * stride) {
+        KEPT_UNROLL_ALL
+        for (int at = 0; at < kSteps; ++at) step(at);
     }
 }
 
-// kStreams panels that lie `between` apart, their sums `c_between` floats apart.
-template <class Read, int kRows, int kStreams = 1>
-void tile(const TileArgs<typename Read::Act>& t, Between between = {}, std::int64_t c_between = 0) {
-    vf acc[kStreams][kRows][NV];
+template <class Of, class Read, bool kStreams, int kRows, int kVectors>
+void tile(const TileArgs& t) {
+    vf acc[1][kRows][kVectors];
     KEPT_UNROLL_ALL
-    for (int s = 0; s < kStreams; ++s) {
+    for (int r = 0; r < kRows; ++r) {
         KEPT_UNROLL_ALL
-        for (int r = 0; r < kRows; ++r) {
-            KEPT_UNROLL_ALL
-            for (int v = 0; v < NV; ++v)
-                acc[s][r][v] = t.resume ? load(t.c + s * c_between + r * kPanel + v * W) : zero();
-        }
+        for (int v = 0; v < kVectors; ++v)
+            acc[0][r][v] = t.resume ? load(t.c + r * kPanel + v * W) : zero();
     }
-    steps<Read, kRows, kStreams>(t, 0, t.num_inputs, between, acc);
+    steps<Of, Read, kStreams, kRows, kVectors, 1>(t, 0, t.num_inputs, acc);
     KEPT_UNROLL_ALL
-    for (int s = 0; s < kStreams; ++s) {
+    for (int r = 0; r < kRows; ++r) {
         KEPT_UNROLL_ALL
-        for (int r = 0; r < kRows; ++r) {
-            KEPT_UNROLL_ALL
-            for (int v = 0; v < NV; ++v)
-                store(t.c + s * c_between + r * kPanel + v * W, acc[s][r][v]);
-        }
+        for (int v = 0; v < kVectors; ++v) store(t.c + r * kPanel + v * W, acc[0][r][v]);
     }
 }
 
 // Groups [group, group + kTogether), scaled and added in this order to the sums in memory, in the
 // nearest cache: registers are for the sums within a group.
-template <class Read, int kRows, int kTogether>
-KEPT_INLINE void add_groups(const TileArgs<typename Read::Act>& t, std::int64_t group,
-                            bool resume) {
-    vf acc[kTogether][kRows][NV];
+template <class Of, class Read, bool kStreams, int kRows, int kVectors, int kTogether>
+KEPT_INLINE void add_groups(const TileArgs& t, std::int64_t group, bool resume) {
+    vf acc[kTogether][kRows][kVectors];
     KEPT_UNROLL_ALL
     for (int g = 0; g < kTogether; ++g) {
         KEPT_UNROLL_ALL
         for (int r = 0; r < kRows; ++r) {
             KEPT_UNROLL_ALL
-            for (int v = 0; v < NV; ++v) acc[g][r][v] = zero();
+            for (int v = 0; v < kVectors; ++v) acc[g][r][v] = zero();
         }
     }
-    constexpr std::int64_t kSteps = kGroup / (Read::kUnits * Read::kUnitInputs);
-    steps<Read, kRows, kTogether>(t, group * kGroup, kGroup,
-                                  {kSteps * kStepBytes, kGroup, kSteps * t.ahead_stride}, acc);
+    steps<Of, Read, kStreams, kRows, kVectors, kTogether>(t, group * kGroup, kGroup, acc);
     KEPT_UNROLL_ALL
-    for (int v = 0; v < NV; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
         vf scales[kTogether];
         KEPT_UNROLL_ALL
         for (int g = 0; g < kTogether; ++g)
@@ -171,14 +211,16 @@ KEPT_INLINE void add_groups(const TileArgs<typename Read::Act>& t, std::int64_t 
 }
 
 // Scales each group of 32 inputs. num_inputs is a multiple of 32.
-template <class Read, int kRows>
-void grouped_tile(const TileArgs<typename Read::Act>& t) {
-    constexpr int kTogether = 4 * kRows <= kMaxRows ? 4 : 2 * kRows <= kMaxRows ? 2 : 1;
+template <class Of, class Read, bool kStreams, int kRows, int kVectors>
+void grouped_tile(const TileArgs& t) {
+    constexpr int kSums = kRows * kVectors;
+    constexpr int kTogether = 4 * kSums <= kTileSums ? 4 : 2 * kSums <= kTileSums ? 2 : 1;
     const std::int64_t num_groups = t.num_inputs / kGroup;
     std::int64_t group = 0;
     for (; group + kTogether <= num_groups; group += kTogether)
-        add_groups<Read, kRows, kTogether>(t, group, t.resume || group > 0);
-    for (; group < num_groups; ++group) add_groups<Read, kRows, 1>(t, group, t.resume || group > 0);
+        add_groups<Of, Read, kStreams, kRows, kVectors, kTogether>(t, group, t.resume || group > 0);
+    for (; group < num_groups; ++group)
+        add_groups<Of, Read, kStreams, kRows, kVectors, 1>(t, group, t.resume || group > 0);
 }
 
 // Calls f.run<n>() for the n in 1..kMax that equals `rows`.
