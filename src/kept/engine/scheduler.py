@@ -83,6 +83,11 @@ class Scheduler:
         """Whether nobody can start for want of a slot, nor is anybody held any longer than that."""
         return self._used >= self.max_slots and not len(self._holds)
 
+    @property
+    def moves(self) -> bool:
+        """Whether sequences of somebody running go on from each other's keys at every step."""
+        return any(request.group.moves for request in self.running)
+
     def served(self, request: Request) -> float:
         """The counter of the request's tenant at its priority."""
         return self._waiting.share(request.priority).served(request.tenant)
