@@ -20,6 +20,8 @@
 #include "codes_avx512.h"
 #elif defined(__AVX2__)
 #include "codes_avx2.h"
+#elif defined(KEPT_NEON)
+#include "codes_neon.h"
 #else
 #include "codes_portable.h"
 #endif

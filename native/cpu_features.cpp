@@ -144,8 +144,10 @@ const CpuFeatures& cpu_features() {
 CpuFeatures features_within(std::string_view isa) {
     CpuFeatures f = cpu_features();
     if (isa != "amx") f.amx_tile = f.amx_bf16 = f.amx_int8 = false;
-    if (isa == "amx" || isa == "avx512bf16") return f;
-    f.avx512_bf16 = f.avx512_vbmi = f.avx512_vnni = f.dotprod = f.bf16 = f.i8mm = false;
+    if (isa == "amx" || isa == "avx512bf16" || isa == "neonbf16") return f;
+    f.avx512_bf16 = f.avx512_vbmi = f.bf16 = f.i8mm = false;
+    if (isa == "avx512vnni" || isa == "neondotprod") return f;
+    f.avx512_vnni = f.dotprod = false;
     if (isa == "avx512") return f;
     f.avx512f = f.avx512bw = f.avx512dq = f.avx512vl = false;
     if (isa == "avx2") return f;

@@ -11,6 +11,8 @@ namespace kept {
 extern const Kernels kernels_portable;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx512bf16, kernels_avx512, kernels_avx2;
+#elif defined(__aarch64__)
+extern const Kernels kernels_neon;
 #endif
 
 // What instructions add to those of another set; the rest is compiled once for both.
@@ -30,6 +32,17 @@ void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t
                   float* scratch);
 void encode_rows(const EncodeRowsArgs& args, std::int64_t first_row, std::int64_t last_row);
 }  // namespace avx512vnni
+#elif defined(__aarch64__)
+namespace neondotprod {
+void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                  float* scratch);
+}
+namespace neonbf16 {
+void linear_of_bf16(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                    float* scratch);
+void linear_codes_by_pairs(const LinearArgs& args, std::int64_t first_panel,
+                           std::int64_t last_panel, float* scratch);
+}  // namespace neonbf16
 #endif
 
 namespace {
@@ -55,6 +68,18 @@ Kernels with_vnni(const Kernels& base) {
 const Kernels kernels_amx =
     with_tiles(kernels_avx512bf16, "amx", amx::linear_by_tiles, amx::attend_by_tiles);
 const Kernels kernels_avx512vnni = with_vnni(kernels_avx512);
+#elif defined(__aarch64__)
+Kernels with_products(const char* name, decltype(Kernels::linear) linear,
+                      decltype(Kernels::linear_codes) linear_codes) {
+    Kernels found = kernels_neon;
+    found.name = name, found.linear = linear, found.linear_codes = linear_codes;
+    return found;
+}
+
+const Kernels kernels_neondotprod =
+    with_products("neondotprod", kernels_neon.linear, neondotprod::linear_codes);
+const Kernels kernels_neonbf16 =
+    with_products("neonbf16", neonbf16::linear_of_bf16, neonbf16::linear_codes_by_pairs);
 #endif
 
 }  // namespace
@@ -72,6 +97,12 @@ std::vector<const Kernels*> available_kernels() {
     if (avx512vnni) found.push_back(&kernels_avx512vnni);
     if (avx512) found.push_back(&kernels_avx512);
     if (avx2) found.push_back(&kernels_avx2);
+#elif defined(__aarch64__)
+    const CpuFeatures& f = cpu_features();
+    const bool neondotprod = f.neon && f.dotprod;
+    if (neondotprod && f.bf16 && f.i8mm) found.push_back(&kernels_neonbf16);
+    if (neondotprod) found.push_back(&kernels_neondotprod);
+    if (f.neon) found.push_back(&kernels_neon);
 #endif
     found.push_back(&kernels_portable);
     return found;

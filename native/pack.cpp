@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "dispatch.h"
 #include "pool.h"
@@ -87,58 +88,91 @@ float read_number(const void* source, Source type, std::int64_t i) {
     return type == Source::bf16 ? portable::bf16_to_float(x) : portable::fp16_to_float(x);
 }
 
-}  // namespace
+// What a step of inputs comes to in the column of an output.
+using Word = std::uint32_t;
 
-void pack_floats(const Weights& w, const void* source, Source type, std::byte* data) {
+Word some_bytes(const void* from, std::int64_t count) {
+    Word word = 0;
+    std::memcpy(&word, from, static_cast<std::size_t>(count));
+    return word;
+}
+
+constexpr auto put_whole = [](std::byte* step, std::int64_t column, Word word) {
+    std::memcpy(step + 4 * column, &word, sizeof word);
+};
+
+// Of int8: two pairs, those of four columns together.
+constexpr auto put_pairs = [](std::byte* step, std::int64_t column, Word word) {
+    std::byte* to = step + column / 4 * 16 + column % 4 * 2;
+    std::memcpy(to, &word, 2);
+    std::memcpy(to + 8, reinterpret_cast<const std::byte*>(&word) + 2, 2);
+};
+
+// word_of(first, count): the word of so many of the model's numbers, of kInputs unless a row ends.
+// What is written a stretch of steps at a time stays in the nearest cache until it is whole.
+template <int kInputs, class Put, class F>
+void pack_words(const Weights& w, std::byte* data, Word nothing, const Put& put, const F& word_of) {
+    constexpr std::int64_t kTogether = 32;
+    const std::int64_t steps = w.padded_in() / kInputs, whole = w.num_in / kInputs;
+    const std::int64_t rest = w.num_in % kInputs;
     for_panels(w, [&](std::int64_t panel) {
-        std::byte* out = data + panel * w.bytes_per_panel();
-        std::memset(out, 0, static_cast<std::size_t>(w.bytes_per_panel()));
-        for (std::int64_t column = 0; column < kPanel; ++column) {
-            const std::int64_t row = row_at(w, panel, column);
-            if (row < 0) continue;
-            const std::int64_t first = row * w.num_in;
-            if (w.format == Format::fp32) {
-                auto* to = reinterpret_cast<float*>(out) + column;
-                for (std::int64_t k = 0; k < w.num_in; ++k)
-                    to[k * kPanel] = read_number(source, type, first + k);
-                continue;
+        std::byte* const out = data + panel * w.bytes_per_panel();
+        for (std::int64_t begin = 0; begin < steps; begin += kTogether) {
+            const std::int64_t end = std::min(begin + kTogether, steps);
+            for (std::int64_t column = 0; column < kPanel; ++column) {
+                const std::int64_t row = row_at(w, panel, column), first = row * w.num_in;
+                std::int64_t step = begin;
+                for (const std::int64_t last = row < 0 ? begin : std::min(end, whole); step < last;
+                     ++step)
+                    put(out + step * kStepBytes, column,
+                        word_of(first + step * kInputs,
+                                std::integral_constant<std::int64_t, kInputs>{}));
+                for (; step < end; ++step)
+                    put(out + step * kStepBytes, column,
+                        row >= 0 && step == whole && rest > 0
+                            ? word_of(first + step * kInputs, rest)
+                            : nothing);
             }
-            auto* to = reinterpret_cast<std::uint16_t*>(out) + 2 * column;
-            const auto* same = static_cast<const std::uint16_t*>(source) + first;
-            for (std::int64_t k = 0; k < w.num_in; ++k)
-                to[k / 2 * (2 * kPanel) + k % 2] =
-                    type == Source::bf16
-                        ? same[k]
-                        : portable::float_to_bf16(read_number(source, type, first + k));
         }
     });
 }
 
+}  // namespace
+
+void pack_floats(const Weights& w, const void* source, Source type, std::byte* data) {
+    const auto number = [&](std::int64_t i) { return read_number(source, type, i); };
+    if (w.format == Format::fp32)
+        return pack_words<1>(w, data, 0, put_whole, [&](std::int64_t first, auto) {
+            return portable::float_to_bits(number(first));
+        });
+    if (type == Source::bf16)
+        return pack_words<2>(w, data, 0, put_whole, [&](std::int64_t first, auto count) {
+            return some_bytes(static_cast<const std::uint16_t*>(source) + first, 2 * count);
+        });
+    pack_words<2>(w, data, 0, put_whole, [&](std::int64_t first, auto count) {
+        const auto half = [&](std::int64_t i) -> Word {
+            return portable::float_to_bf16(number(i));
+        };
+        return half(first) | (count > 1 ? half(first + 1) << 16 : 0);
+    });
+}
+
 void pack_codes(const Weights& w, const std::int8_t* codes, std::byte* data) {
-    for_panels(w, [&](std::int64_t panel) {
-        std::byte* out = data + panel * w.bytes_per_panel();
-        // Zero is code 0 of int8, and level 8 of int4.
-        std::memset(out, w.format == Format::int4 ? 0x88 : 0,
-                    static_cast<std::size_t>(w.bytes_per_panel()));
-        for (std::int64_t column = 0; column < kPanel; ++column) {
-            const std::int64_t row = row_at(w, panel, column);
-            if (row < 0) continue;
-            const std::int8_t* from = codes + row * w.num_in;
-            if (w.format == Format::int8) {
-                std::byte* to = out + column / 4 * 16 + column % 4 * 2;
-                for (std::int64_t k = 0; k < w.num_in; ++k)
-                    to[k / 4 * kStepBytes + k % 4 / 2 * 8 + k % 2] =
-                        static_cast<std::byte>(from[k]);
-                continue;
-            }
-            auto* to = reinterpret_cast<std::uint16_t*>(out) + 2 * column;
-            for (std::int64_t k = 0; k < w.num_in; ++k) {
-                std::uint16_t& word = to[k / 8 * (2 * kPanel) + k % 2];
-                const int shift = static_cast<int>(k % 8 / 2 * 4);
-                word = static_cast<std::uint16_t>((word & ~(15u << shift)) |
-                                                  static_cast<unsigned>(from[k] & 15) << shift);
-            }
-        }
+    if (w.format == Format::int8)
+        return pack_words<4>(w, data, 0, put_pairs, [&](std::int64_t first, auto count) {
+            return some_bytes(codes + first, count);
+        });
+    // Level 8 is zero.
+    pack_words<8>(w, data, 0x88888888u, put_whole, [&](std::int64_t first, auto count) {
+        std::uint64_t eight = 0x0808080808080808u;
+        std::memcpy(&eight, codes + first, static_cast<std::size_t>(count));
+        // Every other of the low nibbles of bytes, one behind the other in 16 bits.
+        const auto gather = [](std::uint64_t x) {
+            x &= 0x000f000f000f000fu;
+            x = (x | x >> 12) & 0x000000ff000000ffu;
+            return static_cast<Word>((x | x >> 24) & 0xffffu);
+        };
+        return gather(eight) | gather(eight >> 8) << 16;
     });
 }
 

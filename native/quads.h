@@ -27,6 +27,8 @@ constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23
 #include "quads_avx512.h"
 #elif defined(__AVX2__)
 #include "quads_avx2.h"
+#elif defined(KEPT_NEON)
+#include "quads_neon.h"
 #else
 #include "quads_portable.h"
 #endif

@@ -10,8 +10,6 @@ Repeat::Repeat(Program& program, const Step& last, const std::vector<std::int64_
     if (last.rows != last.num_sequences() || last.wanted || last.num_wanted != last.rows)
         throw std::invalid_argument(
             "only a step with one row a sequence, all of them wanted, can be repeated");
-    if (last.inputs.count() > 0)
-        throw std::invalid_argument("a step over encoder inputs cannot be repeated");
     if (static_cast<std::int64_t>(positions.size()) != last.rows)
         throw std::invalid_argument("a repeated step has a position for each sequence");
     step_.tokens = tokens_.data();
@@ -23,8 +21,12 @@ void Repeat::run(const std::vector<std::int64_t>& tokens) {
         throw std::invalid_argument("a repeated step takes one token a sequence");
     std::copy(tokens.begin(), tokens.end(), tokens_.begin());
     for (auto& position : positions_) ++position;
-    for (auto& lengths : step_.lengths)
-        for (auto& length : lengths) ++length;
+    // Encoder inputs, whose layouts stand behind the others, stay as long as they are.
+    const std::size_t growing = step_.inputs.count() > 0
+                                    ? static_cast<std::size_t>(step_.inputs.first_layout)
+                                    : step_.lengths.size();
+    for (std::size_t layout = 0; layout < growing; ++layout)
+        for (auto& length : step_.lengths[layout]) ++length;
     program_.run(step_, 0, program_.num_ops());
 }
 

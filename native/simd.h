@@ -32,6 +32,8 @@
 #include "simd_avx512.h"
 #elif defined(__AVX2__)
 #include "simd_avx2.h"
+#elif defined(KEPT_NEON)  // and not in plain C++ for Arm
+#include "simd_neon.h"
 #else
 #include "simd_portable.h"
 #endif

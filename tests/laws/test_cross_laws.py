@@ -278,7 +278,15 @@ def test_every_kind_codec_and_place(
         go_on(loaded, 5, expected, [1, 0])
         go_on(cache, 2, expected, [0, 1])
         assert twin.cross.num_bytes == loaded.cross.num_bytes == cache.cross.num_bytes
-        assert cache.lease((0, 1)) is None, "kernels are handed no inputs"
+        lease = cache.lease((0, 1))
+        assert (lease is None) == (kind == "evicting" or place is not None)
+        if lease is not None:
+            assert lease.stores.inputs is not None
+            assert [lease.stores.inputs.lengths[i] for i in lease.stores.inputs.of] == [
+                cache.input_lengths[slot] for slot in (0, 1)
+            ]
+            empty = make_cache(SHAPES, kind, num_slots=1, kv_dtype=codec, **OPTIONS[kind])
+            assert empty.lease((0,)) is None
 
 
 def go_on(cache: Cache, count: int, expected: list[list[list[Token]]], attended: list[int]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kept import machine
 from kept.batch import pack
 from kept.cache import make_cache
+from kept.errors import CacheError
 from kept.models import CausalLM, EncoderDecoderLM, build_model, encoder_passes
 from kept.ops import KVDtype, PackedMatrix, use_threads
 from kept.ops.activations import Activations
@@ -119,6 +120,34 @@ def inputs_and_texts(random: Random, longest: int) -> tuple[list[list[int]], lis
     inputs = [draw(random, n) for n in (longest, 1, 70)]
     sources = [inputs[i] for i in (0, 0, 1, 2, 0, 2)]
     return sources, [draw(random, n) for n in (90, 5, 66, 1, 130, 20)]
+
+
+@needs_native
+@every_product
+def test_repeated_steps_are_steps_prepared_anew(format: str, activations: Activations) -> None:
+    random = Random(format)
+    model = t5(format, False, activations)
+    sources = [draw(random, n) for n in (70, 3)]
+    texts = [draw(random, n) for n in (5, 30, 61)]
+    one, other = (make_cache(model.kv_shapes, num_slots=3, dtype=model.dtype) for _ in range(2))
+    for held in (one, other):
+        assert model.repeat((0,), held) is None  # nothing to go on from
+        model.run(pack(texts, sources=[sources[i] for i in (0, 1, 0)]), held)
+    slots = (2, 0, 1)
+    for _ in range(2):
+        repeated = model.repeat(slots, one)
+        assert repeated is not None
+        for _ in range(9):
+            tokens = draw(random, 3)
+            past = [other.lengths[slot] for slot in slots]
+            batch = pack([[token] for token in tokens], past=past, slots=slots)
+            found, expected = repeated.run(tokens), model.next_logits(batch, other)
+            assert torch.equal(found.logits, expected.logits)
+            assert found.best == expected.best
+        for held in (one, other):  # as beams do; other slots attend other inputs then
+            held.reorder([1, 2, 0])
+        with pytest.raises(CacheError, match="ended the lease"):
+            repeated.run(tokens)
 
 
 @needs_native

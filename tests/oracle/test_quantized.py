@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -344,3 +345,29 @@ def test_without_the_native_module(
     monkeypatch.setattr(quantized_writer, "NATIVE_AVAILABLE", False)
     with pytest.raises(kept.BackendError, match="packed by the native module"):
         quantize_checkpoint(original("llama"), tmp_path / "out")
+
+
+def test_copied_weights_are_the_mapped_ones(quantized: Path) -> None:
+    mapped, copied = LLM(quantized), LLM(quantized, copy_weights=True)
+    expected = logits(mapped)
+    assert torch.equal(logits(copied), expected)
+    (file,) = quantized.glob("*.safetensors")
+    with file.open("r+b") as held:  # what is mapped changes with it
+        held.seek(file.stat().st_size // 2)
+        held.write(bytes(file.stat().st_size // 4))
+    assert not torch.equal(logits(mapped), expected)
+    assert torch.equal(logits(copied), expected)
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without huge pages"
+)
+def test_a_mapped_file_may_lie_on_huge_pages(quantized: Path) -> None:
+    llm = LLM(quantized)
+    asked = [
+        mapping
+        for mapping in re.split(r"\n(?=\w+-\w+ )", Path("/proc/self/smaps").read_text())
+        if str(quantized) in mapping and re.search(r"^VmFlags:.* hg\b", mapping, re.MULTILINE)
+    ]
+    assert asked
+    assert logits(llm).isfinite().all()

@@ -67,14 +67,14 @@ class Cache(Sharing):
     def lease(self, slots: tuple[int, ...]) -> Lease | None:
         """The right to add a token to each of the slots, step after step, at no more cost than
         `Lease.extend`; None where that cannot be: a layout drops tokens by choice, nothing is
-        stored yet, buffers are not in memory, or an input is attended too.
+        stored yet, or buffers are not in memory.
 
         Drops a step that is open. Raises CacheError for slots that are not this cache's, and
         OptionError for none.
         """
         slots = read_slots(slots, "the slots to lease")
         check_slots(slots, self.num_slots)
-        if not can_lease(self._state, slots) or self.cross.shapes or self.place.budget is not None:
+        if not can_lease(self._state, slots) or self.place.budget is not None:
             return None
         self.abandon()
         if self.lets_go:

@@ -67,14 +67,16 @@ def lend(state: State, plans: dict[Layout, Plan]) -> StepBuffers:
 
 
 def can_lease(state: State, slots: tuple[int, ...]) -> bool:
-    """Whether slots may take tokens without a plan: they hold some, and no layout chooses which to
-    drop."""
+    """Whether slots may take tokens without a plan: they hold some, and have an input where there
+    are cross layers, and no layout chooses which to drop."""
     filled = all(state.lengths[slot] for slot in slots)
+    if state.cross.shapes and not all(state.cross.lengths[slot] for slot in slots):
+        return False
     return filled and all(x.max_step(0) is None for x in state.distinct)
 
 
 def grant(holder: Holder, slots: tuple[int, ...], codec: KVCodec, device: torch.device) -> Lease:
-    """See `Cache.lease`; no step is open."""
+    """See `Cache.lease`; no step is open, and each slot has its input, if the cache has any."""
     lengths = [holder.state.lengths[slot] for slot in slots]
     state = with_lent(_with_room(holder.state, slots, lengths), codec)
     before = [length - 1 for length in lengths]
@@ -82,6 +84,9 @@ def grant(holder: Holder, slots: tuple[int, ...], codec: KVCodec, device: torch.
     plans = {layout: layout.planned(starts, slots, before, device) for layout in state.distinct}
     room = min(layout.room(slots, lengths) for layout in state.distinct)
     stores = lend(state, plans)
+    attended = state.cross.begin(starts, slots, before, None)
+    if attended is not None:
+        stores = replace(stores, inputs=attended.lend())
     leased = Leased(slots)
     holder.state = replace(state, leased=leased)
     return Lease(holder, leased, stores, room)

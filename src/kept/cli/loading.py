@@ -40,6 +40,7 @@ def load(options: ModelOptions, default_store: str | None = None) -> LLM:
             device=options.device,
             quantize=None if options.quantize is None else options.quantize.value,
             activations=options.activations.value,
+            copy_weights=options.copy_weights,
             revision=options.revision,
             kv_memory=options.kv_memory,
             offload_folder=options.offload_folder,

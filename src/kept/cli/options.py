@@ -79,6 +79,15 @@ class ModelOptions:
         ),
     ] = None
     activations: Annotated[ActivationsName, option(MODEL, ACTIVATIONS_HELP)] = ActivationsName.AUTO
+    copy_weights: Annotated[
+        bool,
+        option(
+            MODEL,
+            "Copy the weights of a folder that `kept quantize` wrote into memory. Default: they "
+            "are used where the file is mapped, and shared with other processes.",
+            "--copy-weights",
+        ),
+    ] = False
     device: Annotated[
         str | None, option(MODEL, "cpu, cuda, cuda:1, mps, as torch names them. Default: cpu.")
     ] = None

@@ -34,6 +34,8 @@ class Hypothesis:
 class BeamGroup(Group):
     """One beam search. `results` are filled in when it ends."""
 
+    moves = True
+
     def __init__(self, results: list[Continuation], beams: list[Continuation]) -> None:
         """results: the continuations to return; beams: `num_beams` working ones."""
         self.results, self._beams = results, beams

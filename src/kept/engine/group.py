@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from kept.engine.continuation import Continuation
 from kept.models import NextLogits
@@ -33,8 +33,11 @@ class Group(ABC):
     """One prompt's sequences.
 
     live: those in the cache, at first only one; the prompt is read once. results: what the caller
-    gets, in order. width: how many slots it may come to need.
+    gets, in order. width: how many slots it may come to need. moves: whether sequences go on from
+    each other's keys at every step.
     """
+
+    moves: ClassVar[bool] = False
 
     live: list[Continuation]
     results: list[Continuation]

@@ -178,8 +178,10 @@ class Loop(Changing):
                 if continuation.slide(self.rule):
                     self._residents.cut(continuation)
         work = self.scheduler.next(live, self._residents.max_steps(live))
-        self._is_decode = len(work) == len(live) and all(
-            item.continuation.num_pending == 1 for item in work
+        self._is_decode = (
+            len(work) == len(live)
+            and all(item.continuation.num_pending == 1 for item in work)
+            and not (self.model.is_encoder_decoder and self.scheduler.moves)
         )
         if not self._takes_ahead(work):
             self._residents.make_room(work, self.scheduler, self._park)
@@ -188,8 +190,7 @@ class Loop(Changing):
     def _takes_ahead(self, work: list[Work]) -> bool:
         """Have room for some tokens more of everyone, where passes of one token each follow and
         there is as much to be had."""
-        # No lease is granted on a cache with inputs, so nothing is to be evicted for one.
-        if not self._is_decode or self.model.native is None or self.model.is_encoder_decoder:
+        if not self._is_decode or self.model.native is None:
             return False
         return self._residents.take_ahead(len(work))
 

@@ -87,6 +87,11 @@ class Scheduler:
         """Where the request's tenant stands among those with prompts to read."""
         return self._waiting.share(request.priority).turn(request.tenant)
 
+    @property
+    def moves(self) -> bool:
+        """Whether sequences of somebody running go on from each other's keys at every step."""
+        return any(request.group.moves for request in self.running)
+
     def check(self, request: Request) -> None:
         """Raise OptionError for a request that needs more slots than there are."""
         if request.width > self.max_slots:

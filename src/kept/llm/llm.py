@@ -48,6 +48,7 @@ class LLM:
         device: str | torch.device | None = None,
         quantize: str | None = None,
         activations: str = "auto",
+        copy_weights: bool = False,
         revision: str | None = None,
         max_batch_size: int = 16,
         prefill_chunk: int = PREFILL_CHUNK,
@@ -71,6 +72,10 @@ class LLM:
         quantize: "int8" or "int4" rounds the weights to a byte or half of one, with scales.
         activations: as what they meet weights of int8 or int4: "bfloat16", "int8", or "auto", the
             faster on this machine's instruction set.
+        copy_weights: copy the weights of a folder that `kept quantize` wrote into this process's
+            memory, rather than use them where the file is mapped and other processes share them.
+            Loading takes longer, and decoding a few percent less where the system has huge pages
+            for memory and not for the file. Of any other checkpoint they are always copied.
         revision: branch, tag or commit of a hub id.
         max_batch_size: sequences computed side by side. prefill_chunk: prompt tokens per pass.
         kv_memory: the most bytes that keys and values of all texts may take together, in every kind
@@ -104,6 +109,7 @@ class LLM:
             device=device,
             quantize=quantize,
             activations=activations,
+            copy_weights=copy_weights,
             progress=progress,
             packing=packing,
         )

@@ -37,13 +37,15 @@ def load_model(
     device: str | torch.device | None = None,
     quantize: str | None = None,
     activations: str = "auto",
+    copy_weights: bool = False,
     progress: Callable[[int, int], None] | None = None,
     packing: Callable[[int, int], None] | None = None,
 ) -> CausalLM:
     """The checkpoint's model, its weights cast to `dtype` on `device`, in eval mode.
 
     quantize: round its matrices to "int8" or "int4". activations: as what they meet such weights,
-    "bfloat16", "int8", or "auto", the faster on this machine's instruction set. progress: called
+    "bfloat16", "int8", or "auto", the faster on this machine's instruction set. copy_weights: out
+    of a quantized folder's file rather than use them where it is mapped. progress: called
     with the stored bytes read so far and their total; packing: with the weights packed for the
     kernels and their total.
 
@@ -72,6 +74,7 @@ def load_model(
         stored_dtype=own_dtype(checkpoint.config) or torch.float32,
         device=place,
         activations=activations,
+        copy=copy_weights,
         progress=progress,
     )
     return model.eval()

@@ -83,7 +83,7 @@ class NativeEncoder:
             for at, line in enumerate(written.lines)
             if isinstance(line, lines.Place) and line.crossing
         ]
-        self.program = Program(written)
+        self.program = Program(written, reuses=True)
 
     def encode(self, source: Source, record: Record) -> Tensor:
         """See `EncoderDecoderLM.encode`; fp32."""

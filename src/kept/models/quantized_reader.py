@@ -1,7 +1,8 @@
 """Loading a quantized checkpoint: its matrices are used where the file is mapped.
 
 Nothing is copied but norms and tables of positions, so loading takes no time that grows with the
-model, and processes that load the same folder share its pages.
+model, and processes that load the same folder share its pages. Who asks for it gets copies, on huge
+pages where the system has them for memory and not for this file.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from kept.errors import CheckpointError, WeightsError
 from kept.models.causal_lm import CausalLM
 from kept.models.checkpoint import PACKED_WEIGHTS, QUANTIZATION, Checkpoint
+from kept.models.huge_pages import advise_huge_pages
 from kept.models.layers import Linear
 from kept.models.native import Progress, matrices
 from kept.models.packing import find_activations, may_run_natively
@@ -43,6 +45,7 @@ def load_quantized(
     stored_dtype: torch.dtype,
     device: torch.device,
     activations: str = "auto",
+    copy: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Make a model on the meta device that of a quantized checkpoint, ready to run.
@@ -52,7 +55,8 @@ def load_quantized(
     which takes as much memory as the original. progress: called with the bytes loaded and their
     total.
 
-    activations: how they meet the weights, see `choose_activations`.
+    activations: how they meet the weights, see `choose_activations`. copy: what the kernels would
+    read where the file is mapped is copied out of it.
 
     Mutates the model. Raises WeightsError for tensors that are missing, unexpected or misshapen,
     and as `read_format` and `choose_activations`.
@@ -61,13 +65,21 @@ def load_quantized(
     chosen = find_activations(model, activations, format, dtype, device)
     _verify(checkpoint, stored_tensors(model, format, stored_dtype))
     total = sum(info.num_bytes for info in checkpoint.tensors.values())
-    plain = plain_parameters(model)
-    for name in plain:
-        _place(model, name, _cast(checkpoint, name, dtype, device))
     stored = stored_matrices(model, format)
-    if may_run_natively(model, dtype, device):
-        packed = iter(_map(checkpoint, matrix) for matrix in stored)
-        model.pack(lambda weight, gated, bias: next(packed), None, torch.bfloat16, chosen)
+    native = may_run_natively(model, dtype, device)
+    # Before any other is mapped: some of its bytes are read then, and with them what lies around.
+    advise_huge_pages(checkpoint.read(next(iter(checkpoint.tensors))), total)
+    for name in plain_parameters(model):
+        _place(model, name, _cast(checkpoint, name, dtype, device))
+    if native:
+        parts = [_parts(checkpoint, matrix) for matrix in stored]
+        packed = zip(stored, parts, strict=True)
+
+        def pack_next(weight: Tensor, gated: bool, bias: Tensor | None) -> PackedMatrix:
+            matrix, mapped = next(packed)
+            return _pack(matrix, {k: _copied(x) for k, x in mapped.items()} if copy else mapped)
+
+        model.pack(pack_next, None, torch.bfloat16, chosen)
         if progress is not None:
             progress(total, total)
     else:
@@ -124,10 +136,15 @@ def _parts(checkpoint: Checkpoint, matrix: StoredMatrix) -> dict[str, Tensor]:
     return {part: checkpoint.read(f"{matrix.name}.{part}") for part in names}
 
 
-def _map(checkpoint: Checkpoint, matrix: StoredMatrix) -> PackedMatrix:
+def _pack(matrix: StoredMatrix, parts: Mapping[str, Tensor]) -> PackedMatrix:
     shape = matrix.shape
-    parts = _parts(checkpoint, matrix)
     return PackedMatrix(shape.format, shape.gated, shape.num_out, shape.num_in, **parts)
+
+
+def _copied(part: Tensor) -> Tensor:
+    from kept import _native
+
+    return _native.zeros(part.nbytes).view(part.dtype).view(part.shape).copy_(part)
 
 
 def _unpack_all(

@@ -18,6 +18,7 @@ from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
 from kept.ops.bias import RelativeBias
 from kept.ops.kv_codec import KVCodec
 from kept.ops.packed import PackedMatrix
+from kept.ops.row_buffers import RowBuffers
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.step_buffers import RopeTables, StepBuffers
 
@@ -46,8 +47,8 @@ class Program:
     Not to be shared between threads.
     """
 
-    def __init__(self, traced: lines.Trace) -> None:
-        """Raises OptionError for heads wider than the kernels take."""
+    def __init__(self, traced: lines.Trace, *, reuses: bool = False) -> None:
+        """reuses: see `RowBuffers`. Raises OptionError for heads wider than the kernels take."""
         from kept import _native
 
         use_threads()
@@ -58,10 +59,13 @@ class Program:
         first = traced.lines[0]
         assert isinstance(first, lines.Embed), "a model begins with its embedding"
         self.residual = first.out  # the rows that every layer adds to
-        self._buffers: dict[lines.Buffer, int] = {}
+        self._buffers = RowBuffers(self._native, reuses)
+        self._buffers.keep(self.residual)
         self._weights: dict[PackedMatrix, int] = {}
         self._biases: dict[RelativeBias, Tensor] = {}
-        for line in traced.lines:
+        for at, line in enumerate(traced.lines):
+            if at in traced.starts:
+                self._buffers.begin_block()
             self._add(line)
         last = traced.lines[-1]
         self.vocab_size = 0  # an encoder ends in what is stored of it
@@ -75,7 +79,7 @@ class Program:
     @property
     def row_bytes(self) -> int:
         """Bytes of the buffers between operations for each row of a step."""
-        return sum(buffer.row_bytes for buffer in self._buffers)
+        return self._buffers.row_bytes
 
     def attends(self) -> tuple[tuple[int, lines.Attend], ...]:
         """The operations that attend, by number."""
@@ -221,19 +225,19 @@ class Program:
         match line:
             case lines.Embed(table, positions, out, scale):
                 count = 0 if positions is None else len(positions)
-                native.embed(self._matrix(table), positions, count, self._buffer(out), scale)
+                native.embed(self._matrix(table), positions, count, self._buffers[out], scale)
             case lines.Norm(x, weight, bias, eps, out, wanted, add, scale):
                 weight, bias = weight * scale, None if bias is None else bias * scale
-                native.norm(self._buffer(x), weight, bias, eps, self._buffer(out), wanted, add)
+                native.norm(self._buffers[x], weight, bias, eps, self._buffers[out], wanted, add)
             case lines.Quantize(x, out, wanted):
-                native.quantize(self._buffer(x), self._buffer(out), wanted)
+                native.quantize(self._buffers[x], self._buffers[out], wanted)
             case lines.Linear(x, weight, out, epilogue, activation, wanted, softcap):
                 native.linear(
-                    self._buffer(x),
+                    self._buffers[x],
                     self._matrix(weight),
                     getattr(_native.Epilogue, epilogue),
                     getattr(_native.Activation, _ACTIVATIONS[activation]),
-                    self._buffer(out),
+                    self._buffers[out],
                     wanted,
                     softcap,
                 )
@@ -248,12 +252,12 @@ class Program:
                 kept = {"queries": {"num_kv_heads": 0}, "keys": {"num_heads": 0}, None: {}}[only]
                 shape = native_shape(replace(heads, **kept), AttentionSpec(1.0))
                 native.place(
-                    self._buffer(qkv), self._buffer(queries), layer, shape, q_norm, k_norm,
+                    self._buffers[qkv], self._buffers[queries], layer, shape, q_norm, k_norm,
                     heads.norm_eps, dim, begin, dim // 2 if stride is None else stride, crossing,
                 )  # fmt: skip
             case lines.Attend(queries, layer, heads, spec, out, bias, crossing):
                 native.attend(
-                    self._buffer(queries), layer, native_shape(heads, spec), self._buffer(out),
+                    self._buffers[queries], layer, native_shape(heads, spec), self._buffers[out],
                     None if bias is None else self._by_distance(bias),
                     0 if bias is None else bias.reach, crossing,
                 )  # fmt: skip
@@ -262,17 +266,6 @@ class Program:
         if bias not in self._biases:
             self._biases[bias] = bias.by_distance(TILE)
         return self._biases[bias]
-
-    def _buffer(self, buffer: lines.Buffer) -> int:
-        if buffer in self._buffers:
-            return self._buffers[buffer]
-        if isinstance(buffer, lines.CodeBuffer):
-            made = self._native.add_code_buffer(buffer.width, buffer.format == "int4")
-        else:
-            bf16 = bool(buffer.feeds) and buffer.feeds[0].format != "fp32"
-            made = self._native.add_buffer(buffer.width, bf16)
-        self._buffers[buffer] = made
-        return made
 
     def _matrix(self, matrix: PackedMatrix) -> int:
         if matrix not in self._weights:

@@ -1,0 +1,3 @@
+#define KEPT_NS neondotprod
+#define KEPT_NEON
+#include "linear_codes.h"

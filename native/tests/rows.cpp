@@ -1,0 +1,96 @@
+// Kernels over single rows: norms, embeddings, quantizing, and the weights of tokens.
+#include "held.h"
+
+namespace kept {
+namespace {
+
+void hold_norms(const Kernels& kernels, const Kernels& portable, Random& random) {
+    for (const std::int64_t width : {1, 7, 64, 333})
+        for (const bool biased : {false, true})
+            for (const bool bf16 : {false, true}) {
+                Rows x(random, 3, width, false);
+                const auto weight = random.normals(width), bias = random.normals(width);
+                const auto of = [&](const Kernels& set) {
+                    Rows out(3, width, bf16);
+                    set.norm({x.floats.data(), x.stride, width, nullptr, weight.data(),
+                              biased ? bias.data() : nullptr, 1e-5f, out.from()},
+                             0, 3);
+                    return out;
+                };
+                const Rows found = of(kernels), expected = of(portable);
+                for (std::int64_t row = 0; row < 3; ++row)
+                    for (std::int64_t i = 0; i < width; ++i) {
+                        const double y = expected.get(row, i), size = std::fabs(y) + 8;
+                        require_near(found.get(row, i), y, size * (bf16 ? 0x1p-7 : 64 * kEps),
+                                     "norm");
+                    }
+            }
+}
+
+void hold_embeddings(const Kernels& kernels, const Kernels& portable, Random& random) {
+    for (const Format format : {Format::fp32, Format::bf16, Format::int8, Format::int4}) {
+        const std::int64_t width = 70;
+        const Matrix table(random, format, 40, width, false);
+        const std::vector<std::int64_t> tokens{3, 39, 0}, positions{2, 0, 1};
+        const auto places = random.normals(3 * width);
+        const auto of = [&](const Kernels& set) {
+            Rows out(3, width, false);
+            set.embed({&table.weights, places.data(), tokens.data(), positions.data(),
+                       out.floats.data(), out.stride, 1.5f},
+                      0, 3);
+            return out;
+        };
+        require(same_bits(of(kernels), of(portable)), "embedding");
+    }
+}
+
+void hold_quantizing(const Kernels& kernels, const Kernels& portable, Random& random) {
+    const std::int64_t rows = 5, inputs = 333, groups = round_up(inputs, kGroup) / kGroup;
+    const auto floats = random.normals(rows * inputs);
+    std::vector<std::uint16_t> halves;
+    for (const float x : floats) halves.push_back(rounded(x));
+    for (const Format format : {Format::int8, Format::int4})
+        for (const bool bf16 : {false, true}) {
+            const auto of = [&](const Kernels& set) {
+                std::vector<std::int8_t> codes = zeros<std::int8_t>(rows * inputs);
+                std::vector<float> scales = zeros<float>(rows * groups);
+                std::vector<float> scratch = zeros<float>(round_up(inputs, kGroup));
+                const void* source = bf16 ? static_cast<const void*>(halves.data())
+                                          : static_cast<const void*>(floats.data());
+                const std::int64_t wrong = set.quantize_rows(
+                    {format, source, bf16, rows, inputs, codes.data(), scales.data()}, 0, rows,
+                    scratch.data());
+                require(wrong == -1, "quantizing finite numbers");
+                return std::pair(codes, scales);
+            };
+            const auto found = of(kernels), expected = of(portable);
+            require(
+                same_bits(found.first, expected.first) && same_bits(found.second, expected.second),
+                std::string("quantizing to ") + name_of(format));
+        }
+}
+
+void hold_weights(const Kernels& kernels, const Kernels& portable, Random& random) {
+    const auto scores = random.normals(1000, 6);
+    for (const float temperature : {1.0f, 0.7f}) {
+        const float peak = *std::max_element(scores.begin(), scores.end()) / temperature;
+        const auto of = [&](const Kernels& set) {
+            std::vector<std::int64_t> sums = zeros<std::int64_t>(4);
+            set.weigh({scores.data(), 1000, peak, temperature, sums.data()}, 0, 4);
+            return sums;
+        };
+        require(same_bits(of(kernels), of(portable)), "the weights of tokens");
+    }
+}
+
+}  // namespace
+
+void hold_rows(const Kernels& kernels, const Kernels& portable) {
+    Random random(3);
+    hold_norms(kernels, portable, random);
+    hold_embeddings(kernels, portable, random);
+    hold_quantizing(kernels, portable, random);
+    hold_weights(kernels, portable, random);
+}
+
+}  // namespace kept
