@@ -71,6 +71,7 @@ CpuFeatures detect() {
         f.avx2 = bit(extended.ebx, 5);
         f.fma = bit(basic.ecx, 12);
         f.f16c = bit(basic.ecx, 29);
+        f.avx_vnni = bit(more.eax, 4);
     }
     if ((states & kZmm) == kZmm && bit(extended.ebx, 16)) {
         f.avx512f = true;
@@ -145,16 +146,21 @@ CpuFeatures features_within(std::string_view isa) {
     CpuFeatures f = cpu_features();
     if (isa != "amx") f.amx_tile = f.amx_bf16 = f.amx_int8 = false;
     if (isa == "amx" || isa == "avx512bf16") return f;
-    f.avx512_bf16 = f.avx512_vbmi = f.avx512_vnni = f.dotprod = f.bf16 = f.i8mm = false;
+    f.avx512_bf16 = f.avx512_vbmi = f.dotprod = f.bf16 = f.i8mm = false;
+    if (isa == "avx512vnni") return f;
+    f.avx512_vnni = false;
+    if (isa != "avx2vnni") f.avx_vnni = false;
     if (isa == "avx512") return f;
     f.avx512f = f.avx512bw = f.avx512dq = f.avx512vl = false;
-    if (isa == "avx2") return f;
+    if (isa == "avx2vnni" || isa == "avx2") return f;
     f.avx2 = f.fma = f.f16c = false;
     return f;
 }
 
 #if defined(__x86_64__)
 const bool kPrefetchPastCaches = is_amd();
+#else
+const bool kPrefetchPastCaches = false;
 #endif
 
 int num_cores() {
