@@ -22,6 +22,7 @@ nb::dict features_as_dict() {
     d["avx512bw"] = f.avx512bw;
     d["avx512dq"] = f.avx512dq;
     d["avx512vl"] = f.avx512vl;
+    d["avx_vnni"] = f.avx_vnni;
     d["avx512_vnni"] = f.avx512_vnni;
     d["avx512_bf16"] = f.avx512_bf16;
     d["avx512_vbmi"] = f.avx512_vbmi;

@@ -1,14 +1,15 @@
 // The micro-kernel for activations of int8: a few rows of codes times one panel of weights.
 //
-// Products are summed in int32 over a span of inputs, exactly and so in any order. What follows is
-// one chain in fp32 for each output, of products and sums that are each rounded by themselves:
+// Products are summed in int32 over a group of 32 inputs, exactly and so in any order. What follows
+// is one chain of fused multiply-adds in fp32 for each output:
 //
-//   sum = 0;  for each span in ascending order:  sum = sum + float(span's sum) * scale
+//   sum = 0;  for each group in ascending order:  sum = fused(float(group's sum), scale, sum)
 //
-// scale: of the activations' group; of int4 weights times the weights' own before that.
+// scale: of the activations' group. The group's sum is times the scale of int4 weights before that.
 #pragma once
 
 #include "code_rows.h"
+#include "prefetch.h"
 #include "quads.h"
 #include "tile.h"
 
@@ -18,14 +19,22 @@ namespace kept::KEPT_NS {
 struct ReadInt8Quads {
     using Codes = Int8Quads;
     static constexpr int kUnits = 1, kStep = kStepBytes;
+    static constexpr bool kMade = false, kKeeps = false;
 };
 
 struct ReadInt4Quads {
     using Codes = Int4Quads;
     static constexpr int kUnits = 2, kStep = kStepBytes;
+    static constexpr bool kMade = false, kKeeps = false;
 };
 
-// Made beforehand for many rows.
+// The same, which also keeps the Quads for more rows.
+template <class Read>
+struct KeepQuads : Read {
+    static constexpr bool kKeeps = true;
+};
+
+// Quads that were kept.
 struct ReadQuads {
     struct Codes {
         Quads x;
@@ -33,9 +42,17 @@ struct ReadQuads {
         Quads unit(int) const { return x; }
     };
     static constexpr int kUnits = 1, kStep = NV * kQuadBytes;
+    static constexpr bool kMade = true, kKeeps = false;
 };
 
-// A stretch of a panel's inputs, whole groups of activations unless it is the last.
+constexpr std::int64_t kOuterAhead = 3072;  // bytes beyond what comes into the nearest cache
+constexpr std::int64_t kScalesAhead = 8;    // groups
+
+// Rows of a tile, and how many of them have registers for their floats beside their whole numbers.
+constexpr int kCodeRows = W == 16 ? 7 : kMaxRows;
+constexpr int kHeldRows = W == 16 ? kCodeRows : kMaxRows / 2;
+
+// A stretch of a panel's inputs: whole groups of activations.
 struct CodeTileArgs {
     const std::byte* b;
     CodeRows a;
@@ -45,6 +62,7 @@ struct CodeTileArgs {
     const std::byte* ahead;
     std::int64_t ahead_stride;    // bytes a step
     const std::uint16_t* scales;  // int4: of the panel's first group, 32 a group
+    std::byte* kept;              // where Quads are kept, if they are
 };
 
 // Calls f(0), f(1), ... with constants. A loop that the compiler unrolls too late would leave sums
@@ -56,42 +74,69 @@ KEPT_INLINE void for_each_of(const F& f) {
     }(std::make_integer_sequence<int, kCount>{});
 }
 
-// One span's sums. a: the first row's codes.
-template <class Read, int kRows>
-KEPT_INLINE void add_span(const std::byte* b, const std::int8_t* a, std::int64_t a_stride,
-                          std::int64_t num_inputs, const std::byte* ahead,
-                          std::int64_t ahead_stride, vi sums[kRows][NV]) {
-    constexpr std::int64_t kInputs = 4 * Read::kUnits;
-    const std::int8_t* const end = a + num_inputs;
-    for (; a != end; a += kInputs, b += Read::kStep, ahead += ahead_stride) {
-        prefetch_near(ahead);
-        prefetch_near(ahead + 64);
-        [&]<std::size_t... v>(std::index_sequence<v...>) __attribute__((always_inline)) {
-            const typename Read::Codes codes[NV] = {
-                typename Read::Codes(b + static_cast<std::int64_t>(v) * (Read::kStep / NV))...};
-            for_each_of<Read::kUnits>([&](auto u) __attribute__((always_inline)) {
-                const Quads w[NV] = {codes[v].unit(u)...};
-                for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
-                    const Fours x(a + r * a_stride + 4 * u);
-                    ((sums[r][v] = dot(sums[r][v], w[v], x)), ...);
-                });
-            });
-        }(std::make_index_sequence<static_cast<std::size_t>(NV)>());
+// a * b + c, rounded once, on every instruction set.
+KEPT_INLINE vf fused(vf a, vf b, vf c) {
+#if defined(__FMA__)
+    return fma(a, b, c);
+#else
+    float x[W], y[W], z[W];
+    store(x, a), store(y, b), store(z, c);
+    for (int i = 0; i < W; ++i) z[i] = std::fma(x[i], y[i], z[i]);
+    return load(z);
+#endif
+}
+
+// Of weights that a tile reads as they are, what comes soon is fetched into the nearest cache, and
+// what follows it into the second: the nearest has too few buffers for all that is on its way from
+// memory. While a tile reads Quads, the nearest is theirs.
+template <class Read>
+KEPT_INLINE void prefetch_codes(const std::byte* p) {
+    if (kPrefetchPastCaches) {
+        prefetch_near(p);
+        if constexpr (!Read::kMade) prefetch_near(p + 64);
+    } else if constexpr (Read::kMade) {
+        prefetch_outer(p);
+    } else {
+        prefetch_near(p);
+        prefetch_near(p + 64);
+        prefetch_outer(p + kOuterAhead);
+        prefetch_outer(p + kOuterAhead + 64);
     }
+}
+
+// One step's products. a: the first row's codes.
+template <class Read, int kRows>
+KEPT_INLINE void add_step(const std::byte* b, const std::int8_t* a, std::int64_t a_stride,
+                          std::byte* kept, vi sums[kRows][NV]) {
+    [&]<std::size_t... v>(std::index_sequence<v...>) __attribute__((always_inline)) {
+        const typename Read::Codes codes[NV] = {
+            typename Read::Codes(b + static_cast<std::int64_t>(v) * (Read::kStep / NV))...};
+        for_each_of<Read::kUnits>([&](auto u) __attribute__((always_inline)) {
+            const Quads w[NV] = {codes[v].unit(u)...};
+            if constexpr (Read::kKeeps) (store_quads(kept + (u * NV + v) * kQuadBytes, w[v]), ...);
+            for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
+                const Fours x(a + r * a_stride + 4 * u);
+                ((sums[r][v] = dot(sums[r][v], w[v], x)), ...);
+            });
+        });
+    }(std::make_index_sequence<static_cast<std::size_t>(NV)>());
 }
 
 template <class Read, bool kScaled, int kRows>
 void code_tile(const CodeTileArgs& t) {
-    constexpr std::int64_t kSpan = kScaled ? kGroup : kCodeGroup;
-    // With few rows the sums stay in registers; with more they lie in the nearest cache.
-    constexpr bool kHeld = 2 * kRows <= kMaxRows;
+    // With more rows the sums lie in the nearest cache.
+    constexpr bool kHeld = kRows <= kHeldRows;
+    constexpr int kInputs = 4 * Read::kUnits, kSteps = kCodeGroup / kInputs;
     const std::byte* b = t.b;
     const std::byte* ahead = t.ahead;
-    const std::int64_t stride = t.a.stride();
-    const std::int8_t* const codes = t.a.codes(t.first_row);
-    const float* const scales = t.a.scales(t.first_row);
-    const std::int32_t* const starts = t.a.starts(t.first_row);
-    const std::int64_t last = t.first_input + t.num_inputs;
+    std::byte* kept = t.kept;
+    const std::int64_t stride = t.a.stride(), ahead_stride = t.ahead_stride;
+    const std::int64_t first_group = t.first_input / kCodeGroup;
+    const std::int8_t* codes = t.a.codes(t.first_row) + t.first_input;
+    const std::int8_t* const end = codes + t.num_inputs;
+    const float* scales = t.a.scales(t.first_row) + first_group;
+    const std::int32_t* starts = t.a.starts(t.first_row) + first_group;
+    const std::uint16_t* own_scales = kScaled ? t.scales + first_group * kPanel : nullptr;
     vf held[kHeld ? kRows : 1][NV];
     for_each_of<kRows * NV>([&](auto i) __attribute__((always_inline)) {
         constexpr int r = i / NV, v = i % NV;
@@ -101,30 +146,34 @@ void code_tile(const CodeTileArgs& t) {
         else if (!t.resume)
             store(c, zero());
     });
-    for (std::int64_t input = t.first_input; input < last; input += kSpan) {
-        const std::int64_t count = last - input < kSpan ? last - input : kSpan;
+    for (; codes != end; codes += kCodeGroup, ++scales, ++starts) {
+        if constexpr (kScaled) prefetch_near(own_scales + kScalesAhead * kPanel);
         vi sums[kRows][NV];
         for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
-            const vi begin = start(starts + r * (stride / 4) + input / kSpan);
+            const vi begin = start(starts + r * (stride / 4));
             for_each_of<NV>([&](auto v) __attribute__((always_inline)) { sums[r][v] = begin; });
         });
-        add_span<Read, kRows>(b, codes + input, stride, count, ahead, t.ahead_stride, sums);
-        const std::int64_t num_steps = count / (4 * Read::kUnits);
-        b += num_steps * Read::kStep;
-        ahead += num_steps * t.ahead_stride;
+        const auto step = [&](int i) __attribute__((always_inline)) {
+            prefetch_codes<Read>(ahead);
+            add_step<Read, kRows>(b, codes + i * kInputs, stride, kept, sums);
+            b += Read::kStep, ahead += ahead_stride;
+            if constexpr (Read::kKeeps) kept += Read::kUnits * NV * kQuadBytes;
+        };
+        for_each_of<kSteps>(step);
         for_each_of<NV>([&](auto v) __attribute__((always_inline)) {
-            const vf own = kScaled ? load_bf16(t.scales + input / kGroup * kPanel + v * W) : zero();
+            const vf own = kScaled ? load_bf16(own_scales + v * W) : zero();
             for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
                 vf x = to_float(sums[r][v]);
                 if constexpr (kScaled) x = mul(x, own);
-                x = mul(x, set1(scales[r * (stride / 4) + input / kCodeGroup]));
+                const vf scale = set1(scales[r * (stride / 4)]);
                 float* c = t.c + r * kPanel + v * W;
                 if constexpr (kHeld)
-                    held[r][v] = add(held[r][v], x);
+                    held[r][v] = fused(x, scale, held[r][v]);
                 else
-                    store(c, add(load(c), x));
+                    store(c, fused(x, scale, load(c)));
             });
         });
+        if constexpr (kScaled) own_scales += kPanel;
     }
     if constexpr (kHeld)
         for_each_of<kRows * NV>([&](auto i) __attribute__((always_inline)) {

@@ -71,6 +71,7 @@ CpuFeatures detect() {
         f.avx2 = bit(extended.ebx, 5);
         f.fma = bit(basic.ecx, 12);
         f.f16c = bit(basic.ecx, 29);
+        f.avx_vnni = bit(more.eax, 4);
     }
     if ((states & kZmm) == kZmm && bit(extended.ebx, 16)) {
         f.avx512f = true;
@@ -148,9 +149,10 @@ CpuFeatures features_within(std::string_view isa) {
     f.avx512_bf16 = f.avx512_vbmi = f.bf16 = f.i8mm = false;
     if (isa == "avx512vnni" || isa == "neondotprod") return f;
     f.avx512_vnni = f.dotprod = false;
+    if (isa != "avx2vnni") f.avx_vnni = false;
     if (isa == "avx512") return f;
     f.avx512f = f.avx512bw = f.avx512dq = f.avx512vl = false;
-    if (isa == "avx2") return f;
+    if (isa == "avx2vnni" || isa == "avx2") return f;
     f.avx2 = f.fma = f.f16c = false;
     return f;
 }

@@ -9,7 +9,7 @@ struct CpuFeatures {
     // x86-64
     bool avx2 = false, fma = false, f16c = false;
     bool avx512f = false, avx512bw = false, avx512dq = false, avx512vl = false;
-    bool avx512_vnni = false, avx512_bf16 = false, avx512_vbmi = false;
+    bool avx_vnni = false, avx512_vnni = false, avx512_bf16 = false, avx512_vbmi = false;
     bool amx_tile = false, amx_bf16 = false, amx_int8 = false;
     // Arm
     bool neon = false, dotprod = false, bf16 = false, i8mm = false;

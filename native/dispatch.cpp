@@ -27,6 +27,11 @@ void linear_by_tiles(const LinearArgs& args, std::int64_t first_panel, std::int6
                      float* scratch);
 void attend_by_tiles(const AttendArgs& args, const AttendUnit& unit, float* scratch);
 }  // namespace amx
+namespace avx2vnni {
+void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                  float* scratch);
+void encode_rows(const EncodeRowsArgs& args, std::int64_t first_row, std::int64_t last_row);
+}  // namespace avx2vnni
 namespace avx512vnni {
 void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                   float* scratch);
@@ -58,16 +63,19 @@ Kernels with_tiles(const Kernels& base, const char* name, decltype(Kernels::line
 const Kernels kernels_amx_emulated = with_tiles(
     kernels_portable, "amx_emulated", amx_emulated::linear_by_tiles, amx_emulated::attend_by_tiles);
 #if defined(__x86_64__)
-Kernels with_vnni(const Kernels& base) {
+Kernels with_codes(const Kernels& base, const char* name, decltype(Kernels::linear_codes) linear,
+                   decltype(Kernels::encode_rows) encode) {
     Kernels found = base;
-    found.name = "avx512vnni";
-    found.linear_codes = avx512vnni::linear_codes, found.encode_rows = avx512vnni::encode_rows;
+    found.name = name, found.linear_codes = linear, found.encode_rows = encode;
     return found;
 }
 
 const Kernels kernels_amx =
     with_tiles(kernels_avx512bf16, "amx", amx::linear_by_tiles, amx::attend_by_tiles);
-const Kernels kernels_avx512vnni = with_vnni(kernels_avx512);
+const Kernels kernels_avx512vnni =
+    with_codes(kernels_avx512, "avx512vnni", avx512vnni::linear_codes, avx512vnni::encode_rows);
+const Kernels kernels_avx2vnni =
+    with_codes(kernels_avx2, "avx2vnni", avx2vnni::linear_codes, avx2vnni::encode_rows);
 #elif defined(__aarch64__)
 Kernels with_products(const char* name, decltype(Kernels::linear) linear,
                       decltype(Kernels::linear_codes) linear_codes) {
@@ -96,6 +104,7 @@ std::vector<const Kernels*> available_kernels() {
     if (avx512bf16) found.push_back(&kernels_avx512bf16);
     if (avx512vnni) found.push_back(&kernels_avx512vnni);
     if (avx512) found.push_back(&kernels_avx512);
+    if (avx2 && f.avx_vnni) found.push_back(&kernels_avx2vnni);
     if (avx2) found.push_back(&kernels_avx2);
 #elif defined(__aarch64__)
     const CpuFeatures& f = cpu_features();

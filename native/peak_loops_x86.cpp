@@ -93,6 +93,37 @@ KEPT_TARGET("avx512f,avx512vnni") double int8_vnni(std::int64_t iterations) {
     return total_of<std::int32_t>(sums[0]);
 }
 
+KEPT_TARGET("avx2,avxvnni") double int8_avx_vnni(std::int64_t iterations) {
+    const __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-5);
+    __m256i sums[kSums];
+    KEPT_UNROLL for (int i = 0; i < kSums; ++i) {
+        sums[i] = _mm256_setzero_si256();
+        KEPT_HIDE(sums[i]);
+    }
+    for (std::int64_t n = 0; n < iterations; ++n)
+        KEPT_UNROLL for (int i = 0; i < kSums; ++i) sums[i] =
+            _mm256_dpbusd_avx_epi32(sums[i], a, b);
+    for (int i = 1; i < kSums; ++i) sums[0] = _mm256_add_epi32(sums[0], sums[i]);
+    return total_of<std::int32_t>(sums[0]);
+}
+
+KEPT_TARGET("avx512bw") double int8_avx512(std::int64_t iterations) {
+    __m512i a = _mm512_set1_epi8(3);
+    const __m512i b = _mm512_set1_epi8(-5), ones = _mm512_set1_epi16(1);
+    __m512i sums[kSums];
+    KEPT_UNROLL for (int i = 0; i < kSums; ++i) {
+        sums[i] = _mm512_setzero_si512();
+        KEPT_HIDE(sums[i]);
+    }
+    for (std::int64_t n = 0; n < iterations; ++n) KEPT_UNROLL for (int i = 0; i < kSums; ++i) {
+            KEPT_HIDE(a);  // as below
+            const __m512i pairs = _mm512_maddubs_epi16(a, b);
+            sums[i] = _mm512_add_epi32(sums[i], _mm512_madd_epi16(pairs, ones));
+        }
+    for (int i = 1; i < kSums; ++i) sums[0] = _mm512_add_epi32(sums[0], sums[i]);
+    return total_of<std::int32_t>(sums[0]);
+}
+
 KEPT_TARGET("avx2") double int8_avx2(std::int64_t iterations) {
     __m256i a = _mm256_set1_epi8(3);
     const __m256i b = _mm256_set1_epi8(-5), ones = _mm256_set1_epi16(1);
@@ -187,6 +218,9 @@ std::optional<PeakLoop> best_peak_loop(MatrixDtype dtype, const CpuFeatures& has
         case MatrixDtype::int8:
             if (has.amx_int8) return PeakLoop{"AMX TDPBSSD", 16 * 16 * 64 * kTile, int8_amx};
             if (has.avx512_vnni) return PeakLoop{"AVX-512 VPDPBUSD", 64 * kVector, int8_vnni};
+            if (has.avx512bw)
+                return PeakLoop{"AVX-512 VPMADDUBSW, VPMADDWD", 64 * kVector, int8_avx512};
+            if (has.avx_vnni) return PeakLoop{"AVX-VNNI VPDPBUSD", 32 * kVector, int8_avx_vnni};
             if (has.avx2) return PeakLoop{"AVX2 VPMADDUBSW, VPMADDWD", 32 * kVector, int8_avx2};
             return std::nullopt;
     }

@@ -5,7 +5,7 @@
 
 namespace kept {
 
-// On x86-64: whether past the outer caches (PREFETCHNTA) rather than through them (PREFETCHT0). AMD
+// Whether past the outer caches (PREFETCHNTA) rather than through them (PREFETCHT0). AMD
 // Zen 5 reads no slower past its caches, and keeps them for what is read again. Intel Sapphire
 // Rapids, of weights that no cache holds, then reads 11 of the 29 GB/s that it does through them:
 // each line waits in one of the few buffers of the nearest cache.

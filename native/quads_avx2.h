@@ -1,5 +1,5 @@
-// Weights are taken as sizes and signs, the signs moved to the activations, so that no pair of
-// products leaves 16 bits.
+// With VNNI weights are taken as 1 to 255 (kWeightOffset); without it as sizes and signs, the signs
+// moved to the activations, so that no pair of products leaves 16 bits.
 #pragma once
 
 #include <immintrin.h>
@@ -27,6 +27,33 @@ inline void write_quads(std::byte* p, __m256i x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
 }
 
+#if defined(__AVXVNNI__)
+
+struct Quads {
+    __m256i x;
+};
+inline Quads quads_of(__m256i codes) {
+    return {_mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(kWeightOffset)))};
+}
+inline Quads load_quads(const std::byte* p) {
+    return {read_quads(p)};
+}
+inline vi dot(vi sum, Quads w, Fours a) {
+    // By hand, as in quads_avx512.h; {vex}: the other encoding is that of AVX-512.
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(w.x), "x"(a.x));
+    return sum;
+}
+inline vi start(const std::int32_t* p) {
+    return _mm256_set1_epi32(*p);
+}
+// What is added to int4 levels in their table.
+constexpr int kLevelOffset = kWeightOffset;
+inline Quads quads_of_levels(__m256i levels) {
+    return {levels};
+}
+
+#else
+
 struct Quads {
     __m256i x, size;
 };
@@ -36,15 +63,22 @@ inline Quads quads_of(__m256i codes) {
 inline Quads load_quads(const std::byte* p) {
     return quads_of(read_quads(p));
 }
-inline void store_quads(std::byte* p, Quads w) {
-    write_quads(p, w.x);
-}
 inline vi dot(vi sum, Quads w, Fours a) {
     const __m256i pairs = _mm256_maddubs_epi16(w.size, _mm256_sign_epi8(a.x, w.x));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 inline vi start(const std::int32_t*) {
     return _mm256_setzero_si256();
+}
+constexpr int kLevelOffset = 0;
+inline Quads quads_of_levels(__m256i levels) {
+    return quads_of(levels);
+}
+
+#endif
+
+inline void store_quads(std::byte* p, Quads w) {
+    write_quads(p, w.x);
 }
 
 inline vf to_float(vi x) {
@@ -67,9 +101,10 @@ struct Int4Quads {
     Quads unit(int u) const {
         const __m256i nibbles =
             _mm256_and_si256(u == 0 ? codes : _mm256_srli_epi16(codes, 4), _mm256_set1_epi8(15));
-        return quads_of(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(
-                                                reinterpret_cast<const __m128i*>(kInt4Bytes))),
-                                            nibbles));
+        return quads_of_levels(_mm256_shuffle_epi8(
+            _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(
+                kInt4Bytes + (kLevelOffset ? kNumInt4Levels : 0)))),
+            nibbles));
     }
 };
 

@@ -124,7 +124,8 @@ def _measure(result: Result, watcher: Watcher) -> None:
     watcher.estimated(expected, settings)
     prompt = random_prompt(model.config.vocab_size, settings.prompt_tokens, settings.seed)
     result.passes = expected.without_cache.points
-    result.limits.measure(model.device, result.subject.matrix_dtype)
+    subject = result.subject
+    result.limits.measure(model.device, subject.matrix_dtype, isa=subject.instructions)
     for index in range(settings.runs):
         for use_cache in (True, False) if settings.without_cache else (True,):
             trace = Trace(use_cache, settings.prompt_tokens, settings.new_tokens)
@@ -136,7 +137,7 @@ def _measure(result: Result, watcher: Watcher) -> None:
 
             time_generation(model, prompt, trace, on_token)
             watcher.run_done(trace, index)
-    result.limits.measure(model.device, result.subject.matrix_dtype)
+    result.limits.measure(model.device, subject.matrix_dtype, isa=subject.instructions)
 
 
 class Measured(Protocol):

@@ -109,13 +109,13 @@ def _measure(
         result.capacity = num_done(found) / found.seconds
     plan = workload.plan(settings.seed, context, result.capacity)
     texts = Texts(plan, subject.model.config.vocab_size, settings.seed)
-    result.limits.measure(device, subject.matrix_dtype)
+    result.limits.measure(device, subject.matrix_dtype, isa=subject.instructions)
     watcher.began("serving", plan)
     with model_clock(subject.model) as kernels:
         serving = Serving(server, plan, texts, result.record, kernels)
         serving.run(watcher.stepped, settings.duration)
     num_done(result.record)
-    result.limits.measure(device, subject.matrix_dtype)
+    result.limits.measure(device, subject.matrix_dtype, isa=subject.instructions)
 
 
 def num_done(record: Record) -> int:

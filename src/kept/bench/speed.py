@@ -153,14 +153,14 @@ def _measure(result: SpeedResult, watcher: SpeedWatcher) -> None:
     model = subject.model
     each = [_warm_up(model, settings, prompt) for prompt in settings.prompts]
     watcher.expected(settings.runs * sum(each), settings.runs * len(each))
-    result.limits.measure(model.device, subject.matrix_dtype)
+    result.limits.measure(model.device, subject.matrix_dtype, isa=subject.instructions)
     for index in range(settings.runs):
         for prompt in settings.prompts:
             trace = SpeedTrace(prompt)
             result.traces.append(trace)
             _run(model, settings, trace, watcher.spent)
             watcher.run_done(trace, index)
-    result.limits.measure(model.device, subject.matrix_dtype)
+    result.limits.measure(model.device, subject.matrix_dtype, isa=subject.instructions)
 
 
 def _warm_up(model: CausalLM, settings: SpeedSettings, prompt: int) -> float:

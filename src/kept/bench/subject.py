@@ -66,6 +66,11 @@ class Subject:
         return "torch" if self.model.native is None else f"native {isa()}"
 
     @property
+    def instructions(self) -> str | None:
+        """The native kernels' instruction set, whose peak bounds them; None for torch's best."""
+        return None if self.model.native is None else isa()
+
+    @property
     def matrix_dtype(self) -> MatrixDtype:
         """The type whose matrix arithmetic bounds the model's."""
         if self.quantize is not None:

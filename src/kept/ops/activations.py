@@ -14,7 +14,7 @@ ACTIVATIONS: tuple[str, ...] = ("auto", *get_args(Activations))
 # Where products of whole numbers are the faster ones, for one row as for a prompt, and of which
 # weights they keep the quality (docs/decisions/integer-products.md). On matrix tiles each group of
 # activations would cost as much as its products; the portable kernels were not found faster.
-_FASTER = ("avx512bf16", "avx512vnni", "avx512", "avx2")
+_FASTER = ("avx512bf16", "avx512vnni", "avx512", "avx2vnni", "avx2")
 _AS_GOOD: tuple[QuantizedFormat, ...] = ("int8",)
 
 

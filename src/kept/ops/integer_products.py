@@ -7,12 +7,12 @@ A row of activations becomes int8 codes and a scale for each group of 32 inputs:
 
 Groups smaller than 2^-100 throughout are zeros; one that holds a number which is not finite has
 NaN for its scale, so that whatever it enters is NaN too. Codes are multiplied as whole numbers and
-summed over a span of inputs: exactly, and so in any order. What is left is one chain of fp32 for
-each output, every product and every sum rounded by itself:
+summed over a group: exactly, and so in any order. What is left is one chain of fp32 an output,
+of multiply-adds that are rounded once, as fma does; other products and sums are rounded each:
 
-    int8    sum = 0;  for each 32 inputs in ascending order:  sum = sum + dot * scale
+    int8    sum = 0;  for each 32 inputs in ascending order:  sum = fma(dot, scale, sum)
             y = sum * weight's scale + bias
-    int4    sum = 0;  for each 32:  sum = sum + (dot * group's weight scale) * scale
+    int4    sum = 0;  for each 32:  sum = fma(dot * group's weight scale, scale, sum)
             y = sum + bias
 
 So results are equal bit for bit on every instruction set, whichever rows come together. Why groups
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from kept.errors import OptionError
 from kept.ops.plain import plain_torch
-from kept.ops.quantize import INT4_GROUP, INT4_LEVELS, QuantizedMatrix
+from kept.ops.quantize import INT4_LEVELS, QuantizedMatrix
 
 ACTIVATION_GROUP = 32  # inputs of a row that share a scale
 
@@ -83,25 +83,40 @@ def linear_int8(rows: QuantizedRows, weight: QuantizedMatrix, bias: Tensor | Non
             f"{weight.codes.shape[1]} inputs"
         )
     is_int8 = weight.format == "int8"
-    span = ACTIVATION_GROUP if is_int8 else INT4_GROUP
     levels = weight.codes if is_int8 else _levels(weight.codes)
     shape = len(rows.codes), len(weight.codes)
     sums = torch.zeros(shape, dtype=torch.float32, device=rows.codes.device)
-    for index, first, dots in _dots(rows.codes, levels, span):
+    for index, dots in enumerate(_dots(rows.codes, levels)):
         if not is_int8:
             dots = dots * weight.scales[:, index].float()
-        sums = sums + dots * rows.scales[:, first // ACTIVATION_GROUP, None]
+        sums = _fused(dots, rows.scales[:, index, None], sums)
     if is_int8:
         sums = sums * weight.scales
     return sums if bias is None else sums + bias
 
 
-def _dots(codes: Tensor, levels: Tensor, span: int) -> Iterator[tuple[int, int, Tensor]]:
-    """Number, first input and exact sums (N, out) fp32 of each span. Every partial sum is a whole
-    number that fp32 holds, in whatever order torch adds."""
-    for index, first in enumerate(range(0, codes.shape[1], span)):
-        inputs = slice(first, first + span)
-        yield index, first, codes[:, inputs].float() @ levels[:, inputs].float().T
+def _dots(codes: Tensor, levels: Tensor) -> Iterator[Tensor]:
+    """Exact sums (N, out) fp32 of each group. Every partial sum is a whole number that fp32 holds,
+    in whatever order torch adds."""
+    for first in range(0, codes.shape[1], ACTIVATION_GROUP):
+        inputs = slice(first, first + ACTIVATION_GROUP)
+        yield codes[:, inputs].float() @ levels[:, inputs].float().T
+
+
+def _fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a * b + c of fp32, rounded once.
+
+    The product is exact in float64, and the sum there is rounded to odd: where it is not exact its
+    last bit is 1, so that rounding it to fp32 sees on which side of it the true sum lies. Source:
+    Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008.
+    """
+    product, addend = a.double() * b.double(), c.double()
+    total = product + addend
+    kept = total - product  # of the addend; what was lost of both follows, exactly (Knuth)
+    lost = (product - (total - kept)) + (addend - kept)
+    even = total.view(torch.int64) & 1 == 0
+    other = torch.nextafter(total, lost * torch.inf)
+    return torch.where(even & lost.isfinite() & (lost != 0), other, total).float()
 
 
 def _levels(codes: Tensor) -> Tensor:

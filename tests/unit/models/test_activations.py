@@ -14,6 +14,8 @@ needs_native = pytest.mark.skipif(
 
 @needs_native
 def test_who_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "isa", lambda: "avx2vnni")
+    assert choose_activations("auto", "int8", None) == "int8"
     monkeypatch.setattr(activations, "isa", lambda: "avx2")
     assert choose_activations("auto", "int8", None) == "int8"
     assert choose_activations("auto", "int4", None) == "bfloat16"

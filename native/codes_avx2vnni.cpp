@@ -1,0 +1,3 @@
+#define KEPT_NS avx2vnni
+#include "encode_rows.h"
+#include "linear_codes.h"
