@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-_READ = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_CLOSE = getattr(os, "O_CLOEXEC", 0)
+_READ = os.O_RDONLY | _CLOSE | getattr(os, "O_NOFOLLOW", 0)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOSE
 _NOT_RESERVABLE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 MOST_BUFFERS = 1000  # of one call; systems take at least 1,024
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,9 +289,3 @@ class Section:
             self.counters.written_bytes += entry.size
             with suppress(OSError):
                 touch_chain(entry, self._entry_of, self.folder, store.disk)
-
-    def entries(self) -> Iterator[Entry]:
-        """The files that it knows of."""
-        with self._lock:
-            found = list(self._index.entries.values())
-        yield from found
