@@ -7,9 +7,11 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
+import torch
 
 from kept import SamplingParams, machine
-from kept.cache import make_cache
+from kept.batch import pack
+from kept.cache import KVShape, make_cache
 from kept.engine import ContextRule, Continuation, Engine, Request, Room, SampleGroup
 from kept.engine.supply import Supply
 from kept.sampling import TokenHistory
@@ -134,3 +136,26 @@ def test_this_law_can_fail(
     broken(monkeypatch)
     with pytest.raises(AssertionError):
         law(least())
+
+
+def test_a_lease_leaves_each_layout_a_block_for_the_next_token() -> None:
+    """One layout must not take ahead what another needs for a copy before its next token."""
+    shapes = [KVShape(1, 4), KVShape(1, 4, 100)]
+    size = make_cache(shapes).block_bytes // 2
+    cache = make_cache(shapes, num_slots=3, pool_bytes=5 * size)
+    keys = torch.randn(60, 1, 4)
+
+    def store(count: int, slots: list[int]) -> None:
+        past = [cache.lengths[slot] for slot in slots]
+        with cache.step(pack([[0] * count] * len(slots), past=past, slots=slots)) as stores:
+            for each in stores:
+                each.append(keys[: count * len(slots)], keys[: count * len(slots)])
+
+    store(60, [0])
+    cache.reorder([0, 0, 0])  # one block a layout, which all three share
+    store(1, [0])
+    lease = cache.lease((0, 1))
+    assert lease is not None
+    assert lease.room >= 1
+    store(1, [0, 1])
+    assert cache.lengths == (62, 61, 60)

@@ -31,7 +31,7 @@ from kept.cache.block_memory import BlockMemory
 from kept.cache.block_table import Table, rows_in_blocks
 from kept.cache.layout import Copies, Layout, Plan, Writes, lengths_after
 from kept.cache.window_blocks import first_needed, passed_blocks
-from kept.errors import CacheError, CacheFullError
+from kept.errors import CacheError
 from kept.ops import Placement, Span
 
 AHEAD = BLOCK  # tokens more that a lease takes room for, where there is less than enough
@@ -213,20 +213,17 @@ class BlockLayout(Layout):
         self._joined = slots, found
         return found
 
-    def ahead(self, slots: Sequence[int], lengths: Sequence[int]) -> tuple[BlockLayout, Copies]:
+    def ahead(
+        self, slots: Sequence[int], lengths: Sequence[int], count: int
+    ) -> tuple[BlockLayout, Copies]:
         """See `Layout.ahead`."""
         pairs = list(zip(slots, lengths, strict=True))
         held = [len(self.tables[slot].blocks) * BLOCK - length for slot, length in pairs]
-        for room in (AHEAD, 1):
-            ends = [
-                length + (1 if left >= ENOUGH else room)
-                for length, left in zip(lengths, held, strict=True)
-            ]
-            try:
-                return self.extended(slots, lengths, ends)
-            except CacheFullError:
-                continue
-        return self, ()
+        ends = [
+            length + (1 if left >= ENOUGH else count)
+            for length, left in zip(lengths, held, strict=True)
+        ]
+        return self.extended(slots, lengths, ends)
 
     def room(self, slots: Sequence[int], lengths: Sequence[int]) -> int:
         """See `Layout.room`."""

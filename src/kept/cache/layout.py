@@ -142,9 +142,14 @@ class Layout(ABC):
     def fork(self, lengths: Sequence[int]) -> Layout:
         """An independent copy. lengths: (slots,) tokens of each."""
 
-    def ahead(self, slots: Sequence[int], lengths: Sequence[int]) -> tuple[Layout, Copies]:
-        """With room for some tokens more of each of the slots, as far as there is any, and what is
-        to be copied before they are written. lengths: (B,) of these."""
+    def ahead(
+        self, slots: Sequence[int], lengths: Sequence[int], count: int
+    ) -> tuple[Layout, Copies]:
+        """With room for `count` tokens more of each of the slots, fewer where it has room for some
+        anyway, and what is to be copied before they are written. lengths: (B,) of these.
+
+        Raises CacheFullError, changing nothing, where there are too few blocks.
+        """
         return self, ()
 
     def room(self, slots: Sequence[int], lengths: Sequence[int]) -> int:

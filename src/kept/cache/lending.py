@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import torch
 
+from kept.cache.block_layout import AHEAD
 from kept.cache.layout import Layout, Plan
 from kept.cache.state import Holder, Leased, State
-from kept.errors import CacheError
+from kept.errors import CacheError, CacheFullError
 from kept.ops import KVCodec, LentBuffers, StepBuffers, StoredView, plain_torch, table_of
 
 
@@ -93,12 +94,18 @@ def grant(holder: Holder, slots: tuple[int, ...], codec: KVCodec, device: torch.
 
 
 def _with_room(state: State, slots: tuple[int, ...], lengths: Sequence[int]) -> State:
-    """With room for some tokens more in each of the slots, where there is any."""
-    after = {}
-    for layout in state.distinct:
-        after[layout], copies = layout.ahead(slots, lengths)
-        state.copied(layout, copies)
-    return state.with_layouts(after)
+    """With room for some tokens more in each of the slots, where every layout has that: what one
+    took ahead, another might need for the very next token."""
+    for count in (AHEAD, 1):
+        try:
+            found = [layout.ahead(slots, lengths, count) for layout in state.distinct]
+        except CacheFullError:
+            continue
+        for layout, (_, copies) in zip(state.distinct, found, strict=True):
+            state.copied(layout, copies)
+        after = [layout for layout, _ in found]
+        return state.with_layouts(dict(zip(state.distinct, after, strict=True)))
+    return state
 
 
 def _gathered(state: State, codec: KVCodec, generation: int) -> LentBuffers:
