@@ -1,4 +1,4 @@
-"""Ctrl-C as a slot is left or taken: nobody comes to attend the input of who had it before."""
+"""Encoder inputs in an engine: who attends them, whatever Ctrl-C ends, and when they go."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def outcome(request: Request) -> list[object]:
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 @pytest.mark.parametrize("at", ["attend", "reorder"])
-def test_who_comes_attends_its_own_input(
+def test_who_comes_to_a_slot_attends_its_own_input(
     kind: str, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, requests = begun(kind)
@@ -71,3 +71,11 @@ def test_who_comes_attends_its_own_input(
         engine.cancel(requests[0])
     finish(engine)
     assert [outcome(one) for one in requests[1:]] == whole[1:]
+
+
+def test_an_engine_forgets_its_own_inputs() -> None:
+    engine, _ = begun("static")
+    finish(engine)
+    assert engine.room.budget.taken
+    engine.forget()
+    assert not engine.room.budget.taken
