@@ -143,7 +143,7 @@ def test_a_request_that_is_cancelled_waits_no_more() -> None:
     waiting = request(150, 2, max_new_tokens=60)
     other.submit(waiting)
     other._take_step()
-    assert not waiting.group.live[0].slot
+    assert waiting.group.live[0].slot is None
     late = request(50, 3, max_new_tokens=4)
     third.submit(late)
     third._take_step()
@@ -156,17 +156,25 @@ def test_a_request_that_is_cancelled_waits_no_more() -> None:
     check(running)
 
 
+@pytest.mark.parametrize("was_interrupted", [False, True])
 def test_what_changes_another_engine_within_a_step_leaves_it_its_room(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, was_interrupted: bool
 ) -> None:
-    """As where the stream of another engine's text is collected meanwhile."""
+    """As where the stream of another engine's text is collected meanwhile, at once; also where
+    Ctrl-C has ended that engine's last step."""
     one, other = engines(Toy(512), 4)
     finish(one, request(250, 1, max_new_tokens=1))
     left, expired = other.submit(request(60, 2, max_new_tokens=9)), Scheduler.expired
+    if was_interrupted:
+        with monkeypatch.context() as patch:
+            patch.setattr(Scheduler, "expired", interrupting)
+            with pytest.raises(KeyboardInterrupt):
+                other.step()
 
     def leaving(scheduler: Scheduler, now: float) -> list[Request]:
         if scheduler is one.scheduler:
             other.end([left])
+            assert left.finished
         return expired(scheduler, now)
 
     monkeypatch.setattr(Scheduler, "expired", leaving)
@@ -174,6 +182,10 @@ def test_what_changes_another_engine_within_a_step_leaves_it_its_room(
     finish(one, last)
     check(last)
     assert left.finished
+
+
+def interrupting(*of: object) -> list[Request]:
+    raise KeyboardInterrupt
 
 
 def test_ctrl_c_at_any_line_leaves_the_room_right() -> None:

@@ -9,10 +9,18 @@ from random import Random
 import pytest
 import torch
 
-from kept import SamplingParams, machine
+from kept import CacheFullError, SamplingParams, machine
 from kept.batch import pack
 from kept.cache import KVShape, make_cache
-from kept.engine import ContextRule, Continuation, Engine, Request, Room, SampleGroup
+from kept.engine import (
+    ContextRule,
+    Continuation,
+    Engine,
+    Request,
+    Room,
+    SampleGroup,
+    make_group,
+)
 from kept.engine.supply import Supply
 from kept.sampling import TokenHistory
 
@@ -159,3 +167,47 @@ def test_a_lease_leaves_each_layout_a_block_for_the_next_token() -> None:
     assert lease.room >= 1
     store(1, [0, 1])
     assert cache.lengths == (62, 61, 60)
+
+
+def sunk(num_blocks: int) -> Engine:
+    """Of layers that attend four sinks and the last 70 tokens."""
+    shapes = native_model("llama", "bf16").kv_shapes
+    fields = {"sliding_window": 70, "num_sinks": 4}
+    size = make_cache(shapes, "sliding", **fields).block_bytes
+    pool_bytes = num_blocks * size
+    cache = make_cache(shapes, "sliding", num_slots=2, pool_bytes=pool_bytes, **fields)
+    return Engine(native_model("llama", "bf16"), cache, ContextRule(640), prefill_chunk=64)
+
+
+def answers(engine: Engine, prompt: list[int]) -> list[tuple[list[int], str | None]]:
+    params = SamplingParams(max_new_tokens=3, seed=1).resolve(vocab_size=VOCAB)
+    one = engine.submit(Request(make_group(prompt, params, ContextRule(640))))
+    while engine.has_work:
+        engine.step()
+    return outcome(one)
+
+
+def test_so_are_texts_with_sinks_that_begin_like_others() -> None:
+    random = Random(4)
+    first, other = ([random.randrange(VOCAB - 1) for _ in range(count)] for count in (420, 130))
+    texts = [first, other, [*first, 1, 2], other[:70], first[:200]]
+    alone = [answers(sunk(40), text) for text in texts]
+    for num_blocks in (8, 9, 12):
+        together = sunk(num_blocks)
+        assert [answers(together, text) for text in texts] == alone
+        check_nothing_is_left(together)
+    with pytest.raises(CacheFullError):  # that the block of the sinks lacks
+        answers(sunk(7), [*first, *other])
+
+
+def test_so_are_texts_whose_windows_lie_in_blocks_and_which_evict_elsewhere() -> None:
+    def evicting() -> Engine:
+        model = native_model(MODEL, "bf16")
+        cache = make_cache(model.kv_shapes, "evicting", num_slots=2, budget=40)
+        assert cache.pools
+        return Engine(model, cache, ContextRule(640), prefill_chunk=64)
+
+    random, together = Random(5), evicting()
+    for length in (200, 90):
+        text = [random.randrange(VOCAB - 1) for _ in range(length)]
+        assert answers(together, text) == answers(evicting(), text)

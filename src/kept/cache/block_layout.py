@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from kept.blocks import BLOCK, blocks_of
 from kept.cache.block_memory import BlockMemory
-from kept.cache.block_table import Table, rows_in_blocks
+from kept.cache.block_table import Table, rows_in_blocks, side_by_side
 from kept.cache.layout import Copies, Layout, Plan, Writes, lengths_after
 from kept.cache.window_blocks import first_needed, passed_blocks
 from kept.errors import CacheError
@@ -203,15 +203,9 @@ class BlockLayout(Layout):
 
     def table_of(self, slots: tuple[int, ...]) -> NDArray[np.int32]:
         """(B, n) the blocks of some slots, shorter ones filled up with block 0."""
-        joined = self._joined
-        if joined is not None and joined[0] == slots:
-            return joined[1]
-        rows = [self.tables[slot].ids for slot in slots]
-        found = np.zeros((len(rows), max(1, *map(len, rows))), dtype=np.int32)
-        for into, ids in zip(found, rows, strict=True):
-            into[: len(ids)] = ids
-        self._joined = slots, found
-        return found
+        if self._joined is None or self._joined[0] != slots:
+            self._joined = slots, side_by_side([self.tables[slot] for slot in slots])
+        return self._joined[1]
 
     def ahead(
         self, slots: Sequence[int], lengths: Sequence[int], count: int

@@ -88,6 +88,15 @@ class Table:
 EMPTY = Table.of((), True)
 
 
+def side_by_side(tables: Sequence[Table]) -> NDArray[np.int32]:
+    """(B, n) the blocks' numbers of some tables, shorter ones filled up with block 0."""
+    rows = [table.ids for table in tables]
+    found = np.zeros((len(rows), max(1, *map(len, rows))), dtype=np.int32)
+    for into, ids in zip(found, rows, strict=True):
+        into[: len(ids)] = ids
+    return found
+
+
 def rows_in_blocks(
     table: NDArray[np.int32],
     starts: tuple[int, ...],

@@ -120,7 +120,7 @@ class Readable(Slots):
     @property
     def pools(self) -> tuple[BlockPool, ...]:
         """The blocks that its tokens lie in, and those of everybody who shares them: of layers of
-        each distinct window, which have one budget. Empty: it does not lie in blocks."""
+        each distinct window, which have one budget. Empty: nothing of it lies in blocks."""
         found = self._state.distinct
         return tuple(x.memory.pool for x in found if isinstance(x, BlockLayout))
 

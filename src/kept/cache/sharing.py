@@ -66,6 +66,12 @@ class Sharing(Movable):
         return tuple(layout.window for layout in self._in_blocks())
 
     @property
+    def sinks(self) -> tuple[int, ...]:
+        """Of each group of `windows`, how many of the first tokens it keeps besides. Raises
+        CacheError as `share` does."""
+        return tuple(layout.sinks for layout in self._in_blocks())
+
+    @property
     def block_bytes(self) -> int:
         """Bytes of a block, all layers together. Raises CacheError as `share` does."""
         return sum(layout.memory.block_bytes for layout in self._in_blocks())
@@ -127,9 +133,14 @@ class Sharing(Movable):
             if isinstance(layout, BlockLayout):
                 layout.memory.release()
 
+    @property
+    def can_share(self) -> bool:
+        """Whether all of its layers lie in blocks, which slots can `share` and `adopt`."""
+        return all(isinstance(layout, BlockLayout) for layout in self._state.distinct)
+
     def _in_blocks(self) -> list[BlockLayout]:
         found = [x for x in self._state.distinct if isinstance(x, BlockLayout)]
-        if len(found) < len(self._state.distinct):
+        if not self.can_share:
             raise CacheError(
                 f"this {self.name} cache does not lie in blocks that slots could share; use a "
                 "dynamic cache in memory, which does"

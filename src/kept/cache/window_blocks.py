@@ -3,8 +3,8 @@
 window 100, after 330 tokens, which lie in blocks 0 to 5
 
 block      0   1   2   3   4   5
-needed             x   x   x   x       the next query sees tokens 231 to 330
-kept           x   x   x   x   x       as the sequence may be truncated by 64 tokens, to 266
+needed                 x   x   x       the next query sees tokens 231 to 330
+kept               x   x   x   x       as the sequence may be truncated by 64 tokens, to 266
 
 with 4 sinks, after 400 tokens, which lie in blocks 0 to 6
 

@@ -81,10 +81,10 @@ class Changing(Lending):
                 found = do()
                 self._call_back()
                 self.room.withdraw(self)
-                self._is_whole, self._changed_by = True, None
+                self._is_whole = True
                 return found
             finally:
-                self.room.changing = outer
+                self._changed_by, self.room.changing = None, outer
                 torch_in_use.end()
 
         return self.model.run_alone(change)
@@ -100,7 +100,7 @@ class Changing(Lending):
 
     @property
     def _is_changing_here(self) -> bool:
-        """Whether this thread is in the middle of a change, which an exception has not ended."""
+        """Whether this thread is in the middle of a change."""
         return self._changed_by == threading.get_ident() and self.model.is_running_here
 
     def _call_back(self) -> None:

@@ -78,7 +78,11 @@ class Encoding:
         if cache is None or not running:
             return None
         of = cache.cross.of
-        return next((x for x in running if any(of[c.slot or 0] is None for c in x.live)), None)
+        for request in running:
+            slots = [c.slot for c in request.live if c.slot is not None]
+            if any(of[slot] is None for slot in slots):
+                return request
+        return None
 
     def read(self, request: Request) -> None:
         """Have it attend its input: found, where another has had it read meanwhile, else read.

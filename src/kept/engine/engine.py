@@ -32,9 +32,8 @@ class Engine(Loop):
     """Runs requests over one model and one cache, for as long as there are any.
 
     cache: `SlotCaches` are made and dropped as requests come and go; None computes every token anew
-    at every step. Threads may share an engine: `submit` and
-    `cancel` wait for nobody, and one thread steps at a time. Those that wait for requests of theirs
-    take the steps by `advance`.
+    at every step. Threads may share an engine: `submit` and `cancel` wait for nobody, and one
+    thread steps at a time. Those that wait for requests of theirs take the steps by `advance`.
     """
 
     def __init__(
@@ -64,7 +63,9 @@ class Engine(Loop):
         slots = cache.num_slots if isinstance(cache, Cache) else max_slots
         chunk = None if cache is None else prefill_chunk
         room = room or Room()
-        inputs = inputs or Inputs(room)
+        self._own_inputs: Inputs | None = None
+        if inputs is None:
+            inputs = self._own_inputs = Inputs(room)
         if max_step_time is not None and not 0 < max_step_time < math.inf:
             raise OptionError(
                 f"max_step_time={max_step_time}, and it is a finite number of seconds above 0; "
@@ -170,11 +171,15 @@ class Engine(Loop):
 
     @lets_go
     def forget(self) -> None:
-        """Let no text that has ended be found again, and give the memory of its keys back."""
+        """Let no text that has ended be found again, and give the memory of its keys back. What an
+        encoder has made of inputs goes too, but where they were given to this engine: others may
+        find them."""
 
         def forget() -> None:
             self._hear()
             self._forward.forget()
             self._residents.forget()
+            if self._own_inputs is not None:
+                self._own_inputs.forget()
 
         self._change(forget)

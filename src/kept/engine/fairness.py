@@ -90,7 +90,7 @@ class FairShare:
         self._accounts: dict[str, Account] = {}
         self._num_idle = 0
         self._floor = 0.0  # where the last request started
-        self._level = 0.0  # where as many tenants as slots would be
+        self._par = 0.0  # where as many tenants as slots would be
         self._running: set[str] = set()
         self._readers: set[str] = set()  # tenants with prompt tokens charged ahead
         self._reached = 0.0  # by what was computed, as if all that ran had had their share of it
@@ -109,7 +109,7 @@ class FairShare:
             twin._accounts[tenant] = Account(account.weight, account.served, read=account.read)
         twin._reached = self._reached
         twin._num_idle = len(twin._accounts)
-        twin._floor, twin._level = self._floor, self._level
+        twin._floor, twin._par = self._floor, self._par
         return twin
 
     def enter(self, tenant: str) -> None:
@@ -145,7 +145,7 @@ class FairShare:
         account = self._accounts[tenant]
         account.served = max(account.served, self._floor if lowest is None else lowest)
         if lowest is not None and account.num_open == 1:
-            account.served = max(account.served, min(self._level, oldest))
+            account.served = max(account.served, min(self._par, oldest))
 
     def served(self, tenant: str) -> float:
         """Its counter: cost over weight, with what it was lifted by."""
@@ -178,7 +178,7 @@ class FairShare:
             self._weight += account.weight
         account.num_running += 1
         self._floor = max(self._floor, standing)
-        self._level = max(self._level, self._floor)
+        self._par = max(self._par, self._floor)
 
     def stop(self, tenant: str) -> None:
         """Count one less that runs."""
@@ -206,7 +206,7 @@ class FairShare:
         account = self._accounts[tenant]
         account.served += cost / account.weight
         account.read += cost / account.weight
-        self._level += cost / self._slots
+        self._par += cost / self._slots
         self._reached += cost / max(self._weight, account.weight)
         self._is_level_known = False
 

@@ -26,7 +26,8 @@ class Needs:
     def __init__(
         self, cache: Cache, rule: ContextRule, longest_step: int | None, *, parks: bool
     ) -> None:
-        self._cache, self._windows, self._sizes = cache, cache.windows, cache.group_bytes
+        self._cache, self._windows, self._sinks = cache, cache.windows, cache.sinks
+        self._sizes = cache.group_bytes
         self._rule, self._longest_step, self._parks = rule, longest_step, parks
 
     def most_blocks(self, request: Request) -> list[int]:
@@ -60,7 +61,8 @@ class Needs:
     def _blocks_of(self, num_tokens: int) -> list[int]:
         """(groups,) blocks that a sequence of so many tokens lies in at most at any time."""
         step = num_tokens if self._longest_step is None else self._longest_step
-        return [most_blocks(window, num_tokens, step) for window in self._windows]
+        pairs = zip(self._windows, self._sinks, strict=True)
+        return [most_blocks(window, num_tokens, step, sinks) for window, sinks in pairs]
 
     def _bytes_of(self, blocks: Sequence[int]) -> int:
         return sum(count * size for count, size in zip(blocks, self._sizes, strict=True))

@@ -163,6 +163,8 @@ class Residents:
         for slot, continuation in list(self._in.items()):
             continuation.slot = None
             self._cut(slot, 0)
+        for slot in range(self.num_slots):  # of which some were about to be left, or taken
+            self._attend_nothing(slot)
         self._in.clear()
         self._free = list(range(self.num_slots))
 
@@ -181,10 +183,14 @@ class Residents:
         slot = continuation.slot
         assert slot is not None
         continuation.slot = None
-        if self.cache is not None and self.cache.cross.shapes:
-            self.cache.attend(slot, None)
+        self._attend_nothing(slot)
         del self._in[slot]
         heappush(self._free, slot)
+
+    def _attend_nothing(self, slot: int) -> None:
+        """Leave no encoder input to whoever comes to a slot and has yet to have its own read."""
+        if self.cache is not None and self.cache.cross.shapes:
+            self.cache.attend(slot, None)
 
     def _cut(self, slot: int, length: int) -> None:
         if self.cache is not None:

@@ -33,14 +33,16 @@ def seat(
     """Residents of a cache; owner: who answers for them in the room. store: what outlives the
     process; step_time: what computing takes, where reading from there may be faster.
 
-    They share keys where these lie in blocks and depend on nothing but the tokens before them. What
-    is stored goes to the kernels alone: on torch what is beside a text changes its rounding.
+    They share keys where these lie in blocks and depend on nothing but the tokens before them; not
+    where layers have sinks, as texts are found by what their windows hold alone. What is stored
+    goes to the kernels alone: on torch what is beside a text changes its rounding.
     """
     if isinstance(cache, SlotCaches):
         return SlottedResidents(cache, num_slots, rule, room, owner)
-    if cache is None or not cache.pools:
+    if cache is None or not cache.can_share:
         return Residents(cache, num_slots)
-    shares = not (rule.slides or model.is_encoder_decoder or model.keys_follow_length)
+    follows = rule.slides or model.is_encoder_decoder or model.keys_follow_length
+    shares = not (follows or any(cache.sinks))
     needs = Needs(cache, rule, prefill_chunk, parks=shares)
     if not shares:
         return PooledResidents(cache, num_slots, None, needs, rule, counters, room, owner)
