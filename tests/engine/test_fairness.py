@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -225,7 +226,7 @@ def test_tenants_are_forgotten() -> None:
     assert share.served(str(3 * MAX_IDLE - 1)) == 3 * MAX_IDLE
 
 
-@pytest.mark.parametrize("weight", [0, -1.0, float("inf"), float("nan")])
-def test_a_weight_that_is_none(weight: float) -> None:
+@pytest.mark.parametrize("weight", [0, -1.0, float("inf"), float("nan"), "2", None])
+def test_a_weight_that_is_none(weight: Any) -> None:
     with pytest.raises(OptionError, match="tenant 'f' has weight"):
         Scheduler(1, 8, weights={"f": weight})

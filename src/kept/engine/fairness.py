@@ -82,9 +82,9 @@ class FairShare:
         self._slots = slots
         self._weights = dict(weights or {})
         for tenant, weight in self._weights.items():
-            if not 0 < weight < float("inf"):
+            if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
                 raise OptionError(
-                    f"tenant {tenant!r} has weight {weight}, and a weight is a finite number "
+                    f"tenant {tenant!r} has weight {weight!r}, and a weight is a finite number "
                     "above 0; one twice that of others gets twice their share"
                 )
         self._accounts: dict[str, Account] = {}
