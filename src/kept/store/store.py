@@ -76,7 +76,7 @@ class PrefixStore:
         self._num_waiting = 0  # bytes
         self._seconds_a_byte: float | None = None
         self._not_before = 0.0
-        self._is_stuck = False
+        self._is_stuck = self._is_closed = False
         self._num_hurrying = 0  # threads that wait for all to be written
         _stores.add(self)
         self._open()
@@ -138,6 +138,8 @@ class PrefixStore:
 
     def takes(self, num_bytes: int) -> bool:
         """Whether so many bytes more may wait to be written."""
+        if self._is_closed:
+            return False
         if self.writer.busy_for() > HANGS:
             if not self._is_stuck:
                 self._is_stuck = True
@@ -190,6 +192,12 @@ class PrefixStore:
         finally:
             with self._lock:
                 self._num_hurrying -= 1
+
+    def close(self, timeout: float = 60.0) -> bool:
+        """Write all that waits, and nothing from then on, as before the folder is removed; what is
+        stored is still read. Whether that was done in so many seconds."""
+        self._is_closed = True
+        return self.flush(timeout)
 
     def pause(self) -> None:
         """Let others compute between two slices of a write, unless somebody waits for it or much

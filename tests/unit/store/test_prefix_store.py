@@ -101,6 +101,18 @@ def test_what_is_put_is_read(tmp_path: Path, key: str | None) -> None:
     assert [path.stat().st_mode & 0o777 for path in tmp_path.glob("*/*")] == [0o600] * 3
 
 
+def test_a_closed_store_writes_what_waits_and_no_more(tmp_path: Path) -> None:
+    of = opened(tmp_path)
+    section = section_of(of)
+    fill(section, 1, 2 * BLOCK)
+    assert of.close(60)
+    there = sorted(tmp_path.glob("*/*"))
+    assert len(there) == 1
+    assert not section.takes(sum(SIZES))
+    assert read(section, 1, 2 * BLOCK)[2] == 2
+    assert sorted(tmp_path.glob("*/*")) == there
+
+
 def test_names_say_what_files_hold() -> None:
     tags = ["a" * 12, "b" * 12]
     for num_last in (1, 20, 64):
