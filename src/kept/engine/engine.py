@@ -176,5 +176,6 @@ class Engine(Loop):
             self._hear()
             self._forward.forget()
             self._residents.forget()
+            self._drafting.forget()
 
         self._change(forget)
