@@ -325,6 +325,7 @@ void bind_kernels(nb::module_& m) {
     m.def("forget_torch_team", &forget_torch_team);
     bind_packing(m);
     bind_program(m);
+    bind_repeats(m);
     bind_sampling(m);
 }
 

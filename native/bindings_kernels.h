@@ -6,6 +6,7 @@ namespace kept {
 
 void bind_kernels(nanobind::module_& m);
 void bind_packing(nanobind::module_& m);
+void bind_repeats(nanobind::module_& m);
 void bind_sampling(nanobind::module_& m);
 
 }  // namespace kept

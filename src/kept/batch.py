@@ -98,7 +98,7 @@ def pack(
     past: Sequence[int] | None = None,
     slots: Sequence[int] | None = None,
     totals: Sequence[int] | None = None,
-    last_of: Sequence[bool] | None = None,
+    last_of: Sequence[int] | None = None,
     sources: Sequence[Sequence[int] | None] | None = None,
     device: torch.device | str = "cpu",
 ) -> Batch:
@@ -106,7 +106,9 @@ def pack(
 
     tokens: B lists of token ids. past: (B,) tokens each sequence already has (default 0), from
     which positions count on. slots: (B,) default 0, 1, 2, ... totals: (B,) default past + new.
-    last_of: (B,) want the logits of the last row of these sequences only; default all rows.
+    last_of: (B,) want the logits of so many last rows of each sequence only, at most as many as it
+    has: of all sequences that want any the first of these rows, in order, then of those that want
+    more the second, and so on. True is one; default all rows.
     sources: (B,) the tokens of the input that an encoder is to read for each sequence, None: none.
     Equal inputs are read once.
 
@@ -130,7 +132,12 @@ def pack(
     spans = totals or [p + len(row) for p, row in zip(before, tokens, strict=True)]
     wanted = None
     if last_of is not None:
-        wanted = [end - 1 for end, want in zip(starts[1:], last_of, strict=True) if want]
+        wanted = [
+            end - count + depth
+            for depth in range(max(last_of, default=0))
+            for end, count in zip(starts[1:], last_of, strict=True)
+            if depth < count
+        ]
     return Batch(
         tokens=torch.tensor(flat, dtype=torch.int64, device=device),
         positions=torch.tensor(positions, dtype=torch.int64, device=device),

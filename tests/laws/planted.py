@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from kept.engine import Engine, loop
+from kept.engine import Engine, drafting, loop
+from kept.engine.draft_worth import DraftWorth, Hope
+from kept.engine.passes import Work
 
 
 @contextmanager
@@ -41,4 +44,33 @@ def failing(engine: Engine, fails: tuple[int, Exception] | None) -> Iterator[Non
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine.model, "next_logits", counted, raising=False)
+        yield
+
+
+class Reckless(DraftWorth):
+    """Chooses drafts by a draw, whatever they are worth."""
+
+    def __init__(self, engine: Engine, seed: int) -> None:
+        super().__init__(engine.scheduler.step_time)
+        self._draws = Random(seed)
+
+    @property
+    def may_try(self) -> bool:
+        """See `DraftWorth.may_try`."""
+        return True
+
+    def choose(self, work: Sequence[Work], hopes: Sequence[Hope]) -> dict[int, int]:
+        """See `DraftWorth.choose`."""
+        self._expected = 1.0, 1.0
+        return {hope.number: self._draws.randint(0, len(hope.tokens)) for hope in hopes}
+
+
+@contextmanager
+def drafting_freely(engine: Engine, seed: int | None) -> Iterator[None]:
+    """Have an engine draft what a draw of this seed says; None: as it would."""
+    with pytest.MonkeyPatch.context() as patch:
+        if seed is not None:
+            patch.setattr(drafting, "LEAST_FIRST", 0.0)
+            patch.setattr(drafting, "LEAST_CHANCE", 0.0)
+            engine._worth = engine._drafting._worth = Reckless(engine, seed)
         yield

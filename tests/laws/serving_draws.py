@@ -60,6 +60,8 @@ def some_options(draw: st.DrawFn, kinds: str, lengths: tuple[int, ...]) -> dict[
         found["num_return_sequences"] = draw(st.integers(1, 2))
         optional = optional | BEAMS
     names = draw(st.sets(st.sampled_from(sorted(optional)), max_size=3))
+    if kind != "B":
+        found["prompt_lookup_num_tokens"] = draw(st.sampled_from([0, 0, 1, 5, 48]))
     found |= {name: draw(optional[name]) for name in sorted(names)}
     if "min_new_tokens" in found:
         found["min_new_tokens"] = min(found["min_new_tokens"], length)
@@ -110,6 +112,7 @@ def some_settings(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Setting
         "forgotten": seldom(st.integers(1, 40), 4),
         "fails": seldom(st.tuples(st.integers(1, 30), st.sampled_from(ERRORS)), 6),
         "seconds": st.lists(STEP_SECONDS, min_size=1, max_size=5).map(tuple),
+        "reckless": st.one_of(st.none(), st.integers(0, 99)),
     }
     return st.builds(Setting, **{**usual, **fields})
 

@@ -112,6 +112,14 @@ class SamplingOptions:
             "(false), or only when none is possible (never). Default: false.",
         ),
     ] = None
+    prompt_lookup_num_tokens: Annotated[
+        int | None,
+        option(
+            CHOICE,
+            "Draft at most this many tokens a step, up to 48, of what came behind the same tokens "
+            "before, where that makes the same text sooner; 0 is off. Default: 0.",
+        ),
+    ] = None
     num_return_sequences: Annotated[
         int | None, option(REPORT, "Texts for each prompt. Default: 1.")
     ] = None

@@ -35,7 +35,9 @@ class Completion:
     time_to_first_token, total_time and queue_time (until it was admitted) in seconds from the
     request's arrival; tokens_per_second after the first token (None for fewer than two);
     cache_bytes that its keys and values took, unused room included; num_parked: how often its
-    request gave up its room to others and went on later.
+    request gave up its room to others and went on later; drafted_tokens: rows that were computed
+    for what it might go on with; accepted_tokens: of its own those that needed no step of their
+    own, as a draft had foreseen what they go on from.
     """
 
     text: str
@@ -58,6 +60,13 @@ class Completion:
     queue_time: float | None = None
     num_parked: int = 0
     miss_reason: str | None = None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Passes of the model that its tokens were drawn from."""
+        return len(self.token_ids) - self.accepted_tokens
 
 
 class GenerationError(SamplingError):

@@ -22,6 +22,7 @@ class Continuation:
     usage: what its request has waited for and been given. cache_bytes: what its keys and values
     took when last counted. source: the prompt of an encoder-decoder model, read before the first
     token of `history`, which begins with the decoder's start token; else None.
+    num_drafted, num_accepted: see `Completion`.
     """
 
     history: TokenHistory
@@ -37,6 +38,8 @@ class Continuation:
     source: tuple[int, ...] | None = None
     usage: Usage = field(default_factory=Usage)
     cache_bytes: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
     first_token_at: float | None = None
     last_token_at: float | None = None
     finish_reason: FinishReason | None = None
@@ -154,4 +157,6 @@ class Continuation:
             queue_time=None if usage.admitted is None else usage.admitted - usage.arrived,
             num_parked=usage.num_parked,
             miss_reason=usage.miss,
+            drafted_tokens=self.num_drafted,
+            accepted_tokens=self.num_accepted,
         )

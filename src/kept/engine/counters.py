@@ -16,7 +16,10 @@ class Counters:
     prompt tokens that were not computed, by where their keys came from, see `Usage`. misses:
     requests of whose prompt something was computed, by why no more of it was found. parked: how
     often a request gave up its room. evicted_blocks: of texts that had ended. steps, step_seconds:
-    of passes and all around them; repeated_steps: those that needed no preparing.
+    of passes and all around them; repeated_steps: those that needed no preparing; drafted_steps:
+    those that verified drafts. drafted_tokens: rows of drafts; accepted_tokens: of
+    generated_tokens those that needed no step of their own, as a draft had foreseen what they go
+    on from.
     """
 
     requests: Counter[str] = field(default_factory=Counter)
@@ -29,6 +32,9 @@ class Counters:
     evicted_blocks: int = 0
     steps: int = 0
     repeated_steps: int = 0
+    drafted_steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     step_seconds: float = 0.0
 
 

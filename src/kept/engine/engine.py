@@ -179,6 +179,7 @@ class Engine(Loop):
             self._hear()
             self._forward.forget()
             self._residents.forget()
+            self._drafting.forget()
             if self._own_inputs is not None:
                 self._own_inputs.forget()
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from kept.errors import OptionError
 
-PROMPT_COST: Final = 1.0  # of a prompt token that is computed; one that is cached costs nothing
+PROMPT_COST: Final = 1.0  # of a prompt token or draft that is computed; what is cached is free
 OUTPUT_COST: Final = 2.0  # of a token that is drawn, as in the paper
 MAX_IDLE: Final = 4096  # tenants remembered without a request
 

@@ -26,6 +26,12 @@ class Forward:
         """Whether the next pass, if it gives one token to every sequence, is a single call."""
         return self._repeated is not None and self._repeated[1].room > 0
 
+    @property
+    def prepared(self) -> list[Work]:
+        """What that pass does, where it `is_prepared`."""
+        assert self._repeated is not None
+        return self._repeated[0]
+
     def forget(self) -> None:
         """Prepare the next pass anew: sequences have come, gone or moved."""
         self._repeated = None
@@ -41,7 +47,10 @@ class Forward:
             slots = [slot for item in work if (slot := item.continuation.slot) is not None]
             repeated = self._model.repeat(tuple(slots), cache, top_k)
             if repeated is not None:
-                return self._run(work, repeated)
+                found = self._run(work, repeated)
+                # A prompt's last token may have been among these, and is not in what follows.
+                self._repeated = [item._replace(is_prompt=False) for item in work], repeated
+                return found
         self._use_torch()
         return self._model.next_logits(self._batch(work), cache, top_k)
 
@@ -62,13 +71,14 @@ class Forward:
         tokens, past, totals, wanted, sources, slots = [], [], [], [], [], []
         for item in work:
             c = item.continuation
-            begin, count = c.offset + c.num_computed, item.num_new
+            begin, count = c.offset + c.num_computed, item.num_known
             is_last = begin + count == len(c.history)
             new = c.history.tokens[begin : begin + count].tolist
-            tokens.append([c.history.last] if is_last and count == 1 else new())
+            known = [c.history.last] if is_last and count == 1 else new()
+            tokens.append([*known, *item.drafts])
             past.append(c.num_computed)
             totals.append(len(c.history) - c.offset)
-            wanted.append(is_last)
+            wanted.append(1 + len(item.drafts) if is_last else 0)
             sources.append(None if has_slots else c.source)
             slots.append(c.slot)
         return pack(

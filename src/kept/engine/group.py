@@ -66,6 +66,16 @@ class Group(ABC):
         """
 
     @property
+    def may_draft(self) -> bool:
+        """Whether each live sequence goes on by itself, so that it can `take_more`."""
+        return False
+
+    def take_more(self, continuation: Continuation, drawn: Drawn) -> None:
+        """Take what was drawn for a live sequence behind what it took in this step; it goes on or
+        ends. Mutates it and `live`. Only where sequences `may_draft`."""
+        raise NotImplementedError
+
+    @property
     def finished(self) -> bool:
         """Whether every result is final."""
         return not self.live

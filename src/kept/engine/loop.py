@@ -10,13 +10,15 @@ from traceback import clear_frames
 from kept.blocks import BLOCK
 from kept.cache import Cache
 from kept.engine import journal
-from kept.engine.changing import Changing
 from kept.engine.counters import Counters
+from kept.engine.draft_worth import DraftWorth
+from kept.engine.drafting import Drafting
 from kept.engine.encoding import Encoding
 from kept.engine.forward import Forward
 from kept.engine.group import Move
 from kept.engine.inputs import Inputs
 from kept.engine.passes import Work
+from kept.engine.planning import Planning
 from kept.engine.request import Event, Phase, Request
 from kept.engine.room import Helper, Room
 from kept.engine.scheduler import Scheduler
@@ -26,11 +28,10 @@ from kept.engine.slot_caches import SlotCaches
 from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
 from kept.models import CausalLM, NextLogits
-from kept.sampling import num_likeliest
 from kept.store import PrefixStore
 
 
-class Loop(Changing):
+class Loop(Planning):
     """The side of an `Engine` that takes its steps."""
 
     def __init__(
@@ -62,11 +63,12 @@ class Loop(Changing):
         self._encoding = Encoding(model, inputs, codec, self._residents, room, self, self.counters)
         self._forward = Forward(model, self._residents, self._use_torch)
         self._settling = Settling(self.counters, self._use_torch)
+        self._worth = DraftWorth(self.scheduler.step_time)
+        self._drafting = Drafting(model, rule, self._residents, self._worth, cache is not None)
         # And whether each is to end, and with what error.
         self._inbox: deque[tuple[Request, bool, Exception | None]] = deque()
         self._open: dict[Request, None] = {}  # those heard of and not finished
         self._events = []
-        self._is_decode = False  # whether the pass that is planned is one token of everyone
         # As nothing runs here: to let go of room, or to bring what is read from a store.
         self._waits_for: Helper | None = None
         room.join(self)
@@ -76,13 +78,19 @@ class Loop(Changing):
         started = time.perf_counter()
         self._hear()
         self._admit()
+        num_repeated = self.counters.repeated_steps
         work, found = self._pass()
+        num_drawn = 0
         if found is not None:
             self._charge(work, time.perf_counter() - started)
-            self._settle(work, found)
+            num_drawn = self._settle(work, found)
         events = self._tell()
         self.counters.steps += 1
-        self.counters.step_seconds += time.perf_counter() - started
+        took = time.perf_counter() - started
+        self.counters.step_seconds += took
+        if num_drawn and self._is_decode and self._drafting.is_asked:
+            again = self.counters.repeated_steps > num_repeated
+            self._worth.took(work, took, num_drawn, again=again)
         return events
 
     def _charge(self, work: list[Work], seconds: float) -> None:
@@ -129,6 +137,7 @@ class Loop(Changing):
         ):
             for continuation in request.live:
                 continuation.usage.admitted = continuation.usage.admitted or now
+            self._drafting.begin(request)
             self._forward.forget()
         while self._residents.failed:
             request, error = self._residents.failed.popitem()
@@ -159,6 +168,10 @@ class Loop(Changing):
                 self._encoding.read(request)
                 return [], None
             if self._forward.is_prepared and not (self.rule.slides and self._must_slide()):
+                drafted = self._drafting.drafted(self._forward.prepared)
+                if drafted is not None:
+                    work = drafted
+                    return work, self._compute(work)
                 work, again = self._forward.repeat()
                 self.counters.repeated_steps += 1
                 return work, again
@@ -170,54 +183,6 @@ class Loop(Changing):
             self._fail(work, error)
             return [], None
 
-    def _plan(self) -> list[Work]:
-        """What the next pass computes, once there is room for it."""
-        live = [c for request in self.scheduler.running for c in request.group.live]
-        if self.rule.slides:
-            for continuation in live:
-                if continuation.slide(self.rule):
-                    self._residents.cut(continuation)
-        work = self.scheduler.next(live, self._residents.max_steps(live))
-        self._is_decode = (
-            len(work) == len(live)
-            and all(item.continuation.num_pending == 1 for item in work)
-            and not (self.model.is_encoder_decoder and self.scheduler.moves)
-        )
-        if not self._takes_ahead(work):
-            self._residents.make_room(work, self.scheduler, self._park)
-        return [item for item in work if item.request.phase is Phase.RUNNING]
-
-    def _takes_ahead(self, work: list[Work]) -> bool:
-        """Have room for some tokens more of everyone, where passes of one token each follow and
-        there is as much to be had."""
-        if not self._is_decode or self.model.native is None:
-            return False
-        return self._residents.take_ahead(len(work))
-
-    def _park(self, request: Request) -> None:
-        """Have a running request wait again, with what it has drawn."""
-        self._forward.forget()
-        self._settling.forget(request.group.members)
-        self._residents.park(request)
-        self._encoding.leave(request)
-        self.scheduler.park(request)
-        request.live[0].usage.num_parked += 1
-        self.counters.parked += 1
-        journal.parked(request)
-
-    def _compute(self, work: list[Work]) -> NextLogits:
-        running = self.scheduler.running
-        num_live = sum(len(request.group.live) for request in running)
-        params = [request.group.params for request in running]
-        top_k = num_likeliest(params, num_live, self.model.config.vocab_size)
-        return self._forward.run(work, top_k, self._is_decode and len(work) == num_live)
-
-    def _must_slide(self) -> bool:
-        if self.rule.in_place:
-            return False
-        live = (c for request in self.scheduler.running for c in request.group.live)
-        return any(self.rule.next_offset(c.offset, len(c.history)) != c.offset for c in live)
-
     def _fail(self, work: list[Work], error: Exception) -> None:
         """End the requests of a pass that has failed."""
         failed = list(dict.fromkeys(item.request for item in work)) or list(self.scheduler.running)
@@ -227,25 +192,41 @@ class Loop(Changing):
             request.pass_error = error
             self._end(request, error)
 
-    def _settle(self, work: list[Work], found: NextLogits) -> None:
-        """Draw, have the groups take what was drawn, and give slots the keys they go on from."""
+    def _settle(self, work: list[Work], found: NextLogits) -> int:
+        """Draw, have the groups take what was drawn, and give slots the keys they go on from; how
+        many tokens were drawn."""
         self._settling.note(work, found)
+        self._drafting.read(work)
         read: dict[Request, None] = {}
-        for continuation, num_new, request, is_prompt in work:
-            self.counters.computed_tokens += num_new
-            if is_prompt:
-                read[request] = None
-            elif not continuation.num_computed % BLOCK:
-                self._residents.filled(request)
+        for item in work:
+            self.counters.computed_tokens += item.num_new
+            if item.is_prompt:
+                read[item.request] = None
+            elif not item.drafts and not item.continuation.num_computed % BLOCK:
+                self._residents.filled(item.request)
         for request in read:
             self._residents.computed(request)
-        self._events += self._settling.settle(self.scheduler.running, found)
+        events = self._settling.settle(self.scheduler.running, work, found)
+        self._events += events
+        self._take_back([item for item in work if item.drafts])
         if self._residents.cache is None:
             for request in self.scheduler.running:
                 for continuation in request.group.live:
                     continuation.num_computed = 0
         if self._settling.changed:
             self._move(self._settling.changed)
+        return len(events)
+
+    def _take_back(self, drafted: list[Work]) -> None:
+        """Have slots keep the keys of those drafts alone that were drawn."""
+        if not drafted:
+            return
+        self._residents.cut_all([item.continuation for item in drafted])
+        for item in drafted:
+            now = item.continuation.num_computed
+            before = now - self._settling.accepted.get(item.continuation, 0) - item.num_known
+            if now // BLOCK > before // BLOCK and item.request.live:
+                self._residents.filled(item.request)
 
     def _move(self, changed: list[tuple[Request, list[Move]]]) -> None:
         """Give slots the keys that sequences go on from, and take those of ended texts away."""
@@ -278,6 +259,7 @@ class Loop(Changing):
     def _count(self, request: Request) -> None:
         """Note that a request has finished."""
         self._open.pop(request, None)
+        self._drafting.end(request)
         self._encoding.leave(request)
         self._events.append(Event(request, None))
         reason = request.group.results[0].finish_reason
@@ -308,4 +290,5 @@ class Loop(Changing):
         self._encoding.restart()
         for request in [request for request in self._open if request.finished]:
             self._count(request)
+        self._drafting.restart()
         self.scheduler.restart(self._open)

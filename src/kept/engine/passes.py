@@ -22,13 +22,20 @@ SLOWDOWN: Final = 3.0  # what prompts may make of the time of a pass that decode
 class Work(NamedTuple):
     """The next `num_new` tokens of a continuation.
 
-    request: whose it is. is_prompt: whether they are read, other than drawn a step ago.
+    request: whose it is. is_prompt: whether they are read, other than drawn a step ago. drafts:
+    the last of them, which nobody has drawn yet.
     """
 
     continuation: Continuation
     num_new: int
     request: Request
     is_prompt: bool
+    drafts: tuple[int, ...] = ()
+
+    @property
+    def num_known(self) -> int:
+        """How many of them are no drafts."""
+        return self.num_new - len(self.drafts)
 
 
 @dataclass(slots=True, eq=False)

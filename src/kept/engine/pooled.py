@@ -199,6 +199,12 @@ class PooledResidents(Residents):
             self._held_cache.let_go()
         return self._supply.evict_for(count * self._held_cache.block_bytes)
 
+    def has_room(self, work: Sequence[Work]) -> bool:
+        """See `Residents.has_room`."""
+        if self._known is not None:
+            self._held_cache.let_go()
+        return self._supply.evict_for(sum(self._new_bytes(work)))
+
     def computed(self, request: Request) -> None:
         """See `Residents.computed`: make what has been read of it findable."""
         leases = self._leases.setdefault(request, {})

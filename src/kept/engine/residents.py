@@ -144,6 +144,21 @@ class Residents:
         for continuation in request.group.members:
             continuation.num_computed = 0
 
+    def has_room(self, work: Sequence[Work]) -> bool:
+        """See to it, if nobody is to be parked for it, that a pass can store its tokens; whether it
+        can."""
+        return True
+
+    def cut_all(self, continuations: Sequence[Continuation]) -> None:
+        """`cut`, of several at once."""
+        if self.cache is None:
+            return
+        lengths = list(self.cache.lengths)
+        for continuation in continuations:
+            if continuation.slot is not None:
+                lengths[continuation.slot] = continuation.num_computed
+        self.cache.truncate(lengths)
+
     def cut(self, continuation: Continuation) -> None:
         """Have its slot keep its first `num_computed` tokens; fewer tokens stay as they are."""
         if self.cache is not None and continuation.slot is not None:

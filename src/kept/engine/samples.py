@@ -48,22 +48,37 @@ class SampleGroup(Group):
             for follower in self.results[1:]:
                 follower.num_computed, follower.offset = parents[0].num_computed, parents[0].offset
             self.live = list(self.results)
-        moves, goes_on = [], True
+        moves = []
         for continuation, parent, found in zip(self.live, parents, drawn, strict=True):
-            try:
-                if isinstance(found, Exception):
-                    raise self._named(continuation, found)
-                continuation.take(*found)
-            except Exception as error:  # of this text alone: the others go on
-                continuation.fail(error)
+            self._take(continuation, found)
             if continuation.finish_reason is None:
                 moves.append(Move(continuation, parent))
-            else:
-                goes_on = False
-        if not goes_on:
-            self.live = [move.continuation for move in moves]
-            self._draws = [Draw(continuation, continuation) for continuation in self.live]
+        if len(moves) < len(self.live):
+            self._go_on_with([move.continuation for move in moves])
         return moves
+
+    @property
+    def may_draft(self) -> bool:
+        """See `Group.may_draft`."""
+        return self._forked
+
+    def take_more(self, continuation: Continuation, drawn: Drawn) -> None:
+        """See `Group.take_more`."""
+        self._take(continuation, drawn)
+        if continuation.finish_reason is not None:
+            self._go_on_with([other for other in self.live if other is not continuation])
+
+    def _take(self, continuation: Continuation, drawn: Drawn) -> None:
+        try:
+            if isinstance(drawn, Exception):
+                raise self._named(continuation, drawn)
+            continuation.take(*drawn)
+        except Exception as error:  # of this text alone: the others go on
+            continuation.fail(error)
+
+    def _go_on_with(self, live: list[Continuation]) -> None:
+        self.live = live
+        self._draws = [Draw(continuation, continuation) for continuation in live]
 
     def _named(self, continuation: Continuation, error: Exception) -> Exception:
         """The error with the name of its text."""

@@ -186,7 +186,8 @@ class Scheduler:
         costs: dict[tuple[int, str], float] = {}
         for item in work:
             request = item.request
-            cost = self._read(item) if item.is_prompt else OUTPUT_COST * item.num_new
+            drawn = OUTPUT_COST * item.num_known + PROMPT_COST * len(item.drafts)
+            cost = self._read(item) if item.is_prompt else drawn
             whose = request.priority, request.tenant
             costs[whose] = costs.get(whose, 0.0) + cost
         for (priority, tenant), cost in costs.items():

@@ -25,6 +25,8 @@ class Settling:
         self._counters, self._use_torch = counters, use_torch
         # Of those whose group is not ready yet too: what a pass found, and their row of it.
         self._rows: dict[Continuation, Row] = {}
+        # How many of its drafts a continuation went on from in this step.
+        self.accepted: dict[Continuation, int] = {}
         # Whose group an exception may have left half done, and who lives on from whose keys in the
         # groups of the step, where that changes, until the slots have these keys.
         self.taking: Request | None = None
@@ -37,18 +39,24 @@ class Settling:
 
     def note(self, work: Sequence[Work], found: NextLogits) -> None:
         """Count what a pass has computed, and keep the rows of its logits."""
+        self.accepted = {}
         row = 0
-        for continuation, num_new, _, _ in work:
-            if num_new == continuation.num_pending:
+        for item in work:
+            continuation = item.continuation
+            if item.num_known == continuation.num_pending:
                 self._rows[continuation] = found, row
                 row += 1
-            continuation.num_computed += num_new
-            continuation.usage.num_computed += num_new
+            continuation.num_computed += item.num_known
+            continuation.usage.num_computed += item.num_new
 
-    def settle(self, running: Sequence[Request], found: NextLogits) -> list[Event]:
-        """Draw for every group that has all of its rows; `changed` says whose slots have to change.
+    def settle(
+        self, running: Sequence[Request], work: Sequence[Work], found: NextLogits
+    ) -> list[Event]:
+        """Draw for every group that has all of its rows, and on for those whose drafts were drawn;
+        `changed` says whose slots have to change.
 
-        Returns events of the texts that have a token more. `found` may be written to afterwards.
+        work: of the pass that found these. Returns events of the texts that have a token more.
+        `found` may be written to afterwards.
         """
         rows = self._rows
         ready: list[Request] = []
@@ -71,12 +79,62 @@ class Settling:
             begin = end
             for continuation in before:
                 rows.pop(continuation, None)
+        drafted = [item for item in work if item.drafts]
+        if drafted:
+            events += self._verify(drafted, len(work), found)
         self._counters.generated_tokens += len(events)
         for continuation, (of, index) in rows.items():
             if of is found:  # the next pass may write where these lie
                 self._use_torch()
                 rows[continuation] = of.row(index), 0
         return events
+
+    def _verify(self, drafted: Sequence[Work], num_rows: int, found: NextLogits) -> list[Event]:
+        """Draw behind drafts, for as long as these are what was drawn. num_rows: of the logits,
+        before those behind drafts."""
+        counters, events = self._counters, list[Event]()
+        counters.drafted_steps += 1
+        going, depth = list(drafted), 0
+        while going:
+            behind = [item for item in drafted if depth < len(item.drafts)]
+            rows = {item.continuation: num_rows + i for i, item in enumerate(behind)}
+            num_rows, going = (
+                num_rows + len(behind),
+                [
+                    item
+                    for item in going
+                    if depth < len(item.drafts)
+                    and item.continuation.finish_reason is None
+                    and item.continuation.history.last == item.drafts[depth]
+                ],
+            )
+            for item in going:
+                continuation = item.continuation
+                self._rows[continuation] = found, rows[continuation]
+                self.accepted[continuation] = depth + 1
+                continuation.num_computed += 1
+                continuation.num_accepted += 1
+            drawn = self._draw([Draw(item.continuation, item.continuation) for item in going])
+            for item, token in zip(going, drawn, strict=True):
+                self._take_more(item, token)
+                events.append(Event(item.request, item.continuation))
+            depth += 1
+        for item in drafted:
+            item.continuation.num_drafted += len(item.drafts)
+            counters.drafted_tokens += len(item.drafts)
+            counters.accepted_tokens += self.accepted.get(item.continuation, 0)
+            self._rows.pop(item.continuation, None)
+        return events
+
+    def _take_more(self, item: Work, drawn: Drawn) -> None:
+        request, group = item.request, item.request.group
+        self.taking = request
+        group.take_more(item.continuation, drawn)
+        if item.continuation.finish_reason is not None:
+            moves = [Move(continuation, continuation) for continuation in group.live]
+            others = [entry for entry in self.changed if entry[0] is not request]
+            self.changed = [*others, (request, moves)]
+        self.taking = None
 
     def _draw(self, draws: Sequence[Draw]) -> list[Drawn]:
         try:

@@ -56,6 +56,7 @@ def _token_ids(label: str, value: object) -> tuple[int, ...]:
 
 
 MAX_WIDTH = 4096  # sequences of one prompt side by side: each has a slot of the cache
+MAX_DRAFTS = 48  # of a sequence in a pass: caches with windows can go back by 64 tokens
 MAX_PENALTY = 32.0  # a length of ten million to this power is still a finite number
 
 MAX_NEW_TOKENS = Field("max_new_tokens", integer(1), 256)
@@ -76,6 +77,7 @@ EOS_TOKEN_ID: Field[tuple[int, ...]] = Field("eos_token_id", _token_ids, ())
 IGNORE_EOS = Field("ignore_eos", boolean, False)
 SEED: Field[int | None] = Field("seed", integer(0, 2**64 - 1), None)
 LOGPROBS: Field[int | None] = Field("logprobs", integer(0), None)
+PROMPT_LOOKUP = Field("prompt_lookup_num_tokens", integer(0), 0)
 
 # Only in generation_config.json, where lengths count the prompt too.
 MAX_LENGTH: Field[int | None] = Field("max_length", integer(1), None)
@@ -85,4 +87,5 @@ FIELDS: tuple[Field[object], ...] = (
     *(MAX_NEW_TOKENS, MIN_NEW_TOKENS, DO_SAMPLE, TEMPERATURE, TOP_K, TOP_P, MIN_P),
     *(REPETITION_PENALTY, NO_REPEAT_NGRAM_SIZE, NUM_BEAMS, LENGTH_PENALTY, EARLY_STOPPING),
     *(NUM_RETURN_SEQUENCES, STOP_STRINGS, EOS_TOKEN_ID, IGNORE_EOS, SEED, LOGPROBS),
+    PROMPT_LOOKUP,
 )

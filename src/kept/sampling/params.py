@@ -66,6 +66,11 @@ class SamplingParams:
         encoder_repetition_penalty, encoder_no_repeat_ngram_size: of the tokens that were asked.
         top_h, typical_p, epsilon_cutoff, eta_cutoff: filters of a draw. Given, they draw.
         renormalize_logits: make scores of beams probabilities again after all that.
+    Speed, of the same text bit for bit
+        prompt_lookup_num_tokens: at most this many tokens of a text, of up to 48, are drafted in a
+            step from what came behind the same tokens before, in its prompt, in itself or in texts
+            of its tenant that have ended, where that is measured to be worth while (suffix
+            decoding, Oliaro et al., 2024, arXiv:2411.04975). 0 is off.
     Report
         logprobs: report the chosen token's log-probability under the model's own distribution,
             and those of this many likeliest tokens. Default: not reported.
@@ -89,6 +94,7 @@ class SamplingParams:
     ignore_eos: bool = False
     seed: int | None = None
     logprobs: int | None = None
+    prompt_lookup_num_tokens: int | None = None
     suppress_tokens: int | Sequence[int] | None = None
     begin_suppress_tokens: int | Sequence[int] | None = None
     forced_bos_token_id: int | None = None

@@ -56,6 +56,7 @@ def resolve(
         seed=fresh_seed() if seed is None else seed,
         logprobs=_resolve_logprobs(read, vocab_size),
         rules=_resolve_rules(read, do_sample, num_beams, vocab_size),
+        prompt_lookup_num_tokens=min(read.get(f.PROMPT_LOOKUP), f.MAX_DRAFTS),
     )
 
 
@@ -142,7 +143,13 @@ def _check_beams(read: Reader, do_sample: bool) -> None:
                 f"{read.show(f.NUM_RETURN_SEQUENCES)} asks for texts that would all be the same, "
                 "since greedy search has one result; pass do_sample=True or num_beams, or 1"
             )
-    elif num_sequences > num_beams:
+        return
+    if read.is_given(f.PROMPT_LOOKUP) and read.get(f.PROMPT_LOOKUP) > 0:
+        raise OptionError(
+            f"{read.show(f.PROMPT_LOOKUP)} has no effect on beam search, whose beams go on from "
+            "one another; leave it out, or pass num_beams=1"
+        )
+    if num_sequences > num_beams:
         raise OptionError(
             f"{read.show(f.NUM_RETURN_SEQUENCES)} is more than {read.show(f.NUM_BEAMS)} can give; "
             f"pass num_beams of {num_sequences} or more, or fewer sequences"

@@ -42,6 +42,7 @@ class ResolvedParams:
     seed: int
     logprobs: int | None
     rules: Rules
+    prompt_lookup_num_tokens: int = 0  # 0: off
     # Asked of every row of every step:
     has_penalties: bool = field(init=False, repr=False, compare=False)
     is_plain_greedy: bool = field(init=False, repr=False, compare=False)

@@ -81,7 +81,6 @@ HARMLESS: Final[Mapping[str, str]] = {
     "output_scores": _REPORTS,
     "pad_token_id": "pads what is computed together; kept pads nothing",
     "prefill_chunk_size": _SPEED,
-    "prompt_lookup_num_tokens": _ASSISTED,
     "remove_invalid_values": "hides infinite and undefined logits, which kept reports as an error",
     "return_dict_in_generate": _REPORTS,
     "speculation_type": _ASSISTED,
