@@ -27,6 +27,7 @@ namespace avx512vnni {
 void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                   float* scratch);
 void encode_rows(const EncodeRowsArgs& args, std::int64_t first_row, std::int64_t last_row);
+void attend_codes(const AttendArgs& args, const AttendUnit& unit, float* scratch);
 }  // namespace avx512vnni
 #endif
 
@@ -46,6 +47,7 @@ Kernels with_vnni(const Kernels& base) {
     Kernels found = base;
     found.name = "avx512vnni";
     found.linear_codes = avx512vnni::linear_codes, found.encode_rows = avx512vnni::encode_rows;
+    found.attend = avx512vnni::attend_codes;
     return found;
 }
 
@@ -101,7 +103,8 @@ std::int64_t attend_scratch(const AttentionShape& shape) {
     const std::int64_t q = query_rows(share) * share, padded = round_up(shape.head_dim, 64);
     const std::int64_t groups = padded / 32;
     // Queries and two states; keys, values and their copies; weights, scores and scales of a tile.
-    return q * (3 * padded + kLanes + 10) + kTile * (3 * padded + 2 * groups * (kMost + 1)) + 1024;
+    return q * (3 * padded + kLanes + groups + 11) +
+           kTile * (3 * padded + 2 * groups * (kMost + 1)) + 1024;
 }
 
 }  // namespace kept
