@@ -61,6 +61,7 @@ struct TileWork<OperandsOn<Tiles>> {
     // Which of both ways the tile is expanded depends on who attends.
     void expand_keys(std::int64_t) const {}
     void expand_values(std::int64_t) const {}
+    bool may_spread() const { return true; }
 
     void attend(std::int64_t first, std::int64_t last) const {
         if (last - first <= kTileRows)

@@ -8,6 +8,7 @@
 #include "sight.h"
 #include "tile_codes.h"
 #include "tile_softmax.h"
+#include "wide_weights.h"
 
 namespace kept::KEPT_NS {
 
@@ -92,71 +93,118 @@ struct TileWork {
     const TileRows &keys, &values;
     Fetch next_keys, next_values;
 
+    // What the products need of the tile for so many queries.
+    void expand_keys(std::int64_t count) const {
+        if (keys_wide())
+            with_wide(keys.stored.codec, [&](auto code) {
+                expand_wide_keys<decltype(code)>(keys, s.padded, s.staged, s.keys);
+            });
+        else if (!keys_as_stored(count))
+            expand<Of>(keys, true, s.padded, s.staged, s.keys);
+    }
+    void expand_values(std::int64_t count) const {
+        if (values_wide())
+            with_wide(values.stored.codec, [&](auto code) {
+                expand_wide_values<decltype(code)>(values, s.padded, s.staged, s.values);
+            });
+        else if (!values_as_stored(count))
+            expand<Of>(values, false, s.padded, s.staged, s.values);
+    }
+    // Whether a value that is not finite must be kept from those who do not see it.
+    bool may_spread() const { return !values_wide(); }
+
     // Queries [first, last), a turn of them after the other.
     void attend(std::int64_t first, std::int64_t last) {
         const std::int64_t count = last - first, num_turns = (count + kTurn - 1) / kTurn;
-        const bool scores_stored = keys_as_stored(count), weighs_stored = values_as_stored(count);
+        const bool finite = !values_wide() || are_finite(s);
         for (std::int64_t turn = 0; turn < num_turns; ++turn) {
             const std::int64_t begin = first + count * turn / num_turns;
             const std::int64_t end = first + count * (turn + 1) / num_turns;
             if (std::all_of(s.sees + begin, s.sees + end, [](TokenSet seen) { return seen == 0; }))
                 continue;
             const auto rows = static_cast<int>(end - begin);
-            float correction[kMostTurn];
-            score(begin, rows, scores_stored);
-            soften<Of>(args.shape, s, begin, rows, correction);
-            weigh(begin, rows, correction, weighs_stored);
+            score(begin, rows, count);
+            if (values_wide())
+                weigh_wide(begin, rows, finite);
+            else
+                weigh(begin, rows, count);
             next_keys.stride = next_values.stride = 0;  // fetched by now
         }
-    }
-
-    // What the products need of the tile for so many queries.
-    void expand_keys(std::int64_t count) const {
-        if (!keys_as_stored(count)) expand<Of>(keys, true, s.padded, s.staged, s.keys);
-    }
-    void expand_values(std::int64_t count) const {
-        if (!values_as_stored(count)) expand<Of>(values, false, s.padded, s.staged, s.values);
     }
 
   private:
     using Act = typename Of::Act;
 
-    // Where queries are few, keys and values go from their codes into the products at once.
+    bool keys_wide() const { return Of::kWide && is_coded(keys.stored.codec); }
+    bool values_wide() const { return Of::kWide && is_coded(values.stored.codec); }
+    // Where queries are few, bf16 goes into the products at once.
     bool keys_as_stored(std::int64_t count) const {
-        return kTransposesInRegisters && count <= kTurn && values_as_stored(count);
+        return kTransposesInRegisters && count <= kTurn && is_whole();
     }
-    bool values_as_stored(std::int64_t count) const {
-        const bool whole = s.padded % 64 == 0 && s.padded == args.shape.head_dim;
-        return Of::kRounds && count <= 2 * kTurn && whole;
+    bool values_as_stored(std::int64_t count) const { return count <= 2 * kTurn && is_whole(); }
+    bool is_whole() const {
+        return Of::kRounds && s.padded % 64 == 0 && s.padded == args.shape.head_dim;
     }
 
-    void score(std::int64_t begin, int rows, bool as_stored) {
+    void score(std::int64_t begin, int rows, std::int64_t count) {
+        if (keys_wide()) return score_wide(begin, rows);
         const auto* queries = reinterpret_cast<const Act*>(s.queries) + begin * s.padded;
-        const std::int64_t groups = std::max<std::int64_t>(s.key_groups, 1);
         if constexpr (kTransposesInRegisters && Of::kRounds)
-            if (as_stored)
-                return with_code(keys, [&](auto code) {
-                    with_rows<kTurn>(
-                        rows, ScoreStored<Of, decltype(code)>{keys.rows, queries, s.padded, groups,
-                                                              s.scores, next_keys});
-                });
-        with_rows<kTurn>(rows,
-                         ScoreTurn<Of>{s.keys, queries, s.padded, groups, s.scores, next_keys});
+            if (keys_as_stored(count))
+                return with_rows<kTurn>(
+                    rows,
+                    ScoreStored<Of, Bf16Code>{keys.rows, queries, s.padded, s.scores, next_keys});
+        with_rows<kTurn>(rows, ScoreTurn<Of>{s.keys, queries, s.padded, s.scores, next_keys});
     }
 
-    void weigh(std::int64_t begin, int rows, const float* correction, bool as_stored) {
+    void weigh(std::int64_t begin, int rows, std::int64_t count) {
+        auto* weights = reinterpret_cast<Act*>(s.weights);
+        float correction[W];
+        // Their sum is that of the weights as they are stored, so that rounding does not shift the
+        // mean.
+        soften<Of::kRounds>(
+            args.shape, s, begin, rows, correction,
+            [&](TokenSet, int row, const vf* p) { return Of::put(weights + row * kTile, p); });
         const auto over = [&](const auto& from) {
-            with_rows<kTurn>(
-                rows, WeighTurn<Of, std::decay_t<decltype(from)>>{
-                          from, reinterpret_cast<const Act*>(s.weights), s.padded, s.value_groups,
-                          correction, s.state.out + begin * s.padded, next_values});
+            with_rows<kTurn>(rows, WeighTurn<Of, std::decay_t<decltype(from)>>{
+                                       from, weights, s.padded, correction,
+                                       s.state.out + begin * s.padded, next_values});
         };
         if constexpr (Of::kRounds)
-            if (as_stored)
-                return with_code(values, [&](auto code) {
-                    over(StoredValues<Of, decltype(code)>{values.rows});
-                });
+            if (values_as_stored(count)) return over(StoredValues<Of, Bf16Code>{values.rows});
         over(Expanded<Of>{s.values, s.padded * 4});
+    }
+
+    void score_wide(std::int64_t begin, int rows) {
+        LaterTile ahead(next_keys.p, next_keys.stride == 0 ? 0 : kTile * keys.bytes,
+                        ScoreWide::num_steps(s.padded, rows));
+        ScoreWide{s.keys,
+                  s.queries + begin * 2 * s.padded,
+                  s.query_steps + begin,
+                  s.query_starts + begin * s.key_groups,
+                  s.padded,
+                  s.key_groups,
+                  rows,
+                  s.scores,
+                  ahead}
+            .run();
+    }
+
+    void weigh_wide(std::int64_t begin, int rows, bool finite) {
+        with_wide(values.stored.codec, [&](auto code) {
+            using Code = decltype(code);
+            LaterTile ahead(next_values.p, next_values.stride == 0 ? 0 : kTile * values.bytes,
+                            WeighWide<Code>::num_steps(s.padded, rows));
+            WideTurn turn;
+            float correction[W];
+            soften<true>(args.shape, s, begin, rows, correction,
+                         PutWide{s, rows, Code::kOffset, finite, turn});
+            WeighWide<Code>{s.values,    s.weights,  turn.factors,
+                            turn.starts, s.padded,   s.value_groups,
+                            rows,        correction, s.state.out + begin * s.padded,
+                            ahead}
+                .run();
+        });
     }
 };
 
@@ -192,7 +240,7 @@ void attend_tile(const UnitRows& rows, const AttendScratch& s, const Sight& sigh
     const std::int64_t first = seen.first_query, last = seen.last_query;
     TileWork<Of> work{args, s, keys, values, next(keys), next(values)};
     work.expand_keys(last - first);
-    if (!needs_parting(values, seen.by_some & ~seen.by_each)) {
+    if (!work.may_spread() || !needs_parting(values, seen.by_some & ~seen.by_each)) {
         work.expand_values(last - first);
         work.attend(first, last);
         return;

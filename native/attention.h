@@ -44,24 +44,55 @@ inline void put_attended(const AttendArgs& args, const AttendRows& rows, std::in
     }
 }
 
-// Copies a unit's queries together, a head's rows of D padded to 32.
+// Copies a head's query of D padded to 32, or rounds it to wide numbers for keys in codes.
+template <class Of>
+struct GatherQuery {
+    const UnitRows& rows;
+    const AttendScratch& s;
+
+    void put(std::int64_t from, std::int64_t query) const {
+        const ActRows& queries = rows.args.queries;
+        const std::int64_t padded = s.padded;
+        auto* to = reinterpret_cast<typename Of::Act*>(s.queries) + query * padded;
+        if constexpr (Of::kRounds) {
+            const auto* bf16 = static_cast<const std::uint16_t*>(queries.data) + from;
+            const Codec codec = rows.args.keys.codec;
+            if (Of::kWide && is_coded(codec)) {
+                widen(bf16, query, codec);
+            } else if constexpr (!Of::kPairs) {
+                for (std::int64_t d = 0; d < padded; d += W) store(to + d, load_bf16(bf16 + d));
+            } else {
+                std::copy_n(bf16, padded, to);
+            }
+        } else {
+            std::copy_n(static_cast<const float*>(queries.data) + from, padded, to);
+        }
+    }
+
+  private:
+    void widen(const std::uint16_t* bf16, std::int64_t query, Codec codec) const {
+        alignas(64) float x[kMaxHeadDim];
+        for (std::int64_t d = 0; d < s.padded; d += W) store(x + d, load_bf16(bf16 + d));
+        s.query_steps[query] = with_wide(codec, [&](auto code) {
+            return widen_query<decltype(code)>(x, s.padded, s.key_groups,
+                                               s.queries + query * 2 * s.padded,
+                                               s.query_starts + query * s.key_groups);
+        });
+    }
+};
+
+// A unit's queries, one behind the other.
 template <class Of>
 void gather_queries(const UnitRows& rows, const AttendScratch& s) {
-    const ActRows& from = rows.args.queries;
-    const std::int64_t share = rows.share(), padded = s.padded;
-    auto* to = reinterpret_cast<typename Of::Act*>(s.queries);
+    const GatherQuery<Of> gather{rows, s};
+    const std::int64_t share = rows.share();
+    std::int64_t query = 0;
     for (std::int64_t i = rows.unit.begin; i < rows.unit.end; ++i)
         for (std::int64_t row = rows.at(i).first; row < rows.at(i).last; ++row)
-            for (std::int64_t h = 0; h < share; ++h, to += padded) {
-                const std::int64_t at =
-                    row * from.stride + (rows.unit.kv_head * share + h) * padded;
-                if constexpr (!Of::kPairs && Of::kRounds) {
-                    const auto* bf16 = static_cast<const std::uint16_t*>(from.data) + at;
-                    for (std::int64_t d = 0; d < padded; d += W) store(to + d, load_bf16(bf16 + d));
-                } else {
-                    std::copy_n(static_cast<const typename Of::Act*>(from.data) + at, padded, to);
-                }
-            }
+            for (std::int64_t h = 0; h < share; ++h, ++query)
+                gather.put(
+                    row * rows.args.queries.stride + (rows.unit.kv_head * share + h) * s.padded,
+                    query);
 }
 
 template <class Of>

@@ -76,7 +76,7 @@ KEPT_INLINE void for_each_of(const F& f) {
 
 // a * b + c, rounded once, on every instruction set.
 KEPT_INLINE vf fused(vf a, vf b, vf c) {
-#if defined(__FMA__)
+#if defined(__FMA__) || defined(KEPT_NEON)
     return fma(a, b, c);
 #else
     float x[W], y[W], z[W];

@@ -161,6 +161,7 @@ CpuFeatures features_within(std::string_view isa) {
 const bool kPrefetchPastCaches = is_amd();
 const std::int64_t kPrefetchAhead = kPrefetchPastCaches ? 8192 : 2048;
 #else
+const bool kPrefetchPastCaches = false;
 const std::int64_t kPrefetchAhead = 8192;
 #endif
 

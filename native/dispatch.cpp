@@ -36,6 +36,7 @@ namespace avx512vnni {
 void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                   float* scratch);
 void encode_rows(const EncodeRowsArgs& args, std::int64_t first_row, std::int64_t last_row);
+void attend_codes(const AttendArgs& args, const AttendUnit& unit, float* scratch);
 }  // namespace avx512vnni
 #elif defined(__aarch64__)
 namespace neondotprod {
@@ -64,18 +65,20 @@ const Kernels kernels_amx_emulated = with_tiles(
     kernels_portable, "amx_emulated", amx_emulated::linear_by_tiles, amx_emulated::attend_by_tiles);
 #if defined(__x86_64__)
 Kernels with_codes(const Kernels& base, const char* name, decltype(Kernels::linear_codes) linear,
-                   decltype(Kernels::encode_rows) encode) {
+                   decltype(Kernels::encode_rows) encode, decltype(Kernels::attend) attend) {
     Kernels found = base;
     found.name = name, found.linear_codes = linear, found.encode_rows = encode;
+    found.attend = attend;
     return found;
 }
 
 const Kernels kernels_amx =
     with_tiles(kernels_avx512bf16, "amx", amx::linear_by_tiles, amx::attend_by_tiles);
 const Kernels kernels_avx512vnni =
-    with_codes(kernels_avx512, "avx512vnni", avx512vnni::linear_codes, avx512vnni::encode_rows);
-const Kernels kernels_avx2vnni =
-    with_codes(kernels_avx2, "avx2vnni", avx2vnni::linear_codes, avx2vnni::encode_rows);
+    with_codes(kernels_avx512, "avx512vnni", avx512vnni::linear_codes, avx512vnni::encode_rows,
+               avx512vnni::attend_codes);
+const Kernels kernels_avx2vnni = with_codes(kernels_avx2, "avx2vnni", avx2vnni::linear_codes,
+                                            avx2vnni::encode_rows, kernels_avx2.attend);
 #elif defined(__aarch64__)
 Kernels with_products(const char* name, decltype(Kernels::linear) linear,
                       decltype(Kernels::linear_codes) linear_codes) {
@@ -151,8 +154,8 @@ std::int64_t attend_scratch(const AttentionShape& shape) {
     const std::int64_t groups = padded / 32;
     // Queries and two states; keys, values and their copies; weights, scores and scales of a tile;
     // what matrix tiles need besides.
-    return q * (3 * padded + kLanes + 10) + kTile * (3 * padded + groups * (3 * kMost + 2)) +
-           kMost * (2 * padded + kTile) + 1024;
+    return q * (3 * padded + kLanes + groups + 11) +
+           kTile * (3 * padded + groups * (3 * kMost + 2)) + kMost * (2 * padded + kTile) + 1024;
 }
 
 }  // namespace kept

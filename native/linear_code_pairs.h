@@ -87,9 +87,8 @@ void pair_tile(const PairTileArgs& t) {
                     if (r >= t.rows) return;
                     vf x = row_of(sums[r / 2][2 * v], sums[r / 2][2 * v + 1], r % 2);
                     if constexpr (kScaled) x = mul(x, own);
-                    x = mul(x, set1(row_scales[r][input / kCodeGroup]));
                     float* c = t.c + r * kPanel + column;
-                    store(c, add(load(c), x));
+                    store(c, fused(x, set1(row_scales[r][input / kCodeGroup]), load(c)));
                 });
             });
         }

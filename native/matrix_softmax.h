@@ -10,7 +10,7 @@ namespace kept::KEPT_NS {
 
 struct MatrixOperands {
     using Act = std::uint16_t;
-    static constexpr bool kPairs = true, kRounds = true;
+    static constexpr bool kPairs = true, kRounds = true, kWide = false;
     static constexpr int kInputs = 2;
     // Stores the weights of a tile, and adds them up as they are stored.
     KEPT_INLINE static vf put(Act* to, const vf* p) {
@@ -37,6 +37,37 @@ struct MatrixOperands {
     }
 };
 
+// Writes the weights of a turn's query `row`; where values have scales, times those, a row for each
+// group of elements. Without them the sum is that of the rounded weights, so that rounding does not
+// shift the mean.
+struct PutPairs {
+    const AttendScratch& s;
+    int rows;
+
+    KEPT_INLINE vf operator()(TokenSet sees, int row, const vf* p) const {
+        if (s.value_groups > 0) return scaled(sees, row, p);
+        return MatrixOperands::put(weights(row), p);
+    }
+    KEPT_INLINE vf scaled(TokenSet sees, int row, const vf* p) const {
+        for (std::int64_t g = 0; g < s.value_groups; ++g) {
+            vf x[kTile / W];
+            KEPT_UNROLL_ALL
+            for (int i = 0; i < kTile / W; ++i) {
+                x[i] = mul(p[i], load(s.value_scales + g * kTile + i * W));
+                if (sees != ~TokenSet{0}) x[i] = select(sees >> i * W, x[i], zero());
+            }
+            MatrixOperands::put(weights(g * rows + row), x);
+        }
+        vf total = p[0];
+        KEPT_UNROLL_ALL
+        for (int i = 1; i < kTile / W; ++i) total = add(total, p[i]);
+        return total;
+    }
+    std::uint16_t* weights(std::int64_t row) const {
+        return reinterpret_cast<std::uint16_t*>(s.weights) + row * kTile;
+    }
+};
+
 // Scores of a turn's queries, from `first` on, become weights in s.weights. correction: (rows) what
 // their sums so far are multiplied with. Returns which of those are not 1.
 class TurnSoftmax {
@@ -50,7 +81,7 @@ class TurnSoftmax {
         }
         AttendScratch at = s_;
         at.scores = scores;
-        soften<MatrixOperands>(shape_, at, first, rows, correction);
+        soften<true>(shape_, at, first, rows, correction, PutPairs{s_, rows});
         std::uint32_t moved = 0;
         for (int r = 0; r < rows; ++r) moved |= std::uint32_t{correction[r] != 1.0f} << r;
         return moved;
@@ -74,7 +105,7 @@ class TurnSoftmax {
         float tops[W], base[W];
         largest_of_rows(largest, rows, tops);
         raise_peaks(s_.state.peak + first, tops, rows, base, correction);
-        auto* weights = reinterpret_cast<std::uint16_t*>(s_.weights);
+        const PutPairs put{s_, rows};
         float* sums = s_.state.sum + first * W;
         const bool scaled = s_.key_groups > 1;
         for (int r = 0; r < rows; ++r, sums += W) {
@@ -85,8 +116,8 @@ class TurnSoftmax {
                 const vf x = load(scores + r * kTile + i * W);
                 p[i] = exp2<true>(scaled ? add(x, down) : fma(x, factors[i], down));
             }
-            const vf total = kScales ? put_scaled<MatrixOperands>(s_, ~TokenSet{0}, r, rows, p)
-                                     : MatrixOperands::put(weights + r * kTile, p);
+            const vf total =
+                kScales ? put.scaled(~TokenSet{0}, r, p) : MatrixOperands::put(put.weights(r), p);
             store(sums, fma(load(sums), set1(correction[r]), total));
         }
         return not_one(correction, rows);

@@ -20,13 +20,13 @@ namespace kept::KEPT_NS {
 // nothing.
 alignas(64) inline constexpr std::byte kNothing[4 * kMaxHeadDim] = {};
 
-// Where the codes of a tile's tokens lie, and which entries they are.
+// Where the codes of a tile's tokens lie, whose entries follow each other.
 struct TileRows {
     const Stored& stored;
     TokenSet seen;
     std::int64_t head_dim, bytes, scales;
-    bool plain;  // one behind the other, and all of them seen
-    std::int64_t entries[kTile];
+    bool plain;                    // all of them are seen
+    std::int64_t entry;            // of the first
     const std::byte* rows[kTile];  // of a token not in `seen`: zeros
 
     TileRows(const Stored& from, const BlockEntries& where, std::int64_t width, std::int64_t token,
@@ -35,22 +35,18 @@ struct TileRows {
           seen(tokens),
           head_dim(width),
           bytes(code_bytes(from.codec, width)),
-          scales(num_scales(from.codec, width)) {
-        const std::int64_t first = where.of(token), last = where.of(token + kTile - 1);
-        plain = seen == ~TokenSet{0} && last - first == kTile - 1;
-        if (plain) {
-            for (std::int64_t t = 0; t < kTile; ++t) entries[t] = first + t;
-            for (std::int64_t t = 0; t < kTile; ++t) rows[t] = from.codes + (first + t) * bytes;
-            return;
-        }
-        for (std::int64_t t = 0; t < kTile; ++t) {
-            entries[t] = where.of(token + t);
-            rows[t] = holds(seen, t) ? from.codes + entries[t] * bytes : kNothing;
-        }
+          scales(num_scales(from.codec, width)),
+          plain(seen == ~TokenSet{0}),
+          entry(where.of(token)) {
+        const std::byte* row = from.codes + entry * bytes;
+        for (std::int64_t t = 0; t < kTile; ++t, row += bytes) rows[t] = row;
+        if (plain) return;
+        for (std::int64_t t = 0; t < kTile; ++t)
+            if (!holds(seen, t)) rows[t] = kNothing;
     }
 
     const std::uint16_t* scales_of(std::int64_t t) const {
-        return stored.scales + entries[t] * scales;
+        return stored.scales + (entry + t) * scales;
     }
     bool finite(std::int64_t t) const {
         return all_finite(stored.codec, rows[t], scales_of(t), head_dim);

@@ -20,14 +20,15 @@ constexpr int kTurn = std::min(kSums / 2, W);
 
 constexpr std::int64_t kKeyStep = 4 * kTile;  // bytes
 
-// What goes into the products. kInputs of a step, kRounds: weights are rounded to bf16.
+// What goes into the products. kInputs of a step, kRounds: weights are rounded to bf16, kWide:
+// codes are multiplied by wide numbers (wide.h) instead.
 //
 // Floats, of bf16 numbers or of any.
 template <bool kOfBf16>
 struct FloatOperands {
     using Act = float;
     using Vector = vf;
-    static constexpr bool kPairs = false, kRounds = kOfBf16;
+    static constexpr bool kPairs = false, kRounds = kOfBf16, kWide = kOfBf16;
     static constexpr int kInputs = 1;
     static Vector read(const std::byte* p) { return load(reinterpret_cast<const float*>(p)); }
     static void write(std::byte* p, Vector x) { store(reinterpret_cast<float*>(p), x); }
@@ -51,7 +52,7 @@ struct FloatOperands {
 struct PairOperands {
     using Act = std::uint16_t;
     using Vector = vb;
-    static constexpr bool kPairs = true, kRounds = true;
+    static constexpr bool kPairs = true, kRounds = true, kWide = true;
     static constexpr int kInputs = 2;
     static Vector read(const std::byte* p) { return load_pairs(p); }
     static void write(std::byte* p, Vector x) { store_pairs(p, x); }
@@ -147,38 +148,33 @@ KEPT_INLINE void accumulate(const Vectors& b, std::int64_t first, const typename
     }
 }
 
-// Scores of a turn's queries over a tile's keys: (groups, rows, 64), each of groups of as many
-// inputs.
+// Scores of a turn's queries over a tile's keys: (rows, 64).
 template <class Of>
 struct ScoreTurn {
     const std::byte* keys;
     const typename Of::Act* queries;
-    std::int64_t padded, groups;
+    std::int64_t padded;
     float* scores;
     Fetch& next;
 
     template <int kRows>
     void run() const {
         constexpr int kVectors = 4 * kRows <= kSums ? 4 : 2;
-        const std::int64_t inputs = padded / groups;
-        for (std::int64_t g = 0; g < groups; ++g)
-            for (std::int64_t t = 0; t < kTile; t += kVectors * W) {
-                const Expanded<Of> b{keys + g * inputs / Of::kInputs * kKeyStep, kKeyStep};
-                vf acc[kRows][kVectors];
+        const Expanded<Of> b{keys, kKeyStep};
+        for (std::int64_t t = 0; t < kTile; t += kVectors * W) {
+            vf acc[kRows][kVectors];
+            KEPT_UNROLL_ALL
+            for (int r = 0; r < kRows; ++r) {
                 KEPT_UNROLL_ALL
-                for (int r = 0; r < kRows; ++r) {
-                    KEPT_UNROLL_ALL
-                    for (int v = 0; v < kVectors; ++v) acc[r][v] = zero();
-                }
-                accumulate<Of, kRows, kVectors>(b, t, queries + g * inputs, padded, inputs, next,
-                                                acc);
-                float* to = scores + g * kRows * kTile + t;
-                KEPT_UNROLL_ALL
-                for (int r = 0; r < kRows; ++r) {
-                    KEPT_UNROLL_ALL
-                    for (int v = 0; v < kVectors; ++v) store(to + r * kTile + v * W, acc[r][v]);
-                }
+                for (int v = 0; v < kVectors; ++v) acc[r][v] = zero();
             }
+            accumulate<Of, kRows, kVectors>(b, t, queries, padded, padded, next, acc);
+            KEPT_UNROLL_ALL
+            for (int r = 0; r < kRows; ++r) {
+                KEPT_UNROLL_ALL
+                for (int v = 0; v < kVectors; ++v) store(scores + r * kTile + t + v * W, acc[r][v]);
+            }
+        }
     }
 };
 
@@ -188,7 +184,7 @@ template <class Of, class Code>
 struct ScoreStored {
     const std::byte* const* rows;
     const typename Of::Act* queries;
-    std::int64_t padded, groups;
+    std::int64_t padded;
     float* scores;
     Fetch& next;
 
@@ -204,15 +200,11 @@ struct ScoreStored {
                 vb words[Code::kWords];
                 load_transposed<Code::kWords>(rows + t, d / Code::kInWord * 4, words);
                 KEPT_UNROLL_ALL
-                for (int i = 0; i < Code::kWords; ++i) {
+                for (int i = 0; i < Code::kWords; ++i)
                     add<kRows>(words[i], queries + d + i * Code::kInWord, acc);
-                    // A group of 32 ends.
-                    const std::int64_t done = d + (i + 1) * Code::kInWord;
-                    if (done % kPanel == 0 && (groups > 1 || done == padded))
-                        put<kRows>(
-                            scores + (groups > 1 ? done / kPanel - 1 : 0) * kRows * kTile + t, acc);
-                }
             }
+            KEPT_UNROLL_ALL
+            for (int r = 0; r < kRows; ++r) store(scores + r * kTile + t, acc[r]);
         }
     }
 
@@ -233,33 +225,23 @@ struct ScoreStored {
                     Of::mac(acc[r], Of::broadcast(a + r * padded + step * Of::kInputs), x[step]);
         }
     }
-    template <int kRows>
-    KEPT_INLINE static void put(float* to, vf acc[kRows]) {
-        KEPT_UNROLL_ALL
-        for (int r = 0; r < kRows; ++r) {
-            store(to + r * kTile, acc[r]);
-            acc[r] = zero();
-        }
-    }
 };
 
 // A turn's sums (rows, padded) of values, times `correction` (rows), and this tile's weighed values
-// added. Weights (groups, rows, 64), each of 32 elements of the values, or one for all.
+// added.
 template <class Of, class Values>
 struct WeighTurn {
     Values values;
     const typename Of::Act* weights;
-    std::int64_t padded, groups;
+    std::int64_t padded;
     const float* correction;
     float* sums;
     Fetch& next;
 
     template <int kRows>
     void run() const {
-        // Four vectors may be more than a group, or than there are.
-        const bool wide = 4 * W <= kPanel || (groups <= 1 && padded % (4 * W) == 0);
         if constexpr (4 * kRows <= kSums)
-            if (wide) return run<kRows, 4>();
+            if (padded % (4 * W) == 0) return run<kRows, 4>();
         run<kRows, 2>();
     }
 
@@ -267,7 +249,6 @@ struct WeighTurn {
     template <int kRows, int kVectors>
     void run() const {
         for (std::int64_t d = 0; d < padded; d += kVectors * W) {
-            const auto* a = groups > 1 ? weights + d / kPanel * kRows * kTile : weights;
             vf acc[kRows][kVectors];
             KEPT_UNROLL_ALL
             for (int r = 0; r < kRows; ++r) {
@@ -275,7 +256,7 @@ struct WeighTurn {
                 for (int v = 0; v < kVectors; ++v)
                     acc[r][v] = mul(load(sums + r * padded + d + v * W), set1(correction[r]));
             }
-            accumulate<Of, kRows, kVectors>(values, d, a, kTile, kTile, next, acc);
+            accumulate<Of, kRows, kVectors>(values, d, weights, kTile, kTile, next, acc);
             KEPT_UNROLL_ALL
             for (int r = 0; r < kRows; ++r) {
                 KEPT_UNROLL_ALL

@@ -37,6 +37,8 @@ struct AttendScratch {
     std::byte *queries, *keys, *values, *staged, *weights;
     float* scores;
     float *key_scales, *value_scales;  // (groups of each, 64); one of keys at least
+    float* query_steps;                // (Q) of queries in wide numbers
+    std::int32_t* query_starts;        // (Q, groups of keys)
     AttendState state, all;            // of this chunk, and of those so far
     // Of matrix tiles: scores of the turn after this one; the queries of a turn as pairs, and which
     // they are; scores as they come by columns; sums of a turn that is not whole.
@@ -68,6 +70,8 @@ struct AttendScratch {
         scores = take(kMostTurn * kTile * groups(key_groups));
         key_scales = take(groups(key_groups) * kTile);
         value_scales = take(value_groups * kTile);
+        query_steps = take(q);
+        query_starts = reinterpret_cast<std::int32_t*>(take(q * groups(key_groups)));
         state = {take(q + W), take(q * W), take(q * padded)};
         all = {take(q + W), take(q), take(q * padded)};
         more_scores = take(kMostTurn * kTile * groups(key_groups));
@@ -160,37 +164,15 @@ inline void raise_peaks(float* peak, const float* tops, int rows, float* base, f
     store(correction, exp2<false>(sub(before, from)));
 }
 
-// Weights of a query times the scales of the values, a row for each group of elements; their sum is
-// that of the weights.
-template <class Of>
-vf put_scaled(const AttendScratch& s, TokenSet sees, int row, int rows, const vf* p) {
-    auto* weights = reinterpret_cast<typename Of::Act*>(s.weights);
-    for (std::int64_t g = 0; g < s.value_groups; ++g) {
-        vf scaled[kTile / W];
-        KEPT_UNROLL_ALL
-        for (int i = 0; i < kTile / W; ++i) {
-            scaled[i] = mul(p[i], load(s.value_scales + g * kTile + i * W));
-            if (sees != ~TokenSet{0}) scaled[i] = select(sees >> i * W, scaled[i], zero());
-        }
-        Of::put(weights + (g * rows + row) * kTile, scaled);
-    }
-    vf total = p[0];
-    KEPT_UNROLL_ALL
-    for (int i = 1; i < kTile / W; ++i) total = add(total, p[i]);
-    return total;
-}
-
-// Scores of queries [begin, end) of a turn, at most W, become their weights. Without scales of
-// values their sum is that of the rounded weights, so that rounding does not shift the mean.
-template <class Of>
+// Scores of queries [begin, end) of a turn, at most W, become their weights.
+template <bool kRounds, class Put>
 void soften_some(const AttentionShape& shape, const AttendScratch& s, std::int64_t first, int rows,
-                 int begin, int end, float* correction) {
+                 int begin, int end, float* correction, const Put& put) {
     float tops[W], base[W], moved[W];
     const TokenSet* sees = s.sees + first;
     const float* const* biases = s.biases + first;
     scale_scores(shape, s, sees, biases, rows, begin, end, tops);
     raise_peaks(s.state.peak + first + begin, tops, end - begin, base, moved);
-    auto* weights = reinterpret_cast<typename Of::Act*>(s.weights);
     for (int r = begin; r < end; ++r) {
         const float* scores = s.scores + r * kTile;
         const vf from = set1(base[r - begin]), down = set1(-base[r - begin]);
@@ -199,23 +181,22 @@ void soften_some(const AttentionShape& shape, const AttendScratch& s, std::int64
         KEPT_UNROLL_ALL
         for (int i = 0; i < kTile / W; ++i) {
             const vf x = load(scores + i * W);
-            p[i] =
-                exp2<Of::kRounds>(scales ? fma(x, load(s.key_scales + i * W), down) : sub(x, from));
+            p[i] = exp2<kRounds>(scales ? fma(x, load(s.key_scales + i * W), down) : sub(x, from));
         }
-        const vf total = s.value_groups == 0 ? Of::put(weights + r * kTile, p)
-                                             : put_scaled<Of>(s, sees[r], r, rows, p);
         float* sum = s.state.sum + (first + r) * W;
         correction[r] = moved[r - begin];
-        store(sum, fma(load(sum), set1(correction[r]), total));
+        store(sum, fma(load(sum), set1(correction[r]), put(sees[r], r, p)));
     }
 }
 
-// The same of all queries of a turn, which are from `first` on.
-template <class Of>
+// Scores of a turn's queries, from `first` on, become their weights p of a tile, which put(sees,
+// row, p) stores; it returns the lanes of their sum.
+template <bool kRounds, class Put>
 void soften(const AttentionShape& shape, const AttendScratch& s, std::int64_t first, int rows,
-            float* correction) {
+            float* correction, const Put& put) {
     for (int begin = 0; begin < rows; begin += W)
-        soften_some<Of>(shape, s, first, rows, begin, std::min(begin + W, rows), correction);
+        soften_some<kRounds>(shape, s, first, rows, begin, std::min(begin + W, rows), correction,
+                             put);
 }
 
 inline void begin_state(const AttendState& state, std::int64_t num_queries, std::int64_t padded) {

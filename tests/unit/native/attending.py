@@ -6,6 +6,10 @@ parts. Where weights are rounded to bfloat16 for the product with values, 2^-8 c
 much for their sum. So with r all of these together:
 
     |out - exact| <= r (sum p|v| + |exact|)
+
+Over keys in codes queries become whole numbers of 16 bits, which moves a score by what it moves the
+query. Over values in codes weights do, each by half a step of the largest of its tile: sqrt(64) of
+that comes on top, times the largest value.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ from torch import Tensor
 from kept.ops import AttentionSpec, HeadSpec, KVDtype, Placement, trace
 
 from .driving import EPS, HALF_STEP, LayerBuffers, Rig
-from .stores import computes_in_floats, empty, put, stored
+from .stores import are_codes, computes_in_floats, empty, put, stored
+
+MOST_WIDE = 32639  # 127 * 257: two int8, one of which counts 256
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,9 @@ def exactly(
     if spec.softcap is not None:
         scores = spec.softcap * torch.tanh(scores / spec.softcap)
     d = EPS * (math.sqrt(heads.head_dim) * sizes + 4 * scores.abs() + 4 * (spec.softcap or 0.0))
+    if are_codes(layer.codec, "keys"):
+        moved = (widened(queries.double()) - queries) * spec.scale
+        d = d + torch.einsum("thd,shd->ths", moved, k).abs()
     d = d.masked_fill(~mask, 0).amax(-1, keepdim=True)  # (T, H, 1)
     p = scores.masked_fill(~mask, -math.inf).softmax(-1)
     out = torch.einsum("ths,shd->thd", p, v)
@@ -164,7 +173,20 @@ def exactly(
     parts = 2 * d + EPS * (8 + math.sqrt(len(needed)))
     if not computes_in_floats(layer.codec):
         parts = parts + 2 * HALF_STEP[torch.bfloat16]
-    return out, parts * (sizes + out.abs())
+    error = parts * (sizes + out.abs())
+    if are_codes(layer.codec, "values"):
+        weighed = p * v.abs().amax(-1).T  # (T, H, S)
+        for tile in (needed // 64).unique():
+            largest = weighed[..., needed // 64 == tile].amax(-1, keepdim=True)
+            error = error + math.sqrt(64) * largest / (2 * MOST_WIDE)
+    return out, error
+
+
+def widened(queries: Tensor) -> Tensor:
+    """Queries (.., D) as multiples of a power of two, of which none is above 32,639."""
+    largest = queries.abs().amax(-1, keepdim=True) / MOST_WIDE
+    step = torch.exp2(torch.log2(largest.clamp_min(2.0**-126)).ceil())
+    return (queries / step).round() * step
 
 
 def check(held: Held, codec: KVDtype, threads: int = 1) -> Tensor:

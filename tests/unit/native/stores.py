@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +21,12 @@ CODECS: tuple[KVDtype, ...] = (
 def computes_in_floats(codec: KVCodec) -> bool:
     """Whether queries and weights stay fp32 over what it stores."""
     return not {"float32", "float16"}.isdisjoint(codec.pair)
+
+
+def are_codes(codec: KVCodec, side: Literal["keys", "values"]) -> bool:
+    """Whether these are whole numbers under a scale that kernels multiply as such."""
+    stored = codec.pair[side == "values"]
+    return stored in ("int8", "int4") and not computes_in_floats(codec)
 
 
 def empty(
