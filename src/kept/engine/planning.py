@@ -51,7 +51,8 @@ class Planning(Changing):
     def _takes_ahead(self, work: list[Work]) -> bool:
         """Have room for some tokens more of everyone, where passes of one token each follow and
         there is as much to be had."""
-        if not self._is_decode or self.model.native is None:
+        # For tokens that may never come nothing is to go that an encoder has read.
+        if not self._is_decode or self.model.native is None or self.model.is_encoder_decoder:
             return False
         return self._residents.take_ahead(len(work))
 
