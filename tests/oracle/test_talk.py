@@ -327,7 +327,7 @@ def test_the_likeliest_few_change_no_token(
     found = llm.generate(prompts, **options)
     assert all(used)
     used.clear()
-    monkeypatch.setattr("kept.engine.loop.num_likeliest", lambda *step: 0)
+    monkeypatch.setattr("kept.engine.planning.num_likeliest", lambda *step: 0)
     expected = llm.generate(prompts, **options)
     assert not any(used)
     for few, whole in zip(found, expected, strict=True):
