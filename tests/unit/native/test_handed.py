@@ -170,6 +170,16 @@ def test_encoder_inputs_that_would_leave_their_memory_are_refused() -> None:
     made.run(crossing(), 0, 2)
     made.run(crossing(input_of=[0, 0]), 1, 2)
     both = _native.layers(FP32, FP32, [whole()] * 2, [0, 0])
+
+    def repeated(input_of: list[int]) -> _native.Repeat:
+        one = {"rows": 2, "tokens": ids(1, 2), "positions": ids(0, 0), "rope_rows": ids(0, 0)}
+        of = {"starts": [0, 1, 2], "lengths": [[1, 1]], "num_wanted": 2, "input_of": input_of}
+        return _native.Repeat(attends, crossing(**one, **of), [0, 0])
+
+    attends = _native.Program(isa())
+    asked, given = (attends.add_buffer(width, False) for width in (64, 40))
+    attends.attend(asked, 0, SHAPE, given, fp32(2, 2 * (reach + 64) - 1), reach, True)
+    repeated([0, 1]).run([1, 2])
     for wrong in (
         lambda: made.run(step(), 0, 2),
         lambda: made.run(crossing(input_of=[0, 0]), 0, 1),  # rows of two sequences to one input
@@ -185,19 +195,8 @@ def test_encoder_inputs_that_would_leave_their_memory_are_refused() -> None:
         lambda: made.run(crossing(inputs=[both, both]), 1, 2),  # of more slots than one
         lambda: made.attend(queries, 0, SHAPE, out, fp32(2, 2 * (reach + 64) - 2), reach, True),
         lambda: made.attend(queries, 0, SHAPE, out, fp32(1), -1, True),
-        lambda: _native.Repeat(
-            made,
-            crossing(
-                rows=2,
-                tokens=ids(1, 2),
-                positions=ids(0, 0),
-                rope_rows=ids(0, 0),
-                starts=[0, 1, 2],
-                lengths=[[1, 1]],
-                num_wanted=2,
-            ),
-            [0, 0],
-        ),
+        lambda: repeated([0, 2]).run([1, 2]),
+        lambda: repeated([0]).run([1, 2]),
         lambda: made.attend(queries, 0, SHAPE, out, fp32(1), 1 << 40, True),
     ):
         assert is_refused(wrong)
