@@ -172,8 +172,7 @@ class PooledResidents(Residents):
         self, work: Sequence[Work], scheduler: Scheduler, park: Callable[[Request], None]
     ) -> None:
         """See `Residents.make_room`."""
-        if self._known is not None:
-            self._held_cache.let_go()
+        self._let_go_of_passed()
         while True:
             going = [item for item in work if item.continuation.slot is not None]
             needed = self._new_bytes(going)
@@ -195,14 +194,12 @@ class PooledResidents(Residents):
 
     def take_ahead(self, count: int) -> bool:
         """See `Residents.take_ahead`."""
-        if self._known is not None:
-            self._held_cache.let_go()
+        self._let_go_of_passed()
         return self._supply.evict_for(count * self._held_cache.block_bytes)
 
     def has_room(self, work: Sequence[Work]) -> bool:
         """See `Residents.has_room`."""
-        if self._known is not None:
-            self._held_cache.let_go()
+        self._let_go_of_passed()
         return self._supply.evict_for(sum(self._new_bytes(work)))
 
     def computed(self, request: Request) -> None:
@@ -289,6 +286,11 @@ class PooledResidents(Residents):
     def _have_room(self, known: Known, needed: int, found: Sequence[Match[Stack]]) -> bool:
         missing = needed - sum(map(known.matched_bytes, found))
         return missing <= self._supply.num_obtainable(found)
+
+    def _let_go_of_passed(self) -> None:
+        """Leave blocks that windows have passed to the tree, where there is one."""
+        if self._known is not None:
+            self._held_cache.let_go()
 
     def _promise(self) -> None:
         """Have memory for what is set aside."""
