@@ -223,7 +223,7 @@ def test_tenants_are_forgotten() -> None:
         share.leave(tenant)
         assert len(share) <= MAX_IDLE + 1
     share.enter(str(3 * MAX_IDLE - 1))  # which is ahead by most
-    assert share.served(str(3 * MAX_IDLE - 1)) == 3 * MAX_IDLE
+    assert share.standing(str(3 * MAX_IDLE - 1)) == 3 * MAX_IDLE
 
 
 @pytest.mark.parametrize("weight", [0, -1.0, float("inf"), float("nan"), "2", None])

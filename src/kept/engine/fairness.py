@@ -147,10 +147,6 @@ class FairShare:
         if lowest is not None and account.num_open == 1:
             account.served = max(account.served, min(self._par, oldest))
 
-    def served(self, tenant: str) -> float:
-        """Its counter: cost over weight, with what it was lifted by."""
-        return self._accounts[tenant].served
-
     def turn(self, tenant: str) -> Turn:
         """Where it stands among those with prompts to read."""
         account = self._accounts[tenant]

@@ -73,7 +73,7 @@ class Group(ABC):
     def take_more(self, continuation: Continuation, drawn: Drawn) -> None:
         """Take what was drawn for a live sequence behind what it took in this step; it goes on or
         ends. Mutates it and `live`. Only where sequences `may_draft`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"sequences of a {type(self).__name__} depend on each other")
 
     @property
     def finished(self) -> bool:

@@ -95,11 +95,9 @@ def _remembered(memo: Path) -> dict[str, str]:
     try:
         held = json.loads((memo / _MEMO).read_text())
         digests: dict[str, str] = held["digests"]
-        if held["check"] == _check(digests):
-            return digests
+        return digests if held["check"] == _check(digests) else {}
     except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return {}
+        return {}
 
 
 def _remember(memo: Path, digests: dict[str, str]) -> None:

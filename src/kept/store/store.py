@@ -175,7 +175,7 @@ class PrefixStore:
             is_full = error.errno in _FULL
             self.counters.faults["full" if is_full else "unwritable"] += 1
             self._not_before = time.monotonic() + PAUSE * is_full
-        except Exception:
+        except Exception:  # counted here, as the thread that writes tells nobody
             self.counters.faults["unwritable"] += 1
             raise
 
