@@ -31,7 +31,7 @@ def test_kept_does_without_transformers():
     )
     code = code.replace(";def gone", "\ndef gone")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'kept[transformers]'" in done.stdout
+    assert "pip install 'kept-llm[transformers]'" in done.stdout
 
 
 def test_old_transformers_are_refused(monkeypatch):

@@ -23,6 +23,7 @@ FLOORS = (
     ("llm",),
     ("bench",),
     ("explain",),
+    ("serve",),
     ("cli",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

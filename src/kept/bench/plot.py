@@ -28,7 +28,9 @@ _MIB: Final = 1 << 20
 def require_matplotlib() -> None:
     """Raise BackendError, with the remedy, where matplotlib is not installed."""
     if find_spec("matplotlib") is None:
-        raise BackendError("a PNG needs matplotlib, which is not here; pip install kept[bench]")
+        raise BackendError(
+            "a PNG needs matplotlib, which is not here; pip install 'kept-llm[bench]'"
+        )
 
 
 def save_plot(result: Result, summary: Summary, path: Path) -> None:

@@ -17,6 +17,7 @@ from kept.cli.grouped import grouped
 from kept.cli.info import info
 from kept.cli.plan import plan
 from kept.cli.quantize import quantize
+from kept.cli.serve import serve
 from kept.cli.store import store_app
 
 app = typer.Typer(
@@ -60,6 +61,7 @@ app.command()(grouped(explain))
 app.command()(info)
 app.command()(plan)
 app.command()(quantize)
+app.command(context_settings={"auto_envvar_prefix": "KEPT"})(grouped(serve))
 app.add_typer(cache_app, name="cache")
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")

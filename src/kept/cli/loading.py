@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kept.cli.options import STORE_KEY, ModelOptions
 from kept.cli.streams import say
@@ -25,9 +25,10 @@ Update = Callable[[int, int], None]
 _PATIENCE = 0.5  # seconds without a bar
 
 
-def load(options: ModelOptions, default_store: str | None = None) -> LLM:
+def load(options: ModelOptions, default_store: str | None = None, **more: Any) -> LLM:
     """Load the model. default_store: where prefixes are stored unless an option says so, None:
-    nowhere. Raises CheckpointError and its kinds, or OptionError."""
+    nowhere. more: arguments of `LLM` beside those of the options. Raises CheckpointError and its
+    kinds, or OptionError."""
     from kept.llm import LLM
 
     store = _store_of(options, default_store)
@@ -52,6 +53,7 @@ def load(options: ModelOptions, default_store: str | None = None) -> LLM:
             store_key=None if store is None else os.environ.get(STORE_KEY) or None,
             progress=loading,
             packing=packing,
+            **more,
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from kept.engine.engine import Engine
 from kept.engine.request import Event, Request
 from kept.errors import EngineError, OptionError
+from kept.sampling import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +19,15 @@ class Piece:
     """What one text of a request has come to since its last piece.
 
     index: of the text among those of the request. text: what has become certain of it. token_ids:
-    those drawn since, which may spell more than `text`.
+    those drawn since, which may spell more than `text`. logprobs: one for each of them, where they
+    are asked for. is_last: the text has ended, and no piece of it comes any more.
     """
 
     index: int
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    is_last: bool = False
 
 
 class AsyncEngine:
@@ -50,7 +54,7 @@ class AsyncEngine:
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
-    async def generate(self, request: Request) -> AsyncIterator[Piece]:
+    async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
         """Run a request; yields pieces of its texts as they are written.
 
         It is cancelled if the iteration is left before its end, by `aclose` or a cancelled task. At
@@ -63,7 +67,7 @@ class AsyncEngine:
             raise OptionError("generate hears of the request's events itself; leave on_event out")
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         request.on_event = lambda _: loop.call_soon_threadsafe(news.set)
-        taken = [0] * len(request.group.results)
+        taken = [_Taken() for _ in request.group.results]
         try:
             self._submit(request)
             while True:
@@ -162,14 +166,34 @@ class AsyncEngine:
                     tell(Event(request, None))
 
 
-def _pieces(request: Request, taken: list[int]) -> list[Piece]:
-    """What there is of each text beyond the tokens `taken` of it, which is brought up to date."""
+@dataclass(slots=True)
+class _Taken:
+    """What has been handed out of one text."""
+
+    num_tokens: int = 0
+    is_over: bool = False
+
+
+def _pieces(request: Request, taken: list[_Taken]) -> list[Piece]:
+    """What there is of each text beyond what is `taken` of it, which is brought up to date.
+
+    Another thread may draw meanwhile. It adds a token, its log-probabilities, its text, and ends:
+    so they are read the other way round, and none comes without those before it.
+    """
     found = []
-    for index, continuation in enumerate(request.group.results):
-        history = continuation.history
-        tokens = history.tokens[history.num_prompt + taken[index] :].tolist()
-        text = "".join(iter(continuation.take_text, ""))
-        if tokens or text:
-            taken[index] += len(tokens)
-            found.append(Piece(index, text, tuple(tokens)))
+    for index, (text, so_far) in enumerate(zip(request.group.results, taken, strict=True)):
+        if so_far.is_over:
+            continue
+        is_last = text.finish_reason is not None
+        piece = "".join(iter(text.take_text, ""))
+        begin, end = so_far.num_tokens, text.history.num_generated
+        logprobs: tuple[TokenLogprobs, ...] = ()
+        if text.params.logprobs is not None:
+            logprobs = tuple(text.logprobs[begin:end])
+            end = begin + len(logprobs)
+        first = text.history.num_prompt
+        tokens = tuple(text.history.tokens[first + begin : first + end].tolist())
+        if tokens or piece or is_last:
+            so_far.num_tokens, so_far.is_over = end, is_last
+            found.append(Piece(index, piece, tokens, logprobs, is_last))
     return found

@@ -231,16 +231,12 @@ class LLM:
         """
         resolved, caching = self.resolve(params, options, cache_options)
         check_single(resolved)
-        prompt = self.render_chat(messages, template_options=template_options)
-        assert self.tokenizer is not None
         asked = SamplingParams() if params is None else params
         eos = options.get("eos_token_id", asked.eos_token_id)
-        if eos is None and not options.get("ignore_eos", asked.ignore_eos):
-            named = self.tokenizer.special_tokens.get("eos_token"), self._turn_end
-            config = self.checkpoint.config
-            resolved = with_turn_ends(resolved, self.tokenizer, named, config)
-        ids = self.tokenizer.encode(prompt, add_special_tokens=False)
-        [tokens] = read_prompts(ids, self.tokenizer, self.model.config.vocab_size)
+        ends = eos is None and not options.get("ignore_eos", asked.ignore_eos)
+        tokens = self.read_chat(messages, template_options=template_options)
+        if ends:
+            resolved = self.with_turn_ends(resolved)
         if self._engines.finds_texts(caching, resolved):
             return Stream(self._begin([tokens], resolved, caching, interactive=True))
         kept = self._last.take()
@@ -257,32 +253,62 @@ class LLM:
         messages: Sequence[Message],
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         template_options: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt a chat template makes of messages."""
+        """The prompt a chat template makes of messages, which ends where an answer begins, or
+        inside the last message."""
         if self.model.is_encoder_decoder:
             raise OptionError(
                 f"{self.checkpoint.folder} is an encoder-decoder model: it answers one prompt, and "
                 "there is no conversation to go on with; use generate() (kept generate)"
             )
+        options = read_template_options(template_options)
+        return self.chat_template.render(
+            messages,
+            add_generation_prompt=add_generation_prompt and not continue_final_message,
+            continue_final_message=continue_final_message,
+            **options,
+        )
+
+    def read_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        continue_final_message: bool = False,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """The tokens of what `render_chat` makes of messages. Raises as that does."""
+        prompt = self.render_chat(
+            messages,
+            continue_final_message=continue_final_message,
+            template_options=template_options,
+        )
+        assert self.tokenizer is not None
+        ids = self.tokenizer.encode(prompt, add_special_tokens=False)
+        [tokens] = read_prompts(ids, self.tokenizer, self.model.config.vocab_size)
+        return tokens
+
+    def with_turn_ends(self, params: ResolvedParams) -> ResolvedParams:
+        """Options under which an answer also ends at the end of sequence or turn that only
+        tokenizer, config.json or template know."""
+        assert self.tokenizer is not None
+        named = self.tokenizer.special_tokens.get("eos_token"), self._turn_end
+        return with_turn_ends(params, self.tokenizer, named, self.checkpoint.config)
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The checkpoint's template. Raises TemplateError where there is none."""
         if self.tokenizer is None:
             raise CheckpointNotFoundError(
                 f"{self.checkpoint.folder} has no tokenizer.json, which a chat needs; add it"
             )
-        options = read_template_options(template_options)
-        return self._template.render(
-            messages, add_generation_prompt=add_generation_prompt, **options
-        )
-
-    @cached_property
-    def _template(self) -> ChatTemplate:
-        assert self.tokenizer is not None
         return ChatTemplate.from_folder(self.checkpoint.folder, self.tokenizer.special_tokens)
 
     @cached_property
     def _turn_end(self) -> str | None:
         assert self.tokenizer is not None
-        return turn_end(self._template, self.tokenizer)
+        return turn_end(self.chat_template, self.tokenizer)
 
     def forget(self) -> None:
         """Forget the keys of all texts that have ended, so that the next prompts are read anew, or
@@ -312,6 +338,24 @@ class LLM:
     ) -> Generation:
         """One prompt on its way, for who wants to see how far it is. Raises as `generate`."""
         return self._begin(self._read(prompt, None, single=True), params, caching)
+
+    def read(self, prompt: Prompt) -> list[int]:
+        """The tokens of one prompt, a text or ids, with nothing taken for padding. Raises as
+        `generate`."""
+        [tokens] = read_prompts(prompt, self.tokenizer, self.model.config.vocab_size, single=True)
+        return tokens
+
+    def begin_tokens(
+        self,
+        tokens: Sequence[int],
+        params: ResolvedParams,
+        caching: ResolvedCacheOptions,
+        *,
+        interactive: bool = False,
+    ) -> Generation:
+        """As `begin`, for tokens that `read` or `read_chat` gave. interactive: somebody reads
+        along."""
+        return self._begin([tokens], params, caching, interactive=interactive)
 
     def _read(self, prompts: Prompts, mask: Any, single: bool = False) -> list[list[int]]:
         padding, size = padding_of(self.checkpoint, self.tokenizer), self.model.config.vocab_size

@@ -66,8 +66,8 @@ def read_key(value: bytes | str | None) -> bytes | None:
         raise OptionError(f"the store's key is no key ({kind}); {_FORMS}")
     if find_spec("cryptography") is None:
         raise OptionError(
-            "a store's key needs the package cryptography; pip install 'kept[encrypt]', or leave "
-            "the key out"
+            "a store's key needs the package cryptography; pip install 'kept-llm[encrypt]', or "
+            "leave the key out"
         )
     return key
 

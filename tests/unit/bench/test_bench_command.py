@@ -234,7 +234,7 @@ def test_png_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(plot, "find_spec", lambda _: None)
     done = runner.invoke(bench_app, ["cache", "--png", str(tmp_path / "a.png")])
     assert isinstance(done.exception, BackendError)
-    assert "pip install kept[bench]" in str(done.exception)
+    assert "pip install 'kept-llm[bench]'" in str(done.exception)
 
 
 def test_help_names_every_shape_and_option() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from kept.errors import OptionError
 
 OLDEST = (4, 57)
-HOW_TO_INSTALL = "pip install 'kept[transformers]'"
+HOW_TO_INSTALL = "pip install 'kept-llm[transformers]'"
 # What a cache lays out as a window: in chunked attention too a query sees no further back.
 WINDOWED = ("sliding_attention", "chunked_attention")
 

@@ -1,0 +1,106 @@
+"""Who may wait: a request that could not start in time is told so before anything is done."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from kept.engine import Request
+from kept.serve.refusal import Refusal
+
+REMEMBERED: Final = 64  # texts that have ended, of which the rate is taken
+LEAST_RETRY: Final = 1.0  # seconds
+
+
+class Ticket:
+    """A request's place among those that wait and run.
+
+    num_texts: how many slots it takes. place: how many texts were to start before it when it came;
+    0: it starts at once. wait: seconds it was expected to wait then.
+    """
+
+    def __init__(self, num_texts: int, place: int, wait: float) -> None:
+        self.num_texts, self.place, self.wait = num_texts, place, wait
+        self.requests: tuple[Request, ...] = ()
+
+    @property
+    def has_started(self) -> bool:
+        """Whether an engine has taken it in."""
+        return bool(self.requests) and all(
+            request.group.results[0].usage.admitted is not None for request in self.requests
+        )
+
+
+class Admission:
+    """Takes requests in as long as each can be expected to start in time.
+
+    max_wait: seconds. num_slots: texts that run side by side. The wait for place k is k times the
+    mean time between the ends of texts, measured while others were waiting; before any was, that
+    of all texts over the slots.
+    """
+
+    def __init__(
+        self, max_wait: float, num_slots: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_wait, self._num_slots, self._clock = max_wait, num_slots, clock
+        self._open: dict[Ticket, float] = {}  # when each came
+        self._ends: deque[float] = deque(maxlen=REMEMBERED)  # of texts, without a pause between
+        self._times: deque[float] = deque(maxlen=REMEMBERED)  # seconds that a text took
+        self.rejected = 0
+
+    def enter(self, num_texts: int) -> Ticket:
+        """Take a request in, or raise the Refusal (429) that says when to come again."""
+        before = sum(ticket.num_texts for ticket in self._open)
+        place = max(before + num_texts - self._num_slots, 0)
+        wait = place * self._interval()
+        if wait > self._max_wait:
+            self.rejected += 1
+            again = max(math.ceil(wait - self._max_wait), LEAST_RETRY)
+            raise Refusal(
+                f"{place} texts are before this one, about {wait:.0f} s of work, and a request may "
+                f"wait {self._max_wait:g} s (--max-queue-time); try again in {again:.0f} s",
+                429,
+                "rate_limit_exceeded",
+                headers={"Retry-After": f"{again:.0f}"},
+            )
+        ticket = Ticket(num_texts, place, wait)
+        self._open[ticket] = self._clock()
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """The request has ended, however; without effect a second time."""
+        came = self._open.pop(ticket, None)
+        if came is None or not ticket.has_started:
+            return
+        now = self._clock()
+        self._times.append(now - came)
+        if self.num_waiting == 0 and self.num_texts < self._num_slots:
+            self._ends.clear()  # what comes next is not held up by these
+        else:
+            self._ends.extend([now] * ticket.num_texts)
+
+    @property
+    def num_texts(self) -> int:
+        """Texts of all requests that have not ended."""
+        return sum(ticket.num_texts for ticket in self._open)
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have not ended."""
+        return len(self._open)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that no engine has taken in yet."""
+        return sum(not ticket.has_started for ticket in self._open)
+
+    def _interval(self) -> float:
+        """Seconds from one start to the next while somebody waits."""
+        if len(self._ends) > 1 and self._ends[-1] > self._ends[0]:
+            return (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+        if not self._times:
+            return 0.0
+        return sum(self._times) / len(self._times) / self._num_slots

@@ -1,0 +1,110 @@
+"""The application: routes of every protocol behind one guard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Scope
+
+from kept import __version__
+from kept.errors import KeptError
+from kept.serve import health
+from kept.serve.access import AccessLog
+from kept.serve.guard import Guard
+from kept.serve.http import refusal_response, service_of
+from kept.serve.invalid import refusal_of_validation
+from kept.serve.openai.errors import error_body as openai_error
+from kept.serve.openai.router import router as openai_router
+from kept.serve.refusal import Refusal
+from kept.serve.service import Service
+from kept.serve.sse import GoneError
+
+log = logging.getLogger("kept.serve")
+
+CLIENT_GONE: Final = 499  # as nginx notes it; nobody reads it
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """A protocol: its routes, and how it words an error on paths that begin with one of `paths`."""
+
+    router: APIRouter
+    error_body: Callable[[Refusal], Any]
+    paths: tuple[str, ...]
+
+
+# The first whose path fits words the error. The last one has every other path.
+PROTOCOLS: Final = (
+    Protocol(health.router, openai_error, ("/health", "/ready")),
+    Protocol(openai_router, openai_error, ("/",)),
+)
+
+
+def make_app(service: Service, *, is_local: bool = True) -> ASGIApp:
+    """The ASGI application of a service, which it closes at its end. is_local: only this machine
+    can reach it, so that it goes by names of loopback alone."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.aclose()
+
+    app = FastAPI(
+        title="kept",
+        version=__version__,
+        description=__doc__,
+        lifespan=lifespan,
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.service = service
+    for protocol in PROTOCOLS:
+        app.include_router(protocol.router)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _of_routing)
+    app.add_exception_handler(GoneError, _gone)
+    for kind in (KeptError, MemoryError, Exception):
+        app.add_exception_handler(kind, _failed)
+    guarded = Guard(app, service.settings, service.keys, is_local=is_local, refuse=refused)
+    return AccessLog(guarded, is_on=service.settings.access_log)
+
+
+def refused(scope: Scope, refusal: Refusal) -> Response:
+    """The answer that a refusal is, in the words of the path's protocol."""
+    path = scope["path"]
+    protocol = next(p for p in PROTOCOLS if path.startswith(p.paths) or p is PROTOCOLS[-1])
+    return refusal_response(protocol.error_body(refusal), refusal)
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return refused(request.scope, refusal_of_validation(error.errors()))
+
+
+def _of_routing(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    messages = {404: f"there is no {request.url.path[:100]} here", 405: "another method is needed"}
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    message = messages.get(error.status_code, str(error.detail))
+    code = codes.get(error.status_code, "invalid_request")
+    return refused(request.scope, Refusal(message, error.status_code, code, headers=headers))
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    refusal = service_of(request).refusal_of(error)
+    if refusal.status >= 500 and isinstance(error, KeptError):  # others the server logs itself
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return refused(request.scope, refusal)

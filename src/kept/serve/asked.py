@@ -1,0 +1,62 @@
+"""What a request of any protocol comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from kept.sampling import SamplingParams
+from kept.serve.tenants import NOBODY, Tenant
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """A conversation to be put through the checkpoint's chat template.
+
+    messages: as the template takes them, where they stand. tools: JSON schemas of functions.
+    template_options: what else the template reads. goes_on: the answer goes on with the last
+    message instead of beginning one.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    template_options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    goes_on: bool = False
+
+
+Prompt = Chat | str | tuple[int, ...]  # or a text, or token ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request, whichever protocol it came by.
+
+    prompts: each is answered by `params.num_return_sequences` texts; text i of prompt p has the
+    index p * num_return_sequences + i in all events. params: how; where a field is None, the
+    checkpoint's settings decide. max_new_tokens None: up to the end of the context.
+    stop_token_ids: end a text beside the tokens that do anyway. tenant: whose it is. priority:
+    higher goes first, always. retain: for how many seconds after its end its keys count as used.
+    timeout: seconds from now after which nobody wants it, None: never.
+    interactive: somebody reads along. wants_progress: say how far the prompt is read. fields: what
+    the wire calls fields of `params`, for errors.
+    """
+
+    prompts: tuple[Prompt, ...]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    stop_token_ids: tuple[int, ...] = ()
+    tenant: Tenant = NOBODY
+    priority: int = 0
+    retain: float = 0.0
+    timeout: float | None = None
+    interactive: bool = False
+    wants_progress: bool = False
+    fields: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+
+    @property
+    def num_texts(self) -> int:
+        """How many texts it asks for."""
+        return len(self.prompts) * (self.params.num_return_sequences or 1)

@@ -1,0 +1,30 @@
+"""Whether the server is there, and whether it takes requests."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from kept.serve.http import json_response, service_of
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health", response_model=None)
+async def health(request: Request) -> Response:
+    """200 for as long as the process answers."""
+    return json_response({"status": "ok"})
+
+
+@router.get("/ready", response_model=None)
+async def ready(request: Request) -> Response:
+    """200 while requests are taken; 503 from the moment the server is told to end."""
+    if service_of(request).is_draining:
+        return json_response({"status": "draining"}, {"Retry-After": "5"}, 503)
+    return json_response({"status": "ready"})
+
+
+@router.head("/", response_model=None)
+async def head() -> Response:
+    """Somebody is there."""
+    return Response()

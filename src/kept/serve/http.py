@@ -1,0 +1,71 @@
+"""What routes of all protocols need of a request, and their plain answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kept.engine import Completion
+from kept.serve.refusal import Refusal
+from kept.serve.sse import to_json
+from kept.serve.tenants import Tenant
+
+if TYPE_CHECKING:
+    from kept.serve.service import Answer, Service
+
+
+def service_of(request: Request) -> Service:
+    """The service behind the routes."""
+    found: Service = request.app.state.service
+    return found
+
+
+def tenant_of(request: Request) -> Tenant:
+    """Whose request it is, which the guard has found out."""
+    found: Tenant = request.state.tenant
+    return found
+
+
+def check_model(service: Service, name: str) -> None:
+    """Raise Refusal for the name of a model that is not served; none is the one there is."""
+    if name and name not in service.models:
+        raise Refusal(
+            f"there is no model {name[:100]!r} here; this server has "
+            f"{', '.join(service.models)} (--served-model-name)",
+            404,
+            "model_not_found",
+            "model",
+        )
+
+
+def json_response(
+    body: object, headers: Mapping[str, str] | None = None, status: int = 200
+) -> Response:
+    """An answer of JSON."""
+    return Response(to_json(body), status, dict(headers or {}), "application/json")
+
+
+def refusal_response(body: object, refusal: Refusal) -> Response:
+    """An error; ASCII, as it may quote a client's half surrogates."""
+    return Response(json.dumps(body), refusal.status, dict(refusal.headers), "application/json")
+
+
+def place_headers(answer: Answer) -> dict[str, str]:
+    """What a client that waits may want to know: its place, and for about how long."""
+    return {
+        "X-Kept-Queue-Place": str(answer.place),
+        "X-Kept-Queue-Seconds": f"{answer.wait:.3f}",
+    }
+
+
+def log_usage(request: Request, completions: Sequence[Completion]) -> None:
+    """Put what an answer took into its line of the access log."""
+    line: dict[str, Any] = request.scope["state"]["log"]
+    prompts = {found.prompt_index: found for found in completions}.values()
+    line["prompt_tokens"] = sum(found.prompt_tokens for found in prompts)
+    line["cached_tokens"] = sum(found.cached_tokens for found in prompts)
+    line["completion_tokens"] = sum(len(found.token_ids) for found in completions)

@@ -1,0 +1,139 @@
+"""Fields that requests of OpenAI's protocol share, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kept.sampling import SamplingParams
+from kept.serve.refusal import not_done
+
+MAX_STOPS: Final = 16
+MAX_STOP_LENGTH: Final = 1024  # characters
+MAX_BIASES: Final = 1024
+MAX_TOP_LOGPROBS: Final = 20
+MAX_TOKENS: Final = 1 << 24
+MAX_TEXT: Final = 1024  # characters of names and their like
+
+ShortText = Annotated[str, Field(max_length=MAX_TEXT)]
+StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+# What the wire calls fields of SamplingParams.
+FIELDS: Final[Mapping[str, str]] = {
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "stop_strings": "stop",
+    "num_return_sequences": "n",
+    "sequence_bias": "logit_bias",
+    "eos_token_id": "stop_token_ids",
+    "prompt_lookup_num_tokens": "prediction",
+}
+
+
+class Wire(BaseModel):
+    """A request's object. Fields it does not have are refused, as one that is ignored would change
+    the answer without a word; those that are null count as not given."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            return {name: value for name, value in given.items() if value is not None}
+        return given
+
+
+class StreamOptions(Wire):
+    """What a stream tells beside its text."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: bool = False  # nothing is obfuscated
+
+
+class Sampling(Wire):
+    """How tokens are drawn, when a text ends, and whose it is, by OpenAI's names."""
+
+    model: ShortText = ""
+    n: Annotated[int, Field(ge=1, le=4096)] = 1
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] | None = None
+    user: ShortText | None = None
+    # Of vLLM and llama.cpp:
+    top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
+    ignore_eos: bool = False
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_BIASES)] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
+    cache_prompt: bool = True
+    return_progress: bool = False
+    timings_per_token: bool = False
+    request_id: ShortText | None = None
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+    priority: int = 0
+
+    @model_validator(mode="after")
+    def _is_done(self) -> Self:
+        if not self.skip_special_tokens:
+            raise not_done("skip_special_tokens", "is false, and special tokens are never shown")
+        if self.include_stop_str_in_output:
+            raise not_done("include_stop_str_in_output", "is true, and a stop is always cut off")
+        if self.priority:
+            raise not_done("priority", "is not 0, and clients of this server are equals")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if getattr(self, name):
+                raise not_done(name, "is not 0, and only repetition_penalty is known here")
+        if self.stream_options is not None and not self.stream:
+            raise not_done("stream_options", "is of streams; pass stream: true, or leave it out")
+        if self.return_progress and not self.stream:
+            raise not_done("return_progress", "is of streams; pass stream: true, or leave it out")
+        return self
+
+    def to_params(self, max_new_tokens: int | None, logprobs: int | None) -> SamplingParams:
+        """As the library takes them. Raises OptionError, or Refusal where a field is at fault."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop
+        return SamplingParams(
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=self.min_tokens or None,
+            temperature=self.temperature,
+            top_p=1e-9 if self.top_p == 0 else self.top_p,  # the likeliest alone
+            top_k=None if self.top_k is None else max(self.top_k, 0),
+            min_p=self.min_p,
+            typical_p=self.typical_p,
+            repetition_penalty=self.repetition_penalty,
+            num_return_sequences=self.n,
+            stop_strings=stops or None,
+            ignore_eos=self.ignore_eos,
+            seed=None if self.seed is None else self.seed % (1 << 64),
+            logprobs=logprobs,
+            sequence_bias=self._biases(),
+        )
+
+    def _biases(self) -> dict[tuple[int, ...], float] | None:
+        if not self.logit_bias:
+            return None
+        found: dict[tuple[int, ...], float] = {}
+        for token, bias in self.logit_bias.items():
+            if not (token.isascii() and token.isdigit() and len(token) < 10):
+                raise not_done("logit_bias", f"names {token[:40]!r}, which is no token id")
+            found[(int(token),)] = bias
+        return found

@@ -1,0 +1,128 @@
+"""An answer heard to its end, or told as it comes: what both endpoints share."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from kept.engine import Completion
+from kept.serve.events import Event, Finished, Progress
+from kept.serve.openai.errors import error_body
+from kept.serve.openai.usage import timings_of, usage_of
+from kept.serve.refusal import Refusal
+from kept.serve.service import Answer, Service
+from kept.serve.sse import sse
+
+log = logging.getLogger("kept.serve")
+
+
+class Envelope:
+    """What every object of one answer carries."""
+
+    def __init__(self, service: Service, prefix: str, kind: str) -> None:
+        self._fixed = {
+            "id": f"{prefix}-{secrets.token_hex(12)}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": service.models[0],
+            "system_fingerprint": service.fingerprint,
+        }
+
+    def around(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """An object with these choices."""
+        return {**self._fixed, "choices": choices, **more}
+
+
+async def hear(answer: Answer) -> list[Completion]:
+    """Every text of an answer, by index. Raises the Refusal of the first that failed."""
+    found: dict[int, Completion] = {}
+    failure: Refusal | None = None
+    async with aclosing(answer.events()) as events:
+        async for event in events:
+            if isinstance(event, Finished):
+                found[event.index] = event.completion
+                failure = failure or event.failure
+    if failure is not None:
+        raise failure
+    return [found[index] for index in sorted(found)]
+
+
+class Telling:
+    """Turns the events of an answer into the pieces of a stream.
+
+    A subclass says how a choice looks. include_usage: one object without choices at the end says
+    what it took; else the last choice's does. continuous: each object says so too.
+    """
+
+    def __init__(
+        self, answer: Answer, envelope: Envelope, include_usage: bool, continuous: bool
+    ) -> None:
+        self._answer, self._envelope = answer, envelope
+        self._include_usage, self._continuous = include_usage, continuous
+        self._finished: dict[int, Completion] = {}
+        self._failure: Refusal | None = None
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The stream, down to its last line."""
+        try:
+            async with aclosing(self._answer.events()) as events:
+                async for event in events:
+                    for told in self.tell(event):
+                        yield sse(told)
+        except Exception as error:
+            log.exception("a stream failed")
+            self._failure = self._answer.service.refusal_of(error)
+        if self._failure is not None:
+            yield sse(error_body(self._failure))
+            return
+        if self._include_usage:
+            yield sse(self._envelope.around([], usage=self._usage()))
+        yield sse("[DONE]")
+
+    def tell(self, event: Event) -> Iterator[dict[str, Any]]:
+        """The objects that an event becomes."""
+        if isinstance(event, Progress):
+            yield self._envelope.around([], prompt_progress=progress_of(event))
+        elif isinstance(event, Finished):
+            if event.failure is not None:
+                self._failure = self._failure or event.failure
+                return
+            self._finished[event.index] = event.completion
+            more: dict[str, Any] = {"timings": timings_of(event.completion)}
+            is_last = len(self._finished) == len(self._answer.completions)
+            if is_last and not self._include_usage:
+                more["usage"] = self._usage()
+            yield self.around([self.last_choice(event)], **more)
+        else:
+            yield from self.tell_text(event)
+
+    def tell_text(self, event: Event) -> Iterator[dict[str, Any]]:
+        """The objects of a text that begins or goes on."""
+        raise NotImplementedError
+
+    def last_choice(self, event: Finished) -> dict[str, Any]:
+        """The choice that says why a text has ended."""
+        raise NotImplementedError
+
+    def around(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """An object of the stream, with the usage so far where that is wanted."""
+        if self._include_usage:
+            more.setdefault("usage", self._usage() if self._continuous else None)
+        return self._envelope.around(choices, **more)
+
+    def _usage(self) -> dict[str, Any]:
+        return usage_of(self._answer.completions)
+
+
+def progress_of(event: Progress) -> Mapping[str, Any]:
+    """As llama.cpp's server tells it."""
+    return {
+        "total": event.total,
+        "cache": event.cached or 0,
+        "processed": event.processed,
+        "time_ms": event.seconds * 1e3,
+    }

@@ -1,0 +1,112 @@
+"""Prompts to requests of an engine: templates, tokens and options, away from the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from kept.engine import Engine, Request
+from kept.errors import ContextLengthError
+from kept.options import ResolvedCacheOptions
+from kept.sampling import ResolvedParams, SamplingParams, fresh_seed
+from kept.serve.asked import Asked, Chat, Prompt
+from kept.serve.refusal import Refusal
+
+if TYPE_CHECKING:
+    from kept.llm import LLM
+
+_FILTERS = ("top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A prompt, ready for an engine.
+
+    tokens: of the prompt. copies: how many times each text is answered, where all would be the
+    same. lives_on: whether the engine is there for others too.
+    """
+
+    tokens: tuple[int, ...]
+    engine: Engine
+    request: Request
+    copies: int
+    lives_on: bool
+
+
+def read(llm: LLM, asked: Asked, caching: ResolvedCacheOptions) -> list[Read]:
+    """Every prompt of a request. Raises what is wrong with it, before anything is computed."""
+    found = []
+    for number, prompt in enumerate(asked.prompts):
+        tokens = read_prompt(llm, prompt)
+        params, copies = resolve(llm, asked.params, isinstance(prompt, Chat))
+        if asked.stop_token_ids:
+            ends = params.eos_token_ids.union(asked.stop_token_ids)
+            params = replace(params, eos_token_ids=ends)
+        if number and asked.params.seed is None:
+            params = replace(params, seed=fresh_seed())
+        _check_length(llm, tokens, caching)
+        generation = llm.begin_tokens(tokens, params, caching, interactive=asked.interactive)
+        [request] = generation.requests
+        request.tenant, request.salt = asked.tenant.name, asked.tenant.salt
+        request.priority, request.retain = asked.priority, asked.retain
+        if asked.timeout is not None:
+            request.deadline = request.arrival + asked.timeout
+        lives_on = llm.finds_texts(caching, params)
+        found.append(Read(tuple(tokens), generation.engine, request, copies, lives_on))
+    return found
+
+
+def read_prompt(llm: LLM, prompt: Prompt) -> Sequence[int]:
+    """The tokens of a prompt. Raises OptionError, or TemplateError."""
+    if not isinstance(prompt, Chat):
+        return llm.read(prompt)
+    options = dict(prompt.template_options)
+    if prompt.tools:
+        options["tools"] = list(prompt.tools)
+    messages = prompt.messages
+    if not any("developer" in text for text in llm.chat_template.templates.values()):
+        messages = tuple(_as_system(message) for message in messages)
+    return llm.read_chat(messages, continue_final_message=prompt.goes_on, template_options=options)
+
+
+def _as_system(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A developer's message for a template that knows only the older name of it."""
+    return {**message, "role": "system"} if message.get("role") == "developer" else message
+
+
+def resolve(llm: LLM, params: SamplingParams, is_chat: bool) -> tuple[ResolvedParams, int]:
+    """Options made concrete, and how many times each text is answered.
+
+    Clients of the protocols expect more of some options than the library allows: filters of a draw
+    are without effect at temperature 0, several of the likeliest text are copies of it, and
+    without `top_k` all tokens can be drawn.
+    """
+    config = llm.checkpoint.generation_config
+    asked: dict[str, Any] = {
+        "num_return_sequences": None,
+        "max_new_tokens": params.max_new_tokens or llm.model.config.context,
+    }
+    if params.temperature == 0:
+        asked |= dict.fromkeys(_FILTERS)
+    draws = params.temperature or params.top_p is not None or params.min_p is not None
+    if draws and params.top_k is None and config.get("top_k") is None:
+        asked["top_k"] = 0
+    resolved, _ = llm.resolve(replace(params, **asked), {})
+    width = params.num_return_sequences or 1
+    if is_chat and params.eos_token_id is None and not params.ignore_eos:
+        resolved = llm.with_turn_ends(resolved)
+    if resolved.do_sample and width > 1:
+        return replace(resolved, num_return_sequences=width), 1
+    return resolved, width
+
+
+def _check_length(llm: LLM, tokens: Sequence[int], caching: ResolvedCacheOptions) -> None:
+    context = llm.model.config.context
+    if caching.overflow == "stop" and len(tokens) > context and not llm.model.is_encoder_decoder:
+        raise Refusal(
+            f"This model's maximum context length is {context} tokens, and the prompt has "
+            f"{len(tokens)}; shorten it by {len(tokens) - context}",
+            400,
+            "context_length_exceeded",
+        ) from ContextLengthError()

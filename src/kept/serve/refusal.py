@@ -1,0 +1,86 @@
+"""What a client is told when it does not get what it asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from kept.errors import (
+    CacheError,
+    CacheFullError,
+    CheckpointError,
+    ContextLengthError,
+    EngineError,
+    KeptError,
+    OptionError,
+    SamplingError,
+    TemplateError,
+)
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+class Refusal(KeptError):
+    """An answer that is an error, in no protocol's words yet.
+
+    status: of HTTP; it decides what kind of error each protocol names. code: OpenAI's name of what
+    it is, where it has one. field: of the request, as a path ("messages.0.content").
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int = 400,
+        code: str | None = None,
+        field: str | None = None,
+        headers: Mapping[str, str] = _NONE,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.status, self.code = message, status, code
+        self.field, self.headers = field, headers
+
+
+_TABLE: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
+    (ContextLengthError, 400, "context_length_exceeded"),
+    (OptionError, 400, "invalid_value"),
+    (TemplateError, 400, "invalid_messages"),
+    (CacheFullError, 400, "too_large_for_cache"),
+    (SamplingError, 500, "sampling_failed"),
+    (CheckpointError, 400, "unsupported"),
+    (CacheError, 500, "cache_failed"),
+    (EngineError, 503, "engine_failed"),
+    (MemoryError, 503, "out_of_memory"),
+)
+_FIELD = re.compile(r"^(\w+)(?:=| is | has | holds | names )")
+_INTERNAL = "the server failed at this request; its log says how"
+
+
+def refusal_of(error: Exception, fields: Mapping[str, str] = _NONE) -> Refusal:
+    """What a client is told of an error.
+
+    fields: what the wire calls fields of SamplingParams. Anything that kept does not raise on
+    purpose is told without its text, which may hold what is none of a client's business.
+    """
+    if isinstance(error, Refusal):
+        return error
+    found = next((row for row in _TABLE if isinstance(error, row[0])), None)
+    if found is None:
+        return Refusal(_INTERNAL, 500, "internal_error")
+    _, status, code = found
+    if not isinstance(error, KeptError):
+        return Refusal("there is no memory left for this request; try again later", status, code)
+    message, begin = str(error), _FIELD.match(str(error))
+    if begin is None:
+        return Refusal(message, status, code)
+    name = begin[1]
+    if name in fields:
+        return Refusal(fields[name] + message[len(name) :], status, code, fields[name])
+    # Anything else with no underscore begins a sentence, as "the prompt has".
+    return Refusal(message, status, code, name if "_" in name else None)
+
+
+def not_done(field: str, why: str) -> Refusal:
+    """Of a field that asks for what this server does not do."""
+    return Refusal(f"{field} {why}", 400, "unsupported_parameter", field)

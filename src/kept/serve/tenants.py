@@ -1,0 +1,95 @@
+"""Whose a request is, by the key that came with it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kept.errors import OptionError
+from kept.paths import read_path
+
+_SALT, _NAME = b"kept salt", b"kept tenant"
+SHORTEST_KEY = 8  # characters; what is shorter is guessed
+_KEY = re.compile(rf"(?:(?P<name>[\w.-]{{1,64}}):)?(?P<key>[!-~]{{{SHORTEST_KEY},4096}})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """name: in logs and metrics. salt: requests of different salts share no keys and values."""
+
+    name: str = ""
+    salt: str = ""
+
+
+NOBODY = Tenant()  # of a server without keys
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys a server takes, and whose each is; none: it takes any request.
+
+    Keys themselves are held as digests under a secret, and compared in constant time.
+    """
+
+    _tenants: Mapping[bytes, Tenant] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Iterable[str], secret: str = "") -> Keys:
+        """Keys of texts "KEY" or "NAME:KEY". secret: makes salts that no key alone tells.
+
+        Several keys of one name are one tenant. Raises OptionError for a text that is neither.
+        """
+        found: dict[bytes, Tenant] = {}
+        names: dict[str, str] = {}
+        for text in given:
+            match = _KEY.fullmatch(text)
+            if match is None:
+                raise OptionError(
+                    "an API key is KEY or NAME:KEY, the key of at least "
+                    f"{SHORTEST_KEY} printable ASCII characters without spaces; "
+                    "`openssl rand -hex 32` makes one"
+                )
+            key = match["key"]
+            salt = _digest(secret, key, _SALT)
+            called = match["name"] or _digest(secret, key, _NAME)[:8]
+            found[hashlib.sha256(key.encode()).digest()] = Tenant(
+                called, names.setdefault(called, salt)
+            )
+        return cls(found)
+
+    def __bool__(self) -> bool:
+        return bool(self._tenants)
+
+    def tenant_of(self, key: bytes | None) -> Tenant | None:
+        """Whose a key is; None: nobody's, so that it must be refused."""
+        if not self._tenants:
+            return NOBODY
+        if key is None:
+            return None
+        digest, found = hashlib.sha256(key).digest(), None
+        for known, tenant in self._tenants.items():  # all of them, so that time tells nothing
+            if hmac.compare_digest(known, digest):
+                found = tenant
+        return found
+
+
+def read_keys(path: str) -> list[str]:
+    """The keys of a file, one a line, `#` before remarks. Raises OptionError for a file that
+    cannot be read or holds none."""
+    file = read_path(path, "the file of API keys").expanduser()
+    try:
+        lines = Path(file).read_text("ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"the file of API keys {path} cannot be read: {error}") from error
+    found = [text for line in lines if (text := line.strip()) and not text.startswith("#")]
+    if not found:
+        raise OptionError(f"the file of API keys {path} holds none; write one a line")
+    return found
+
+
+def _digest(secret: str, key: str, purpose: bytes) -> str:
+    return hmac.new(secret.encode() + b"\0" + key.encode(), purpose, hashlib.sha256).hexdigest()
