@@ -62,6 +62,8 @@ class SamplingParams:
             an encoder-decoder model's answer), and those a text that reaches its length ends with.
         bad_words_ids: sequences of tokens that never come. sequence_bias: pairs (sequence, what is
             added to the logit of its last token).
+        presence_penalty, frequency_penalty: taken from the logits of tokens that the text, without
+            its prompt, has already; the second for each time. Of OpenAI's API.
         exponential_decay_length_penalty: (n, factor): ends get likelier after n tokens.
         encoder_repetition_penalty, encoder_no_repeat_ngram_size: of the tokens that were asked.
         top_h, typical_p, epsilon_cutoff, eta_cutoff: filters of a draw. Given, they draw.
@@ -101,6 +103,8 @@ class SamplingParams:
     forced_eos_token_id: int | Sequence[int] | None = None
     bad_words_ids: Sequence[Sequence[int]] | None = None
     sequence_bias: Mapping[tuple[int, ...], float] | Sequence[Sequence[object]] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     exponential_decay_length_penalty: Sequence[float] | None = None
     encoder_repetition_penalty: float | None = None
     encoder_no_repeat_ngram_size: int | None = None

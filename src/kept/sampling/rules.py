@@ -1,6 +1,7 @@
 """Rules over single tokens and sequences, as transformers' configurations spell them.
 
-Their names, values and meaning are those of transformers' GenerationConfig. `RULE_FIELDS` read
+Their names, values and meaning are those of transformers' GenerationConfig, but for
+`presence_penalty` and `frequency_penalty`, which are those of OpenAI's API. `RULE_FIELDS` read
 them, `token_rules.py` applies them.
 """
 
@@ -28,6 +29,8 @@ class Rules:
     """
 
     sequence_bias: Biases = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     encoder_repetition_penalty: float = 1.0
     encoder_no_repeat_ngram_size: int = 0
     bad_words_ids: tuple[Ids, ...] = ()
@@ -68,11 +71,17 @@ class Rules:
         """Whether all they do before the temperature is to rule tokens out."""
         return (
             not self.sequence_bias
+            and not self.counts_tokens
             and self.encoder_repetition_penalty == 1.0
             and self.forced_bos_token_id is None
             and not self.forced_eos_token_id
             and self.exponential_decay_length_penalty is None
         )
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether how often the text has a token changes its score."""
+        return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
     def token_ids(self) -> Iterable[tuple[str, int]]:
         """Every token that must be one of the vocabulary, with the rule that names it."""
@@ -136,6 +145,8 @@ FORCED_BOS: Field[int | None] = Field("forced_bos_token_id", integer(0), None)
 FORCED_EOS: Field[Ids] = Field("forced_eos_token_id", _ids, ())
 BAD_WORDS: Field[tuple[Ids, ...]] = Field("bad_words_ids", _sequences, ())
 SEQUENCE_BIAS: Field[Biases] = Field("sequence_bias", _biases, ())
+PRESENCE_PENALTY = Field("presence_penalty", number(), 0.0)
+FREQUENCY_PENALTY = Field("frequency_penalty", number(), 0.0)
 LENGTH_DECAY: Field[tuple[int, float] | None] = Field(
     "exponential_decay_length_penalty", _decay, None
 )
@@ -150,5 +161,6 @@ RENORMALIZE = Field("renormalize_logits", boolean, False)
 DRAWN_RULES: tuple[Field[float | None], ...] = (TOP_H, TYPICAL_P, EPSILON_CUTOFF, ETA_CUTOFF)
 RULE_FIELDS: tuple[Field[object], ...] = (
     *(SEQUENCE_BIAS, ENCODER_PENALTY, ENCODER_NGRAMS, BAD_WORDS, FORCED_BOS, FORCED_EOS),
+    *(PRESENCE_PENALTY, FREQUENCY_PENALTY),
     *(LENGTH_DECAY, SUPPRESS_TOKENS, BEGIN_SUPPRESS_TOKENS, *DRAWN_RULES, RENORMALIZE),
 )

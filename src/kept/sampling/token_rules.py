@@ -41,6 +41,20 @@ def _is_begun(sequence: tuple[int, ...], tokens: Ids) -> bool:
     return size == 0 or (size <= tokens.size and tuple(tokens[-size:].tolist()) == sequence[:-1])
 
 
+def counted(scores: Tensor, new: Ids, presence: float, frequency: float) -> Tensor:
+    """Take `presence`, and `frequency` for each time, from the tokens of the text so far.
+
+    new: the tokens drawn, without the prompt. As OpenAI's API defines the two.
+    """
+    tokens, counts = np.unique(new[new < scores.numel()], return_counts=True)
+    if not tokens.size:
+        return scores
+    penalty = (counts * frequency + presence).astype(np.float32)
+    processed = scores.clone()
+    processed[index_of(tokens, scores)] -= torch.from_numpy(penalty).to(scores.device)
+    return processed
+
+
 def encoder_repetition_penalty(scores: Tensor, asked: Ids, penalty: float) -> Tensor:
     """Make the tokens of what was asked likelier (or, below 1, less likely)."""
     seen = index_of(np.unique(asked[asked < scores.numel()]), scores)
@@ -146,6 +160,9 @@ def before_penalties(scores: Tensor, params: ResolvedParams, history: TokenHisto
 def before_lengths(scores: Tensor, params: ResolvedParams, history: TokenHistory) -> Tensor:
     """The rules between the penalties and the least length."""
     rules = params.rules
+    if rules.counts_tokens:
+        new = history.tokens[history.num_prompt :]
+        scores = counted(scores, new, rules.presence_penalty, rules.frequency_penalty)
     if size := rules.encoder_no_repeat_ngram_size:
         scores = suppress(scores, encoder_ngram_ends(history.asked, history.tokens, size))
     if rules.bad_words_ids:

@@ -50,6 +50,8 @@ some_options = st.fixed_dictionaries(
         "bad_words_ids": st.just([[9], [9, 8], [EOS]]),
         "encoder_no_repeat_ngram_size": st.sampled_from([1, 2]),
         "sequence_bias": st.just([[[11], 6.0], [[9, 12], -3.0]]),
+        "presence_penalty": st.sampled_from([-0.5, 1.5]),
+        "frequency_penalty": st.sampled_from([-2.0, 0.3]),
         "typical_p": st.just(0.8),
         "eta_cutoff": st.sampled_from([1e-3, 0.2]),
         "epsilon_cutoff": st.sampled_from([1e-3, 0.2]),

@@ -51,6 +51,24 @@ def ours(
     return found
 
 
+@settings(max_examples=40)
+@given(
+    tokens=st.lists(st.integers(0, V + 2), min_size=1, max_size=12),
+    presence=st.sampled_from([0.0, 0.5, -2.0]),
+    frequency=st.sampled_from([0.0, 0.25, -1.5]),
+)
+def test_counts_of_tokens_without_the_prompt(
+    tokens: list[int], presence: float, frequency: float
+) -> None:
+    """By the formula of OpenAI's reference, logit - count * frequency - (count > 0) * presence."""
+    scores, prompt = row(), [1, 2, 2]
+    options = {"presence_penalty": presence, "frequency_penalty": frequency}
+    expected = scores.clone()
+    for token in set(tokens) & set(range(V)):
+        expected[token] -= tokens.count(token) * frequency + presence
+    same(ours(scores, prompt + tokens, len(prompt), {}, **options), expected)
+
+
 @settings(max_examples=60)
 @given(
     tokens=st.lists(st.integers(0, 3), min_size=1, max_size=12),
