@@ -275,12 +275,14 @@ class LLM:
         self,
         messages: Sequence[Message],
         *,
+        add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_options: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The tokens of what `render_chat` makes of messages. Raises as that does."""
         prompt = self.render_chat(
             messages,
+            add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             template_options=template_options,
         )

@@ -25,10 +25,13 @@ class Ticket:
     def __init__(self, num_texts: int, place: int, wait: float) -> None:
         self.num_texts, self.place, self.wait = num_texts, place, wait
         self.requests: tuple[Request, ...] = ()
+        self.has_begun = False  # what no engine runs
 
     @property
     def has_started(self) -> bool:
-        """Whether an engine has taken it in."""
+        """Whether an engine, or whoever does it, has taken it in."""
+        if self.has_begun:
+            return True
         return bool(self.requests) and all(
             request.group.results[0].usage.admitted is not None for request in self.requests
         )

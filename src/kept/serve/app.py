@@ -26,6 +26,7 @@ from kept.serve.openai.router import router as openai_router
 from kept.serve.refusal import Refusal
 from kept.serve.service import Service
 from kept.serve.sse import GoneError
+from kept.serve.vllm.router import router as vllm_router
 
 log = logging.getLogger("kept.serve")
 
@@ -44,6 +45,7 @@ class Protocol:
 # The first whose path fits words the error. The last one has every other path.
 PROTOCOLS: Final = (
     Protocol(health.router, openai_error, ("/health", "/ready")),
+    Protocol(vllm_router, openai_error, ("/tokenize", "/detokenize")),
     Protocol(openai_router, openai_error, ("/",)),
 )
 

@@ -19,13 +19,14 @@ class Chat:
 
     messages: as the template takes them, where they stand. tools: JSON schemas of functions.
     template_options: what else the template reads. goes_on: the answer goes on with the last
-    message instead of beginning one.
+    message instead of beginning one. begins_answer: the prompt ends where an answer begins.
     """
 
     messages: tuple[Mapping[str, Any], ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     template_options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     goes_on: bool = False
+    begins_answer: bool = True
 
 
 Prompt = Chat | str | tuple[int, ...]  # or a text, or token ids

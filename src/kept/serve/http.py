@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kept.engine import Completion
+from kept.serve.asked import Asked
 from kept.serve.refusal import Refusal
-from kept.serve.sse import to_json
+from kept.serve.sse import to_json, unless_gone
 from kept.serve.tenants import Tenant
 
 if TYPE_CHECKING:
@@ -62,10 +62,14 @@ def place_headers(answer: Answer) -> dict[str, str]:
     }
 
 
-def log_usage(request: Request, completions: Sequence[Completion]) -> None:
-    """Put what an answer took into its line of the access log."""
-    line: dict[str, Any] = request.scope["state"]["log"]
-    prompts = {found.prompt_index: found for found in completions}.values()
-    line["prompt_tokens"] = sum(found.prompt_tokens for found in prompts)
-    line["cached_tokens"] = sum(found.cached_tokens for found in prompts)
-    line["completion_tokens"] = sum(len(found.token_ids) for found in completions)
+async def begin(request: Request, service: Service, asked: Asked) -> Answer:
+    """The answer to a request, whose end is told in its line of the access log.
+
+    Raises GoneError where the client leaves first, and as `Service.begin`.
+    """
+    answer = await unless_gone(request, service.begin(asked))
+    answer.log = request.scope["state"]["log"]
+    if service.settings.log_prompts and service.llm.tokenizer is not None:
+        tokenizer = service.llm.tokenizer
+        answer.log["prompts"] = [tokenizer.decode(tokens, False) for tokens in answer.prompts]
+    return answer

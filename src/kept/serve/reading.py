@@ -67,7 +67,12 @@ def read_prompt(llm: LLM, prompt: Prompt) -> Sequence[int]:
     messages = prompt.messages
     if not any("developer" in text for text in llm.chat_template.templates.values()):
         messages = tuple(_as_system(message) for message in messages)
-    return llm.read_chat(messages, continue_final_message=prompt.goes_on, template_options=options)
+    return llm.read_chat(
+        messages,
+        add_generation_prompt=prompt.begins_answer,
+        continue_final_message=prompt.goes_on,
+        template_options=options,
+    )
 
 
 def _as_system(message: Mapping[str, Any]) -> Mapping[str, Any]:

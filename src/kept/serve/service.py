@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kept.engine import Completion, Continuation, Engine, Piece
 from kept.models.identity import instructions_of, kernels_of, weights_of
@@ -61,6 +61,8 @@ class Service:
         self.started_at = monotonic()
         self.is_draining = False
         self._runners = Runners()
+        self._scorer = ThreadPoolExecutor(1, thread_name_prefix="kept scorer")
+        self.scoring = Admission(settings.max_queue_time, 1)
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="kept reader")
 
     @property
@@ -74,13 +76,7 @@ class Service:
         Close it, or hear its events to their end. Raises Refusal where there is too much to do or
         the server drains, and whatever is wrong with the request.
         """
-        if self.is_draining:
-            raise Refusal(
-                "this server is about to end; ask another one",
-                503,
-                "draining",
-                headers={"Retry-After": "5"},
-            )
+        self.check_open()
         if asked.num_texts > self.llm.max_batch_size:
             raise Refusal(
                 f"{asked.num_texts} texts are asked for at once, and this server computes "
@@ -108,6 +104,33 @@ class Service:
         """What `do` returns, in a thread of those that read prompts."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, do)
 
+    async def score(self, do: Callable[[], T]) -> T:
+        """What `do` makes of texts that are all there, one after the other beside the engine.
+
+        Raises Refusal where too much waits for it or the server drains, and what `do` raises.
+        """
+        self.check_open()
+        ticket = self.scoring.enter(1)
+
+        def begin() -> T:
+            ticket.has_begun = True
+            return do()
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._scorer, begin)
+        finally:
+            self.scoring.leave(ticket)
+
+    def check_open(self) -> None:
+        """Raise Refusal where the server takes no more requests."""
+        if self.is_draining:
+            raise Refusal(
+                "this server is about to end; ask another one",
+                503,
+                "draining",
+                headers={"Retry-After": "5"},
+            )
+
     def refusal_of(self, error: Exception, asked: Asked | None = None) -> Refusal:
         """What a client is told of an error: as `refusal_of`, without this machine's paths."""
         found = refusal_of(error, {} if asked is None else asked.fields)
@@ -122,13 +145,14 @@ class Service:
     @property
     def is_idle(self) -> bool:
         """Whether every answer has ended."""
-        return not self.admission.num_open
+        return not self.admission.num_open and not self.scoring.num_open
 
     async def aclose(self) -> None:
         """Cancel what there is, and end all threads."""
         self.is_draining = True
         await self._runners.aclose()
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._readers, self._scorer):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def leave(self, ticket: Ticket) -> None:
         """An answer has ended."""
@@ -146,7 +170,8 @@ class Answer:
     """A request on its way to its texts.
 
     place, wait: how many texts were to start before it when it came, and for how many seconds.
-    prompts: the tokens of each.
+    prompts: the tokens of each. log: of the request's line in the access log, to which its end
+    adds what it took.
     """
 
     def __init__(
@@ -154,12 +179,18 @@ class Answer:
     ) -> None:
         self.service, self._asked, self._ticket, self._read = service, asked, ticket, found
         self.place, self.wait = ticket.place, ticket.wait
+        self.log: dict[str, Any] = {}
         self.prompts = [each.tokens for each in found]
 
     @property
     def prompt_tokens(self) -> int:
         """Of all prompts together."""
         return sum(map(len, self.prompts))
+
+    @property
+    def texts_of_prompt(self) -> int:
+        """How many texts each prompt has."""
+        return self._asked.params.num_return_sequences or 1
 
     @property
     def completions(self) -> list[Completion]:
@@ -176,8 +207,13 @@ class Answer:
         ]
 
     def close(self) -> None:
-        """It will not be heard; what has not begun does not."""
+        """It has been heard, or will not be; what has not begun does not."""
         self.service.leave(self._ticket)
+        found = self.completions
+        first = {completion.prompt_index: completion for completion in found}.values()
+        self.log["prompt_tokens"] = self.prompt_tokens
+        self.log["cached_tokens"] = sum(completion.cached_tokens for completion in first)
+        self.log["completion_tokens"] = sum(len(completion.token_ids) for completion in found)
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """What happens to it; to be iterated once.

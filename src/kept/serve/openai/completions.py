@@ -6,15 +6,15 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, model_validator
 
-from kept.serve.asked import Asked, Prompt
+from kept.serve.asked import Asked
 from kept.serve.openai.chat import salted
 from kept.serve.openai.fields import (
     FIELDS,
+    MAX_TOKENS,
     MAX_TOP_LOGPROBS,
     Sampling,
     ShortText,
     TokenId,
-    Tokens,
 )
 from kept.serve.refusal import Refusal, not_done
 from kept.serve.tenants import Tenant
@@ -34,7 +34,7 @@ class CompletionRequest(Sampling):
         | Ids
         | Annotated[list[Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
-    max_tokens: Tokens | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool = False
     best_of: Annotated[int, Field(ge=0, le=4096)] | None = None
@@ -52,12 +52,12 @@ class CompletionRequest(Sampling):
             raise not_done("suffix", "asks for text in the middle, and this model goes on at ends")
         if self.best_of not in (None, self.n):
             raise not_done("best_of", "differs from n, and every text that is made is answered")
-        if self.echo:
-            raise not_done("echo", "is true, and the prompt is not answered yet")
+        if self.max_tokens == 0 and (self.stream or not self.echo):
+            raise not_done("max_tokens", "is 0, which needs echo: true, and no stream")
         return self
 
     @property
-    def prompts(self) -> tuple[Prompt, ...]:
+    def texts(self) -> tuple[str | tuple[int, ...], ...]:
         """What is to be continued, one or several."""
         given = self.prompt
         if isinstance(given, str):
@@ -69,8 +69,11 @@ class CompletionRequest(Sampling):
     def to_asked(self, tenant: Tenant) -> Asked:
         """The request in no protocol's words. Raises Refusal, or OptionError."""
         return Asked(
-            prompts=self.prompts,
-            params=self.to_params(self.max_tokens or MAX_NEW_TOKENS, self.logprobs),
+            prompts=self.texts,
+            params=self.to_params(
+                MAX_NEW_TOKENS if self.max_tokens is None else max(self.max_tokens, 1),
+                self.logprobs,
+            ),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             tenant=salted(tenant, self),
             interactive=self.stream,

@@ -99,9 +99,6 @@ class Sampling(Wire):
             raise not_done("include_stop_str_in_output", "is true, and a stop is always cut off")
         if self.priority:
             raise not_done("priority", "is not 0, and clients of this server are equals")
-        for name in ("presence_penalty", "frequency_penalty"):
-            if getattr(self, name):
-                raise not_done(name, "is not 0, and only repetition_penalty is known here")
         if self.stream_options is not None and not self.stream:
             raise not_done("stream_options", "is of streams; pass stream: true, or leave it out")
         if self.return_progress and not self.stream:
@@ -125,6 +122,8 @@ class Sampling(Wire):
             ignore_eos=self.ignore_eos,
             seed=None if self.seed is None else self.seed % (1 << 64),
             logprobs=logprobs,
+            presence_penalty=self.presence_penalty or None,
+            frequency_penalty=self.frequency_penalty or None,
             sequence_bias=self._biases(),
         )
 

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from kept.engine import Completion
-from kept.serve.asked import Asked
 from kept.serve.http import (
+    begin,
     check_model,
     json_response,
-    log_usage,
     place_headers,
     service_of,
     tenant_of,
 )
 from kept.serve.openai.chat import ChatRequest
 from kept.serve.openai.chat_answer import ChatTelling, chat_body
-from kept.serve.openai.completion_answer import CompletionTelling, completion_body
+from kept.serve.openai.completion_answer import CompletionTelling, completion_body, echo_body
 from kept.serve.openai.completions import CompletionRequest, check_width
+from kept.serve.openai.echo import Echo, echo_of
+from kept.serve.openai.embeddings import EmbeddingRequest, embeddings_body
 from kept.serve.openai.fields import Sampling
-from kept.serve.openai.heard import Telling, hear
+from kept.serve.openai.heard import hear
 from kept.serve.openai.models import models_body, one_model
-from kept.serve.service import Answer, Service
+from kept.serve.service import Service
 from kept.serve.sse import EventStream, unless_gone
 
 router = APIRouter(tags=["OpenAI"])
@@ -35,24 +35,43 @@ router = APIRouter(tags=["OpenAI"])
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation."""
     service = service_of(request)
-    asked = body.to_asked(tenant_of(request))
-
-    def telling(answer: Answer) -> Telling:
-        return ChatTelling(service, answer, *_wants(body), body.timings_per_token)
-
-    return await _answer(service, request, body, asked, chat_body, telling)
+    _check(service, body)
+    answer = await begin(request, service, body.to_asked(tenant_of(request)))
+    if body.stream:
+        telling = ChatTelling(service, answer, *_wants(body), body.timings_per_token)
+        return EventStream(telling.pieces(), headers=place_headers(answer))
+    found = await unless_gone(request, hear(answer))
+    return json_response(chat_body(service, found), place_headers(answer))
 
 
 @router.post("/v1/completions", response_model=None)
 async def completions(body: CompletionRequest, request: Request) -> Response:
     """Continue one or several prompts."""
     service = service_of(request)
-    asked = body.to_asked(tenant_of(request))
+    _check(service, body)
+    if body.max_tokens == 0:
+        return json_response(await unless_gone(request, _prompts_alone(service, body)))
+    answer = await begin(request, service, body.to_asked(tenant_of(request)))
+    echoes: list[Echo] = []
+    if body.echo:
+        try:
+            echoes = await unless_gone(request, _echoes(service, answer.prompts, body.logprobs))
+        except BaseException:
+            answer.close()
+            raise
+    if body.stream:
+        telling = CompletionTelling(service, answer, *_wants(body), echoes)
+        return EventStream(telling.pieces(), headers=place_headers(answer))
+    found = await unless_gone(request, hear(answer))
+    return json_response(completion_body(service, found, echoes), place_headers(answer))
 
-    def telling(answer: Answer) -> Telling:
-        return CompletionTelling(service, answer, *_wants(body))
 
-    return await _answer(service, request, body, asked, completion_body, telling)
+@router.post("/v1/embeddings", response_model=None)
+async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
+    """Vectors of texts."""
+    service = service_of(request)
+    check_model(service, body.model)
+    return json_response(await unless_gone(request, embeddings_body(service, body)))
 
 
 @router.get("/v1/models", response_model=None)
@@ -69,23 +88,21 @@ async def model(name: str, request: Request) -> Response:
     return json_response(one_model(service, name))
 
 
-async def _answer(
-    service: Service,
-    request: Request,
-    body: Sampling,
-    asked: Asked,
-    whole: Callable[[Service, Sequence[Completion]], dict[str, Any]],
-    telling: Callable[[Answer], Telling],
-) -> Response:
+async def _prompts_alone(service: Service, body: CompletionRequest) -> dict[str, Any]:
+    prompts = await service.in_thread(lambda: [service.llm.read(p) for p in body.texts])
+    echoes = await _echoes(service, prompts, body.logprobs)
+    return echo_body(service, echoes, list(map(len, prompts)))
+
+
+async def _echoes(
+    service: Service, prompts: Sequence[Sequence[int]], num_top: int | None
+) -> list[Echo]:
+    return [await echo_of(service, tokens, num_top) for tokens in prompts]
+
+
+def _check(service: Service, body: Sampling) -> None:
     check_model(service, body.model)
     check_width(body, service.max_n)
-    answer = await unless_gone(request, service.begin(asked))
-    headers = place_headers(answer)
-    if body.stream:
-        return EventStream(telling(answer).pieces(), headers=headers)
-    found = await unless_gone(request, hear(answer))
-    log_usage(request, found)
-    return json_response(whole(service, found), headers)
 
 
 def _wants(body: Sampling) -> tuple[bool, bool]:

@@ -1,0 +1,1 @@
+"""What clients know of vLLM's server beside OpenAI's routes: the tokenizer."""
