@@ -18,9 +18,9 @@ class Completion:
 
     text: what follows the prompt, cut before a stop string. token_ids: the tokens drawn, the
     end-of-sequence token or those of the stop string included. finish_reason: "stop" for an
-    end-of-sequence token or a stop string, "length" for max_new_tokens or the end of the context,
-    "interrupted" for Ctrl-C, "error" for what `error` says. logprobs: one entry per token, or None
-    if not asked for. score: the beam's score (sum of log-probabilities over length **
+    end-of-sequence token or a stop string (stop_string: which one, else None), "length" for
+    max_new_tokens or the end of the context, "interrupted" for Ctrl-C, "error" for what `error`
+    says. logprobs: one entry per token, or None if not asked for. score: the beam's score (sum of log-probabilities over length **
     length_penalty), None without beams. prompt_index, index: which prompt, and which of its
     `num_return_sequences`. seed: as the `seed` of a request for one text of this prompt it draws
     the same text again; with beams, where one search finds every text of a prompt, it repeats that
@@ -62,6 +62,7 @@ class Completion:
     miss_reason: str | None = None
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    stop_string: str | None = None
 
     @property
     def num_steps(self) -> int:

@@ -159,4 +159,5 @@ class Continuation:
             miss_reason=usage.miss,
             drafted_tokens=self.num_drafted,
             accepted_tokens=self.num_accepted,
+            stop_string=None if self._spelling is None else self._spelling.stop_string,
         )

@@ -29,6 +29,11 @@ class Spelling:
         """Whether a stop string has been found."""
         return self._stops.stopped
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that has been found."""
+        return self._stops.found
+
     def add(self, token_ids: Sequence[int]) -> str:
         """Take the next tokens, give the text that is now certain."""
         if not self._stops.stop_strings:

@@ -17,13 +17,15 @@ class StopChecker:
 
     The search also goes through marks, the texts of special tokens, which are never shown.
 
-    stopped: whether a stop string has been found; what is fed afterwards is dropped.
+    stopped: whether a stop string has been found; what is fed afterwards is dropped. found: which,
+    of those that begin in its place the shortest, whatever the pieces.
     """
 
     def __init__(self, stop_strings: tuple[str, ...]) -> None:
         """Take stop strings, none of them empty; none at all passes everything on."""
         self.stop_strings = stop_strings
         self.stopped = False
+        self.found: str | None = None
         self._longest = max(map(len, self.stop_strings), default=0)
         self._first_characters = frozenset(stop[0] for stop in self.stop_strings)
         self._held = ""
@@ -117,6 +119,8 @@ class StopChecker:
         return "".join(shown)
 
     def _cut(self, start: int) -> str:
+        complete = [stop for stop in self.stop_strings if self._held.startswith(stop, start)]
+        self.found = min(complete, key=len)
         shown = self._show(start)
         self._held = ""
         self.stopped = True

@@ -42,6 +42,9 @@ def test_equals_a_search_through_the_whole_text(
     shown += checker.finish()
     assert shown == text[:expected]
     assert checker.stopped == (expected is not None)
+    if expected is not None:
+        begin_there = [stop for stop in stops if text.startswith(stop, expected)]
+        assert checker.found == min(begin_there, key=len)
 
 
 def feed(checker: StopChecker, *pieces: str) -> list[str]:
