@@ -20,11 +20,11 @@ class Completion:
     end-of-sequence token or those of the stop string included. finish_reason: "stop" for an
     end-of-sequence token or a stop string (stop_string: which one, else None), "length" for
     max_new_tokens or the end of the context, "interrupted" for Ctrl-C, "error" for what `error`
-    says. logprobs: one entry per token, or None if not asked for. score: the beam's score (sum of log-probabilities over length **
-    length_penalty), None without beams. prompt_index, index: which prompt, and which of its
-    `num_return_sequences`. seed: as the `seed` of a request for one text of this prompt it draws
-    the same text again; with beams, where one search finds every text of a prompt, it repeats that
-    search and the text is at this index.
+    says. logprobs: one entry per token, or None if not asked for. score: the beam's score (sum of
+    log-probabilities over length ** length_penalty), None without beams. prompt_index, index: which
+    prompt, and which of its `num_return_sequences`. seed: as the `seed` of a request for one text
+    of this prompt it draws the same text again; with beams, where one search finds every text of a
+    prompt, it repeats that search and the text is at this index.
 
     Counts and times: prompt_tokens; cached_tokens of them were in the cache already, which
     cached_from divides by where they were found ("tree": the keys of earlier texts, "store":

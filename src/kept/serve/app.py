@@ -18,6 +18,8 @@ from kept import __version__
 from kept.errors import KeptError
 from kept.serve import health
 from kept.serve.access import AccessLog
+from kept.serve.anthropic.errors import error_body as anthropic_error
+from kept.serve.anthropic.router import router as anthropic_router
 from kept.serve.guard import Guard
 from kept.serve.http import refusal_response, service_of
 from kept.serve.invalid import refusal_of_validation
@@ -46,6 +48,7 @@ class Protocol:
 PROTOCOLS: Final = (
     Protocol(health.router, openai_error, ("/health", "/ready")),
     Protocol(vllm_router, openai_error, ("/tokenize", "/detokenize")),
+    Protocol(anthropic_router, anthropic_error, ("/v1/messages",)),
     Protocol(openai_router, openai_error, ("/",)),
 )
 

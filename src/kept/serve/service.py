@@ -18,10 +18,12 @@ from kept.serve.admission import Admission, Ticket
 from kept.serve.asked import Asked
 from kept.serve.events import Delta, Event, Finished, Progress, Started
 from kept.serve.flow import merged, ticking
+from kept.serve.footprint import MAX_REMEMBERED, NUM_BYTES, Footprint
 from kept.serve.reading import Read, read
 from kept.serve.refusal import Refusal, refusal_of
 from kept.serve.runners import Runners
 from kept.serve.settings import Settings
+from kept.serve.shelf import Shelf
 from kept.serve.tenants import Keys, read_keys
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Service:
 
     models: the names it goes by, the first in answers. fingerprint: names weights, cache,
     instruction set and code; of one fingerprint the same seed and prompt give the same text.
+    footprints: what answered requests were made of, by the ids of their answers.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Service:
         self.admission = Admission(settings.max_queue_time, llm.max_batch_size)
         self.fingerprint = self._identify()
         self.started_at = monotonic()
+        self.footprints: Shelf[Footprint] = Shelf(MAX_REMEMBERED, MAX_REMEMBERED * NUM_BYTES)
         self.is_draining = False
         self._runners = Runners()
         self._scorer = ThreadPoolExecutor(1, thread_name_prefix="kept scorer")

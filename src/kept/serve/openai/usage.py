@@ -33,15 +33,20 @@ def usage_of(completions: Sequence[Completion]) -> dict[str, Any]:
             "accepted_prediction_tokens": accepted,
             "rejected_prediction_tokens": max(drafted - accepted, 0),
         },
-        "kept": {
-            "cached_from": {
-                source: sum(found.cached_from.get(source, 0) for found in prompts)
-                for source in SOURCES
-            },
-            "computed_tokens": sum(found.computed_tokens for found in prompts),
-            "miss_reason": next((f.miss_reason for f in prompts if f.miss_reason), None),
-            "queue_time": max((f.queue_time or 0.0 for f in prompts), default=0.0),
+        "kept": kept_usage(completions),
+    }
+
+
+def kept_usage(completions: Sequence[Completion]) -> dict[str, Any]:
+    """What no protocol has a word for, the same in all of them."""
+    prompts = {found.prompt_index: found for found in completions}.values()
+    return {
+        "cached_from": {
+            source: sum(found.cached_from.get(source, 0) for found in prompts) for source in SOURCES
         },
+        "computed_tokens": sum(found.computed_tokens for found in prompts),
+        "miss_reason": next((f.miss_reason for f in prompts if f.miss_reason), None),
+        "queue_time": max((f.queue_time or 0.0 for f in prompts), default=0.0),
     }
 
 

@@ -1,0 +1,146 @@
+"""A message, whole or told as it comes."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Any, Final
+
+from kept.engine import Completion
+from kept.serve.anthropic.diagnosis import Diagnosis
+from kept.serve.anthropic.errors import error_body
+from kept.serve.anthropic.messages import MessagesRequest
+from kept.serve.events import Delta, Event, Finished, Started
+from kept.serve.flow import ticking
+from kept.serve.openai.usage import kept_usage
+from kept.serve.refusal import Refusal
+from kept.serve.service import Answer, Service
+from kept.serve.sse import COMMENT, KEEP_ALIVE, sse
+
+log = logging.getLogger("kept.serve")
+
+PING: Final = sse({"type": "ping"}, "ping")
+
+
+class Envelope:
+    """What a message is, whatever it says: its id, and what it took."""
+
+    def __init__(self, service: Service, body: MessagesRequest, diagnosis: Diagnosis) -> None:
+        self.id = f"msg_{secrets.token_hex(12)}"
+        self._body, self._diagnosis = body, diagnosis
+        self._model, self._context = service.models[0], service.llm.model.config.context
+
+    def message(self, found: Completion, content: list[dict[str, Any]]) -> dict[str, Any]:
+        """The message as it stands; without a reason to stop while it goes on."""
+        return {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self._body.model or self._model,
+            "content": content,
+            **self.end(found),
+            "usage": self.usage(found),
+            "diagnostics": self._diagnosis.of(found),
+        }
+
+    def end(self, found: Completion) -> dict[str, Any]:
+        """Why a text has ended."""
+        reason: str | None = None
+        if found.finish_reason == "stop":
+            reason = "end_turn" if found.stop_string is None else "stop_sequence"
+        elif found.finish_reason == "length":
+            is_full = found.prompt_tokens + len(found.token_ids) >= self._context
+            reason = "model_context_window_exceeded" if is_full else "max_tokens"
+        return {"stop_reason": reason, "stop_sequence": found.stop_string}
+
+    def usage(self, found: Completion) -> dict[str, Any]:
+        """What it took. Everything read is kept for others; tokens that cache_control asked to be
+        kept for a time count as those that were put into the cache, and others as input."""
+        ttl, cached = self._body.ttl, found.cached_tokens
+        computed = found.prompt_tokens - cached
+        created = computed if ttl is not None else 0
+        return {
+            "input_tokens": computed - created,
+            "cache_creation_input_tokens": created,
+            "cache_read_input_tokens": cached,
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": created if ttl == "5m" else 0,
+                "ephemeral_1h_input_tokens": created if ttl == "1h" else 0,
+            },
+            "output_tokens": 0 if self._body.is_prewarming else len(found.token_ids),
+            "service_tier": "standard",
+            "kept": kept_usage([found]),
+        }
+
+    def content(self, found: Completion) -> list[dict[str, Any]]:
+        """The blocks of a text that has ended."""
+        if self._body.is_prewarming or not found.text:
+            return []
+        return [{"type": "text", "text": found.text, "citations": None}]
+
+
+class Telling:
+    """Turns the events of an answer into the events of a stream, in Anthropic's order:
+
+    message_start, ping, then content_block_start, _delta ... _stop for each block, message_delta,
+    message_stop. It begins when what the cache did is known; until then, comments keep it alive,
+    and pings after.
+    """
+
+    def __init__(self, answer: Answer, body: MessagesRequest, envelope: Envelope) -> None:
+        self._answer, self._body, self._envelope = answer, body, envelope
+        self._is_open, self._num_blocks = False, 0
+        self._failure: Refusal | None = None
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The stream, down to its last event."""
+        idle = COMMENT
+        try:
+            async with aclosing(ticking(self._answer.events(), KEEP_ALIVE)) as events:
+                async for event in events:
+                    if event is None:
+                        yield idle
+                        continue
+                    for told in self._tell(event):
+                        yield sse(told, told["type"])
+                    if isinstance(event, Started):
+                        idle = PING
+                        yield PING
+        except Exception as error:
+            log.exception("a stream failed")
+            self._failure = self._answer.service.refusal_of(error)
+        if self._failure is not None:
+            yield sse(error_body(self._failure), "error")
+
+    def _tell(self, event: Event) -> Iterator[dict[str, Any]]:
+        if isinstance(event, Started):
+            [found] = self._answer.completions
+            message = self._envelope.message(found, [])
+            message |= {"stop_reason": None, "stop_sequence": None}
+            yield {"type": "message_start", "message": message}
+        elif isinstance(event, Delta) and event.text and not self._body.is_prewarming:
+            if not self._is_open:
+                yield self._start({"type": "text", "text": ""})
+            yield self._block("delta", delta={"type": "text_delta", "text": event.text})
+        elif isinstance(event, Finished):
+            self._failure = event.failure
+            if event.failure is None:
+                yield from self._end(event.completion)
+
+    def _start(self, block: dict[str, Any]) -> dict[str, Any]:
+        self._is_open = True
+        self._num_blocks += 1
+        return self._block("start", content_block=block)
+
+    def _block(self, what: str, **more: Any) -> dict[str, Any]:
+        return {"type": f"content_block_{what}", "index": self._num_blocks - 1, **more}
+
+    def _end(self, found: Completion) -> Iterator[dict[str, Any]]:
+        if self._is_open:
+            self._is_open = False
+            yield self._block("stop")
+        usage = self._envelope.usage(found)
+        yield {"type": "message_delta", "delta": self._envelope.end(found), "usage": usage}
+        yield {"type": "message_stop"}

@@ -1,0 +1,52 @@
+"""Anthropic's routes; its list of models is OpenAI's, which says what both want."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from kept.serve.anthropic.answer import Envelope, Telling
+from kept.serve.anthropic.diagnosis import Diagnosis
+from kept.serve.anthropic.messages import CountRequest, MessagesRequest
+from kept.serve.http import (
+    check_model,
+    json_response,
+    log_usage,
+    place_headers,
+    service_of,
+    tenant_of,
+)
+from kept.serve.openai.heard import hear
+from kept.serve.reading import read_prompt
+from kept.serve.sse import EventStream, unless_gone
+
+router = APIRouter(tags=["Anthropic"])
+
+
+@router.post("/v1/messages", response_model=None)
+async def messages(body: MessagesRequest, request: Request) -> Response:
+    """Answer a conversation."""
+    service, tenant = service_of(request), tenant_of(request)
+    check_model(service, body.model)
+    asked = body.to_asked(tenant)
+    diagnosis = Diagnosis(service, tenant, body, asked)
+    envelope = Envelope(service, body, diagnosis)
+    answer = await unless_gone(request, service.begin(asked))
+    diagnosis.remember(envelope.id, answer.prompt_tokens)
+    headers = {**place_headers(answer), "request-id": request.state.request_id}
+    if body.stream:
+        telling = Telling(answer, body, envelope)
+        return EventStream(telling.pieces(), comment=None, headers=headers)
+    [found] = await unless_gone(request, hear(answer))
+    log_usage(request, [found])
+    return json_response(envelope.message(found, envelope.content(found)), headers)
+
+
+@router.post("/v1/messages/count_tokens", response_model=None)
+async def count_tokens(body: CountRequest, request: Request) -> Response:
+    """Count a conversation's tokens, those of its template included."""
+    service = service_of(request)
+    check_model(service, body.model)
+    chat = body.to_chat()
+    tokens = await unless_gone(request, service.in_thread(lambda: read_prompt(service.llm, chat)))
+    return json_response({"input_tokens": len(tokens)})
