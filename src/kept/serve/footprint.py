@@ -62,8 +62,8 @@ def first_change(
 def missed_tokens(before: Footprint, prompt_tokens: int, cached_tokens: int) -> int:
     """Tokens that a request would have found cached, had it gone on from the request before.
 
-    That one's were all known when it ended; a prompt's last token is always computed. prompt_tokens,
-    cached_tokens: of the request, the second as it was.
+    That one's were all known when it ended; a prompt's last token is always computed.
+    prompt_tokens, cached_tokens: of the request, as it went.
     """
     return max(min(before.prompt_tokens, prompt_tokens - 1) - cached_tokens, 0)
 

@@ -36,7 +36,6 @@ class Diagnosis:
         self._service, self._tenant = service, tenant
         self._parts = parts
         self._messages = messages[1:] if parts["system"] else messages
-        self._is_asked = body.diagnostics is not None
         self._before: Footprint | None = None
         self._named = None if body.diagnostics is None else body.diagnostics.previous_message_id
         self._change: str | None = None

@@ -63,7 +63,7 @@ class ToolChoice(Wire):
 
 
 class Thinking(Wire):
-    """Whether the model thinks before it answers. budget_tokens is a hint; max_tokens bounds both."""
+    """Whether the model thinks before it answers. budget_tokens: a hint; max_tokens bounds both."""
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
