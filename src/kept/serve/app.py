@@ -26,6 +26,7 @@ from kept.serve.invalid import refusal_of_validation
 from kept.serve.openai.errors import error_body as openai_error
 from kept.serve.openai.router import router as openai_router
 from kept.serve.refusal import Refusal
+from kept.serve.responses.router import router as responses_router
 from kept.serve.service import Service
 from kept.serve.sse import GoneError
 from kept.serve.vllm.router import router as vllm_router
@@ -49,6 +50,7 @@ PROTOCOLS: Final = (
     Protocol(health.router, openai_error, ("/health", "/ready")),
     Protocol(vllm_router, openai_error, ("/tokenize", "/detokenize")),
     Protocol(anthropic_router, anthropic_error, ("/v1/messages",)),
+    Protocol(responses_router, openai_error, ("/v1/responses",)),
     Protocol(openai_router, openai_error, ("/",)),
 )
 

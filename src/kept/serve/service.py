@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NUM_READERS: Final = 2  # threads that put prompts through templates and tokenizer
+MAX_RESPONSES: Final = 65_536  # of a tenant
 PROGRESS_EVERY: Final = 0.25  # seconds between two tellings of how far a prompt is read
 
 
@@ -40,7 +41,8 @@ class Service:
 
     models: the names it goes by, the first in answers. fingerprint: names weights, cache,
     instruction set and code; of one fingerprint the same seed and prompt give the same text.
-    footprints: what answered requests were made of, by the ids of their answers.
+    footprints: what answered requests were made of, by the ids of their answers. responses: answers
+    that can be asked for again (see `responses/stored.py`).
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Service:
         self.admission = Admission(settings.max_queue_time, llm.max_batch_size)
         self.fingerprint = self._identify()
         self.started_at = monotonic()
+        self.responses: Shelf[Any] = Shelf(MAX_RESPONSES, settings.response_store)
         self.footprints: Shelf[Footprint] = Shelf(MAX_REMEMBERED, MAX_REMEMBERED * NUM_BYTES)
         self.is_draining = False
         self._runners = Runners()

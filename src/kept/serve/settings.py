@@ -185,6 +185,16 @@ BODY_TIMEOUT = Setting(
     "Seconds that a request may take to arrive. Default: 30.",
     LIMITS,
 )
+RESPONSE_STORE = Setting(
+    "response_store",
+    _size(0, 1 << 36),
+    64 << 20,
+    str,
+    "What the answers of /v1/responses that a tenant's next requests can go on from may take in "
+    "memory; the oldest make room. 0: none is stored. Default: 64MiB.",
+    LIMITS,
+    "<bytes, or as 64MiB>",
+)
 ACCESS_LOG = Setting(
     "access_log",
     boolean,
@@ -205,7 +215,7 @@ LOG_PROMPTS = Setting(
 SETTINGS: tuple[Setting[object], ...] = (
     *(HOST, PORT, SERVED_MODEL_NAME, API_KEY, API_KEY_FILE, SALT_SECRET, ALLOWED_HOSTS),
     *(ALLOWED_ORIGINS, MAX_BATCH_SIZE, PREFILL_CHUNK, MAX_QUEUE_TIME, DRAIN_TIME, MAX_BODY),
-    *(MAX_DEPTH, MAX_N, BODY_TIMEOUT, ACCESS_LOG, LOG_PROMPTS),
+    *(MAX_DEPTH, MAX_N, BODY_TIMEOUT, RESPONSE_STORE, ACCESS_LOG, LOG_PROMPTS),
 )
 
 
@@ -229,6 +239,7 @@ class Settings:
     max_depth: int = MAX_DEPTH.default
     max_n: int = MAX_N.default
     body_timeout: float = BODY_TIMEOUT.default
+    response_store: int = RESPONSE_STORE.default
     access_log: bool = True
     log_prompts: bool = False
 

@@ -1,0 +1,1 @@
+"""OpenAI's Responses: items in, items out, and those of before by the id of their answer."""
