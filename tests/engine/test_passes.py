@@ -162,3 +162,23 @@ def test_a_higher_priority_reads_first(priority: int) -> None:
     running(scheduler, late)
     [first] = plan(scheduler)
     assert (first.request is late, first.num_new) == (priority == 1, 40)
+
+
+@pytest.mark.parametrize("max_step_time", [None, 0.05])
+def test_who_begins_to_draw_beside_whole_chunks_waits_for_none(max_step_time: float | None) -> None:
+    """All passes that a new engine has seen are long, so nothing tells what a short one takes."""
+    scheduler = Scheduler(4, 512, max_step_time=max_step_time)
+    running(scheduler, request("a", 50_000))
+    waits, took = request("b", 40, 60, interactive=True), []
+    for number in range(80):
+        if number == 3:
+            running(scheduler, waits)
+        work = plan(scheduler)
+        rows = sum(item.num_new for item in work)
+        attended = sum(attended_by(x.continuation.num_computed, x.num_new) for x in work)
+        if waits.has_caught_up and not waits.finished:
+            took.append(machine(rows, attended))
+        settle(scheduler, work, machine(rows, attended))
+    assert waits.finished
+    assert len(took) == 59
+    assert max(took) <= 1.2 * (max_step_time or SLOWDOWN * machine(1, 100))

@@ -97,6 +97,13 @@ def test_before_it_has_seen_a_prompt_it_tries_one() -> None:
     assert model.rows_within(0.03, 4, 4000, 0, 512) < 100
 
 
+def test_it_knows_few_rows_from_passes_of_few() -> None:
+    model = StepTime()
+    for rows, known in ((512, []), (40, [20, 60]), (2, [1, 20, 60])):
+        model.observe(rows, 100, 0.1)
+        assert [few for few in (1, 20, 60) if model.knows_few(few)] == known
+
+
 def test_one_slow_pass_tells_nothing() -> None:
     machine, model = Machine(0.01, 0.001, 1e-8), StepTime()
     machine.run(model, Random(0))

@@ -94,9 +94,9 @@ class Loop(Planning):
         return events
 
     def _charge(self, work: list[Work], seconds: float) -> None:
-        # Of passes that are all alike, one in eight tells how long they take.
-        reads = not self._forward.is_prepared
-        tells = reads or not self.counters.steps % 8
+        # Of passes that are all alike, one in eight tells how long they take, and the first.
+        reads, known = not self._forward.is_prepared, self.scheduler.step_time.knows_few(len(work))
+        tells = reads or not known or not self.counters.steps % 8
         self.scheduler.computed(work, seconds if tells else None)
         if reads and journal.listens():
             journal.passed(work, seconds, self.scheduler.num_waiting, self._residents.blocks())

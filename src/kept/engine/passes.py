@@ -114,7 +114,9 @@ class Passes:
         if any(owner[c].interactive for c in counts):
             seconds = self.max_step_time or SLOWDOWN * self.step_time.predict(rows, attended)
         left = max(self.chunk - rows, 1)
-        if seconds is not None:
+        if seconds is not None and not self.step_time.knows_few(rows):
+            left = 1  # to learn what those who decode would take without prompts
+        elif seconds is not None:
             past = readers[0].continuation.num_computed
             left = self.step_time.rows_within(seconds, rows, attended, past, left, least=1)
         reads: dict[Continuation, int] = {}

@@ -74,6 +74,11 @@ class StepTime:
         """Whether it has seen a pass of many rows."""
         return any(bits >= MANY_ROWS.bit_length() for bits in self._sizes)
 
+    def knows_few(self, rows: int) -> bool:
+        """Whether it has seen a pass of at most about twice so many rows. Where all were larger,
+        what a pass takes beside its rows is anybody's guess."""
+        return any(bits <= (2 * rows).bit_length() for bits in self._sizes)
+
     def observe(self, rows: int, attended: int, seconds: float) -> None:
         """Learn from a pass. One that took much longer than expected counts as a slow one only."""
         seconds = max(seconds, TICK)
