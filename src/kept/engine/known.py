@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import inf
+from typing import Final
 
 from kept.blocks import (
     BLOCK,
@@ -20,6 +21,9 @@ from kept.cache import Cache, first_needed
 from kept.engine.continuation import Continuation
 from kept.engine.finding import Tokens, find, findable, num_usable, only_whole
 
+MOST_REMEMBERED: Final = 16_384  # blocks that went, of 200 to 430 bytes each
+LEAST_REMEMBERED: Final = 64
+
 
 class Known:
     """The prefix tree of a cache's texts, and in which order its blocks make way for others.
@@ -34,7 +38,10 @@ class Known:
         self._cache, self._windows = cache, cache.windows
         space = space or Namespace("", "", "", cache.codec.name, self._windows)
         self.tree: PrefixTree[Stack] = PrefixTree(
-            space, again=Stack.take_in, memory=self._kept_block
+            space,
+            again=Stack.take_in,
+            memory=self._kept_block,
+            remembered=_num_remembered(cache),
         )
         sizes = list(zip(self._windows, cache.group_bytes, strict=True))
         self._all_bytes = sum(size for window, size in sizes if window is None)
@@ -148,3 +155,10 @@ class Known:
         if not windows:
             return blocks_of(length)
         return first_needed(max(windows), length) // BLOCK
+
+
+def _num_remembered(cache: Cache) -> int:
+    """Of how many blocks that went it is known that they were there: of as many as there are, so
+    that it takes little beside them."""
+    most = min((pool.num_blocks for pool in cache.pools), default=0)
+    return min(max(most, LEAST_REMEMBERED), MOST_REMEMBERED)
