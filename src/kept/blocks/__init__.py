@@ -9,6 +9,7 @@ from kept.blocks.match import Match, Miss, Reason
 from kept.blocks.pool import BLOCK, Block, BlockPool, blocks_of
 from kept.blocks.prefix_tree import LONGEST_RETAIN, PrefixTree
 from kept.blocks.stack import Stack
+from kept.blocks.texts import KnownText, list_texts
 from kept.blocks.window_shelf import WindowShelf
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "BlockPool",
     "Budget",
     "Entry",
+    "KnownText",
     "Lease",
     "Match",
     "Miss",
@@ -30,4 +32,5 @@ __all__ = [
     "Tokens",
     "WindowShelf",
     "blocks_of",
+    "list_texts",
 ]

@@ -60,3 +60,13 @@ class Lease(Generic[B]):
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+
+def last_filled(lease: Lease[B], block: int) -> Node[B]:
+    """The last node that the text of a lease fills."""
+    assert lease.hold.claim is not None
+    node, num_tokens = lease.hold.claim
+    if node.depth > num_tokens // block:
+        assert node.parent is not None
+        node = node.parent
+    return node

@@ -99,6 +99,18 @@ class BlockPool:
             return len(self._tickets)
 
     @property
+    def taken_ids(self) -> list[int]:
+        """The numbers of the blocks that somebody holds."""
+        with self._lock:
+            self._settle()
+            return list(self._tickets)
+
+    @property
+    def num_seen(self) -> int:
+        """How many numbers have ever been taken: those from 0 on."""
+        return self._untaken
+
+    @property
     def num_free(self) -> int:
         """How many blocks may be taken: of those that nobody holds, as many as have memory or the
         budget has bytes for."""

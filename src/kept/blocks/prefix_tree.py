@@ -22,13 +22,14 @@ from collections.abc import Callable, Hashable, Sequence
 from math import inf, isfinite
 from typing import Final, Generic, TypeVar
 
+from kept.blocks.dropping import drop_text
 from kept.blocks.entries import Entry, list_entries
 from kept.blocks.forest import Forest
 from kept.blocks.invariants import check_tree
 from kept.blocks.keys import TOKEN_BYTES, Namespace, Tokens, next_key, token_bytes, token_ids
-from kept.blocks.lease import Lease
+from kept.blocks.lease import Lease, last_filled
 from kept.blocks.match import Match, Miss, Reason
-from kept.blocks.node import Node
+from kept.blocks.node import Node, Root
 from kept.errors import OptionError
 
 B = TypeVar("B")
@@ -208,6 +209,28 @@ class PrefixTree(Generic[B]):
         self._forest.count()
         self._forest.finish()
 
+    def drop(self, key: str, salt: str) -> list[bytes]:
+        """Let a text be found no more; see `drop_text`. Takes a step for each block of the tree."""
+        self._forest.begin()
+        keys = drop_text(self._forest, key, salt)
+        self._forest.finish()
+        return keys
+
+    def stands(self, lease: Lease[B]) -> bool:
+        """Whether what a lease holds can still be found."""
+        claim = lease.hold.claim
+        return claim is not None and self._forest.stands(claim[0])
+
+    @property
+    def num_salts(self) -> int:
+        """How many salts have texts or leases."""
+        return len(self._forest.roots)
+
+    def roots(self) -> list[Root[B]]:
+        """What all texts begin with, one for each salt; to be read alone."""
+        self._forest.settle()
+        return list(self._forest.roots.values())
+
     def entries(self) -> list[Entry]:
         """Every block that can be found, before those that follow it; slow, for people to read."""
         self._forest.settle()
@@ -271,13 +294,3 @@ class PrefixTree(Generic[B]):
                 f"the lease is of a text of another salt, or other tokens before token "
                 f"{start.depth * self._block}; release it, and insert without a lease"
             )
-
-
-def last_filled(lease: Lease[B], block: int) -> Node[B]:
-    """The last node that the text of a lease fills."""
-    assert lease.hold.claim is not None
-    node, num_tokens = lease.hold.claim
-    if node.depth > num_tokens // block:
-        assert node.parent is not None
-        node = node.parent
-    return node

@@ -11,12 +11,12 @@ from kept.blocks.pool import Block
 class Stack:
     """Blocks of one piece of a text. blocks: of each group of layers, in the order of the cache's;
     None: that group holds these tokens no more, as its window has passed them. ticket: what a
-    shelf knows it by."""
+    shelf knows it by. is_stored: whether keys and values were read from files, not computed."""
 
-    __slots__ = ("__weakref__", "blocks", "ticket")
+    __slots__ = ("__weakref__", "blocks", "is_stored", "ticket")
 
-    def __init__(self, blocks: Sequence[Block | None]) -> None:
-        self.blocks = tuple(blocks)
+    def __init__(self, blocks: Sequence[Block | None], is_stored: bool = False) -> None:
+        self.blocks, self.is_stored = tuple(blocks), is_stored
         self.ticket: weakref.ref[Stack] | None = None
 
     def take_in(self, other: Stack) -> None:

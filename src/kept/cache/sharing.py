@@ -92,6 +92,12 @@ class Sharing(Movable):
         as `share` does."""
         return tuple(layout.held_ids for layout in self._in_blocks())
 
+    def slot_blocks(self, slot: int) -> tuple[list[int], ...]:
+        """Of each group of `windows`, the numbers of the blocks in a slot's table. Raises as
+        `share`."""
+        slot = self._read_slot(slot)
+        return tuple(layout.tables[slot].held for layout in self._in_blocks())
+
     def slot_bytes(self, *slots: int) -> int:
         """Bytes of the blocks that the tokens of some slots lie in, those that they share counted
         for each. Raises as `share`."""

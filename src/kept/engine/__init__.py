@@ -22,18 +22,31 @@ from kept.engine.samples import SampleGroup
 from kept.engine.scheduler import Scheduler
 from kept.engine.slot_caches import Held, SlotCaches
 from kept.engine.step_time import StepTime
+from kept.engine.view import (
+    BlockMap,
+    BlockState,
+    EngineView,
+    MemoryUse,
+    Owner,
+    RequestNote,
+    StepNote,
+    TenantShare,
+)
 from kept.engine.window import ContextRule, default_hop
 
 __all__ = [
     "PREFILL_CHUNK",
     "AsyncEngine",
     "BeamGroup",
+    "BlockMap",
+    "BlockState",
     "Completion",
     "ContextRule",
     "Continuation",
     "Counters",
     "Draw",
     "Engine",
+    "EngineView",
     "Event",
     "FinishReason",
     "GenerationError",
@@ -43,16 +56,21 @@ __all__ = [
     "Hold",
     "Inputs",
     "Lender",
+    "MemoryUse",
     "Move",
+    "Owner",
     "Phase",
     "Piece",
     "Request",
+    "RequestNote",
     "Room",
     "SampleGroup",
     "Scheduler",
     "SlotCaches",
     "Snapshot",
+    "StepNote",
     "StepTime",
+    "TenantShare",
     "Work",
     "default_hop",
     "make_group",

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from kept.engine.continuation import Continuation
 from kept.engine.engine import Engine
 from kept.engine.request import Event, Request
 from kept.errors import EngineError, OptionError
@@ -20,7 +21,9 @@ class Piece:
 
     index: of the text among those of the request. text: what has become certain of it. token_ids:
     those drawn since, which may spell more than `text`. logprobs: one for each of them, where they
-    are asked for. is_last: the text has ended, and no piece of it comes any more.
+    are asked for. is_last: the text has ended, and no piece of it comes any more. foreseen: which
+    characters of `text`, in half-open ranges, come of tokens that needed no step of their own, as
+    drafts had foreseen what they go on from.
     """
 
     index: int
@@ -28,6 +31,7 @@ class Piece:
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     is_last: bool = False
+    foreseen: tuple[tuple[int, int], ...] = ()
 
 
 class AsyncEngine:
@@ -185,7 +189,7 @@ def _pieces(request: Request, taken: list[_Taken]) -> list[Piece]:
         if so_far.is_over:
             continue
         is_last = text.finish_reason is not None
-        piece = "".join(iter(text.take_text, ""))
+        piece, foreseen = _text(text)
         begin, end = so_far.num_tokens, text.history.num_generated
         logprobs: tuple[TokenLogprobs, ...] = ()
         if text.params.logprobs is not None:
@@ -195,5 +199,17 @@ def _pieces(request: Request, taken: list[_Taken]) -> list[Piece]:
         tokens = tuple(text.history.tokens[first + begin : first + end].tolist())
         if tokens or piece or is_last:
             so_far.num_tokens, so_far.is_over = end, is_last
-            found.append(Piece(index, piece, tokens, logprobs, is_last))
+            found.append(Piece(index, piece, tokens, logprobs, is_last, foreseen))
     return found
+
+
+def _text(continuation: Continuation) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """What has become certain of a text, and which characters of it were foreseen."""
+    text, ranges = "", list[tuple[int, int]]()
+    for piece, is_foreseen in iter(continuation.take_marked, ("", False)):
+        if is_foreseen and ranges and ranges[-1][1] == len(text):
+            ranges[-1] = ranges[-1][0], len(text) + len(piece)
+        elif is_foreseen:
+            ranges.append((len(text), len(text) + len(piece)))
+        text += piece
+    return text, tuple(ranges)

@@ -22,7 +22,8 @@ class Continuation:
     usage: what its request has waited for and been given. cache_bytes: what its keys and values
     took when last counted. source: the prompt of an encoder-decoder model, read before the first
     token of `history`, which begins with the decoder's start token; else None.
-    num_drafted, num_accepted: see `Completion`.
+    num_drafted, num_accepted: see `Completion`. is_foreseen: whether the token that is taken next
+    needs no step of its own.
     """
 
     history: TokenHistory
@@ -40,6 +41,7 @@ class Continuation:
     cache_bytes: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
+    is_foreseen: bool = False
     first_token_at: float | None = None
     last_token_at: float | None = None
     finish_reason: FinishReason | None = None
@@ -47,6 +49,7 @@ class Continuation:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     score: float | None = None
     _pieces: list[str] = field(default_factory=list)
+    _foreseen: list[bool] = field(default_factory=list)  # of each piece, at least as many
     _taken: int = 0
     _spelling: Spelling | None = None
 
@@ -84,7 +87,7 @@ class Continuation:
         elif length >= self.limit:
             self._end("length", piece)
         elif piece:
-            self._pieces.append(piece)
+            self._add(piece)
 
     def adopt(self, tokens: list[int], logprobs: list[TokenLogprobs], score: float) -> None:
         """Become what a beam search found: its new tokens, and their text up to a stop string."""
@@ -93,7 +96,7 @@ class Continuation:
             history.append(token)
         self.history, self.logprobs, self.score = history, logprobs, score
         if self._spelling is not None:
-            self._pieces.append(self._spelling.add(tokens))
+            self._add(self._spelling.add(tokens))
 
     def finish(self, reason: FinishReason) -> None:
         """Give out what text was withheld, and end. A stop string found only now counts."""
@@ -105,7 +108,7 @@ class Continuation:
             try:
                 piece += self._spelling.finish()
             finally:
-                self._pieces.append(piece)
+                self._add(piece)
             if self._spelling.stopped and reason != "error":
                 reason = "stop"
         self.finish_reason = reason
@@ -117,16 +120,24 @@ class Continuation:
             self.finish("error")
         self.finish_reason = "error"
 
+    def _add(self, piece: str) -> None:
+        self._foreseen.append(self.is_foreseen)  # first, as another thread may take the piece
+        self._pieces.append(piece)
+
     def take_text(self) -> str:
         """The text of the first token since the last call that spelled any; "" if none did.
 
         One thread may take while another steps.
         """
+        return self.take_marked()[0]
+
+    def take_marked(self) -> tuple[str, bool]:
+        """What `take_text` returns, and whether its token needed no step of its own."""
         while self._taken < len(self._pieces):
             self._taken += 1
             if piece := self._pieces[self._taken - 1]:
-                return piece
-        return ""
+                return piece, self._foreseen[self._taken - 1]
+        return "", False
 
     def completion(self) -> Completion:
         """The result so far, as "interrupted" if it has not finished."""

@@ -6,18 +6,21 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from typing import Final
+from typing import Final, TypeVar
 
+from kept.blocks import KnownText
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Snapshot
 from kept.engine.driving import Driving
 from kept.engine.inputs import Inputs
 from kept.engine.loop import Loop
-from kept.engine.request import Event, Request
+from kept.engine.recent import note_of
+from kept.engine.request import Event, Phase, Request
 from kept.engine.room import Room
 from kept.engine.scheduler import Scheduler
 from kept.engine.slot_caches import Held, SlotCaches
+from kept.engine.view import BlockState, EngineView, MemoryUse
 from kept.engine.window import ContextRule
 from kept.errors import OptionError
 from kept.exiting import computing
@@ -25,7 +28,10 @@ from kept.models import CausalLM
 from kept.store import PrefixStore
 from kept.turns import lets_go
 
+Found = TypeVar("Found")
+
 PREFILL_CHUNK: Final = 512  # prompt tokens of a pass
+MOST_WAITING: Final = 64  # requests of a queue that a view names
 
 
 class Engine(Loop):
@@ -149,11 +155,67 @@ class Engine(Loop):
 
     @lets_go
     def snapshot(self) -> Snapshot:
-        """What the engine has done and holds."""
-        with self.model.running():
-            waiting = self.scheduler.num_waiting + len(self._inbox)
-            running = len(self.scheduler.running)
-            return Snapshot(deepcopy(self.counters), waiting, running, self._residents.blocks())
+        """What the engine has done and holds. Any thread may ask: between two steps, whoever takes
+        them answers."""
+        return self._between_steps(self._snapshot)
+
+    @lets_go
+    def view(self, *, since: int = 0) -> EngineView:
+        """What the engine's blocks hold, who runs and waits, and what it has done last.
+
+        since: the steps noted are those from this number on. Any thread may ask, as `snapshot`;
+        takes a few microseconds for each block that is known, in which no step is taken.
+        """
+        return self._between_steps(lambda: self._view(since))
+
+    @lets_go
+    def drop(self, text: KnownText) -> bool:
+        """Let a text of `EngineView.texts` be found no more, nor what goes on from it; False: it
+        has gone, or has grown. Blocks that other texts need stay. What runs keeps what it has until
+        it ends, and is not found then. Files of a prefix store that hold any of it go soon, with
+        all that lies in them."""
+        return self._between_steps(lambda: self._residents.drop(text.id, text.salt))
+
+    def _between_steps(self, do: Callable[[], Found]) -> Found:
+        """What `do` returns or raises: at once where nobody computes, else behind a step."""
+        if self._is_changing_here:
+            return do()
+
+        def act() -> Found:  # as this engine steps, or another one of the room, or nobody
+            return do() if self._is_changing_here else self._change(do)
+
+        return self.room.errands.do(
+            act, lambda: self.model.is_running_elsewhere, self.model.run_alone
+        )
+
+    def _snapshot(self) -> Snapshot:
+        waiting = self.scheduler.num_waiting + len(self._inbox)
+        running = len(self.scheduler.running)
+        return Snapshot(deepcopy(self.counters), waiting, running, self._residents.blocks())
+
+    def _view(self, since: int) -> EngineView:
+        requests = list(self._open)
+        waiting = [x for x in requests if x.phase is not Phase.RUNNING]
+        found = self._residents.look(self.scheduler.running)
+        return EngineView(
+            at=time.monotonic(),
+            snapshot=self._snapshot(),
+            owners=found.owners,
+            blocks=found.blocks,
+            texts=found.texts,
+            running=tuple(note_of(x, "running") for x in self.scheduler.running),
+            waiting=tuple(note_of(x, "waiting") for x in waiting[:MOST_WAITING]),
+            ended=tuple(self._recent.ended),
+            steps=tuple(step for step in self._recent.steps if step.number >= since),
+            memory=MemoryUse(
+                self.room.limit,
+                self.room.budget.taken,
+                sum(x.block_bytes * x.count(BlockState.HELD) for x in found.blocks),
+                sum(x.block_bytes * x.count(BlockState.FINDABLE) for x in found.blocks),
+            ),
+            tenants=tuple(self.scheduler.shares.of(requests)),
+            num_waiting=len(waiting) + len(self._inbox),
+        )
 
     @lets_go
     def hand_over(self, continuation: Continuation) -> Held | None:

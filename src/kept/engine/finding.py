@@ -102,7 +102,8 @@ def note_found(
         usage.miss = _words(match.miss, tokenizer)
         if fault is not None:
             usage.miss += f"; what is stored of it was lost ({fault})"
-        counters.misses[match.miss.reason.value] += 1
+        usage.miss_reason = match.miss.reason.value
+        counters.misses[usage.miss_reason] += 1
 
 
 def _words(miss: Miss, tokenizer: Tokenizer | None) -> str:

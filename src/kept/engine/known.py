@@ -21,8 +21,10 @@ from kept.cache import Cache, first_needed
 from kept.engine.continuation import Continuation
 from kept.engine.finding import Tokens, find, findable, num_usable, only_whole
 
+
 MOST_REMEMBERED: Final = 16_384  # blocks that went, of 200 to 430 bytes each
 LEAST_REMEMBERED: Final = 64
+MOST_SALTS = 64  # without texts whose owners are not worth sweeping
 
 
 class Known:
@@ -47,6 +49,15 @@ class Known:
         self._all_bytes = sum(size for window, size in sizes if window is None)
         self._window_sizes = [None if window is None else size for window, size in sizes]
         self.shelf = WindowShelf(self._window_sizes)
+        self.tenants: dict[str, str | None] = {}  # whose the texts of a salt are, None: of several
+
+    def note_owner(self, salt: str, tenant: str) -> None:
+        """Note that a tenant has texts under a salt."""
+        if self.tenants.setdefault(salt, tenant) != tenant:
+            self.tenants[salt] = None
+        if len(self.tenants) > 2 * self.tree.num_salts + MOST_SALTS:
+            salts = {root.salt for root in self.tree.roots()}
+            self.tenants = {x: whose for x, whose in self.tenants.items() if x in salts}
 
     def find(self, continuation: Continuation, salt: str) -> Match[Stack]:
         """What is known of a continuation's text, leased."""

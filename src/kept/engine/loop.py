@@ -19,6 +19,7 @@ from kept.engine.group import Move
 from kept.engine.inputs import Inputs
 from kept.engine.passes import Work
 from kept.engine.planning import Planning
+from kept.engine.recent import Recent
 from kept.engine.request import Event, Phase, Request
 from kept.engine.room import Helper, Room
 from kept.engine.scheduler import Scheduler
@@ -45,7 +46,7 @@ class Loop(Planning):
         store: PrefixStore | None,
     ) -> None:
         self.model, self.rule, self.room = model, rule, room
-        self.counters = Counters()
+        self.counters, self._recent = Counters(), Recent()
         self.scheduler = scheduler
         self._residents = seat(
             model,
@@ -88,9 +89,13 @@ class Loop(Planning):
         self.counters.steps += 1
         took = time.perf_counter() - started
         self.counters.step_seconds += took
+        again = self.counters.repeated_steps > num_repeated
+        if found is not None:
+            of = self.counters.steps, len(self.scheduler.running)
+            self._recent.stepped(*of, took, work, num_drawn, is_repeated=again)
         if num_drawn and self._is_decode and self._drafting.is_asked:
-            again = self.counters.repeated_steps > num_repeated
             self._worth.took(work, took, num_drawn, again=again)
+        self.room.errands.see_to()
         return events
 
     def _charge(self, work: list[Work], seconds: float) -> None:
@@ -264,6 +269,7 @@ class Loop(Planning):
         self._events.append(Event(request, None))
         reason = request.group.results[0].finish_reason
         self.counters.requests[reason or "interrupted"] += 1
+        self._recent.over(request)
         journal.ended(request)
 
     def _mend(self) -> None:

@@ -11,6 +11,7 @@ from kept.engine.counters import Counters, PoolBlocks
 from kept.engine.finding import findable, note_found
 from kept.engine.holds import Hold, longest_shared
 from kept.engine.known import Known
+from kept.engine.looking import Look, look
 from kept.engine.needs import Needs, longest_text
 from kept.engine.passes import Work
 from kept.engine.request import Request
@@ -19,6 +20,7 @@ from kept.engine.room import Helper, Lender, Room
 from kept.engine.scheduler import Scheduler
 from kept.engine.stored import Stored
 from kept.engine.supply import Supply
+from kept.engine.view import Owner
 from kept.engine.window import ContextRule
 from kept.errors import CacheFullError
 from kept.format import format_bytes
@@ -68,6 +70,23 @@ class PooledResidents(Residents):
         each, supply = self._held_cache.block_bytes, self._supply
         findable = supply.num_findable // each
         return PoolBlocks(supply.num_free // each, findable, -(-supply.num_used // each) - findable)
+
+    def look(self, requests: Iterable[Request]) -> Look:
+        """See `Residents.look`."""
+        slots = {
+            continuation.slot: Owner(request.salt, request.tenant)
+            for request in requests
+            for continuation in request.group.members
+            if continuation.slot is not None
+        }
+        return look(self._held_cache, self._known, slots)
+
+    def drop(self, id: str, salt: str) -> bool:
+        """See `Residents.drop`."""
+        keys = [] if self._known is None else self._known.tree.drop(id, salt)
+        if keys and self._stored is not None:
+            self._stored.drop(keys)
+        return bool(keys)
 
     def promised(self, running: Sequence[Request]) -> int:
         """See `Residents.promised`."""
@@ -346,8 +365,9 @@ class PooledResidents(Residents):
         tokens = continuation.history.tokens[: continuation.num_computed]
         stacks = self._held_cache.share(continuation.slot)[: blocks_of(len(tokens))]
         retain = request.retain if ends else 0.0
+        self._known.note_owner(request.salt, request.tenant)
         lease = self._known.insert(tokens, stacks, request.salt, lease, ends=ends, retain=retain)
-        if self._stored is not None:
+        if self._stored is not None and self._known.tree.stands(lease):
             self._stored.offer(lease, ends=ends)
         return lease
 

@@ -10,6 +10,7 @@ from kept.engine.continuation import Continuation
 from kept.engine.counters import PoolBlocks
 from kept.engine.group import Move
 from kept.engine.holds import Hold
+from kept.engine.looking import NOBODY, Look
 from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.engine.room import Helper
@@ -54,6 +55,14 @@ class Residents:
     def blocks(self) -> PoolBlocks | None:
         """How the blocks of the pool are used; None: there is none."""
         return None
+
+    def look(self, requests: Iterable[Request]) -> Look:
+        """The blocks of the pool and what is known of them; requests: those that run."""
+        return Look((NOBODY,), (), ())
+
+    def drop(self, id: str, salt: str) -> bool:
+        """Let a text be found no more, in files neither; False: nobody knows it."""
+        return False
 
     def forget(self) -> None:
         """Let no text that has ended be found again, and give free memory back to the system."""

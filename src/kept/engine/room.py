@@ -17,6 +17,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from kept.blocks import Budget
+from kept.engine.errands import Errands
 from kept.engine.request import Phase, Request
 
 
@@ -58,12 +59,14 @@ class Room:
     """At most `limit` bytes of keys and values, None: any number.
 
     Lenders are asked and changed in the model's turn alone; what they hold they reserve of
-    `budget`. changing: the engine that changes in that turn.
+    `budget`. changing: the engine that changes in that turn. errands: what other threads want done
+    with any of them, which whoever steps sees to.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit, self.budget = limit, Budget(limit)
         self.changing: Lender | None = None
+        self.errands = Errands()
         self._helping = threading.local()
         self._numbers = count()
         self._lenders: WeakValueDictionary[int, Lender] = WeakValueDictionary()

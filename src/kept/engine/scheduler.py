@@ -13,6 +13,7 @@ from kept.engine.fairness import OUTPUT_COST, PROMPT_COST, Turn
 from kept.engine.holds import Hold, Holds
 from kept.engine.passes import Passes, Work
 from kept.engine.request import Phase, Request
+from kept.engine.shares import Shares
 from kept.engine.step_time import StepTime, attended_by
 from kept.engine.waiting import Waiting
 from kept.errors import OptionError
@@ -29,7 +30,7 @@ class Scheduler:
     served since; then nobody starts before it. So a request starts, whatever comes behind it, once
     those of higher priority leave room.
 
-    running: those started and not parked, in that order.
+    running: those started and not parked, in that order. shares: what tenants were served.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Scheduler:
         self.step_time = step_time or StepTime()
         self.passes = Passes(prefill_chunk, self.step_time, max_step_time)
         self.running: list[Request] = []
+        self.shares = Shares(weights)
         self._weights = weights
         self._waiting, self._holds = Waiting(max_slots, weights), Holds()
         self._deadlines: list[tuple[float, int, Request]] = []
@@ -192,6 +194,7 @@ class Scheduler:
             costs[whose] = costs.get(whose, 0.0) + cost
         for (priority, tenant), cost in costs.items():
             self._waiting.share(priority).serve(tenant, cost)
+            self.shares.add(tenant, cost)
             self._served += cost
         if seconds is not None:
             rows = sum(item.num_new for item in work)

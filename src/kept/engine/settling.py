@@ -129,7 +129,9 @@ class Settling:
     def _take_more(self, item: Work, drawn: Drawn) -> None:
         request, group = item.request, item.request.group
         self.taking = request
+        item.continuation.is_foreseen = True
         group.take_more(item.continuation, drawn)
+        item.continuation.is_foreseen = False
         if item.continuation.finish_reason is not None:
             moves = [Move(continuation, continuation) for continuation in group.live]
             others = [entry for entry in self.changed if entry[0] is not request]

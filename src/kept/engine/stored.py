@@ -148,6 +148,11 @@ class Stored:
             for key in keys[-2:]:
                 self._section.end(key)
 
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Have the files removed that hold any of some blocks."""
+        self.make_way()  # what is being read may be of these
+        self._section.drop(keys)
+
     def _waited_for(self) -> Read | Starting | None:
         if self._starting is not None and not self._starting.is_over:
             return self._starting
@@ -260,7 +265,7 @@ class Stored:
             blocks: list[Block | None] = [
                 next(new) if group in of.groups else None for group, new in enumerate(taken)
             ]
-            stacks.append(Stack(blocks))
+            stacks.append(Stack(blocks, is_stored=True))
         return Landing(self._copy, stacks)
 
     def _land(self, request: Request, reading: Reading) -> None:

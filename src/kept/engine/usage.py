@@ -15,7 +15,7 @@ class Usage:
     computed, by where their keys came from ("tree": of texts before; "store": read from files;
     "running": of one that was being computed; "conversation": of the turns before). num_parked: how
     often it made room for others. miss: why the prefix tree did not hold more of the prompt; None:
-    nothing was missing, or it was not asked.
+    nothing was missing, or it was not asked. miss_reason: the same as a name, see `Reason`.
     """
 
     arrived: float = field(default_factory=time.perf_counter)
@@ -24,3 +24,4 @@ class Usage:
     cached: dict[str, int] = field(default_factory=dict)
     num_parked: int = 0
     miss: str | None = None
+    miss_reason: str | None = None

@@ -165,6 +165,26 @@ class Section:
         if run is not None:
             self._store.writer.submit(lambda: self._write(run))
 
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Have the files removed that hold any of some blocks, those too that wait to be written,
+        with whatever else lies in them."""
+        tags = set(map(tag_of, keys))
+        with self._lock:
+            waiting = [run.keys for run in self._runs.values()]
+        for of in waiting:
+            if not tags.isdisjoint(map(tag_of, of)):
+                self.end(of[-1])
+        self._store.writer.submit(lambda: self._remove(tags))  # behind what is to be written
+
+    def _remove(self, tags: set[str]) -> None:
+        """Remove files; runs in the store's thread that writes."""
+        with self._lock:
+            entries = [x for x in self._index.entries.values() if not tags.isdisjoint(x.tags)]
+        for entry in entries:
+            self.forget(entry.name)
+            with self._store.writing():
+                self._store.ledger.remove(self.folder / entry.name, entry.size)
+
     def end_all(self) -> None:
         """Write all that waits."""
         with self._lock:
