@@ -21,7 +21,6 @@ from kept.cache import Cache, first_needed
 from kept.engine.continuation import Continuation
 from kept.engine.finding import Tokens, find, findable, num_usable, only_whole
 
-
 MOST_REMEMBERED: Final = 16_384  # blocks that went, of 200 to 430 bytes each
 LEAST_REMEMBERED: Final = 64
 MOST_SALTS = 64  # without texts whose owners are not worth sweeping

@@ -9,9 +9,9 @@ from kept.serve.anthropic.answer import Envelope, Telling
 from kept.serve.anthropic.diagnosis import Diagnosis
 from kept.serve.anthropic.messages import CountRequest, MessagesRequest
 from kept.serve.http import (
+    begin,
     check_model,
     json_response,
-    log_usage,
     place_headers,
     service_of,
     tenant_of,
@@ -31,14 +31,13 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
     asked = body.to_asked(tenant)
     diagnosis = Diagnosis(service, tenant, body, asked)
     envelope = Envelope(service, body, diagnosis)
-    answer = await unless_gone(request, service.begin(asked))
+    answer = await begin(request, service, asked)
     diagnosis.remember(envelope.id, answer.prompt_tokens)
     headers = {**place_headers(answer), "request-id": request.state.request_id}
     if body.stream:
         telling = Telling(answer, body, envelope)
         return EventStream(telling.pieces(), comment=None, headers=headers)
     [found] = await unless_gone(request, hear(answer))
-    log_usage(request, [found])
     return json_response(envelope.message(found, envelope.content(found)), headers)
 
 

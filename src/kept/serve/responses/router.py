@@ -9,9 +9,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from kept.serve.http import (
+    begin,
     check_model,
     json_response,
-    log_usage,
     place_headers,
     service_of,
     tenant_of,
@@ -38,7 +38,7 @@ async def create(body: ResponsesRequest, request: Request) -> Response:
     before, new = _items(service, tenant, body)
     asked = body.to_asked(tenant, body.to_chat(before, new))
     resource = Resource(service, tenant, body, asked)
-    answer = await unless_gone(request, service.begin(asked))
+    answer = await begin(request, service, asked)
     resource.remember(answer.prompt_tokens)
 
     def store(found: dict[str, Any]) -> None:
@@ -53,8 +53,6 @@ async def create(body: ResponsesRequest, request: Request) -> Response:
     if body.stream:
         return EventStream(telling.pieces(answer), headers=headers)
     found = await unless_gone(request, telling.hear(answer))
-    assert telling.completion is not None
-    log_usage(request, [telling.completion])
     return json_response(found, headers)
 
 
