@@ -25,6 +25,7 @@ class Served:
 
     def __init__(self, service: Service, server: uvicorn.Server, url: str) -> None:
         self.service, self.server, self.url = service, server, url
+        self.thread: threading.Thread | None = None
         self.http = httpx2.Client(base_url=url, timeout=TIMEOUT)
 
     def chat(self, **body: Any) -> httpx2.Response:
@@ -35,6 +36,11 @@ class Served:
     def complete(self, prompt: Any = "def add(a, b):", **body: Any) -> httpx2.Response:
         body.setdefault("max_tokens", 8)
         return self.http.post("/v1/completions", json={"prompt": prompt, **body})
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server has ended by itself."""
+        return self.thread is not None and not self.thread.is_alive()
 
     def has_idle_engines(self) -> bool:
         """Whether nothing runs, waits or is held; waits a while for that."""
@@ -61,6 +67,7 @@ def served(
     while not server.started:
         time.sleep(0.005)
     found = Served(service, server, address_of(listener))
+    found.thread = thread
     try:
         yield found
     finally:

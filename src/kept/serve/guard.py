@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kept.serve.origins import Headers, Origins, preflight, showing
 from kept.serve.refusal import Refusal
 from kept.serve.settings import Settings
 from kept.serve.tenants import Keys
@@ -44,7 +45,7 @@ class Guard:
         if not names:
             names = {*LOOPBACK_NAMES, settings.host.lower()} if is_local else {"*"}
         self._hosts = frozenset(names)
-        self._origins = frozenset(settings.allowed_origins)
+        self._origins = Origins(settings.allowed_origins)
         listed = {*OPEN, *open_paths}
         self._open = frozenset(path for path in listed if path == "/" or not path.endswith("/"))
         self._open_below = tuple(path for path in listed if path != "/" and path.endswith("/"))
@@ -55,22 +56,28 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return  # no route is a WebSocket
+        headers = _headers(scope)
         try:
-            self._check(scope)
+            self._check_host(headers)
+            origin = self._origins.check(headers, scope)
+            if origin is not None:
+                asked = preflight(origin, headers, scope)
+                if asked is not None:
+                    await asked(scope, receive, send)
+                    return
+                send = showing(origin, send)
+            self._check(scope, headers)
             receive = await self._bounded(scope, receive)
         except Refusal as refusal:
             await self._refuse(scope, refusal)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _check(self, scope: Scope) -> None:
+    def _check(self, scope: Scope, headers: Headers) -> None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
             raise Refusal(
                 f"the headers have more than {MAX_HEADERS >> 10} KiB together", 431, "too_large"
             )
-        headers = _headers(scope)
-        self._check_host(headers)
-        self._check_origin(headers, scope)
         path = scope["path"]
         tenant = self._keys.tenant_of(_key_of(headers))
         is_open = path in self._open or path.startswith(self._open_below)
@@ -84,7 +91,7 @@ class Guard:
             )
         scope.setdefault("state", {})["tenant"] = tenant
 
-    def _check_host(self, headers: Mapping[bytes, list[bytes]]) -> None:
+    def _check_host(self, headers: Headers) -> None:
         """A name that this server does not go by is a page's that had it point here."""
         given = headers.get(b"host", [])
         if "*" in self._hosts:
@@ -96,18 +103,6 @@ class Guard:
                 421,
                 "unknown_host",
             )
-
-    def _check_origin(self, headers: Mapping[bytes, list[bytes]], scope: Scope) -> None:
-        for origin in headers.get(b"origin", []):
-            text = origin.decode("latin-1")
-            host = headers.get(b"host", [b""])[0].decode("latin-1")
-            if text not in self._origins and text != f"{scope['scheme']}://{host}":
-                raise Refusal(
-                    "pages of this origin may not call this server; --allowed-origins lists those "
-                    "that may",
-                    403,
-                    "unknown_origin",
-                )
 
     async def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """The body, read whole within its limits; what comes behind it is as it was."""
@@ -169,7 +164,7 @@ def _headers(scope: Scope) -> dict[bytes, list[bytes]]:
     return found
 
 
-def _key_of(headers: Mapping[bytes, list[bytes]]) -> bytes | None:
+def _key_of(headers: Headers) -> bytes | None:
     """The key a request comes with; one that names several has none."""
     bearers = [value.partition(b" ") for value in headers.get(b"authorization", [])]
     given = {key.strip() for kind, _, key in bearers if kind.lower() == b"bearer"}

@@ -1,11 +1,14 @@
-"""Whether the server is there, and whether it takes requests."""
+"""Whether the server is there, whether it takes requests, and what it has done."""
 
 from __future__ import annotations
+
+import asyncio
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from kept.serve.http import json_response, service_of
+from kept.serve.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
 
@@ -22,6 +25,13 @@ async def ready(request: Request) -> Response:
     if service_of(request).is_draining:
         return json_response({"status": "draining"}, {"Retry-After": "5"}, 503)
     return json_response({"status": "ready"})
+
+
+@router.get("/metrics", response_model=None)
+async def metrics(request: Request) -> Response:
+    """What Prometheus reads."""
+    text = await asyncio.to_thread(service_of(request).metrics.text)
+    return Response(text, media_type=CONTENT_TYPE)
 
 
 @router.head("/", response_model=None)

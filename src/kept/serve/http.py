@@ -15,7 +15,8 @@ from kept.serve.sse import to_json, unless_gone
 from kept.serve.tenants import Tenant
 
 if TYPE_CHECKING:
-    from kept.serve.service import Answer, Service
+    from kept.serve.answer import Answer
+    from kept.serve.service import Service
 
 
 def service_of(request: Request) -> Service:

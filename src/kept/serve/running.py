@@ -26,8 +26,11 @@ LAST_WORDS: Final = 5  # seconds that answers cut short have to say so
 
 
 def bind(settings: Settings) -> socket.socket:
-    """The socket that a server will listen at. Raises OptionError where it cannot be had, and for
-    an address beyond this machine without an API key."""
+    """The socket of a server; who connects before it answers waits.
+
+    Raises OptionError where it cannot be had, and for an address beyond this machine without an
+    API key.
+    """
     host, port = settings.host, settings.port
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -43,6 +46,7 @@ def bind(settings: Settings) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(BACKLOG)  # else another could bind it too until somebody listens
     except OSError as error:
         listener.close()
         raise OptionError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from kept.errors import OptionError
 from kept.paths import read_path
 
+_OTHERS = re.compile(r"known under another salt from token (\d+) on.*", re.DOTALL)
 _SALT, _NAME = b"kept salt", b"kept tenant"
 SHORTEST_KEY = 8  # characters; what is shorter is guessed
 _KEY = re.compile(rf"(?:(?P<name>[\w.-]{{1,64}}):)?(?P<key>[!-~]{{{SHORTEST_KEY},4096}})", re.ASCII)
@@ -75,6 +76,16 @@ class Keys:
             if hmac.compare_digest(known, digest):
                 found = tenant
         return found
+
+
+def own_reason(reason: str | None) -> str | None:
+    """Why no more of a prompt was found, as its tenant may know it: that another one has sent the
+    same tokens is told as if nobody had."""
+    found = _OTHERS.fullmatch(reason or "")
+    if found is None:
+        return reason
+    count = int(found[1])
+    return f"known up to token {count}" if count else "nothing known begins like it"
 
 
 def read_keys(path: str) -> list[str]:

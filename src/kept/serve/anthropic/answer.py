@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from kept.engine import Completion
+from kept.serve.answer import Answer
 from kept.serve.anthropic.diagnosis import Diagnosis
 from kept.serve.anthropic.errors import error_body
 from kept.serve.anthropic.messages import MessagesRequest
@@ -16,7 +17,7 @@ from kept.serve.events import Delta, Event, Finished, Started
 from kept.serve.flow import ticking
 from kept.serve.openai.usage import kept_usage
 from kept.serve.refusal import Refusal
-from kept.serve.service import Answer, Service
+from kept.serve.service import Service
 from kept.serve.sse import COMMENT, KEEP_ALIVE, sse
 
 log = logging.getLogger("kept.serve")

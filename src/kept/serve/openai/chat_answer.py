@@ -7,11 +7,12 @@ from typing import Any
 
 from kept.engine import Completion
 from kept.sampling import TokenLogprobs
+from kept.serve.answer import Answer
 from kept.serve.events import Delta, Event, Finished, Started
 from kept.serve.openai.heard import Envelope, Telling
 from kept.serve.openai.logprobs import chat_logprobs
 from kept.serve.openai.usage import timings_of, usage_of
-from kept.serve.service import Answer, Service
+from kept.serve.service import Service
 from kept.text import Tokenizer
 
 
@@ -51,7 +52,7 @@ class ChatTelling(Telling):
     def tell_text(self, event: Event) -> Iterator[dict[str, Any]]:
         """See `Telling.tell_text`."""
         if isinstance(event, Started):
-            for index in range(len(self._answer.completions)):
+            for index in range(self._answer.num_texts):
                 yield self.around([self._choice(index, {"role": "assistant", "content": ""})])
         elif isinstance(event, Delta) and (event.text or event.logprobs):
             choice = self._choice(event.index, {"content": event.text}, event.logprobs)

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kept.engine import Completion
+from kept.serve.answer import Answer
 from kept.serve.events import Delta, Event, Finished, Started
 from kept.serve.openai.echo import Echo, joined
 from kept.serve.openai.heard import Envelope, Telling
 from kept.serve.openai.logprobs import completion_logprobs
 from kept.serve.openai.usage import timings_of, usage_of
-from kept.serve.service import Answer, Service
+from kept.serve.service import Service
 
 
 def completion_body(

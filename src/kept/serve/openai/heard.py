@@ -10,11 +10,12 @@ from contextlib import aclosing
 from typing import Any
 
 from kept.engine import Completion
+from kept.serve.answer import Answer
 from kept.serve.events import Event, Finished, Progress
 from kept.serve.openai.errors import error_body
 from kept.serve.openai.usage import timings_of, usage_of
 from kept.serve.refusal import Refusal
-from kept.serve.service import Answer, Service
+from kept.serve.service import Service
 from kept.serve.sse import sse
 
 log = logging.getLogger("kept.serve")
@@ -93,7 +94,7 @@ class Telling:
                 return
             self._finished[event.index] = event.completion
             more: dict[str, Any] = {"timings": timings_of(event.completion)}
-            is_last = len(self._finished) == len(self._answer.completions)
+            is_last = len(self._finished) == self._answer.num_texts
             if is_last and not self._include_usage:
                 more["usage"] = self._usage()
             yield self.around([self.last_choice(event)], **more)

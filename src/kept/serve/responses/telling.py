@@ -10,11 +10,11 @@ from typing import Any
 
 from kept.engine import Completion
 from kept.sampling import TokenLogprobs
+from kept.serve.answer import Answer
 from kept.serve.events import Delta, Event, Finished
 from kept.serve.openai.logprobs import chat_logprobs
 from kept.serve.refusal import Refusal
 from kept.serve.responses.resource import Resource
-from kept.serve.service import Answer
 from kept.serve.sse import sse
 from kept.text import Tokenizer
 

@@ -1,0 +1,157 @@
+"""A request on its way to its texts, told as events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from kept.engine import Completion, Continuation, Piece
+from kept.serve.admission import Ticket
+from kept.serve.asked import Asked
+from kept.serve.events import Delta, Event, Finished, Progress, Started
+from kept.serve.flow import merged, ticking
+from kept.serve.reading import Read
+from kept.serve.refusal import Refusal
+from kept.serve.tenants import own_reason
+
+if TYPE_CHECKING:
+    from kept.serve.service import Service
+
+PROGRESS_EVERY: Final = 0.25  # seconds between two tellings of how far a prompt is read
+
+
+class Answer:
+    """A request on its way to its texts.
+
+    place, wait: how many texts were to start before it when it came, and for how many seconds.
+    prompts: the tokens of each. log: of the request's line in the access log, to which its end
+    adds what it took.
+    """
+
+    def __init__(
+        self, service: Service, asked: Asked, ticket: Ticket, found: Sequence[Read]
+    ) -> None:
+        self.service, self._asked, self._ticket, self._read = service, asked, ticket, found
+        self.place, self.wait = ticket.place, ticket.wait
+        self.log: dict[str, Any] = {}
+        self._is_closed = False
+        self.prompts = [each.tokens for each in found]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts together."""
+        return sum(map(len, self.prompts))
+
+    @property
+    def num_texts(self) -> int:
+        """Of all prompts together."""
+        return self._asked.num_texts
+
+    @property
+    def texts_of_prompt(self) -> int:
+        """How many texts each prompt has."""
+        return self._asked.params.num_return_sequences or 1
+
+    @property
+    def completions(self) -> list[Completion]:
+        """What every text has come to, by index."""
+        texts = [
+            (number, text)
+            for number, each in enumerate(self._read)
+            for text in each.request.group.results
+            for _ in range(each.copies)
+        ]
+        return [_completion(text, number, index) for index, (number, text) in enumerate(texts)]
+
+    def close(self) -> None:
+        """It has been heard, or will not be; what has not begun does not."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self.service.leave(self._ticket)
+        found = self.completions
+        self.service.metrics.observe(found)
+        first = {completion.prompt_index: completion for completion in found}.values()
+        self.log["prompt_tokens"] = self.prompt_tokens
+        self.log["cached_tokens"] = sum(completion.cached_tokens for completion in first)
+        self.log["completion_tokens"] = sum(len(completion.token_ids) for completion in found)
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """What happens to it; to be iterated once.
+
+        Leaving the iteration, or cancelling the task, ends it with the engine's next step.
+        """
+        sources = [self._run(number, each) for number, each in enumerate(self._read)]
+        source = sources[0] if len(sources) == 1 else merged(sources)
+        try:
+            async with aclosing(source):
+                async for event in source:
+                    yield event
+        finally:
+            self.close()
+
+    async def _run(self, number: int, one: Read) -> AsyncGenerator[Event, None]:
+        texts, has_started = one.request.group.results, False
+        first = sum(
+            len(before.request.group.results) * before.copies for before in self._read[:number]
+        )
+        async with self.service.runners.running(one.engine, one.lives_on) as engine:
+            pieces: AsyncGenerator[Piece | None, None] = engine.generate(one.request)
+            if self._asked.wants_progress:
+                pieces = ticking(pieces, PROGRESS_EVERY)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    if piece is None:
+                        if not has_started:
+                            yield _progress(number, texts[0])
+                        continue
+                    if not has_started:
+                        has_started = True
+                        if self._asked.wants_progress:
+                            yield _progress(number, texts[0])
+                        yield _started(number, texts[0])
+                    for index in range(piece.index * one.copies, (piece.index + 1) * one.copies):
+                        if piece.text or piece.token_ids:
+                            yield Delta(first + index, piece.text, piece.token_ids, piece.logprobs)
+                        if piece.is_last:
+                            yield self._finished(first + index, number, texts[piece.index])
+
+    def _finished(self, index: int, prompt: int, text: Continuation) -> Finished:
+        failure = None
+        if text.error is not None:
+            failure = self.service.refusal_of(text.error, self._asked)
+        elif text.finish_reason == "interrupted":
+            failure = Refusal("the request was ended before its text was", 503, "interrupted")
+            if self._asked.timeout is not None:
+                failure = Refusal(
+                    f"the text had not ended after {self._asked.timeout:g} s", 408, "timeout"
+                )
+        return Finished(index, _completion(text, prompt, index), failure)
+
+
+def _completion(text: Continuation, prompt: int, index: int) -> Completion:
+    """What a text has come to, by its place in the request, and with nothing of other tenants."""
+    found = text.completion()
+    reason = own_reason(found.miss_reason)
+    return replace(found, prompt_index=prompt, index=index, miss_reason=reason)
+
+
+def _started(number: int, text: Continuation) -> Started:
+    found = _completion(text, number, 0)
+    return Started(
+        number, found.prompt_tokens, found.cached_from, found.miss_reason, found.queue_time
+    )
+
+
+def _progress(number: int, text: Continuation) -> Progress:
+    found = text.completion()
+    admitted = found.queue_time is not None
+    return Progress(
+        number,
+        found.prompt_tokens,
+        found.cached_tokens if admitted else None,
+        min(text.num_computed, found.prompt_tokens),
+        found.total_time,
+    )

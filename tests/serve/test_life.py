@@ -1,0 +1,138 @@
+"""Clients that leave, overload, draining, metrics: what happens around an answer."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from kept import LLM
+from kept.serve import sse
+
+from .serving import Served, served
+from .test_openai import chunks
+
+LONG = {"max_tokens": 1500, "ignore_eos": True}
+
+
+def until(condition: Any, seconds: float = 60.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def raw(served: Served, path: str, body: dict[str, Any]) -> socket.socket:
+    """A request whose answer nobody reads."""
+    host, port = served.url.removeprefix("http://").split(":")
+    found = socket.create_connection((host, int(port)))
+    text = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    found.sendall(head.encode() + f"Content-Length: {len(text)}\r\n\r\n".encode() + text)
+    return found
+
+
+def test_who_leaves_frees_what_is_held(llm: LLM) -> None:
+    """Queued, reading, drawing in a stream and not in one."""
+    with served(llm, max_batch_size=2) as server:
+        service = server.service
+        read = "x = 1\n" * 300
+        bodies = [
+            {"prompt": "def a():", **LONG, "stream": True},
+            {"prompt": "def b():", **LONG},
+            {"prompt": read, **LONG},
+            {"prompt": "def c():", **LONG, "stream": True},
+        ]
+        clients = [raw(server, "/v1/completions", body) for body in bodies]
+        for _ in range(14):  # fill every slot, so that some wait
+            clients.append(raw(server, "/v1/completions", {"prompt": "class D:", **LONG}))
+        assert until(lambda: service.admission.num_open == 18)
+        assert until(lambda: service.engines and service.engines[0].snapshot().running == 16)
+        assert service.engines[0].snapshot().waiting == 2
+        for client in clients:
+            client.close()
+        assert until(lambda: service.is_idle)
+        assert server.has_idle_engines()
+        blocks = service.engines[0].snapshot().blocks
+        assert blocks is not None
+        assert blocks.held == 0
+
+
+def test_what_cannot_start_in_time_is_refused_at_once(llm: LLM) -> None:
+    with served(llm, max_queue_time=0.0) as server:
+        assert server.complete(max_tokens=30, ignore_eos=True).status_code == 200  # tells the pace
+        clients = [raw(server, "/v1/completions", {"prompt": "a", **LONG}) for _ in range(16)]
+        assert until(lambda: server.service.admission.num_open == 16)
+        answer = server.complete()
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+        for client in clients:
+            client.close()
+        assert until(lambda: server.service.is_idle)
+        assert server.complete().status_code == 200
+        text = server.http.get("/metrics").text
+        assert 'vllm:admission_rejections_total{model_name="kept",reason="queue_time"} 1.0' in text
+
+
+def test_draining_ends_streams_and_takes_no_more(llm: LLM) -> None:
+    with served(llm) as server, ThreadPoolExecutor(4) as threads:
+        body = {"prompt": "def a():", "max_tokens": 120, "ignore_eos": True}
+        streams = [threads.submit(chunks, server, "/v1/completions", body) for _ in range(4)]
+        assert until(lambda: server.service.admission.num_open == 4)
+        server.server.handle_exit(15, None)
+        assert server.http.get("/ready").status_code == 503
+        assert server.http.get("/health").status_code == 200
+        refused = server.complete()
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "draining"
+        for stream in streams:
+            pieces = [c for t in stream.result() for c in t["choices"]]
+            assert pieces[-1]["finish_reason"] == "length"
+        assert until(lambda: server.has_ended)
+
+
+def test_a_second_signal_ends_what_there_is(llm: LLM) -> None:
+    with served(llm) as server:
+        client = raw(server, "/v1/completions", {"prompt": "def a():", **LONG, "stream": True})
+        assert until(lambda: server.service.admission.num_open == 1)
+        server.server.handle_exit(15, None)
+        server.server.handle_exit(15, None)
+        assert until(lambda: server.has_ended)
+        client.close()
+
+
+def test_a_silent_stream_has_comments(llm: LLM, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE", 0.0005)
+    with served(llm) as server:
+        body = {"prompt": "x = 1\n" * 400, "max_tokens": 2, "stream": True}
+        with server.http.stream("POST", "/v1/completions", json=body) as answer:
+            lines = list(answer.iter_lines())
+    assert ": kept" in lines
+    assert lines[-2] == "data: [DONE]"
+
+
+def test_progress_of_a_prompt(server: Served) -> None:
+    body = {"prompt": "y = 2\n" * 300, "max_tokens": 2, "return_progress": True}
+    told = chunks(server, "/v1/completions", body)
+    progress = [t["prompt_progress"] for t in told if "prompt_progress" in t]
+    assert progress[-1]["processed"] == progress[-1]["total"] == 1200
+    assert [p["processed"] for p in progress] == sorted(p["processed"] for p in progress)
+
+
+def test_metrics_add_up(llm: LLM) -> None:
+    with served(llm) as server:
+        for _ in range(2):
+            server.complete("def metric_of(a):", max_tokens=5, ignore_eos=True)
+        lines = server.http.get("/metrics").text.splitlines()
+        values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        named = {name.split("{")[0]: float(value) for name, value in values.items()}
+        assert named["vllm:request_generation_tokens_sum"] == 10
+        assert named["vllm:time_to_first_token_seconds_count"] == 2
+        ended = 'vllm:request_success_total{finished_reason="length",model_name="kept"}'
+        assert float(values[ended]) == 2
+        assert named["vllm:num_requests_running"] == 0
