@@ -23,6 +23,8 @@ from kept.serve.anthropic.router import router as anthropic_router
 from kept.serve.guard import Guard
 from kept.serve.http import refusal_response, service_of
 from kept.serve.invalid import refusal_of_validation
+from kept.serve.ollama.errors import error_body as ollama_error
+from kept.serve.ollama.router import router as ollama_router
 from kept.serve.openai.errors import error_body as openai_error
 from kept.serve.openai.router import router as openai_router
 from kept.serve.refusal import Refusal
@@ -50,6 +52,7 @@ PROTOCOLS: Final = (
     Protocol(health.router, openai_error, ("/health", "/ready")),
     Protocol(vllm_router, openai_error, ("/tokenize", "/detokenize")),
     Protocol(anthropic_router, anthropic_error, ("/v1/messages",)),
+    Protocol(ollama_router, ollama_error, ("/api/",)),
     Protocol(responses_router, openai_error, ("/v1/responses",)),
     Protocol(openai_router, openai_error, ("/",)),
 )
