@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ def read_prompt(llm: LLM, prompt: Prompt) -> Sequence[int]:
     messages = prompt.messages
     if not any("developer" in text for text in llm.chat_template.templates.values()):
         messages = tuple(_as_system(message) for message in messages)
+    messages = tuple(_with_objects(message) for message in messages)
     return llm.read_chat(
         messages,
         add_generation_prompt=prompt.begins_answer,
@@ -78,6 +80,28 @@ def read_prompt(llm: LLM, prompt: Prompt) -> Sequence[int]:
 def _as_system(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """A developer's message for a template that knows only the older name of it."""
     return {**message, "role": "system"} if message.get("role") == "developer" else message
+
+
+def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message with the arguments of its calls as objects, as templates take them; what is no
+    object of JSON stays the text it is."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list | tuple):
+        return message
+    return {**message, "tool_calls": [_with_object(call) for call in calls]}
+
+
+def _with_object(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        found = json.loads(function["arguments"])
+    except (ValueError, RecursionError):
+        return call
+    if not isinstance(found, dict):
+        return call
+    return {**call, "function": {**function, "arguments": found}}
 
 
 def resolve(llm: LLM, params: SamplingParams, is_chat: bool) -> tuple[ResolvedParams, int]:
