@@ -8,14 +8,7 @@ from starlette.responses import Response
 from kept.serve.anthropic.answer import Envelope, Telling
 from kept.serve.anthropic.diagnosis import Diagnosis
 from kept.serve.anthropic.messages import CountRequest, MessagesRequest
-from kept.serve.http import (
-    begin,
-    check_model,
-    json_response,
-    place_headers,
-    service_of,
-    tenant_of,
-)
+from kept.serve.http import begin, check_model, json_response, place_headers, service_of, tenant_of
 from kept.serve.openai.heard import hear
 from kept.serve.reading import read_prompt
 from kept.serve.sse import EventStream, unless_gone

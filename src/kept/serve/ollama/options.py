@@ -16,6 +16,8 @@ FIELDS: Final[Mapping[str, str]] = {
     "max_new_tokens": "options.num_predict",
     "stop_strings": "options.stop",
     "repetition_penalty": "options.repeat_penalty",
+    "presence_penalty": "options.presence_penalty",
+    "frequency_penalty": "options.frequency_penalty",
     "temperature": "options.temperature",
     "top_k": "options.top_k",
     "top_p": "options.top_p",
@@ -35,8 +37,8 @@ class Options(Wire):
     typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     repeat_last_n: Annotated[int, Field(ge=-1, le=MAX_TOKENS)] | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)] | None = None
     num_predict: Annotated[int, Field(ge=-2, le=MAX_TOKENS)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
@@ -65,10 +67,8 @@ class Options(Wire):
         for name, nothing in (("mirostat", 0), ("tfs_z", 1.0), ("penalize_newline", True)):
             if getattr(self, name) != nothing:
                 raise not_done(f"options.{name}", f"is not {nothing}, and is not known here")
-        for name in ("presence_penalty", "frequency_penalty"):
-            if getattr(self, name):
-                raise not_done(f"options.{name}", "is not 0, and only repeat_penalty is known here")
-        penalizes = self.repeat_penalty not in (None, 1.0)
+        penalizes = self.repeat_penalty not in (None, 1.0) or self.presence_penalty
+        penalizes = penalizes or self.frequency_penalty
         if penalizes and self.repeat_last_n not in (None, -1):
             raise not_done("options.repeat_last_n", "is not -1, and all of a text is penalized")
         return self
@@ -84,6 +84,8 @@ class Options(Wire):
             min_p=self.min_p,
             typical_p=self.typical_p,
             repetition_penalty=self.repeat_penalty,
+            presence_penalty=self.presence_penalty or None,
+            frequency_penalty=self.frequency_penalty or None,
             stop_strings=stops or None,
             seed=None if self.seed is None else self.seed % (1 << 64),
             logprobs=logprobs,

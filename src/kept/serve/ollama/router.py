@@ -9,14 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from kept import __version__
-from kept.serve.http import (
-    check_model,
-    json_response,
-    log_usage,
-    place_headers,
-    service_of,
-    tenant_of,
-)
+from kept.serve.http import begin, check_model, json_response, place_headers, service_of, tenant_of
 from kept.serve.ollama.answer import Telling, Worded, as_message, as_response
 from kept.serve.ollama.asking import ChatRequest, GenerateRequest
 from kept.serve.openai.fields import ShortText, Wire
@@ -113,14 +106,13 @@ async def _answer(body: ChatRequest | GenerateRequest, request: Request, word: W
     telling = Telling(name, service.llm.tokenizer, word)
     if body.is_load:
         return json_response(telling.loaded())
-    answer = await unless_gone(request, service.begin(body.to_asked(tenant_of(request))))
+    answer = await begin(request, service, body.to_asked(tenant_of(request)))
     headers = place_headers(answer)
     if body.stream:
         # Lines have no comments; their readers wait for as long as the connection stands.
         pieces = telling.pieces(answer)
         return EventStream(pieces, media_type=LINES, comment=None, headers=headers)
     [found] = await unless_gone(request, hear(answer))
-    log_usage(request, [found])
     return json_response(telling.last(found.text, found, found.logprobs), headers)
 
 

@@ -8,14 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from kept.serve.http import (
-    begin,
-    check_model,
-    json_response,
-    place_headers,
-    service_of,
-    tenant_of,
-)
+from kept.serve.http import begin, check_model, json_response, place_headers, service_of, tenant_of
 from kept.serve.openai.fields import ShortText
 from kept.serve.reading import read_prompt
 from kept.serve.responses.items import Item
