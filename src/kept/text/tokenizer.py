@@ -24,6 +24,10 @@ from kept.text.tokenizer_file import Growth
 
 log = logging.getLogger("kept")
 
+# Characters from which on the library is asked as for a batch, as it lets go of Python's lock then
+# alone: a text of a megabyte would hold up every other thread for seconds.
+_LONG = 1 << 12
+
 
 class Tokenizer:
     """Turns text into token ids and back, as transformers does for the same folder.
@@ -107,7 +111,10 @@ class Tokenizer:
             ) from error
         self._growth.check(text)
         with ENCODING:
-            return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+            if len(text) < _LONG:
+                return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+            [found] = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            return list(found.ids)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Encode a prompt: like `encode`, but a bos that the text begins with is not doubled.

@@ -30,6 +30,7 @@ TEXTS = [
     "<|endoftext|> [CLS] [SEP] [PAD] <0x41> ünïcode tøken</w>",
     "The <extra_id_0> fox<extra_id_1>.</s> <pad>",
     "word " * 300,
+    "naïve 你好 def\n\t🙂 <s> " * 300,  # long enough to be encoded as a batch is
 ]
 LAW = settings(
     max_examples=examples(20, 40),
