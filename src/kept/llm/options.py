@@ -67,11 +67,11 @@ def check_single(params: ResolvedParams) -> None:
 def read_template_options(asked: object) -> Mapping[str, Any]:
     """What a chat template takes besides the messages, None: nothing. Raises OptionError for what
     is no dict by name, or names what kept itself passes."""
-    own = {"messages", "add_generation_prompt", "continue_final_message"}
+    own = {"self", "messages", "add_generation_prompt", "continue_final_message"}
     options: object = {} if asked is None else asked
     if isinstance(options, Mapping) and all(isinstance(x, str) and x not in own for x in options):
         return options
     raise OptionError(
-        f"template_options={asked!r}; pass a dict of the template's own variables by name, without "
+        f"template_options={asked!r:.200}; pass a dict of the template's own variables by name, without "
         f"{' and '.join(sorted(own))}"
     )

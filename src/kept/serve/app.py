@@ -102,7 +102,10 @@ def _invalid(request: Request, error: Exception) -> Response:
 def _of_routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
-    messages = {404: f"there is no {request.url.path[:100]} here", 405: "another method is needed"}
+    messages = {
+        404: f"there is no {request.scope['path'][:100]} here",
+        405: "another method is needed",
+    }
     codes = {404: "not_found", 405: "method_not_allowed"}
     message = messages.get(error.status_code, str(error.detail))
     code = codes.get(error.status_code, "invalid_request")

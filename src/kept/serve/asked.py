@@ -61,3 +61,26 @@ class Asked:
     def num_texts(self) -> int:
         """How many texts it asks for."""
         return len(self.prompts) * (self.params.num_return_sequences or 1)
+
+    @property
+    def num_characters(self) -> int:
+        """Of all prompts together, as they were given; those of token ids have none."""
+        return sum(_characters(prompt) for prompt in self.prompts)
+
+
+def _characters(prompt: Prompt) -> int:
+    if isinstance(prompt, str):
+        return len(prompt)
+    if not isinstance(prompt, Chat):
+        return 0
+    found = 0
+    waiting: list[Any] = [prompt.messages, prompt.tools, prompt.template_options]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            found += len(value)
+        elif isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)
+    return found

@@ -78,6 +78,13 @@ class Guard:
             raise Refusal(
                 f"the headers have more than {MAX_HEADERS >> 10} KiB together", 431, "too_large"
             )
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            raise Refusal(
+                "the request gives its length twice, by Content-Length and Transfer-Encoding",
+                400,
+                "invalid_request",
+                headers={"Connection": "close"},  # what follows may be meant as either
+            )
         path = scope["path"]
         tenant = self._keys.tenant_of(_key_of(headers))
         is_open = path in self._open or path.startswith(self._open_below)

@@ -10,6 +10,7 @@ from kept.serve.refusal import Refusal
 
 _BRANCH = re.compile(r"[\[(]|^(str|int|float|bool|constrained|list|dict)")
 _MOST: Final = 5  # of which a message tells
+_LONGEST: Final = 200  # characters of a field's name, which is the client's own
 
 
 def refusal_of_validation(errors: Sequence[Mapping[str, Any]]) -> Refusal:
@@ -26,7 +27,7 @@ def refusal_of_validation(errors: Sequence[Mapping[str, Any]]) -> Refusal:
 def _told(error: Mapping[str, Any]) -> tuple[str | None, str, str]:
     kind, where = error["type"], [str(part) for part in error["loc"][1:]]
     # A union's branches stand in the path by the names of their types.
-    name = ".".join(part for part in where if not _BRANCH.match(part)) or None
+    name = ".".join(part for part in where if not _BRANCH.match(part))[:_LONGEST] or None
     if kind == "extra_forbidden":
         text = "is no field this server knows, and none is passed over in silence; leave it out"
         return name, text, "unknown_parameter"

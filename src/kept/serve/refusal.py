@@ -54,6 +54,8 @@ _TABLE: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (MemoryError, 503, "out_of_memory"),
 )
 _FIELD = re.compile(r"^(\w+)(?:=| is | has | holds | names )")
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,}")  # where Python's objects lie tells who attacks
+LONGEST: Final = 2000  # characters of what an error says, which may quote its client
 _INTERNAL = "the server failed at this request; its log says how"
 
 
@@ -71,7 +73,10 @@ def refusal_of(error: Exception, fields: Mapping[str, str] = _NONE) -> Refusal:
     _, status, code = found
     if not isinstance(error, KeptError):
         return Refusal("there is no memory left for this request; try again later", status, code)
-    message, begin = str(error), _FIELD.match(str(error))
+    message = _ADDRESS.sub("0x…", str(error))
+    if len(message) > LONGEST:
+        message = message[:LONGEST] + "…"
+    begin = _FIELD.match(message)
     if begin is None:
         return Refusal(message, status, code)
     name = begin[1]

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from kept.errors import OptionError
 from kept.serve.app import make_app
+from kept.serve.connection import connection_of
 from kept.serve.service import Service
 from kept.serve.settings import Settings
 
@@ -79,6 +80,8 @@ def server_of(app: ASGIApp, service: Service) -> uvicorn.Server:
     """A server of an application, which drains the service before it ends."""
     config = uvicorn.Config(
         app,
+        # Not whichever is installed: httptools' has no limit on headers.
+        http=connection_of(service.settings.body_timeout),
         log_level="warning",
         access_log=False,
         lifespan="on",

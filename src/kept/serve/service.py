@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 NUM_READERS: Final = 2  # threads that put prompts through templates and tokenizer
 MAX_RESPONSES: Final = 65_536  # of a tenant
+LONG: Final = 1 << 16  # characters; what has more is read by a thread of its own
 
 
 class Service:
@@ -71,6 +72,8 @@ class Service:
         self._scorer = ThreadPoolExecutor(1, thread_name_prefix="kept scorer")
         self.scoring = Admission(settings.max_queue_time, 1)
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="kept reader")
+        # So that prompts of megabytes hold up each other alone.
+        self._long_reader = ThreadPoolExecutor(1, thread_name_prefix="kept long reader")
 
     @property
     def engines(self) -> list[Engine]:
@@ -91,7 +94,9 @@ class Service:
             )
         ticket = self._enter(self.admission, asked.num_texts)
         try:
-            found = await self.in_thread(lambda: read(self.llm, asked, self.caching))
+            found = await self.in_thread(
+                lambda: read(self.llm, asked, self.caching), is_long=asked.num_characters > LONG
+            )
         except BaseException as error:
             self.leave(ticket)
             if isinstance(error, Exception):
@@ -107,9 +112,11 @@ class Service:
             async for event in events:
                 yield event
 
-    async def in_thread(self, do: Callable[[], T]) -> T:
-        """What `do` returns, in a thread of those that read prompts."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, do)
+    async def in_thread(self, do: Callable[[], T], *, is_long: bool = False) -> T:
+        """What `do` returns, in a thread of those that read prompts; is_long: in the one of those
+        that take seconds."""
+        readers = self._long_reader if is_long else self._readers
+        return await asyncio.get_running_loop().run_in_executor(readers, do)
 
     async def score(self, do: Callable[[], T]) -> T:
         """What `do` makes of texts that are all there, one after the other beside the engine.
@@ -159,7 +166,7 @@ class Service:
         """Cancel what there is, and end all threads."""
         self.is_draining = True
         await self.runners.aclose()
-        for threads in (self._readers, self._scorer):
+        for threads in (self._readers, self._long_reader, self._scorer):
             threads.shutdown(wait=False, cancel_futures=True)
 
     def leave(self, ticket: Ticket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from kept.sampling import SamplingParams
 from kept.serve.refusal import not_done
@@ -14,6 +14,7 @@ MAX_STOPS: Final = 16
 MAX_STOP_LENGTH: Final = 1024  # characters
 MAX_BIASES: Final = 1024
 MAX_TOP_LOGPROBS: Final = 20
+MIN_TEMPERATURE: Final = 1e-4
 MAX_TOKENS: Final = 1 << 24
 MAX_TEXT: Final = 1024  # characters of names and their like
 
@@ -32,7 +33,15 @@ FIELDS: Final[Mapping[str, str]] = {
     "sequence_bias": "logit_bias",
     "eos_token_id": "stop_token_ids",
     "prompt_lookup_num_tokens": "prediction",
+    "template_options": "chat_template_kwargs",
 }
+
+
+def _no_trace(temperature: float) -> float:
+    """Refuses a temperature that would have scores outgrow their numbers, where 0 is meant."""
+    if 0 < temperature < MIN_TEMPERATURE:
+        raise ValueError(f"is less than {MIN_TEMPERATURE}; pass 0 for the likeliest token")
+    return temperature
 
 
 class Wire(BaseModel):
@@ -68,7 +77,7 @@ class Sampling(Wire):
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), AfterValidator(_no_trace)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
@@ -77,7 +86,7 @@ class Sampling(Wire):
     # Of vLLM and llama.cpp:
     top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
     ignore_eos: bool = False

@@ -1,0 +1,50 @@
+"""A connection that its client has to use: the head of a request is waited for, not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class Connection(H11Protocol):
+    """uvicorn's, which waits for the head of a request for ever once a byte of it is there, and
+    for the first one from the beginning. Bodies the guard has an eye on."""
+
+    seconds = 30.0
+
+    _is_late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        self._is_late = self.loop.call_later(self.seconds, self._end)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            if self._is_late is None:
+                self._is_late = self.loop.call_later(self.seconds, self._end)
+        else:
+            self._forget()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def _forget(self) -> None:
+        if self._is_late is not None:
+            self._is_late.cancel()
+            self._is_late = None
+
+    def _end(self) -> None:
+        self._is_late = None
+        self.transport.close()
+
+
+def connection_of(seconds: float) -> type[Connection]:
+    """The class of connections on which the head of a request may take so many seconds."""
+    return type("Connection", (Connection,), {"seconds": seconds})
