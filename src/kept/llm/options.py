@@ -72,6 +72,6 @@ def read_template_options(asked: object) -> Mapping[str, Any]:
     if isinstance(options, Mapping) and all(isinstance(x, str) and x not in own for x in options):
         return options
     raise OptionError(
-        f"template_options={asked!r:.200}; pass a dict of the template's own variables by name, without "
-        f"{' and '.join(sorted(own))}"
+        f"template_options={asked!r:.200}; pass a dict of the template's own variables by name, "
+        f"without {' and '.join(sorted(own))}"
     )
