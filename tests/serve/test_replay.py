@@ -1,5 +1,5 @@
-"""Requests recorded under load, replayed alone: the same bits. No other order, batch, chunk or cache
-hit may tell in a text, its log-probabilities, or its end."""
+"""Requests recorded under load, replayed alone: the same bits. No other order, batch, chunk or
+cache hit may tell in a text, its log-probabilities, or its end."""
 
 from __future__ import annotations
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from kept.engine import Completion
 from kept.sampling import TokenLogprobs
+from kept.serve.answer import Answer
 from kept.serve.events import Delta, Finished
 from kept.serve.ollama.errors import error_body
 from kept.serve.openai.logprobs import chat_logprobs
 from kept.serve.openai.usage import kept_usage
 from kept.serve.refusal import Refusal
-from kept.serve.service import Answer
 from kept.serve.sse import to_json
 from kept.text import Tokenizer
 
