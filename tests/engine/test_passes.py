@@ -182,3 +182,20 @@ def test_who_begins_to_draw_beside_whole_chunks_waits_for_none(max_step_time: fl
     assert waits.finished
     assert len(took) == 59
     assert max(took) <= 1.2 * (max_step_time or SLOWDOWN * machine(1, 100))
+
+
+def test_decoding_that_was_slow_once_does_not_lengthen_passes_for_ever() -> None:
+    step_time = StepTime()
+    for rows in (512, 8, 4, 1, 1):  # while the machine was busy with something else
+        step_time.observe(rows, rows, 10 * machine(rows, rows))
+    scheduler = Scheduler(4, 512, step_time=step_time)
+    running(scheduler, request("b", 1, 300, interactive=True), request("a", 150_000))
+    took = []
+    for _ in range(300):
+        work = plan(scheduler)
+        rows = sum(item.num_new for item in work)
+        attended = sum(attended_by(x.continuation.num_computed, x.num_new) for x in work)
+        took.append(machine(rows, attended))
+        settle(scheduler, work, took[-1])
+    assert max(took[:32]) > 8 * machine(1, 300)
+    assert max(took[150:]) <= 1.2 * SLOWDOWN * machine(1, 300)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kept.engine.step_time import StepTime, attended_by
+from kept.engine.step_time import LATELY, StepTime, attended_by
 
 SECONDS = st.floats(1e-4, 0.2)
 
@@ -97,11 +97,15 @@ def test_before_it_has_seen_a_prompt_it_tries_one() -> None:
     assert model.rows_within(0.03, 4, 4000, 0, 512) < 100
 
 
-def test_it_knows_few_rows_from_passes_of_few() -> None:
+def test_it_knows_few_rows_from_late_passes_of_few() -> None:
     model = StepTime()
     for rows, known in ((512, []), (40, [20, 60]), (2, [1, 20, 60])):
         model.observe(rows, 100, 0.1)
         assert [few for few in (1, 20, 60) if model.knows_few(few)] == known
+    for _ in range(LATELY):
+        assert model.knows_few(1)
+        model.observe(512, 100, 0.1)
+    assert not model.knows_few(60)
 
 
 def test_one_slow_pass_tells_nothing() -> None:

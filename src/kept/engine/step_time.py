@@ -9,6 +9,7 @@ Fit = tuple[float, float, float]  # of a pass, of a row beyond the knee, of an a
 
 KEEPS: Final = 31 / 32  # what an observation leaves of the weight of those of its size before it
 STALE: Final = 1024  # observations after which a size that was not seen since counts half
+LATELY: Final = 32  # observations
 OUTLIER: Final = 4.0  # times what was expected, beyond which a pass tells of something else
 MANY_ROWS: Final = 64  # of a pass that tells what prompts cost
 TICK: Final = 1e-9  # seconds, the least that a pass takes
@@ -75,9 +76,10 @@ class StepTime:
         return any(bits >= MANY_ROWS.bit_length() for bits in self._sizes)
 
     def knows_few(self, rows: int) -> bool:
-        """Whether it has seen a pass of at most about twice so many rows. Where all were larger,
-        what a pass takes beside its rows is anybody's guess."""
-        return any(bits <= (2 * rows).bit_length() for bits in self._sizes)
+        """Whether it has lately seen a pass of at most about twice so many rows. Where all were
+        larger, what a pass takes beside its rows is anybody's guess."""
+        few, since = (2 * rows).bit_length(), self._count - LATELY
+        return any(bits <= few and size.last > since for bits, size in self._sizes.items())
 
     def observe(self, rows: int, attended: int, seconds: float) -> None:
         """Learn from a pass. One that took much longer than expected counts as a slow one only."""
