@@ -3,6 +3,7 @@
     python benchmarks/drafts.py                                    # gemma-3-270m's shape, minutes
     python benchmarks/drafts.py --shape qwen2.5-0.5b --quantize int8
     python benchmarks/drafts.py --texts prose --batch 1,16
+    python benchmarks/drafts.py --texts model-0.9,model-0.6,model-0 --batch 1,4
 
 A model of a published shape with random weights writes texts that are laid down before: where a row
 has read token i of a text, its likeliest token is said to be token i + 1, after the model has
@@ -13,6 +14,8 @@ those that drafts are about:
     edit      the same with five changes: tokens replaced, left out and put in
     prose     parts of Python's own documentation, of which every sequence has another
     noise     random tokens, which repeat nothing
+    model-p   prose, drafted by a model of a quarter of the width that drafts what comes with the
+              probability p, and something else without saying how sure it is
 
 The prompts are read first, and not timed. Both ways must write what was laid down. Their steps
 take turns, so that what else the machine does meets both; times are of whole steps, medians over
@@ -26,23 +29,27 @@ import pydoc_data.topics
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
 from results import write_json
 
 from kept import LLM, SamplingParams
 from kept.batch import Batch
-from kept.bench.shapes import SHAPES
+from kept.bench.random_weights import random_model
+from kept.bench.shapes import SHAPES, shape_config
 from kept.bench.standard_library import is_held_out, read_modules
 from kept.bench.subject import random_subject
 from kept.cache import Cache, make_cache
-from kept.engine import ContextRule, Engine, Group, Request, make_group
+from kept.engine import ContextRule, DraftModel, Engine, Group, Request, make_group
 from kept.machine import describe_machine
 from kept.models import CausalLM, NextLogits, RepeatedStep
+from kept.models.packing import prepare
 
 FILE = 600  # tokens
 
@@ -58,12 +65,15 @@ class Script:
 class Scripted:
     """Says of a row that has read a token of a script that the next one is the likeliest.
 
-    Sequence i of a run is in slot i, as all come at once and take the free slots in order.
+    Sequence i of a run is in slot i, as all come at once and take the free slots in order. right:
+    how often it does, else it names another token.
     """
 
-    def __init__(self, model: CausalLM) -> None:
+    def __init__(self, model: CausalLM, right: float = 1.0) -> None:
         self._model, self._next, self._repeat = model, model.next_logits, model.repeat
         self.tokens: list[list[int]] = []
+        self.starts: list[int] = []  # of each slot the token of its script that is its first
+        self._right = right
 
     @contextmanager
     def speaking(self) -> Iterator[None]:
@@ -89,8 +99,14 @@ class Scripted:
         return None if step is None else ScriptedStep(step, self, slots, cache.lengths)
 
     def _said(self, found: NextLogits, rows: Sequence[tuple[int, int]]) -> NextLogits:
-        said = [(0.0, (text := self.tokens[slot])[min(at, len(text) - 1)]) for slot, at in rows]
-        return replace(found, best=said)
+        return replace(found, best=[(0.0, self._word(*row)) for row in rows], likeliest=None)
+
+    def _word(self, slot: int, at: int) -> int:
+        text = self.tokens[slot]
+        at += self.starts[slot] if self.starts else 0
+        word = text[min(at, len(text) - 1)]
+        is_right = Random(f"{slot} {at}").random() < self._right
+        return word if is_right else (word + 1) % self._model.config.vocab_size
 
 
 class ScriptedStep:
@@ -148,16 +164,26 @@ def scripts(kind: str, count: int, num_new: int, vocab_size: int) -> list[Script
 class Run:
     """One engine that writes some texts. seconds: of its steps behind the prompts."""
 
-    def __init__(self, model: CausalLM, texts: Sequence[Script], most: int) -> None:
-        """most: drafts a step, 0: none."""
+    def __init__(
+        self,
+        model: CausalLM,
+        texts: Sequence[Script],
+        most: int,
+        draft: DraftModel | None = None,
+    ) -> None:
+        """most: drafts a step, 0: none. draft: who drafts, None: the texts themselves."""
         self.texts = texts
         self.tokens = [[*script.prompt, *script.text] for script in texts]
         cache = make_cache(model.kv_shapes, num_slots=len(texts), dtype=model.dtype)
         rule = ContextRule(model.config.context)
-        self.engine, self.groups, self.seconds = Engine(model, cache, rule), list[Group](), 0.0
+        self.engine, self.groups = Engine(model, cache, rule, draft=draft), list[Group]()
+        self.seconds = 0.0
         for index, script in enumerate(texts):
             params = SamplingParams(
-                max_new_tokens=len(script.text), do_sample=False, prompt_lookup_num_tokens=most
+                max_new_tokens=len(script.text),
+                do_sample=False,
+                prompt_lookup_num_tokens=0 if draft else most,
+                num_assistant_tokens=most if draft else 0,
             ).resolve(vocab_size=model.config.vocab_size)
             self.groups.append(make_group(script.prompt, params, rule, index))
             self.engine.submit(Request(self.groups[-1], salt=str(index)))
@@ -190,17 +216,31 @@ class Run:
 
 
 def compare(
-    model: CausalLM, texts: Sequence[Script], turns: int, most: int
+    model: CausalLM,
+    texts: Sequence[Script],
+    turns: int,
+    most: int,
+    draft: tuple[CausalLM, float] | None = None,
 ) -> dict[str, list[float]]:
-    """Figures of each turn, without drafts and with."""
-    scripted = Scripted(model)
+    """Figures of each turn, without drafts and with. draft: a model that drafts, and how often it
+    is right."""
     found: dict[str, list[float]] = {}
-    with scripted.speaking():
+    measured = None if draft is None else DraftModel.measured(draft[0])
+    with ExitStack() as speaking:
+        scripted = Scripted(model)
+        speaking.enter_context(scripted.speaking())
+        drafter = None if draft is None else Scripted(*draft)
+        if drafter is not None:
+            speaking.enter_context(drafter.speaking())
         for _ in range(turns):
-            runs = {"off": Run(model, texts, 0), "on": Run(model, texts, most)}
+            by = None if measured is None else replace(measured, worth=deepcopy(measured.worth))
+            runs = {"off": Run(model, texts, 0), "on": Run(model, texts, most, by)}
             for one in runs.values():
                 scripted.tokens = one.tokens
                 one.begin()
+            if drafter is not None:
+                drafter.tokens = runs["on"].tokens
+                drafter.starts = Starts(runs["on"].engine)
             order = list(runs.values())
             while any(one.engine.has_work for one in order):
                 for one in order:
@@ -210,6 +250,35 @@ def compare(
                 for what, figure in one.figures().items():
                     found.setdefault(f"{name} {what}", []).append(figure)
     return found
+
+
+class Starts(Sequence[int]):
+    """From which token of its text on each slot of an engine's draft model is."""
+
+    def __init__(self, engine: Engine) -> None:
+        assert engine._drafting.by_model is not None
+        self._slots = engine._drafting.by_model.keys.slots
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __getitem__(self, slot: Any) -> Any:
+        return self._slots[slot].start
+
+
+def smaller(shape: str) -> CausalLM:
+    """A model of a quarter of the width, as deep."""
+    config = dict(shape_config(shape))
+    for name in ("hidden_size", "intermediate_size", "n_embd"):
+        if name in config:
+            config[name] //= 4
+    if "head_dim" not in config:
+        config["head_dim"] = (
+            shape_config(shape)["hidden_size"] // config["num_attention_heads"] // 4
+        )
+    model = random_model(config, torch.bfloat16, seed=1)
+    prepare(model, None)
+    return model
 
 
 def main() -> None:
@@ -231,10 +300,14 @@ def main() -> None:
     print("| text | sequences | ms a token off | on | times as fast | steps off | on | accepted |")
     print("|---|---|---|---|---|---|---|---|")
     record = {}
+    draft = smaller(given.shape) if "model" in given.texts else None
     for kind in given.texts.split(","):
+        right = float(kind.partition("-")[2]) if kind.startswith("model") else None
         for count in map(int, given.batch.split(",")):
-            texts = scripts(kind, count, given.new, subject.model.config.vocab_size)
-            found = compare(subject.model, texts, given.turns, given.drafts)
+            laid_down = kind if right is None else "prose"
+            texts = scripts(laid_down, count, given.new, subject.model.config.vocab_size)
+            by = None if draft is None or right is None else (draft, right)
+            found = compare(subject.model, texts, given.turns, given.drafts, by)
             record[f"{kind} {count}"] = found
             off, on = (statistics.median(found[f"{name} seconds"]) for name in ("off", "on"))
             ratios = [a / b for a, b in zip(found["off seconds"], found["on seconds"], strict=True)]

@@ -41,6 +41,7 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "eos_token_id": (["5", "3"], (3, 5)),
     "ignore_eos": ([], True),
     "prompt_lookup_num_tokens": (["16"], 16),
+    "num_assistant_tokens": (["8"], 8),
     "seed": ([str(2**64 - 1)], 2**64 - 1),
     "logprobs": (["0"], 0),
     "use_cache": ([], True),

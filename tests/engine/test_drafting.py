@@ -13,7 +13,7 @@ from laws.tiny import VOCAB, native_model, plain_model
 
 from kept import machine
 from kept.cache import make_cache
-from kept.engine import ContextRule, Engine, Request, drafting, make_group
+from kept.engine import ContextRule, Engine, Request, make_group, suffix_drafts
 from kept.engine.draft_worth import SHARE, DraftWorth, Hope
 from kept.engine.passes import Work
 from kept.engine.step_time import StepTime
@@ -81,7 +81,7 @@ def test_a_text_is_not_drafted_beyond_its_last_token() -> None:
     request = ask(engine, PART, do_sample=True, temperature=0.2)
     finish(engine)
     assert request.group.results[0].completion().finish_reason == "length"
-    assert request.group.results[0].num_drafted
+    assert request.group.results[0].drafts.drafted.total()
 
 
 @needs_native
@@ -92,7 +92,7 @@ def test_texts_of_a_tenant_are_drafted_from_and_no_others() -> None:
     def accepted(to: str) -> int:
         request = ask(engine, PART, to=to, **options)
         finish(engine)
-        return request.group.results[0].num_accepted
+        return request.group.results[0].drafts.accepted.total()
 
     assert accepted("a") < 10
     assert accepted("b") < 10
@@ -104,13 +104,13 @@ def test_texts_of_a_tenant_are_drafted_from_and_no_others() -> None:
 
 @needs_native
 def test_what_is_kept_of_tenants_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drafting, "RECENT", 100)
+    monkeypatch.setattr(suffix_drafts, "RECENT", 100)
     engine = engine_of(native_model("llama", "bf16"))
     for i in range(30):
         ask(engine, PART, to=str(i % 20), max_new_tokens=70)
         finish(engine)
-    recent = engine._drafting._recent
-    assert len(recent) == drafting.MOST_TENANTS
+    recent = engine._drafting.suffixes.recent
+    assert len(recent) == suffix_drafts.MOST_TENANTS
     assert all(others.num_tokens <= 100 + 71 for others in recent.values())
     assert not engine._drafting.is_asked
 
@@ -142,7 +142,7 @@ def test_where_there_are_none_the_log_says_so_once(
         for _ in range(2):
             request = ask(engine, PART, max_new_tokens=6)
             finish(engine)
-            assert request.group.results[0].num_drafted == 0
+            assert request.group.results[0].drafts.drafted.total() == 0
     [message] = caplog.messages
     assert why in message
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from kept.engine import Engine, drafting, loop
+from kept.engine import Engine, drafting, loop, model_drafts
 from kept.engine.draft_worth import DraftWorth, Hope
+from kept.engine.model_worth import ModelWorth
 from kept.engine.passes import Work
 
 
@@ -47,6 +48,27 @@ def failing(engine: Engine, fails: tuple[int, Exception] | None) -> Iterator[Non
         yield
 
 
+class RecklessModel(ModelWorth):
+    """Has a draft model draft, by a draw, whatever that is worth."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._draws = Random(seed)
+
+    @property
+    def mean(self) -> float:
+        """See `ModelWorth.mean`."""
+        return self._draws.choice([0.0, 0.7])
+
+    def spare(self, plain: float, num_left: int) -> float:
+        """See `ModelWorth.spare`."""
+        return self._draws.choice([0.0, 1.0, 1.0, 1e9])
+
+    def depth(self, rows: int, num_drafting: int, most: int, *seconds: float) -> int:
+        """See `ModelWorth.depth`."""
+        return self._draws.choice([0, 1, 1, 1])
+
+
 class Reckless(DraftWorth):
     """Chooses drafts by a draw, whatever they are worth."""
 
@@ -58,6 +80,18 @@ class Reckless(DraftWorth):
     def may_try(self) -> bool:
         """See `DraftWorth.may_try`."""
         return True
+
+    def plain(self, work: Sequence[Work]) -> float:
+        """See `DraftWorth.plain`."""
+        return 1.0
+
+    def with_drafts(self, work: Sequence[Work]) -> float:
+        """See `DraftWorth.with_drafts`."""
+        return 1.0
+
+    def row_seconds(self, work: Sequence[Work], count: int) -> float:
+        """See `DraftWorth.row_seconds`."""
+        return 0.0
 
     def choose(self, work: Sequence[Work], hopes: Sequence[Hope]) -> dict[int, int]:
         """See `DraftWorth.choose`."""
@@ -72,5 +106,9 @@ def drafting_freely(engine: Engine, seed: int | None) -> Iterator[None]:
         if seed is not None:
             patch.setattr(drafting, "LEAST_FIRST", 0.0)
             patch.setattr(drafting, "LEAST_CHANCE", 0.0)
+            patch.setattr(model_drafts, "LEAST_TAIL", 2)
             engine._worth = engine._drafting._worth = Reckless(engine, seed)
+            if engine._drafting.by_model is not None:
+                engine._drafting.by_model._texts_worth = engine._worth
+                engine._drafting.by_model.worth = RecklessModel(seed)
         yield

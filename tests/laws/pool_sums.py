@@ -92,3 +92,7 @@ def check_nothing_is_left(engine: Engine) -> None:
     assert engine.cache.pools
     assert all(pool.num_used == 0 for pool in engine.cache.pools)
     assert not any(engine.cache.lengths)
+    if engine._drafting.by_model is not None:
+        keys = engine._drafting.by_model.keys
+        assert not any(keys.cache.lengths)
+        assert not keys.returnable

@@ -21,9 +21,11 @@ from kept.engine import (
     BeamGroup,
     ContextRule,
     Continuation,
+    DraftModel,
     Engine,
     Group,
     Request,
+    Room,
     SampleGroup,
 )
 from kept.models import CausalLM
@@ -32,7 +34,7 @@ from kept.sampling import TokenHistory, TokenLogprobs, derive_seed
 from kept.store import PrefixStore
 from laws.planted import clock, drafting_freely, failing
 from laws.pool_sums import check_nothing_is_left, check_pool
-from laws.tiny import VOCAB, native_model
+from laws.tiny import FORMATS, VOCAB, native_model
 
 LONGEST = 140  # tokens of a prompt
 MOST_STEPS = 20_000
@@ -92,7 +94,8 @@ class Setting:
     has, after which texts end, or slide by `hop`; None: the model's. forgotten: the step before
     which it forgets. fails: the pass that raises, and what. seconds: what each step seems to take.
     reckless: drafts are as many as a draw of this seed says, however unlikely; None: as many as
-    seem worth while.
+    seem worth while. drafts: whether the same model in another format drafts its texts, out of the
+    same room.
     """
 
     model: str
@@ -110,6 +113,7 @@ class Setting:
     fails: tuple[int, Exception] | None
     seconds: tuple[float, ...]
     reckless: int | None = None
+    drafts: bool = False
 
     @property
     def rule(self) -> ContextRule:
@@ -122,10 +126,7 @@ class Setting:
     @property
     def made(self) -> CausalLM:
         """The model."""
-        with pytest.MonkeyPatch.context() as patch:
-            if self.isa is not None:
-                patch.setenv("KEPT_ISA", self.isa)
-            return native_model(self.model, self.format, self.isa)
+        return self._made_as(self.format)
 
     def engine(self, asks: Sequence[Ask], store: PrefixStore | None = None) -> Engine:
         """The engine, in whose pool each of the requests has room when it is alone. store: where
@@ -136,7 +137,14 @@ class Setting:
         pool_bytes = needed * make_cache(model.kv_shapes, **fields).block_bytes
         slots = max(self.slots, *(ask.width for ask in asks))
         cache = make_cache(model.kv_shapes, num_slots=slots, pool_bytes=pool_bytes, **fields)
-        engine = Engine(model, cache, self.rule, prefill_chunk=self.chunk, store=store)
+        draft, room = None, None
+        if self.drafts:
+            other = FORMATS[(FORMATS.index(self.format) + 1) % len(FORMATS)]
+            draft, room = DraftModel(self._made_as(other)), Room(pool_bytes)
+        chunk = self.chunk
+        engine = Engine(
+            model, cache, self.rule, prefill_chunk=chunk, room=room, store=store, draft=draft
+        )
         engine.scheduler.passes.max_step_time = self.max_step_time
         return engine
 
@@ -153,6 +161,12 @@ class Setting:
             kv_dtype=self.codec,
         )
         return Engine(model, cache, rule)
+
+    def _made_as(self, format: str) -> CausalLM:
+        with pytest.MonkeyPatch.context() as patch:
+            if self.isa is not None:
+                patch.setenv("KEPT_ISA", self.isa)
+            return native_model(self.model, format, self.isa)
 
     def _num_blocks(self, ask: Ask) -> int:
         most = ask.length + len(ask.tail) if ask.follows is None else ask.longest
@@ -213,7 +227,8 @@ class Served:
 
     def anew(self) -> Served:
         """The same, not submitted, for ever, and without drafts."""
-        options = {**self.ask.options, "prompt_lookup_num_tokens": 0}
+        none = {"prompt_lookup_num_tokens": 0, "num_assistant_tokens": 0}
+        options = {**self.ask.options, **none}
         return Served(replace(self.ask, options=options), self.prompt, self.rule)
 
     def _group(self) -> Group:

@@ -62,6 +62,7 @@ def some_options(draw: st.DrawFn, kinds: str, lengths: tuple[int, ...]) -> dict[
     names = draw(st.sets(st.sampled_from(sorted(optional)), max_size=3))
     if kind != "B":
         found["prompt_lookup_num_tokens"] = draw(st.sampled_from([0, 0, 1, 5, 48]))
+        found["num_assistant_tokens"] = draw(st.sampled_from([0, 1, 5, 48]))
     found |= {name: draw(optional[name]) for name in sorted(names)}
     if "min_new_tokens" in found:
         found["min_new_tokens"] = min(found["min_new_tokens"], length)
@@ -113,6 +114,7 @@ def some_settings(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Setting
         "fails": seldom(st.tuples(st.integers(1, 30), st.sampled_from(ERRORS)), 6),
         "seconds": st.lists(STEP_SECONDS, min_size=1, max_size=5).map(tuple),
         "reckless": st.one_of(st.none(), st.integers(0, 99)),
+        "drafts": st.booleans(),
     }
     return st.builds(Setting, **{**usual, **fields})
 

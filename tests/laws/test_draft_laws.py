@@ -7,8 +7,10 @@ what a text's tokens spell.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from random import Random
+from tempfile import gettempdir
 from typing import Any
 
 import pytest
@@ -17,8 +19,8 @@ from hypothesis import strategies as st
 from thinning import examples
 
 from kept import LLM, machine
-from kept.cache import make_cache
-from kept.engine import Completion, ContextRule, Engine, Request, make_group
+from kept.cache import Offloaded, make_cache
+from kept.engine import Completion, ContextRule, DraftModel, Engine, Request, make_group
 from kept.models import CausalLM
 from kept.ops import use_threads
 from kept.sampling import SamplingParams
@@ -33,7 +35,9 @@ pytestmark = pytest.mark.skipif(
 KINDS: dict[str, dict[str, Any]] = {
     "dynamic": {},
     "dynamic in one piece": {"in_blocks": False},
+    "dynamic in files": {"place": Offloaded(gettempdir(), 1 << 15)},
     "static": {"max_cache_len": 180},
+    "static in files": {"max_cache_len": 180, "place": Offloaded(gettempdir(), 1 << 15)},
     "sliding": {"sliding_window": 50},
     "sliding with sinks": {"sliding_window": 40, "num_sinks": 3},
     "evicting by keys": {"budget": 40, "grain": 16, "policy": "key-norm"},
@@ -49,10 +53,13 @@ def _threads() -> Iterator[None]:
     use_threads()
 
 
-def engine_of(model: CausalLM, kind: str, codec: Any, slots: int) -> Engine:
+def engine_of(
+    model: CausalLM, kind: str, codec: Any, slots: int, draft: CausalLM | None = None
+) -> Engine:
     fields: dict[str, Any] = {"dtype": model.dtype, "kv_dtype": codec, "num_slots": slots}
     cache = make_cache(model.kv_shapes, kind.split()[0], **KINDS[kind], **fields)
-    return Engine(model, cache, ContextRule(180), prefill_chunk=40)
+    by = None if draft is None else DraftModel(draft)
+    return Engine(model, cache, ContextRule(180), prefill_chunk=40, draft=by)
 
 
 def texts(
@@ -104,11 +111,19 @@ def prompts_of(seed: int, count: int) -> list[list[int]]:
     codec=st.sampled_from(CODECS),
     seed=st.integers(0, 999),
     count=st.integers(1, 3),
+    who=st.sampled_from(["suffix", "model", "both"]),
     choice=st.sampled_from([{}, LIKELY, *({n: v} for n, v in {**CHOICES, **PENALTIES}.items())]),
     data=st.data(),
 )
 def test_no_cache_lets_a_draft_change_a_bit(
-    kind: str, name: str, codec: Any, seed: int, count: int, choice: dict[str, Any], data: Any
+    kind: str,
+    name: str,
+    codec: Any,
+    seed: int,
+    count: int,
+    who: str,
+    choice: dict[str, Any],
+    data: Any,
 ) -> None:
     if kind.startswith(("evicting", "sliding")) and name not in ("gpt2", "llama"):
         name = "llama"  # these choose among tokens that no window of the model hides
@@ -122,22 +137,23 @@ def test_no_cache_lets_a_draft_change_a_bit(
     options["max_new_tokens"] = 100
     use_threads(1)
     expected = texts(engine_of(model, kind, codec, 3), prompts, 0, seed, **options)
-    found = texts(engine_of(model, kind, codec, 3), prompts, 48, seed, **options)
-    same(found, expected)
+    draft = None if who == "suffix" else native_model(name, "int8")
+    engine, most = engine_of(model, kind, codec, 3, draft), 0 if who == "model" else 48
+    same(texts(engine, prompts, most, seed, **options), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_drafts_are_accepted_and_rejected_in_every_cache(kind: str) -> None:
     """So that the law above has something to say."""
-    accepted = rejected = 0
+    accepted, drafted = Counter[str](), Counter[str]()
+    draft = native_model("llama", "int8")
     for seed in range(3):
-        engine = engine_of(native_model("llama", "bf16"), kind, None, 3)
+        engine = engine_of(native_model("llama", "bf16"), kind, None, 3, draft)
         texts(engine, prompts_of(seed, 3), 48, seed, max_new_tokens=100, **LIKELY)
-        counters = engine.snapshot().counters
-        accepted += counters.accepted_tokens
-        rejected += counters.drafted_tokens - counters.accepted_tokens
-    assert accepted
-    assert rejected
+        accepted += engine.snapshot().counters.drafts.accepted
+        drafted += engine.snapshot().counters.drafts.drafted
+    for who in ("suffix", "model"):
+        assert 0 < accepted[who] < drafted[who], who
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "static", "sliding"])

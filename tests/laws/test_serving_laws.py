@@ -26,6 +26,7 @@ from kept.engine import Engine, Request, drawing, finding, known
 from kept.engine.residents import Residents
 from kept.engine.settling import Settling
 from kept.ops import use_threads
+from laws.interruptible import interruptible
 from laws.planted import drafting_freely
 from laws.pool_sums import check_nothing_is_left, check_pool
 from laws.serving import Ask, Served, Setting, check_alone, serve
@@ -83,35 +84,6 @@ def test_nor_where_keys_depend_on_more_than_what_is_before(
 def test_nor_what_windows_have_passed(setting: Setting, asks: list[Ask]) -> None:
     """Texts much longer than windows, which others go on from where they end and before."""
     check(setting, asks)
-
-
-def interruptible() -> tuple[Setting, list[Ask]]:
-    """Some that share prefixes and make room, and of each kind one."""
-    setting = Setting(
-        "llama", "bf16", None, "int8", slots=5, threads=1, spare=0, chunk=40, max_step_time=None,
-        context=None, hop=None, forgotten=None, fails=None, seconds=(1e-3,),
-    )  # fmt: skip
-    plain = Ask(
-        0, text=0, length=70, changed=None, follows=None, cut=0, tail=(), options={},
-        tenant="", priority=0, salt="", interactive=False, cancelled=None, deadline=None,
-        unspellable=None,
-    )  # fmt: skip
-    return setting, [
-        replace(plain, options={"max_new_tokens": 9, "seed": 0}),
-        replace(
-            plain,
-            changed=66,
-            options={
-                "max_new_tokens": 60,
-                "do_sample": True,
-                "temperature": 0.5,
-                "seed": 1,
-                "prompt_lookup_num_tokens": 48,
-            },
-        ),
-        replace(plain, length=20, options={"max_new_tokens": 6, "num_beams": 2, "seed": 0}),
-        replace(plain, text=1, options={"max_new_tokens": 65, "logprobs": 2, "seed": 0}),
-    ]
 
 
 def test_nor_ctrl_c_at_any_line() -> None:

@@ -26,6 +26,7 @@ from kept.engine import Engine, stored
 from kept.ops import use_threads
 from kept.store import Disk, PrefixStore, reading
 from kept.store import section as sections
+from laws.interruptible import interruptible
 from laws.pool_sums import check_nothing_is_left, check_pool
 from laws.serving import Ask, Served, Setting, check_alone, serve
 from laws.serving_draws import (
@@ -37,7 +38,6 @@ from laws.serving_draws import (
     crowd,
 )
 from laws.store_faults import READS, WRITES, FaultyDisk, cut, files_of, flip, swap, total_bytes
-from laws.test_serving_laws import interruptible
 
 pytestmark = pytest.mark.skipif(
     not machine.NATIVE_AVAILABLE, reason="installed without a C++ compiler"

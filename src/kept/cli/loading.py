@@ -51,6 +51,7 @@ def load(options: ModelOptions, default_store: str | None = None, **more: Any) -
             prefix_store=store,
             store_bytes=None if store is None else options.store_bytes,
             store_key=None if store is None else os.environ.get(STORE_KEY) or None,
+            draft_model=options.draft_model,
             progress=loading,
             packing=packing,
             **more,

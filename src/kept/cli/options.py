@@ -100,6 +100,14 @@ class ModelOptions:
             metavar="<bytes, or as 512MiB, 2GiB, 40%>",
         ),
     ] = None
+    draft_model: Annotated[
+        str | None,
+        option(
+            MODEL,
+            "A smaller model of the same vocabulary, a folder or hub id, which drafts what the "
+            "model then verifies, several tokens a step, where that is faster. Default: none.",
+        ),
+    ] = None
     prefix_store: Annotated[
         str | None,
         typer.Option(

@@ -49,8 +49,14 @@ def _rows(c: Completion) -> list[tuple[str, str]]:
         ("speed", f"{format_rate(c.tokens_per_second)} after the first"),
         ("total", format_seconds(c.total_time)),
         ("cache", format_bytes(c.cache_bytes) if c.cache_bytes else "none"),
+        *([("drafts", _drafts(c))] if c.drafted_tokens else []),
         ("seed", str(c.seed)),
     ]
+
+
+def _drafts(c: Completion) -> str:
+    parts = [f"{c.accepted_from.get(x, 0):,} of {n:,} by {x}" for x, n in c.drafted_from.items()]
+    return f"{c.num_steps:,} steps; accepted {', '.join(parts)}"
 
 
 def to_json(c: Completion, prompt: str, tokenizer: Tokenizer | None) -> str:

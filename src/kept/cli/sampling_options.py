@@ -120,6 +120,14 @@ class SamplingOptions:
             "before, where that makes the same text sooner; 0 is off. Default: 0.",
         ),
     ] = None
+    num_assistant_tokens: Annotated[
+        int | None,
+        option(
+            CHOICE,
+            "Draft at most this many tokens a step, up to 48, by the model of --draft-model, where "
+            "that makes the same text sooner; 0 is off. Default: 16.",
+        ),
+    ] = None
     num_return_sequences: Annotated[
         int | None, option(REPORT, "Texts for each prompt. Default: 1.")
     ] = None

@@ -10,6 +10,7 @@ from kept.engine.completion import (
 )
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters, Snapshot
+from kept.engine.draft_model import DraftModel
 from kept.engine.engine import PREFILL_CHUNK, Engine
 from kept.engine.group import Draw, Group, Move
 from kept.engine.holds import Hold
@@ -44,6 +45,7 @@ __all__ = [
     "ContextRule",
     "Continuation",
     "Counters",
+    "DraftModel",
     "Draw",
     "Engine",
     "EngineView",

@@ -37,7 +37,9 @@ class Completion:
     cache_bytes that its keys and values took, unused room included; num_parked: how often its
     request gave up its room to others and went on later; drafted_tokens: rows that were computed
     for what it might go on with; accepted_tokens: of its own those that needed no step of their
-    own, as a draft had foreseen what they go on from.
+    own, as a draft had foreseen what they go on from; drafted_from and accepted_from divide these
+    by who drafted them ("suffix": what came behind the same tokens before, "model": the draft
+    model).
     """
 
     text: str
@@ -63,6 +65,8 @@ class Completion:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     stop_string: str | None = None
+    drafted_from: Mapping[str, int] = field(default_factory=dict)
+    accepted_from: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_steps(self) -> int:

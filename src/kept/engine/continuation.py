@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from kept.engine.completion import Completion, FinishReason
+from kept.engine.counters import DraftCounts
 from kept.engine.usage import Usage
 from kept.engine.window import ContextRule
 from kept.sampling import ResolvedParams, TokenHistory, TokenLogprobs
@@ -22,8 +23,8 @@ class Continuation:
     usage: what its request has waited for and been given. cache_bytes: what its keys and values
     took when last counted. source: the prompt of an encoder-decoder model, read before the first
     token of `history`, which begins with the decoder's start token; else None.
-    num_drafted, num_accepted: see `Completion`. is_foreseen: whether the token that is taken next
-    needs no step of its own.
+    drafts: those that were verified for it. is_foreseen: whether the token that is taken next needs
+    no step of its own.
     """
 
     history: TokenHistory
@@ -39,8 +40,7 @@ class Continuation:
     source: tuple[int, ...] | None = None
     usage: Usage = field(default_factory=Usage)
     cache_bytes: int = 0
-    num_drafted: int = 0
-    num_accepted: int = 0
+    drafts: DraftCounts = field(default_factory=DraftCounts)
     is_foreseen: bool = False
     first_token_at: float | None = None
     last_token_at: float | None = None
@@ -168,7 +168,9 @@ class Continuation:
             queue_time=None if usage.admitted is None else usage.admitted - usage.arrived,
             num_parked=usage.num_parked,
             miss_reason=usage.miss,
-            drafted_tokens=self.num_drafted,
-            accepted_tokens=self.num_accepted,
+            drafted_tokens=self.drafts.drafted.total(),
+            accepted_tokens=self.drafts.accepted.total(),
+            drafted_from=dict(self.drafts.drafted),
+            accepted_from=dict(self.drafts.accepted),
             stop_string=None if self._spelling is None else self._spelling.stop_string,
         )

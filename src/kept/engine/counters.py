@@ -7,6 +7,21 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
+class DraftCounts:
+    """Drafts by where they came from ("suffix": what came behind the same tokens before, "model": a
+    draft model): rows that were drafted, and accepted ones."""
+
+    drafted: Counter[str] = field(default_factory=Counter)
+    accepted: Counter[str] = field(default_factory=Counter)
+
+    def add(self, source: str, num_drafted: int, num_accepted: int) -> None:
+        """Count the drafts of a text in a step."""
+        self.drafted[source] += num_drafted
+        if num_accepted:
+            self.accepted[source] += num_accepted
+
+
+@dataclass(slots=True)
 class Counters:
     """Of one engine; they only rise.
 
@@ -17,9 +32,9 @@ class Counters:
     requests of whose prompt something was computed, by why no more of it was found. parked: how
     often a request gave up its room. evicted_blocks: of texts that had ended. steps, step_seconds:
     of passes and all around them; repeated_steps: those that needed no preparing; drafted_steps:
-    those that verified drafts. drafted_tokens: rows of drafts; accepted_tokens: of
-    generated_tokens those that needed no step of their own, as a draft had foreseen what they go
-    on from.
+    those that verified drafts. drafts: rows of these and accepted ones by where they came from;
+    drafted_tokens, accepted_tokens: of all together, the latter of generated_tokens those that
+    needed no step of their own, as a draft had foreseen what they go on from.
     """
 
     requests: Counter[str] = field(default_factory=Counter)
@@ -33,9 +48,18 @@ class Counters:
     steps: int = 0
     repeated_steps: int = 0
     drafted_steps: int = 0
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
+    drafts: DraftCounts = field(default_factory=DraftCounts)
     step_seconds: float = 0.0
+
+    @property
+    def drafted_tokens(self) -> int:
+        """Rows of drafts."""
+        return self.drafts.drafted.total()
+
+    @property
+    def accepted_tokens(self) -> int:
+        """Tokens that needed no step of their own."""
+        return self.drafts.accepted.total()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from kept.engine.passes import Work
+from kept.engine.residual import LATE, Residual
 from kept.engine.step_time import TICK, StepTime, attended_by
 
 SHARE: Final = 0.01  # of the time of steps without drafts, which those with drafts may lose
@@ -27,17 +28,22 @@ MARGIN: Final = 1.03  # times as many tokens a second, below which nothing is dr
 LEAST_CHANCE: Final = 0.05  # of a draft that is thought about
 MOST_ROWS: Final = 64  # of drafts in a pass: each has logits of the whole vocabulary
 FIRST_EXTRA: Final = 0.1  # of a step, which one with drafts takes longer before any was seen
-KEEPS: Final = 7 / 8  # what a step leaves of the weight of those before it
-TELLS: Final = 8  # of so many steps without drafts one tells how long they take
+TELLS: Final = 8  # of so many steps without drafts, but the first, one tells how long they take
 OUTLIER: Final = 2.0  # times what was expected, beyond which a step tells of something else
 
 
+SUFFIX: Final = "suffix"  # where drafts of what came behind the same tokens before come from
+MODEL: Final = "model"  # where those of a draft model do
+
+
 class Hope(NamedTuple):
-    """Drafts of a sequence of this number. chances: of each, that it comes and all before it."""
+    """Drafts of a sequence of this number. chances: of each, that it comes and all before it.
+    source: who drafted them."""
 
     number: int
     tokens: Sequence[int]
     chances: Sequence[float]
+    source: str = SUFFIX
 
 
 class DraftWorth:
@@ -45,8 +51,8 @@ class DraftWorth:
 
     def __init__(self, step_time: StepTime) -> None:
         self._step_time = step_time
-        self._plain: float | None = None  # seconds of a step beside those predicted of its pass
-        self._drafted: float | None = None  # the same of steps with drafts
+        self._plain = Residual(step_time)  # of steps without drafts
+        self._drafted = Residual(step_time)  # of those with some
         self._purse = 0.0
         self._expected: tuple[float, float] | None = None  # of the last drafts: without, and with
         self._was_drafted = False
@@ -56,16 +62,39 @@ class DraftWorth:
     @property
     def may_try(self) -> bool:
         """Whether drafts may be tried at all."""
-        return self._purse > 0.0 and self._plain is not None
+        return self._purse > 0.0 and self._plain.seconds is not None
+
+    def plain(self, work: Sequence[Work]) -> float | None:
+        """Seconds of a step without drafts; None: that is not known yet. work: its own."""
+        beside = self._plain.seconds
+        if beside is None:
+            return None
+        return max(self._step_time.predict(len(work), _attended(work)) + beside, TICK)
+
+    def with_drafts(self, work: Sequence[Work]) -> float:
+        """Seconds of such a step where it is prepared for drafts, before any row of them."""
+        plain = self.plain(work) or TICK
+        base = self._step_time.predict(len(work), _attended(work))
+        return max(base + self._extra(plain), TICK)
+
+    def row_seconds(self, work: Sequence[Work], count: int) -> float:
+        """Seconds that each of so many rows of drafts adds to such a step."""
+        rows, attended = len(work), _attended(work)
+        more = self._step_time.predict(rows + count, attended + count * attended // rows)
+        return max(0.0, more - self._step_time.predict(rows, attended)) / count
+
+    def _extra(self, plain: float) -> float:
+        seen, beside = self._drafted.seconds, self._plain.seconds
+        assert beside is not None
+        return beside + FIRST_EXTRA * plain if seen is None else seen
 
     def choose(self, work: Sequence[Work], hopes: Sequence[Hope]) -> dict[int, int]:
         """How many drafts of each number are worth while. work: one token of everyone."""
-        if not hopes or self._plain is None:
+        plain = self.plain(work)
+        if not hopes or plain is None:
             return {}
         rows, attended = len(work), _attended(work)
-        base = self._step_time.predict(rows, attended)
-        plain = max(base + self._plain, TICK)
-        extra = self._plain + FIRST_EXTRA * plain if self._drafted is None else self._drafted
+        extra = self._extra(plain)
         ranked = sorted(
             (-c, i, j) for i, hope in enumerate(hopes) for j, c in enumerate(hope.chances)
         )
@@ -83,19 +112,31 @@ class DraftWorth:
             counts[hopes[i].number] = counts.get(hopes[i].number, 0) + 1
         return counts
 
-    def took(self, work: Sequence[Work], seconds: float, num_drawn: int, *, again: bool) -> None:
+    def took(
+        self,
+        work: Sequence[Work],
+        seconds: float,
+        num_drawn: int,
+        *,
+        again: bool,
+        num_of_model: int = 0,
+    ) -> float:
         """Learn from a step that gave everyone one token or more. To be called before another is
-        planned. work: of its pass. again: whether that needed no preparing."""
+        planned. work: of its pass. seconds: without those of a draft model. again: whether that
+        needed no preparing. num_of_model: tokens that its drafts have brought; returns the seconds
+        that these have spared more than their rows took."""
         if any(item.drafts for item in work):
             assert self._expected is not None
             plain, expected = self._expected
             seconds = min(seconds, OUTLIER * expected)
-            self._earn(num_drawn / len(work) * plain - seconds, plain)
             rows = sum(item.num_new for item in work)
-            over = seconds - self._step_time.predict(rows, _attended(work))
-            self._drafted = _mean(self._drafted, over)
+            self._drafted.add(rows, _attended(work), seconds)
             self._was_drafted = True
-            return
+            of_model = sum(len(item.drafts) for item in work if item.source == MODEL)
+            share, each = of_model / (rows - len(work)), plain / len(work)
+            others = num_drawn - len(work) - num_of_model
+            self._earn(others * each - (1 - share) * (seconds - plain), plain)
+            return num_of_model * each - share * (seconds - plain)
         if self._was_drafted and not again and self._expected is not None:
             plain = self._expected[0]  # what it took more, the drafts before it are to blame for
             self._earn(min(0.0, plain - min(seconds, OUTLIER * plain)), plain)
@@ -104,13 +145,11 @@ class DraftWorth:
             self._num_unprepared = 0 if again else self._num_unprepared + 1
             # The first step that is prepared takes longer than those that only repeat it.
             is_usual = again or self._num_unprepared > TELLS
-            if is_usual and (self._plain is None or not self._count % TELLS):
-                over = seconds - self._step_time.predict(len(work), _attended(work))
-                if self._plain is not None:
-                    over = min(over, self._plain + OUTLIER * seconds)
-                self._plain = _mean(self._plain, over)
-            self._count += 1
+            if is_usual and (self._count < LATE or not self._count % TELLS):
+                self._plain.add(len(work), _attended(work), seconds)
+            self._count += is_usual
         self._was_drafted = False
+        return 0.0
 
     def _earn(self, seconds: float, step: float) -> None:
         self._purse = min(max(self._purse + seconds, -step), MOST_SAVED * step)
@@ -119,7 +158,3 @@ class DraftWorth:
 def _attended(work: Sequence[Work]) -> int:
     # After a step the tokens that it computed count as past, which is no matter.
     return sum(attended_by(item.continuation.num_computed, item.num_new) for item in work)
-
-
-def _mean(before: float | None, seen: float) -> float:
-    return seen if before is None else KEEPS * before + (1 - KEEPS) * seen

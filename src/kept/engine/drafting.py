@@ -1,4 +1,4 @@
-"""Drafts: tokens that a text may go on with, as it or others of its tenant have before.
+"""Drafts: tokens that a text may go on with, as something guesses.
 
 A pass verifies them: behind each it finds the logits that it would have found had the token been
 drawn, so the next token is drawn from these, keyed by seed and position as ever, for as long as the
@@ -8,45 +8,33 @@ token before was the one drafted. Whatever is drafted, a text stays the same bit
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from kept.engine.continuation import Continuation
-from kept.engine.draft_worth import LEAST_CHANCE, DraftWorth, Hope
+from kept.engine.draft_worth import LEAST_CHANCE, MODEL, DraftWorth, Hope
+from kept.engine.model_drafts import ModelDrafts
+from kept.engine.model_worth import SHARE
 from kept.engine.passes import Work
 from kept.engine.request import Request
 from kept.engine.residents import Residents
+from kept.engine.suffix_drafts import SuffixDrafts
 from kept.engine.window import ContextRule
 from kept.models import CausalLM
 
 if TYPE_CHECKING:
     from kept import _native
 
-READ: Final = 512  # tokens of prompts that were not computed, looked through in a step
 LEAST_FIRST: Final = 0.25  # chance of a first draft, below which nothing is asked
-RECENT: Final = 16_384  # tokens of a tenant's texts that have ended
-MOST_TENANTS: Final = 16  # that have any, the late ones
-PARTS: Final = np.array([-1], dtype=np.int64)  # stands between two texts
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Text:
-    """What is known of a continuation. num_read: how many of its tokens."""
-
-    repeats: _native.Repeats
-    num_read: int = 0
 
 
 class Drafting:
     """Says which tokens a pass verifies, of those that have drafts.
 
-    why_not: why there are none, whatever is asked; None: there may be.
+    by_model: what asks a draft model; None: there is none. why_not: why there are none, whatever is
+    asked; None: there may be.
     """
 
     def __init__(
@@ -58,143 +46,164 @@ class Drafting:
         has_cache: bool,
     ) -> None:
         self._rule, self._residents, self._worth = rule, residents, worth
-        self.why_not = _why_not(model, has_cache)
-        self._texts: dict[Continuation, Text] = {}
-        self._recent: OrderedDict[tuple[str, str], _native.SuffixAutomaton] = OrderedDict()
+        self.by_model: ModelDrafts | None = None
+        self.suffixes = SuffixDrafts()
+        self.why_not = why_not(model, has_cache)
         self._has_said = False
 
     @property
     def is_asked(self) -> bool:
         """Whether anybody who runs wants drafts."""
-        return bool(self._texts)
+        return self.suffixes.is_asked or (self.by_model is not None and self.by_model.is_asked)
+
+    @property
+    def spent(self) -> float:
+        """Seconds of a draft model since the step began."""
+        return 0.0 if self.by_model is None else self.by_model.spent
+
+    def begin_step(self) -> None:
+        """Note that a step begins."""
+        if self.by_model is not None:
+            self.by_model.spent = 0.0
 
     def begin(self, request: Request) -> None:
         """Note a request that starts, or starts again."""
         params = request.group.params
-        if not params.prompt_lookup_num_tokens or params.num_beams > 1:
+        by_model = self.by_model is not None and params.num_assistant_tokens > 0
+        if not (params.prompt_lookup_num_tokens or by_model) or params.num_beams > 1:
             return
         if self.why_not is not None:
             if not self._has_said:
                 log.info("no drafts: %s", self.why_not)
             self._has_said = True
             return
-        others = self._others(request)
-        for continuation in request.group.members:
-            if continuation not in self._texts:
-                self._texts[continuation] = _text(continuation, others)
+        if params.prompt_lookup_num_tokens:
+            self.suffixes.begin(request)
+        if self.by_model is not None and by_model:
+            self.by_model.begin(request)
 
     def end(self, request: Request) -> None:
-        """Note that a request has ended: others of its tenant may go on as its texts did."""
-        members = request.group.members
-        if not any(c in self._texts for c in members):
-            return
-        others = self._others(request)
-        for continuation in members:
-            if self._texts.pop(continuation, None) is not None:
-                new = continuation.history.tokens[continuation.history.num_prompt :]
-                others.add(new[-RECENT:])
-                others.add(PARTS)
+        """Note that a request has ended."""
+        self.suffixes.end(request)
+        if self.by_model is not None:
+            self.by_model.end(request)
 
     def restart(self) -> None:
         """After an exception in a step, which may have left anything here half done: forget all."""
-        self._texts.clear()
-        self._recent.clear()
+        self.suffixes.restart()
+        if self.by_model is not None:
+            self.by_model.restart()
 
     def forget(self) -> None:
         """Let no text that has ended be drafted from."""
-        from kept import _native
-
-        self._recent.clear()
-        for continuation in self._texts:
-            self._texts[continuation] = _text(continuation, _native.SuffixAutomaton())
+        self.suffixes.forget()
+        if self.by_model is not None:
+            self.by_model.keys.forget()
 
     def read(self, work: Sequence[Work]) -> None:
         """Look through what a pass has read of prompts."""
-        if self._texts:
-            for item in work:
-                text = self._texts.get(item.continuation) if item.is_prompt else None
-                if text is not None:
-                    _read(text, item.continuation, item.num_new)
+        self.suffixes.read(work)
 
     def drafted(self, work: Sequence[Work]) -> list[Work] | None:
         """With drafts, what is to be one token of everyone; None: none are worth while, or there is
         no room for them."""
-        if not self._texts:
+        if not self.is_asked:
             return None
-        hopes, left = [], READ
-        for index, item in enumerate(work):
-            continuation = item.continuation
-            text = self._texts.get(continuation)
-            if text is None:
-                continue
-            repeats, behind = text.repeats, len(continuation.history) - text.num_read
-            if behind == 1:
-                chance = repeats.draw(continuation.history.last)
-                text.num_read += 1
-            elif not behind:
-                chance = repeats.chance()
-            else:
-                left -= _read(text, continuation, left)
-                is_behind = text.num_read < len(continuation.history)
-                chance = 0.0 if is_behind else repeats.chance()
-            goes_on = item.request.group.may_draft and not item.is_prompt
-            if chance >= LEAST_FIRST and goes_on:
-                hopes.append((index, repeats))
-        if not hopes or not self._worth.may_try:
-            return None
-        return self._chosen(work, hopes)
+        by_model, least = self.by_model, LEAST_FIRST
+        if by_model is not None and by_model.is_asked:
+            least = max(least, by_model.worth.mean)
+        likely = [
+            (number, repeats)
+            for number, chance, repeats in self.suffixes.look(work)
+            if chance >= (least if self._asks_model(work[number]) else LEAST_FIRST)
+            and _goes_on(work[number])
+        ]
+        hopes = self._hopes(work, likely) if likely and self._worth.may_try else []
+        if by_model is not None and by_model.is_asked:
+            has_some = {hope.number for hope in hopes}
+            most = {
+                number: count
+                for number, item in enumerate(work)
+                if number not in has_some
+                and self._asks_model(item)
+                and _goes_on(item)
+                and (count := self._most(item, item.continuation.params.num_assistant_tokens)) > 0
+            }
+            hopes += by_model.propose(work, most)
+        return self._chosen(work, hopes) if hopes else None
 
-    def _chosen(
-        self, work: Sequence[Work], hopes: Sequence[tuple[int, _native.Repeats]]
-    ) -> list[Work] | None:
+    def took(
+        self,
+        work: Sequence[Work],
+        seconds: float,
+        num_drawn: int,
+        accepted: Mapping[Continuation, int],
+        *,
+        again: bool,
+    ) -> None:
+        """Learn from a step that gave everyone one token or more. To be called before another is
+        planned. work: of its pass. accepted: see `Settling`. again: whether that needed no
+        preparing."""
+        by_model = self.by_model
+        of_model = [item for item in work if item.source == MODEL]
+        brought = sum(accepted.get(item.continuation, 0) for item in of_model)
+        seconds -= self.spent
+        won = self._worth.took(work, seconds, num_drawn, again=again, num_of_model=brought)
+        if by_model is None or not by_model.is_asked:
+            return
+        for item in of_model:
+            by_model.verified(item, accepted.get(item.continuation, 0))
+        plain = self._worth.plain(work) or seconds
+        if of_model:
+            by_model.worth.earn(won, plain)
+        elif not any(item.drafts for item in work):
+            by_model.worth.earn(SHARE * seconds, plain)
+
+    def _asks_model(self, item: Work) -> bool:
+        return self.by_model is not None and self.by_model.wants(item.continuation)
+
+    def _hopes(
+        self, work: Sequence[Work], likely: Sequence[tuple[int, _native.Repeats]]
+    ) -> list[Hope]:
         found = []
-        for index, repeats in hopes:
-            most = self._most(work[index].continuation)
+        for number, repeats in likely:
+            item = work[number]
+            most = self._most(item, item.continuation.params.prompt_lookup_num_tokens)
             if most > 0:
                 tokens, chances = repeats.draft(most, LEAST_CHANCE)
                 if tokens:
-                    found.append(Hope(index, tokens, chances))
-        counts = self._worth.choose(work, found)
+                    found.append(Hope(number, tokens, chances))
+        return found
+
+    def _chosen(self, work: Sequence[Work], hopes: Sequence[Hope]) -> list[Work] | None:
+        counts = self._worth.choose(work, hopes)
         if not counts:
             return None
         drafted = list(work)
-        for hope in found:
+        for hope in hopes:
             count = counts.get(hope.number, 0)
             if count:
-                item = work[hope.number]
                 drafts = tuple(hope.tokens[:count])
-                drafted[hope.number] = item._replace(num_new=1 + count, drafts=drafts)
+                drafted[hope.number] = work[hope.number]._replace(
+                    num_new=1 + count, drafts=drafts, source=hope.source
+                )
         return drafted if self._residents.has_room(drafted) else None
 
-    def _most(self, continuation: Continuation) -> int:
-        """How many drafts a sequence may bring: up to its last token but one and the end of its
-        window, and as far as its cache can go back."""
+    def _most(self, item: Work, asked: int) -> int:
+        """How many of so many drafts a sequence may bring: up to its last token but one and the end
+        of its window, and as far as its cache can go back."""
+        continuation = item.continuation
         length = len(continuation.history)
-        most = continuation.params.prompt_lookup_num_tokens
-        most = min(most, continuation.limit - length - 1)
+        most = min(asked, continuation.limit - length - 1)
         if self._rule.slides and not self._rule.in_place:
             most = min(most, self._rule.length - (length - continuation.offset))
         [step] = self._residents.max_steps([continuation])
         # A step that comes to where tokens leave cannot be taken back.
         return most if step is None else min(most, step - 2)
 
-    def _others(self, request: Request) -> _native.SuffixAutomaton:
-        """The texts of its tenant that have ended, to which its own are added."""
-        from kept import _native
 
-        key = request.tenant, request.salt
-        found = self._recent.get(key)
-        if found is None or found.num_tokens > RECENT:
-            late = [] if found is None else found.tokens()[-RECENT // 2 :]
-            found = self._recent[key] = _native.SuffixAutomaton()
-            found.add(np.array(late, dtype=np.int64))
-        self._recent.move_to_end(key)
-        if len(self._recent) > MOST_TENANTS:
-            self._recent.popitem(last=False)
-        return found
-
-
-def _why_not(model: CausalLM, has_cache: bool) -> str | None:
+def why_not(model: CausalLM, has_cache: bool) -> str | None:
+    """Why texts of a model have no drafts, None: they may."""
     if model.native is None:
         return "on the torch reference the number of rows of a pass changes its rounding"
     if not has_cache:
@@ -204,25 +213,5 @@ def _why_not(model: CausalLM, has_cache: bool) -> str | None:
     return None
 
 
-def _text(continuation: Continuation, others: _native.SuffixAutomaton) -> Text:
-    from kept import _native
-
-    repeats = _native.Repeats(others)
-    if continuation.source is not None:
-        repeats.read(np.array([*continuation.source, -1], dtype=np.int64))
-    return Text(repeats)
-
-
-def _read(text: Text, continuation: Continuation, most: int) -> int:
-    """Look through at most so many tokens more of a prompt, and what follows it once that has been
-    done; how many these were."""
-    history, begin = continuation.history, text.num_read
-    end = min(begin + most, history.num_prompt)
-    if begin < end:
-        text.repeats.read(history.tokens[begin:end])
-        text.num_read = end
-    if end >= history.num_prompt:
-        for token in history.tokens[max(begin, end) :].tolist():
-            text.repeats.draw(token)
-        text.num_read = len(history)
-    return text.num_read - begin
+def _goes_on(item: Work) -> bool:
+    return item.request.group.may_draft and not item.is_prompt

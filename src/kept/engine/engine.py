@@ -12,6 +12,7 @@ from kept.blocks import KnownText
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Snapshot
+from kept.engine.draft_model import DraftModel
 from kept.engine.driving import Driving
 from kept.engine.inputs import Inputs
 from kept.engine.loop import Loop
@@ -55,6 +56,7 @@ class Engine(Loop):
         room: Room | None = None,
         inputs: Inputs | None = None,
         store: PrefixStore | None = None,
+        draft: DraftModel | None = None,
     ) -> None:
         """max_slots: sequences side by side; of a cache that is given, its number of slots.
 
@@ -62,7 +64,8 @@ class Engine(Loop):
         (`Request.interactive`); None: three times what it would take without them. weights: shares
         of tenants; 1 for those left out. room: what keys and values come out of, where engines
         share one. inputs: of that room, what an encoder has read before. store: where prefixes of
-        this model outlive the process.
+        this model outlive the process. draft: what their texts may be drafted by
+        (`num_assistant_tokens`).
 
         Raises OptionError for a weight or a time that is not a finite number above 0.
         """
@@ -78,7 +81,7 @@ class Engine(Loop):
                 "leave it out for three times a step without prompts"
             )
         scheduler = Scheduler(slots, chunk, max_step_time=max_step_time, weights=weights)
-        super().__init__(model, cache, rule, scheduler, room, inputs, store)
+        super().__init__(model, cache, rule, scheduler, room, inputs, store, draft)
         self._driving = Driving(model, self._take_step)
 
     def submit(self, request: Request) -> Request:

@@ -11,12 +11,15 @@ from kept.blocks import BLOCK
 from kept.cache import Cache
 from kept.engine import journal
 from kept.engine.counters import Counters
+from kept.engine.draft_keys import DraftKeys, share_of
+from kept.engine.draft_model import DraftModel
 from kept.engine.draft_worth import DraftWorth
 from kept.engine.drafting import Drafting
 from kept.engine.encoding import Encoding
 from kept.engine.forward import Forward
 from kept.engine.group import Move
 from kept.engine.inputs import Inputs
+from kept.engine.model_drafts import ModelDrafts
 from kept.engine.passes import Work
 from kept.engine.planning import Planning
 from kept.engine.recent import Recent
@@ -44,6 +47,7 @@ class Loop(Planning):
         room: Room,
         inputs: Inputs,
         store: PrefixStore | None,
+        draft: DraftModel | None,
     ) -> None:
         self.model, self.rule, self.room = model, rule, room
         self.counters, self._recent = Counters(), Recent()
@@ -66,6 +70,11 @@ class Loop(Planning):
         self._settling = Settling(self.counters, self._use_torch)
         self._worth = DraftWorth(self.scheduler.step_time)
         self._drafting = Drafting(model, rule, self._residents, self._worth, cache is not None)
+        if draft is not None and cache is not None and self._drafting.why_not is None:
+            share = share_of(draft.model, model, cache.codec)
+            keys = DraftKeys(draft.model, scheduler.max_slots, room, share)
+            vocab, use_torch = model.config.vocab_size, self._use_torch
+            self._drafting.by_model = ModelDrafts(draft, keys, vocab, self._worth, use_torch)
         # And whether each is to end, and with what error.
         self._inbox: deque[tuple[Request, bool, Exception | None]] = deque()
         self._open: dict[Request, None] = {}  # those heard of and not finished
@@ -77,13 +86,14 @@ class Loop(Planning):
     # A function of its own: what it held is freed before the interpreter may end.
     def _step(self) -> list[Event]:
         started = time.perf_counter()
+        self._drafting.begin_step()
         self._hear()
         self._admit()
         num_repeated = self.counters.repeated_steps
         work, found = self._pass()
         num_drawn = 0
         if found is not None:
-            self._charge(work, time.perf_counter() - started)
+            self._charge(work, time.perf_counter() - started - self._drafting.spent)
             num_drawn = self._settle(work, found)
         events = self._tell()
         self.counters.steps += 1
@@ -94,7 +104,8 @@ class Loop(Planning):
             of = self.counters.steps, len(self.scheduler.running)
             self._recent.stepped(*of, took, work, num_drawn, is_repeated=again)
         if num_drawn and self._is_decode and self._drafting.is_asked:
-            self._worth.took(work, took, num_drawn, again=again)
+            accepted = self._settling.accepted
+            self._drafting.took(work, took, num_drawn, accepted, again=again)
         self.room.errands.see_to()
         return events
 

@@ -23,7 +23,7 @@ class Work(NamedTuple):
     """The next `num_new` tokens of a continuation.
 
     request: whose it is. is_prompt: whether they are read, other than drawn a step ago. drafts:
-    the last of them, which nobody has drawn yet.
+    the last of them, which nobody has drawn yet; source: who drafted them.
     """
 
     continuation: Continuation
@@ -31,6 +31,7 @@ class Work(NamedTuple):
     request: Request
     is_prompt: bool
     drafts: tuple[int, ...] = ()
+    source: str = ""
 
     @property
     def num_known(self) -> int:

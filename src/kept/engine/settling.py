@@ -113,16 +113,15 @@ class Settling:
                 self._rows[continuation] = found, rows[continuation]
                 self.accepted[continuation] = depth + 1
                 continuation.num_computed += 1
-                continuation.num_accepted += 1
             drawn = self._draw([Draw(item.continuation, item.continuation) for item in going])
             for item, token in zip(going, drawn, strict=True):
                 self._take_more(item, token)
                 events.append(Event(item.request, item.continuation))
             depth += 1
         for item in drafted:
-            item.continuation.num_drafted += len(item.drafts)
-            counters.drafted_tokens += len(item.drafts)
-            counters.accepted_tokens += self.accepted.get(item.continuation, 0)
+            num_accepted = self.accepted.get(item.continuation, 0)
+            for count in (item.continuation.drafts, counters.drafts):
+                count.add(item.source, len(item.drafts), num_accepted)
             self._rows.pop(item.continuation, None)
         return events
 

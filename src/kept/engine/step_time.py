@@ -60,13 +60,15 @@ class StepTime:
     A pass reads the weights once: rows cost nothing until arithmetic takes longer than that, at the
     knee (the roofline model, Williams et al. 2009). Each term is at least 0. The knee is the power
     of two that fits best; at 1 every row counts. Sums are kept for each power of two of rows, so
-    that an hour of single tokens does not wash out what a prompt took.
+    that an hour of single tokens does not wash out what a prompt took. num_fits: how often terms
+    have changed.
     """
 
     def __init__(self) -> None:
         self._sizes: dict[int, Size] = {}  # by the number of bits of rows
         self._count = 0
         self._fitted_at = 0
+        self.num_fits = 0
         self._knee = 1
         self._fit: Fit = (0.0, 0.0, 0.0)
 
@@ -132,6 +134,7 @@ class StepTime:
         if self._count < self._fitted_at + max(1, min(32, self._fitted_at // 4)):
             return
         self._fitted_at = self._count
+        self.num_fits += 1
         largest = max(size.r / size.n for size in self._sizes.values())
         found = []
         knee = 1

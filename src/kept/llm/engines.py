@@ -8,7 +8,7 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 from kept.cache import Offloaded
-from kept.engine import ContextRule, Engine, Inputs, Room
+from kept.engine import ContextRule, DraftModel, Engine, Inputs, Room
 from kept.errors import OptionError
 from kept.llm.caching import build_cache, context_rule, shared_length, slot_caches, static_length
 from kept.llm.conversation import Conversation
@@ -27,7 +27,8 @@ class Engines:
     """What texts are computed in; all keys and values come out of one room.
 
     num_slots: sequences computed side by side. place: where caches lie, None: in memory. store:
-    where prefixes outlive the process, None: nowhere. Threads may share it.
+    where prefixes outlive the process, None: nowhere. draft: what texts may be drafted by, None:
+    nothing. Threads may share it.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Engines:
         room: Room,
         place: Offloaded | None = None,
         store: PrefixStore | None = None,
+        draft: DraftModel | None = None,
     ) -> None:
         self._model, self.num_slots, self._prefill_chunk = model, num_slots, prefill_chunk
+        self.draft = draft
         self.room, self._place, self._inputs, self._store = room, place, Inputs(room), store
         # One that is not remembered is still found while a call has it: there are never two.
         self._engines: WeakValueDictionary[_Key, Engine] = WeakValueDictionary()
@@ -123,6 +126,7 @@ class Engines:
             room=self.room,
             inputs=self._inputs,
             store=self._store,
+            draft=self.draft,
         )
         if options.cache_implementation is None:
             return made(None)

@@ -10,9 +10,10 @@ from typing import Any, Never
 import torch
 
 from kept.cache import check_num_slots
-from kept.engine import PREFILL_CHUNK, Completion, GenerationInterrupted, Room
+from kept.engine import PREFILL_CHUNK, Completion, DraftModel, GenerationInterrupted, Room
 from kept.errors import CheckpointNotFoundError, KeptError, OptionError
 from kept.llm.conversation import Conversation, LastConversation, usable
+from kept.llm.draft_model import check_asked, load_draft_model
 from kept.llm.engines import Engines
 from kept.llm.generation import Generation, remember
 from kept.llm.memory import RENAMED, read_kv_memory, read_place, room_for
@@ -58,6 +59,7 @@ class LLM:
         prefix_store: str | Path | None = None,
         store_bytes: int | str | None = None,
         store_key: bytes | str | None = None,
+        draft_model: str | Path | None = None,
         progress: Progress | None = None,
         packing: Progress | None = None,
         **others: Never,
@@ -88,6 +90,10 @@ class LLM:
             bytes of it (a number or as "20GiB", the default), for this process and others after it
             or beside it; what it has is read in place of computing it. None: memory alone.
             store_key: 32 bytes, or 64 hex digits, that encrypt what is kept there.
+        draft_model: a folder or hub id of a smaller model of the same vocabulary, which drafts what
+            this one then verifies, several tokens a step, where that is measured to be worth while
+            (`num_assistant_tokens`). Texts stay the same bit for bit. Its keys and values come out
+            of kv_memory too, at most its share of what both store of a token. None: none.
         progress: called with the weight bytes loaded and their total. packing: called with the
             weights packed for the native kernels and their total; quantizing takes a while. The
             two go on side by side.
@@ -120,9 +126,24 @@ class LLM:
         self.store: PrefixStore | None = open_store(
             stored, self.checkpoint, self.model, loaded_as, name
         )
+        self.draft_model: CausalLM | None = load_draft_model(
+            draft_model,
+            self.model,
+            self.tokenizer,
+            device=device,
+            progress=progress,
+            packing=packing,
+        )
+        self._wants_draft_model = draft_model is not None
         room = Room(room_for(self.kv_memory, self.model.device))
         self._engines = Engines(
-            self.model, max_batch_size, prefill_chunk, room, self.place, self.store
+            self.model,
+            max_batch_size,
+            prefill_chunk,
+            room,
+            self.place,
+            self.store,
+            None if self.draft_model is None else DraftModel.measured(self.draft_model),
         )
         self._last = LastConversation(room)
 
@@ -329,6 +350,9 @@ class LLM:
         options: fields of both kinds of options, which win over them.
         """
         size = self.model.config.vocab_size
+        given = None if params is None else params.num_assistant_tokens
+        asked = options.get("num_assistant_tokens", given)
+        check_asked(asked, self.draft_model, self._wants_draft_model)
         return resolve_options(self.checkpoint, size, params, cache_options, options)
 
     def finds_texts(self, caching: ResolvedCacheOptions, params: ResolvedParams) -> bool:

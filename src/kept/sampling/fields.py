@@ -78,6 +78,7 @@ IGNORE_EOS = Field("ignore_eos", boolean, False)
 SEED: Field[int | None] = Field("seed", integer(0, 2**64 - 1), None)
 LOGPROBS: Field[int | None] = Field("logprobs", integer(0), None)
 PROMPT_LOOKUP = Field("prompt_lookup_num_tokens", integer(0), 0)
+ASSISTANT = Field("num_assistant_tokens", integer(0), 16)
 
 # Only in generation_config.json, where lengths count the prompt too.
 MAX_LENGTH: Field[int | None] = Field("max_length", integer(1), None)
@@ -87,5 +88,5 @@ FIELDS: tuple[Field[object], ...] = (
     *(MAX_NEW_TOKENS, MIN_NEW_TOKENS, DO_SAMPLE, TEMPERATURE, TOP_K, TOP_P, MIN_P),
     *(REPETITION_PENALTY, NO_REPEAT_NGRAM_SIZE, NUM_BEAMS, LENGTH_PENALTY, EARLY_STOPPING),
     *(NUM_RETURN_SEQUENCES, STOP_STRINGS, EOS_TOKEN_ID, IGNORE_EOS, SEED, LOGPROBS),
-    PROMPT_LOOKUP,
+    *(PROMPT_LOOKUP, ASSISTANT),
 )

@@ -73,6 +73,9 @@ class SamplingParams:
             step from what came behind the same tokens before, in its prompt, in itself or in texts
             of its tenant that have ended, where that is measured to be worth while (suffix
             decoding, Oliaro et al., 2024, arXiv:2411.04975). 0 is off.
+        num_assistant_tokens: at most this many tokens of a text, of up to 48, are drafted in a step
+            by the draft model, where there is one and that is measured to be worth while. Default
+            16; 0 is off.
     Report
         logprobs: report the chosen token's log-probability under the model's own distribution,
             and those of this many likeliest tokens. Default: not reported.
@@ -97,6 +100,7 @@ class SamplingParams:
     seed: int | None = None
     logprobs: int | None = None
     prompt_lookup_num_tokens: int | None = None
+    num_assistant_tokens: int | None = None
     suppress_tokens: int | Sequence[int] | None = None
     begin_suppress_tokens: int | Sequence[int] | None = None
     forced_bos_token_id: int | None = None

@@ -57,6 +57,7 @@ def resolve(
         logprobs=_resolve_logprobs(read, vocab_size),
         rules=_resolve_rules(read, do_sample, num_beams, vocab_size),
         prompt_lookup_num_tokens=min(read.get(f.PROMPT_LOOKUP), f.MAX_DRAFTS),
+        num_assistant_tokens=min(read.get(f.ASSISTANT), f.MAX_DRAFTS),
     )
 
 
@@ -144,11 +145,13 @@ def _check_beams(read: Reader, do_sample: bool) -> None:
                 "since greedy search has one result; pass do_sample=True or num_beams, or 1"
             )
         return
-    if read.is_given(f.PROMPT_LOOKUP) and read.get(f.PROMPT_LOOKUP) > 0:
-        raise OptionError(
-            f"{read.show(f.PROMPT_LOOKUP)} has no effect on beam search, whose beams go on from "
-            "one another; leave it out, or pass num_beams=1"
-        )
+    drafted: tuple[Field[int], ...] = (f.PROMPT_LOOKUP, f.ASSISTANT)
+    for drafts in drafted:
+        if read.is_given(drafts) and read.get(drafts) > 0:
+            raise OptionError(
+                f"{read.show(drafts)} has no effect on beam search, whose beams go on from one "
+                "another; leave it out, or pass num_beams=1"
+            )
     if num_sequences > num_beams:
         raise OptionError(
             f"{read.show(f.NUM_RETURN_SEQUENCES)} is more than {read.show(f.NUM_BEAMS)} can give; "

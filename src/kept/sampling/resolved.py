@@ -43,6 +43,7 @@ class ResolvedParams:
     logprobs: int | None
     rules: Rules
     prompt_lookup_num_tokens: int = 0  # 0: off
+    num_assistant_tokens: int = 0  # 0: off
     # Asked of every row of every step:
     has_penalties: bool = field(init=False, repr=False, compare=False)
     is_plain_greedy: bool = field(init=False, repr=False, compare=False)

@@ -64,7 +64,7 @@ _SPEED: Final = "concerns speed or memory"
 HARMLESS: Final[Mapping[str, str]] = {
     "assistant_confidence_threshold": _ASSISTED,
     "assistant_early_exit": _ASSISTED,
-    "assistant_ensemble_weight": "acts only with an assistant model, which kept has not",
+    "assistant_ensemble_weight": "would mix in what an assistant model says",
     "assistant_lookbehind": _ASSISTED,
     "bos_token_id": "an empty prompt begins with the tokenizer's",
     "cache_config": "describes a quantized cache, which is refused itself",
@@ -74,7 +74,6 @@ HARMLESS: Final[Mapping[str, str]] = {
     "is_assistant": _ASSISTED,
     "low_memory": _SPEED,
     "max_matching_ngram_size": _ASSISTED,
-    "num_assistant_tokens": _ASSISTED,
     "num_assistant_tokens_schedule": _ASSISTED,
     "output_attentions": _REPORTS,
     "output_hidden_states": _REPORTS,

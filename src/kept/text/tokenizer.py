@@ -150,6 +150,10 @@ class Tokenizer:
         """Give the vocabulary's form of a token, None for an id outside the vocabulary."""
         return self.backend.id_to_token(token_id)
 
+    def tokens(self) -> dict[str, int]:
+        """The ids of all tokens, added ones included, by the vocabulary's form of each."""
+        return dict(self.backend.get_vocab(with_added_tokens=True))
+
     def is_special(self, token: str) -> bool:
         """Say whether `skip_special_tokens` leaves the token out."""
         return token in self._special_texts
