@@ -63,6 +63,16 @@ class Continuation:
         """Tokens in the window that are not computed yet."""
         return len(self.history) - self.offset - self.num_computed
 
+    @property
+    def num_drafted(self) -> int:
+        """Rows of drafts that were verified for it."""
+        return self.drafts.drafted.total()
+
+    @property
+    def num_accepted(self) -> int:
+        """Its tokens that needed no step of their own."""
+        return self.drafts.accepted.total()
+
     def slide(self, rule: ContextRule) -> bool:
         """Move the window if it is overfull; whatever was computed is void then."""
         offset = rule.next_offset(self.offset, len(self.history))
@@ -168,8 +178,8 @@ class Continuation:
             queue_time=None if usage.admitted is None else usage.admitted - usage.arrived,
             num_parked=usage.num_parked,
             miss_reason=usage.miss,
-            drafted_tokens=self.drafts.drafted.total(),
-            accepted_tokens=self.drafts.accepted.total(),
+            drafted_tokens=self.num_drafted,
+            accepted_tokens=self.num_accepted,
             drafted_from=dict(self.drafts.drafted),
             accepted_from=dict(self.drafts.accepted),
             stop_string=None if self._spelling is None else self._spelling.stop_string,
