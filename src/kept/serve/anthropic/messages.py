@@ -102,8 +102,6 @@ class Conversation(Wire):
     def _is_done(self) -> Self:
         if self.tools and self.tool_choice is not None and self.tool_choice.type in ("any", "tool"):
             raise not_done("tool_choice", "asks for a call, which cannot be made sure of yet")
-        if self.output_config is not None and self.output_config.format is not None:
-            raise not_done("output_config.format", "is given, and text is all there is yet")
         return self
 
     def to_chat(self) -> Chat:
@@ -161,6 +159,12 @@ class MessagesRequest(Conversation):
     # Of no effect on the text:
     metadata: dict[str, Any] | None = None
     service_tier: ShortText | None = None
+
+    @model_validator(mode="after")
+    def _is_text(self) -> Self:
+        if self.output_config is not None and self.output_config.format is not None:
+            raise not_done("output_config.format", "is given, and text is all there is yet")
+        return self
 
     @model_validator(mode="after")
     def _keeps_its_context(self) -> Self:
