@@ -59,7 +59,7 @@ def serve(
     model = dataclasses.replace(model, model=checkpoint or model.model)
     cache_options = cache.to_options()
     try:
-        from kept.serve.running import BACKLOG, address_of, bind
+        from kept.serve.running import address_of, bind
         from kept.serve.running import serve as run
         from kept.serve.service import Service
     except ModuleNotFoundError as error:
@@ -72,7 +72,6 @@ def serve(
         }
         llm = load(model, PREFIX_STORE, **more)
         service = Service(llm, settings, cache_options, _name_of(model.model))
-        listener.listen(BACKLOG)  # who reads the next line and connects at once is not turned away
         say(f"{service.models[0]} answers at {address_of(listener)}")
         run(service, listener)
 

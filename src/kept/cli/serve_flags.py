@@ -52,7 +52,7 @@ def read_config(context: typer.Context, path: str | None) -> str | None:
         raise OptionError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # of the encoding, or of TOML
         raise OptionError(f"{path} is not valid TOML: {error}") from error
-    known = {str(parameter.name) for parameter in context.command.params} - {"config"}
+    known = {str(parameter.name) for parameter in context.command.params} - {"config", "checkpoint"}
     context.default_map = {**(context.default_map or {}), **_named(given, known, path)}
     return path
 
@@ -60,11 +60,11 @@ def read_config(context: typer.Context, path: str | None) -> str | None:
 def _named(given: Mapping[str, Any], known: set[str], path: str) -> dict[str, Any]:
     found = {}
     for name, value in given.items():
+        if isinstance(value, Mapping):
+            raise OptionError(f"{path} has a table [{name}]; write {name} = value")
         plain = name.replace("-", "_")
         if plain not in known:
             names = ", ".join(sorted(each.replace("_", "-") for each in known))
             raise OptionError(f"{path} sets {name}, and kept serve has no --{name}; it has {names}")
-        if isinstance(value, Mapping):
-            raise OptionError(f"{path} has a table [{name}]; write {name} = value")
         found[plain] = value
     return found

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -95,7 +96,8 @@ class Service:
         ticket = self._enter(self.admission, asked.num_texts)
         try:
             found = await self.in_thread(
-                lambda: read(self.llm, asked, self.caching), is_long=asked.num_characters > LONG
+                lambda: read(self.llm, self._bounded(asked), self.caching),
+                is_long=asked.num_characters > LONG,
             )
         except BaseException as error:
             self.leave(ticket)
@@ -172,6 +174,13 @@ class Service:
     def leave(self, ticket: Ticket) -> None:
         """An answer has ended."""
         self.admission.leave(ticket)
+
+    def _bounded(self, asked: Asked) -> Asked:
+        """The request with as many tokens as one gets that does not say how many."""
+        most = self.settings.default_max_tokens
+        if most is None or asked.params.max_new_tokens is not None:
+            return asked
+        return replace(asked, params=replace(asked.params, max_new_tokens=most))
 
     def _enter(self, admission: Admission, num_texts: int) -> Ticket:
         try:

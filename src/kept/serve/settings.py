@@ -157,6 +157,15 @@ DRAIN_TIME = Setting(
     "at once. Default: 60.",
     LOAD,
 )
+DEFAULT_MAX_TOKENS: Setting[int | None] = Setting(
+    "default_max_tokens",
+    integer(1),
+    None,
+    int,
+    "Tokens of an answer to a request that does not say how many. Default: those to the end of the "
+    "context; /v1/completions has 16, as OpenAI's.",
+    LIMITS,
+)
 MAX_BODY = Setting(
     "max_body",
     _size(1 << 10, 1 << 30),
@@ -215,7 +224,7 @@ LOG_PROMPTS = Setting(
 SETTINGS: tuple[Setting[object], ...] = (
     *(HOST, PORT, SERVED_MODEL_NAME, API_KEY, API_KEY_FILE, SALT_SECRET, ALLOWED_HOSTS),
     *(ALLOWED_ORIGINS, MAX_BATCH_SIZE, PREFILL_CHUNK, MAX_QUEUE_TIME, DRAIN_TIME, MAX_BODY),
-    *(MAX_DEPTH, MAX_N, BODY_TIMEOUT, RESPONSE_STORE, ACCESS_LOG, LOG_PROMPTS),
+    *(DEFAULT_MAX_TOKENS, MAX_DEPTH, MAX_N, BODY_TIMEOUT, RESPONSE_STORE, ACCESS_LOG, LOG_PROMPTS),
 )
 
 
@@ -235,6 +244,7 @@ class Settings:
     prefill_chunk: int = PREFILL_CHUNK.default
     max_queue_time: float = MAX_QUEUE_TIME.default
     drain_time: float = DRAIN_TIME.default
+    default_max_tokens: int | None = None
     max_body: int = MAX_BODY.default
     max_depth: int = MAX_DEPTH.default
     max_n: int = MAX_N.default

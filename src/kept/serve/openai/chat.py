@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from kept.blocks import LONGEST_RETAIN
 from kept.serve.asked import Asked, Chat
 from kept.serve.openai.fields import FIELDS, MAX_TOP_LOGPROBS, Sampling, ShortText, Tokens, Wire
 from kept.serve.refusal import Refusal, not_done
@@ -79,6 +80,13 @@ class ResponseFormat(BaseModel):
     type: Literal["text", "json_object", "json_schema"]
 
 
+class PromptCacheOptions(Wire):
+    """What the cache is asked; prompts are found without a mark of where they part."""
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Literal["30m", "12h"] | None = None
+
+
 class ChatRequest(Sampling):
     """The body of `/v1/chat/completions`."""
 
@@ -90,6 +98,11 @@ class ChatRequest(Sampling):
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: ResponseFormat | None = None
+    functions: Annotated[list[Function], Field(max_length=MAX_TOOLS)] | None = None
+    function_call: str | dict[str, Any] | None = None
+    # How long its keys count as used after its end:
+    prompt_cache_options: PromptCacheOptions | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     # Read by some templates; others pass them over, as they do what they do not know.
     reasoning_effort: ShortText | None = None
     verbosity: ShortText | None = None
@@ -103,7 +116,6 @@ class ChatRequest(Sampling):
     service_tier: ShortText | None = None
     safety_identifier: ShortText | None = None
     prompt_cache_key: ShortText | None = None
-    prompt_cache_retention: ShortText | None = None
     prediction: dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[str] | None = None
@@ -117,6 +129,8 @@ class ChatRequest(Sampling):
             raise not_done("response_format", "is not text, which is all there is yet")
         if self.tools and self.tool_choice not in (None, "auto", "none"):
             raise not_done("tool_choice", "asks for a call, which cannot be made sure of yet")
+        if self.functions and self.function_call != "none":
+            raise not_done("functions", "is the older name of tools; pass these")
         if self.top_logprobs is not None and not self.logprobs:
             raise not_done("top_logprobs", "is given without logprobs: true; pass both")
         if self.add_generation_prompt is False and not self.continue_final_message:
@@ -126,6 +140,14 @@ class ChatRequest(Sampling):
         if self.max_tokens and self.max_completion_tokens not in (None, self.max_tokens):
             raise not_done("max_tokens", "differs from max_completion_tokens, its newer name")
         return self
+
+    @property
+    def retain(self) -> float:
+        """For how many seconds the prompt is to be kept."""
+        asked = None if self.prompt_cache_options is None else self.prompt_cache_options.ttl
+        if asked is None and self.prompt_cache_retention != "24h":
+            return 0.0
+        return 1800.0 if asked == "30m" else LONGEST_RETAIN
 
     def to_asked(self, tenant: Tenant) -> Asked:
         """The request in no protocol's words. Raises Refusal, or OptionError."""
@@ -152,6 +174,7 @@ class ChatRequest(Sampling):
             params=self.to_params(self.max_completion_tokens or self.max_tokens, top),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             tenant=salted(tenant, self),
+            retain=self.retain,
             interactive=self.stream,
             wants_progress=self.return_progress,
             fields=FIELDS,

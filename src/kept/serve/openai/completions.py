@@ -50,7 +50,7 @@ class CompletionRequest(Sampling):
     def _is_understood(self) -> Self:
         if self.suffix:
             raise not_done("suffix", "asks for text in the middle, and this model goes on at ends")
-        if self.best_of not in (None, self.n):
+        if self.best_of not in (None, 0, self.n):
             raise not_done("best_of", "differs from n, and every text that is made is answered")
         if self.max_tokens == 0 and (self.stream or not self.echo):
             raise not_done("max_tokens", "is 0, which needs echo: true, and no stream")
