@@ -75,6 +75,26 @@ void largest_of_rows(const std::vector<Row>& rows, const Values& values, const T
                        static_cast<std::int64_t>(k), values.data() + i * k, tokens.data() + i * k);
 }
 
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Mask = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void largest_allowed_of_rows(const Matrix& logits, const std::vector<std::size_t>& rows,
+                             const std::vector<Mask>& masks, const Values& values,
+                             const Tokens& tokens) {
+    const std::size_t k = values.shape(1), size = logits.shape(1);
+    if (masks.size() != rows.size() || values.shape(0) != rows.size() ||
+        tokens.shape(0) != rows.size() || tokens.shape(1) != k || k == 0 || k > size)
+        throw std::invalid_argument("each row has its mask and room for its largest and tokens");
+    for (const std::size_t row : rows)
+        if (row >= logits.shape(0)) throw std::invalid_argument("a row is one of the logits");
+    nb::gil_scoped_release release;
+    for (std::size_t i = 0; i < rows.size(); ++i)
+        largest_allowed_of_row(logits.data() + rows[i] * size, static_cast<std::int64_t>(size),
+                               masks[i].data(), static_cast<std::int64_t>(masks[i].shape(0)),
+                               static_cast<std::int64_t>(k), values.data() + i * k,
+                               tokens.data() + i * k);
+}
+
 std::vector<std::uint64_t> random_of(const std::vector<std::uint64_t>& seeds,
                                      const std::vector<std::uint64_t>& positions) {
     if (seeds.size() != positions.size()) throw std::invalid_argument("each seed has its position");
@@ -90,6 +110,8 @@ void bind_sampling(nb::module_& m) {
     m.def("weigh", &weigh_arrays, "rows"_a, "peaks"_a, "temperatures"_a, "sums"_a);
     m.def("choose_from_few", &choose_rows, "logits"_a, "tokens"_a, "options"_a);
     m.def("largest", &largest_of_rows, "rows"_a, "values"_a, "tokens"_a);
+    m.def("largest_allowed", &largest_allowed_of_rows, "logits"_a, "rows"_a, "masks"_a, "values"_a,
+          "tokens"_a);
     m.def("random_bits", &random_of, "seeds"_a, "positions"_a);
 }
 

@@ -1,6 +1,7 @@
 #include "choose.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -84,30 +85,65 @@ bool is_larger(const Scored& a, const Scored& b) {
     return a.token < b.token;
 }
 
+// The k largest of what it sees, in the order of their tokens.
+class Largest {
+  public:
+    explicit Largest(std::int64_t k)
+        : k_(k), room_(static_cast<std::size_t>(k + std::max<std::int64_t>(k, 64))) {
+        found_.reserve(room_);
+    }
+
+    void see(float value, std::int64_t token) {
+        // Later tokens that equal the k-th are none of the largest.
+        if (!is_open_ && value <= floor_) return;
+        found_.push_back({value, token, 0});
+        if (found_.size() < room_) return;
+        std::nth_element(found_.begin(), found_.begin() + (k_ - 1), found_.end(), is_larger);
+        found_.resize(static_cast<std::size_t>(k_));
+        floor_ = found_.back().score;
+        is_open_ = std::isnan(floor_);
+    }
+
+    // The largest first; -inf and the token 0 where there are fewer.
+    void take(float* values, std::int64_t* tokens) {
+        const auto count = std::min<std::int64_t>(k_, static_cast<std::int64_t>(found_.size()));
+        std::partial_sort(found_.begin(), found_.begin() + count, found_.end(), is_larger);
+        for (std::int64_t i = 0; i < k_; ++i) {
+            const bool is_there = i < count;
+            values[i] = is_there ? found_[static_cast<std::size_t>(i)].score
+                                 : -std::numeric_limits<float>::infinity();
+            tokens[i] = is_there ? found_[static_cast<std::size_t>(i)].token : 0;
+        }
+    }
+
+  private:
+    std::int64_t k_;
+    std::size_t room_;
+    std::vector<Scored> found_;
+    float floor_ = -std::numeric_limits<float>::infinity();
+    bool is_open_ = true;
+};
+
 }  // namespace
 
 void largest_of_row(const float* row, std::int64_t size, std::int64_t k, float* values,
                     std::int64_t* tokens) {
-    std::vector<Scored> found;
-    const auto room = static_cast<std::size_t>(k + std::max<std::int64_t>(k, 64));
-    found.reserve(room);
-    // Later tokens that equal the k-th are none of the largest.
-    float floor = -std::numeric_limits<float>::infinity();
-    bool is_open = true;
-    for (std::int64_t i = 0; i < size; ++i) {
-        if (!is_open && row[i] <= floor) continue;
-        found.push_back({row[i], i, 0});
-        if (found.size() < room) continue;
-        std::nth_element(found.begin(), found.begin() + (k - 1), found.end(), is_larger);
-        found.resize(static_cast<std::size_t>(k));
-        floor = found.back().score;
-        is_open = std::isnan(floor);
-    }
-    std::partial_sort(found.begin(), found.begin() + k, found.end(), is_larger);
-    for (std::int64_t i = 0; i < k; ++i) {
-        values[i] = found[static_cast<std::size_t>(i)].score;
-        tokens[i] = found[static_cast<std::size_t>(i)].token;
-    }
+    Largest found(k);
+    for (std::int64_t i = 0; i < size; ++i) found.see(row[i], i);
+    found.take(values, tokens);
+}
+
+void largest_allowed_of_row(const float* row, std::int64_t size, const std::uint32_t* words,
+                            std::int64_t num_words, std::int64_t k, float* values,
+                            std::int64_t* tokens) {
+    Largest found(k);
+    const std::int64_t count = std::min(num_words, (size + 31) / 32);
+    for (std::int64_t word = 0; word < count; ++word)
+        for (std::uint32_t bits = words[word]; bits; bits &= bits - 1) {
+            const std::int64_t token = 32 * word + std::countr_zero(bits);
+            if (token < size) found.see(row[token], token);
+        }
+    found.take(values, tokens);
 }
 
 std::int64_t choose_from_few(const FewArgs& args) {

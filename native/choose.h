@@ -30,4 +30,11 @@ std::int64_t choose_from_few(const FewArgs& args);
 void largest_of_row(const float* row, std::int64_t size, std::int64_t k, float* values,
                     std::int64_t* tokens);
 
+// The same of those tokens of a row that a mask allows: bit t % 32 of word t / 32 is that of token
+// t, and what lies past its `num_words` is not allowed. Where they are fewer than k, the rest are
+// -inf, with the token 0.
+void largest_allowed_of_row(const float* row, std::int64_t size, const std::uint32_t* words,
+                            std::int64_t num_words, std::int64_t k, float* values,
+                            std::int64_t* tokens);
+
 }  // namespace kept

@@ -73,6 +73,13 @@ def choose_from_few(
 def largest(
     rows: Sequence[NDArray[np.float32]], values: NDArray[np.float32], tokens: NDArray[np.int64]
 ) -> None: ...
+def largest_allowed(
+    logits: NDArray[np.float32],
+    rows: Sequence[int],
+    masks: Sequence[NDArray[np.uint32]],
+    values: NDArray[np.float32],
+    tokens: NDArray[np.int64],
+) -> None: ...
 def random_bits(seeds: Sequence[int], positions: Sequence[int]) -> list[int]: ...
 def encode_heads(
     isa: str,

@@ -13,7 +13,9 @@ SOURCE = Path(kept.__file__).parent
 FLOORS = (
     ("errors",),
     ("interrupt", "json_file", "options", "paths", "system"),
-    ("batch", "exiting", "format", "machine", "text", "sampling", "turns"),
+    ("batch", "exiting", "format", "machine", "text", "turns"),
+    ("grammar",),
+    ("answers", "sampling"),
     ("ops",),
     ("blocks",),
     ("store",),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from kept.cli.options import BEAMS, CHOICE, LENGTH, REPORT, option
+from kept.errors import OptionError
 
 if TYPE_CHECKING:
     from kept.sampling import SamplingParams
@@ -128,6 +130,40 @@ class SamplingOptions:
             "that makes the same text sooner; 0 is off. Default: 16.",
         ),
     ] = None
+    json_schema: Annotated[
+        Path | None,
+        option(
+            CHOICE,
+            "The text is JSON that the JSON schema in this file holds for valid. Needs the package "
+            "llguidance, as the next two do. Default: any text.",
+            metavar="FILE",
+        ),
+    ] = None
+    regex: Annotated[
+        str | None,
+        option(
+            CHOICE,
+            "The text is what this regular expression matches from end to end. Default: any text.",
+            metavar="PATTERN",
+        ),
+    ] = None
+    grammar: Annotated[
+        Path | None,
+        option(
+            CHOICE,
+            "The text is one of the grammar in this file, in llguidance's dialect of Lark. "
+            "Default: any text.",
+            metavar="FILE",
+        ),
+    ] = None
+    skip_special_tokens: Annotated[
+        bool | None,
+        option(
+            REPORT,
+            "Leave special tokens out of the text, or show them. Default: leave them out.",
+            "--skip-special-tokens/--no-skip-special-tokens",
+        ),
+    ] = None
     num_return_sequences: Annotated[
         int | None, option(REPORT, "Texts for each prompt. Default: 1.")
     ] = None
@@ -145,6 +181,20 @@ class SamplingOptions:
         from kept.sampling import SamplingParams
 
         given = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("json_schema", "grammar"):
+            if given[name] is not None:
+                given[name] = _read(name, given[name])
         if self.early_stopping is not None and self.early_stopping != EarlyStopping.NEVER:
             given["early_stopping"] = self.early_stopping == EarlyStopping.TRUE
         return SamplingParams(**{name: v for name, v in given.items() if v not in (None, [], ())})
+
+
+def _read(name: str, path: Path) -> str:
+    """A file that an option names."""
+    flag = f"--{name.replace('_', '-')} {path}"
+    if path.exists() and not path.is_file():
+        raise OptionError(f"{flag} is no regular file; give one that holds UTF-8 text")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{flag} cannot be read: {error}; give a file of UTF-8 text") from error

@@ -56,7 +56,12 @@ class Continuation:
     def __post_init__(self) -> None:
         if self.tokenizer is not None:
             prompt = self.history.tokens[-64:].tolist()
-            self._spelling = Spelling(self.tokenizer, prompt, self.params.stop_strings)
+            self._spelling = Spelling(
+                self.tokenizer,
+                prompt,
+                self.params.stop_strings,
+                skip_special_tokens=self.params.skip_special_tokens,
+            )
 
     @property
     def num_pending(self) -> int:
@@ -90,14 +95,21 @@ class Continuation:
         if logprobs is not None:
             self.logprobs.append(logprobs)
         piece, stopped = "", False
-        if self._spelling is not None:
+        ends = token in self.params.eos_token_ids
+        if self._spelling is not None and not (ends and not self.params.skip_special_tokens):
             piece, stopped = self._spelling.add([token]), self._spelling.stopped
-        if stopped or token in self.params.eos_token_ids:
+        if stopped or ends or self._is_complete():
             self._end("stop", piece)
         elif length >= self.limit:
             self._end("length", piece)
         elif piece:
             self._add(piece)
+
+    def _is_complete(self) -> bool:
+        """Whether a grammar is, of a text that no token ends: nothing may follow."""
+        if self.history.constraint is None or self.params.eos_token_ids:
+            return False
+        return not self.history.allowed.any()
 
     def adopt(self, tokens: list[int], logprobs: list[TokenLogprobs], score: float) -> None:
         """Become what a beam search found: its new tokens, and their text up to a stop string."""

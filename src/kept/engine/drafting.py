@@ -130,6 +130,7 @@ class Drafting:
                 and (count := self._most(item, item.continuation.params.num_assistant_tokens)) > 0
             }
             hopes += by_model.propose(work, most)
+        hopes = [kept for hope in hopes if (kept := _allowed(hope, work[hope.number])).tokens]
         return self._chosen(work, hopes) if hopes else None
 
     def took(
@@ -215,3 +216,9 @@ def why_not(model: CausalLM, has_cache: bool) -> str | None:
 
 def _goes_on(item: Work) -> bool:
     return item.request.group.may_draft and not item.is_prompt
+
+
+def _allowed(hope: Hope, item: Work) -> Hope:
+    """As much of it as a text's grammar lets be drawn."""
+    count = item.continuation.history.num_allowed(hope.tokens)
+    return hope._replace(tokens=hope.tokens[:count], chances=hope.chances[:count])

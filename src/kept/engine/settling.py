@@ -11,6 +11,7 @@ from kept.engine.drawing import Row, draw, together
 from kept.engine.group import Draw, Drawn, Move
 from kept.engine.passes import Work
 from kept.engine.request import Event, Request
+from kept.grammar import Ahead
 from kept.models import NextLogits
 
 
@@ -30,6 +31,7 @@ class Settling:
         # Whose group an exception may have left half done, and who lives on from whose keys in the
         # groups of the step, where that changes, until the slots have these keys.
         self.taking: Request | None = None
+        self._ahead = Ahead()
         self.changed: list[tuple[Request, list[Move]]] = []
 
     def forget(self, continuations: Sequence[Continuation] | None = None) -> None:
@@ -69,6 +71,7 @@ class Settling:
                 draws += request.group.draws()
                 ends.append(len(draws))
         drawn = self._draw(draws)
+        self._foresee(draws, drawn)
         events: list[Event] = []
         begin = 0
         for request, end in zip(ready, ends, strict=True):
@@ -113,7 +116,9 @@ class Settling:
                 self._rows[continuation] = found, rows[continuation]
                 self.accepted[continuation] = depth + 1
                 continuation.num_computed += 1
-            drawn = self._draw([Draw(item.continuation, item.continuation) for item in going])
+            draws = [Draw(item.continuation, item.continuation) for item in going]
+            drawn = self._draw(draws)
+            self._foresee(draws, drawn)
             for item, token in zip(going, drawn, strict=True):
                 self._take_more(item, token)
                 events.append(Event(item.request, item.continuation))
@@ -142,6 +147,20 @@ class Settling:
             return draw(draws, self._rows, self._use_torch)
         except Exception as error:  # of all of them, who may not have been at fault
             return [error] * len(draws)
+
+    def _foresee(self, draws: Sequence[Draw], drawn: Sequence[Drawn]) -> None:
+        """Begin to find out what grammars allow behind what was drawn, while texts take that and
+        the next pass is computed."""
+        rows = []
+        for (continuation, _), found in zip(draws, drawn, strict=True):
+            constraint = continuation.history.constraint
+            if constraint is None or isinstance(found, Exception):
+                continue
+            if found[0] not in continuation.params.eos_token_ids:
+                constraint.take(found[0])
+                rows.append(constraint)
+        if rows:
+            self._ahead.start(rows)
 
     def _take(self, request: Request, drawn: Sequence[Drawn]) -> None:
         self.taking = request

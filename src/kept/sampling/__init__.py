@@ -8,7 +8,7 @@ from kept.sampling.likeliest import Likeliest, num_likeliest
 from kept.sampling.logprobs import TokenLogprob, TokenLogprobs, token_logprobs
 from kept.sampling.params import SamplingParams
 from kept.sampling.resolved import ResolvedParams
-from kept.sampling.sampler import SampledTokens, argmax_of, sample, sample_rows
+from kept.sampling.sampler import SampledTokens, argmax_of, largest_allowed, sample, sample_rows
 
 __all__ = [
     "Key",
@@ -25,6 +25,7 @@ __all__ = [
     "draw",
     "draw_distinct",
     "fresh_seed",
+    "largest_allowed",
     "num_likeliest",
     "process_scores",
     "sample",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from kept.grammar import allowed_of
 from kept.sampling import token_rules
 from kept.sampling.history import TokenHistory
 from kept.sampling.processors import (
@@ -47,6 +49,9 @@ def rule_scores(scores: Tensor, params: ResolvedParams, history: TokenHistory) -
         scores = suppress(scores, params.eos_token_ids)
     if ruled:
         scores = token_rules.after_lengths(scores, params, history)
+    if params.grammar is not None:  # last: no other rule brings back what it forbids
+        allowed = torch.from_numpy(allowed_of(history.allowed, scores.numel()))
+        scores = scores.masked_fill(~allowed.to(scores.device), float("-inf"))
     return scores
 
 

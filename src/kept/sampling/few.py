@@ -36,6 +36,7 @@ class FewScores:
     num_sure: Ids
     edges: Floats  # (R,) what all others of the row are at most
     params: Sequence[ResolvedParams]
+    counts: Sequence[int]  # how many each row takes, 0: it does not go by that
 
 
 def choose(
@@ -53,25 +54,42 @@ def choose(
     whole row's weights, of rows with `needs_total`. uniform: (R,) the random numbers in [0, 1) of
     rows that draw.
     """
+    counts = _counts(logits, edges, params)
     if kernels.choose_from_few is not None:
-        each = zip(edges, params, totals, uniform, strict=True)
+        each = zip(edges, params, counts, totals, uniform, strict=True)
         return kernels.choose_from_few(logits, tokens, [_as_options(*row) for row in each])
-    few = _few_scores(logits, tokens, edges, params)
+    few = _few_scores(logits, tokens, edges, params, counts)
     chosen, decided = _chosen(few, np.array(totals, dtype=np.int64), np.array(uniform))
     found: list[int] = np.where(decided, chosen, -1).tolist()
     return found
 
 
 def _as_options(
-    edge: float, params: ResolvedParams, total: int, uniform: float
+    edge: float, params: ResolvedParams, top_k: int, total: int, uniform: float
 ) -> kernels.FewOptions:
     least = math.log(params.min_p) if params.min_p > 0.0 else -math.inf
-    draws, top_k, top_p = params.do_sample, params.top_k, params.top_p
+    draws, top_p = params.do_sample, params.top_p
     return edge, params.temperature, draws, top_k, top_p, least, total, uniform
 
 
+def _counts(logits: Floats, edges: Sequence[float], params: Sequence[ResolvedParams]) -> list[int]:
+    """How many of the likeliest tokens each row takes, 0: it does not go by that. Where no other
+    token is possible, no more than are, and those are all there is to draw from."""
+    counts = [options.top_k if options.do_sample else 1 for options in params]
+    if -math.inf in edges:
+        possible = np.count_nonzero(logits > -np.inf, axis=1).tolist()
+        for i, edge in enumerate(edges):
+            if edge == -math.inf:
+                counts[i] = min(counts[i] or possible[i], possible[i])
+    return counts
+
+
 def _few_scores(
-    logits: Floats, tokens: Ids, edges: Sequence[float], params: Sequence[ResolvedParams]
+    logits: Floats,
+    tokens: Ids,
+    edges: Sequence[float],
+    params: Sequence[ResolvedParams],
+    counts: Sequence[int],
 ) -> FewScores:
     with np.errstate(all="ignore"):  # of extreme options; what comes of them is not finite
         temperatures = np.array([options.temperature for options in params]).astype(np.float32)
@@ -82,7 +100,7 @@ def _few_scores(
     scores, tokens = _in_order(np.where(fine[:, None], scores, np.float32(0)), tokens)
     fine &= scores[:, 0] > -np.inf
     num_sure = np.where(fine, (scores > least[:, None]).sum(axis=1), 0)
-    return FewScores(scores, tokens, num_sure, least, params)
+    return FewScores(scores, tokens, num_sure, least, params, counts)
 
 
 def _in_order(scores: Floats, tokens: Ids) -> tuple[Floats, Ids]:
@@ -116,7 +134,7 @@ def _filtered(few: FewScores, totals: Whole) -> tuple[Whole, Ids, Flags]:
     """The weights (R, K), how many of each row the filters leave, and whether that is certain."""
     scores, params = few.scores, few.params
     num_few = scores.shape[1]
-    top_k = np.array([options.top_k if options.do_sample else 1 for options in params])
+    top_k = np.array(few.counts)
     mass = np.array([options.top_p for options in params])
     fraction = np.array([options.min_p for options in params])
     by_count = top_k > 0

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from kept.errors import OptionError
+from kept.grammar import Grammar, read_grammar, read_json_schema, read_regex
 from kept.options.field import Field, boolean, integer, items, number
 
 EarlyStopping = bool | Literal["never"]
@@ -79,6 +80,11 @@ SEED: Field[int | None] = Field("seed", integer(0, 2**64 - 1), None)
 LOGPROBS: Field[int | None] = Field("logprobs", integer(0), None)
 PROMPT_LOOKUP = Field("prompt_lookup_num_tokens", integer(0), 0)
 ASSISTANT = Field("num_assistant_tokens", integer(0), 16)
+SKIP_SPECIAL = Field("skip_special_tokens", boolean, True)
+JSON_SCHEMA: Field[Grammar | None] = Field("json_schema", read_json_schema, None)
+REGEX: Field[Grammar | None] = Field("regex", read_regex, None)
+GRAMMAR: Field[Grammar | None] = Field("grammar", read_grammar, None)
+GRAMMARS = (JSON_SCHEMA, REGEX, GRAMMAR)
 
 # Only in generation_config.json, where lengths count the prompt too.
 MAX_LENGTH: Field[int | None] = Field("max_length", integer(1), None)
@@ -88,5 +94,5 @@ FIELDS: tuple[Field[object], ...] = (
     *(MAX_NEW_TOKENS, MIN_NEW_TOKENS, DO_SAMPLE, TEMPERATURE, TOP_K, TOP_P, MIN_P),
     *(REPETITION_PENALTY, NO_REPEAT_NGRAM_SIZE, NUM_BEAMS, LENGTH_PENALTY, EARLY_STOPPING),
     *(NUM_RETURN_SEQUENCES, STOP_STRINGS, EOS_TOKEN_ID, IGNORE_EOS, SEED, LOGPROBS),
-    *(PROMPT_LOOKUP, ASSISTANT),
+    *(PROMPT_LOOKUP, ASSISTANT, SKIP_SPECIAL, *GRAMMARS),
 )

@@ -9,23 +9,31 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from kept.grammar import Constraint, Words
+
 Ids = npt.NDArray[np.int64]
 
 
 class TokenHistory:
     """The token ids of one sequence, prompt first, in a buffer that grows by doubling.
 
-    `append` changes it; `tokens` is a read-only view that this invalidates.
+    `append` changes it; `tokens` is a read-only view that this invalidates. constraint: the grammar
+    of what follows the prompt, None: any text.
     """
 
-    __slots__ = ("_buffer", "_length", "_num_marked", "_seen", "_source", "last", "num_prompt")
+    __slots__ = (
+        *("_buffer", "_length", "_num_marked", "_seen", "_source"),
+        *("constraint", "last", "num_prompt"),
+    )
 
     def __init__(
         self,
         prompt: Sequence[int] | torch.Tensor | Ids,
         source: Sequence[int] | Ids | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         """source: what an encoder reads of the request, where it is not the prompt."""
+        self.constraint = constraint
         tokens = prompt.cpu().numpy() if isinstance(prompt, torch.Tensor) else prompt
         self._buffer: Ids = np.array(tokens, dtype=np.int64).reshape(-1)
         self._length = self.num_prompt = self._buffer.size
@@ -63,6 +71,24 @@ class TokenHistory:
         return self._seen
 
     @property
+    def allowed(self) -> Words:
+        """What its constraint allows next, a bit for each token; see `Constraint.words`."""
+        assert self.constraint is not None, "only a history with a grammar allows some tokens alone"
+        return self.constraint.words(self._buffer[self.num_prompt : self._length])
+
+    def allows(self, token: int) -> bool:
+        """Whether its constraint, if it has one, allows a token next."""
+        if self.constraint is None:
+            return True
+        return self.constraint.allows(self._buffer[self.num_prompt : self._length], token)
+
+    def num_allowed(self, drafts: Sequence[int]) -> int:
+        """How many of some drafts its constraint, if it has one, allows one behind the other."""
+        if self.constraint is None:
+            return len(drafts)
+        return self.constraint.num_allowed(self._buffer[self.num_prompt : self._length], drafts)
+
+    @property
     def num_generated(self) -> int:
         """How many tokens follow the prompt."""
         return self._length - self.num_prompt
@@ -78,7 +104,7 @@ class TokenHistory:
         return self._length
 
     def fork(self) -> Self:
-        """Return a copy that grows on its own."""
+        """Return a copy that grows on its own, without a constraint."""
         copy = type(self)(self.tokens, self._source)
         copy.num_prompt = self.num_prompt
         return copy

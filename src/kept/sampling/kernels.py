@@ -25,15 +25,29 @@ ChooseFromFew = Callable[
 Largest = Callable[
     [Sequence[npt.NDArray[np.float32]], npt.NDArray[np.float32], npt.NDArray[np.int64]], None
 ]
+# logits (B, V), rows (R,), their masks, and room for values and tokens (R, K)
+LargestAllowed = Callable[
+    [
+        npt.NDArray[np.float32],
+        Sequence[int],
+        Sequence[npt.NDArray[np.uint32]],
+        npt.NDArray[np.float32],
+        npt.NDArray[np.int64],
+    ],
+    None,
+]
 
 weigh: Weigh | None
 random_bits: RandomBits | None
 choose_from_few: ChooseFromFew | None
 largest: Largest | None
+largest_allowed: LargestAllowed | None
 try:
     from kept import _native
 except ImportError:
     weigh, random_bits, choose_from_few, largest = None, None, None, None
+    largest_allowed = None
 else:
     weigh, random_bits = _native.weigh, _native.random_bits
     choose_from_few, largest = _native.choose_from_few, _native.largest
+    largest_allowed = _native.largest_allowed

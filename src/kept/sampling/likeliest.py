@@ -51,10 +51,12 @@ def num_likeliest(params: Sequence[ResolvedParams], num_rows: int, vocab_size: i
 
 
 def _num_of(params: ResolvedParams) -> int:
-    if params.num_beams > 1 or (params.is_plain_greedy and not params.logprobs):
+    is_one = params.is_plain_greedy or params.is_masked_greedy
+    if params.num_beams > 1 or (is_one and not params.logprobs):
         return 0
-    is_few = can_be_chosen_from(params) or can_be_filtered_from(params)
-    of_draw = _num_to_choose_from(params) if is_few else 0
+    # Of a grammar's tokens the likeliest are found among those it allows, once it has said which.
+    is_few = params.grammar is None and (can_be_chosen_from(params) or can_be_filtered_from(params))
+    of_draw = num_to_choose_from(params) if is_few else 0
     of_logprobs = params.logprobs + 1 if params.logprobs else 0
     return max((n for n in (of_draw, of_logprobs) if n <= MOST), default=0)
 
@@ -96,7 +98,8 @@ def num_once_ruled(params: ResolvedParams) -> int:
     return _OF_NUCLEUS if params.do_sample and params.top_k == 0 else max(params.top_k, 1) + 1
 
 
-def _num_to_choose_from(params: ResolvedParams) -> int:
+def num_to_choose_from(params: ResolvedParams) -> int:
+    """How many of the likeliest tokens a draw is likely to need."""
     if params.do_sample and params.top_k == 0:
         return _OF_NUCLEUS
     count = params.top_k if params.do_sample else 1

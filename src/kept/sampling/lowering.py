@@ -1,7 +1,8 @@
 """What penalties and bans do to a row's few likeliest tokens: none of it makes a token likelier.
 
 So a token that is not among them stays below the last of them, and what they decide above that is
-what the whole row would. Rules that may raise a token are not done here.
+what the whole row would. Rules that may raise a token are not done here, nor are grammars: the few
+are of the tokens that these allow.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from kept.grammar import Grammar
 from kept.options import CACHE_FIELDS, GENERATION_CONFIG, check_given, refuses_others
 from kept.sampling.fields import FIELDS, EarlyStopping
 from kept.sampling.resolve import resolve
@@ -68,6 +69,13 @@ class SamplingParams:
         encoder_repetition_penalty, encoder_no_repeat_ngram_size: of the tokens that were asked.
         top_h, typical_p, epsilon_cutoff, eta_cutoff: filters of a draw. Given, they draw.
         renormalize_logits: make scores of beams probabilities again after all that.
+    What the text has to be, whole; one of these at most, and not with beams. The package llguidance
+    keeps it so (`pip install 'kept-llm[grammar]'`): only tokens that go on with it are chosen, and an
+    end where it is complete. A text that reaches its length first is cut off there.
+        json_schema: JSON that this schema holds for valid, a dict or JSON as text; True: any JSON.
+            OptionError names the path of a keyword that cannot be kept to.
+        regex: what this regular expression (of Rust's regex) matches from end to end.
+        grammar: a grammar in llguidance's dialect of Lark, or a `Grammar`.
     Speed, of the same text bit for bit
         prompt_lookup_num_tokens: at most this many tokens of a text, of up to 48, are drafted in a
             step from what came behind the same tokens before, in its prompt, in itself or in texts
@@ -79,6 +87,8 @@ class SamplingParams:
     Report
         logprobs: report the chosen token's log-probability under the model's own distribution,
             and those of this many likeliest tokens. Default: not reported.
+        skip_special_tokens: leave special tokens out of the text. Default True. False shows them,
+            but for the one that ends a text.
     """
 
     max_new_tokens: int | None = None
@@ -101,6 +111,10 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_lookup_num_tokens: int | None = None
     num_assistant_tokens: int | None = None
+    skip_special_tokens: bool | None = None
+    json_schema: Mapping[str, object] | str | bool | Grammar | None = None
+    regex: str | Grammar | None = None
+    grammar: str | Grammar | None = None
     suppress_tokens: int | Sequence[int] | None = None
     begin_suppress_tokens: int | Sequence[int] | None = None
     forced_bos_token_id: int | None = None

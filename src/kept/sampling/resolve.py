@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kept.errors import OptionError
+from kept.grammar import Grammar
 from kept.options import Field, Reader
 from kept.sampling import fields as f
 from kept.sampling.draw import fresh_seed
@@ -58,7 +59,22 @@ def resolve(
         rules=_resolve_rules(read, do_sample, num_beams, vocab_size),
         prompt_lookup_num_tokens=min(read.get(f.PROMPT_LOOKUP), f.MAX_DRAFTS),
         num_assistant_tokens=min(read.get(f.ASSISTANT), f.MAX_DRAFTS),
+        grammar=_resolve_grammar(read, num_beams),
+        skip_special_tokens=read.get_given(f.SKIP_SPECIAL),
     )
+
+
+def _resolve_grammar(read: Reader, num_beams: int) -> Grammar | None:
+    given = [field for field in f.GRAMMARS if read.is_given(field)]
+    if len(given) > 1:
+        names = " and ".join(field.name for field in given)
+        raise OptionError(f"{names} each say what the text has to be; pass one of them")
+    if given and num_beams > 1:
+        raise OptionError(
+            f"{given[0].name} with num_beams={num_beams}: a beam search follows no grammar; leave "
+            "one of the two out"
+        )
+    return read.get_given(given[0]) if given else None
 
 
 def _resolve_top_k(read: Reader, vocab_size: int | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kept.errors import OptionError
+from kept.grammar import Grammar
 from kept.sampling.fields import EarlyStopping
 from kept.sampling.rules import NO_RULES, Rules
 
@@ -20,6 +21,8 @@ class ResolvedParams:
     has_penalties: whether a processor that also acts on greedy and beam search is switched on.
     is_plain_greedy: whether the next token is the argmax of the logits as the model gave them.
     is_argmax: whether that is all that is wanted of them.
+    is_masked_greedy, is_masked_argmax: the same, where the grammar allows that token. only_masks:
+    whether the grammar is the only such processor.
     """
 
     max_new_tokens: int
@@ -44,22 +47,33 @@ class ResolvedParams:
     rules: Rules
     prompt_lookup_num_tokens: int = 0  # 0: off
     num_assistant_tokens: int = 0  # 0: off
+    grammar: Grammar | None = None
+    skip_special_tokens: bool = True
     # Asked of every row of every step:
     has_penalties: bool = field(init=False, repr=False, compare=False)
     is_plain_greedy: bool = field(init=False, repr=False, compare=False)
     is_argmax: bool = field(init=False, repr=False, compare=False)
+    only_masks: bool = field(init=False, repr=False, compare=False)
+    is_masked_greedy: bool = field(init=False, repr=False, compare=False)
+    is_masked_argmax: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        has_penalties = (
+        has_others = (
             self.repetition_penalty != 1.0
             or self.no_repeat_ngram_size > 0
             or self.has_rules
             or (bool(self.eos_token_ids) and (self.min_new_tokens > 0 or self.min_length > 0))
         )
+        has_penalties = has_others or self.grammar is not None
         is_plain_greedy = not self.do_sample and not has_penalties
+        only_masks = self.grammar is not None and not has_others
+        is_masked_greedy = only_masks and not self.do_sample
+        object.__setattr__(self, "only_masks", only_masks)
         object.__setattr__(self, "has_penalties", has_penalties)
         object.__setattr__(self, "is_plain_greedy", is_plain_greedy)
         object.__setattr__(self, "is_argmax", is_plain_greedy and self.logprobs is None)
+        object.__setattr__(self, "is_masked_greedy", is_masked_greedy)
+        object.__setattr__(self, "is_masked_argmax", is_masked_greedy and self.logprobs is None)
 
     @property
     def has_rules(self) -> bool:

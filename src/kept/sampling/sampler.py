@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from kept.errors import OptionError, SamplingError
+from kept.sampling import kernels
 from kept.sampling.chain import process_scores
 from kept.sampling.draw import draw
 from kept.sampling.history import TokenHistory
@@ -31,19 +34,44 @@ class SampledTokens:
 
 
 def argmax_of(
-    params: Sequence[ResolvedParams], best: Sequence[tuple[float, int]] | None
+    params: Sequence[ResolvedParams],
+    best: Sequence[tuple[float, int]] | None,
+    histories: Sequence[TokenHistory],
 ) -> list[int] | None:
     """Return what `sample_rows` chooses where no row needs more than its argmax; else None.
 
-    For steps of greedy requests, where everything else costs more than this. best: see there.
+    For steps of greedy requests, where everything else costs more than this. best: see there. A row
+    whose grammar forbids its best is -1, for `largest_allowed`.
     """
     if best is None:
         return None
     found = []
-    for options, (peak, token) in zip(params, best, strict=True):
-        if not options.is_argmax or not math.isfinite(peak):
+    for options, (peak, token), history in zip(params, best, histories, strict=True):
+        if not math.isfinite(peak):
             return None
-        found.append(token)
+        if options.is_argmax or (options.is_masked_argmax and history.allows(token)):
+            found.append(token)
+        elif options.is_masked_argmax and kernels.largest_allowed is not None:
+            found.append(-1)
+        else:
+            return None
+    return found
+
+
+def largest_allowed(
+    logits: Tensor, rows: Sequence[int], histories: Sequence[TokenHistory]
+) -> list[int] | None:
+    """Return the likeliest token that its grammar allows, of some rows of logits (B, V) that are
+    finite; None where `sample_rows` has to find them, or say why there are none."""
+    if kernels.largest_allowed is None or not logits.is_cpu or logits.dtype != torch.float32:
+        return None
+    values = np.empty((len(rows), 1), dtype=np.float32)
+    tokens = np.empty(values.shape, dtype=np.int64)
+    words = [history.allowed for history in histories]
+    kernels.largest_allowed(logits.detach().contiguous().numpy(), rows, words, values, tokens)
+    if not np.isfinite(values).all():
+        return None
+    found: list[int] = tokens[:, 0].tolist()
     return found
 
 
@@ -92,13 +120,17 @@ def sample_rows(
         largest, first = logits.max(dim=-1)
         best = list(zip(largest.tolist(), first.tolist(), strict=True))
     errors: list[SamplingError | OptionError | None] = [_peak_error(peak) for peak, _ in best]
-    wanted = [
-        row
-        for row, options in enumerate(params)
-        if errors[row] is None and not options.is_plain_greedy
-    ]
+    wanted = []
+    for row, options in enumerate(params):
+        if errors[row] is None and not options.is_plain_greedy:
+            try:
+                if not (options.is_masked_greedy and histories[row].allows(best[row][1])):
+                    wanted.append(row)
+            except SamplingError as error:
+                errors[row] = error
     rows = Rows(logits, params, histories, keys, [peak for peak, _ in best])
     chosen = choose_together(rows, wanted, likeliest) if wanted else {}
+    is_wanted = set(wanted)
     token_ids = [
         token if error is None else -1 for (_, token), error in zip(best, errors, strict=True)
     ]
@@ -107,7 +139,7 @@ def sample_rows(
         if errors[row] is not None or options.is_argmax:
             continue
         try:
-            if not options.is_plain_greedy:
+            if row in is_wanted:
                 token_ids[row] = chosen[row] if row in chosen else _choose(rows, row)
             if options.logprobs is not None:
                 check_logprobs(options.logprobs, logits.shape[1])
@@ -143,6 +175,8 @@ def _explain_no_choice(peak: float, options: ResolvedParams) -> str:
     }
     found = {name: getattr(options, name) for name, on in active.items() if on}
     found |= options.rules.active()
+    if options.grammar is not None:
+        found["grammar"] = options.grammar.text
     named = ", ".join(f"{name}={value!r:.100}" for name, value in found.items())
     if peak == -math.inf:
         return f"no token is left to choose from after {named}; loosen one of them"

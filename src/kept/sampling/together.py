@@ -11,19 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kept.grammar import allowed_of
 from kept.sampling import kernels
 from kept.sampling.chain import filter_scores, rule_scores
 from kept.sampling.draw import draw, uniforms_of
 from kept.sampling.few import choose, needs_total
 from kept.sampling.history import Ids, TokenHistory
 from kept.sampling.likeliest import (
+    MOST,
     Likeliest,
     can_be_chosen_from,
     can_be_chosen_once_ruled,
     can_be_filtered_from,
     num_once_ruled,
+    num_to_choose_from,
 )
-from kept.sampling.lowering import lowered
+from kept.sampling.lowering import lowered, only_lowers
 from kept.sampling.resolved import ResolvedParams
 from kept.sampling.weights import Floats, sums_of_chunks
 from kept.sampling.whole import draw_from_rows
@@ -54,12 +57,16 @@ def choose_together(
     if not rows.logits.is_cpu or rows.logits.shape[1] > _MAX_VOCABULARY:
         return {}
     params = rows.params
-    few = [row for row in wanted if likeliest is not None and can_be_chosen_from(params[row])]
-    found = {} if likeliest is None or not few else _choose_from_few(rows, few, likeliest)
-    filtered = [row for row in wanted if can_be_filtered_from(params[row])]
+    masked = [row for row in wanted if params[row].grammar is not None]
+    free = [row for row in wanted if params[row].grammar is None] if masked else wanted
+    found = _choose_masked(rows, masked) if masked else {}
+    few = [row for row in free if likeliest is not None and can_be_chosen_from(params[row])]
+    if likeliest is not None and few:
+        found |= _choose_from_few(rows, few, likeliest)
+    filtered = [row for row in free if can_be_filtered_from(params[row])]
     if likeliest is not None and filtered:
         found |= _choose_filtered(rows, filtered, likeliest)
-    sums = [row for row in wanted if _only_sums(params[row])]
+    sums = [row for row in wanted if row not in found and _only_sums(params[row])]
     found |= _choose_from_sums(rows, sums)
     left = [row for row in wanted if row not in found and can_be_chosen_once_ruled(params[row])]
     return found | _choose_once_ruled(rows, left)
@@ -74,6 +81,28 @@ def _choose_from_few(rows: Rows, wanted: list[int], likeliest: Likeliest) -> dic
         logits, tokens = logits[wanted], tokens[wanted]
     lower = lowered(logits, tokens, params, histories, vocab_size)
     return _choose(rows, wanted, lower, tokens, logits[:, -1].tolist(), {})
+
+
+def _choose_masked(rows: Rows, wanted: list[int]) -> dict[int, int]:
+    """Of rows with a grammar: from the likeliest few of the tokens that it allows."""
+    of = [
+        row
+        for row in wanted
+        if only_lowers(rows.params[row]) and not rows.params[row].rules.filters_draws
+    ]
+    if not of or kernels.largest_allowed is None or rows.logits.dtype != torch.float32:
+        return {}
+    params = [rows.params[row] for row in of]
+    histories = [rows.histories[row] for row in of]
+    vocab_size = rows.logits.shape[1]
+    count = min(max(MOST if _only_sums(x) else num_to_choose_from(x) for x in params), vocab_size)
+    logits = np.empty((len(of), count), dtype=np.float32)
+    tokens = np.empty(logits.shape, dtype=np.int64)
+    words = [history.allowed for history in histories]
+    whole: Floats = rows.logits.contiguous().numpy()
+    kernels.largest_allowed(whole, of, words, logits, tokens)
+    lower = lowered(logits, tokens, params, histories, vocab_size)
+    return _choose(rows, of, lower, tokens, logits[:, -1].tolist(), {})
 
 
 def _choose_filtered(rows: Rows, wanted: list[int], likeliest: Likeliest) -> dict[int, int]:
@@ -145,7 +174,7 @@ def _sum_up(
         options, highest = rows.params[row], few[i].max()
         with np.errstate(all="ignore"):
             peak = float(highest / np.float32(options.temperature))
-        if needs_total(options) and math.isfinite(peak) and highest > edges[i]:
+        if needs_total(options) and math.isfinite(peak) and highest > edges[i] > -math.inf:
             at.append(i)
             scores.append(ruled[row] if row in ruled else _ruled(rows, row))
             peaks.append(peak)
@@ -171,8 +200,9 @@ def _choose_from_sums(rows: Rows, wanted: list[int]) -> dict[int, int]:
     scores: list[Floats] = []
     peaks: list[float] = []
     drawn: list[int] = []
+    masked = _masked(rows, [row for row in wanted if rows.params[row].only_masks])
     for row in wanted:
-        ruled = _ruled(rows, row)
+        ruled = masked[row] if row in masked else _ruled(rows, row)
         peak = float(ruled.max()) if rows.params[row].has_penalties else rows.peaks[row]
         with np.errstate(all="ignore"):
             peak = float(np.float32(peak) / np.float32(rows.params[row].temperature))
@@ -187,6 +217,17 @@ def _choose_from_sums(rows: Rows, wanted: list[int]) -> dict[int, int]:
     uniform = uniforms_of([rows.keys[row] for row in drawn])
     tokens = draw_from_rows(scores, peaks, temperatures, sums, uniform)
     return dict(zip(drawn, tokens.tolist(), strict=True))
+
+
+def _masked(rows: Rows, wanted: list[int]) -> dict[int, Floats]:
+    """What grammars leave of the scores (V,) of some rows."""
+    if not wanted:
+        return {}
+    size = rows.logits.shape[1]
+    allowed = np.stack([allowed_of(rows.histories[row].allowed, size) for row in wanted])
+    scores: Floats = rows.logits[wanted].float().numpy()
+    scores[~allowed] = -np.inf
+    return dict(zip(wanted, scores, strict=True))
 
 
 def _ruled(rows: Rows, row: int) -> Floats:

@@ -40,6 +40,7 @@ _KEPTS_OWN: Final = frozenset(
         *("ignore_eos", "seed", "logprobs", "kv_dtype", "sliding_window", "num_sinks"),
         *("kv_budget", "eviction_score", "num_recent", "overflow", "slide_hop"),
         *("presence_penalty", "frequency_penalty"),
+        *("json_schema", "regex", "grammar", "skip_special_tokens"),
     }
 )
 DONE: Final[frozenset[str]] = (_OPTIONS - _KEPTS_OWN) | set(ONLY_IN_FILES)

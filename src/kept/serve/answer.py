@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from kept.answers import AnswerParser, Message
 from kept.engine import Completion, Continuation, Piece
 from kept.serve.admission import Ticket
 from kept.serve.asked import Asked
@@ -64,6 +65,21 @@ class Answer:
             for _ in range(each.copies)
         ]
         return [_completion(text, number, index) for index, (number, text) in enumerate(texts)]
+
+    def parser(self, index: int) -> AnswerParser | None:
+        """A parser of a text's parts, by its index; None: it has none but its text."""
+        shape = self._read[index // self.texts_of_prompt].shape
+        return None if shape is None else shape.parser()
+
+    def message(self, found: Completion) -> Message:
+        """The parts of a text that has ended."""
+        parser, message = self.parser(found.index), Message()
+        if parser is None:
+            message.content = found.text
+        else:
+            message.add(parser.add(found.text))
+            message.add(parser.finish())
+        return message
 
     def close(self) -> None:
         """It has been heard, or will not be; what has not begun does not."""

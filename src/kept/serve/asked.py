@@ -20,6 +20,8 @@ class Chat:
     messages: as the template takes them, where they stand. tools: JSON schemas of functions.
     template_options: what else the template reads. goes_on: the answer goes on with the last
     message instead of beginning one. begins_answer: the prompt ends where an answer begins.
+    must_call: the answer has to call a tool, several perhaps where `in_parallel`; only_tool: this
+    one, once.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -27,6 +29,9 @@ class Chat:
     template_options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     goes_on: bool = False
     begins_answer: bool = True
+    must_call: bool = False
+    only_tool: str | None = None
+    in_parallel: bool = True
 
 
 Prompt = Chat | str | tuple[int, ...]  # or a text, or token ids
@@ -43,7 +48,8 @@ class Asked:
     higher goes first, always. retain: for how many seconds after its end its keys count as used.
     timeout: seconds from now after which nobody wants it, None: never.
     interactive: somebody reads along. wants_progress: say how far the prompt is read. fields: what
-    the wire calls fields of `params`, for errors.
+    the wire calls fields of `params`, for errors. grammar_field: what it calls the one that holds
+    the grammar.
     """
 
     prompts: tuple[Prompt, ...]
@@ -56,6 +62,7 @@ class Asked:
     interactive: bool = False
     wants_progress: bool = False
     fields: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    grammar_field: str | None = None
 
     @property
     def num_texts(self) -> int:

@@ -12,6 +12,7 @@ from kept.errors import ContextLengthError
 from kept.options import ResolvedCacheOptions
 from kept.sampling import ResolvedParams, SamplingParams, fresh_seed
 from kept.serve.asked import Asked, Chat, Prompt
+from kept.serve.forms import Shape, shape_of, shaped
 from kept.serve.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Read:
     """A prompt, ready for an engine.
 
     tokens: of the prompt. copies: how many times each text is answered, where all would be the
-    same. lives_on: whether the engine is there for others too.
+    same. lives_on: whether the engine is there for others too. shape: how its texts are read,
+    None: as they are.
     """
 
     tokens: tuple[int, ...]
@@ -33,6 +35,7 @@ class Read:
     request: Request
     copies: int
     lives_on: bool
+    shape: Shape | None = None
 
 
 def read(llm: LLM, asked: Asked, caching: ResolvedCacheOptions) -> list[Read]:
@@ -40,7 +43,9 @@ def read(llm: LLM, asked: Asked, caching: ResolvedCacheOptions) -> list[Read]:
     found = []
     for number, prompt in enumerate(asked.prompts):
         tokens = read_prompt(llm, prompt)
-        params, copies = resolve(llm, asked.params, isinstance(prompt, Chat))
+        shape = shape_of(llm, prompt, tokens)
+        wanted = shaped(llm, asked, prompt, shape)
+        params, copies = resolve(llm, wanted, isinstance(prompt, Chat))
         if asked.stop_token_ids:
             ends = params.eos_token_ids.union(asked.stop_token_ids)
             params = replace(params, eos_token_ids=ends)
@@ -54,7 +59,7 @@ def read(llm: LLM, asked: Asked, caching: ResolvedCacheOptions) -> list[Read]:
         if asked.timeout is not None:
             request.deadline = request.arrival + asked.timeout
         lives_on = llm.finds_texts(caching, params)
-        found.append(Read(tuple(tokens), generation.engine, request, copies, lives_on))
+        found.append(Read(tuple(tokens), generation.engine, request, copies, lives_on, shape))
     return found
 
 

@@ -12,16 +12,25 @@ from kept.text.tokenizer import Tokenizer
 class Spelling:
     """A text in the making: tokens go in, and what is certain of their text comes out.
 
-    Special tokens are left out of the text, but a stop string can name them: "\\n<|im_end|>" ends
-    it before the line's end. What transformers' StopStringCriteria compares holds them too.
+    Special tokens are left out of the text unless that is not wanted, but a stop string can name
+    them: "\\n<|im_end|>" ends it before the line's end. What transformers' StopStringCriteria
+    compares holds them too.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], stop_strings: tuple[str, ...]
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: Sequence[int],
+        stop_strings: tuple[str, ...],
+        *,
+        skip_special_tokens: bool = True,
     ) -> None:
         """Begin after the tokens `prompt_ids`, of which only the end is looked at."""
         self._tokenizer = tokenizer
-        self._detokenizer = IncrementalDetokenizer(tokenizer, prompt_ids)
+        self._hidden = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._detokenizer = IncrementalDetokenizer(
+            tokenizer, prompt_ids, skip_special_tokens=skip_special_tokens
+        )
         self._stops = StopChecker(stop_strings)
 
     @property
@@ -40,7 +49,7 @@ class Spelling:
             return self._detokenizer.add(token_ids)
         pieces = []
         for token_id in token_ids:
-            if token_id in self._tokenizer.special_ids:
+            if token_id in self._hidden:
                 pieces.append(self._stops.mark(*self._detokenizer.special(token_id)))
             else:
                 pieces.append(self._stops.add(self._detokenizer.add([token_id])))

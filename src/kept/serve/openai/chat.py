@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from kept.blocks import LONGEST_RETAIN
 from kept.serve.asked import Asked, Chat
 from kept.serve.openai.fields import FIELDS, MAX_TOP_LOGPROBS, Sampling, ShortText, Tokens, Wire
+from kept.serve.openai.structured import ResponseFormat
 from kept.serve.refusal import Refusal, not_done
 from kept.serve.tenants import Tenant
 
@@ -73,11 +75,12 @@ class Tool(BaseModel):
     function: Function
 
 
-class ResponseFormat(BaseModel):
-    """What form the answer has to have."""
+class ToolChoice(BaseModel):
+    """The one function to be called."""
 
     model_config = ConfigDict(extra="allow", strict=True)
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["function"]
+    function: Function
 
 
 class PromptCacheOptions(Wire):
@@ -96,7 +99,7 @@ class ChatRequest(Sampling):
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     response_format: ResponseFormat | None = None
     functions: Annotated[list[Function], Field(max_length=MAX_TOOLS)] | None = None
     function_call: str | dict[str, Any] | None = None
@@ -125,12 +128,16 @@ class ChatRequest(Sampling):
     def _is_understood(self) -> Self:
         if self.modalities is not None and self.modalities != ["text"]:
             raise not_done("modalities", "asks for more than text, which is all there is")
-        if self.response_format is not None and self.response_format.type != "text":
-            raise not_done("response_format", "is not text, which is all there is yet")
-        if self.tools and self.tool_choice not in (None, "auto", "none"):
-            raise not_done("tool_choice", "asks for a call, which cannot be made sure of yet")
         if self.functions and self.function_call != "none":
             raise not_done("functions", "is the older name of tools; pass these")
+        if self.must_call:
+            names = [tool.function.name for tool in self.tools or ()]
+            if not names:
+                raise not_done("tool_choice", "asks for a call, and there are no tools")
+            if self.only_tool is not None and self.only_tool not in names:
+                raise not_done("tool_choice", "names a function that is none of the tools")
+            if self.grammar(self.response_format) is not None:
+                raise not_done("tool_choice", "asks for a call, and another field for its form")
         if self.top_logprobs is not None and not self.logprobs:
             raise not_done("top_logprobs", "is given without logprobs: true; pass both")
         if self.add_generation_prompt is False and not self.continue_final_message:
@@ -149,6 +156,17 @@ class ChatRequest(Sampling):
             return 0.0
         return 1800.0 if asked == "30m" else LONGEST_RETAIN
 
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer has to be a call."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, ToolChoice)
+
+    @property
+    def only_tool(self) -> str | None:
+        """The one that has to be called, None: any."""
+        choice = self.tool_choice
+        return choice.function.name if isinstance(choice, ToolChoice) else None
+
     def to_asked(self, tenant: Tenant) -> Asked:
         """The request in no protocol's words. Raises Refusal, or OptionError."""
         options = dict(self.chat_template_kwargs or {})
@@ -162,6 +180,8 @@ class ChatRequest(Sampling):
             message.to_template(f"messages.{i}") for i, message in enumerate(self.messages)
         )
         top = (self.top_logprobs or 0) if self.logprobs else None
+        params = self.to_params(self.max_completion_tokens or self.max_tokens, top)
+        grammar, field = self.grammar(self.response_format) or (None, None)
         return Asked(
             prompts=(
                 Chat(
@@ -169,9 +189,13 @@ class ChatRequest(Sampling):
                     tools=tools,
                     template_options=options,
                     goes_on=self.continue_final_message,
+                    must_call=self.must_call,
+                    only_tool=self.only_tool,
+                    in_parallel=self.parallel_tool_calls is not False,
                 ),
             ),
-            params=self.to_params(self.max_completion_tokens or self.max_tokens, top),
+            params=params if grammar is None else replace(params, grammar=grammar),
+            grammar_field=field,
             stop_token_ids=tuple(self.stop_token_ids or ()),
             tenant=salted(tenant, self),
             retain=self.retain,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from kept.answers import Arguments, CallBegun, Content, Message, Part, Reasoning
 from kept.engine import Completion
 from kept.sampling import TokenLogprobs
 from kept.serve.answer import Answer
@@ -16,24 +18,66 @@ from kept.serve.service import Service
 from kept.text import Tokenizer
 
 
-def chat_body(service: Service, completions: Sequence[Completion]) -> dict[str, Any]:
+def chat_body(
+    service: Service, answer: Answer, completions: Sequence[Completion]
+) -> dict[str, Any]:
     """The whole answer."""
     tokenizer = service.llm.tokenizer
     assert tokenizer is not None
+    messages = [answer.message(found) for found in completions]
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": found.text, "refusal": None},
+            "message": _message(messages[index]),
             "logprobs": None
             if found.logprobs is None
             else chat_logprobs(tokenizer, found.logprobs),
-            "finish_reason": found.finish_reason,
+            "finish_reason": _reason(found, len(messages[index].calls)),
         }
         for index, found in enumerate(completions)
     ]
     return Envelope(service, "chatcmpl", "chat.completion").around(
         choices, usage=usage_of(completions), timings=timings_of(completions[0])
     )
+
+
+def _message(parts: Message) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": parts.content, "refusal": None}
+    if parts.reasoning:
+        message["reasoning_content"] = parts.reasoning
+    if parts.calls:
+        message["content"] = parts.content or None
+        message["tool_calls"] = [
+            {
+                "id": _call_id(),
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in parts.calls
+        ]
+    return message
+
+
+def _call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
+
+
+def _reason(found: Completion, num_calls: int) -> str | None:
+    return "tool_calls" if num_calls and found.finish_reason == "stop" else found.finish_reason
+
+
+def _delta(part: Part) -> dict[str, Any]:
+    match part:
+        case Reasoning(text):
+            return {"reasoning_content": text}
+        case Content(text):
+            return {"content": text}
+        case CallBegun(index, name):
+            function = {"name": name, "arguments": ""}
+            call = {"index": index, "id": _call_id(), "type": "function", "function": function}
+            return {"tool_calls": [call]}
+        case Arguments(index, text):
+            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
 class ChatTelling(Telling):
@@ -48,6 +92,7 @@ class ChatTelling(Telling):
         assert service.llm.tokenizer is not None
         self._tokenizer: Tokenizer = service.llm.tokenizer
         self._per = per
+        self._parsers = [answer.parser(index) for index in range(answer.num_texts)]
 
     def tell_text(self, event: Event) -> Iterator[dict[str, Any]]:
         """See `Telling.tell_text`."""
@@ -55,13 +100,35 @@ class ChatTelling(Telling):
             for index in range(self._answer.num_texts):
                 yield self.around([self._choice(index, {"role": "assistant", "content": ""})])
         elif isinstance(event, Delta) and (event.text or event.logprobs):
-            choice = self._choice(event.index, {"content": event.text}, event.logprobs)
-            more = {"timings": timings_of(self._answer.completions[event.index])}
-            yield self.around([choice], **(more if self._per else {}))
+            parser = self._parsers[event.index]
+            if parser is None:
+                yield self._told(event.index, {"content": event.text}, event.logprobs)
+                return
+            deltas = [_delta(part) for part in parser.add(event.text)]
+            if not deltas and event.logprobs:
+                deltas = [{"content": ""}]
+            for i, delta in enumerate(deltas):
+                yield self._told(event.index, delta, () if i else event.logprobs)
+
+    def tell(self, event: Event) -> Iterator[dict[str, Any]]:
+        """See `Telling.tell`."""
+        if isinstance(event, Finished) and event.failure is None:
+            parser = self._parsers[event.index]
+            for part in () if parser is None else parser.finish():
+                yield self._told(event.index, _delta(part))
+        yield from super().tell(event)
 
     def last_choice(self, event: Finished) -> dict[str, Any]:
         """See `Telling.last_choice`."""
-        return {**self._choice(event.index, {}), "finish_reason": event.completion.finish_reason}
+        parser = self._parsers[event.index]
+        reason = _reason(event.completion, 0 if parser is None else parser.num_calls)
+        return {**self._choice(event.index, {}), "finish_reason": reason}
+
+    def _told(
+        self, index: int, delta: dict[str, Any], drawn: tuple[TokenLogprobs, ...] = ()
+    ) -> dict[str, Any]:
+        more = {"timings": timings_of(self._answer.completions[index])} if self._per else {}
+        return self.around([self._choice(index, delta, drawn)], **more)
 
     def _choice(
         self, index: int, delta: dict[str, Any], drawn: tuple[TokenLogprobs, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, model_validator
@@ -68,12 +69,13 @@ class CompletionRequest(Sampling):
 
     def to_asked(self, tenant: Tenant) -> Asked:
         """The request in no protocol's words. Raises Refusal, or OptionError."""
+        length = MAX_NEW_TOKENS if self.max_tokens is None else max(self.max_tokens, 1)
+        params = self.to_params(length, self.logprobs)
+        grammar, field = self.grammar() or (None, None)
         return Asked(
             prompts=self.texts,
-            params=self.to_params(
-                MAX_NEW_TOKENS if self.max_tokens is None else max(self.max_tokens, 1),
-                self.logprobs,
-            ),
+            params=params if grammar is None else replace(params, grammar=grammar),
+            grammar_field=field,
             stop_token_ids=tuple(self.stop_token_ids or ()),
             tenant=salted(tenant, self),
             interactive=self.stream,

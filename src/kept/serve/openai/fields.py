@@ -7,7 +7,16 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from kept.grammar import Grammar
 from kept.sampling import SamplingParams
+from kept.serve.openai.structured import (
+    Choices,
+    GrammarText,
+    ResponseFormat,
+    Schema,
+    StructuredOutputs,
+    grammar_of,
+)
 from kept.serve.refusal import not_done
 
 MAX_STOPS: Final = 16
@@ -99,6 +108,11 @@ class Sampling(Wire):
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     priority: int = 0
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | None = None
+    guided_regex: GrammarText | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: GrammarText | None = None
 
     @model_validator(mode="after")
     def _is_done(self) -> Self:
@@ -135,6 +149,11 @@ class Sampling(Wire):
             frequency_penalty=self.frequency_penalty or None,
             sequence_bias=self._biases(),
         )
+
+    def grammar(self, asked: ResponseFormat | None = None) -> tuple[Grammar, str] | None:
+        """What the text has to be, and the field that says so; asked: by `response_format`."""
+        names = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
+        return grammar_of(asked, self.structured_outputs, {n: getattr(self, n) for n in names})
 
     def _biases(self) -> dict[tuple[int, ...], float] | None:
         if not self.logit_bias:

@@ -41,7 +41,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         telling = ChatTelling(service, answer, *_wants(body), body.timings_per_token)
         return EventStream(telling.pieces(), headers=place_headers(answer))
     found = await unless_gone(request, hear(answer))
-    return json_response(chat_body(service, found), place_headers(answer))
+    return json_response(chat_body(service, answer, found), place_headers(answer))
 
 
 @router.post("/v1/completions", response_model=None)

@@ -1,0 +1,140 @@
+"""Grammars of answers that have to be calls, or to begin with reasoning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kept.answers.form import AnswerForm, CallStyle
+from kept.errors import OptionError
+from kept.grammar import Grammar, json_rule, regex_rule
+from kept.text import Tokenizer
+
+_SPACE: Final = r"/[ \n]{0,2}/"
+_NO_ARGUMENTS: Final[Mapping[str, Any]] = {"type": "object", "additionalProperties": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function: its name, the JSON schema of its arguments, None: it takes none, and what errors
+    call that."""
+
+    name: str
+    parameters: Mapping[str, Any] | None = None
+    label: str = "tools"
+
+
+def forced_calls(
+    form: AnswerForm,
+    tools: Sequence[Tool],
+    tokenizer: Tokenizer,
+    *,
+    several: bool = True,
+    in_reasoning: bool = False,
+) -> Grammar:
+    """The grammar of an answer that calls one of some tools, or several where that is wanted.
+
+    in_reasoning: as for `AnswerParser`. Raises OptionError for a schema that cannot be kept to.
+    """
+    if not tools:
+        raise OptionError("a call is asked for, and there is no tool to be called; give tools")
+    key = "parameters" if form.style is CallStyle.LLAMA else "arguments"
+    rules = [_call_rule(tool, key) for tool in tools]
+    names = " | ".join(f"call_{i}" for i in range(len(rules)))
+    lines = [f"call: {names}", *(f"call_{i}: {rule}" for i, rule in enumerate(rules))]
+    more = "*" if several else "{0,0}"
+    if form.style is CallStyle.HERMES:
+        around = f'{_spelled("<tool_call>", tokenizer)} "\\n" call "\\n" '
+        lines.append(f"one: {around}{_spelled('</tool_call>', tokenizer)}")
+        body = f'one ("\\n" one){more}'
+    elif form.style is CallStyle.MISTRAL:
+        body = f'{_spelled("[TOOL_CALLS]", tokenizer)} "[" call (", " call){more} "]"'
+    else:
+        body = "call"
+    return _with_reasoning(form, body, lines, tokenizer, in_reasoning)
+
+
+def reasoned(
+    form: AnswerForm, grammar: Grammar, tokenizer: Tokenizer, *, in_reasoning: bool
+) -> Grammar:
+    """A grammar of an answer's content as one of the answer, whose reasoning is free.
+
+    Raises OptionError for one in Lark where there is reasoning.
+    """
+    if form.reasoning is None:
+        return grammar
+    if grammar.kind == "lark":
+        raise OptionError(
+            "grammar: one in Lark is of the whole answer, and this model's begin with reasoning; "
+            "turn that off, or pass json_schema or regex"
+        )
+    is_regex = grammar.kind == "regex"
+    body = regex_rule(grammar.text) if is_regex else json_rule(json.loads(grammar.text))
+    return _with_reasoning(form, "body", [f"body: {body}"], tokenizer, in_reasoning)
+
+
+def _with_reasoning(
+    form: AnswerForm, body: str, lines: list[str], tokenizer: Tokenizer, in_reasoning: bool
+) -> Grammar:
+    start = body
+    if form.reasoning is not None:
+        opening, closing = form.reasoning
+        is_special = tokenizer.is_special(closing)
+        end = _spelled(closing, tokenizer)
+        free = f"/(.|\\n)*/ {end}" if is_special else "thought"
+        if not is_special:
+            lines = [*lines, f"thought[suffix={json.dumps(closing)}]: /(.|\\n)*/"]
+        if in_reasoning:
+            start = f"{free} {_SPACE} {body}"
+        else:
+            start = f"({_spelled(opening, tokenizer)} {free} {_SPACE})? {body}"
+    return Grammar("lark", "\n".join([f"start: {start}", *lines]))
+
+
+def _call_rule(tool: Tool, key: str) -> str:
+    given = _NO_ARGUMENTS if tool.parameters is None else tool.parameters
+    parameters: dict[str, Any] = dict(given)
+    Grammar.json_schema(parameters, tool.label)  # its check, under the name of what is at fault
+    definitions: dict[str, Any] = {
+        name: parameters.pop(name) for name in _OF_ROOT if name in parameters
+    }
+    if not _keeps_its_place(parameters, definitions):
+        raise OptionError(
+            f"{tool.label} refers to its own root, which lies deeper in a call; give what it means "
+            "a name in $defs"
+        )
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"name": {"const": tool.name}, key: parameters},
+        "required": ["name", key],
+        "additionalProperties": False,
+        **definitions,
+    }
+    return json_rule(schema)
+
+
+_OF_ROOT: Final = ("$schema", "$id", "$defs", "definitions")
+
+
+def _keeps_its_place(*schemas: Any) -> bool:
+    """Whether every reference is to a definition, which stays where it is."""
+    waiting = list(schemas)
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, Mapping):
+            ref = found.get("$ref")
+            if isinstance(ref, str) and not ref.startswith(("#/$defs/", "#/definitions/")):
+                return False
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+    return True
+
+
+def _spelled(mark: str, tokenizer: Tokenizer) -> str:
+    """A mark as a part of a rule: the one token, where no text spells it."""
+    if tokenizer.is_special(mark):
+        return f"<[{tokenizer.backend.token_to_id(mark)}]>"
+    return json.dumps(mark)

@@ -1,0 +1,86 @@
+"""How a model's answers mark their parts, as its chat template's own text tells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+
+class CallStyle(Enum):
+    """How calls of tools are written.
+
+    HERMES: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (Qwen 2.5 and 3, Hermes).
+    MISTRAL: `[TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]`, and
+    `[TOOL_CALLS]name[ARGS]{...}` of the later ones.
+    LLAMA: `{"name": ..., "parameters": {...}}` as the whole answer, perhaps behind
+    `<|python_tag|>` (Llama 3.1 and 3.2).
+    JSON: an object with name and arguments as the whole answer; of templates that say nothing.
+    """
+
+    HERMES = "hermes"
+    MISTRAL = "mistral"
+    LLAMA = "llama"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """The marks of a model's answers.
+
+    style: of its calls. reasoning: what stands around its reasoning, None: it has none.
+    takes_tools: whether its template shows the model what tools there are.
+    """
+
+    style: CallStyle = CallStyle.JSON
+    reasoning: tuple[str, str] | None = None
+    takes_tools: bool = False
+
+    @property
+    def opening(self) -> str | None:
+        """What comes before a call, None: the answer begins with it."""
+        return _OPENINGS[self.style]
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Every mark there may be, which a tokenizer may hold for special tokens."""
+        found = (self.opening, *_INNER[self.style], *(self.reasoning or ()))
+        return tuple(mark for mark in found if mark is not None)
+
+    def opens_reasoning(self, prompt: str) -> bool:
+        """Whether a prompt, or its end, has begun the reasoning that the answer goes on with."""
+        return self.reasoning is not None and prompt.rstrip().endswith(self.reasoning[0])
+
+
+_OPENINGS: Final = {
+    CallStyle.HERMES: "<tool_call>",
+    CallStyle.MISTRAL: "[TOOL_CALLS]",
+    CallStyle.LLAMA: "<|python_tag|>",
+    CallStyle.JSON: None,
+}
+_INNER: Final[dict[CallStyle, tuple[str, ...]]] = {
+    CallStyle.HERMES: ("</tool_call>",),
+    CallStyle.MISTRAL: ("[ARGS]", "[CALL_ID]"),
+    CallStyle.LLAMA: (),
+    CallStyle.JSON: (),
+}
+_REASONING: Final = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+_TOOLS: Final = re.compile(r"\btools\b")
+
+
+def form_of(templates: Iterable[str]) -> AnswerForm:
+    """The form of the answers to prompts of some chat templates, all of one model."""
+    text = "\n".join(templates)
+    takes_tools = bool(_TOOLS.search(text))
+    if "<tool_call>" in text:
+        style = CallStyle.HERMES
+    elif "[TOOL_CALLS]" in text:
+        style = CallStyle.MISTRAL
+    elif "<|python_tag|>" in text or re.search(r'\\?"parameters\\?":', text):
+        style = CallStyle.LLAMA
+    else:
+        style = CallStyle.JSON
+    reasoning = next((pair for pair in _REASONING if pair[1] in text), None)
+    return AnswerForm(style, reasoning, takes_tools)

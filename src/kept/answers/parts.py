@@ -1,0 +1,69 @@
+"""The parts of an answer, as they come and as they end up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """More of what the model says to itself before it answers."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """More of the answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegun:
+    """A call of a tool: its place among the calls of the answer, and the tool's name."""
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """More of the arguments of a call, as the text that the model writes: JSON, if it does."""
+
+    index: int
+    text: str
+
+
+Part = Reasoning | Content | CallBegun | Arguments
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A call: the tool's name, and its arguments as text."""
+
+    name: str
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class Message:
+    """All parts of an answer, put together."""
+
+    reasoning: str = ""
+    content: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+
+    def add(self, parts: Iterable[Part]) -> None:
+        """Add what has come."""
+        for part in parts:
+            match part:
+                case Reasoning(text):
+                    self.reasoning += text
+                case Content(text):
+                    self.content += text
+                case CallBegun(_, name):
+                    self.calls.append(ToolCall(name))
+                case Arguments(index, text):
+                    self.calls[index].arguments += text

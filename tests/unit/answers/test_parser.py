@@ -1,0 +1,116 @@
+"""An answer's parts are the same however its text was cut, and nothing of it is lost."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from thinning import examples
+
+from kept.answers import AnswerForm, AnswerParser, CallStyle, Message, form_of
+
+THINKS = ("<think>", "</think>")
+FORMS = [
+    *(AnswerForm(style) for style in CallStyle),
+    AnswerForm(CallStyle.HERMES, THINKS),
+]
+WHOLE = '{"name": "f", "arguments": {"a": "}<"}}'
+EMPTY = '{"name": "f", "parameters": {}}'
+PIECES = (
+    *("<tool_call>", "</tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "[ARGS]", "f", "g"),
+    *("<|python_tag|>", "{", "}", "[", "]", '"', '"name"', '"f"', '"arguments"', '"parameters"'),
+    *(":", ",", ";", " ", "\n", "\\", "1", "text", "<", WHOLE, '{"name": "f", "parameters": {}}'),
+    *('{"type": "function", "function": ', '"arguments": "{}"', '{"name": "f", "arguments": {'),
+)
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
+
+
+def read(form: AnswerForm, pieces: list[str], in_reasoning: bool = False) -> Message:
+    parser, found = AnswerParser(form, ("f",), in_reasoning=in_reasoning), Message()
+    for piece in pieces:
+        found.add(parser.add(piece))
+    found.add(parser.finish())
+    assert parser.num_calls == len(found.calls)
+    return found
+
+
+@given(text=TEXTS, cuts=st.lists(st.integers(0, 60), max_size=6), form=st.sampled_from(FORMS))
+@examples(150)
+def test_the_parts_do_not_depend_on_how_the_text_was_cut(
+    text: str, cuts: list[int], form: AnswerForm
+) -> None:
+    whole, edges = read(form, [text]), [0, *sorted(cuts), len(text)]
+    assert read(form, [text[a:b] for a, b in pairwise(edges)]) == whole
+    assert read(form, list(text)) == whole
+    if not whole.calls and form.reasoning is None:
+        assert whole.content == text
+
+
+@pytest.mark.parametrize(
+    ("style", "text", "content", "calls"),
+    [
+        ("hermes", f"Sure.\n\n<tool_call>\n{WHOLE}\n</tool_call>", "Sure.", [("f", '{"a": "}<"}')]),
+        ("hermes", f"<tool_call>{WHOLE}</tool_call>\n" * 2, "", [("f", '{"a": "}<"}')] * 2),
+        ("hermes", '<tool_call>{"arguments": {}, "name": "f"}</tool_call>', "", [("f", "{}")]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": 1]', "", [("f", '{"a": 1]')]),
+        ("hermes", '<tool_call>{"name": "f", "arg', '<tool_call>{"name": "f", "arg', []),
+        ("hermes", "a <tool_call> b", "a <tool_call> b", []),
+        ("hermes", '<tool_call>{"x": 1}</tool_call>', '<tool_call>{"x": 1}</tool_call>', []),
+        ("mistral", f"[TOOL_CALLS][{WHOLE}, {WHOLE}]", "", [("f", '{"a": "}<"}')] * 2),
+        ("mistral", '[TOOL_CALLS]f[ARGS]{"a": 1}', "", [("f", '{"a": 1}')]),
+        ("mistral", "[TOOL_CALLS]f{}[TOOL_CALLS]g{}", "", [("f", "{}"), ("g", "{}")]),
+        ("mistral", "[TOOL_CALLS] no call", "[TOOL_CALLS] no call", []),
+        ("llama", '{"name": "f", "parameters": {"a": 1}}', "", [("f", '{"a": 1}')]),
+        ("llama", f"<|python_tag|>{EMPTY}; {EMPTY}", "", [("f", "{}")] * 2),
+        ("json", '{"name": "Bob", "arguments": {}}', '{"name": "Bob", "arguments": {}}', []),
+        ("json", '{"answer": 3}', '{"answer": 3}', []),
+        ("json", '\n{"type": "function", "name": "f"}', "", [("f", "{}")]),
+    ],
+)  # fmt: skip
+def test_calls_of_every_style(
+    style: str, text: str, content: str, calls: list[tuple[str, str]]
+) -> None:
+    found = read(AnswerForm(CallStyle(style)), [text])
+    assert (found.content, [(c.name, c.arguments) for c in found.calls]) == (content, calls)
+
+
+def test_a_name_is_told_at_once_and_arguments_as_they_come() -> None:
+    parser = AnswerParser(FORMS[0], ("f",))
+    assert parser.add('<tool_call>{"name": "f", "arguments": ') == []
+    first = parser.add('{"a"')
+    assert [type(part).__name__ for part in first] == ["CallBegun", "Arguments"]
+    assert parser.add(": 1") != []
+
+
+def test_reasoning_is_apart() -> None:
+    form = AnswerForm(CallStyle.HERMES, THINKS)
+    found = read(form, ["<think>\nwell <b>\n</think>\n\nYes."])
+    assert (found.reasoning, found.content) == ("well <b>", "Yes.")
+    found = read(form, ["well\n</think>\nYes <think>"], in_reasoning=True)
+    assert (found.reasoning, found.content) == ("well", "Yes <think>")
+    assert read(form, ["unended"], in_reasoning=True) == Message("unended")
+
+
+def test_without_tools_calls_are_content() -> None:
+    parser, found = AnswerParser(FORMS[0]), Message()
+    text = f"<tool_call>{WHOLE}</tool_call>"
+    found.add([*parser.add(text), *parser.finish()])
+    assert found == Message(content=text)
+
+
+@pytest.mark.parametrize(
+    ("template", "style", "thinks"),
+    [
+        ("{%- if tools %}<tool_call>{%- endif %}<think>\n</think>", CallStyle.HERMES, True),
+        ("{% if tools %}[AVAILABLE_TOOLS]{% endif %}[TOOL_CALLS]", CallStyle.MISTRAL, False),
+        ('tools {"name": function name, "parameters": dict}', CallStyle.LLAMA, False),
+        ("{{ messages }}", CallStyle.JSON, False),
+    ],
+)
+def test_a_template_tells_the_form(template: str, style: CallStyle, thinks: bool) -> None:
+    found = form_of([template])
+    assert (found.style, found.reasoning is not None) == (style, thinks)
+    assert found.takes_tools == ("tools" in template)
+    assert found.opens_reasoning("x<think>\n") == thinks

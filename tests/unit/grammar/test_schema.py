@@ -1,0 +1,92 @@
+"""Schemas that cannot be kept to in full are refused by the path of what is at fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kept.errors import OptionError
+from kept.grammar import Grammar
+
+DEEP: dict[str, Any] = {}
+for _ in range(60):
+    DEEP = {"items": DEEP}
+CIRCLE: dict[str, Any] = {}
+CIRCLE["items"] = CIRCLE
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"patternProperties": {"^a": {}}}, r"json_schema\.patternProperties .*in part"),
+        ({"properties": {"a": {"not": {}}}}, r"json_schema\.properties\.a\.not "),
+        ({"items": {"uniqueItems": True}}, r"json_schema\.items\.uniqueItems "),
+        ({"anyOf": [{}, {"if": {}}]}, r"json_schema\.anyOf\[1\]\.if "),
+        ({"$defs": {"x": {"contains": {}}}}, r"json_schema\.\$defs\.x\.contains "),
+        ({"requried": ["a"]}, r"json_schema\.requried "),
+        ({"nullable": True}, r"json_schema\.nullable .*null"),
+        ({"x-guidance": {"lenient": True}}, r"json_schema\.x-guidance "),
+        ({"items": [{}]}, r"json_schema\.items .*prefixItems"),
+        ({"format": "regex"}, r"json_schema\.format="),
+        ({"type": "any"}, r"json_schema\.type="),
+        ({"type": []}, r"json_schema\.type="),
+        ({"exclusiveMinimum": True}, r"json_schema\.exclusiveMinimum="),
+        ({"const": 2**64}, r"json_schema\.const="),
+        ({"enum": [[{"a": 1e300}]]}, r"json_schema\.enum\[0\]="),
+        ({"minLength": 1.0}, r"json_schema\.minLength="),
+        ({"multipleOf": 99991}, r"json_schema\.multipleOf="),
+        ({"multipleOf": 0}, r"json_schema\.multipleOf="),
+        ({"minProperties": 2, "required": ["a"]}, r"json_schema\.minProperties="),
+        ({"$ref": "#/$defs/x"}, r"json_schema\.\$ref="),
+        ({"$ref": "#/default", "default": {}}, r"json_schema\.\$ref="),
+        ({"$ref": "http://elsewhere/x"}, r"json_schema\.\$ref="),
+        ({"$schema": "http://json-schema.org/draft-04/schema#"}, r"json_schema\.\$schema="),
+        ({"pattern": "(?i)a"}, r"json_schema\.pattern=.*\(\?i\)"),
+        ({"pattern": "(?=a)"}, r"json_schema\.pattern="),
+        ({"pattern": "[a&&b]"}, r"json_schema\.pattern="),
+        ({"pattern": "[[a]"}, r"json_schema\.pattern="),
+        ({"pattern": "[]"}, r"json_schema\.pattern="),
+        ({"pattern": "a\\b"}, r"json_schema\.pattern="),
+        ({"pattern": "a\\"}, r"json_schema\.pattern="),
+        ({"properties": {"a": 3}}, r"json_schema\.properties\.a="),
+        ({"anyOf": []}, r"json_schema\.anyOf="),
+        ({"required": "a"}, r"json_schema\.required="),
+        (False, "json_schema is false"),
+        ([], "json_schema=|json_schema is no JSON"),
+        (DEEP, "json_schema.*deep"),
+        (CIRCLE, "json_schema"),
+        ({"enum": [float("nan")]}, "json_schema is no JSON"),
+        ({"enum": ["\ud800"]}, "json_schema"),
+        ({"properties": {f"p{i}": {} for i in range(1001)}}, "more than 1,000"),
+        ({"enum": ["x" * 200_000]}, "bytes"),
+        ('{"type": ', "json_schema is no JSON"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_kept_to_is_refused_by_its_path(schema: Any, path: str) -> None:
+    with pytest.raises(OptionError, match=path):
+        Grammar.json_schema(schema)
+
+
+def test_annotations_and_whole_schemas_pass() -> None:
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "http://x/y",
+        "title": "T",
+        "x-order": 3,
+        "type": "object",
+        "properties": {"a/b": {"type": ["string", "null"]}, "t": {"$ref": "#/$defs/t"}},
+        "additionalProperties": {"$ref": "#/properties/a~1b"},
+        "$defs": {"t": {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/t"}}, True]}},
+    }
+    made = Grammar.json_schema(schema)
+    assert made == Grammar.json_schema(made.text)
+    assert hash(made) == hash(Grammar.json_schema(dict(schema)))
+
+
+def test_schemas_within_lark_are_checked() -> None:
+    Grammar.lark('start: "x" %json {"type": "null"}')
+    with pytest.raises(OptionError, match=r"grammar's %json\.not "):
+        Grammar.lark('start: %json {"not": {}}')
+    with pytest.raises(OptionError, match="%json that is no JSON"):
+        Grammar.lark("start: %json {")
