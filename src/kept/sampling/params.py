@@ -70,8 +70,8 @@ class SamplingParams:
         top_h, typical_p, epsilon_cutoff, eta_cutoff: filters of a draw. Given, they draw.
         renormalize_logits: make scores of beams probabilities again after all that.
     What the text has to be, whole; one of these at most, and not with beams. The package llguidance
-    keeps it so (`pip install 'kept-llm[grammar]'`): only tokens that go on with it are chosen, and an
-    end where it is complete. A text that reaches its length first is cut off there.
+    keeps it so (`pip install 'kept-llm[grammar]'`): only tokens that go on with it are chosen, and
+    an end where it is complete. A text that reaches its length first is cut off there.
         json_schema: JSON that this schema holds for valid, a dict or JSON as text; True: any JSON.
             OptionError names the path of a keyword that cannot be kept to.
         regex: what this regular expression (of Rust's regex) matches from end to end.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from thinning import examples
 
@@ -37,7 +37,7 @@ def read(form: AnswerForm, pieces: list[str], in_reasoning: bool = False) -> Mes
 
 
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 60), max_size=6), form=st.sampled_from(FORMS))
-@examples(150)
+@settings(max_examples=examples(150, 600))
 def test_the_parts_do_not_depend_on_how_the_text_was_cut(
     text: str, cuts: list[int], form: AnswerForm
 ) -> None:
