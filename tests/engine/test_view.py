@@ -39,6 +39,7 @@ def check(engine: Engine) -> None:
     known = (blocks.owners > 0) & (blocks.states != BlockState.FREE)
     assert known.sum() == findable + held
     assert sum(x.num_own_bytes for x in view.texts) <= pool.num_used * pool.block_bytes
+    assert sum(view.num_texts) == len(view.texts)
     assert view.memory.held == held * pool.block_bytes
     assert view.memory.findable == findable * pool.block_bytes
     assert len(view.running) == view.snapshot.running == sum(x.running for x in view.tenants)

@@ -9,7 +9,7 @@ from kept.blocks.match import Match, Miss, Reason
 from kept.blocks.pool import BLOCK, Block, BlockPool, blocks_of
 from kept.blocks.prefix_tree import LONGEST_RETAIN, PrefixTree
 from kept.blocks.stack import Stack
-from kept.blocks.texts import KnownText, list_texts
+from kept.blocks.texts import KnownText, count_texts, list_texts
 from kept.blocks.window_shelf import WindowShelf
 
 __all__ = [
@@ -32,5 +32,6 @@ __all__ = [
     "Tokens",
     "WindowShelf",
     "blocks_of",
+    "count_texts",
     "list_texts",
 ]

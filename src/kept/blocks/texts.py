@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 from kept.blocks.dropping import text_id
 from kept.blocks.keys import TOKEN_BYTES
 from kept.blocks.node import Node, Root
+from kept.blocks.tally import walk
 
 B = TypeVar("B")
 
@@ -49,26 +50,21 @@ class _Way(NamedTuple):
 
 def list_texts(
     roots: Sequence[Root[B]], measure: Callable[[B], tuple[int, bool]]
-) -> tuple[list[KnownText], list[tuple[Node[B], str, int]]]:
-    """Every text below the roots, and every node with its salt and the number of texts through it.
+) -> list[KnownText]:
+    """Every text below the roots.
 
     measure: of what holds a block, its bytes, and whether it was read from files. Takes a step for
     each node.
     """
     texts: list[KnownText] = []
-    found: list[tuple[Node[B], str, int]] = []
     for root in roots:
-        order: list[Node[B]] = []
         waiting: list[tuple[Node[B], _Way]] = [
             (child, _Way(0, 0, 0, 0, 0)) for child in root.children.values()
         ]
         while waiting:
             node, before = waiting.pop()
-            order.append(node)
-            num_tokens, (num_bytes, is_stored) = (
-                len(node.tokens) // TOKEN_BYTES,
-                measure(node.block),
-            )
+            num_tokens = len(node.tokens) // TOKEN_BYTES
+            num_bytes, is_stored = measure(node.block)
             way = _Way(
                 before.tokens + num_tokens,
                 before.num_bytes + num_bytes,
@@ -83,19 +79,18 @@ def list_texts(
             if len(children) > 1:
                 way = way._replace(own_tokens=0, own_bytes=0)
             waiting += [(child, way) for child in children.values()]
-        found += _counted(order, root.salt)
-    return texts, found
+    return texts
 
 
-def _counted(order: Sequence[Node[B]], salt: str) -> list[tuple[Node[B], str, int]]:
-    """Each of these nodes, parents first, with how many texts go through it."""
-    counts = dict.fromkeys(order, 0)
-    for node in reversed(order):
-        counts[node] = counts[node] or 1
+def count_texts(root: Root[B]) -> dict[Node[B], int]:
+    """Every node below a root, parents first, with how many texts go through it."""
+    counts = dict.fromkeys(walk([root]), 0)
+    for node in reversed(counts):
+        count = counts[node] = counts[node] or 1
         parent = node.parent
         if parent in counts:
-            counts[parent] += counts[node]
-    return [(node, salt, count) for node, count in counts.items()]
+            counts[parent] += count
+    return counts
 
 
 def _text(node: Node[B], salt: str, way: _Way) -> KnownText:

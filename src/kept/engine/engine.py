@@ -163,13 +163,14 @@ class Engine(Loop):
         return self._between_steps(self._snapshot)
 
     @lets_go
-    def view(self, *, since: int = 0) -> EngineView:
+    def view(self, *, since: int = 0, texts: bool = True) -> EngineView:
         """What the engine's blocks hold, who runs and waits, and what it has done last.
 
-        since: the steps noted are those from this number on. Any thread may ask, as `snapshot`;
-        takes a few microseconds for each block that is known, in which no step is taken.
+        since: the steps noted are those from this number on. texts: name those that can be found.
+        Any thread may ask, as `snapshot`; takes a microsecond or two for each block that is known,
+        and as long again for texts, in which no step is taken.
         """
-        return self._between_steps(lambda: self._view(since))
+        return self._between_steps(lambda: self._view(since, texts))
 
     @lets_go
     def drop(self, text: KnownText) -> bool:
@@ -196,8 +197,8 @@ class Engine(Loop):
         running = len(self.scheduler.running)
         return Snapshot(deepcopy(self.counters), waiting, running, self._residents.blocks())
 
-    def _view(self, since: int) -> EngineView:
-        requests = list(self._open)
+    def _view(self, since: int, texts: bool) -> EngineView:
+        began, requests = time.perf_counter(), list(self._open)
         waiting = [x for x in requests if x.phase is not Phase.RUNNING]
         found = self._residents.look(self.scheduler.running)
         return EngineView(
@@ -205,7 +206,8 @@ class Engine(Loop):
             snapshot=self._snapshot(),
             owners=found.owners,
             blocks=found.blocks,
-            texts=found.texts,
+            num_texts=found.num_texts,
+            texts=tuple(self._residents.texts()) if texts else (),
             running=tuple(note_of(x, "running") for x in self.scheduler.running),
             waiting=tuple(note_of(x, "waiting") for x in waiting[:MOST_WAITING]),
             ended=tuple(self._recent.ended),
@@ -218,6 +220,7 @@ class Engine(Loop):
             ),
             tenants=tuple(self.scheduler.shares.of(requests)),
             num_waiting=len(waiting) + len(self._inbox),
+            seconds=time.perf_counter() - began,
         )
 
     @lets_go

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from kept.blocks import BlockPool, KnownText, Stack, list_texts
+from kept.blocks import BlockPool, KnownText, Stack, count_texts, list_texts
+from kept.blocks.node import Node
 from kept.cache import Cache
 from kept.engine.known import Known
 from kept.engine.view import BlockMap, BlockState, Owner
 
 NOBODY: Final = Owner("", None)
 MOST: Final = 0xFFFF  # that two bytes count
-FINDABLE, HELD, READING = BlockState.FINDABLE, BlockState.HELD, BlockState.READING
 
 
 class Look(NamedTuple):
     """What `look` has found; see `EngineView`."""
 
     owners: tuple[Owner, ...]
+    num_texts: tuple[int, ...]
     blocks: tuple[BlockMap, ...]
-    texts: tuple[KnownText, ...]
 
 
 class _Draft:
@@ -31,63 +31,69 @@ class _Draft:
 
     def __init__(self, pool: BlockPool, window: int | None) -> None:
         self._pool, self.window, count = pool, window, pool.num_seen
-        self.states, self.stored = bytearray(count), bytearray(count)
-        self.owners, self.users = array("H", bytes(2 * count)), array("H", bytes(2 * count))
-        for id in pool.taken_ids:
-            self.states[id] = READING
+        self.states, self.stored = np.zeros(count, np.uint8), np.zeros(count, np.bool_)
+        self.owners, self.users = np.zeros(count, np.uint16), np.zeros(count, np.uint16)
+        self.states[pool.taken_ids] = BlockState.READING
 
-    def know(self, id: int, owner: int, is_held: bool, is_stored: bool, num_texts: int) -> None:
-        """Note that so many texts that can be found have a block."""
-        if self.states[id] != HELD:
-            self.states[id] = HELD if is_held else FINDABLE
-        self.owners[id], self.stored[id] = owner, is_stored
-        self.users[id] = min(MOST, self.users[id] + num_texts)
+    def know(self, group: int, owner: int, counts: Mapping[Node[Stack], int]) -> None:
+        """Note what can be found under one salt. counts: how many texts go through each node."""
+        found = [
+            (block.id, node.holds > 0, node.block.is_stored, count)
+            for node, count in counts.items()
+            if (block := node.block.blocks[group]) is not None
+        ]
+        if not found:
+            return
+        ids, held, stored, count = (np.array(x) for x in zip(*found, strict=True))
+        is_held = held if self.window is None else np.zeros_like(held)
+        # A block may be of several nodes: of a text, and of one that goes on in it.
+        self.states[ids[~is_held]] = BlockState.FINDABLE
+        self.states[ids[is_held]] = BlockState.HELD
+        self.owners[ids], self.stored[ids] = min(owner, MOST), stored
+        np.add.at(self.users, ids, np.minimum(count, MOST // 2).astype(np.uint16))
 
-    def hold(self, ids: Iterable[int], owner: int) -> None:
+    def hold(self, ids: list[int], owner: int) -> None:
         """Note the blocks of a sequence that runs."""
-        for id in ids:
-            self.states[id] = HELD
-            self.users[id] = min(MOST, self.users[id] + 1)
-            self.owners[id] = self.owners[id] or owner
+        self.states[ids] = BlockState.HELD
+        self.users[ids] += 1
+        self.owners[ids] = np.where(self.owners[ids] == 0, min(owner, MOST), self.owners[ids])
 
     def finish(self) -> BlockMap:
         """The map."""
-        return BlockMap(
-            self.window,
-            self._pool.block_bytes,
-            self._pool.num_blocks,
-            np.frombuffer(self.states, np.uint8),
-            np.frombuffer(self.owners, np.uint16),
-            np.frombuffer(self.stored, np.bool_),
-            np.frombuffer(self.users, np.uint16),
-        )
+        pool = self._pool
+        kept = self.states, self.owners, self.stored, self.users
+        return BlockMap(self.window, pool.block_bytes, pool.num_blocks, *kept)
 
 
 def look(cache: Cache, known: Known | None, slots: Mapping[int, Owner]) -> Look:
     """The blocks of a cache, and what is known of them. slots: whose those are that are taken."""
     owners: dict[Owner, int] = {NOBODY: 0}
+    num_texts: Counter[int] = Counter()
     maps = [_Draft(*pair) for pair in zip(cache.pools, cache.windows, strict=True)]
-    texts: list[KnownText] = []
-    if known is not None:
-        sizes = cache.group_bytes
-
-        def measure(stack: Stack) -> tuple[int, bool]:
-            pairs = zip(stack.blocks, sizes, strict=True)
-            return sum([size for block, size in pairs if block is not None]), stack.is_stored
-
-        texts, nodes = list_texts(known.tree.roots(), measure)
-        whose, salt_before = 0, None
-        for node, salt, num_texts in nodes:
-            if salt != salt_before:
-                owner, salt_before = Owner(salt, known.tenants.get(salt)), salt
-                whose = min(MOST, owners.setdefault(owner, len(owners)))
-            stack = node.block
-            for block, of in zip(stack.blocks, maps, strict=True):
-                if block is not None:
-                    is_held = node.holds > 0 and of.window is None
-                    of.know(block.id, whose, is_held, stack.is_stored, num_texts)
-    for slot, owner in slots.items():
-        whose = min(MOST, owners.setdefault(owner, len(owners)))
+    for root in [] if known is None else known.tree.roots():
+        assert known is not None
+        counts = count_texts(root)
+        owner = owners.setdefault(Owner(root.salt, known.tenants.get(root.salt)), len(owners))
+        num_texts[owner] = sum([not node.children for node in counts])
+        for group, of in enumerate(maps):
+            of.know(group, owner, counts)
+    for slot, whose in slots.items():
+        owner = owners.setdefault(whose, len(owners))
         for ids, of in zip(cache.slot_blocks(slot), maps, strict=True):
-            of.hold(ids, whose)
-    return Look(tuple(owners), tuple(of.finish() for of in maps), tuple(texts))
+            of.hold(ids, owner)
+    return Look(
+        tuple(owners),
+        tuple(num_texts[number] for number in owners.values()),
+        tuple(of.finish() for of in maps),
+    )
+
+
+def texts_of(cache: Cache, known: Known) -> list[KnownText]:
+    """The texts that can be found."""
+    sizes = cache.group_bytes
+
+    def measure(stack: Stack) -> tuple[int, bool]:
+        pairs = zip(stack.blocks, sizes, strict=True)
+        return sum([size for block, size in pairs if block is not None]), stack.is_stored
+
+    return list_texts(known.tree.roots(), measure)

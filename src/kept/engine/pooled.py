@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from kept.blocks import BLOCK, Lease, Match, Stack, blocks_of
+from kept.blocks import BLOCK, KnownText, Lease, Match, Stack, blocks_of
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
 from kept.engine.counters import Counters, PoolBlocks
 from kept.engine.finding import findable, note_found
 from kept.engine.holds import Hold, longest_shared
 from kept.engine.known import Known
-from kept.engine.looking import Look, look
+from kept.engine.looking import Look, look, texts_of
 from kept.engine.needs import Needs, longest_text
 from kept.engine.passes import Work
 from kept.engine.request import Request
@@ -80,6 +80,10 @@ class PooledResidents(Residents):
             if continuation.slot is not None
         }
         return look(self._held_cache, self._known, slots)
+
+    def texts(self) -> list[KnownText]:
+        """See `Residents.texts`."""
+        return [] if self._known is None else texts_of(self._held_cache, self._known)
 
     def drop(self, id: str, salt: str) -> bool:
         """See `Residents.drop`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappush
 
+from kept.blocks import KnownText
 from kept.cache import Cache
 from kept.engine.continuation import Continuation
 from kept.engine.counters import PoolBlocks
@@ -58,7 +59,11 @@ class Residents:
 
     def look(self, requests: Iterable[Request]) -> Look:
         """The blocks of the pool and what is known of them; requests: those that run."""
-        return Look((NOBODY,), (), ())
+        return Look((NOBODY,), (0,), ())
+
+    def texts(self) -> list[KnownText]:
+        """Those that can be found."""
+        return []
 
     def drop(self, id: str, salt: str) -> bool:
         """Let a text be found no more, in files neither; False: nobody knows it."""

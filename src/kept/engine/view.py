@@ -124,16 +124,19 @@ class MemoryUse:
 class EngineView:
     """An engine at one moment.
 
-    at: as `time.monotonic` counts. owners: of texts; the first is nobody in particular. blocks: a
-    map for each group of layers, none where there is no pool. texts: that can be found. running,
-    waiting: requests, the latter in the order of coming. ended: the last ones, the latest last.
-    steps: the last ones. num_waiting: all that wait, also those not in `waiting`.
+    at: as `time.monotonic` counts. seconds: that looking took, while no step was taken. owners: of
+    texts; the first is nobody in particular. blocks: a map for each group of layers, none where
+    there is no pool. num_texts: of each owner, that can be found; texts: these, where they were
+    asked for. running, waiting: requests, the latter in the order
+    of coming. ended: the last ones, the latest last. steps: the last ones. num_waiting: all that
+    wait, also those not in `waiting`.
     """
 
     at: float
     snapshot: Snapshot
     owners: tuple[Owner, ...]
     blocks: tuple[BlockMap, ...]
+    num_texts: tuple[int, ...]
     texts: tuple[KnownText, ...]
     running: tuple[RequestNote, ...]
     waiting: tuple[RequestNote, ...]
@@ -142,6 +145,7 @@ class EngineView:
     memory: MemoryUse
     tenants: tuple[TenantShare, ...]
     num_waiting: int
+    seconds: float
 
     def tenant_of(self, text: KnownText) -> str | None:
         """Whose a text is; None: several tenants have its salt in common."""

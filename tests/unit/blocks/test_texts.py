@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from kept.blocks import KnownText, Namespace, PrefixTree, list_texts
+from kept.blocks import KnownText, Namespace, PrefixTree, count_texts, list_texts
 
 BLOCK = 4
 
@@ -19,7 +19,7 @@ def add(tree: PrefixTree[int], tokens: list[int], salt: str = "") -> None:
 
 def listed(tree: PrefixTree[int]) -> dict[int, KnownText]:
     """By how many tokens they have."""
-    texts, _ = list_texts(tree.roots(), lambda _: (100, False))
+    texts = list_texts(tree.roots(), lambda _: (100, False))
     return {text.num_tokens: text for text in texts}
 
 
@@ -35,8 +35,8 @@ def test_what_texts_share_is_no_ones_own() -> None:
         8: (8, 200, 200),
     }
     assert (found[8].salt, found[13].salt, found[13].is_leased) == ("other", "", False)
-    _, nodes = list_texts(tree.roots(), lambda _: (100, False))
-    assert sorted(count for _, salt, count in nodes if not salt) == [1, 1, 1, 1, 2, 2]
+    [root] = [root for root in tree.roots() if not root.salt]
+    assert sorted(count_texts(root).values()) == [1, 1, 1, 1, 2, 2]
     lease = tree.match([*range(8), 1, 2, 3, 4, 5]).lease
     assert [listed(tree)[n].is_leased for n in (13, 14)] == [True, False]
     lease.release()
@@ -80,7 +80,7 @@ def test_any_texts_dropped_in_any_order_leave_a_whole_tree() -> None:
         for _ in range(draw.randrange(1, 12)):
             add(tree, [draw.randrange(2) for _ in range(draw.randrange(1, 18))], draw.choice("ab"))
         leases = [tree.match([draw.randrange(2) for _ in range(12)], "a").lease for _ in range(2)]
-        while texts := list_texts(tree.roots(), lambda _: (1, False))[0]:
+        while texts := list_texts(tree.roots(), lambda _: (1, False)):
             before = tree.num_blocks
             text = draw.choice(texts)
             assert len(tree.drop(text.id, text.salt)) == text.num_own_bytes
