@@ -102,7 +102,8 @@ class ModelDrafts:
 
     def begin(self, request: Request) -> None:
         """Note a request that starts, or starts again."""
-        params = replace(request.group.params, logprobs=None)
+        # A grammar cuts drafts short once they are drawn; it is not asked at each of them.
+        params = replace(request.group.params, logprobs=None, grammar=None)
         for continuation in request.group.members:
             self._texts.setdefault(continuation, (request, params))
 

@@ -130,7 +130,7 @@ class Answer:
                         yield _started(number, texts[0])
                     for index in range(piece.index * one.copies, (piece.index + 1) * one.copies):
                         if piece.text or piece.token_ids:
-                            yield Delta(first + index, piece.text, piece.token_ids, piece.logprobs)
+                            yield _delta(first + index, piece)
                         if piece.is_last:
                             yield self._finished(first + index, number, texts[piece.index])
 
@@ -152,6 +152,10 @@ def _completion(text: Continuation, prompt: int, index: int) -> Completion:
     found = text.completion()
     reason = own_reason(found.miss_reason)
     return replace(found, prompt_index=prompt, index=index, miss_reason=reason)
+
+
+def _delta(index: int, piece: Piece) -> Delta:
+    return Delta(index, piece.text, piece.token_ids, piece.logprobs, piece.foreseen)
 
 
 def _started(number: int, text: Continuation) -> Started:

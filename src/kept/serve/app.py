@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Scope
 
 from kept import __version__
 from kept.errors import KeptError
-from kept.serve import health
+from kept.serve import cache, health, live, page_files
 from kept.serve.access import AccessLog
 from kept.serve.anthropic.errors import error_body as anthropic_error
 from kept.serve.anthropic.router import router as anthropic_router
@@ -54,6 +54,9 @@ PROTOCOLS: Final = (
     Protocol(anthropic_router, anthropic_error, ("/v1/messages",)),
     Protocol(ollama_router, ollama_error, ("/api/",)),
     Protocol(responses_router, openai_error, ("/v1/responses",)),
+    Protocol(page_files.router, openai_error, ("/page/",)),
+    Protocol(cache.router, openai_error, ("/kept/cache",)),
+    Protocol(live.router, openai_error, ("/kept/live",)),
     Protocol(openai_router, openai_error, ("/",)),
 )
 
@@ -83,7 +86,14 @@ def make_app(service: Service, *, is_local: bool = True) -> ASGIApp:
     app.add_exception_handler(GoneError, _gone)
     for kind in (KeptError, MemoryError, Exception):
         app.add_exception_handler(kind, _failed)
-    guarded = Guard(app, service.settings, service.keys, is_local=is_local, refuse=refused)
+    guarded = Guard(
+        app,
+        service.settings,
+        service.keys,
+        is_local=is_local,
+        refuse=refused,
+        open_paths=page_files.OPEN_PATHS,
+    )
     return AccessLog(guarded, is_on=service.settings.access_log)
 
 

@@ -46,13 +46,15 @@ class Delta:
 
     text: what has become certain; it never ends inside a character, never shows the beginning of
     a stop string. token_ids: those drawn since, which may spell more. logprobs: one for each of
-    them; empty where none were asked for.
+    them; empty where none were asked for. foreseen: which characters drafts had foreseen, see
+    `Piece`.
     """
 
     index: int
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
+    foreseen: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,11 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._tenants)
 
+    @property
+    def has_several(self) -> bool:
+        """Whether more than one tenant asks, so that none may see what is another's."""
+        return len(set(self._tenants.values())) > 1
+
     def tenant_of(self, key: bytes | None) -> Tenant | None:
         """Whose a key is; None: nobody's, so that it must be refused."""
         if not self._tenants:

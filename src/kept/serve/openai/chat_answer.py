@@ -102,13 +102,16 @@ class ChatTelling(Telling):
         elif isinstance(event, Delta) and (event.text or event.logprobs):
             parser = self._parsers[event.index]
             if parser is None:
-                yield self._told(event.index, {"content": event.text}, event.logprobs)
+                delta = {"content": event.text}
+                yield self._told(event.index, delta, event.logprobs, event.foreseen)
                 return
             deltas = [_delta(part) for part in parser.add(event.text)]
             if not deltas and event.logprobs:
                 deltas = [{"content": ""}]
+            # Where a text is told in parts, its characters are no longer where drafts foresaw them.
+            foreseen = event.foreseen if deltas == [{"content": event.text}] else ()
             for i, delta in enumerate(deltas):
-                yield self._told(event.index, delta, () if i else event.logprobs)
+                yield self._told(event.index, delta, () if i else event.logprobs, foreseen)
 
     def tell(self, event: Event) -> Iterator[dict[str, Any]]:
         """See `Telling.tell`."""
@@ -125,10 +128,17 @@ class ChatTelling(Telling):
         return {**self._choice(event.index, {}), "finish_reason": reason}
 
     def _told(
-        self, index: int, delta: dict[str, Any], drawn: tuple[TokenLogprobs, ...] = ()
+        self,
+        index: int,
+        delta: dict[str, Any],
+        drawn: tuple[TokenLogprobs, ...] = (),
+        foreseen: tuple[tuple[int, int], ...] = (),
     ) -> dict[str, Any]:
+        choice = self._choice(index, delta, drawn)
+        if foreseen:
+            choice["kept"] = {"drafted": foreseen}
         more = {"timings": timings_of(self._answer.completions[index])} if self._per else {}
-        return self.around([self._choice(index, delta, drawn)], **more)
+        return self.around([choice], **more)
 
     def _choice(
         self, index: int, delta: dict[str, Any], drawn: tuple[TokenLogprobs, ...] = ()

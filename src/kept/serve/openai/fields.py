@@ -23,6 +23,7 @@ MAX_STOPS: Final = 16
 MAX_STOP_LENGTH: Final = 1024  # characters
 MAX_BIASES: Final = 1024
 MAX_TOP_LOGPROBS: Final = 20
+MAX_DRAFTS: Final = 64
 MIN_TEMPERATURE: Final = 1e-4
 MAX_TOKENS: Final = 1 << 24
 MAX_TEXT: Final = 1024  # characters of names and their like
@@ -41,7 +42,6 @@ FIELDS: Final[Mapping[str, str]] = {
     "num_return_sequences": "n",
     "sequence_bias": "logit_bias",
     "eos_token_id": "stop_token_ids",
-    "prompt_lookup_num_tokens": "prediction",
     "template_options": "chat_template_kwargs",
 }
 
@@ -105,6 +105,8 @@ class Sampling(Wire):
     return_progress: bool = False
     timings_per_token: bool = False
     request_id: ShortText | None = None
+    # Of kept:
+    prompt_lookup_num_tokens: Annotated[int, Field(ge=0, le=MAX_DRAFTS)] | None = None
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     priority: int = 0
@@ -148,6 +150,7 @@ class Sampling(Wire):
             presence_penalty=self.presence_penalty or None,
             frequency_penalty=self.frequency_penalty or None,
             sequence_bias=self._biases(),
+            prompt_lookup_num_tokens=self.prompt_lookup_num_tokens,
         )
 
     def grammar(self, asked: ResponseFormat | None = None) -> tuple[Grammar, str] | None:
