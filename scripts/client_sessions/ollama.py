@@ -1,0 +1,16 @@
+"""ollama: a chat and its stream, generate, and what it says of models."""
+
+import sys
+
+import ollama
+
+client = ollama.Client(sys.argv[1])
+asked = [{"role": "user", "content": "add two numbers"}]
+whole = client.chat(model="kept", messages=asked, options={"num_predict": 8})
+parts = list(client.chat(model="kept", messages=asked, options={"num_predict": 8}, stream=True))
+assert "".join(part.message.content or "" for part in parts) == whole.message.content
+assert parts[-1].eval_count == 8
+assert client.generate(model="kept", prompt="a = ", raw=True, options={"num_predict": 4}).response
+assert client.list().models[0].model == "kept"
+assert client.show("kept").modelinfo
+print(whole.message.content)
