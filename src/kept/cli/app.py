@@ -10,6 +10,8 @@ from kept import __version__
 from kept.cli.bench import bench_app
 from kept.cli.cache import cache_app
 from kept.cli.chat import chat
+from kept.cli.connect import connect
+from kept.cli.doctor import doctor
 from kept.cli.errors import ReportingGroup
 from kept.cli.explain import explain
 from kept.cli.generate import generate
@@ -59,6 +61,8 @@ app.command()(grouped(generate))
 app.command()(grouped(chat))
 app.command()(grouped(explain))
 app.command()(info)
+app.command()(doctor)
+app.command()(connect)
 app.command()(plan)
 app.command()(quantize)
 app.command(context_settings={"auto_envvar_prefix": "KEPT"})(grouped(serve))
