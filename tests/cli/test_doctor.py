@@ -63,7 +63,8 @@ def test_each_ill_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr("kept.machine.NATIVE_AVAILABLE", False)
     assert changed(checkups.native_module).state == "error"
     assert checkups.instructions(ASKED) is None
-    monkeypatch.setattr("kept.machine.num_cores", lambda: 0)
+    monkeypatch.setattr("kept.machine.num_cores", lambda: 2)
+    monkeypatch.setattr("kept.ops.num_threads", lambda: 4)
     assert "KEPT_NUM_THREADS" in changed(checkups.threads).remedy
     monkeypatch.setattr("os.getloadavg", lambda: (9.0, 9.0, 9.0))
     changed(checkups.load)
