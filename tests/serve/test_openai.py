@@ -112,6 +112,21 @@ def test_what_is_not_done_is_named(server: Served, body: dict[str, Any], field: 
     assert error["type"] == "invalid_request_error"
 
 
+def test_what_asks_for_nothing_is_taken(server: Served) -> None:
+    plain = server.chat().json()
+    asked = server.chat(
+        logit_bias={"foo": 0},
+        prompt_cache_options={"mode": "implicit", "ttl": "30m"},
+        prompt_cache_retention="24h",
+        functions=[{"name": "f"}],
+        function_call="none",
+        metadata={"a": "b"},
+        unheard_of=None,
+    ).json()
+    assert asked["choices"] == plain["choices"]
+    assert server.chat(functions=[{"name": "f"}]).json()["error"]["param"] == "functions"
+
+
 def test_a_prompt_too_long_is_told_with_both_numbers(server: Served) -> None:
     answer = server.complete([5] * 2100)
     error = answer.json()["error"]
