@@ -17,6 +17,7 @@ from kept.llm import LLM
 from kept.machine import MatrixDtype
 from kept.models import CausalLM, Checkpoint, build_model, open_checkpoint, resolve_dtype
 from kept.models.packing import prepare
+from kept.models.quantized_format import quantized_format
 from kept.ops.backend import isa
 
 
@@ -115,11 +116,12 @@ def checkpoint_subject(
     quantize: str | None = None,
     activations: str = "auto",
 ) -> Subject:
-    """A checkpoint folder's or hub id's model.
+    """A checkpoint folder's or hub id's model; one of `kept quantize` counts as what it holds.
 
     Raises what `kept.LLM` raises for one, and OptionError for an encoder-decoder model.
     """
-    refuse_encoders(open_checkpoint(source))
+    checkpoint = open_checkpoint(source)
+    refuse_encoders(checkpoint)
     llm = LLM(
         source,
         dtype=dtype,
@@ -128,8 +130,9 @@ def checkpoint_subject(
         activations=activations,
         progress=progress,
     )
-    model = llm.model
-    return Subject(Path(source).name or str(source), model, random=False, quantize=quantize)
+    held = quantized_format(checkpoint.folder, checkpoint.config)
+    name = Path(source).name or str(source)
+    return Subject(name, llm.model, random=False, quantize=quantize or held)
 
 
 def refuse_encoders(checkpoint: Checkpoint) -> None:

@@ -16,12 +16,13 @@ from kept.bench.shapes import SHAPES
 from kept.bench.speed import SpeedResult, SpeedSettings, SpeedTrace, Step, run_speed
 from kept.bench.speed_figures import percentile, speed_figures
 from kept.bench.speed_progress import SpeedProgress
-from kept.bench.subject import Subject, random_subject
+from kept.bench.subject import Subject, checkpoint_subject, random_subject
 from kept.bench.trace import greedy, timed_steps
 from kept.bench.work import Costs
 from kept.errors import ContextLengthError, OptionError
 from kept.llm import LLM
 from kept.machine import Rate
+from kept.models import quantize_checkpoint
 
 
 class Silent:
@@ -237,6 +238,18 @@ def test_a_written_checkpoint_loads_as_the_same_model(
     ours, theirs = model.state_dict(), loaded.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_folder_of_quantized_weights_counts_as_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    save_checkpoint(random_model(TINY, torch.bfloat16, seed=3), TINY, tmp_path / "plain")
+    quantize_checkpoint(tmp_path / "plain", tmp_path / "held", "int4")
+    found = checkpoint_subject(tmp_path / "held")
+    asked = checkpoint_subject(tmp_path / "plain", quantize="int4")
+    assert found.weight_format == asked.weight_format
+    assert found.weight_format.startswith("int4")
+    assert found.matrix_dtype == asked.matrix_dtype == "int8"
+    assert checkpoint_subject(tmp_path / "plain").matrix_dtype == "bf16"
 
 
 def test_random_weights_are_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
