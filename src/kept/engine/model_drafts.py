@@ -293,7 +293,7 @@ class ModelDrafts:
     def _drawn(self, going: Sequence[Drafted], found: NextLogits) -> Sequence[int]:
         """What the texts would draw from these logits, -1: nothing."""
         params = [x.params for x in going]
-        likeliest = argmax_of(params, found.best)
+        likeliest = argmax_of(params, found.best, [x.history for x in going])
         if likeliest is not None:
             return likeliest
         keys = [(x.continuation.seed, len(x.continuation.history) + len(x.tokens)) for x in going]
