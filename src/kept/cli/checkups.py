@@ -76,15 +76,15 @@ def instructions(asked: Asked) -> Finding | None:
     from kept.ops import isa
 
     used, names = isa(), list(_native.isa_names())
-    if os.environ.get("KEPT_ISA") and used != names[-1] and used != names[0]:
+    if os.environ.get("KEPT_ISA") and used != names[0]:
         return Finding(
             "instructions", "warning", f"{used}, by KEPT_ISA", "unset KEPT_ISA for the best"
         )
-    if used in ("portable", "scalar", "generic"):
+    if used == "portable":
         return Finding(
             "instructions",
             "warning",
-            f"{used}: this CPU, or what the virtual machine shows of it, has no vectors kept knows",
+            f"{used} C++: this CPU, or what the virtual machine shows of it, has no vectors kept knows",
             "give the virtual machine the host's CPU model (QEMU: -cpu host)",
         )
     return Finding("instructions", "ok", f"{used}, of {', '.join(names)}")
