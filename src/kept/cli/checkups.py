@@ -84,7 +84,7 @@ def instructions(asked: Asked) -> Finding | None:
         return Finding(
             "instructions",
             "warning",
-            f"{used} C++: this CPU, or what the virtual machine shows of it, has no vectors kept knows",
+            f"{used} C++: this CPU, or what the virtual machine shows of it, has no vectors",
             "give the virtual machine the host's CPU model (QEMU: -cpu host)",
         )
     return Finding("instructions", "ok", f"{used}, of {', '.join(names)}")
