@@ -143,7 +143,7 @@ class ResponsesRequest(Context):
     """The body of `/v1/responses`."""
 
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions | None = None  # a stream always ends in what it took
     max_output_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -166,8 +166,6 @@ class ResponsesRequest(Context):
     def _is_done(self) -> Self:
         if self.background:
             raise not_done("background", "is true, and answers are given to who waits for them")
-        if self.stream_options is not None and not self.stream:
-            raise not_done("stream_options", "is of streams; pass stream: true, or leave it out")
         return self
 
     @property
