@@ -92,7 +92,7 @@ async def delete(name: str, request: Request) -> Response:
 async def input_items(
     name: str,
     request: Request,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Annotated[int, Query(ge=0, le=100)] = 20,
     order: ShortText = "desc",
     after: ShortText | None = None,
 ) -> Response:
