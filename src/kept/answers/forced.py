@@ -44,13 +44,13 @@ def forced_calls(
     rules = [_call_rule(tool, key) for tool in tools]
     names = " | ".join(f"call_{i}" for i in range(len(rules)))
     lines = [f"call: {names}", *(f"call_{i}: {rule}" for i, rule in enumerate(rules))]
-    more = "*" if several else "{0,0}"
     if form.style is CallStyle.HERMES:
         around = f'{_spelled("<tool_call>", tokenizer)} "\\n" call "\\n" '
         lines.append(f"one: {around}{_spelled('</tool_call>', tokenizer)}")
-        body = f'one ("\\n" one){more}'
+        body = 'one ("\\n" one)*' if several else "one"
     elif form.style is CallStyle.MISTRAL:
-        body = f'{_spelled("[TOOL_CALLS]", tokenizer)} "[" call (", " call){more} "]"'
+        calls = 'call (", " call)*' if several else "call"
+        body = f'{_spelled("[TOOL_CALLS]", tokenizer)} "[" {calls} "]"'
     else:
         body = "call"
     return _with_reasoning(form, body, lines, tokenizer, in_reasoning)

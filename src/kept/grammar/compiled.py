@@ -84,7 +84,7 @@ class GrammarCompiler:
         self._special = tokenizer.special_ids
         self._turn = Turn()
         self._kept: OrderedDict[Grammar, Compiled] = OrderedDict()
-        self._vocabulary = _vocabulary(backend)
+        self._vocabulary = _vocabulary(backend, self._special)
         self._end: int = self._vocabulary.eos_token
 
     @classmethod
@@ -142,7 +142,7 @@ def explained(message: str) -> str:
     return said if len(said) <= 300 else f"{said[:300]}..."
 
 
-def _vocabulary(backend: Any) -> llguidance.LLTokenizer:
+def _vocabulary(backend: Any, special: frozenset[int]) -> llguidance.LLTokenizer:
     try:
         import llguidance
     except ImportError:
@@ -156,9 +156,28 @@ def _vocabulary(backend: Any) -> llguidance.LLTokenizer:
     assert end is not None, "it has just been added"
     slices = llguidance.LLTokenizer.json_slices()
     try:
-        return llguidance.LLTokenizer(copy.to_str(), n_vocab=end + 1, eos_token=end, slices=slices)
+        read = llguidance.LLTokenizer(copy.to_str(), n_vocab=end + 1, eos_token=end, slices=slices)
+        if not any(read.is_special_token(i) for i in range(end) if i not in special):
+            return read
+        # It takes added tokens as <think> for special, whatever their checkpoint calls them.
+        spelled = llguidance.TokenizerWrapper(_Spelled(copy, read, {*special, end}))
+        return llguidance.LLTokenizer(spelled, n_vocab=end + 1, eos_token=end, slices=slices)
     except ValueError as error:
         raise OptionError(f"no grammar can be kept to with this tokenizer: {error}") from error
+
+
+class _Spelled:
+    """A vocabulary of which no tokens are special but those that are said to be."""
+
+    def __init__(self, backend: Any, read: llguidance.LLTokenizer, special: set[int]) -> None:
+        self._backend = backend
+        self.eos_token_id, self.bos_token_id = read.eos_token, None
+        self.tokens = [read.decode_bytes([token]) for token in range(read.vocab_size)]
+        self.special_token_ids = sorted(special)
+
+    def __call__(self, text: str) -> list[int]:
+        found: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return found
 
 
 _made = Turn()

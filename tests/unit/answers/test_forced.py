@@ -1,0 +1,52 @@
+"""Grammars of answers that have to be calls, over tokens as models with such answers have them."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer as Backend
+
+from kept import LLM
+from kept.answers import AnswerForm, CallStyle, Tool, forced_calls
+from kept.grammar import Grammar, GrammarCompiler
+from kept.text import Tokenizer
+
+THINKS = ("<think>", "</think>")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    found = LLM().tokenizer
+    assert found is not None
+    backend = Backend.from_str(found.backend.to_str())
+    backend.add_tokens([*THINKS, "<tool_call>", "</tool_call>"])  # no special ones
+    return Tokenizer(backend)
+
+
+def takes(grammar: Grammar, tokenizer: Tokenizer, text: str) -> bool:
+    compiled = GrammarCompiler.of(tokenizer).compile(grammar)
+    matcher = compiled.first.deep_copy()
+    tokens = tokenizer.encode(text)
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+@pytest.mark.parametrize("style", CallStyle)
+@pytest.mark.parametrize("several", [True, False])
+def test_calls_are_as_many_as_asked_for(
+    tokenizer: Tokenizer, style: CallStyle, several: bool
+) -> None:
+    form = AnswerForm(style, THINKS)
+    grammar = forced_calls(form, [Tool("f")], tokenizer, several=several)
+    key = "parameters" if style is CallStyle.LLAMA else "arguments"
+    call = f'{{"name": "f", "{key}": {{}}}}'
+    one, two = {
+        CallStyle.HERMES: (
+            f"<tool_call>\n{call}\n</tool_call>",
+            "\n".join([f"<tool_call>\n{call}\n</tool_call>"] * 2),
+        ),
+        CallStyle.MISTRAL: (f"[TOOL_CALLS][{call}]", f"[TOOL_CALLS][{call}, {call}]"),
+    }.get(style, (call, None))
+    assert takes(grammar, tokenizer, one)
+    assert takes(grammar, tokenizer, f"<think>\nwell\n</think>\n\n{one}")
+    assert not takes(grammar, tokenizer, "no call")
+    if two is not None:
+        assert takes(grammar, tokenizer, two) is several
