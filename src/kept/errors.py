@@ -18,6 +18,7 @@ and so does `kept.GenerationError`, the SamplingError of a call.
     ├── CacheError (RuntimeError)               an operation a cache cannot carry out
     │   └── CacheFullError                      no room for the new keys and values
     ├── SamplingError (RuntimeError)            logits no token can be drawn from
+    │   └── NoTokenError                        options that leave no token
     ├── BackendError (RuntimeError)             kernels that were demanded but cannot be had
     └── EngineError (RuntimeError)              an engine whose thread has ended by a failure
 """
@@ -75,6 +76,10 @@ class CacheFullError(CacheError):
 
 class SamplingError(KeptError, RuntimeError):
     """No token can be drawn from the logits (NaN, or every token ruled out)."""
+
+
+class NoTokenError(SamplingError):
+    """What was asked of a text, a grammar or other options, leaves no token to be drawn."""
 
 
 class BackendError(KeptError, RuntimeError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kept.errors import SamplingError
+from kept.errors import NoTokenError
 from kept.grammar.compiled import Compiled, explained
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Constraint:
         """What may follow the tokens of a text so far: bit t % 32 of word t // 32 is token t's.
 
         tokens: (n,) without the prompt. None may where the text has ended, and where it is none of
-        the grammar's. Raises SamplingError where the grammar becomes too complex to follow.
+        the grammar's. Raises NoTokenError where the grammar becomes too complex to follow.
         """
         self._settle()
         self._follow(tokens)
@@ -106,7 +106,7 @@ class Constraint:
     def _check(self) -> None:
         if self.matcher.is_error():
             why = explained(self.matcher.get_error())
-            raise SamplingError(f"{self.compiled.name} cannot be followed any further: {why}")
+            raise NoTokenError(f"{self.compiled.name} cannot be followed any further: {why}")
 
     def _follow(self, tokens: Ids) -> None:
         taken, size = self._taken, tokens.size

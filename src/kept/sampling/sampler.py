@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kept.errors import OptionError, SamplingError
+from kept.errors import NoTokenError, OptionError, SamplingError
 from kept.sampling import kernels
 from kept.sampling.chain import process_scores
 from kept.sampling.draw import draw
@@ -161,7 +161,7 @@ def _choose(rows: Rows, row: int) -> int:
     scores = process_scores(rows.logits[row].float(), options, rows.histories[row])
     peak, likeliest = scores.max(dim=-1)
     if not math.isfinite(float(peak)):
-        raise SamplingError(_explain_no_choice(float(peak), options))
+        raise NoTokenError(_explain_no_choice(float(peak), options))
     return draw(scores, rows.keys[row]) if options.do_sample else int(likeliest)
 
 
