@@ -174,7 +174,7 @@ def test_the_cache_is_warmed_and_compared(server: Served) -> None:
         ({}, "input"),
         ({"input": "x", "background": True}, "background"),
         ({"input": "x", "conversation": "c"}, "conversation"),
-        ({"input": "x", "text": {"format": {"type": "xml"}}}, "text.format"),
+        ({"input": "x", "text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"input": [{"type": "computer_call"}]}, "input.0.type"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
          "input.0.content.0.type"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,25 @@ class ToolCall:
 
     name: str
     arguments: str = ""
+
+    def to_object(self) -> dict[str, Any] | None:
+        """The arguments read; None: they are no JSON object, as those of a call that was cut."""
+        try:
+            found = json.loads(self.arguments, parse_constant=_no_json)
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    @property
+    def text(self) -> str:
+        """The call as a text, for who takes calls with an object alone and has none."""
+        return (
+            f'{{"name": {json.dumps(self.name, ensure_ascii=False)}, "arguments": {self.arguments}'
+        )
+
+
+def _no_json(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 @dataclass(slots=True)

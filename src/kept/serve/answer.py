@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from kept.answers import AnswerParser, Message
+from kept.answers import AnswerParser, Content, Message, Part
 from kept.engine import Completion, Continuation, Piece
 from kept.serve.admission import Ticket
 from kept.serve.asked import Asked
@@ -73,13 +73,16 @@ class Answer:
 
     def message(self, found: Completion) -> Message:
         """The parts of a text that has ended."""
-        parser, message = self.parser(found.index), Message()
-        if parser is None:
-            message.content = found.text
-        else:
-            message.add(parser.add(found.text))
-            message.add(parser.finish())
+        message = Message()
+        message.add(self.parts(found))
         return message
+
+    def parts(self, found: Completion) -> list[Part]:
+        """The same, in the order they came in."""
+        parser = self.parser(found.index)
+        if parser is None:
+            return [Content(found.text)] if found.text else []
+        return [*parser.add(found.text), *parser.finish()]
 
     def close(self) -> None:
         """It has been heard, or will not be; what has not begun does not."""

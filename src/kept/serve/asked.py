@@ -21,7 +21,7 @@ class Chat:
     template_options: what else the template reads. goes_on: the answer goes on with the last
     message instead of beginning one. begins_answer: the prompt ends where an answer begins.
     must_call: the answer has to call a tool, several perhaps where `in_parallel`; only_tool: this
-    one, once.
+    one, once. tool_fields: what the wire calls the schema of each tool's arguments, for errors.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -32,6 +32,7 @@ class Chat:
     must_call: bool = False
     only_tool: str | None = None
     in_parallel: bool = True
+    tool_fields: tuple[str, ...] = ()
 
 
 Prompt = Chat | str | tuple[int, ...]  # or a text, or token ids

@@ -64,8 +64,7 @@ def shaped(llm: LLM, asked: Asked, prompt: Prompt, shape: Shape | None) -> Sampl
         if isinstance(prompt, Chat) and prompt.must_call:
             form = form_of(llm.chat_template.templates.values()) if shape is None else shape.form
             field, opened = "tools", shape is not None and shape.in_reasoning
-            tools = [_tool(i, tool) for i, tool in enumerate(prompt.tools)]
-            tools = [x for x in tools if prompt.only_tool in (None, x.name)]
+            tools = [x for x in _tools(prompt) if prompt.only_tool in (None, x.name)]
             several = prompt.in_parallel and prompt.only_tool is None
             grammar = forced_calls(form, tools, tokenizer, several=several, in_reasoning=opened)
         elif grammar is not None and shape is not None:
@@ -95,6 +94,10 @@ def _name(tool: Mapping[str, Any]) -> str:
     return str(_function(tool).get("name", ""))
 
 
-def _tool(number: int, tool: Mapping[str, Any]) -> Tool:
-    label = f"tools.{number}.function.parameters"
-    return Tool(_name(tool), _function(tool).get("parameters"), label)
+def _tools(prompt: Chat) -> list[Tool]:
+    usual = (f"tools.{i}.function.parameters" for i in range(len(prompt.tools)))
+    fields = prompt.tool_fields or usual
+    return [
+        Tool(_name(tool), _function(tool).get("parameters"), field)
+        for tool, field in zip(prompt.tools, fields, strict=True)
+    ]

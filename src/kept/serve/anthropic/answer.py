@@ -8,11 +8,13 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any, Final
 
+from kept.answers import Content
 from kept.engine import Completion
 from kept.serve.answer import Answer
 from kept.serve.anthropic.diagnosis import Diagnosis
 from kept.serve.anthropic.errors import error_body
 from kept.serve.anthropic.messages import MessagesRequest
+from kept.serve.anthropic.writing import Writing
 from kept.serve.events import Delta, Event, Finished, Started
 from kept.serve.flow import ticking
 from kept.serve.openai.usage import kept_usage
@@ -33,7 +35,9 @@ class Envelope:
         self._body, self._diagnosis = body, diagnosis
         self._model, self._context = service.models[0], service.llm.model.config.context
 
-    def message(self, found: Completion, content: list[dict[str, Any]]) -> dict[str, Any]:
+    def message(
+        self, found: Completion, content: list[dict[str, Any]], num_calls: int = 0
+    ) -> dict[str, Any]:
         """The message as it stands; without a reason to stop while it goes on."""
         return {
             "id": self.id,
@@ -41,16 +45,18 @@ class Envelope:
             "role": "assistant",
             "model": self._body.model or self._model,
             "content": content,
-            **self.end(found),
+            **self.end(found, num_calls),
             "usage": self.usage(found),
             "diagnostics": self._diagnosis.of(found),
         }
 
-    def end(self, found: Completion) -> dict[str, Any]:
-        """Why a text has ended."""
+    def end(self, found: Completion, num_calls: int) -> dict[str, Any]:
+        """Why a text has ended, which called so many tools."""
         reason: str | None = None
         if found.finish_reason == "stop":
-            reason = "end_turn" if found.stop_string is None else "stop_sequence"
+            reason = "tool_use" if num_calls else "end_turn"
+            if found.stop_string is not None:
+                reason = "stop_sequence"
         elif found.finish_reason == "length":
             is_full = found.prompt_tokens + len(found.token_ids) >= self._context
             reason = "model_context_window_exceeded" if is_full else "max_tokens"
@@ -75,11 +81,14 @@ class Envelope:
             "kept": kept_usage([found]),
         }
 
-    def content(self, found: Completion) -> list[dict[str, Any]]:
-        """The blocks of a text that has ended."""
-        if self._body.is_prewarming or not found.text:
-            return []
-        return [{"type": "text", "text": found.text, "citations": None}]
+    def whole(self, answer: Answer, found: Completion) -> dict[str, Any]:
+        """The message of a text that has ended."""
+        writing = Writing(shows_thinking=self._body.shows_thinking)
+        for _ in writing.add(() if self._body.is_prewarming else answer.parts(found)):
+            pass
+        for _ in writing.close():
+            pass
+        return self.message(found, writing.blocks, writing.num_calls)
 
 
 class Telling:
@@ -92,7 +101,8 @@ class Telling:
 
     def __init__(self, answer: Answer, body: MessagesRequest, envelope: Envelope) -> None:
         self._answer, self._body, self._envelope = answer, body, envelope
-        self._is_open, self._num_blocks = False, 0
+        self._writing = Writing(shows_thinking=body.shows_thinking)
+        self._parser = answer.parser(0)
         self._failure: Refusal | None = None
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
@@ -122,26 +132,18 @@ class Telling:
             message |= {"stop_reason": None, "stop_sequence": None}
             yield {"type": "message_start", "message": message}
         elif isinstance(event, Delta) and event.text and not self._body.is_prewarming:
-            if not self._is_open:
-                yield self._start({"type": "text", "text": ""})
-            yield self._block("delta", delta={"type": "text_delta", "text": event.text})
+            parser = self._parser
+            parts = [Content(event.text)] if parser is None else parser.add(event.text)
+            yield from self._writing.add(parts)
         elif isinstance(event, Finished):
             self._failure = event.failure
             if event.failure is None:
                 yield from self._end(event.completion)
 
-    def _start(self, block: dict[str, Any]) -> dict[str, Any]:
-        self._is_open = True
-        self._num_blocks += 1
-        return self._block("start", content_block=block)
-
-    def _block(self, what: str, **more: Any) -> dict[str, Any]:
-        return {"type": f"content_block_{what}", "index": self._num_blocks - 1, **more}
-
     def _end(self, found: Completion) -> Iterator[dict[str, Any]]:
-        if self._is_open:
-            self._is_open = False
-            yield self._block("stop")
-        usage = self._envelope.usage(found)
-        yield {"type": "message_delta", "delta": self._envelope.end(found), "usage": usage}
+        if self._parser is not None and not self._body.is_prewarming:
+            yield from self._writing.add(self._parser.finish())
+        yield from self._writing.close()
+        end = self._envelope.end(found, self._writing.num_calls)
+        yield {"type": "message_delta", "delta": end, "usage": self._envelope.usage(found)}
         yield {"type": "message_stop"}

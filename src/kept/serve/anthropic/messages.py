@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from kept.grammar import Grammar
 from kept.sampling import SamplingParams
 from kept.serve.anthropic.blocks import (
     SECONDS,
@@ -19,6 +20,7 @@ from kept.serve.anthropic.blocks import (
 )
 from kept.serve.asked import Asked, Chat
 from kept.serve.openai.fields import MAX_STOPS, MAX_TOKENS, ShortText, StopText, Wire
+from kept.serve.openai.structured import made
 from kept.serve.refusal import not_done
 from kept.serve.tenants import Tenant
 
@@ -61,20 +63,33 @@ class ToolChoice(Wire):
     name: ShortText | None = None
     disable_parallel_tool_use: bool = False
 
+    @model_validator(mode="after")
+    def _names_a_tool(self) -> Self:
+        if self.type == "tool" and self.name is None:
+            raise not_done("tool_choice.name", "is missing; say which tool is to be called")
+        return self
+
 
 class Thinking(Wire):
     """Whether the model thinks before it answers. budget_tokens: a hint; max_tokens bounds both."""
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
-    display: ShortText | None = None
+    display: ShortText | None = None  # "omitted": told of it is that there was some
+
+
+class OutputFormat(Wire):
+    """The JSON schema of an answer."""
+
+    type: Literal["json_schema"]
+    content: dict[str, Any] = Field(alias="schema")
 
 
 class OutputConfig(Wire):
     """How much effort, and in what form."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: dict[str, Any] | None = None
+    format: OutputFormat | None = None
 
 
 class Diagnostics(Wire):
@@ -100,9 +115,27 @@ class Conversation(Wire):
 
     @model_validator(mode="after")
     def _is_done(self) -> Self:
-        if self.tools and self.tool_choice is not None and self.tool_choice.type in ("any", "tool"):
-            raise not_done("tool_choice", "asks for a call, which cannot be made sure of yet")
+        if not self.must_call:
+            return self
+        names = [tool.name for tool in self.tools or ()]
+        if not names:
+            raise not_done("tool_choice", "asks for a call, and there are no tools")
+        if self.only_tool is not None and self.only_tool not in names:
+            raise not_done("tool_choice.name", "is none of the tools")
+        if self.output_config is not None and self.output_config.format is not None:
+            raise not_done("tool_choice", "asks for a call, and output_config.format for its form")
         return self
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer has to be a call."""
+        return self.tool_choice is not None and self.tool_choice.type in ("any", "tool")
+
+    @property
+    def only_tool(self) -> str | None:
+        """The one that has to be called, None: any."""
+        choice = self.tool_choice
+        return choice.name if choice is not None and choice.type == "tool" else None
 
     def to_chat(self) -> Chat:
         """The conversation as a template takes it. Raises Refusal."""
@@ -123,8 +156,16 @@ class Conversation(Wire):
         goes_on = last["role"] == "assistant"
         if goes_on and "tool_calls" in last:
             raise not_done("messages", "ends with calls of tools; their results must come behind")
+        choice = self.tool_choice
         return Chat(
-            messages=tuple(messages), tools=tools, template_options=options, goes_on=goes_on
+            messages=tuple(messages),
+            tools=tools,
+            template_options=options,
+            goes_on=goes_on,
+            must_call=self.must_call,
+            only_tool=self.only_tool,
+            in_parallel=choice is None or not choice.disable_parallel_tool_use,
+            tool_fields=tuple(f"tools.{i}.input_schema" for i in range(len(tools))),
         )
 
     @property
@@ -161,12 +202,6 @@ class MessagesRequest(Conversation):
     service_tier: ShortText | None = None
 
     @model_validator(mode="after")
-    def _is_text(self) -> Self:
-        if self.output_config is not None and self.output_config.format is not None:
-            raise not_done("output_config.format", "is given, and text is all there is yet")
-        return self
-
-    @model_validator(mode="after")
     def _keeps_its_context(self) -> Self:
         edits = (self.context_management or {}).get("edits") or []
         if not isinstance(edits, list) or any(
@@ -177,6 +212,19 @@ class MessagesRequest(Conversation):
                 "asks for messages to be taken out, and all of them are read as they stand",
             )
         return self
+
+    @property
+    def shows_thinking(self) -> bool:
+        """Whether what the model thinks is told."""
+        return self.thinking is None or self.thinking.display != "omitted"
+
+    @property
+    def grammar(self) -> tuple[Grammar, str] | None:
+        """What the answer has to be, and the field that says so; None: any text. Raises Refusal."""
+        asked = None if self.output_config is None else self.output_config.format
+        if asked is None:
+            return None
+        return made(Grammar.json_schema, asked.content, "output_config.format.schema")
 
     @property
     def is_prewarming(self) -> bool:
@@ -196,6 +244,7 @@ class MessagesRequest(Conversation):
 
     def to_asked(self, tenant: Tenant) -> Asked:
         """The request in no protocol's words. Raises Refusal, or OptionError."""
+        grammar, field = self.grammar or (None, None)
         return Asked(
             prompts=(self.to_chat(),),
             params=SamplingParams(
@@ -204,7 +253,9 @@ class MessagesRequest(Conversation):
                 top_p=1e-9 if self.top_p == 0 else self.top_p,  # the likeliest alone
                 top_k=self.top_k,
                 stop_strings=self.stop_sequences or None,
+                grammar=grammar,
             ),
+            grammar_field=field,
             tenant=tenant,
             retain=0.0 if self.ttl is None else SECONDS[self.ttl],
             interactive=self.stream,

@@ -31,7 +31,7 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
         telling = Telling(answer, body, envelope)
         return EventStream(telling.pieces(), comment=None, headers=headers)
     [found] = await unless_gone(request, hear(answer))
-    return json_response(envelope.message(found, envelope.content(found)), headers)
+    return json_response(envelope.whole(answer, found), headers)
 
 
 @router.post("/v1/messages/count_tokens", response_model=None)

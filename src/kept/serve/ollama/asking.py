@@ -115,6 +115,7 @@ def _asked(body: Shared, tenant: Tenant, prompt: Prompt) -> Asked:
     return Asked(
         prompts=(prompt,),
         params=body.params,
+        grammar_field="format",
         tenant=tenant,
         interactive=body.stream,
         fields=FIELDS,

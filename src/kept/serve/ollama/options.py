@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
+from kept.grammar import Grammar
 from kept.sampling import SamplingParams
 from kept.serve.openai.fields import MAX_STOPS, MAX_TOKENS, ShortText, StopText, Wire
+from kept.serve.openai.structured import OBJECT, made
 from kept.serve.refusal import not_done
 
 # What the wire calls fields of SamplingParams.
@@ -108,16 +111,25 @@ class Shared(Wire):
     shift: bool | None = None
 
     @model_validator(mode="after")
-    def _is_text(self) -> Self:
-        if self.format not in (None, ""):
-            raise not_done("format", "is given, and text is all there is yet")
+    def _has_a_form(self) -> Self:
+        if isinstance(self.format, str) and self.format not in ("", "json"):
+            raise not_done("format", "is neither json nor a JSON schema")
         return self
 
     @property
+    def grammar(self) -> Grammar | None:
+        """What the text has to be, None: any. Raises Refusal."""
+        if self.format is None or self.format == "":
+            return None
+        schema = OBJECT if self.format == "json" else self.format
+        return made(Grammar.json_schema, schema, "format")[0]
+
+    @property
     def params(self) -> SamplingParams:
-        """How tokens are drawn."""
+        """How tokens are drawn. Raises Refusal for a form that cannot be kept to."""
         top = (self.top_logprobs or 0) if self.logprobs else None
-        return (self.options or Options()).to_params(top)
+        params = (self.options or Options()).to_params(top)
+        return params if self.format is None else replace(params, grammar=self.grammar)
 
     @property
     def template_options(self) -> dict[str, object]:

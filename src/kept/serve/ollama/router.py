@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from kept import __version__
+from kept.answers import form_of
 from kept.serve.http import begin, check_model, json_response, place_headers, service_of, tenant_of
 from kept.serve.ollama.answer import Telling, Worded, as_message, as_response
 from kept.serve.ollama.asking import ChatRequest, GenerateRequest
@@ -17,6 +18,9 @@ from kept.serve.openai.heard import hear
 from kept.serve.openai.models import one_model
 from kept.serve.service import Service
 from kept.serve.sse import EventStream, unless_gone
+
+if TYPE_CHECKING:
+    from kept.llm import LLM
 
 router = APIRouter(prefix="/api", tags=["Ollama"])
 
@@ -93,7 +97,7 @@ async def show(body: ShowRequest, request: Request) -> Response:
                 "general.parameter_count": llm.model.num_parameters,
                 f"{family}.context_length": llm.model.config.context,
             },
-            "capabilities": ["completion"],
+            "capabilities": _capabilities(llm),
             "modified_at": found["modified_at"],
         }
     )
@@ -113,7 +117,13 @@ async def _answer(body: ChatRequest | GenerateRequest, request: Request, word: W
         pieces = telling.pieces(answer)
         return EventStream(pieces, media_type=LINES, comment=None, headers=headers)
     [found] = await unless_gone(request, hear(answer))
-    return json_response(telling.last(found.text, found, found.logprobs), headers)
+    return json_response(telling.whole(answer, found), headers)
+
+
+def _capabilities(llm: LLM) -> list[str]:
+    form = form_of(llm.chat_template.templates.values())
+    found = {"completion": True, "tools": form.takes_tools, "thinking": form.reasoning is not None}
+    return [name for name, has in found.items() if has]
 
 
 def _known(service: Service, name: str) -> str:

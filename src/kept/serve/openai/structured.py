@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +13,7 @@ from kept.serve.refusal import Refusal, not_done
 
 MAX_CHOICES: Final = 1024
 MAX_GRAMMAR: Final = 128 << 10  # characters
+OBJECT: Final[dict[str, Any]] = {"type": "object"}  # a schema of any object
 
 GrammarText = Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR)]
 Choices = Annotated[list[GrammarText], Field(min_length=1, max_length=MAX_CHOICES)]
@@ -40,13 +42,13 @@ class ResponseFormat(BaseModel):
         if self.type == "text":
             return None
         if self.type == "json_object":
-            return _made(Grammar.json_schema, {"type": "object"}, "response_format")
+            return made(Grammar.json_schema, OBJECT, "response_format")
         if self.type != "json_schema":
             raise not_done("response_format.type", "is none of text, json_object and json_schema")
         if self.json_schema is None:
             raise not_done("response_format.json_schema", "is missing; give it, with its schema")
         label = "response_format.json_schema.schema"
-        return _made(Grammar.json_schema, self.json_schema.content, label)
+        return made(Grammar.json_schema, self.json_schema.content, label)
 
 
 class StructuredOutputs(BaseModel):
@@ -86,17 +88,18 @@ def grammar_of(
 def _of(name: str, value: Any) -> tuple[Grammar, str]:
     kind = name.removeprefix("structured_outputs.").removeprefix("guided_")
     if kind == "json":
-        return _made(Grammar.json_schema, value, name)
+        return made(Grammar.json_schema, value, name)
     if kind == "json_object":
-        return _made(Grammar.json_schema, {"type": "object"}, name)
+        return made(Grammar.json_schema, OBJECT, name)
     if kind == "regex":
-        return _made(Grammar.regex, value, name)
+        return made(Grammar.regex, value, name)
     if kind == "choice":
-        return _made(Grammar.choice, value, name)
-    return _made(Grammar.lark, value, name)
+        return made(Grammar.choice, value, name)
+    return made(Grammar.lark, value, name)
 
 
-def _made(make: Any, value: Any, label: str) -> tuple[Grammar, str]:
+def made(make: Callable[[Any, str], Grammar], value: Any, label: str) -> tuple[Grammar, str]:
+    """A grammar and the field that asks for it. Raises Refusal for one that cannot be kept to."""
     try:
         return make(value, label), label
     except OptionError as error:

@@ -7,10 +7,13 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from kept.grammar import Grammar
 from kept.sampling import SamplingParams
 from kept.serve.asked import Asked, Chat
 from kept.serve.openai.fields import MAX_TOP_LOGPROBS, ShortText, StreamOptions, Tokens, Wire
+from kept.serve.openai.structured import OBJECT, made
 from kept.serve.refusal import Refusal, not_done
+from kept.serve.responses.choice import Choice, choice_of
 from kept.serve.responses.items import Item, to_messages
 from kept.serve.tenants import Tenant
 
@@ -56,10 +59,36 @@ class Reasoning(Wire):
     mode: ShortText | None = None
 
 
+class Format(Wire):
+    """What form the text has to have."""
+
+    type: ShortText
+    name: ShortText | None = None
+    description: str | None = None
+    content: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None  # it is kept to whatever this says
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        if self.type not in ("text", "json_object", "json_schema"):
+            raise not_done("text.format.type", "is none of text, json_object and json_schema")
+        if self.type == "json_schema" and self.content is None:
+            raise not_done("text.format.schema", "is missing; give the schema there")
+        return self
+
+    def grammar(self) -> tuple[Grammar, str] | None:
+        """What it comes to, and the field that says so; None: any text. Raises Refusal."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return made(Grammar.json_schema, OBJECT, "text.format")
+        return made(Grammar.json_schema, self.content, "text.format.schema")
+
+
 class Text(Wire):
     """The form of the answer."""
 
-    format: dict[str, Any] | None = None
+    format: Format | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
@@ -88,13 +117,16 @@ class Context(Wire):
     truncation: Literal["auto", "disabled"] | None = None  # one too long is refused, never cut
 
     @model_validator(mode="after")
-    def _is_text(self) -> Self:
+    def _can_be_chosen(self) -> Self:
         form = None if self.text is None or self.text.format is None else self.text.format
-        if form is not None and form.get("type") != "text":
-            raise not_done("text.format", "is not text, which is all there is yet")
-        if self.known_tools and self.tool_choice not in (None, "auto", "none"):
-            raise not_done("tool_choice", "asks for a call, which cannot be made sure of yet")
+        if self.choice.must_call and form is not None and form.type != "text":
+            raise not_done("tool_choice", "asks for a call, and text.format for its form")
         return self
+
+    @property
+    def choice(self) -> Choice:
+        """Which tools may, or have to, be called. Raises Refusal."""
+        return choice_of(self.tool_choice, [tool.name or "" for tool in self.known_tools])
 
     @property
     def items(self) -> list[Item]:
@@ -127,11 +159,20 @@ class Context(Wire):
             options["enable_thinking"] = self.reasoning.effort != "none"
         if self.text is not None and self.text.verbosity is not None:
             options["verbosity"] = self.text.verbosity
-        tools = () if self.tool_choice == "none" else self.known_tools
+        choice = self.choice
+        tools = [
+            (i, tool)
+            for i, tool in enumerate(self.tools or ())
+            if tool.is_known and tool.name in choice.names
+        ]
         return Chat(
             messages=tuple(messages),
-            tools=tuple(tool.to_template() for tool in tools),
+            tools=tuple(tool.to_template() for _, tool in tools),
             template_options=options,
+            must_call=choice.must_call,
+            only_tool=choice.only,
+            in_parallel=self.parallel_tool_calls is not False,
+            tool_fields=tuple(f"tools.{i}.parameters" for i, _ in tools),
         )
 
 
@@ -182,11 +223,12 @@ class ResponsesRequest(Context):
 
     def parts(self) -> dict[str, object]:
         """What a prefix depends on beside the input, in the words of diagnostics."""
+        form = None if self.text is None else self.text.format
         return {
             "model": self.model,
             "prompt_cache_key": self.prompt_cache_key,
             "tools": [tool.model_dump() for tool in self.tools or ()],
-            "text_format": None if self.text is None else self.text.format,
+            "text_format": None if form is None else form.model_dump(),
             "reasoning_effort": None if self.reasoning is None else self.reasoning.effort,
             "verbosity": None if self.text is None else self.text.verbosity,
             "service_tier": self.service_tier,
@@ -195,6 +237,8 @@ class ResponsesRequest(Context):
     def to_asked(self, tenant: Tenant, chat: Chat) -> Asked:
         """The request in no protocol's words. Raises OptionError."""
         wants = self.top_logprobs is not None or LOGPROBS in (self.include or ())
+        form = None if self.text is None else self.text.format
+        grammar, field = (None if form is None else form.grammar()) or (None, None)
         return Asked(
             prompts=(chat,),
             params=SamplingParams(
@@ -202,7 +246,9 @@ class ResponsesRequest(Context):
                 temperature=self.temperature,
                 top_p=1e-9 if self.top_p == 0 else self.top_p,  # the likeliest alone
                 logprobs=(self.top_logprobs or 0) if wants else None,
+                grammar=grammar,
             ),
+            grammar_field=field,
             tenant=tenant,
             retain=self.retain,
             interactive=self.stream,

@@ -88,9 +88,9 @@ class Resource:
     def _asked(self) -> dict[str, Any]:
         """The request's fields, those that were not given as they are then."""
         body = self._body
-        text = {"format": {"type": "text"}}
-        if body.text is not None and body.text.verbosity is not None:
-            text["verbosity"] = body.text.verbosity  # type: ignore[assignment]
+        text: dict[str, Any] = {"format": {"type": "text"}}
+        if body.text is not None:
+            text |= body.text.model_dump(exclude_none=True, by_alias=True)
         reasoning = {"effort": None, "summary": None}
         if body.reasoning is not None:
             reasoning |= body.reasoning.model_dump(exclude_none=True)
@@ -175,5 +175,7 @@ def _drawing(service: Service, body: ResponsesRequest) -> dict[str, float]:
 
 
 def _error(failure: Refusal) -> dict[str, Any]:
-    code = "rate_limit_exceeded" if failure.status == 429 else "server_error"
+    code = "invalid_prompt" if failure.status < 500 else "server_error"
+    if failure.status == 429:
+        code = "rate_limit_exceeded"
     return {"code": code, "message": failure.message}

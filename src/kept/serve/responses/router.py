@@ -39,13 +39,12 @@ async def create(body: ResponsesRequest, request: Request) -> Response:
         keep(service, tenant, Stored(found, (*items, *found["output"]), len(before)))
 
     assert service.llm.tokenizer is not None
-    telling = Telling(
-        resource, service.llm.tokenizer, body.caching.prewarm, store if body.store else None
-    )
+    on_end = store if body.store else None
+    telling = Telling(resource, answer, service.llm.tokenizer, body.caching.prewarm, on_end)
     headers = place_headers(answer)
     if body.stream:
-        return EventStream(telling.pieces(answer), headers=headers)
-    found = await unless_gone(request, telling.hear(answer))
+        return EventStream(telling.pieces(), headers=headers)
+    found = await unless_gone(request, telling.hear())
     return json_response(found, headers)
 
 

@@ -1,20 +1,20 @@
-"""A response while it is made: its items, and the events that tell of them."""
+"""A response while it is made: the events that tell of it, one after the other."""
 
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any
 
+from kept.answers import Content
 from kept.engine import Completion
-from kept.sampling import TokenLogprobs
 from kept.serve.answer import Answer
 from kept.serve.events import Delta, Event, Finished
-from kept.serve.openai.logprobs import chat_logprobs
 from kept.serve.refusal import Refusal
+from kept.serve.responses.item_events import CALL, closing, delta, opening
 from kept.serve.responses.resource import Resource
+from kept.serve.responses.writing import Writing
 from kept.serve.sse import sse
 from kept.text import Tokenizer
 
@@ -26,47 +26,46 @@ Told = Iterator[dict[str, Any]]
 class Telling:
     """Takes the events of an answer, and gives those of OpenAI's, numbered and in their order:
 
-    response.created, .in_progress, for each item output_item.added, its parts and their deltas,
-    output_item.done, and last response.completed, .incomplete or .failed.
+    response.created, .in_progress, for each item output_item.added, its parts or arguments and
+    their deltas, output_item.done, and last response.completed, .incomplete or .failed.
 
-    output: the items so far. completion, failure: at the end. on_end: told of the object then,
-    unless it failed.
+    completion, failure: at the end. on_end: told of the object then, unless it failed.
     """
 
     def __init__(
         self,
         resource: Resource,
+        answer: Answer,
         tokenizer: Tokenizer,
         is_silent: bool = False,
         on_end: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """is_silent: whatever is drawn is not told, as the prompt alone was to be read."""
-        self._resource, self._tokenizer = resource, tokenizer
+        self._resource, self._answer = resource, answer
+        self._writing, self._parser = Writing(tokenizer), answer.parser(0)
         self._is_silent, self._on_end = is_silent, on_end
         self._number = 0
-        self._is_open = False
-        self.output: list[dict[str, Any]] = []
         self.completion: Completion | None = None
         self.failure: Refusal | None = None
 
-    async def pieces(self, answer: Answer) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The stream, down to its last event."""
         for told in self.begin():
             yield sse(told, told["type"])
         try:
-            async with aclosing(answer.events()) as events:
+            async with aclosing(self._answer.events()) as events:
                 async for event in events:
                     for told in self.tell(event):
                         yield sse(told, told["type"])
         except Exception as error:
             log.exception("a stream failed")
-            self.failure = answer.service.refusal_of(error)
+            self.failure = self._answer.service.refusal_of(error)
         last = self.end()
         yield sse(last, last["type"])
 
-    async def hear(self, answer: Answer) -> dict[str, Any]:
+    async def hear(self) -> dict[str, Any]:
         """The object at the end, with nothing told before. Raises the Refusal it ended in."""
-        async with aclosing(answer.events()) as events:
+        async with aclosing(self._answer.events()) as events:
             async for event in events:
                 for _ in self.tell(event):
                     pass
@@ -83,74 +82,33 @@ class Telling:
     def tell(self, event: Event) -> Told:
         """The events that one of the answer's becomes."""
         if isinstance(event, Delta) and not self._is_silent:
-            yield from self.text(event.text, event.logprobs)
+            if self._parser is not None:
+                parts = self._parser.add(event.text)
+            else:
+                parts = [Content(event.text)] if event.text or event.logprobs else []
+            for kind, fields in self._writing.add(parts, event.logprobs):
+                yield self._event(kind, **fields)
         elif isinstance(event, Finished):
             self.completion, self.failure = event.completion, event.failure
-            status = "completed" if self.failure is None else "incomplete"
-            if self._resource.status(self.completion, self.failure) == "incomplete":
-                status = "incomplete"
-            yield from self.close(status)
+            yield from self._close(event)
 
     def end(self) -> dict[str, Any]:
         """The last event."""
         found = None if self.failure is not None else self.completion
-        body = self._resource.body(self.output, found, self.failure)
+        body = self._resource.body(self._writing.output, found, self.failure)
         if self._on_end is not None and self.failure is None:
             self._on_end(body)
         return self._event(f"response.{body['status']}", response=body)
 
-    def text(self, text: str, drawn: Sequence[TokenLogprobs] = ()) -> Told:
-        """More of the text that the model says."""
-        if not text and not drawn:
-            return
-        if not self._is_open:
-            yield from self._open()
-        logprobs = list(chat_logprobs(self._tokenizer, drawn)["content"])
-        part = self._part
-        part["text"] += text
-        part["logprobs"] += logprobs
-        yield self._of_part("response.output_text.delta", delta=text, logprobs=logprobs)
-
-    def close(self, status: str) -> Told:
-        """The item that is open is all there will be of it."""
-        if not self._is_open:
-            return
-        self._is_open = False
-        part, item = self._part, self.output[-1]
-        item["status"] = status
-        yield self._of_part(
-            "response.output_text.done", text=part["text"], logprobs=part["logprobs"]
-        )
-        yield self._of_part("response.content_part.done", part=dict(part))
-        yield self._of_item("response.output_item.done", item=item)
-
-    @property
-    def _part(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.output[-1]["content"][-1]
-        return found
-
-    def _open(self) -> Told:
-        self._is_open = True
-        item: dict[str, Any] = {
-            "id": f"msg_{secrets.token_hex(16)}",
-            "type": "message",
-            "status": "in_progress",
-            "role": "assistant",
-            "content": [],
-        }
-        self.output.append(item)
-        yield self._of_item("response.output_item.added", item={**item, "content": []})
-        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        item["content"].append(part)
-        yield self._of_part("response.content_part.added", part={**part, "logprobs": []})
-
-    def _of_part(self, kind: str, **more: Any) -> dict[str, Any]:
-        item = self.output[-1]
-        more = {"item_id": item["id"], "content_index": len(item["content"]) - 1, **more}
-        return self._of_item(kind, **more)
-
-    def _of_item(self, kind: str, **more: Any) -> dict[str, Any]:
-        return self._event(kind, output_index=len(self.output) - 1, **more)
+    def _close(self, event: Finished) -> Told:
+        status = "completed" if event.failure is None else "incomplete"
+        if self._resource.status(event.completion, event.failure) == "incomplete":
+            status = "incomplete"
+        if self._parser is not None and not self._is_silent:
+            for kind, fields in self._writing.add(self._parser.finish()):
+                yield self._event(kind, **fields)
+        for kind, fields in self._writing.close(status):
+            yield self._event(kind, **fields)
 
     def _event(self, kind: str, **more: Any) -> dict[str, Any]:
         self._number += 1
@@ -168,15 +126,18 @@ def told_again(body: dict[str, Any]) -> list[dict[str, Any]]:
     for what in ("created", "in_progress"):
         tell(f"response.{what}", response=begun)
     for index, item in enumerate(body["output"]):
-        tell("response.output_item.added", output_index=index, item={**item, "content": []})
-        for number, part in enumerate(item["content"]):
-            where = {"output_index": index, "item_id": item["id"], "content_index": number}
-            empty = {**part, "text": "", "logprobs": []}
-            text, logprobs = part["text"], part["logprobs"]
-            tell("response.content_part.added", **where, part=empty)
-            tell("response.output_text.delta", **where, delta=text, logprobs=logprobs)
-            tell("response.output_text.done", **where, text=text, logprobs=logprobs)
-            tell("response.content_part.done", **where, part=part)
-        tell("response.output_item.done", output_index=index, item=item)
+        for kind, fields in _told_again(item, index):
+            tell(kind, **fields)
     tell(f"response.{body['status']}", response=body)
     return found
+
+
+def _told_again(item: dict[str, Any], index: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield from opening(item, index)
+    if item["type"] == CALL:
+        yield delta(item, index, item["arguments"])
+    else:
+        part = item["content"][0]
+        logprobs = {"logprobs": part["logprobs"]} if "logprobs" in part else {}
+        yield delta(item, index, part["text"], **logprobs)
+    yield from closing(item, index)

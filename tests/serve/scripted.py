@@ -1,0 +1,68 @@
+"""A model that says what a script has it say, in the marks of Qwen 3's answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import kept
+from kept import LLM
+from kept.text import Tokenizer
+
+MARKS: Final = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+_END: Final = "<|endoftext|>"
+_CONTEXT: Final = 20  # tokens that decide the next one
+# As Qwen 3's: tools are shown, reasoning of earlier turns is not, and enable_thinking=false opens
+# and closes it.
+_TEMPLATE: Final = (
+    "{% if tools %}# Tools: {% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    "Answer with <tool_call> and </tool_call> around a call.\n{% endif %}"
+    "{% for m in messages %}{{ m.role }}: "
+    "{% if m.content %}{{ m.content.split('</think>')[-1].lstrip('\n') }}{% endif %}"
+    "{% for call in m.tool_calls or [] %}"
+    '\n<tool_call>\n{"name": "{{ call.function.name }}", "arguments": '
+    "{{ call.function.arguments | tojson }}}\n</tool_call>{% endfor %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}"
+    "<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def scripted(folder: Path, script: Mapping[str, str]) -> LLM:
+    """The bundled model with marks for tokens, which answers the last message of a user by the
+    script; as it likes where its options forbid that."""
+    shutil.copytree(Path(kept.__file__).parent / "bundled", folder, dirs_exist_ok=True)
+    _mark(folder / "tokenizer.json")
+    _change(folder / "tokenizer_config.json", {"chat_template": _TEMPLATE})
+    tokenizer = Tokenizer.from_folder(folder)
+    biases: dict[tuple[int, ...], int] = {}
+    for asked, text in script.items():
+        prompt = tokenizer.encode(f"user: {asked}\nassistant:\n")
+        tokens = [*prompt, *tokenizer.encode(text + _END)]
+        for i in range(len(prompt), len(tokens)):
+            context = tuple(tokens[max(i - _CONTEXT, 0) : i])
+            assert biases.setdefault(context, tokens[i]) == tokens[i], (asked, text)
+    found = [[[*context, token], 200.0] for context, token in biases.items()]
+    _change(folder / "generation_config.json", {"sequence_bias": found})
+    return LLM(folder)
+
+
+def _mark(file: Path) -> None:
+    """Give the marks the ids of the last tokens that were learned, of which no other is made."""
+    read = json.loads(file.read_text())
+    vocab, merges = read["model"]["vocab"], read["model"]["merges"]
+    first = len(vocab) - len(MARKS)
+    del merges[-len(MARKS) :]
+    read["model"]["vocab"] = {token: i for token, i in vocab.items() if i < first}
+    for i, mark in enumerate(MARKS, first):
+        read["model"]["vocab"][mark] = i
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        read["added_tokens"].append({"id": i, "content": mark, **flags})
+    file.write_text(json.dumps(read))
+
+
+def _change(file: Path, values: Mapping[str, object]) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
