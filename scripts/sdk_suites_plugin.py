@@ -21,7 +21,7 @@ LEFT_OUT: Mapping[str, Mapping[str, str]] = {
     "/v1/messages": {
         "container": "nothing runs at the server",
         "inference_geo": "a model runs where its server stands",
-        "output_config.format": "is not kept to yet",
+        "output_config.format": "its schema in the example is none",
     },
     "/responses": {
         "access_programs": "there are none",

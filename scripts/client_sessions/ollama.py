@@ -1,5 +1,6 @@
-"""ollama: a chat and its stream, generate, and what it says of models."""
+"""ollama: a chat and its stream, one of a schema, generate, and what it says of models."""
 
+import json
 import sys
 
 import ollama
@@ -11,6 +12,9 @@ parts = list(client.chat(model="kept", messages=asked, options={"num_predict": 8
 assert "".join(part.message.content or "" for part in parts) == whole.message.content
 assert parts[-1].eval_count == 8
 assert client.generate(model="kept", prompt="a = ", raw=True, options={"num_predict": 4}).response
+schema = {"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]}
+formed = client.chat(model="kept", messages=asked, format=schema, options={"num_predict": 80})
+assert isinstance(json.loads(formed.message.content or "")["n"], bool)
 assert client.list().models[0].model == "kept"
 assert client.show("kept").modelinfo
 print(whole.message.content)
