@@ -7,9 +7,11 @@ import threading
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from kept.engine.continuation import Continuation
 from kept.engine.engine import Engine
+from kept.engine.posting import Post
 from kept.engine.request import Event, Request
 from kept.errors import EngineError, OptionError
 from kept.sampling import TokenLogprobs
@@ -38,7 +40,8 @@ class AsyncEngine:
     """Runs requests for any number of coroutines, of one loop or several.
 
     What a consumer does not take yet stays with the text itself, so however far it lags, that is
-    one piece. Others may use the engine meanwhile. Close it with `aclose`, or `async with`.
+    one piece. First tokens and ends are told at once, others as `Post` says. Others may use the
+    engine meanwhile. Close it with `aclose`, or `async with`.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -49,6 +52,7 @@ class AsyncEngine:
         self._open: set[Request] = set()
         self._is_draining = self._is_closed = False
         self._failure: Exception | None = None  # by which the thread has ended
+        self._posts = WeakValueDictionary[asyncio.AbstractEventLoop, Post]()
         self._thread = threading.Thread(target=self._run, name="kept engine", daemon=True)
         self._thread.start()
 
@@ -69,8 +73,8 @@ class AsyncEngine:
         """
         if request.on_event is not None:
             raise OptionError("generate hears of the request's events itself; leave on_event out")
-        loop, news = asyncio.get_running_loop(), asyncio.Event()
-        request.on_event = lambda _: loop.call_soon_threadsafe(news.set)
+        post, news = self._post(), asyncio.Event()
+        request.on_event = lambda event: post.put(news, is_urgent=_is_urgent(event))
         taken = [_Taken() for _ in request.group.results]
         try:
             self._submit(request)
@@ -104,6 +108,14 @@ class AsyncEngine:
                 self.engine.cancel(request)
             self._changed.notify_all()
         await asyncio.to_thread(self._thread.join)
+
+    def _post(self) -> Post:
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            found = self._posts.get(loop)
+            if found is None:
+                found = self._posts[loop] = Post(loop)
+            return found
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -168,6 +180,12 @@ class AsyncEngine:
             if tell is not None:
                 with suppress(RuntimeError):  # its loop has been closed
                     tell(Event(request, None))
+
+
+def _is_urgent(event: Event) -> bool:
+    """Whether somebody has waited for it and nothing else: a text's first token, or the end."""
+    text = event.continuation
+    return text is None or text.history.num_generated <= 1
 
 
 @dataclass(slots=True)
