@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from kept.serve.flow import ticking
-
 T = TypeVar("T")
+# Made once: json.dumps would make one for each piece.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 KEEP_ALIVE: Final = 5.0  # seconds of silence after which a comment says that somebody is there
 COMMENT: Final = b": kept\n\n"
@@ -26,7 +27,7 @@ class GoneError(Exception):
 
 def to_json(value: object) -> bytes:
     """Compact JSON. What is no number is null, as other readers know no NaN."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def sse(data: object, event: str | None = None) -> bytes:
@@ -39,20 +40,21 @@ def sse(data: object, event: str | None = None) -> bytes:
 class EventStream(Response):
     """An ASGI answer of pieces that are sent as they come.
 
-    Its headers go at once. While `pieces` is silent, `comment` is sent every five seconds by the
-    loop's own clock, whatever the engine does; None: nothing is. A client that leaves ends the
-    iteration at once, wherever it stands.
+    Its headers go at once. While `pieces` is silent, what `comment` returns is sent every five
+    seconds by the loop's own clock, whatever the engine does; None: nothing is. A client that
+    leaves ends the iteration at once, wherever it stands.
     """
 
     def __init__(
         self,
-        pieces: AsyncIterator[bytes],
+        pieces: AsyncGenerator[bytes, None],
         *,
         media_type: str = "text/event-stream",
-        comment: bytes | None = COMMENT,
+        comment: Callable[[], bytes] | None = lambda: COMMENT,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._pieces, self._comment = pieces, comment
+        self._is_sending, self._sent_at = False, 0.0
         given = {
             "Content-Type": f"{media_type}; charset=utf-8",
             "Cache-Control": "no-store",
@@ -80,12 +82,32 @@ class EventStream(Response):
                 await leaving
 
     async def _send(self, send: Send) -> None:
-        async with aclosing(ticking(self._pieces, KEEP_ALIVE)) as pieces:
-            async for piece in pieces:
-                body = self._comment if piece is None else piece
-                if body:
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
+        beating = asyncio.ensure_future(self._beat(send))
+        try:
+            async with aclosing(self._pieces) as pieces:
+                async for piece in pieces:
+                    if piece:
+                        await self._hand_on(piece, send)
+        finally:
+            beating.cancel()
+            with suppress(asyncio.CancelledError, OSError):
+                await beating
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _hand_on(self, body: bytes, send: Send) -> None:
+        self._is_sending = True
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        self._is_sending = False
+        self._sent_at = monotonic()
+
+    async def _beat(self, send: Send) -> None:
+        """Send comments, in a task of its own: one for each piece would cost more than the piece."""
+        self._sent_at = monotonic()
+        while self._comment is not None:
+            wait = self._sent_at + KEEP_ALIVE - monotonic()
+            if wait <= 0 and not self._is_sending:
+                await self._hand_on(self._comment(), send)
+            await asyncio.sleep(wait if wait > 0 else KEEP_ALIVE)
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

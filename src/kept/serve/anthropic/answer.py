@@ -16,11 +16,10 @@ from kept.serve.anthropic.errors import error_body
 from kept.serve.anthropic.messages import MessagesRequest
 from kept.serve.anthropic.writing import Writing
 from kept.serve.events import Delta, Event, Finished, Started
-from kept.serve.flow import ticking
 from kept.serve.openai.usage import kept_usage
 from kept.serve.refusal import Refusal
 from kept.serve.service import Service
-from kept.serve.sse import COMMENT, KEEP_ALIVE, sse
+from kept.serve.sse import COMMENT, sse
 
 log = logging.getLogger("kept.serve")
 
@@ -104,20 +103,21 @@ class Telling:
         self._writing = Writing(shows_thinking=body.shows_thinking)
         self._parser = answer.parser(0)
         self._failure: Refusal | None = None
+        self._idle = COMMENT
+
+    def idle(self) -> bytes:
+        """What is to be sent while nothing happens."""
+        return self._idle
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The stream, down to its last event."""
-        idle = COMMENT
         try:
-            async with aclosing(ticking(self._answer.events(), KEEP_ALIVE)) as events:
+            async with aclosing(self._answer.events()) as events:
                 async for event in events:
-                    if event is None:
-                        yield idle
-                        continue
                     for told in self._tell(event):
                         yield sse(told, told["type"])
                     if isinstance(event, Started):
-                        idle = PING
+                        self._idle = PING
                         yield PING
         except Exception as error:
             log.exception("a stream failed")
