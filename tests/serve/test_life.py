@@ -71,12 +71,16 @@ def test_what_cannot_start_in_time_is_refused_at_once(llm: LLM) -> None:
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+        unread = server.http.post("/v1/messages", content=b"no JSON")
+        assert (unread.status_code, unread.json()["type"]) == (429, "error")
+        echo = {"prompt": "a", "max_tokens": 0, "echo": True}  # which computes no text
+        assert server.http.post("/v1/completions", json=echo).json()["choices"][0]["text"] == "a"
         for client in clients:
             client.close()
         assert until(lambda: server.service.is_idle)
         assert server.complete().status_code == 200
         text = server.http.get("/metrics").text
-        assert 'vllm:admission_rejections_total{model_name="kept",reason="queue_time"} 1.0' in text
+        assert 'vllm:admission_rejections_total{model_name="kept",reason="queue_time"} 2.0' in text
 
 
 def test_draining_ends_streams_and_takes_no_more(llm: LLM) -> None:

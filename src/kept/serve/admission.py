@@ -55,7 +55,15 @@ class Admission:
         self.rejected = 0
 
     def enter(self, num_texts: int) -> Ticket:
-        """Take a request in, or raise the Refusal (429) that says when to come again."""
+        """Take a request in, or raise as `check`."""
+        place, wait = self.check(num_texts)
+        ticket = Ticket(num_texts, place, wait)
+        self._open[ticket] = self._clock()
+        return ticket
+
+    def check(self, num_texts: int) -> tuple[int, float]:
+        """How many texts were to start before a request, and the seconds it would wait; takes
+        nothing in. Raises the Refusal (429) that says when to come again."""
         before = sum(ticket.num_texts for ticket in self._open)
         place = max(before + num_texts - self._num_slots, 0)
         wait = place * self._interval()
@@ -69,9 +77,7 @@ class Admission:
                 "rate_limit_exceeded",
                 headers={"Retry-After": f"{again:.0f}"},
             )
-        ticket = Ticket(num_texts, place, wait)
-        self._open[ticket] = self._clock()
-        return ticket
+        return place, wait
 
     def leave(self, ticket: Ticket) -> None:
         """The request has ended, however; without effect a second time."""

@@ -20,6 +20,7 @@ from kept.serve import cache, health, live, page_files
 from kept.serve.access import AccessLog
 from kept.serve.anthropic.errors import error_body as anthropic_error
 from kept.serve.anthropic.router import router as anthropic_router
+from kept.serve.door import Door
 from kept.serve.guard import Guard
 from kept.serve.http import refusal_response, service_of
 from kept.serve.invalid import refusal_of_validation
@@ -40,24 +41,28 @@ CLIENT_GONE: Final = 499  # as nginx notes it; nobody reads it
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """A protocol: its routes, and how it words an error on paths that begin with one of `paths`."""
+    """A protocol: its routes, and how it words an error on paths that begin with one of `paths`.
+
+    texts: those of its paths to which every POST asks for a text.
+    """
 
     router: APIRouter
     error_body: Callable[[Refusal], Any]
     paths: tuple[str, ...]
+    texts: tuple[str, ...] = ()
 
 
 # The first whose path fits words the error. The last one has every other path.
 PROTOCOLS: Final = (
     Protocol(health.router, openai_error, ("/health", "/ready")),
     Protocol(vllm_router, openai_error, ("/tokenize", "/detokenize")),
-    Protocol(anthropic_router, anthropic_error, ("/v1/messages",)),
+    Protocol(anthropic_router, anthropic_error, ("/v1/messages",), ("/v1/messages",)),
     Protocol(ollama_router, ollama_error, ("/api/",)),
-    Protocol(responses_router, openai_error, ("/v1/responses",)),
+    Protocol(responses_router, openai_error, ("/v1/responses",), ("/v1/responses",)),
     Protocol(page_files.router, openai_error, ("/page/",)),
     Protocol(cache.router, openai_error, ("/kept/cache",)),
     Protocol(live.router, openai_error, ("/kept/live",)),
-    Protocol(openai_router, openai_error, ("/",)),
+    Protocol(openai_router, openai_error, ("/",), ("/v1/chat/completions", "/v1/completions")),
 )
 
 
@@ -86,8 +91,9 @@ def make_app(service: Service, *, is_local: bool = True) -> ASGIApp:
     app.add_exception_handler(GoneError, _gone)
     for kind in (KeptError, MemoryError, Exception):
         app.add_exception_handler(kind, _failed)
+    texts = frozenset(path for protocol in PROTOCOLS for path in protocol.texts)
     guarded = Guard(
-        app,
+        Door(app, texts, check_room=service.check_room, refuse=refused),
         service.settings,
         service.keys,
         is_local=is_local,
@@ -104,12 +110,13 @@ def refused(scope: Scope, refusal: Refusal) -> Response:
     return refusal_response(protocol.error_body(refusal), refusal)
 
 
-def _invalid(request: Request, error: Exception) -> Response:
+# Handlers are coroutines: Starlette has a thread call what is none.
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return refused(request.scope, refusal_of_validation(error.errors()))
 
 
-def _of_routing(request: Request, error: Exception) -> Response:
+async def _of_routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     messages = {
@@ -122,11 +129,11 @@ def _of_routing(request: Request, error: Exception) -> Response:
     return refused(request.scope, Refusal(message, error.status_code, code, headers=headers))
 
 
-def _gone(request: Request, error: Exception) -> Response:
+async def _gone(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
 
 
-def _failed(request: Request, error: Exception) -> Response:
+async def _failed(request: Request, error: Exception) -> Response:
     refusal = service_of(request).refusal_of(error)
     if refusal.status >= 500 and isinstance(error, KeptError):  # others the server logs itself
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)

@@ -139,7 +139,7 @@ class Guard:
             ) from None
         if message["type"] == "http.request":
             check_depth(message["body"], self._settings.max_depth)
-        return _after(message, receive)
+        return after(message, receive)
 
 
 def check_depth(body: bytes, most: int) -> None:
@@ -155,7 +155,8 @@ def check_depth(body: bytes, most: int) -> None:
             )
 
 
-def _after(first: Message, receive: Receive) -> Receive:
+def after(first: Message, receive: Receive) -> Receive:
+    """What receives a message that has been received already, and then on."""
     waiting = [first]
 
     async def next_message() -> Message:

@@ -148,6 +148,15 @@ class Service:
                 headers={"Retry-After": "5"},
             )
 
+    def check_room(self) -> None:
+        """Raise Refusal where there is no room for any request of a text, however short."""
+        self.check_open()
+        try:
+            self.admission.check(1)
+        except Refusal:
+            self.metrics.refuse("queue_time")
+            raise
+
     def refusal_of(self, error: Exception, asked: Asked | None = None) -> Refusal:
         """What a client is told of an error: as `refusal_of`, without this machine's paths."""
         found = refusal_of(error, {} if asked is None else asked.fields)
