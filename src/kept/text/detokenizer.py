@@ -38,7 +38,8 @@ class IncrementalDetokenizer:
     The pieces and `finish()` joined are `tokenizer.decode(ids)`, character for character, while the
     cost of a token does not grow with the text. After a prompt they are what follows
     `decode(prompt)` in `decode(prompt + ids)`, so the space before the first word is there; a
-    character the prompt left unfinished comes with the token that completes it.
+    character the prompt left unfinished comes with the token that completes it, and is the prompt's
+    own U+FFFD, which is not shown again, where none does.
 
     For one text: not to be shared between threads, nor used after `finish()`.
     """
@@ -54,30 +55,45 @@ class IncrementalDetokenizer:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
         self._steps = _build_steps(tokenizer)
+        self._of_prompt = self._held = ""
         tokens = filter(None, map(self._token, reversed(prompt_ids)))
         if window := list(islice(tokens, _PROMPT_WINDOW))[::-1]:
             self._run(window)
             self._drain("settle")
+            self._of_prompt = self._forked()._drain("finish")
 
     def add(self, token_ids: Sequence[int]) -> str:
         """Take the next token ids, give the text that is now certain (often none)."""
-        return self._run([token for token in map(self._token, token_ids) if token is not None])
+        tokens = [token for token in map(self._token, token_ids) if token is not None]
+        return self._beyond_prompt(self._run(tokens))
 
     def special(self, token_id: int) -> tuple[str, str]:
         """How a special token would be spelled next, and the text withheld that comes before it.
 
         Changes nothing: the token is not part of the text.
         """
-        withheld = self._forked()._drain("finish")
+        withheld = self._forked().finish()
         shown = self._forked()
         token = self._tokenizer.id_to_token(token_id)
-        whole = shown._run([] if token is None else [token]) + shown._drain("finish")
+        whole = shown._beyond_prompt(shown._run([] if token is None else [token]))
+        whole += shown.finish()
         common = common_length(withheld, whole)
         return whole[common:], withheld[:common]
 
     def finish(self) -> str:
         """Say that no more tokens come; give the rest, U+FFFD for bytes that make no character."""
-        return self._drain("finish")
+        return self._beyond_prompt(self._drain("finish"), is_over=True)
+
+    def _beyond_prompt(self, text: str, is_over: bool = False) -> str:
+        # What the prompt's text ends with if nothing completes it comes again in front of the rest.
+        if not self._of_prompt:
+            return text
+        text, self._held = self._held + text, ""
+        if not is_over and len(text) < len(self._of_prompt) and self._of_prompt.startswith(text):
+            self._held = text
+            return ""
+        of_prompt, self._of_prompt = self._of_prompt, ""
+        return text.removeprefix(of_prompt)
 
     def _forked(self) -> IncrementalDetokenizer:
         forked = copy(self)

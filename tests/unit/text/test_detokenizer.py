@@ -137,6 +137,18 @@ def test_a_character_begun_in_the_prompt_comes_whole(
     assert "".join(stream(detokenizer, one_by_one(byte_ids(tokenizer, last)))) == "🙂"
 
 
+@pytest.mark.parametrize("name", ["byte_level", "byte_fallback"])
+@pytest.mark.parametrize("begun", ["é".encode()[:1], "🙂".encode()[:2], "🙂".encode()[:3]])
+@pytest.mark.parametrize("rest", [b"", b"b", b"b\xc3"])
+def test_a_character_that_nobody_completes_is_of_the_prompt_alone(
+    name: str, begun: bytes, rest: bytes, request: pytest.FixtureRequest
+) -> None:
+    tokenizer: Tokenizer = request.getfixturevalue(name)
+    prompt, ids = byte_ids(tokenizer, b"a" + begun), byte_ids(tokenizer, rest)
+    pieces = stream(IncrementalDetokenizer(tokenizer, prompt), one_by_one(ids))
+    assert tokenizer.decode(prompt) + "".join(pieces) == tokenizer.decode(prompt + ids)
+
+
 def test_bytes_that_end_the_prompt_are_not_shown_again(byte_fallback: Tokenizer) -> None:
     prompt_ids = byte_ids(byte_fallback, "🙂".encode())
     more = byte_ids(byte_fallback, "é".encode())
