@@ -27,6 +27,16 @@ def engines(model: Toy, blocks: int, count: int = 2) -> list[Engine]:
     return [made() for _ in range(count)]
 
 
+def slot_caches(model: Toy) -> SlotCaches:
+    return SlotCaches(
+        find_kv_codec("float32"),
+        lambda num_slots: make_cache(
+            model.kv_shapes, "static", num_slots=num_slots, max_cache_len=64
+        ),
+        lambda num_slots, _: num_slots * EACH,
+    )
+
+
 def request(length: int, seed: int = 0, **options: int) -> Request:
     return Request(make_group(story(length, seed), resolved(**options), RULE))
 
@@ -188,6 +198,16 @@ def interrupting(*of: object) -> list[Request]:
     raise KeyboardInterrupt
 
 
+def test_an_idle_cache_makes_room_for_a_wider_one_of_its_own_engine() -> None:
+    model, room = Toy(512), Room(3 * EACH)
+    engine = Engine(model, slot_caches(model), ContextRule(64), max_slots=3, room=room)
+    narrow = request(40, 1, max_new_tokens=9, num_return_sequences=2, do_sample=True)
+    wide = request(40, 2, max_new_tokens=9, num_return_sequences=3, do_sample=True)
+    finish(engine, narrow)
+    finish(engine, wide)
+    check(narrow, wide)
+
+
 def test_ctrl_c_at_any_line_leaves_the_room_right() -> None:
     """Texts go on as they would, and nothing stays reserved that nobody holds."""
 
@@ -197,13 +217,7 @@ def test_ctrl_c_at_any_line_leaves_the_room_right() -> None:
         asked = [request(60, 1, max_new_tokens=70), request(70, 2, max_new_tokens=20)]
         asked.append(request(40, 3, max_new_tokens=9, num_return_sequences=2, do_sample=True))
         room = found[0].room
-        caches = SlotCaches(
-            find_kv_codec("float32"),
-            lambda num_slots: make_cache(
-                model.kv_shapes, "static", num_slots=num_slots, max_cache_len=64
-            ),
-            lambda num_slots, _: num_slots * EACH,
-        )
+        caches = slot_caches(model)
         found.append(Engine(model, caches, ContextRule(64), max_slots=2, room=room))
         for engine, one in zip(found, asked, strict=True):
             engine.submit(one)

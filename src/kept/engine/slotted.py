@@ -31,6 +31,7 @@ class SlottedResidents(Residents):
         self._caches, self._most_slots = caches, num_slots
         self._rule, self._room, self._owner = rule, room, owner
         self._held: Held | None = None
+        self._num_holds = 0
         self._num_expected, self._last_use = 0, time.monotonic()
         self._last: Continuation | None = None  # who left last, until anybody comes
         if caches.first is not None:
@@ -88,7 +89,7 @@ class SlottedResidents(Residents):
         """See `Residents.start`."""
         num_slots = request.width + sum(other.width for other in running)
         longest = longest_text(request, self._rule)
-        before = self._held
+        before = self._num_holds  # no cache itself, which could not go while it is named here
         try:
             is_had = self._have(num_slots, longest)
         except (CacheFullError, MemoryError) as error:  # of the machine, whatever the room says
@@ -96,7 +97,7 @@ class SlottedResidents(Residents):
         if not is_had:
             self._room.claim(self._owner, request, self.needed_bytes(request) + beside)
             return False
-        if self._held is not before and not running:
+        if self._num_holds != before and not running:
             for continuation in request.live:  # what it was to go on from has gone
                 continuation.num_computed = 0
                 continuation.usage.cached.clear()
@@ -122,8 +123,7 @@ class SlottedResidents(Residents):
 
     def _have(self, num_slots: int, longest: int) -> bool:
         """Have a cache of so many slots for so many tokens, if there is room for one."""
-        held = self._held
-        if held is not None and held.cache.num_slots >= num_slots and self._reaches(held, longest):
+        if self.num_slots >= num_slots and self._reaches(longest):
             return True
         if not self._in:
             self._hold(None)
@@ -136,8 +136,11 @@ class SlottedResidents(Residents):
                 return True
         return False
 
-    def _reaches(self, held: Held, longest: int) -> bool:
+    def _reaches(self, longest: int) -> bool:
         """Have room for so long sequences in the slots that there are."""
+        held = self._held
+        if held is None:
+            return False
         if held.longest >= longest:
             return True
         needed = self._caches.num_bytes(held.cache.num_slots, longest)
@@ -173,6 +176,7 @@ class SlottedResidents(Residents):
 
     def _hold(self, held: Held | None) -> None:
         self._held = held
+        self._num_holds += 1
         self.cache = None if held is None else held.cache
         self.num_slots = 0 if held is None else held.cache.num_slots
         self._free = [slot for slot in range(self.num_slots) if slot not in self._in]
