@@ -133,7 +133,9 @@ class Encoding:
         if num_bytes > self._room.spare(self._owner):
             return False
         if not self._room.make(lambda: num_bytes - budget.free, self._owner):
-            return False
+            self._residents.forget()  # an idle cache of slots, which does not go for its own engine
+            if num_bytes > budget.free:
+                return False
         self._set_aside[request] = budget.reserve(num_bytes)
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,13 @@ def test_a_saved_cache_goes_on(pair: Pair, codec: str, tmp_path: Path) -> None:
     step = draw(4, 1)
     found, expected = (pair.model(decoder_input_ids=step, cache=c).logits for c in (loaded, held))
     assert torch.equal(found, expected)
+
+
+def test_an_idle_cache_of_slots_makes_room_for_an_input(made: Callable[[str], Pair]) -> None:
+    """Six texts leave a cache that takes most of the room, which one long input then needs."""
+    folder, options = made("v1.1").folder, {"cache_implementation": "static", "max_new_tokens": 8}
+    [prompt] = draw(1, 90).tolist()
+    expected = made("v1.1").llm.generate([prompt], **options)[0].token_ids
+    llm = kept.LLM(folder, kv_memory=230_000)
+    llm.generate([[5]], num_return_sequences=6, do_sample=True, **options)
+    assert llm.generate([prompt], **options)[0].token_ids == expected
