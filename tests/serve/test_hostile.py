@@ -18,7 +18,8 @@ from kept.serve.app import make_app
 from .serving import Served, served
 
 KEY = "0123456789abcdef"
-OPEN = {"/health", "/ready"}
+OPEN = {"/health", "/ready", "/"}
+PAGE = "/page/"
 PROMPT = {"prompt": "def f", "max_tokens": 2}
 
 
@@ -58,14 +59,15 @@ def raw(server: Served, request: bytes) -> bytes:
     return found
 
 
-def test_every_route_needs_a_key_but_health(locked: Served) -> None:
+def test_every_route_needs_a_key_but_health_and_the_page(locked: Served) -> None:
     listed = set(routes_of(make_app(locked.service)))
     assert {("POST", "/v1/chat/completions"), ("GET", "/v1/models")} <= listed
     listed |= {("GET", "/nowhere"), ("GET", "/openapi.json"), ("POST", "/health/")}
     listed |= {("GET", "//health"), ("GET", "/health/../v1/models"), ("GET", "/HEALTH")}
     for method, path in sorted(listed):
         found = locked.http.request(method, path)
-        assert (found.status_code == 401) == (path not in OPEN), (method, path, found)
+        is_open = path in OPEN or path.startswith(PAGE)
+        assert (found.status_code == 401) != is_open, (method, path, found)
         if found.status_code == 401 and method != "HEAD":
             assert found.headers["www-authenticate"] == "Bearer"
             assert KEY not in found.text
