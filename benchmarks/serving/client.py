@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,36 @@ class Told:
     usage: dict[str, Any] = field(default_factory=dict)
     finish: str | None = None
     error: str = ""
+    heard: list[tuple[float, bytes]] = field(default_factory=list)
+
+    def read(self) -> None:
+        """Take in what was only heard, where `ask` was told to put that off."""
+        data, ends, end = b"".join(piece for _, piece in self.heard), list[int](), 0
+        for _, piece in self.heard:
+            end += len(piece)
+            ends.append(end)
+        begin = 0
+        while not self.is_whole and not self.error and (end := data.find(b"\n", begin)) >= 0:
+            self.take(data[begin:end], self.heard[bisect_right(ends, end)][0])
+            begin = end + 1
+
+    def take(self, line: bytes, at: float) -> None:
+        """Take in a line of a stream."""
+        if not line.startswith(b"data: "):  # comments, and the sizes of HTTP's chunks
+            return
+        if line.startswith(b"data: [DONE]"):
+            self.is_whole = True
+            return
+        found = json.loads(line[6:])
+        if "error" in found:
+            self.error = json.dumps(found)[:300]
+            return
+        self.usage = found.get("usage") or self.usage
+        for choice in found["choices"]:
+            self.finish = choice["finish_reason"] or self.finish
+            if choice["text"]:
+                self.text += choice["text"]
+                self.at.append(at)
 
 
 async def ask(
@@ -34,9 +65,11 @@ async def ask(
     key: str | None = None,
     path: str = "/v1/completions",
     leave_after: int | None = None,
+    reads_later: bool = False,
 ) -> Told:
     """Send a request and hear its answer. leave_after: pieces after which the client just leaves;
-    0: with the head of the answer, or before, where there is no stream."""
+    0: with the head of the answer, or before, where there is no stream. reads_later: a stream is
+    only heard, for `Told.read`, so that parsing it takes nothing from the server's processors."""
     told, began = Told(), time.perf_counter()
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -56,6 +89,9 @@ async def ask(
             pass
         if told.status != 200 or not body.get("stream"):
             await _whole(reader, told)
+        elif reads_later:
+            while piece := await reader.read(1 << 16):
+                told.heard.append((time.perf_counter() - began, piece))
         else:
             await _stream(reader, told, began, leave_after)
     except (OSError, ValueError, asyncio.IncompleteReadError) as error:
@@ -81,23 +117,9 @@ async def _stream(
 ) -> None:
     while leave_after is None or len(told.at) < leave_after:
         line = await reader.readline()
-        if not line:
+        told.take(line, time.perf_counter() - began)
+        if not line or told.is_whole or told.error:
             return
-        if not line.startswith(b"data: "):  # comments, and the sizes of HTTP's chunks
-            continue
-        if line.startswith(b"data: [DONE]"):
-            told.is_whole = True
-            return
-        found = json.loads(line[6:])
-        if "error" in found:
-            told.error = json.dumps(found)[:300]
-            return
-        told.usage = found.get("usage") or told.usage
-        for choice in found["choices"]:
-            told.finish = choice["finish_reason"] or told.finish
-            if choice["text"]:
-                told.text += choice["text"]
-                told.at.append(time.perf_counter() - began)
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -101,7 +101,7 @@ class EventStream(Response):
         self._sent_at = monotonic()
 
     async def _beat(self, send: Send) -> None:
-        """Send comments, in a task of its own: one for each piece would cost more than that."""
+        """Send comments: one task for all, as one for each piece would cost more than the piece."""
         self._sent_at = monotonic()
         while self._comment is not None:
             wait = self._sent_at + KEEP_ALIVE - monotonic()
