@@ -168,6 +168,25 @@ def test_the_cache_is_warmed_and_compared(server: Served) -> None:
     assert missed["cache_missed_tokens"] == reusable - cached > 0
 
 
+@pytest.mark.parametrize("field", ['"\\ud800"', "NaN", "-1e999"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_repeats_what_no_writer_of_json_takes(
+    server: Served, field: str, stream: bool
+) -> None:
+    """And holds no place in the queue where it cannot be told."""
+    tools = f'[{{"type": "function", "name": "f", "parameters": {{"x": {field}}}}}]'
+    body = f'{{"input": "x", "max_output_tokens": 1, "tools": {tools}, "stream": '
+    kind = {"Content-Type": "application/json"}
+    content = f"{body}{json.dumps(stream)}}}"
+    answer = server.http.post("/v1/responses", content=content, headers=kind)
+    assert answer.status_code == 200
+    lines = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+    found = json.loads(lines[-1][6:])["response"] if stream else answer.json()
+    expected = None if field != '"\\ud800"' else json.loads(field)
+    assert found["tools"][0]["parameters"] == {"x": expected}
+    assert server.has_idle_engines()
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from time import monotonic
@@ -26,8 +27,22 @@ class GoneError(Exception):
 
 
 def to_json(value: object) -> bytes:
-    """Compact JSON. What is no number is null, as other readers know no NaN."""
-    return _ENCODER.encode(value).encode()
+    """Compact JSON. What is no number is null, as other readers know no NaN; half a surrogate pair,
+    which a client's own fields may hold, stays the escape it came as."""
+    try:
+        return _ENCODER.encode(value).encode()
+    except ValueError:
+        return json.dumps(_finite(value), separators=(",", ":")).encode()
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 def sse(data: object, event: str | None = None) -> bytes:
