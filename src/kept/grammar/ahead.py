@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,8 @@ from kept.grammar.constraint import Constraint, Words
 
 if TYPE_CHECKING:
     import llguidance
+
+log = logging.getLogger(__name__)
 
 LEAST_SECONDS: Final = 100e-6  # of masks that are worth the way to another thread
 _FIRST_GUESS: Final = 20e-6  # seconds that a mask takes
@@ -49,6 +52,10 @@ class Job:
             took = time.perf_counter() - began
             self.rows[0].ends_in(self.words)
             self.seconds = took
+        except BaseException as error:  # a panic of Rust's is no Exception
+            # Who asks for a mask computes it then, and raises what is wrong with it. The thread
+            # goes on: without it, who starts the next job would wait for ever.
+            log.warning("masks could not be computed ahead: %r", error)
         finally:
             self._done.release()
 

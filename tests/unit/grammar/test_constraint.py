@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,6 +119,33 @@ def test_masks_ahead_are_those_asked_for() -> None:
     alone = [Constraint(row.compiled, frozenset(row.ends)) for row in rows]
     for row, other in zip(rows, alone, strict=True):
         assert (row.words(nothing) == other.words(nothing)).all()
+
+
+def test_a_job_that_fails_is_done_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the thread goes on: who starts the next job waits until that has been begun."""
+    tokenizer = byte_level()
+    rows = [made(tokenizer, Grammar.json_schema(SCHEMA)) for _ in range(40)]
+    more = [made(tokenizer, Grammar.json_schema(SCHEMA)) for _ in range(40)]
+    ahead, nothing = Ahead(), np.empty(0, dtype=np.int64)
+    ends_in = Constraint.ends_in
+
+    def fail(row: Constraint, words: Any) -> None:
+        if len(words) > 1:
+            raise MemoryError("too much")
+        ends_in(row, words)
+
+    monkeypatch.setattr(Constraint, "ends_in", fail)
+    ahead.start(rows)
+    alone = made(tokenizer, Grammar.json_schema(SCHEMA)).words(nothing)
+    assert all((row.words(nothing) == alone).all() for row in rows)
+    assert "too much" in caplog.text
+    starting = threading.Thread(target=ahead.start, args=(more,), daemon=True)
+    starting.start()
+    starting.join(60)
+    assert not starting.is_alive()
+    assert all((row.words(nothing) == alone).all() for row in more)
 
 
 def test_a_grammar_is_compiled_once() -> None:
