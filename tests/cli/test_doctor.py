@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import socket
 import threading
 import tomllib
@@ -21,6 +22,7 @@ from kept.cli import checkups
 from kept.cli.app import app
 from kept.cli.checkups import Asked, Finding
 from kept.cli.clients import CLIENTS
+from kept.errors import OptionError
 
 ASKED = Asked("127.0.0.1", 0, None)
 
@@ -167,3 +169,51 @@ def test_a_server_that_wants_a_key_is_understood() -> None:
     with answering(401, b"") as url:
         found = run("connect", "codex", "--url", url)
     assert "--key" in found.output + str(found.exception or "")
+
+
+@pytest.mark.parametrize("key", ["a-secret-key\n", "a secret-key", "a-secret-key\u20ac"])
+def test_a_key_that_is_none_is_not_quoted(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEPT_API_KEY", key)
+    with answering(200, b"") as url:
+        found = run("connect", "codex", "--url", url)
+    told = found.output + str(found.exception or "")
+    assert "--key" in told
+    assert "secret" not in told
+
+
+def test_what_speaks_no_http_is_no_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            with listener.accept()[0] as caller:
+                caller.recv(1 << 16)
+                caller.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        found = run("connect", "codex", "--url", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert isinstance(found.exception, OptionError | SystemExit)
+    assert "no server of kept" in found.output + str(found.exception)
+
+
+def test_no_store_is_asked_for() -> None:
+    found = run("doctor", "--json", "--port", "0", "--prefix-store", "off")
+    listed = {each["name"]: each for each in json.loads(found.stdout)["findings"]}
+    assert (listed["prefix store"]["state"], listed["prefix store"]["text"]) == ("ok", "off")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "\udcff"])
+def test_a_host_that_is_none_of_this_machine(host: str) -> None:
+    found = checkups.port(Asked(host, 0, None))
+    assert found.state == "error"
+    assert "--host" in found.remedy
+
+
+def test_extras_are_those_of_the_package() -> None:
+    """A part whose packages are not all asked for would be told to be there."""
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    extras = tomllib.loads(project.read_text())["project"]["optional-dependencies"]
+    for name, needed in checkups.EXTRAS.items():
+        listed = {re.split(r"[\[<>=]", each)[0].replace("-", "_") for each in extras[name]}
+        assert listed == set(needed), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -19,11 +20,13 @@ from kept.options import PREFIX_STORE
 State = Literal["ok", "warning", "error"]
 
 FEW_FILES: Final = 4096  # descriptors; each connection takes one
+NO_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 LITTLE_ROOM: Final = 2 << 30  # bytes of a disk
 FAR: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph", "glusterfs"})
 NO_EARLIER: Final = 1_750_000_000  # seconds of a clock that may be right: June 2025
 EXTRAS: Final = {
-    "serve": ("fastapi", "pydantic", "uvicorn"),
+    "serve": ("fastapi", "llguidance", "prometheus_client", "pydantic", "uvicorn"),
+    "grammar": ("llguidance",),
     "encrypt": ("cryptography",),
     "bench": ("matplotlib",),
     "transformers": ("transformers",),
@@ -77,9 +80,8 @@ def instructions(asked: Asked) -> Finding | None:
 
     used, names = isa(), list(_native.isa_names())
     if os.environ.get("KEPT_ISA") and used != names[0]:
-        return Finding(
-            "instructions", "warning", f"{used}, by KEPT_ISA", "unset KEPT_ISA for the best"
-        )
+        text, remedy = f"{used}, by KEPT_ISA", "unset KEPT_ISA for the best"
+        return Finding("instructions", "warning", text, remedy)
     if used == "portable":
         return Finding(
             "instructions",
@@ -152,16 +154,11 @@ def memory(asked: Asked) -> Finding:
         return Finding("memory", "ok", text)
     text += f", the model takes {format_bytes(asked.weights)}"
     if asked.weights > free:
-        return Finding(
-            "memory",
-            "error",
-            text,
-            "take a smaller model, `kept quantize` it, or end what holds memory",
-        )
+        remedy = "take a smaller model, `kept quantize` it, or end what holds memory"
+        return Finding("memory", "error", text, remedy)
     if asked.weights * 1.25 > free:
-        return Finding(
-            "memory", "warning", text, "little is left for keys and values; see `kept plan`"
-        )
+        remedy = "little is left for keys and values; see `kept plan`"
+        return Finding("memory", "warning", text, remedy)
     return Finding("memory", "ok", text)
 
 
@@ -185,6 +182,8 @@ def swap(asked: Asked) -> Finding | None:
 
 def store(asked: Asked) -> Finding:
     """Whether the folder of the prefix store will do."""
+    if asked.store == "off":
+        return Finding("prefix store", "ok", "off")
     folder = Path(asked.store).expanduser()
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -237,6 +236,8 @@ def port(asked: Asked) -> Finding:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         remedy = f"end what listens there (`ss -ltnp 'sport = :{asked.port}'`), or give --port"
+        if isinstance(error, socket.gaierror | UnicodeError) or error.errno in NO_ADDRESS:
+            remedy = "give an address of this machine by --host; `ip addr` lists them"
         return Finding("port", "error", f"{where} cannot be had: {reason}", remedy)
     return Finding("port", "ok", f"{where} is free")
 

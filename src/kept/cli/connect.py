@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -69,6 +70,11 @@ def _base(url: str) -> str:
 def _model_of(base: str, key: str | None) -> str:
     asked = urllib.request.Request(f"{base}/v1/models")
     if key:
+        if not re.fullmatch(r"[!-~]+", key):  # told here: urllib's own error would quote it
+            raise OptionError(
+                "the API key in the variable of --key has spaces, line ends or other characters "
+                "that none has; set it again, or name the --model"
+            )
         asked.add_header("Authorization", f"Bearer {key}")
     try:
         with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
@@ -77,8 +83,8 @@ def _model_of(base: str, key: str | None) -> str:
         error.close()
         hint = "set the variable of --key to its key" if error.code == 401 else "check --url"
         raise OptionError(f"{base} answers {error.code}; {hint}, or name the --model") from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        reason = getattr(error, "reason", None) or error
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+        reason = getattr(error, "reason", None) or str(error).strip() or type(error).__name__
         raise OptionError(
             f"no server of kept answers at {base} ({reason}); start `kept serve`, give its --url, "
             "or name the --model"

@@ -44,6 +44,7 @@ def doctor(
     Nothing is changed. The exit code is 1 where something is an error, 0 with warnings alone.
     """
     from kept.errors import OptionError
+    from kept.paths import read_path
 
     if revision is not None and model is None:
         raise OptionError("--revision is of a hub id, and no MODEL is given; leave it out")
@@ -51,6 +52,7 @@ def doctor(
     weights = described.weight_bytes(described.dtype())
     asked = Asked(host, port, weights)
     if prefix_store is not None:
+        read_path(prefix_store, "the prefix store")  # else the folder this was called from
         asked = dataclasses.replace(asked, store=prefix_store)
     found = list(run(asked))
     if as_json:
