@@ -86,6 +86,15 @@ def test_a_file_that_will_not_do(
     assert not seen
 
 
+def test_a_key_that_will_not_do_is_told_before_a_model_is_loaded(
+    seen: dict[str, Any], tmp_path: Path
+) -> None:
+    assert kept("serve", "--api-key", "short").exit_code == 2
+    (tmp_path / "keys").write_text("# none\n")
+    assert kept("serve", "--api-key-file", tmp_path / "keys").exit_code == 2
+    assert not seen
+
+
 def test_two_names_of_a_model(seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept("serve", "a/b", "--model", "c/d").exit_code == 2
     monkeypatch.setenv("KEPT_MODEL", "c/d")

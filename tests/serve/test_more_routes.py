@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import kept
 from kept import LLM
+from kept.errors import CheckpointError
+from kept.serve.service import LONG, Service
+from kept.serve.settings import Settings
 
-from .serving import Served
+from .serving import Served, served
 from .test_openai import chunks
 
 PROMPT = "def add(a, b):\n    return a"
@@ -89,3 +99,82 @@ def test_text_to_tokens_and_back(server: Served, llm: LLM) -> None:
     assert "message" in info["chat_template"]
     wrong = server.http.post("/tokenize", json={})
     assert wrong.status_code == 400
+
+
+def test_long_texts_hold_up_each_other_alone(llm: LLM) -> None:
+    """Whatever route they come by, and whether they are answered or only counted."""
+    text = "x " * LONG
+    long: list[tuple[str, Any]] = [
+        ("/tokenize", {"prompt": text}),
+        ("/tokenize", {"messages": [{"role": "user", "content": text}]}),
+        ("/detokenize", {"tokens": [5] * (LONG + 1)}),
+        ("/v1/embeddings", {"input": ["a", text]}),
+        ("/v1/completions", {"prompt": text, "max_tokens": 0, "echo": True}),
+        (
+            "/v1/messages/count_tokens",
+            {"messages": [{"role": "user", "content": text}]},
+        ),
+        ("/v1/responses/input_tokens", {"input": text}),
+    ]
+    with served(llm) as server, ThreadPoolExecutor(len(long)) as askers:
+        goes_on = threading.Event()
+        try:
+            server.service._long_reader.submit(goes_on.wait)
+            asked = [askers.submit(server.http.post, path, json=body) for path, body in long]
+            assert server.chat().status_code == 200
+            server.http.post("/tokenize", json={"prompt": "x"}).raise_for_status()
+            assert not wait(asked, 0.5).done
+        finally:
+            goes_on.set()
+        assert {each.result().status_code for each in asked} <= {200, 400}
+
+
+def test_tokens_that_there_are_not_are_refused(server: Served, llm: LLM) -> None:
+    size = llm.model.config.vocab_size
+    found = server.http.post("/detokenize", json={"tokens": [1, size]})
+    assert (found.status_code, found.json()["error"]["param"]) == (400, "tokens")
+    assert server.http.post("/detokenize", json={"tokens": [size - 1]}).status_code == 200
+
+
+def test_probes_ask_for_heads(server: Served) -> None:
+    for path in ("/health", "/ready", "/"):
+        found = server.http.head(path)
+        assert (found.status_code, found.content) == (200, b"")
+
+
+def test_models_behind_a_slash_are_all(server: Served) -> None:
+    assert server.http.get("/v1/models/").json() == server.http.get("/v1/models").json()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3"])
+def test_a_body_that_is_no_object_is_told_so(server: Served, content: str) -> None:
+    kind = {"Content-Type": "application/json"}
+    found = server.http.post("/v1/completions", content=content, headers=kind)
+    assert found.status_code == 400
+    assert "the body is" in found.json()["error"]["message"]
+
+
+def test_a_model_without_a_chat_template(tmp_path: Path) -> None:
+    """It can be asked what it is, and continues prompts; that it has no chat is told by chats."""
+    folder = copied(tmp_path)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["chat_template"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with served(LLM(folder)) as server:
+        shown = server.http.post("/api/show", json={"model": "kept"})
+        assert (shown.status_code, shown.json()["template"]) == (200, "")
+        assert server.http.get("/tokenizer_info").json()["chat_template"] is None
+        assert server.complete().status_code == 200
+        assert server.chat().json()["error"]["code"] == "invalid_messages"
+
+
+def test_a_model_without_a_tokenizer_is_not_served(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
+        Service(LLM(folder), Settings())
+
+
+def copied(folder: Path) -> Path:
+    """The bundled model in a folder of its own."""
+    return Path(shutil.copytree(Path(kept.__file__).parent / "bundled", folder / "model"))

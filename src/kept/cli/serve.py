@@ -62,8 +62,10 @@ def serve(
         from kept.serve.running import address_of, bind
         from kept.serve.running import serve as run
         from kept.serve.service import Service
+        from kept.serve.tenants import keys_of
     except ModuleNotFoundError as error:
         raise BackendError(f"{MISSING} ({error.name})") from error
+    keys_of(settings)  # what is wrong with one is told before a model is loaded
     listener = bind(settings)
     with listener:
         more: dict[str, Any] = {

@@ -73,10 +73,11 @@ class Asked:
     @property
     def num_characters(self) -> int:
         """Of all prompts together, as they were given; those of token ids have none."""
-        return sum(_characters(prompt) for prompt in self.prompts)
+        return sum(map(characters_of, self.prompts))
 
 
-def _characters(prompt: Prompt) -> int:
+def characters_of(prompt: Prompt) -> int:
+    """As it was given, what the template reads included; token ids have none."""
     if isinstance(prompt, str):
         return len(prompt)
     if not isinstance(prompt, Chat):

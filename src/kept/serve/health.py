@@ -13,12 +13,14 @@ from kept.serve.metrics import CONTENT_TYPE
 router = APIRouter(tags=["health"])
 
 
+@router.head("/health", response_model=None, include_in_schema=False)
 @router.get("/health", response_model=None)
 async def health(request: Request) -> Response:
     """200 for as long as the process answers."""
     return json_response({"status": "ok"})
 
 
+@router.head("/ready", response_model=None, include_in_schema=False)
 @router.get("/ready", response_model=None)
 async def ready(request: Request) -> Response:
     """200 while requests are taken; 503 from the moment the server is told to end."""

@@ -32,7 +32,10 @@ def _told(error: Mapping[str, Any]) -> tuple[str | None, str, str]:
         text = "is no field this server knows, and none is passed over in silence; leave it out"
         return name, text, "unknown_parameter"
     if kind == "missing":
-        return name, "is missing", "missing_required_parameter"
+        text = "the body is missing; send JSON" if name is None else "is missing"
+        return name, text, "missing_required_parameter"
     if kind == "json_invalid":
         return None, "the body is not valid JSON", "invalid_json"
+    if kind == "model_attributes_type" and name is None:
+        return None, "the body is no JSON object", "invalid_value"
     return name, str(error["msg"])[:300], "invalid_value"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -12,20 +12,21 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kept.engine import Engine
+from kept.errors import CheckpointError, TemplateError
 from kept.models.identity import instructions_of, kernels_of, weights_of
 from kept.options import PREFIX_STORE, CacheOptions
 from kept.serve.admission import Admission, Ticket
 from kept.serve.answer import Answer
-from kept.serve.asked import Asked
+from kept.serve.asked import Asked, Prompt, characters_of
 from kept.serve.events import Event
 from kept.serve.footprint import MAX_REMEMBERED, NUM_BYTES, Footprint
 from kept.serve.metrics import Metrics
-from kept.serve.reading import read
+from kept.serve.reading import read, read_prompt
 from kept.serve.refusal import Refusal, refusal_of
 from kept.serve.runners import Runners
 from kept.serve.settings import Settings
 from kept.serve.shelf import Shelf
-from kept.serve.tenants import Keys, read_keys
+from kept.serve.tenants import keys_of
 
 if TYPE_CHECKING:
     from kept.llm import LLM
@@ -53,13 +54,16 @@ class Service:
         cache_options: CacheOptions | None = None,
         name: str = "kept",
     ) -> None:
-        """Raises OptionError for settings that will not do, or that the model contradicts."""
+        """Raises OptionError for settings that will not do, or that the model contradicts, and
+        CheckpointError for one without a tokenizer."""
+        if llm.tokenizer is None:
+            raise CheckpointError(
+                f"{llm.checkpoint.folder} has no tokenizer.json, and a server reads and writes "
+                "text; add it"
+            )
         self.llm, self.settings = llm, settings
         self.models = settings.served_model_name or (name,)
-        given = list(settings.api_key)
-        if settings.api_key_file is not None:
-            given += read_keys(settings.api_key_file)
-        self.keys = Keys.of(given, settings.salt_secret or "")
+        self.keys = keys_of(settings)
         _, self.caching = llm.resolve(None, {}, cache_options)
         self.max_n = min(settings.max_n, llm.max_batch_size)
         self.admission = Admission(settings.max_queue_time, llm.max_batch_size)
@@ -75,6 +79,14 @@ class Service:
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="kept reader")
         # So that prompts of megabytes hold up each other alone.
         self._long_reader = ThreadPoolExecutor(1, thread_name_prefix="kept long reader")
+
+    @property
+    def template(self) -> str | None:
+        """The checkpoint's chat template; None: it has none, so that prompts are all it reads."""
+        try:
+            return self.llm.chat_template.templates.get("default")
+        except TemplateError:
+            return None
 
     @property
     def engines(self) -> list[Engine]:
@@ -113,6 +125,13 @@ class Service:
         async with aclosing(answer.events()) as events:
             async for event in events:
                 yield event
+
+    async def tokens_of(self, prompts: Sequence[Prompt]) -> list[Sequence[int]]:
+        """The tokens of prompts that are not answered. Raises as `read_prompt`."""
+        return await self.in_thread(
+            lambda: [read_prompt(self.llm, prompt) for prompt in prompts],
+            is_long=sum(map(characters_of, prompts)) > LONG,
+        )
 
     async def in_thread(self, do: Callable[[], T], *, is_long: bool = False) -> T:
         """What `do` returns, in a thread of those that read prompts; is_long: in the one of those

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kept.errors import OptionError
 from kept.paths import read_path
+from kept.serve.settings import Settings
 
 _OTHERS = re.compile(r"known under another salt from token (\d+) on.*", re.DOTALL)
 _SALT, _NAME = b"kept salt", b"kept tenant"
@@ -105,6 +106,14 @@ def read_keys(path: str) -> list[str]:
     if not found:
         raise OptionError(f"the file of API keys {path} holds none; write one a line")
     return found
+
+
+def keys_of(settings: Settings) -> Keys:
+    """The keys that a server's settings name. Raises OptionError for what is none."""
+    given = list(settings.api_key)
+    if settings.api_key_file is not None:
+        given += read_keys(settings.api_key_file)
+    return Keys.of(given, settings.salt_secret or "")
 
 
 def _digest(secret: str, key: str, purpose: bytes) -> str:

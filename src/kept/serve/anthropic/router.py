@@ -10,7 +10,6 @@ from kept.serve.anthropic.diagnosis import Diagnosis
 from kept.serve.anthropic.messages import CountRequest, MessagesRequest
 from kept.serve.http import begin, check_model, json_response, place_headers, service_of, tenant_of
 from kept.serve.openai.heard import hear
-from kept.serve.reading import read_prompt
 from kept.serve.sse import EventStream, unless_gone
 
 router = APIRouter(tags=["Anthropic"])
@@ -39,6 +38,5 @@ async def count_tokens(body: CountRequest, request: Request) -> Response:
     """Count a conversation's tokens, those of its template included."""
     service = service_of(request)
     check_model(service, body.model)
-    chat = body.to_chat()
-    tokens = await unless_gone(request, service.in_thread(lambda: read_prompt(service.llm, chat)))
+    [tokens] = await unless_gone(request, service.tokens_of([body.to_chat()]))
     return json_response({"input_tokens": len(tokens)})

@@ -84,13 +84,12 @@ async def show(body: ShowRequest, request: Request) -> Response:
     llm = service.llm
     family = str(llm.checkpoint.config.get("model_type", ""))
     found = _model(service, name)
-    templates = llm.chat_template.templates
     return json_response(
         {
             "modelfile": "",
             "parameters": "",
             "license": "",
-            "template": templates.get("default", ""),
+            "template": service.template or "",
             "details": found["details"],
             "model_info": {
                 "general.architecture": family,

@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 
 from kept.llm.scoring import mean_state
 from kept.serve.openai.fields import ShortText, TokenId, Wire
-from kept.serve.reading import read_prompt
 from kept.serve.refusal import not_done
 from kept.serve.service import Service
 
@@ -54,7 +53,7 @@ class EmbeddingRequest(Wire):
 async def embeddings_body(service: Service, body: EmbeddingRequest) -> dict[str, Any]:
     """The answer: each a vector of length one. Raises Refusal, and what reading a text raises."""
     texts = body.texts
-    tokens = await service.in_thread(lambda: [read_prompt(service.llm, text) for text in texts])
+    tokens = await service.tokens_of(texts)
     data = []
     for index, each in enumerate(tokens):
         vector = await service.score(lambda each=each: embed(service, each))  # type: ignore[misc]

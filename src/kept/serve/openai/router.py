@@ -82,14 +82,16 @@ async def models(request: Request) -> Response:
 
 @router.get("/v1/models/{name:path}", response_model=None)
 async def model(name: str, request: Request) -> Response:
-    """One of them."""
+    """One of them; behind a slash and nothing, all."""
     service = service_of(request)
+    if not name:
+        return json_response(models_body(service))
     check_model(service, name)
     return json_response(one_model(service, name))
 
 
 async def _prompts_alone(service: Service, body: CompletionRequest) -> dict[str, Any]:
-    prompts = await service.in_thread(lambda: [service.llm.read(p) for p in body.texts])
+    prompts = await service.tokens_of(body.texts)
     echoes = await _echoes(service, prompts, body.logprobs)
     return echo_body(service, echoes, list(map(len, prompts)))
 

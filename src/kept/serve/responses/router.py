@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from kept.serve.http import begin, check_model, json_response, place_headers, service_of, tenant_of
 from kept.serve.openai.fields import ShortText
-from kept.serve.reading import read_prompt
 from kept.serve.responses.items import Item
 from kept.serve.responses.request import Context, CountRequest, ResponsesRequest
 from kept.serve.responses.resource import Resource
@@ -54,7 +53,7 @@ async def input_tokens(body: CountRequest, request: Request) -> Response:
     service = service_of(request)
     check_model(service, body.model)
     chat = body.to_chat(*_items(service, tenant_of(request), body))
-    tokens = await unless_gone(request, service.in_thread(lambda: read_prompt(service.llm, chat)))
+    [tokens] = await unless_gone(request, service.tokens_of([chat]))
     return json_response({"object": "response.input_tokens", "input_tokens": len(tokens)})
 
 

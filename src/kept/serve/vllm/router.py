@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 from starlette.responses import Response
 
-from kept.errors import OptionError, TemplateError
-from kept.serve.asked import Chat
+from kept.serve.asked import Chat, Prompt, characters_of
 from kept.serve.http import check_model, json_response, service_of
 from kept.serve.openai.chat import MAX_MESSAGES, MAX_TOOLS, Message, Tool
 from kept.serve.openai.fields import ShortText, TokenId, Wire
 from kept.serve.reading import read_prompt
 from kept.serve.refusal import not_done
+from kept.serve.service import LONG
+from kept.serve.sse import unless_gone
 from kept.text import Tokenizer
+
+if TYPE_CHECKING:
+    from kept.llm import LLM
 
 router = APIRouter(tags=["vLLM"])
 
@@ -41,21 +45,20 @@ class TokenizeRequest(Wire):
             raise not_done("prompt", "and messages: give one of the two")
         return self
 
-    def tokens(self, tokenizer: Tokenizer, llm: Any) -> list[int]:
-        """What they are. Raises OptionError, or TemplateError."""
+    def to_prompt(self) -> Prompt:
+        """The text or the conversation. Raises Refusal."""
         if self.prompt is not None:
-            return tokenizer.encode(self.prompt, self.add_special_tokens is not False)
+            return self.prompt
         assert self.messages is not None
         messages = tuple(m.to_template(f"messages.{i}") for i, m in enumerate(self.messages))
         tools = tuple(tool.model_dump(exclude_none=True) for tool in self.tools or ())
-        chat = Chat(
+        return Chat(
             messages=messages,
             tools=tools,
             template_options=self.chat_template_kwargs or {},
             goes_on=self.continue_final_message,
             begins_answer=self.add_generation_prompt,
         )
-        return list(read_prompt(llm, chat))
 
 
 class DetokenizeRequest(Wire):
@@ -70,21 +73,27 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """The tokens of a text, or of what the chat template makes of messages."""
     service = service_of(request)
     check_model(service, body.model)
-    tokenizer = _tokenizer(service.llm)
+    tokenizer, prompt = _tokenizer(service.llm), body.to_prompt()
 
-    def read() -> list[int]:
-        return body.tokens(tokenizer, service.llm)
+    def answer() -> Response:
+        if isinstance(prompt, str):
+            tokens = tokenizer.encode(prompt, body.add_special_tokens is not False)
+        else:
+            tokens = list(read_prompt(service.llm, prompt))
+        texts = None
+        if body.return_token_strs:
+            texts = [tokenizer.id_to_token(token) for token in tokens]
+        return json_response(
+            {
+                "count": len(tokens),
+                "max_model_len": service.llm.model.config.context,
+                "tokens": tokens,
+                "token_strs": texts,
+            }
+        )
 
-    tokens = await service.in_thread(read)
-    texts = [tokenizer.id_to_token(token) for token in tokens]
-    return json_response(
-        {
-            "count": len(tokens),
-            "max_model_len": service.llm.model.config.context,
-            "tokens": tokens,
-            "token_strs": texts if body.return_token_strs else None,
-        }
-    )
+    is_long = characters_of(prompt) > LONG
+    return await unless_gone(request, service.in_thread(answer, is_long=is_long))
 
 
 @router.post("/detokenize", response_model=None)
@@ -94,10 +103,17 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     check_model(service, body.model)
     tokenizer = _tokenizer(service.llm)
 
-    def decode() -> str:
-        return tokenizer.decode(body.tokens, skip_special_tokens=False)
+    size = service.llm.model.config.vocab_size
+    strange = next((token for token in body.tokens if token >= size), None)
+    if strange is not None:
+        raise not_done("tokens", f"holds {strange}, and the vocabulary has {size}")
 
-    return json_response({"prompt": await service.in_thread(decode)})
+    def answer() -> Response:
+        text = tokenizer.decode(body.tokens, skip_special_tokens=False)
+        return json_response({"prompt": text})
+
+    is_long = len(body.tokens) > LONG
+    return await unless_gone(request, service.in_thread(answer, is_long=is_long))
 
 
 @router.get("/tokenizer_info", response_model=None)
@@ -105,23 +121,17 @@ async def tokenizer_info(request: Request) -> Response:
     """What a client has to know to do without the tokenizer's files."""
     service = service_of(request)
     tokenizer = _tokenizer(service.llm)
-    try:
-        template = service.llm.chat_template.templates.get("default")
-    except TemplateError:
-        template = None
     return json_response(
         {
             "tokenizer_class": type(tokenizer.backend.model).__name__,
             "vocab_size": tokenizer.vocab_size,
             "model_max_length": service.llm.model.config.context,
-            "chat_template": template,
+            "chat_template": service.template,
             **{name: text for name, text in tokenizer.special_tokens.items() if "_token" in name},
         }
     )
 
 
-def _tokenizer(llm: Any) -> Tokenizer:
-    found: Tokenizer | None = llm.tokenizer
-    if found is None:
-        raise OptionError("this checkpoint has no tokenizer")
-    return found
+def _tokenizer(llm: LLM) -> Tokenizer:
+    assert llm.tokenizer is not None, "a service has one"
+    return llm.tokenizer
