@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -140,3 +141,22 @@ def test_metrics_add_up(llm: LLM) -> None:
         ended = 'vllm:request_success_total{finished_reason="length",model_name="kept"}'
         assert float(values[ended]) == 2
         assert named["vllm:num_requests_running"] == 0
+
+
+def test_a_second_signal_cuts_answers_short_and_they_say_so(llm: LLM) -> None:
+    endless: Any = {"max_tokens": 1900, "ignore_eos": True, "prompt": "def"}
+    with served(llm) as server, ThreadPoolExecutor(1) as asker:
+        whole = asker.submit(server.http.post, "/v1/completions", json=endless)
+        body = {**endless, "stream": True}
+        with server.http.stream("POST", "/v1/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            assert until(lambda: server.service.admission.num_open == 2)
+            for _ in range(2):
+                server.server.handle_exit(signal.SIGTERM, None)
+            told = [line for line in lines if line.startswith("data: ")]
+        assert json.loads(told[-1][6:])["error"]["code"] == "interrupted"
+        assert (whole.result().status_code, whole.result().json()["error"]["code"]) == (
+            503,
+            "interrupted",
+        )

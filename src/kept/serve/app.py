@@ -135,6 +135,7 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     refusal = service_of(request).refusal_of(error)
-    if refusal.status >= 500 and isinstance(error, KeptError):  # others the server logs itself
+    is_failure = refusal.status >= 500 and refusal.code not in ("draining", "interrupted")
+    if is_failure and isinstance(error, KeptError):  # others the server logs itself
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return refused(request.scope, refusal)

@@ -119,6 +119,13 @@ class _Server(uvicorn.Server):
             return should_exit
         return self._service.is_idle or time.monotonic() >= self._ends_at
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close, while answers that have not ended are cut short and say so."""
+        self._service.drain()
+        ending = asyncio.ensure_future(self._service.runners.aclose())
+        await super().shutdown(sockets)
+        await ending
+
 
 def _is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host.partition("%")[0]).is_loopback
