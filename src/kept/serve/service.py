@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -81,12 +81,12 @@ class Service:
         self._long_reader = ThreadPoolExecutor(1, thread_name_prefix="kept long reader")
 
     @property
-    def template(self) -> str | None:
-        """The checkpoint's chat template; None: it has none, so that prompts are all it reads."""
+    def templates(self) -> Mapping[str, str]:
+        """The checkpoint's chat templates by name; none: prompts are all that it reads."""
         try:
-            return self.llm.chat_template.templates.get("default")
+            return self.llm.chat_template.templates
         except TemplateError:
-            return None
+            return {}
 
     @property
     def engines(self) -> list[Engine]:

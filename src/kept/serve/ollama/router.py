@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -18,9 +18,6 @@ from kept.serve.openai.heard import hear
 from kept.serve.openai.models import one_model
 from kept.serve.service import Service
 from kept.serve.sse import EventStream, unless_gone
-
-if TYPE_CHECKING:
-    from kept.llm import LLM
 
 router = APIRouter(prefix="/api", tags=["Ollama"])
 
@@ -89,14 +86,14 @@ async def show(body: ShowRequest, request: Request) -> Response:
             "modelfile": "",
             "parameters": "",
             "license": "",
-            "template": service.template or "",
+            "template": service.templates.get("default", ""),
             "details": found["details"],
             "model_info": {
                 "general.architecture": family,
                 "general.parameter_count": llm.model.num_parameters,
                 f"{family}.context_length": llm.model.config.context,
             },
-            "capabilities": _capabilities(llm),
+            "capabilities": _capabilities(service),
             "modified_at": found["modified_at"],
         }
     )
@@ -119,8 +116,8 @@ async def _answer(body: ChatRequest | GenerateRequest, request: Request, word: W
     return json_response(telling.whole(answer, found), headers)
 
 
-def _capabilities(llm: LLM) -> list[str]:
-    form = form_of(llm.chat_template.templates.values())
+def _capabilities(service: Service) -> list[str]:
+    form = form_of(service.templates.values())
     found = {"completion": True, "tools": form.takes_tools, "thinking": form.reasoning is not None}
     return [name for name, has in found.items() if has]
 

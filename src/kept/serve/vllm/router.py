@@ -126,7 +126,7 @@ async def tokenizer_info(request: Request) -> Response:
             "tokenizer_class": type(tokenizer.backend.model).__name__,
             "vocab_size": tokenizer.vocab_size,
             "model_max_length": service.llm.model.config.context,
-            "chat_template": service.template,
+            "chat_template": service.templates.get("default"),
             **{name: text for name, text in tokenizer.special_tokens.items() if "_token" in name},
         }
     )
