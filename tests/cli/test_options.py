@@ -1,13 +1,14 @@
 """Every option of the library is a flag, and every flag arrives."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import typer
 
 from cli.running import kept
-from kept import CacheOptions, SamplingParams
+from kept import CacheOptions, OptionError, SamplingParams
 from kept.cache.make import KINDS
 from kept.cli import app
 from kept.cli.cache_flags import CacheFlags
@@ -22,6 +23,8 @@ RULES = {field.name for field in RULE_FIELDS}
 OF_PARAMS = [f.name for f in dataclasses.fields(SamplingParams) if f.name not in RULES]
 OF_CACHE = [f.name for f in dataclasses.fields(CacheOptions)]
 FIELDS = [*OF_PARAMS, *OF_CACHE]
+# Flags that name a file, and what may be in it.
+FILES = {"json_schema": '{"type": "object"}', "grammar": 'start: "a"'}
 # Two values or more where the flag may be repeated.
 VALUES: dict[str, tuple[list[str], Any]] = {
     "max_new_tokens": (["7"], 7),
@@ -42,6 +45,8 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "ignore_eos": ([], True),
     "prompt_lookup_num_tokens": (["16"], 16),
     "num_assistant_tokens": (["8"], 8),
+    "skip_special_tokens": ([], True),
+    "regex": (["a+"], {"kind": "regex", "text": "a+"}),
     "seed": ([str(2**64 - 1)], 2**64 - 1),
     "logprobs": (["0"], 0),
     "use_cache": ([], True),
@@ -78,15 +83,29 @@ def parsed(*arguments: str) -> dict[str, Any]:
 def test_the_flags_are_the_librarys_fields() -> None:
     assert {field.name for field in dataclasses.fields(SamplingOptions)} == set(OF_PARAMS)
     assert [field.name for field in dataclasses.fields(CacheFlags)] == OF_CACHE
-    assert set(VALUES) == set(FIELDS)
+    assert {*VALUES, *FILES} == set(FIELDS)
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", VALUES)
 def test_every_field_is_a_flag_in_kebab_case(name: str) -> None:
     values, expected = VALUES[name]
     flag = "--" + name.replace("_", "-")
     arguments = [part for value in values for part in (flag, value)] if values else [flag]
     assert parsed(*arguments) == {**parsed(), name: expected}
+
+
+def _given(params: SamplingParams) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(params).items() if value is not None}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_grammar_comes_from_a_file(name: str, tmp_path: Path) -> None:
+    file, flag = tmp_path / "file", "--" + name.replace("_", "-")
+    file.write_text(FILES[name])
+    expected = SamplingParams(**{name: FILES[name]})  # type: ignore[arg-type]
+    assert parsed(flag, str(file)) == {**parsed(), **_given(expected)}
+    with pytest.raises(OptionError, match=f"{flag} .*missing cannot be read"):
+        parsed(flag, str(tmp_path / "missing"))
 
 
 def test_a_budget_may_be_one_for_each_layer() -> None:
