@@ -19,7 +19,7 @@ from laws.operations import OPERATIONS
 SERVING = {
     "step", "lend", "lease", "update", "put", "abandon", "max_step", "max_steps", "reshape",
     "layer", "held", "truncate_slot", "share", "adopt", "attend", "num_new_bytes", "slot_bytes",
-    "let_go", "release",
+    "let_go", "release", "slot_blocks",
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FlakyFailure
 from interrupting import interrupted, some_of
 from thinning import examples
 
@@ -225,7 +226,8 @@ def fails(settings_of: st.SearchStrategy[Setting], asks_of: st.SearchStrategy[li
     def law(setting: Setting, asks: list[Ask]) -> None:
         check(setting, asks)
 
-    with pytest.raises(AssertionError):
+    # What is worth drafting goes by measured time, so a failure that was found need not come again.
+    with pytest.raises((AssertionError, FlakyFailure)):
         law()
 
 

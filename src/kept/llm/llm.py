@@ -350,10 +350,11 @@ class LLM:
         options: fields of both kinds of options, which win over them.
         """
         size = self.model.config.vocab_size
+        found = resolve_options(self.checkpoint, size, params, cache_options, options)
         given = None if params is None else params.num_assistant_tokens
         asked = options.get("num_assistant_tokens", given)
         check_asked(asked, self.draft_model, self._wants_draft_model)
-        return resolve_options(self.checkpoint, size, params, cache_options, options)
+        return found
 
     def finds_texts(self, caching: ResolvedCacheOptions, params: ResolvedParams) -> bool:
         """Whether what is computed under these options is found again by later calls."""
