@@ -140,7 +140,7 @@ def test_plan_counts_grouped_heads_once(folder: Path) -> None:
     ("cache", "length", "codec"),
     cells(
         [("dynamic", None, 0), ("static", None, 0), ("sliding", None, 0), ("sliding", 50, 3)],
-        [1, 64, 65, 200, 300],
+        [1, 64, 65, 130, 200],
         ["float32", "int8", "k8v4", "int4"],
         out_of=4,
     ),

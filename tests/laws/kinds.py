@@ -95,6 +95,9 @@ class Kind:
     readers: tuple[int, ...] = ()
     cross: tuple[KVShape, ...] = ()
 
+    def __str__(self) -> str:
+        return self.name
+
     def make(self, num_slots: int = 1) -> Cache:
         """A cache of this kind without tokens."""
         place = NothingStays(Path(__file__).parent, 1 << 30) if self.offloaded else None

@@ -96,7 +96,7 @@ def model_on(isa: str, format: str, seed: int, activations: Activations = "bfloa
 @needs_native
 @every_format
 @pytest.mark.parametrize("name", CONFIGS)
-@settings(folders, max_examples=examples(8, 20))
+@settings(folders, max_examples=examples(4, 20))
 @some_schedule
 def test_logits_depend_on_the_prefix_alone(
     name: str, format: str, tmp_path: Path, kind: str, codec: KVDtype,
@@ -108,7 +108,7 @@ def test_logits_depend_on_the_prefix_alone(
 @needs_native
 @every_format
 @pytest.mark.parametrize("name", CONFIGS)
-@settings(folders, max_examples=examples(2, 3))
+@settings(folders, max_examples=examples(1, 3))
 @some_schedule
 def test_and_so_in_long_sequences(
     name: str, format: str, tmp_path: Path, kind: str, codec: KVDtype,
@@ -122,7 +122,7 @@ def test_and_so_in_long_sequences(
 @needs_native
 @every_format
 @pytest.mark.parametrize("isa", ISAS[1:])
-@settings(folders, max_examples=examples(4, 8))
+@settings(folders, max_examples=examples(1, 8))
 @some_schedule
 def test_on_every_instruction_set(
     isa: str, format: str, tmp_path: Path, kind: str, codec: KVDtype,
@@ -135,7 +135,7 @@ def test_on_every_instruction_set(
 @needs_native
 @pytest.mark.parametrize("format", QUANTIZED_FORMATS)
 @pytest.mark.parametrize("isa", ISAS)
-@settings(folders, max_examples=examples(2, 8))
+@settings(folders, max_examples=examples(1, 8))
 @some_schedule
 def test_and_so_with_activations_of_int8(
     isa: str, format: str, tmp_path: Path, kind: str, codec: KVDtype,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thinning import examples
+from thinning import cells, examples
 from torch import Tensor
 
 from kept.cache import Cache, make_cache
@@ -63,7 +63,7 @@ def in_chunks(kind: Kind, cuts: list[int], rows: Rows) -> list[Tensor]:
 
 
 @every_kind
-@settings(max_examples=examples(3, 5))
+@settings(max_examples=examples(2, 5))
 @given(cuts=st.lists(st.integers(1, LENGTH - 1), max_size=LENGTH))
 def test_chunking_changes_no_output(kind: Kind, cuts: list[int]) -> None:
     rows = random_rows(kind, LENGTH, generator())
@@ -73,7 +73,7 @@ def test_chunking_changes_no_output(kind: Kind, cuts: list[int]) -> None:
 
 
 @every_kind
-@settings(max_examples=examples(2, 5))
+@settings(max_examples=examples(1, 5))
 @given(data=st.data())
 def test_company_changes_no_output(kind: Kind, data: st.DataObject) -> None:
     """Two sequences stored together, out of order and unevenly, against each alone."""
@@ -100,7 +100,7 @@ def test_buffers_are_seldom_replaced(kind: Kind) -> None:
     cache = kind.make()
     rows = random_rows(kind, 1, generator())
     kept: list[Tensor] = []  # holding them keeps an address from being used twice
-    for _ in range(kind.limit or examples(300, 1000)):
+    for _ in range(kind.limit or examples(150, 1000)):
         with cache.step(batch_of([1], [0])) as stores:
             for store, (k, v) in zip(storing(stores), rows, strict=True):
                 store.append(k, v)
@@ -125,8 +125,7 @@ def test_static_or_not_a_full_step_shows_in_num_bytes(kind: Kind) -> None:
     assert cache.num_bytes >= (20 + 3) * sum(sizes)
 
 
-@every_kind
-@pytest.mark.parametrize("writer", ["fork", "original"])
+@pytest.mark.parametrize(("kind", "writer"), cells(KINDS, ["fork", "original"], out_of=2), ids=str)
 def test_a_fork_shares_memory_until_one_side_writes(kind: Kind, writer: str) -> None:
     cache, plain = filled(kind)
     twin = cache.fork()
@@ -147,8 +146,9 @@ def in_runs(kind: Kind, cache: Cache) -> list[int]:
     return [x.data_ptr() for layer, lies in pairs if not lies for x in layer.buffers]
 
 
-@every_kind
-@pytest.mark.parametrize("write", ["truncate", "reorder", "reset"])
+@pytest.mark.parametrize(
+    ("kind", "write"), cells(KINDS, ["truncate", "reorder", "reset"], out_of=3), ids=str
+)
 def test_moving_a_fork_leaves_the_other_side(kind: Kind, write: str) -> None:
     cache, plain = filled(kind)
     twin = cache.fork()
@@ -214,7 +214,7 @@ def test_stored_keys_carry_no_gradient(kind: Kind) -> None:
 
 
 @every_kind
-@settings(max_examples=examples(2, 3))
+@settings(max_examples=examples(1, 3))
 @given(cuts=st.lists(st.integers(1, LENGTH - 1), max_size=3), back=st.integers(0, 1))
 def test_what_is_stored_never_changes(kind: Kind, cuts: list[int], back: int) -> None:
     """Truncating and storing again, in other chunks, leaves the very same bits."""

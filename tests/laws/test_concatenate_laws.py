@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from thinning import cells
 from torch import Tensor
 
 from kept.cache import Cache, KVShape, concatenate, make_cache
@@ -34,9 +35,9 @@ def started(kind: Kind, num_tokens: int) -> tuple[Cache, PlainCache]:
     return cache, plain
 
 
-@every_kind
-@pytest.mark.parametrize("num_tokens", [1, 3, 20])
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "num_tokens", "first"), cells(KINDS, [1, 3, 20], [True, False], out_of=3), ids=str
+)
 def test_it_holds_what_all_held(kind: Kind, num_tokens: int, first: bool) -> None:
     """Buffers of every width, in either order, and one that has not begun."""
     pairs = [filled(kind), started(kind, num_tokens), (kind.make(), PlainCache.empty(kind, 1))]

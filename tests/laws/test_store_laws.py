@@ -82,20 +82,20 @@ def law(setting: Setting, asks: Sequence[Ask], key: bytes | None) -> None:
         check(setting, asks, opened(Path(name), setting, key))
 
 
-@settings(max_examples=examples(10, 40))
+@settings(max_examples=examples(6, 40))
 @given(setting=SETTINGS, asks=SOME_ASKS, key=KEYS)
 def test_a_store_changes_no_bit(setting: Setting, asks: list[Ask], key: bytes | None) -> None:
     law(setting, asks, key)
 
 
-@settings(max_examples=examples(6, 20))
+@settings(max_examples=examples(3, 20))
 @given(setting=CROWDED_SETTINGS, asks=crowd("GSS"), key=KEYS)
 def test_nor_where_texts_make_room(setting: Setting, asks: list[Ask], key: bytes | None) -> None:
     """Who is parked goes on from files."""
     law(setting, asks, key)
 
 
-@settings(max_examples=examples(8, 20))
+@settings(max_examples=examples(4, 20))
 @given(setting=WINDOW_SETTINGS, asks=LONG_ASKS, key=KEYS)
 def test_nor_where_windows_have_passed(
     setting: Setting, asks: list[Ask], key: bytes | None
@@ -103,7 +103,7 @@ def test_nor_where_windows_have_passed(
     law(setting, asks, key)
 
 
-@settings(max_examples=examples(8, 30))
+@settings(max_examples=examples(4, 30))
 @given(setting=st.one_of(SETTINGS, WINDOW_SETTINGS), asks=LONG_ASKS, seed=SEEDS, key=KEYS)
 def test_nor_a_disk_that_fails(
     setting: Setting, asks: list[Ask], seed: int, key: bytes | None
@@ -124,7 +124,7 @@ def test_nor_a_disk_that_fails(
         assert sum(found[kind] for kind in kinds) == planted
 
 
-@settings(max_examples=examples(6, 20))
+@settings(max_examples=examples(3, 20))
 @given(setting=st.one_of(SETTINGS, WINDOW_SETTINGS), asks=LONG_ASKS, seed=SEEDS)
 def test_nor_files_that_were_changed(setting: Setting, asks: list[Ask], seed: int) -> None:
     """Cut short, a bit flipped, in each other's place, or in that of another model's."""
@@ -189,7 +189,7 @@ def test_nor_ctrl_c_at_any_line(tmp_path: Path) -> None:
     first, _ = begun()
     count = interrupted(lambda: run(first), None, "engine", "store")
     assert first.counters.cached_tokens["store"]
-    for at in some_of(count, examples(8, 40), "stored"):
+    for at in some_of(count, examples(5, 40), "stored"):
         engine, served = begun()
         with suppress(KeyboardInterrupt):  # how many lines there are depends on the disk
             interrupted(lambda: run(engine), at, "engine", "store")  # noqa: B023

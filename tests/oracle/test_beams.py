@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from thinning import cells
 
+from .conftest import BACKENDS
 from .generation import hf_generate, prompts
 from .zoo import FEW, VOCAB, Pair
 
@@ -46,11 +48,15 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def short(options: dict[str, Any]) -> str:
+def short(options: dict[str, Any] | str) -> str:
+    if isinstance(options, str):
+        return options
     return " ".join(f"{name}={str(value)[:12]}" for name, value in options.items())
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=short)
+@pytest.mark.parametrize(
+    ("options", "backend"), cells(OPTIONS, BACKENDS, out_of=2), ids=short, indirect=["backend"]
+)
 @pytest.mark.parametrize("pair", ["llama"], indirect=True)
 def test_beam_ids(pair: Pair, options: dict[str, Any]) -> None:
     [prompt] = prompts(12)

@@ -15,6 +15,7 @@ from checkpoint_files import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from thinning import examples
 
 from kept.errors import (
     CheckpointNotFoundError,
@@ -76,7 +77,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(30, 150))
 @given(
     weight_map=JSON.filter(lambda value: value is not None)
     | st.dictionaries(st.sampled_from(list(TENSORS)), JSON)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thinning import examples
 
 from kept.errors import SamplingError
 from kept.machine import NATIVE_AVAILABLE
@@ -172,7 +173,7 @@ def test_they_decide_wherever_nothing_ties(
 
 
 @pytest.mark.skipif(not NATIVE_AVAILABLE, reason="built without the native module")
-@settings(max_examples=300)
+@settings(max_examples=examples(80, 300))
 @given(
     options=st.lists(some_options, min_size=1, max_size=4),
     seed=st.integers(0, 2**32),
