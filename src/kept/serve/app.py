@@ -24,6 +24,7 @@ from kept.serve.door import Door
 from kept.serve.guard import Guard
 from kept.serve.http import refusal_response, service_of
 from kept.serve.invalid import refusal_of_validation
+from kept.serve.lasting import Lasting
 from kept.serve.ollama.errors import error_body as ollama_error
 from kept.serve.ollama.router import router as ollama_router
 from kept.serve.openai.errors import error_body as openai_error
@@ -100,7 +101,7 @@ def make_app(service: Service, *, is_local: bool = True) -> ASGIApp:
         refuse=refused,
         open_paths=page_files.OPEN_PATHS,
     )
-    return AccessLog(guarded, is_on=service.settings.access_log)
+    return AccessLog(Lasting(guarded), is_on=service.settings.access_log)
 
 
 def refused(scope: Scope, refusal: Refusal) -> Response:

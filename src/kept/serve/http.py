@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kept.serve.asked import Asked
+from kept.serve.lasting import ends_of
 from kept.serve.refusal import Refusal
 from kept.serve.sse import to_json, unless_gone
 from kept.serve.tenants import Tenant
@@ -66,9 +67,17 @@ def place_headers(answer: Answer) -> dict[str, str]:
 async def begin(request: Request, service: Service, asked: Asked) -> Answer:
     """The answer to a request, whose end is told in its line of the access log.
 
-    Raises GoneError where the client leaves first, and as `Service.begin`.
+    It is closed when the request ends, whether its events were heard or not. Raises GoneError where
+    the client leaves first, and as `Service.begin`.
     """
-    answer = await unless_gone(request, service.begin(asked))
+
+    async def take_in() -> Answer:
+        answer = await service.begin(asked)
+        # Here, as whoever waits for this may be cancelled just when it is done.
+        ends_of(request.scope).callback(answer.close)
+        return answer
+
+    answer = await unless_gone(request, take_in())
     answer.log = request.scope["state"]["log"]
     if service.settings.log_prompts and service.llm.tokenizer is not None:
         tokenizer = service.llm.tokenizer

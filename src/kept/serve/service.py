@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -18,7 +17,6 @@ from kept.options import PREFIX_STORE, CacheOptions
 from kept.serve.admission import Admission, Ticket
 from kept.serve.answer import Answer
 from kept.serve.asked import Asked, Prompt, characters_of
-from kept.serve.events import Event
 from kept.serve.footprint import MAX_REMEMBERED, NUM_BYTES, Footprint
 from kept.serve.metrics import Metrics
 from kept.serve.reading import read, read_prompt
@@ -118,13 +116,6 @@ class Service:
             raise
         ticket.requests = tuple(each.request for each in found)
         return Answer(self, asked, ticket, found)
-
-    async def run(self, asked: Asked) -> AsyncGenerator[Event, None]:
-        """The events of a request, from its beginning. Raises as `begin`."""
-        answer = await self.begin(asked)
-        async with aclosing(answer.events()) as events:
-            async for event in events:
-                yield event
 
     async def tokens_of(self, prompts: Sequence[Prompt]) -> list[Sequence[int]]:
         """The tokens of prompts that are not answered. Raises as `read_prompt`."""

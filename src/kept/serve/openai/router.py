@@ -54,11 +54,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     answer = await begin(request, service, body.to_asked(tenant_of(request)))
     echoes: list[Echo] = []
     if body.echo:
-        try:
-            echoes = await unless_gone(request, _echoes(service, answer.prompts, body.logprobs))
-        except BaseException:
-            answer.close()
-            raise
+        echoes = await unless_gone(request, _echoes(service, answer.prompts, body.logprobs))
     if body.stream:
         telling = CompletionTelling(service, answer, *_wants(body), echoes)
         return EventStream(telling.pieces(), headers=place_headers(answer))

@@ -50,9 +50,9 @@ class Telling:
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The stream, down to its last event."""
-        for told in self.begin():
-            yield sse(told, told["type"])
         try:
+            for told in self.begin():
+                yield sse(told, told["type"])
             async with aclosing(self._answer.events()) as events:
                 async for event in events:
                     for told in self.tell(event):
