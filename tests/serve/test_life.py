@@ -9,6 +9,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from kept import LLM
 from kept.serve import sse
 
@@ -109,6 +111,29 @@ def test_a_second_signal_ends_what_there_is(llm: LLM) -> None:
         server.server.handle_exit(15, None)
         assert until(lambda: server.has_ended)
         client.close()
+
+
+def test_an_engine_that_has_failed_is_told_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("a secret of /home/somebody")
+
+    with served(LLM()) as server:
+        assert server.complete().status_code == 200
+        [engine] = server.service.engines
+        with monkeypatch.context() as broken:
+            broken.setattr(engine, "step", failing)
+            broken.setattr(engine, "end", failing)
+            last = server.chat(max_tokens=100)
+        answers = [last, server.http.get("/ready"), server.http.get("/health"), server.complete()]
+        answers.append(server.chat(stream=True))
+        answers.append(server.http.post("/v1/messages", content=b"unread"))
+        answers.append(server.http.post("/v1/embeddings", json={"input": "a"}))
+        for answer in answers:
+            assert answer.status_code == 503
+            assert "start the server again" in answer.text
+            assert "secret" not in answer.text
+        assert 'reason="engine_failed"' in server.http.get("/metrics").text
+        assert server.service.is_idle
 
 
 def test_a_silent_stream_has_comments(llm: LLM, monkeypatch: Any) -> None:

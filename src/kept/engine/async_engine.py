@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -15,6 +16,8 @@ from kept.engine.posting import Post
 from kept.engine.request import Event, Request
 from kept.errors import EngineError, OptionError
 from kept.sampling import TokenLogprobs
+
+log = logging.getLogger("kept.engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,13 @@ class AsyncEngine:
 
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
+
+    @property
+    def failure(self) -> Exception | None:
+        """What its thread has ended by; None: it has not, or was closed."""
+        if self._failure is None and not self._thread.is_alive() and not self._is_closed:
+            return EngineError("the engine's thread has ended")
+        return self._failure
 
     async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
         """Run a request; yields pieces of its texts as they are written.
@@ -171,6 +181,7 @@ class AsyncEngine:
 
     def _fail(self, failure: Exception) -> None:
         """Tell all who wait that no step will be taken any more."""
+        log.error("the engine's thread ends by a failure", exc_info=failure)
         with self._lock:
             self._failure = failure
             self._is_draining = self._is_closed = True

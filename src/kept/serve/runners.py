@@ -12,6 +12,7 @@ from kept.engine import AsyncEngine, Engine
 @dataclass(slots=True)
 class _Runner:
     engine: AsyncEngine
+    lives_on: bool
     users: int = 0
 
 
@@ -31,7 +32,7 @@ class Runners:
         key = id(engine)
         runner = self._runners.get(key)
         if runner is None:
-            runner = self._runners[key] = _Runner(AsyncEngine(engine))
+            runner = self._runners[key] = _Runner(AsyncEngine(engine), lives_on)
         runner.users += 1
         try:
             yield runner.engine
@@ -45,6 +46,12 @@ class Runners:
     def engines(self) -> list[Engine]:
         """Those that have a thread now."""
         return [runner.engine.engine for runner in self._runners.values()]
+
+    @property
+    def failure(self) -> Exception | None:
+        """What an engine that was to live on has ended by; None: all of them go on."""
+        failures = (x.engine.failure for x in self._runners.values() if x.lives_on)
+        return next((failure for failure in failures if failure is not None), None)
 
     async def aclose(self) -> None:
         """Cancel what there is and end all threads."""

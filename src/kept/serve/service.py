@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kept.engine import Engine
-from kept.errors import CheckpointError, TemplateError
+from kept.errors import CheckpointError, EngineError, TemplateError
 from kept.models.identity import instructions_of, kernels_of, weights_of
 from kept.options import PREFIX_STORE, CacheOptions
 from kept.serve.admission import Admission, Ticket
@@ -34,6 +34,10 @@ T = TypeVar("T")
 NUM_READERS: Final = 2  # threads that put prompts through templates and tokenizer
 MAX_RESPONSES: Final = 65_536  # of a tenant
 LONG: Final = 1 << 16  # characters; what has more is read by a thread of its own
+ENGINE_FAILED: Final = (
+    "the engine has ended by a failure, which the log tells, and computes nothing any more; "
+    "start the server again"
+)
 
 
 class Service:
@@ -149,6 +153,9 @@ class Service:
 
     def check_open(self) -> None:
         """Raise Refusal where the server takes no more requests."""
+        if self.runners.failure is not None:
+            self.metrics.refuse("engine_failed")
+            raise Refusal(ENGINE_FAILED, 503, "engine_failed")
         if self.is_draining:
             self.metrics.refuse("draining")
             raise Refusal(
@@ -169,6 +176,8 @@ class Service:
 
     def refusal_of(self, error: Exception, asked: Asked | None = None) -> Refusal:
         """What a client is told of an error: as `refusal_of`, without this machine's paths."""
+        if isinstance(error, EngineError):
+            return Refusal(ENGINE_FAILED, 503, "engine_failed")
         found = refusal_of(error, {} if asked is None else asked.fields)
         for private in {str(self.llm.checkpoint.folder), str(Path.home())} - {"/"}:
             found.message = found.message.replace(private, self.models[0])
