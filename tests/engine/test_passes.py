@@ -101,6 +101,39 @@ def test_a_pass_that_somebody_waits_for_keeps_its_time(
     assert machine(decoding + new, decoding + attended_by(past, new)) <= 1.3 * within
 
 
+@given(reading=st.integers(1, 20), decoding=st.integers(1, 9), others=st.integers(0, 9))
+@settings(max_examples=30)
+def test_the_more_wait_for_a_first_token_the_more_is_read(
+    reading: int, decoding: int, others: int
+) -> None:
+    """But who decodes is slowed by none of another tenant's prompts, nor by those nobody awaits."""
+    scheduler = Scheduler(64, 4096, step_time=LEARNED)
+    decodes = [request("a", 1, 50, interactive=True) for _ in range(decoding)]
+    running(scheduler, *decodes, *(request("a", 5000, interactive=True) for _ in range(reading)))
+    running(scheduler, *(request("b", 5000, interactive=True) for _ in range(others)))
+    running(scheduler, *(request("a", 5000) for _ in range(others)))
+    rows = sum(item.num_new for item in plan(scheduler))
+    within = SLOWDOWN * max(reading / decoding, 1) * LEARNED.predict(decoding, decoding)
+    assert LEARNED.predict(rows, rows) <= within
+    assert machine(rows, rows) >= 0.7 * min(within, machine(4096, 4096))
+    if others:
+        running(scheduler, request("b", 1, 50, interactive=True))
+        rows = sum(item.num_new for item in plan(scheduler))
+        ratio = max(min(reading / decoding, others), 1)
+        assert LEARNED.predict(rows, rows) <= SLOWDOWN * ratio * LEARNED.predict(decoding + 1, 99)
+
+
+def test_what_nobody_notices_is_read_in_whole_chunks() -> None:
+    """Also where every pass so far was of many rows: there is nothing to be learned first."""
+    for speed, whole in ((20, True), (1, False)):
+        step_time = StepTime()
+        for _ in range(40):
+            step_time.observe(512, attended_by(0, 512), machine(512, 512) / speed)
+        scheduler = Scheduler(4, 512, step_time=step_time)
+        running(scheduler, request("a", 1, 9, interactive=True), request("a", 5000))
+        assert (sum(item.num_new for item in plan(scheduler)) == 512) is whole
+
+
 def test_a_bound_that_is_past_already_lets_one_row_through() -> None:
     scheduler = Scheduler(32, 512, step_time=LEARNED, max_step_time=0.001)
     running(scheduler, request("a", 1, 9, interactive=True), request("b", 70), request("c", 70))

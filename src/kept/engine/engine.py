@@ -61,11 +61,11 @@ class Engine(Loop):
         """max_slots: sequences side by side; of a cache that is given, its number of slots.
 
         max_step_time: seconds that a step with prompts to read may take while somebody reads along
-        (`Request.interactive`); None: three times what it would take without them. weights: shares
-        of tenants; 1 for those left out. room: what keys and values come out of, where engines
-        share one. inputs: of that room, what an encoder has read before. store: where prefixes of
-        this model outlive the process. draft: what their texts may be drafted by
-        (`num_assistant_tokens`).
+        (`Request.interactive`); None: mostly three times what it would take without them, see
+        `Passes`. weights: shares of tenants; 1 for those left out. room: what keys and values come
+        out of, where engines share one. inputs: of that room, what an encoder has read before.
+        store: where prefixes of this model outlive the process. draft: what their texts may be
+        drafted by (`num_assistant_tokens`).
 
         Raises OptionError for a weight or a time that is not a finite number above 0.
         """

@@ -6,6 +6,7 @@ one of them or a thousand, and a pass takes some from each.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from kept.engine.step_time import StepTime, attended_by
 
 MAX_DRAFTED: Final = 16  # tokens that one may have pending and yet have read its prompt
 SLOWDOWN: Final = 3.0  # what prompts may make of the time of a pass that decodes alone
+FLUENT: Final = 0.05  # seconds; twenty tokens a second are more than anybody reads
 
 
 class Work(NamedTuple):
@@ -54,8 +56,9 @@ class Passes:
 
     chunk: rows of a pass at most, beyond one for each sequence; None: nothing can be cut, and each
     pass takes whole sequences. max_step_time: seconds that a pass may take while somebody decodes
-    whose request is interactive, as far as `step_time` can tell; None: 3 times what the pass would
-    take without prompts.
+    whose request is interactive, as far as `step_time` can tell; None: what nobody notices who
+    reads along, or 3 times what the pass would take without prompts, and as much more as more wait
+    for their first token than decode.
     """
 
     def __init__(
@@ -111,15 +114,18 @@ class Passes:
             return {reader.continuation: reader.most for reader in readers}
         rows = sum(counts.values())
         attended = sum(attended_by(c.num_computed, count) for c, count in counts.items())
-        seconds = None
+        seconds, left = None, max(self.chunk - rows, 1)
         if any(owner[c].interactive for c in counts):
-            seconds = self.max_step_time or SLOWDOWN * self.step_time.predict(rows, attended)
-        left = max(self.chunk - rows, 1)
-        if seconds is not None and not self.step_time.knows_few(rows):
-            left = 1  # to learn what those who decode would take without prompts
-        elif seconds is not None:
+            without = self.step_time.predict(rows, attended)
+            seconds = self.max_step_time
+            if seconds is None:
+                seconds = max(SLOWDOWN * _patience(readers, counts, owner) * without, FLUENT)
             past = readers[0].continuation.num_computed
-            left = self.step_time.rows_within(seconds, rows, attended, past, left, least=1)
+            unseen = self.step_time.rows_within(FLUENT, rows, attended, past, left, least=1)
+            if unseen < left and not self.step_time.knows_few(rows):
+                left = 1  # to learn what those who decode would take without prompts
+            else:
+                left = self.step_time.rows_within(seconds, rows, attended, past, left, least=1)
         reads: dict[Continuation, int] = {}
         for reader, share in self._turns(readers, left):
             continuation = reader.continuation
@@ -147,6 +153,19 @@ class Passes:
             key=lambda reader: reader.request.order,
         )
         return [(oldest, max(left // 4, 1)), *((reader, left) for reader in readers)]
+
+
+def _patience(
+    readers: list[Reader], counts: dict[Continuation, int], owner: dict[Continuation, Request]
+) -> float:
+    """By how much more those who decode may be slowed, as more wait for a first token than they.
+
+    Each wait is somebody's, for a first token or for the next, and a pass has a cost however little
+    it reads: many small parts would have all wait longer. Only its own readers slow a tenant.
+    """
+    reading = Counter(x.request.tenant for x in readers if x.request.interactive)
+    decoding = Counter(owner[c].tenant for c in counts if owner[c].interactive)
+    return max(1.0, min(reading[tenant] / count for tenant, count in decoding.items()))
 
 
 def _in_turn(readers: list[Reader], turn: Callable[[Request], Turn]) -> list[Reader]:
