@@ -195,6 +195,12 @@ BestPairs run_repeat(Repeat& repeat, const std::vector<std::int64_t>& tokens) {
     return found;
 }
 
+int add_expert_weights(Program& program, const nb::list& weights) {
+    std::vector<Weights> found;
+    for (const nb::handle each : weights) found.push_back(nb::cast<const Weights&>(each));
+    return program.add_expert_weights(std::move(found));
+}
+
 void bind_program(nb::module_& m) {
     nb::enum_<Epilogue>(m, "Epilogue")
         .value("store", Epilogue::store)
@@ -228,9 +234,10 @@ void bind_program(nb::module_& m) {
           Keep<0, 14>(), Keep<0, 17>());
     nb::class_<Program>(m, "Program")
         .def(nb::init<const std::string&>(), "isa"_a)
-        .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a)
-        .def("add_code_buffer", &Program::add_code_buffer, "width"_a, "for_int4"_a)
+        .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a, "per_row"_a = 1)
+        .def("add_code_buffer", &Program::add_code_buffer, "width"_a, "for_int4"_a, "per_row"_a = 1)
         .def("add_weights", &Program::add_weights, "weights"_a, Keep<1, 2>())
+        .def("add_expert_weights", &add_expert_weights, "weights"_a, Keep<1, 2>())
         .def(
             "embed",
             [](Program& p, int table, nb::handle positions, std::int64_t num_positions, int out,
@@ -279,6 +286,16 @@ void bind_program(nb::module_& m) {
             },
             "queries"_a, "layer"_a, "shape"_a, "out"_a, "bias"_a.none() = nb::none(), "reach"_a = 0,
             "crossing"_a = false, Keep<1, 6>())
+        .def(
+            "choose",
+            [](Program& p, int scores, std::int64_t num_experts, std::int64_t top_k,
+               bool normalised,
+               bool is_shared) { p.choose(scores, {num_experts, top_k, normalised, is_shared}); },
+            "scores"_a, "num_experts"_a, "top_k"_a, "normalised"_a, "is_shared"_a)
+        .def("gather", &Program::gather, "x"_a, "out"_a)
+        .def("experts", &Program::experts, "x"_a, "ungathered"_a, "weights"_a, "epilogue"_a,
+             "activation"_a, "out"_a)
+        .def("combine", &Program::combine, "x"_a, "shared"_a, "out"_a, "add"_a)
         .def_prop_ro("num_ops", &Program::num_ops)
         .def("run", &Program::run, "step"_a, "first"_a, "last"_a, "among_torch"_a = false,
              Release())

@@ -11,6 +11,7 @@
 
 #include "code_rows.h"
 #include "layout.h"
+#include "routes.h"
 #include "sampling.h"
 #include "top_logits.h"
 
@@ -303,6 +304,8 @@ struct Kernels {
     void (*attend)(const AttendArgs&, const AttendUnit&, float* scratch);
     // Joins the partial results of all chunks of one head of rows, and finishes them.
     void (*merge)(const AttendArgs&, const AttendRows&, std::int64_t kv_head);
+    // Units are parts of rows.
+    void (*combine)(const CombineArgs&, std::int64_t first_unit, std::int64_t last_unit);
     // Writes a row of packed weights as floats, without gate order or bias.
     void (*unpack_row)(const Weights&, std::int64_t row, float* out);
     // Stops at the first number that is not finite and returns where it lies, else -1. The scratch

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention.h"
+#include "combine.h"
 #include "kernels.h"
 #include "linear.h"
 #include "place.h"
@@ -35,6 +36,7 @@ const Kernels KEPT_JOIN(kernels_, KEPT_NS) = {
     KEPT_NS::place,
     KEPT_NS::attend,
     KEPT_NS::merge,
+    KEPT_NS::combine,
     KEPT_NS::unpack_row,
     KEPT_NS::quantize_rows,
     KEPT_NS::encode_heads,

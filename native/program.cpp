@@ -25,13 +25,13 @@ Program::Program(const std::string& isa) : kernels_(find_kernels(isa.c_str())) {
     if (kernels_ == nullptr) throw std::invalid_argument("no kernels called " + isa);
 }
 
-int Program::add_buffer(std::int64_t width, bool is_bf16) {
-    buffers_.emplace_back(width, is_bf16);
+int Program::add_buffer(std::int64_t width, bool is_bf16, std::int64_t per_row) {
+    buffers_.emplace_back(width, is_bf16, per_row);
     return static_cast<int>(buffers_.size()) - 1;
 }
 
-int Program::add_code_buffer(std::int64_t width, bool for_int4) {
-    buffers_.push_back(RowBuffer::of_codes(width, for_int4));
+int Program::add_code_buffer(std::int64_t width, bool for_int4, std::int64_t per_row) {
+    buffers_.push_back(RowBuffer::of_codes(width, for_int4, per_row));
     return static_cast<int>(buffers_.size()) - 1;
 }
 
@@ -39,6 +39,14 @@ int Program::add_weights(const Weights& weights) {
     if (!weights.data) throw std::invalid_argument("weights without numbers");
     weights_.push_back(weights);
     return static_cast<int>(weights_.size()) - 1;
+}
+
+int Program::add_expert_weights(std::vector<Weights> weights) {
+    if (weights.empty()) throw std::invalid_argument("no experts");
+    for (const Weights& each : weights)
+        if (!each.data) throw std::invalid_argument("weights without numbers");
+    expert_weights_.push_back(std::move(weights));
+    return static_cast<int>(expert_weights_.size()) - 1;
 }
 
 void Program::embed(int table, const float* position_table, std::int64_t num_positions, int out,
@@ -72,15 +80,36 @@ void Program::attend(int queries, std::int64_t layer, const AttentionShape& shap
     append(Attend{queries, layer, shape, out, bias, crossing});
 }
 
+void Program::choose(int scores, const Routing& routing) {
+    append(Choose{scores, routing});
+}
+
+void Program::gather(int x, int out) {
+    append(Gather{x, out});
+}
+
+void Program::experts(int in, int ungathered, int weights, Epilogue epilogue, Activation activation,
+                      int out) {
+    append(Experts{in, ungathered, weights, epilogue, activation, out});
+}
+
+void Program::combine(int x, int shared, int out, bool add) {
+    append(Combine{x, shared, out, add});
+}
+
 void Program::reserve(const Step& step) {
     // A row may be wanted more than once.
     const std::int64_t rows = std::max(step.rows, step.num_wanted);
     for (RowBuffer& buffer : buffers_) buffer.reserve(rows);
     std::int64_t needed = 0;
     for (const Weights& w : weights_) needed = std::max(needed, linear_scratch(w, rows));
-    for (const Op& op : ops_)
+    for (const auto& experts : expert_weights_)  // all of a layer's are of one size
+        needed = std::max(needed, linear_scratch(experts.front(), rows));
+    for (const Op& op : ops_) {
         if (const Attend* a = std::get_if<Attend>(&op))
             needed = std::max(needed, attend_scratch(a->shape));
+        if (const Choose* c = std::get_if<Choose>(&op)) routes_.reserve(c->routing, step.rows);
+    }
     const auto threads = static_cast<std::size_t>(Pool::shared().num_threads());
     scratch_.resize(threads);
     for (auto& scratch : scratch_)

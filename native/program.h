@@ -12,6 +12,7 @@
 
 #include "attend_plan.h"
 #include "kernels.h"
+#include "routes.h"
 #include "row_buffer.h"
 #include "step.h"
 #include "top_logits.h"
@@ -26,9 +27,11 @@ class Program {
     Program& operator=(const Program&) = delete;
 
     // Adds rows as RowBuffer describes them; returns their name.
-    int add_buffer(std::int64_t width, bool is_bf16);
-    int add_code_buffer(std::int64_t width, bool for_int4);
+    int add_buffer(std::int64_t width, bool is_bf16, std::int64_t per_row = 1);
+    int add_code_buffer(std::int64_t width, bool for_int4, std::int64_t per_row = 1);
     int add_weights(const Weights& weights);
+    // Of all experts of a layer, which are alike but for their numbers.
+    int add_expert_weights(std::vector<Weights> weights);
 
     // num_positions: rows of the position table, which may be null.
     // scale: of the table's rows.
@@ -51,6 +54,17 @@ class Program {
     // crossing: each sequence attends its input's layer.
     void attend(int queries, std::int64_t layer, const AttentionShape& shape, int out,
                 const DistanceBias& bias, bool crossing);
+
+    // A mixture of experts: every row chooses by its scores; rows are gathered for those they
+    // chose, unless there is but one; products of each expert with its slots; and their sum.
+    // Buffers of slots hold as many a row as it chooses experts. ungathered: where a single row is
+    // read, -1: `in` is no gathered one. shared: what a shared expert made of all rows, -1: there
+    // is none.
+    void choose(int scores, const Routing& routing);
+    void gather(int x, int out);
+    void experts(int in, int ungathered, int weights, Epilogue epilogue, Activation activation,
+                 int out);
+    void combine(int x, int shared, int out, bool add);
 
     std::int64_t num_ops() const { return static_cast<std::int64_t>(ops_.size()); }
 
@@ -113,7 +127,25 @@ class Program {
         DistanceBias bias;
         bool crossing;
     };
-    using Op = std::variant<Embed, Norm, Quantize, Linear, Place, Attend>;
+    struct Choose {
+        int scores;
+        Routing routing;
+    };
+    struct Gather {
+        int x, out;
+    };
+    struct Experts {
+        int in, ungathered, weights;
+        Epilogue epilogue;
+        Activation activation;
+        int out;
+    };
+    struct Combine {
+        int x, shared, out;
+        bool add;
+    };
+    using Op = std::variant<Embed, Norm, Quantize, Linear, Place, Attend, Choose, Gather, Experts,
+                            Combine>;
 
     struct Run;
 
@@ -137,6 +169,14 @@ class Program {
     void check_op(const Linear& op) const;
     void check_op(const Place& op) const;
     void check_op(const Attend& op) const;
+    void check_op(const Choose& op) const;
+    void check_op(const Gather& op) const;
+    void check_op(const Experts& op) const;
+    void check_op(const Combine& op) const;
+    void check_product(const RowBuffer& in, const Weights& w, Epilogue epilogue,
+                       const RowBuffer& out) const;
+    void check_per_row(const RowBuffer& rows) const;
+    const Routing& last_choice() const;
     void check(const Step& step, std::int64_t first, std::int64_t last) const;
     template <class T>
     void append(const T& op) {
@@ -170,6 +210,14 @@ class Program {
     void operate(Run& run, const Linear& op, Part part);
     void operate(Run& run, const Place& op, Part part);
     void operate(Run& run, const Attend& op, Part part);
+    void operate(Run& run, const Choose& op, Part part);
+    void operate(Run& run, const Gather& op, Part part);
+    void operate(Run& run, const Experts& op, Part part);
+    void operate(Run& run, const Combine& op, Part part);
+    void group(const Run& run, const Choose& op);
+    std::int64_t num_rows(const Step& step, const Quantize& op) const {
+        return op.wanted ? step.num_wanted : step.rows * buffer(op.x).per_row();
+    }
     Sequences sequences(const Step& step, std::int64_t layout) const;
     PlaceArgs place_args(const Run& run, const Place& op, std::int64_t layer);
     AttendArgs attend_args(const Run& run, const Attend& op, std::int64_t layer);
@@ -181,6 +229,8 @@ class Program {
     const Kernels* kernels_;
     std::vector<RowBuffer> buffers_;
     std::vector<Weights> weights_;
+    std::vector<std::vector<Weights>> expert_weights_;
+    Routes routes_;
     std::vector<Op> ops_;
     std::vector<AttendPlan> plans_;
     std::vector<float> partials_;

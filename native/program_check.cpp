@@ -4,14 +4,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "must.h"
 #include "program.h"
 
 namespace kept {
 namespace {
-
-void must(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-}
 
 void within(const char* what, const std::int64_t* ids, std::int64_t count, std::int64_t limit) {
     for (std::int64_t i = 0; i < count; ++i)
@@ -193,20 +190,26 @@ void Program::check_op(const Norm& op) const {
 
 void Program::check_op(const Quantize& op) const {
     must(!known(op.x).holds_codes() && known(op.out).holds_codes(), "floats become codes");
-    must(known(op.x).width() == known(op.out).width(), "codes are as many as their numbers");
+    must(known(op.x).width() == known(op.out).width() &&
+             known(op.x).per_row() == known(op.out).per_row(),
+         "codes are as many as their numbers");
 }
 
 void Program::check_op(const Linear& op) const {
-    must_hold_numbers(known(op.out));
-    const Weights& w = weights_.at(static_cast<std::size_t>(op.weights));
-    must(w.padded_in() <= known(op.in).stride(), "a matrix reads beyond the rows of its input");
-    const CodeRows codes = known(op.in).codes();
-    must(
-        !known(op.in).holds_codes() || (codes.width == w.padded_in() &&
-                                        w.format == (codes.for_int4 ? Format::int4 : Format::int8)),
-        "codes are of another width or order than a matrix reads");
-    must(op.epilogue == Epilogue::logits ||
-             (op.epilogue == Epilogue::gate ? w.width() : w.num_out) <= known(op.out).stride(),
+    check_product(known(op.in), weights_.at(static_cast<std::size_t>(op.weights)), op.epilogue,
+                  known(op.out));
+}
+
+void Program::check_product(const RowBuffer& in, const Weights& w, Epilogue epilogue,
+                            const RowBuffer& out) const {
+    must_hold_numbers(out);
+    must(w.padded_in() <= in.stride(), "a matrix reads beyond the rows of its input");
+    const CodeRows codes = in.codes();
+    must(!in.holds_codes() || (codes.width == w.padded_in() &&
+                               w.format == (codes.for_int4 ? Format::int4 : Format::int8)),
+         "codes are of another width or order than a matrix reads");
+    must(epilogue == Epilogue::logits ||
+             (epilogue == Epilogue::gate ? w.width() : w.num_out) <= out.stride(),
          "a matrix writes beyond the rows of its output");
 }
 

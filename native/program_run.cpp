@@ -1,28 +1,21 @@
 // The run of a program: what every thread does of each operation.
-#include <atomic>
+#include "program_run.h"
+
 #include <stdexcept>
 
 #include "pool.h"
-#include "program.h"
 
 namespace kept {
 namespace {
 
 // Numbers that one thread works through in about the time that a barrier takes.
 constexpr std::int64_t kAlone = 8192;
+// How many numbers a score is worth where experts are chosen by it.
+constexpr std::int64_t kOfChoosing = 8;
 
 }  // namespace
 
 constexpr Program::Part Program::kWhole{0, 1};
-
-// What the threads of one run have in common.
-struct Program::Run {
-    const Step& step;
-    std::int64_t first, last;
-    int threads;
-    Program* program;
-    std::atomic<std::int64_t> next{0};  // unit to take, of those that threads do not share evenly
-};
 
 void Program::run(const Step& step, std::int64_t first, std::int64_t last, bool among_torch) {
     // Before anything is reserved: the scratch is one for each thread.
@@ -55,12 +48,18 @@ void Program::work(Run& run, int thread) {
             merge(run, std::get<Attend>(op(i)), part);
         }
         for (end = i + 1; end < run.last && is_small(run.step, op(end));) ++end;
-        if (i + 1 == run.last && !merges_alone) return;  // the job's end is a barrier too
+        const bool groups = std::holds_alternative<Choose>(op(i));
+        if (i + 1 == run.last && !merges_alone && !groups)
+            return;  // the job's end is a barrier too
         // All but the last to come wait anyway: it does alone what is not worth another barrier.
         Pool::shared().sync([&] {
             run.next = 0;
             if (merges_alone) merge(run, std::get<Attend>(op(i)), kWhole);
-            for (std::int64_t small = i + 1; small < end; ++small) operate(run, small, kWhole);
+            if (groups) group(run, std::get<Choose>(op(i)));
+            for (std::int64_t small = i + 1; small < end; ++small) {
+                operate(run, small, kWhole);
+                if (const Choose* choice = std::get_if<Choose>(&op(small))) group(run, *choice);
+            }
         });
     }
 }
@@ -73,7 +72,15 @@ bool Program::is_small(const Step& step, const Op& op) const {
     if (const Norm* n = std::get_if<Norm>(&op))
         return (n->wanted ? step.num_wanted : step.rows) * buffer(n->x).width() <= kAlone;
     if (const Quantize* q = std::get_if<Quantize>(&op))
-        return (q->wanted ? step.num_wanted : step.rows) * buffer(q->x).width() <= kAlone;
+        return num_rows(step, *q) * buffer(q->x).width() <= kAlone;
+    if (const Choose* c = std::get_if<Choose>(&op))
+        return step.rows * c->routing.num_experts * kOfChoosing <= kAlone;
+    if (const Gather* g = std::get_if<Gather>(&op)) {
+        const RowBuffer& out = buffer(g->out);
+        return step.rows == 1 || step.rows * out.per_row() * out.width() <= kAlone;
+    }
+    if (const Combine* c = std::get_if<Combine>(&op))
+        return step.rows * buffer(c->x).per_row() * buffer(c->x).width() <= kAlone;
     if (const Place* p = std::get_if<Place>(&op))
         return step.rows * buffer(p->qkv).width() <= kAlone;
     return false;
@@ -104,7 +111,7 @@ void Program::operate(Run& run, const Norm& op, Part part) {
 void Program::operate(Run& run, const Quantize& op, Part part) {
     const RowBuffer& x = buffer(op.x);
     const EncodeRowsArgs args{x.floats(), x.stride(), buffer(op.out).codes()};
-    const auto [begin, end] = part.of(op.wanted ? run.step.num_wanted : run.step.rows);
+    const auto [begin, end] = part.of(num_rows(run.step, op));
     kernels_->encode_rows(args, begin, end);
 }
 

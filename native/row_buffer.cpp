@@ -6,11 +6,11 @@
 
 namespace kept {
 
-RowBuffer::RowBuffer(std::int64_t width, bool is_bf16)
-    : width_(width), stride_(round_up(width, 32)), is_bf16_(is_bf16) {}
+RowBuffer::RowBuffer(std::int64_t width, bool is_bf16, std::int64_t per_row)
+    : width_(width), stride_(round_up(width, 32)), per_row_(per_row), is_bf16_(is_bf16) {}
 
-RowBuffer RowBuffer::of_codes(std::int64_t width, bool for_int4) {
-    RowBuffer made(width, false);
+RowBuffer RowBuffer::of_codes(std::int64_t width, bool for_int4, std::int64_t per_row) {
+    RowBuffer made(width, false, per_row);
     made.holds_codes_ = true;
     made.for_int4_ = for_int4;
     return made;
@@ -20,7 +20,7 @@ void RowBuffer::reserve(std::int64_t rows) {
     if (rows_ >= rows) return;
     // Zeros: kernels read the padding of rows, into which only zeros are ever written.
     const auto bytes =
-        static_cast<std::size_t>(rows * (holds_codes_ ? codes().stride() : stride_ * 4));
+        static_cast<std::size_t>(rows * per_row_ * (holds_codes_ ? codes().stride() : stride_ * 4));
     memory_ = {nullptr, nullptr};
     rows_ = 0;
     memory_ = {allocate_zeros(bytes), free_memory};

@@ -9,15 +9,22 @@ namespace kept {
 
 class RowBuffer {
   public:
-    // Rows of `width` numbers, padded to 32. `is_bf16`: what a linear layer reads.
-    RowBuffer(std::int64_t width, bool is_bf16);
+    // Rows of `width` numbers, padded to 32. `is_bf16`: what a linear layer reads. `per_row`: how
+    // many there are for each row of a step.
+    RowBuffer(std::int64_t width, bool is_bf16, std::int64_t per_row = 1);
     // Rows of codes, which a linear layer of int4 or int8 weights reads.
-    static RowBuffer of_codes(std::int64_t width, bool for_int4);
+    static RowBuffer of_codes(std::int64_t width, bool for_int4, std::int64_t per_row = 1);
 
     std::int64_t width() const { return width_; }
     std::int64_t stride() const { return stride_; }
-    // For how many there is room.
+    std::int64_t per_row() const { return per_row_; }
+    // For how many rows of a step there is room.
     std::int64_t rows() const { return rows_; }
+    // Bytes from one row to the next.
+    std::int64_t row_bytes() const {
+        return holds_codes_ ? codes().stride() : stride_ * (is_bf16_ ? 2 : 4);
+    }
+    std::byte* row(std::int64_t index) const { return memory_.get() + index * row_bytes(); }
     float* floats() const { return reinterpret_cast<float*>(memory_.get()); }
     ActRows act() const { return {memory_.get(), stride_, is_bf16_}; }
     bool holds_codes() const { return holds_codes_; }
@@ -39,7 +46,7 @@ class RowBuffer {
                        const std::byte* in);
 
   private:
-    std::int64_t width_, stride_, rows_ = 0;
+    std::int64_t width_, stride_, per_row_, rows_ = 0;
     bool is_bf16_, holds_codes_ = false, for_int4_ = false;
     std::unique_ptr<std::byte, void (*)(void*)> memory_{nullptr, nullptr};
 };

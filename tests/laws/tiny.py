@@ -73,6 +73,17 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "head_dim": 12,
         "sliding_window": 9,
     },
+    "qwen2_moe": {
+        **_LLAMA,
+        "model_type": "qwen2_moe",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 40,
+        "mlp_only_layers": [0],
+    },
     "qwen3": {
         **_LLAMA,
         "model_type": "qwen3",

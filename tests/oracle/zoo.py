@@ -21,11 +21,17 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 import kept
@@ -56,6 +62,7 @@ _GEMMA = {
     "query_pre_attn_scalar": 10,
     "pad_token_id": None,
 }
+_EXPERTS = {**_THREE, "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
 _MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
     "gemma": (GemmaForCausalLM, GemmaConfig, {**_GEMMA, "num_hidden_layers": 2}),
     "gemma2": (Gemma2ForCausalLM, Gemma2Config, _GEMMA),
@@ -63,8 +70,15 @@ _MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
     "gpt2": (GPT2LMHeadModel, GPT2Config, _GPT2),
     "llama": (LlamaForCausalLM, LlamaConfig, _LLAMA),
     "mistral": (MistralForCausalLM, MistralConfig, _THREE),
+    "mixtral": (MixtralForCausalLM, MixtralConfig, {**_LLAMA, "num_local_experts": 5}),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, _THREE),
+    "qwen2_moe": (
+        Qwen2MoeForCausalLM,
+        Qwen2MoeConfig,
+        {**_EXPERTS, "shared_expert_intermediate_size": 40},
+    ),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {**_THREE, "head_dim": 16}),
+    "qwen3_moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig, _EXPERTS),
 }
 
 
@@ -153,6 +167,8 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
     "mistral": {"sliding_window": 7},
     "mistral no window": {"sliding_window": None},
     "mistral wide heads": {"sliding_window": 5, "head_dim": 12},
+    "mixtral": {},
+    "mixtral window": {"sliding_window": 7, "num_experts_per_tok": 1, "num_local_experts": 2},
     "qwen2": {},
     "qwen2 tied": {"tie_word_embeddings": True},
     "qwen2 window": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
@@ -162,13 +178,30 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
         "sliding_window": 5,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     },
+    "qwen2_moe": {},
+    "qwen2_moe window": {
+        "use_sliding_window": True,
+        "sliding_window": 6,
+        "max_window_layers": 2,
+        "norm_topk_prob": True,
+        "qkv_bias": False,
+    },
+    "qwen2_moe layer types": {
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "mlp_only_layers": [0, 2],
+    },
     "qwen3": {},
     "qwen3 bias": {"attention_bias": True},
     "qwen3 window": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2},
+    "qwen3_moe": {"norm_topk_prob": True, "head_dim": 16},
+    "qwen3_moe sparse": {"decoder_sparse_step": 2, "mlp_only_layers": [1], "attention_bias": True},
+    "qwen3_moe all": {"num_experts_per_tok": 6, "use_sliding_window": True, "sliding_window": 4},
 }
 # One of each family, for laws in which the family's details play no part.
 REST = [name for name in ZOO if "short" not in name]
-FEW = ("gemma2", "gemma3", "gpt2", "llama", "mistral", "qwen2 window", "qwen3")
+FEW = ("gemma2", "gemma3", "gpt2", "llama", "mistral", "qwen2 window", "qwen2_moe", "qwen3")
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,17 @@ class Fields:
             )
         return tuple(value)
 
+    def integers(self, name: str, *, maximum: int) -> tuple[int, ...]:
+        """A list of integers from 0 to `maximum`; none if absent."""
+        value = self._config.get(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(type(x) is int for x in value):
+            raise self._wrong(name, value, "a list of integers")
+        if value and not 0 <= min(value) <= max(value) <= maximum:
+            raise self._wrong(name, value, f"a list of integers from 0 to {maximum}")
+        return tuple(value)
+
     def nested(self, name: str) -> Fields | None:
         """The object under `name`, or None if absent or empty."""
         value = self._config.get(name)

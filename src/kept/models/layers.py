@@ -11,7 +11,7 @@ from kept.models.record import Record
 from kept.ops import AttentionSpec, KVView, RelativeBias
 
 
-def _parameter(*size: int) -> nn.Parameter:
+def parameter(*size: int) -> nn.Parameter:
     """A shape without memory, which loading replaces by what a checkpoint holds."""
     return nn.Parameter(torch.empty(size, dtype=torch.float32, device="meta"))
 
@@ -22,12 +22,27 @@ class Linear(nn.Module):
     def __init__(self, num_in: int, num_out: int, bias: bool, gated: bool = False) -> None:
         super().__init__()
         self.gated = gated
-        self.weight = _parameter(num_out, num_in)
-        self.bias = _parameter(num_out) if bias else None
+        self.weight = parameter(num_out, num_in)
+        self.bias = parameter(num_out) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, in) -> (N, out)."""
         return ops.linear(x, self.weight, self.bias)
+
+
+class GatedMLP(nn.Module):
+    """down(act(gate(x)) * up(x)); one matrix makes gate and up."""
+
+    def __init__(self, width: int, size: int, activation: str, bias: bool) -> None:
+        super().__init__()
+        self.activation = activation
+        self.gate_up = Linear(width, 2 * size, bias, gated=True)
+        self.down = Linear(size, width, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, E) -> (N, E)."""
+        out: Tensor = self.down(ops.gated(self.gate_up(x), self.activation))
+        return out
 
 
 class RMSNorm(nn.Module):
@@ -35,7 +50,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.weight = _parameter(width)
+        self.weight = parameter(width)
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,8 +76,8 @@ class LayerNorm(nn.Module):
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.weight = _parameter(width)
-        self.bias = _parameter(width)
+        self.weight = parameter(width)
+        self.bias = parameter(width)
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +90,7 @@ class Embedding(nn.Module):
 
     def __init__(self, num_rows: int, width: int) -> None:
         super().__init__()
-        self.weight = _parameter(num_rows, width)
+        self.weight = parameter(num_rows, width)
 
     def forward(self, ids: Tensor, scale: float = 1.0) -> Tensor:
         """ids: (N,) -> (N, E), times `scale`."""

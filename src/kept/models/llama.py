@@ -17,7 +17,7 @@ from kept.cache import KVShape, LayerStore
 from kept.errors import CheckpointError
 from kept.models.causal_lm import CausalLM
 from kept.models.fields import MAX_HEAD, MAX_LAYERS, Fields
-from kept.models.layers import Embedding, Linear, RMSNorm, attend
+from kept.models.layers import Embedding, GatedMLP, Linear, RMSNorm, attend
 from kept.models.record import Record
 from kept.models.rope import RopeConfig, Rotary, read_rope
 from kept.models.weight_map import Placement, WeightMap
@@ -143,19 +143,11 @@ class LlamaAttention(nn.Module):
         return out
 
 
-class LlamaMLP(nn.Module):
-    """down(act(gate(x)) * up(x)); one matrix makes gate and up."""
+class LlamaMLP(GatedMLP):
+    """The feed-forward half of a block."""
 
     def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.activation = config.activation
-        self.gate_up = Linear(config.hidden_size, 2 * config.mlp_size, config.mlp_bias, gated=True)
-        self.down = Linear(config.mlp_size, config.hidden_size, config.mlp_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (N, E) -> (N, E)."""
-        out: Tensor = self.down(ops.gated(self.gate_up(x), self.activation))
-        return out
+        super().__init__(config.hidden_size, config.mlp_size, config.activation, config.mlp_bias)
 
 
 class LlamaBlock(nn.Module):

@@ -15,6 +15,8 @@ from kept.models.gemma import Gemma, gemma3_weight_map, gemma_weight_map
 from kept.models.gemma_config import read_gemma3_config, read_gemma_config
 from kept.models.gpt2 import GPT2, gpt2_weight_map, read_gpt2_config
 from kept.models.llama import Llama, llama_weight_map, read_llama_config
+from kept.models.mixture import Mixture, mixtral_weight_map, qwen_moe_weight_map
+from kept.models.mixture_config import read_mixture_config
 from kept.models.t5 import T5
 from kept.models.t5_config import read_t5_config
 from kept.models.t5_weights import t5_weight_map
@@ -39,6 +41,10 @@ def _llama(architecture: str, *aliases: str) -> Family:
     return Family(architecture, read_llama_config, Llama, llama_weight_map, aliases)
 
 
+def _qwen_moe(architecture: str) -> Family:
+    return Family(architecture, read_mixture_config, Mixture, qwen_moe_weight_map)
+
+
 def _gemma(architecture: str) -> Family:
     return Family(architecture, read_gemma_config, Gemma, gemma_weight_map)
 
@@ -56,8 +62,11 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "llama": _llama("LlamaForCausalLM", "LLaMAForCausalLM"),
     "mistral": _llama("MistralForCausalLM"),
+    "mixtral": Family("MixtralForCausalLM", read_mixture_config, Mixture, mixtral_weight_map),
     "qwen2": _llama("Qwen2ForCausalLM"),
+    "qwen2_moe": _qwen_moe("Qwen2MoeForCausalLM"),
     "qwen3": _llama("Qwen3ForCausalLM"),
+    "qwen3_moe": _qwen_moe("Qwen3MoeForCausalLM"),
     "t5": Family(
         "T5ForConditionalGeneration", read_t5_config, T5, t5_weight_map, ("T5WithLMHeadModel",)
     ),

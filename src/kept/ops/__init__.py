@@ -20,6 +20,7 @@ from kept.ops.faces import (
     activate,
     attend,
     embedding,
+    experts,
     gated,
     layer_norm,
     linear,
@@ -31,6 +32,7 @@ from kept.ops.faces import (
 )
 from kept.ops.hadamard import rotate_heads
 from kept.ops.kv_codec import KV_CODECS, KVCodec, KVDtype, find_kv_codec
+from kept.ops.mixture import Expert, Router, Routing
 from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
 from kept.ops.plain import exact_products, plain_torch
 from kept.ops.program import Program
@@ -67,6 +69,7 @@ __all__ = [
     "Codec",
     "ContiguousView",
     "CrossView",
+    "Expert",
     "Group",
     "HeadSpec",
     "InputBuffers",
@@ -83,6 +86,8 @@ __all__ = [
     "RelativeBias",
     "Rope",
     "RopeTables",
+    "Router",
+    "Routing",
     "Span",
     "StepBuffers",
     "StoredView",
@@ -94,6 +99,7 @@ __all__ = [
     "embedding",
     "encode_heads",
     "exact_products",
+    "experts",
     "find_kv_codec",
     "gated",
     "isa",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from kept.ops import reference, trace
+from kept.ops import mixture, reference, trace, trace_experts
 from kept.ops.bias import RelativeBias
+from kept.ops.mixture import Expert, Router, Routing
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.views import KVView
 
@@ -122,4 +124,23 @@ def activate(x: Tensor, activation: str) -> Tensor:
     """An activation by its config name (`hidden_act`, `activation_function`)."""
     take = _trace if trace.is_traced(x) else reference
     out: Tensor = take.activate(x, activation)
+    return out
+
+
+def experts(
+    x: Tensor,
+    router: Router,
+    choices: Sequence[Expert],
+    routing: Routing,
+    activation: str,
+    shared: Tensor | None = None,
+) -> Tensor:
+    """The weighed sum (N, E) of what its experts make of each row of x (N, E), of X of them.
+
+    It is taken in fp32, in ascending order of the experts; weights of experts that no row chose are
+    not read. shared: (N, E), what an expert that all rows go to made of them, which comes behind
+    the others, weighed by the sigmoid of the router's last score.
+    """
+    take: Any = trace_experts if trace.is_traced(x) else mixture
+    out: Tensor = take.experts(x, router, choices, routing, activation, shared)
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from kept.ops.activations import Activations
 from kept.ops.bias import RelativeBias
+from kept.ops.mixture import Routing
 from kept.ops.packed import PackedMatrix
 from kept.ops.spec import AttentionSpec, HeadSpec
 
@@ -99,20 +101,65 @@ class Attend:
     crossing: bool = False
 
 
-Line = Embed | Norm | Quantize | Linear | Place | Attend
+@dataclass
+class Choose:
+    """The choice of each row among experts, by its scores. has_shared: behind these lies the gate
+    of a shared expert."""
+
+    scores: Buffer
+    num_experts: int
+    routing: Routing
+    has_shared: bool
+
+
+@dataclass
+class Gather:
+    """Rows, once for each expert that they chose, those of an expert together."""
+
+    x: Buffer
+    out: Buffer
+
+
+@dataclass
+class Experts:
+    """Products of gathered rows with the matrices of their experts. ungathered: where a step of one
+    row reads it; None: x comes from other experts' products."""
+
+    x: Buffer
+    ungathered: Buffer | None
+    weights: Sequence[PackedMatrix]
+    out: Buffer
+    epilogue: str
+    activation: str = "none"
+
+
+@dataclass
+class Combine:
+    """The weighed sum over a row's experts, and what a shared one made of it. add: to the rows of
+    `out`."""
+
+    x: Buffer
+    shared: Buffer | None
+    out: Buffer
+    add: bool = False
+
+
+Line = Embed | Norm | Quantize | Linear | Place | Attend | Choose | Gather | Experts | Combine
 
 
 @dataclass(eq=False)
 class Buffer:
-    """Rows of `width` numbers that lines read and write. feeds: what linear layers read it."""
+    """Rows of `width` numbers that lines read and write. feeds: what linear layers read it.
+    per_row: how many there are for each row of a step."""
 
     width: int
     feeds: list[PackedMatrix] = field(default_factory=list)
+    per_row: int = 1
 
     @property
     def row_bytes(self) -> int:
-        """Of one row, padded to 32 numbers of four bytes."""
-        return -(-self.width // 32) * 128
+        """Of those of one row, padded to 32 numbers of four bytes."""
+        return self.per_row * -(-self.width // 32) * 128
 
 
 @dataclass(eq=False)
@@ -123,8 +170,9 @@ class CodeBuffer(Buffer):
 
     @property
     def row_bytes(self) -> int:
-        """Of one row: codes padded to 32, and a scale and a start for as many, in whole lines."""
-        return -(-(-(-self.width // 32) * 40) // 64) * 64
+        """Of those of one row: codes padded to 32, and a scale and a start for as many, in whole
+        lines."""
+        return self.per_row * -(-(-(-self.width // 32) * 40) // 64) * 64
 
 
 @dataclass(eq=False)

@@ -18,6 +18,7 @@ from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
 from kept.ops.bias import RelativeBias
 from kept.ops.kv_codec import KVCodec
 from kept.ops.packed import PackedMatrix
+from kept.ops.program_experts import add_expert_line, native_activation
 from kept.ops.row_buffers import RowBuffers
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.step_buffers import RopeTables, StepBuffers
@@ -29,16 +30,6 @@ TILE = 64  # keys that the kernels attend together
 
 # Beside one of these, attention computes in fp32.
 _FLOATS = {"float32", "float16"}
-_ACTIVATIONS = {
-    "none": "none",
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "relu": "relu",
-}
 
 
 class Program:
@@ -236,11 +227,13 @@ class Program:
                     self._buffers[x],
                     self._matrix(weight),
                     getattr(_native.Epilogue, epilogue),
-                    getattr(_native.Activation, _ACTIVATIONS[activation]),
+                    native_activation(activation),
                     self._buffers[out],
                     wanted,
                     softcap,
                 )
+            case lines.Choose() | lines.Gather() | lines.Experts() | lines.Combine():
+                add_expert_line(native, self._buffers, line)
             case lines.Place(
                 qkv, queries, layer, heads, q_norm, k_norm, dim, begin, stride, only, crossing
             ):

@@ -9,14 +9,15 @@ from kept.ops import lines
 if TYPE_CHECKING:
     from kept import _native
 
-Kind = tuple[int, bool, str | None]  # numbers of a row, whether they are bf16, format of codes
+# Numbers of a row, whether they are bf16, format of codes, rows for each of a step.
+Kind = tuple[int, bool, str | None, int]
 
 
 class RowBuffers:
     """Native buffers, made as lines ask for them.
 
     reuses: blocks lie in the same memory one after the other, for programs of which nobody reads a
-    block's buffers once it has run.
+    block's buffers once it has run. Those of several rows for each of a step always do.
     """
 
     def __init__(self, native: _native.Program, reuses: bool) -> None:
@@ -40,14 +41,15 @@ class RowBuffers:
 
     def begin_block(self) -> None:
         """What lines from here on ask for first may lie where the block before had its own."""
-        if self._reuses:
-            self._left += self._taken
+        self._left += [
+            (kind, number) for kind, number in self._taken if self._reuses or kind[-1] > 1
+        ]
         self._taken = []
 
     def _take(self, buffer: lines.Buffer) -> int:
         format = buffer.format if isinstance(buffer, lines.CodeBuffer) else None
         bf16 = format is None and bool(buffer.feeds) and buffer.feeds[0].format != "fp32"
-        kind = buffer.width, bf16, format
+        kind = buffer.width, bf16, format, buffer.per_row
         index = next((i for i, (left, _) in enumerate(self._left) if left == kind), None)
         if index is not None:
             number = self._left.pop(index)[1]
@@ -58,7 +60,7 @@ class RowBuffers:
         return number
 
     def _make(self, kind: Kind) -> int:
-        width, bf16, format = kind
+        width, bf16, format, per_row = kind
         if format is not None:
-            return self._native.add_code_buffer(width, format == "int4")
-        return self._native.add_buffer(width, bf16)
+            return self._native.add_code_buffer(width, format == "int4", per_row)
+        return self._native.add_buffer(width, bf16, per_row)

@@ -6,6 +6,7 @@ activation follows a matrix product it joins the product's line, since the kerne
 
     x + linear(h, w)       linear ... add to x's rows, in place
     x + rms_norm(h, w)     norm ... add to x's rows, in place
+    x + experts(h, ...)    combine ... add to x's rows, in place
     gated(linear(h, w))    linear ... gate
 """
 
@@ -21,6 +22,7 @@ from kept.ops.lines import (
     Attend,
     Buffer,
     CodeBuffer,
+    Combine,
     Embed,
     Linear,
     Norm,
@@ -40,7 +42,7 @@ class Rows:
     trace: Trace
     buffer: Buffer
     wanted: bool = False
-    made_by: Linear | Norm | None = None  # while that line can still be joined
+    made_by: Linear | Norm | Combine | None = None  # while that line can still be joined
     spent: bool = False  # a sum has taken their place
 
     def __add__(self, other: Rows) -> Rows:
@@ -50,8 +52,8 @@ class Rows:
             assert isinstance(embed, Embed)
             embed.positions = other.buffer.table
             return self
-        if isinstance(other.made_by, Norm):
-            assert other.made_by is self.trace.lines[-1], "a norm is joined before anything else"
+        if isinstance(other.made_by, Norm | Combine):
+            assert other.made_by is self.trace.lines[-1], "a sum is joined before anything else"
             other.made_by.out, other.made_by.add = self.read(), True
         else:
             other.joined("add").out = self.read()

@@ -1,0 +1,116 @@
+"""Mixtures of experts on the kernels, against the reference over the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from thinning import in_part
+from torch import Tensor
+
+from kept.ops import Expert, PackedMatrix, Router, Routing, mixture, trace_experts
+from kept.ops.activations import Activations
+from kept.ops.trace import Rows
+
+from .driving import FORMATS, Rig, pack_as
+
+WIDTH, INNER, NUM_EXPERTS = 72, 40, 7
+KINDS: tuple[tuple[str, Activations], ...] = (
+    *((format, "bfloat16") for format in FORMATS), ("int8", "int8"), ("int4", "int8"),
+)  # fmt: skip
+CLOSE = {"fp32": 1e-5, "bf16": 2e-2, "int8": 3e-2, "int4": 3e-2}
+
+
+def drawn(format: str) -> list[Expert]:
+    """Experts with packed matrices."""
+
+    def matrix(num_out: int, num_in: int, gated: bool) -> PackedMatrix:
+        weight = torch.randn(num_out, num_in) / num_in**0.5
+        return pack_as(format, weight, gated=gated)
+
+    return [
+        Expert(matrix(2 * INNER, WIDTH, True), matrix(WIDTH, INNER, False))
+        for _ in range(NUM_EXPERTS)
+    ]
+
+
+def run(
+    x: Tensor, router: Tensor, experts: Sequence[Expert], routing: Routing,
+    activations: Activations = "bfloat16", shared: Tensor | None = None, threads: int = 2,
+) -> Tensor:  # fmt: skip
+    """What the kernels make of rows (N, WIDTH)."""
+    rig = Rig()
+    rig.traced.activations = activations
+    is_bf16 = experts[0].gate_up.format != "fp32" and activations == "bfloat16"
+    rows = Rows(rig.traced, rig.rows(x, bf16=is_bf16))
+    beside = None if shared is None else Rows(rig.traced, rig.rows(shared))
+    out = trace_experts.experts(rows, Router(router), experts, routing, "silu", beside)
+    return rig.run(len(x), threads=threads)[0].rows(out.buffer, len(x))
+
+
+def expected(
+    x: Tensor, router: Tensor, experts: Sequence[Expert], routing: Routing,
+    shared: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    plain = [Expert(each.gate_up.unpack(), each.down.unpack()) for each in experts]
+    return mixture.experts(x, Router(router), plain, routing, "silu", shared)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize(("format", "activations"), KINDS)
+def test_against_the_reference(
+    isa: str, format: str, activations: Activations, normalised: bool
+) -> None:
+    experts, router = drawn(format), torch.randn(NUM_EXPERTS + 1, WIDTH)
+    if format != "fp32":
+        router = router.bfloat16().float()
+    for rows in (1, 2, 19):
+        if not in_part(rows, normalised, KINDS.index((format, activations)), out_of=2):
+            continue
+        x, shared = torch.randn(rows, WIDTH), torch.randn(rows, WIDTH)
+        x = x if format == "fp32" else x.bfloat16().float()
+        for top_k in (1, 3, NUM_EXPERTS):
+            routing = Routing(top_k, normalised)
+            found = run(x, router, experts, routing, activations, shared)
+            exact = expected(x, router, experts, routing, shared)
+            atol = CLOSE[format] * float(exact.abs().max())
+            torch.testing.assert_close(found, exact, rtol=0.0, atol=atol)
+
+
+@pytest.mark.parametrize(("format", "activations"), KINDS)
+def test_a_row_is_the_same_among_any_others(
+    isa: str, format: str, activations: Activations
+) -> None:
+    experts, router, routing = drawn(format), torch.randn(NUM_EXPERTS, WIDTH), Routing(2, True)
+    x = torch.randn(40, WIDTH)
+    whole = run(x, router, experts, routing, activations)
+    for threads, rows in ((1, slice(0, 1)), (2, slice(3, 5)), (3, slice(7, 40))):
+        found = run(x[rows], router, experts, routing, activations, threads=threads)
+        assert torch.equal(found, whole[rows])
+
+
+def test_what_no_row_chose_is_not_read() -> None:
+    experts, router, routing = drawn("fp32"), torch.randn(NUM_EXPERTS, WIDTH), Routing(2, False)
+    x = torch.randn(5, WIDTH)
+    chosen, _ = mixture.choose(x @ router.T, routing)
+    before = run(x, router, experts, routing)
+    broken = pack_as("fp32", torch.full((WIDTH, INNER), torch.nan))
+    for number in range(NUM_EXPERTS):
+        worse = list(experts)
+        worse[number] = Expert(experts[number].gate_up, broken)
+        found, asked = run(x, router, worse, routing), (chosen == number).any(1)
+        assert torch.equal(found[~asked], before[~asked])
+        assert found[asked].isnan().all()
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_equal_scores_and_those_that_are_no_numbers(normalised: bool) -> None:
+    experts, router = drawn("fp32"), torch.randn(NUM_EXPERTS, WIDTH)
+    router[[2, 4, 6]] = router[1].clone()
+    routing = Routing(2, normalised)
+    x = torch.randn(9, WIDTH)
+    x[3] = torch.nan
+    found, exact = (make(x, router, experts, routing) for make in (run, expected))
+    assert exact.isnan().all(1).tolist() == [i == 3 for i in range(9)]
+    torch.testing.assert_close(found, exact, rtol=0.0, atol=1e-5, equal_nan=True)
