@@ -20,8 +20,9 @@ class Job:
 
     Every beginning of a prompt is computed once, however many requests share it, and a request
     computes its last token and those it draws. distinct_tokens: how many that are. num_passes: of
-    the model, each over all weights: one sequence draws one token in a pass, there are only so many
-    sequences in it, and a request that comes after another waits for all of its tokens.
+    the model, each over the weights that one token meets: one sequence draws one token in a pass,
+    there are only so many sequences in it, and a request that comes after another waits for all of
+    its tokens.
     """
 
     operations: int
@@ -56,7 +57,7 @@ def job_of(served: Mapping[int, Served], costs: Costs, max_batch_size: int) -> J
             num_bytes += costs.kv_bytes(n) - common + common // max_batch_size
     total = sum(len(found.token_times) for found in some)
     passes = max(-(-total // max_batch_size), _longest_chain(served))
-    return Job(operations, num_bytes + passes * costs.weight_bytes, distinct, passes)
+    return Job(operations, num_bytes + passes * costs.pass_bytes(1), distinct, passes)
 
 
 def _longest_chain(served: Mapping[int, Served]) -> int:

@@ -1,7 +1,8 @@
 """The shapes of well-known models, as their published config.json gives them.
 
-Enough to build the model and fill it with random weights: how fast a step is depends on the shape
-and not on the values, so nothing need be downloaded.
+One is a published one made smaller, and says so. Enough to build the model and fill it with random
+weights: how fast a step is depends on the shape and not on the values, so nothing need be
+downloaded.
 """
 
 from __future__ import annotations
@@ -111,6 +112,25 @@ def _qwen3(**fields: Any) -> Config:
     )
 
 
+def _qwen3_moe(*, experts: int, **fields: Any) -> Config:
+    """experts: the size of each of 128, of which a token goes to 8."""
+    return _llama_like(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        context=40960,
+        theta=1e6,
+        eps=1e-6,
+        head_dim=128,
+        attention_bias=False,
+        use_sliding_window=False,
+        num_experts=128,
+        num_experts_per_tok=8,
+        moe_intermediate_size=experts,
+        norm_topk_prob=True,
+        **fields,
+    )
+
+
 def _gemma(model_type: str, architecture: str, **fields: Any) -> Config:
     return _llama_like(
         model_type,
@@ -181,6 +201,14 @@ SHAPES: Final[Mapping[str, Config]] = MappingProxyType(
         ),
         "qwen3-0.6b": _qwen3(width=1024, mlp=3072, layers=28, heads=(16, 8), tied=True),
         "qwen3-1.7b": _qwen3(width=2048, mlp=6144, layers=28, heads=(16, 8), tied=True),
+        "qwen3-30b-a3b": _qwen3_moe(
+            vocab=151936, width=2048, mlp=6144, layers=48, heads=(32, 4), experts=768, tied=False
+        ),
+        # Its proportions at a twentieth of the parameters, for machines that cannot hold it: 1.5
+        # billion of which a token meets 0.2.
+        "qwen3-30b-a3b-small": _qwen3_moe(
+            vocab=32768, width=1024, mlp=3072, layers=14, heads=(16, 2), experts=256, tied=True
+        ),
         "llama-3.2-1b": _llama3(
             width=2048, mlp=8192, layers=16, heads=(32, 8), tied=True, rope_factor=32.0, head_dim=64
         ),
@@ -206,6 +234,21 @@ SHAPES: Final[Mapping[str, Config]] = MappingProxyType(
             theta=10000.0,
             tied=False,
             dtype="float16",
+        ),
+        "mixtral-8x7b-v0.1": _llama_like(
+            "mixtral",
+            "MixtralForCausalLM",
+            vocab=32000,
+            width=4096,
+            mlp=14336,
+            layers=32,
+            heads=(32, 8),
+            context=32768,
+            theta=1e6,
+            tied=False,
+            sliding_window=None,
+            num_local_experts=8,
+            num_experts_per_tok=2,
         ),
         "mistral-7b-v0.1": _llama_like(
             "mistral",

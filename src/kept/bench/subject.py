@@ -50,8 +50,8 @@ class Subject:
 
     @property
     def step_weight_bytes(self) -> int:
-        """Bytes of weights that a decode step reads."""
-        return self.costs.weight_bytes
+        """Bytes of weights that a decode step of one sequence reads."""
+        return self.costs.pass_bytes(1)
 
     @property
     def weight_format(self) -> str:

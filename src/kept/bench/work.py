@@ -7,10 +7,17 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from kept.bench.expert_costs import (
+    ExpertCosts,
+    expert_costs,
+    held_bytes,
+    matrix_elements,
+    without_experts,
+)
 from kept.cache import KVShape
 from kept.models import CausalLM
-from kept.models.layers import Embedding, Linear
-from kept.ops import KVCodec, KVDtype, PackedMatrix, find_kv_codec
+from kept.models.layers import Embedding
+from kept.ops import KVCodec, KVDtype, find_kv_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +55,10 @@ class Work:
 class Costs:
     """What passes over one model cost, whatever format its weights are held in.
 
-    num_parameters: shared ones count once. weight_bytes: that a pass reads. block_elements,
-    head_elements: numbers in the matrices of all blocks, and of the output head. codec: of the
-    keys and values in the cache.
+    num_parameters: shared ones count once. weight_bytes: that every pass reads. experts: of the
+    layers that hold some, of which it reads what its tokens chose. block_elements, head_elements:
+    numbers in the matrices of all blocks that a token is multiplied with, and of the output head.
+    codec: of the keys and values in the cache.
     """
 
     num_parameters: int
@@ -60,20 +68,23 @@ class Costs:
     num_heads: int
     kv_shapes: tuple[KVShape, ...]
     codec: KVCodec
+    experts: tuple[ExpertCosts, ...] = ()
 
     @classmethod
     def of(cls, model: CausalLM, kv_dtype: KVDtype | None = None) -> Costs:
         """The costs of a model; kv_dtype None: the cache holds the model's own dtype."""
         # Counted on a new one, which has no memory: the matrices of this one may be packed.
         plain = type(model)(model.config)
+        experts = expert_costs(plain.blocks, model.blocks)
         return cls(
             num_parameters=plain.num_parameters,
             weight_bytes=weight_bytes(model),
-            block_elements=_matrix_elements(plain.blocks),
-            head_elements=_matrix_elements(plain.head),
+            block_elements=_elements_met(plain.blocks, experts),
+            head_elements=matrix_elements(plain.head),
             num_heads=model.config.num_heads,
             kv_shapes=model.kv_shapes,
             codec=find_kv_codec(model.dtype if kv_dtype is None else kv_dtype),
+            experts=experts,
         )
 
     @classmethod
@@ -85,24 +96,31 @@ class Costs:
             replace(
                 whole,
                 num_parameters=sum(p.numel() for p in block.parameters()),
-                weight_bytes=_held(held.modules()),
-                block_elements=_matrix_elements(block),
+                weight_bytes=held_bytes(without_experts(held)),
+                block_elements=_elements_met(block, expert_costs([block], [held])),
                 head_elements=0,
                 kv_shapes=(shape,),
+                experts=expert_costs([block], [held]),
             )
             for block, held, shape in zip(plain.blocks, model.blocks, model.kv_shapes, strict=True)
         )
+
+    def pass_bytes(self, rows: int) -> int:
+        """Bytes of weights that a pass over so many tokens reads."""
+        return self.weight_bytes + sum(each.bytes_read(rows) for each in self.experts)
 
     def decode_step(self, lengths: Sequence[int]) -> Work:
         """Of a step that draws a token for each sequence; lengths: tokens each attends, itself
         included."""
         operations = sum(self.operations(n - 1, n, num_logits=1) for n in lengths)
-        return Work(self.weight_bytes, sum(map(self.kv_bytes, lengths)), operations)
+        weights = self.pass_bytes(len(lengths))
+        return Work(weights, sum(map(self.kv_bytes, lengths)), operations)
 
     def prompt(self, length: int, batch: int = 1) -> Work:
         """Of reading `batch` prompts for their last tokens' logits, as if in a single pass."""
         operations = batch * self.operations(0, length, num_logits=1)
-        return Work(self.weight_bytes, batch * self.kv_bytes(length), operations)
+        weights = self.pass_bytes(batch * length)
+        return Work(weights, batch * self.kv_bytes(length), operations)
 
     def operations(self, past: int, length: int, num_logits: int) -> int:
         """Of the tokens of a sequence from `past` to `length`, and the logits behind so many."""
@@ -128,32 +146,24 @@ class Costs:
 
 
 def weight_bytes(model: CausalLM) -> int:
-    """Bytes of weights that a pass reads, in the format they are held in, scales included.
+    """Bytes of weights that every pass reads, in the format they are held in, scales included.
 
-    Of a table of vectors it reads the batch's rows, which is next to nothing; a table that is also
-    the output head is read whole.
+    Of experts that tokens choose among none are counted. Of a table of vectors a pass reads the
+    batch's rows, which is next to nothing; a table that is also the output head is read whole.
     """
-    return _held(module for module in model.modules() if not isinstance(module, Embedding))
+    modules = without_experts(model)
+    return held_bytes(module for module in modules if not isinstance(module, Embedding))
 
 
 def stored_bytes(model: CausalLM) -> int:
     """Bytes of all weights, in the format they are held in; shared ones count once."""
-    return _held(model.modules())
+    return held_bytes(model.modules())
 
 
-def _held(modules: Iterable[nn.Module]) -> int:
-    found: dict[int, int] = {}
-    for module in modules:
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, PackedMatrix):
-            found[id(weight)] = weight.num_bytes
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            found[id(tensor)] = tensor.nbytes
-    return sum(found.values())
-
-
-def _matrix_elements(part: nn.Module) -> int:
-    return sum(m.weight.numel() for m in part.modules() if isinstance(m, Linear))
+def _elements_met(part: nn.Module, experts: Iterable[ExpertCosts]) -> int:
+    """Numbers of matrices that a token is multiplied with."""
+    every = matrix_elements(part)
+    return every + sum(e.elements_met - e.num_experts * e.elements for e in experts)
 
 
 def num_pairs(length: int, window: int | None) -> int:

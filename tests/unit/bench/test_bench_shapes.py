@@ -31,6 +31,9 @@ PARAMETERS = {
     "llama-3.2-3b": 3_212_749_824,
     "llama-3.1-8b": 8_030_261_248,
     "llama-2-7b": 6_738_415_616,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-30b-a3b-small": 1_510_769_152,  # a twentieth
+    "mixtral-8x7b-v0.1": 46_702_792_704,
     "mistral-7b-v0.1": 7_241_732_096,
 }
 # Bytes of keys and values per token, in the published dtype: 2 x layers x heads x head size.
@@ -54,6 +57,9 @@ CACHE_BYTES = {
     "llama-3.2-3b": 2 * 28 * 8 * 128 * 2,
     "llama-3.1-8b": 2 * 32 * 8 * 128 * 2,
     "llama-2-7b": 2 * 32 * 32 * 128 * 2,
+    "qwen3-30b-a3b": 2 * 48 * 4 * 128 * 2,
+    "qwen3-30b-a3b-small": 2 * 14 * 2 * 128 * 2,
+    "mixtral-8x7b-v0.1": 2 * 32 * 8 * 128 * 2,
     "mistral-7b-v0.1": 2 * 32 * 8 * 128 * 2,
 }
 CONTEXTS = {
@@ -64,6 +70,7 @@ CONTEXTS = {
     "qwen2.5-0.5b": 32768,
     "qwen2.5-7b": 131072,
     "qwen3-1.7b": 40960,
+    "qwen3-30b-a3b": 40960,
     "llama-3.2-1b": 131072,
     "llama-2-7b": 4096,
     "mistral-7b-v0.1": 32768,

@@ -8,6 +8,7 @@ from torch import nn
 from kept.bench.random_weights import random_model
 from kept.bench.subject import Subject
 from kept.bench.work import Costs, Work, stored_bytes, weight_bytes
+from kept.models.packing import prepare
 
 # Two layers: q 16x16, k and v 8x16, o 16x16, and three of 16x24; the head has 61 rows of 16.
 BLOCKS = 2 * (16 * 16 + 2 * 8 * 16 + 16 * 16 + 3 * 16 * 24)
@@ -64,6 +65,52 @@ def test_modules_that_share_a_parameter_read_it_once() -> None:
     model = random_model(TINY, torch.float32, seed=0)
     assert isinstance(model.head.weight, nn.Parameter)
     assert weight_bytes(model) == stored_bytes(model) == 4 * model.num_parameters
+
+
+EXPERT = 3 * 16 * 8  # numbers in one of six experts, of which a token goes to two
+SPARSE = {
+    **TINY,
+    "model_type": "qwen2_moe",
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "shared_expert_intermediate_size": 24,
+    "mlp_only_layers": [1],
+}
+
+
+def test_experts_that_no_token_chose_are_not_read() -> None:
+    model = random_model(SPARSE, torch.float32, seed=0)
+    costs = Costs.of(model)
+    rest = 4 * model.num_parameters - 4 * 6 * EXPERT
+    assert costs.weight_bytes == weight_bytes(model) == rest
+    assert costs.decode_step([9]).weight_bytes == rest + 4 * 2 * EXPERT
+    assert costs.prompt(1).weight_bytes == rest + 4 * 2 * EXPERT
+    # Of two tokens each expert is missed by (2/3) ** 2.
+    assert costs.decode_step([9, 9]).weight_bytes == rest + round(4 * 6 * (1 - 4 / 9) * EXPERT)
+    assert costs.prompt(500).weight_bytes == stored_bytes(model) == 4 * model.num_parameters
+    assert costs.block_elements == BLOCKS + 2 * EXPERT
+
+
+def test_layers_with_experts_add_up() -> None:
+    model = random_model(SPARSE, torch.float32, seed=0)
+    whole, layers = Costs.of(model), Costs.of_layers(model)
+    assert [len(layer.experts) for layer in layers] == [1, 0]
+    assert sum(layer.block_elements for layer in layers) == whole.block_elements
+    outside = 4 * (HEAD + 16)  # the table, and the last norm
+    assert sum(layer.pass_bytes(3) for layer in layers) + outside == whole.pass_bytes(3)
+
+
+def test_packed_experts_count_as_they_are_held() -> None:
+    model = random_model(SPARSE, torch.bfloat16, seed=0)
+    before = Costs.of(model)
+    prepare(model, "int4")
+    if model.native is None:
+        pytest.skip("installed without a C++ compiler")
+    after = Costs.of(model)
+    assert after.block_elements == before.block_elements
+    # Of 16 gates and ups, and 16 outputs padded to 32, of 32 padded inputs each.
+    assert after.experts[0].num_bytes == 2 * 32 * 32 // 2 + 2 * 32 * 2
 
 
 def test_the_floor_is_the_slower_of_reading_and_arithmetic() -> None:
