@@ -44,6 +44,18 @@ inline void put_attended(const AttendArgs& args, const AttendRows& rows, std::in
     }
 }
 
+// Adds the weight of attending nothing to the sums of rows that are finished otherwise.
+inline void add_idle(const AttendArgs& args, const AttendRows& rows, std::int64_t kv_head,
+                     const float* peak, float* sum) {
+    if (!args.idle) return;
+    const std::int64_t share = args.shape.heads / args.shape.kv_heads;
+    const std::int64_t count = num_queries_of(args.shape, rows);
+    for (std::int64_t q = 0; q < count; ++q) {
+        const float score = args.idle[kv_head * share + q % share] * kLog2E;
+        sum[q] += __builtin_exp2f(score - peak[q]);
+    }
+}
+
 // Copies a head's query of D padded to 32, or rounds it to wide numbers for keys in codes.
 template <class Of>
 struct GatherQuery {
@@ -175,8 +187,10 @@ void attend_in(const AttendArgs& args, const AttendUnit& unit, float* scratch) {
     }
     std::int64_t q = 0;
     for (std::int64_t i = unit.begin; i < unit.end; ++i) {
-        if (rows.at(i).partial < 0)
+        if (rows.at(i).partial < 0) {
+            add_idle(args, rows.at(i), unit.kv_head, s.all.peak + q, s.all.sum + q);
             put_attended(args, rows.at(i), unit.kv_head, s.all.sum + q, s.all.out + q * s.padded);
+        }
         q += num_queries_of(args.shape, rows.at(i));
     }
 }
@@ -196,6 +210,7 @@ inline void merge(const AttendArgs& args, const AttendRows& rows, std::int64_t k
     const AttendState all = at(rows.chunk);
     for (std::int64_t chunk = rows.chunk + 1; chunk < rows.chunk_end; ++chunk)
         merge_state(all, at(chunk), count, round_up(args.shape.head_dim, 32));
+    add_idle(args, rows, kv_head, all.peak, all.sum);
     put_attended(args, rows, kv_head, all.sum, all.out);
 }
 

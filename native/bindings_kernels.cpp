@@ -213,7 +213,8 @@ void bind_program(nb::module_& m) {
         .value("silu", Activation::silu)
         .value("gelu", Activation::gelu)
         .value("gelu_tanh", Activation::gelu_tanh)
-        .value("relu", Activation::relu);
+        .value("relu", Activation::relu)
+        .value("clamped_swiglu", Activation::clamped_swiglu);
     nb::enum_<Codec>(m, "Codec")
         .value("fp32", Codec::fp32)
         .value("bf16", Codec::bf16)
@@ -277,15 +278,16 @@ void bind_program(nb::module_& m) {
         .def(
             "attend",
             [](Program& p, int queries, std::int64_t layer, const AttentionShape& shape, int out,
-               nb::handle bias, std::int64_t reach, bool crossing) {
+               nb::handle bias, std::int64_t reach, bool crossing, nb::handle idle) {
                 DistanceBias found{nullptr, reach};
                 if (reach < 0 || reach > kMaxReach || shape.heads < 0)
                     throw std::invalid_argument("a bias reaches too far for the kernels");
                 found.table = numbers<const float>(bias, shape.heads * found.width(), "biases");
-                p.attend(queries, layer, shape, out, found, crossing);
+                p.attend(queries, layer, shape, out, found, crossing,
+                         numbers<const float>(idle, shape.heads, "scores of nothing"));
             },
             "queries"_a, "layer"_a, "shape"_a, "out"_a, "bias"_a.none() = nb::none(), "reach"_a = 0,
-            "crossing"_a = false, Keep<1, 6>())
+            "crossing"_a = false, "idle"_a.none() = nb::none(), Keep<1, 6>(), Keep<1, 9>())
         .def(
             "choose",
             [](Program& p, int scores, std::int64_t num_experts, std::int64_t top_k,

@@ -54,8 +54,8 @@ Weights make_weights(Format format, bool gated, std::int64_t num_out, std::int64
     w.bias = numbers<const float>(bias, outputs(w), "biases");
     if (w.data && (format == Format::int8) != (w.channel_scales != nullptr))
         throw std::invalid_argument("scales of outputs belong to int8, and to nothing else");
-    if (w.data && (format == Format::int4) != (w.group_scales != nullptr))
-        throw std::invalid_argument("scales of groups belong to int4, and to nothing else");
+    if (w.data && is_grouped(format) != (w.group_scales != nullptr))
+        throw std::invalid_argument("scales of groups belong to int4 and mxfp4 alone");
     return w;
 }
 
@@ -64,10 +64,10 @@ const Weights& whole(const Weights& w) {
     return w;
 }
 
-// A byte a number: int8, or uint8 where codes are levels of int4.
+// A byte a number: int8, or uint8 where codes are of four bits.
 std::int8_t* codes_in(nb::handle codes, Format format, std::int64_t count) {
     need(codes, "codes");
-    const Number type = format == Format::int4 ? Number::u8 : Number::i8;
+    const Number type = is_grouped(format) ? Number::u8 : Number::i8;
     return reinterpret_cast<std::int8_t*>(numbers(codes, type, count, "codes"));
 }
 
@@ -131,7 +131,8 @@ void bind_packing(nb::module_& m) {
         .value("fp32", Format::fp32)
         .value("bf16", Format::bf16)
         .value("int8", Format::int8)
-        .value("int4", Format::int4);
+        .value("int4", Format::int4)
+        .value("mxfp4", Format::mxfp4);
     nb::class_<Weights>(m, "Weights")
         .def_prop_ro("num_panels", &Weights::num_panels)
         .def_prop_ro("num_groups", &Weights::num_groups)

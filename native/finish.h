@@ -18,11 +18,25 @@ inline vf activate(Activation kind, vf x) {
         case Activation::gelu_tanh:
             return gelu_tanh(x);
         case Activation::relu:
-            return max(zero(), x);  // in this order NaN stays NaN
+            return max(zero(), x);        // in this order NaN stays NaN
+        case Activation::clamped_swiglu:  // of a gate alone
         case Activation::none:
             break;
     }
     return x;
+}
+
+// x, or a bound that it lies beyond; NaN stays NaN.
+inline vf at_most(vf x, float bound) {
+    return sub(zero(), max(set1(-bound), sub(zero(), x)));
+}
+
+inline vf gate(Activation kind, vf x, vf up) {
+    if (kind != Activation::clamped_swiglu) return mul(activate(kind, x), up);
+    constexpr float kLimit = 7.0f, kAlpha = 1.702f;  // as gpt-oss was trained
+    x = at_most(x, kLimit);
+    up = max(set1(-kLimit), at_most(up, kLimit));
+    return mul(add(up, set1(1.0f)), mul(x, sigmoid(mul(set1(kAlpha), x))));
 }
 
 inline void put_act(const ActRows& to, std::int64_t row, std::int64_t column, vf x) {
@@ -107,8 +121,7 @@ inline void finish_row(const LinearArgs& args, std::int64_t panel, std::int64_t 
             break;
         case Epilogue::gate:
             for (int v = 0; v < NV / 2; ++v)
-                put_act(args.act, row, column + v * W,
-                        mul(activate(args.activation, y[v]), y[v + NV / 2]));
+                put_act(args.act, row, column + v * W, gate(args.activation, y[v], y[v + NV / 2]));
             break;
         case Epilogue::logits:
             for (int v = 0; v < NV; ++v)

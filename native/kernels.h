@@ -17,7 +17,7 @@
 
 namespace kept {
 
-enum class Activation { none, silu, gelu, gelu_tanh, relu };
+enum class Activation { none, silu, gelu, gelu_tanh, relu, clamped_swiglu };
 
 // What becomes of a linear layer's output y.
 enum class Epilogue {
@@ -216,6 +216,7 @@ struct AttendArgs {
     const AttendRows* all_rows;
     float* partials;  // see attention.h
     DistanceBias bias;
+    const float* idle = nullptr;  // (H) scores of attending nothing, or null: there are none
 };
 
 constexpr std::int64_t kMaxHeadDim = 512;

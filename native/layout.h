@@ -8,8 +8,9 @@
 //   bf16   step of 2           column, input                 bf16
 //   int8   step of 4           4 columns, pair, column, input: 16 bytes a block of 4 columns
 //   int4   step of 8           column, input % 2             16 bits, nibble i is input pair i
+//   mxfp4  as int4, with other levels
 //
-// Scales: int8 one float an output; int4 one bf16 an output and group of 32 inputs, laid out as
+// Scales: int8 one float an output; int4 and mxfp4 one bf16 an output and group of 32 inputs, as
 // (panel, group, column). A gated matrix interleaves: a panel holds 16 gates, then their 16 ups.
 #pragma once
 
@@ -21,7 +22,12 @@ namespace kept {
 constexpr int kPanel = 32;  // outputs
 constexpr int kGroup = 32;  // inputs that share an int4 scale, and what inputs are padded to
 
-enum class Format { fp32, bf16, int8, int4 };
+enum class Format { fp32, bf16, int8, int4, mxfp4 };
+
+// Whether weights are codes of four bits, with a scale for each group.
+constexpr bool is_grouped(Format f) {
+    return f == Format::int4 || f == Format::mxfp4;
+}
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t step) {
     return (n + step - 1) / step * step;
@@ -45,7 +51,7 @@ struct Weights {
     std::int64_t num_out = 0, num_in = 0;  // as in the model; a gated matrix counts both halves
     const std::byte* data = nullptr;
     const float* channel_scales = nullptr;        // int8: (panels * 32)
-    const std::uint16_t* group_scales = nullptr;  // int4: (panels, padded_in / 32, 32) bf16
+    const std::uint16_t* group_scales = nullptr;  // of 4 bits: (panels, padded_in / 32, 32) bf16
     const float* bias = nullptr;                  // (panels * 32) in packed order, or null
 
     std::int64_t padded_in() const { return round_up(num_in, kGroup); }
@@ -66,6 +72,8 @@ struct Weights {
 // Sixteen levels of 4-bit codes, twice over, as bf16; and for int8 the low and the high byte of the
 // bf16 of 0 to 127. In pack.cpp.
 extern const std::uint16_t kInt4Levels[32];
+// The same of mxfp4: the numbers of e2m1 (OCP Microscaling Formats, 2023).
+extern const std::uint16_t kFp4Levels[32];
 // The same of the nibbles of int4 keys and values: -8 to 7.
 extern const std::uint16_t kNibbleLevels[32];
 extern const std::uint8_t kInt8Tables[256];

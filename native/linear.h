@@ -53,6 +53,10 @@ struct ReadFormat<Format::int4> {
     static constexpr bool kGrouped = true;
     static constexpr int kFew = (5 * kMaxRows + 5) / 6;
 };
+template <>
+struct ReadFormat<Format::mxfp4> : ReadFormat<Format::int4> {
+    using Read = ReadPairs<Of, Fp4Pairs>;
+};
 
 template <class Of, class Read, bool kStreams, int kVectors, bool kGrouped>
 struct RunTile {
@@ -282,6 +286,8 @@ inline void linear(const LinearArgs& args, std::int64_t first_panel, std::int64_
             return linear_of<Format::int8>(args, first_panel, last_panel, scratch);
         case Format::int4:
             return linear_of<Format::int4>(args, first_panel, last_panel, scratch);
+        case Format::mxfp4:
+            return linear_of<Format::mxfp4>(args, first_panel, last_panel, scratch);
     }
 }
 

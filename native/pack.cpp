@@ -20,6 +20,13 @@ alignas(64) const std::uint16_t kInt4Levels[32] = {
     0xc1b0, 0xc130, 0x0000, 0x4130, 0x41b8, 0x4210, 0x4244, 0x4282, 0x42a8, 0x42dc,
 };
 
+// The sign is the highest of four bits; code 8 is zero, as in int4.
+alignas(64) const std::uint16_t kFp4Levels[32] = {
+    0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, 0x0000, 0xbf00, 0xbf80,
+    0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0, 0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040,
+    0x4080, 0x40c0, 0x0000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0,
+};
+
 alignas(16) const std::uint8_t kInt4Bytes[2 * kNumInt4Levels] = {
     129, 160, 180, 196, 210, 223, 234, 245, 0,   11,  23,  36,  49,  65,  84,  110,
     1,   32,  52,  68,  82,  95,  106, 117, 128, 139, 151, 164, 177, 193, 212, 238,
@@ -162,7 +169,7 @@ void pack_codes(const Weights& w, const std::int8_t* codes, std::byte* data) {
         return pack_words<4>(w, data, 0, put_pairs, [&](std::int64_t first, auto count) {
             return some_bytes(codes + first, count);
         });
-    // Level 8 is zero.
+    // Code 8 is zero.
     pack_words<8>(w, data, 0x88888888u, put_whole, [&](std::int64_t first, auto count) {
         std::uint64_t eight = 0x0808080808080808u;
         std::memcpy(&eight, codes + first, static_cast<std::size_t>(count));

@@ -76,8 +76,8 @@ void Program::place(int qkv, int queries, std::int64_t layer, const AttentionSha
 }
 
 void Program::attend(int queries, std::int64_t layer, const AttentionShape& shape, int out,
-                     const DistanceBias& bias, bool crossing) {
-    append(Attend{queries, layer, shape, out, bias, crossing});
+                     const DistanceBias& bias, bool crossing, const float* idle) {
+    append(Attend{queries, layer, shape, out, bias, crossing, idle});
 }
 
 void Program::choose(int scores, const Routing& routing) {

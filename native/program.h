@@ -51,9 +51,9 @@ class Program {
     void place(int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
                const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim,
                std::int64_t rope_begin, std::int64_t rope_stride, bool crossing);
-    // crossing: each sequence attends its input's layer.
+    // crossing: each sequence attends its input's layer. idle: (heads) or null, see AttendArgs.
     void attend(int queries, std::int64_t layer, const AttentionShape& shape, int out,
-                const DistanceBias& bias, bool crossing);
+                const DistanceBias& bias, bool crossing, const float* idle);
 
     // A mixture of experts: every row chooses by its scores; rows are gathered for those they
     // chose, unless there is but one; products of each expert with its slots; and their sum.
@@ -126,6 +126,7 @@ class Program {
         int out;
         DistanceBias bias;
         bool crossing;
+        const float* idle;
     };
     struct Choose {
         int scores;

@@ -209,7 +209,8 @@ AttendArgs Program::attend_args(const Run& run, const Attend& op, std::int64_t i
             buffer(op.out).act(),
             nullptr,
             nullptr,
-            op.bias};
+            op.bias,
+            op.idle};
 }
 
 template <class F>

@@ -20,12 +20,14 @@ inline float stored_weight(const Weights& w, std::int64_t place, std::int64_t k)
             return static_cast<float>(reinterpret_cast<const std::int8_t*>(step)[at]) *
                    w.channel_scales[place];
         }
-        case Format::int4: {
+        case Format::int4:
+        case Format::mxfp4: {
             const std::uint16_t codes =
                 reinterpret_cast<const std::uint16_t*>(step)[2 * column + k % 2];
             const std::uint16_t scale =
                 w.group_scales[(panel * w.num_groups() + k / kGroup) * kPanel + column];
-            return bf16_to_float(kInt4Levels[codes >> k % 8 / 2 * 4 & 15]) * bf16_to_float(scale);
+            const std::uint16_t* levels = w.format == Format::int4 ? kInt4Levels : kFp4Levels;
+            return bf16_to_float(levels[codes >> k % 8 / 2 * 4 & 15]) * bf16_to_float(scale);
         }
     }
     return 0;

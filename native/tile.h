@@ -74,6 +74,11 @@ struct Int4Pairs : Int4Codes {
     explicit Int4Pairs(const std::byte* p) : Int4Codes(p, kInt4Levels) {}
 };
 
+struct Fp4Pairs : Int4Codes {
+    static constexpr int kPairs = 4;
+    explicit Fp4Pairs(const std::byte* p) : Int4Codes(p, kFp4Levels) {}
+};
+
 // PairWords of bf16 that a format's codes make, as words.
 template <class Of, class Codes>
 struct ReadPairs {

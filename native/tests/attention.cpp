@@ -58,7 +58,7 @@ struct Attention {
     std::vector<std::int32_t> blocks;
     Side keys, values;
     Rows queries;
-    std::vector<float> bias;
+    std::vector<float> bias, idle;
 
     static std::vector<std::int32_t> reversed(std::int64_t length) {
         std::vector<std::int32_t> found(static_cast<std::size_t>((length + kBlock - 1) / kBlock));
@@ -79,6 +79,7 @@ struct Attention {
             for (std::int64_t i = 0; i < c.heads * padded; ++i)
                 if (i % padded < c.dim) queries.put(row, i, random.normal());
         if (c.biased) bias = random.normals(c.heads * table().width());
+        if (c.window >= 0) idle = random.normals(c.heads);
     }
     DistanceBias table() const { return {bias.data(), 40}; }
 
@@ -95,6 +96,7 @@ struct Attention {
         const auto columns = static_cast<std::int64_t>(blocks.size());
         args.sequences = {1, starts, {blocks.data(), columns}, lengths, row_sequence.data()};
         if (c.biased) args.bias = table();
+        if (!idle.empty()) args.idle = idle.data();
         std::vector<float> scratch = zeros<float>(attend_scratch(args.shape));
         const std::int64_t most = query_rows(c.heads / c.kv_heads);
         const std::int64_t chunks = (c.length + kChunk - 1) / kChunk;

@@ -107,7 +107,8 @@ void hold_logits(const Kernels& kernels, Random& random, Format format) {
 
 void hold_linear(const Kernels& kernels, const Kernels& portable) {
     Random random(1);
-    for (const Format format : {Format::fp32, Format::bf16, Format::int8, Format::int4}) {
+    for (const Format format :
+         {Format::fp32, Format::bf16, Format::int8, Format::int4, Format::mxfp4}) {
         const std::string what = std::string("linear ") + name_of(format);
         for (const auto& [rows, inputs, outputs] : kSizes) {
             Rows in(random, rows, inputs, format != Format::fp32);
@@ -123,6 +124,8 @@ void hold_linear(const Kernels& kernels, const Kernels& portable) {
                      what + " activate");
                 hold({gated, in, rows, Epilogue::gate, kind}, kernels, portable, what + " gate");
             }
+            hold({gated, in, rows, Epilogue::gate, Activation::clamped_swiglu}, kernels, portable,
+                 what + " clamped gate");
         }
         hold_logits(kernels, random, format);
     }

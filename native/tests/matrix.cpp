@@ -3,7 +3,7 @@
 namespace kept {
 
 const char* name_of(Format format) {
-    constexpr const char* kNames[] = {"fp32", "bf16", "int8", "int4"};
+    constexpr const char* kNames[] = {"fp32", "bf16", "int8", "int4", "mxfp4"};
     return kNames[static_cast<int>(format)];
 }
 

@@ -28,7 +28,8 @@ void hold_norms(const Kernels& kernels, const Kernels& portable, Random& random)
 }
 
 void hold_embeddings(const Kernels& kernels, const Kernels& portable, Random& random) {
-    for (const Format format : {Format::fp32, Format::bf16, Format::int8, Format::int4}) {
+    for (const Format format :
+         {Format::fp32, Format::bf16, Format::int8, Format::int4, Format::mxfp4}) {
         const std::int64_t width = 70;
         const Matrix table(random, format, 40, width, false);
         const std::vector<std::int64_t> tokens{3, 39, 0}, positions{2, 0, 1};
@@ -83,6 +84,35 @@ void hold_weights(const Kernels& kernels, const Kernels& portable, Random& rando
     }
 }
 
+// Rows that chose two of three experts, and a shared one.
+void hold_sums(const Kernels& kernels, const Kernels& portable, Random& random) {
+    const Routing routing{3, 2, true, true};
+    const std::int64_t rows = 9, width = 700;
+    Rows scores(random, rows, 4, false), made(random, 2 * rows, width, false);
+    Rows shared(random, rows, width, false);
+    Routes routes;
+    routes.reserve(routing, rows);
+    routes.choose(routing, scores.floats.data(), scores.stride, 0, rows);
+    routes.group(routing, rows);
+    for (const bool add : {false, true}) {
+        const Rows before(random, rows, width, false);
+        const auto of = [&](const Kernels& set) {
+            Rows out = before;
+            const CombineArgs args{&routes,       routing.top_k,
+                                   width,         made.floats.data(),
+                                   made.stride,   shared.floats.data(),
+                                   shared.stride, out.floats.data(),
+                                   out.stride,    add};
+            set.combine(args, 0, rows * args.num_parts());
+            return out;
+        };
+        const Rows found = of(kernels), expected = of(portable);
+        for (std::int64_t row = 0; row < rows; ++row)
+            for (std::int64_t i = 0; i < width; ++i)
+                require_near(found.get(row, i), expected.get(row, i), 64 * kEps, "sum of experts");
+    }
+}
+
 }  // namespace
 
 void hold_rows(const Kernels& kernels, const Kernels& portable) {
@@ -91,6 +121,7 @@ void hold_rows(const Kernels& kernels, const Kernels& portable) {
     hold_embeddings(kernels, portable, random);
     hold_quantizing(kernels, portable, random);
     hold_weights(kernels, portable, random);
+    hold_sums(kernels, portable, random);
 }
 
 }  // namespace kept

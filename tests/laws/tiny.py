@@ -57,6 +57,16 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "n_inner": 50,
         "n_positions": CONTEXT,
     },
+    "gpt_oss": {
+        **_LLAMA,
+        "model_type": "gpt_oss",
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "sliding_window": 9,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+    },
     "llama": {
         **_LLAMA,
         "model_type": "llama",

@@ -17,6 +17,8 @@ from transformers import (
     GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -68,6 +70,12 @@ _MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
     "gemma2": (Gemma2ForCausalLM, Gemma2Config, _GEMMA),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, {**_GEMMA, "sliding_window_pattern": 2}),
     "gpt2": (GPT2LMHeadModel, GPT2Config, _GPT2),
+    "gpt_oss": (
+        GptOssForCausalLM,
+        GptOssConfig,
+        {**_THREE, "head_dim": 8, "num_local_experts": 5, "num_experts_per_tok": 2}
+        | {"sliding_window": 7},
+    ),
     "llama": (LlamaForCausalLM, LlamaConfig, _LLAMA),
     "mistral": (MistralForCausalLM, MistralConfig, _THREE),
     "mixtral": (MixtralForCausalLM, MixtralConfig, {**_LLAMA, "num_local_experts": 5}),
@@ -135,6 +143,13 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
     "gpt2 gelu_pytorch_tanh": {"activation_function": "gelu_pytorch_tanh"},
     "gpt2 untied": {"tie_word_embeddings": False},
     "gpt2 short": {"n_positions": SHORT},
+    "gpt_oss": {},
+    "gpt_oss layer types": {
+        "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+        "attention_bias": False,
+        "num_experts_per_tok": 5,
+        **rope("default"),
+    },
     "llama": {},
     "llama short": {"max_position_embeddings": SHORT},
     "llama mha": {"num_key_value_heads": 6},
@@ -196,7 +211,7 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
     "qwen3 bias": {"attention_bias": True},
     "qwen3 window": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2},
     "qwen3_moe": {"norm_topk_prob": True, "head_dim": 16},
-    "qwen3_moe sparse": {"decoder_sparse_step": 2, "mlp_only_layers": [1], "attention_bias": True},
+    "qwen3_moe sparse": {"decoder_sparse_step": 2, "mlp_only_layers": [2], "attention_bias": True},
     "qwen3_moe all": {"num_experts_per_tok": 6, "use_sliding_window": True, "sliding_window": 4},
 }
 # One of each family, for laws in which the family's details play no part.

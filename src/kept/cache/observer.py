@@ -26,6 +26,7 @@ from kept.cache.layout import lasting
 from kept.cache.memory import zeros
 from kept.errors import CacheError
 from kept.ops import AttentionSpec
+from kept.ops.reference import soften
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Observed:
         count = scores.shape[2]
         later = torch.ones(count, count, dtype=torch.bool, device=scores.device).triu(1)
         scores[..., -count:].masked_fill_(later, -torch.inf)
-        return scores.softmax(-1)
+        return soften(scores, self.spec)
 
 
 class Observer:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,7 +28,9 @@ from kept.models.foreign_formats import (
 )
 from kept.models.registry import find_family, read_config
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
+from kept.models.stacked_experts import StackedFiles, unstacked
 from kept.models.weight_files import all_tensors, open_weight_files
+from kept.ops.mxfp4 import Mxfp4Matrix
 from kept.options import GENERATION_CONFIG
 from kept.sampling import settings_of_model_config
 
@@ -37,6 +39,20 @@ QUANTIZATION = "kept_quantization"  # config.json's entry of a folder that kept 
 PACKED_WEIGHTS = "kept.safetensors"
 _COMMIT = re.compile("[0-9a-f]{40}")  # how the hub's cache names the folder of one
 QUANTIZE_AGAIN = "quantize the original checkpoint again with `kept quantize`"
+
+
+class WeightFile(Protocol):
+    """A file of tensors; see `SafetensorsFile` for what its parts are."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The header's own."""
+
+    def read(self, name: str) -> Tensor:
+        """A tensor in its stored dtype."""
+
+    def close(self) -> None:
+        """Let go of what reading has taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +68,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(repr=False)
     generation_config: Mapping[str, Any] = field(repr=False)
     tensors: Mapping[str, TensorInfo] = field(repr=False)
-    files: Mapping[Path, SafetensorsFile] = field(repr=False)
+    files: Mapping[Path, WeightFile] = field(repr=False)
     generation_source: str = GENERATION_CONFIG
 
     @property
@@ -72,6 +88,11 @@ class Checkpoint:
         if name not in self.tensors:
             raise WeightsError(f"{self.folder} holds no tensor named {name!r}.")
         return self.files[self.tensors[name].file].read(name)
+
+    def coded(self, name: str) -> Mxfp4Matrix | None:
+        """Tensor `name` where it is stored in MXFP4, as it is; None for any other."""
+        file = self.files[self.tensors[name].file]
+        return file.coded(name) if isinstance(file, StackedFiles) else None
 
     def close(self) -> None:
         """Drop the mappings of all files, and with them the memory their pages took.
@@ -147,11 +168,22 @@ def _open_folder(
     else:
         files = open_weight_files(folder, names, repo_id)
         _refuse_packed(files)
-        refuse_quantized_tensors(folder, all_tensors(files))
-    tensors = all_tensors(files)
-    return Checkpoint(
-        folder, config, generation_config, tensors, {file.path: file for file in files}, source
-    )
+    tensors, by_path = _laid_out(config, files)
+    if QUANTIZATION not in config:
+        refuse_quantized_tensors(folder, tensors)
+    return Checkpoint(folder, config, generation_config, tensors, by_path, source)
+
+
+def _laid_out(
+    config: Mapping[str, Any], files: list[SafetensorsFile]
+) -> tuple[Mapping[str, TensorInfo], Mapping[Path, WeightFile]]:
+    """The tensors of files by name, and where they are read; of stacked experts each apart."""
+    tensors, by_path = all_tensors(files), {file.path: file for file in files}
+    names = find_family(config).expert_names
+    apart = None if names is None else unstacked(tensors, by_path, names)
+    if apart is None or QUANTIZATION in config:
+        return tensors, by_path
+    return apart.tensors, dict.fromkeys(by_path, apart)
 
 
 def _refuse_adapter(folder: Path, names: list[str]) -> None:
@@ -166,6 +198,8 @@ def _refuse_quantized(folder: Path, config: Mapping[str, Any]) -> None:
     quantization = config.get("quantization_config")
     if quantization is not None:
         method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+        if method in find_family(config).quantized_as:
+            return
         raise UnsupportedFormatError(
             f"{folder / 'config.json'}: quantization_config says the weights are quantized "
             f"(quant_method {method!r}), which kept cannot read. {UNQUANTIZED}"

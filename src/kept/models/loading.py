@@ -15,7 +15,7 @@ from kept.models.checkpoint import QUANTIZATION, Checkpoint
 from kept.models.dtypes import is_unsaid, own_dtype, resolve_dtype
 from kept.models.freed_memory import give_back_freed_memory
 from kept.models.native import matrices
-from kept.models.packing import check_format, find_activations, may_run_natively, prepare
+from kept.models.packing import Fetch, check_format, find_activations, may_run_natively, prepare
 from kept.models.quantized_format import read_format
 from kept.models.quantized_reader import load_quantized
 from kept.models.registry import find_family, resolve_device, shape_model
@@ -103,9 +103,10 @@ def _load_original(
         weights.place_all()
         return model.eval()
     # Matrices are read when they are packed or rounded, so that memory holds one of them.
-    fetch = fetch_matrices(model, weights)
+    numbers = fetch_matrices(model, weights)
+    fetch: Fetch = weights.fetch_coded if weights.dtype == torch.bfloat16 else numbers
     if quantize is not None:
-        fetch = partial(fetch, exact=rounds_once(checkpoint, dtype, weights.dtype))
+        fetch = partial(numbers, exact=rounds_once(checkpoint, dtype, weights.dtype))
     prepare(model, quantize, packing, fetch=fetch, device=place, activations=activations)
     give_back_freed_memory()
     return model.eval()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from kept.models.experts import Experts
+from dataclasses import replace
+
+from kept.models.experts import Experts, ExpertsConfig
 from kept.models.llama import Llama, llama_weight_map
 from kept.models.mixture_config import MixtureConfig
+from kept.models.stacked_experts import ExpertNames
 from kept.models.weight_map import Placement, WeightMap
 
-# What gate, up and down of an expert are called.
-_NAMES = ("gate_proj", "up_proj", "down_proj")
-_MIXTRAL_NAMES = ("w1", "w3", "w2")
+MIXTRAL_NAMES = ExpertNames("block_sparse_moe", ("w1", "w3", "w2"))
+QWEN_MOE_NAMES = ExpertNames("mlp", ("gate_proj", "up_proj", "down_proj"))
 
 
 class Mixture(Llama):
@@ -24,34 +26,32 @@ class Mixture(Llama):
 
 def mixtral_weight_map(config: MixtureConfig) -> WeightMap:
     """Where the tensors of a Mixtral go."""
-    return _weight_map(config, "block_sparse_moe", _MIXTRAL_NAMES, "intermediate_size")
+    return _weight_map(config, MIXTRAL_NAMES, "intermediate_size")
 
 
 def qwen_moe_weight_map(config: MixtureConfig) -> WeightMap:
     """Where the tensors of a Qwen 2 MoE or Qwen 3 MoE go."""
-    return _weight_map(config, "mlp", _NAMES, "moe_intermediate_size")
+    return _weight_map(config, QWEN_MOE_NAMES, "moe_intermediate_size")
 
 
-def _weight_map(
-    config: MixtureConfig, home: str, names: tuple[str, str, str], size_field: str
-) -> WeightMap:
-    """home: what a layer's experts are stored under."""
+def _weight_map(config: MixtureConfig, names: ExpertNames, size_field: str) -> WeightMap:
     llama = llama_weight_map(config)
     sparse = [i for i in range(config.num_layers) if i not in config.dense]
     replaced = tuple(f"model.layers.{i}.mlp." for i in sparse)
     placements = {k: v for k, v in llama.placements.items() if not k.startswith(replaced)}
     for layer in sparse:
-        there, here = f"model.layers.{layer}.{home}", f"blocks.{layer}.mlp"
+        there, here = f"model.layers.{layer}.{names.home}", f"blocks.{layer}.mlp"
         placements |= _router(config, there, here)
         for number in range(config.experts.num_experts):
-            placements |= _expert(
-                f"{there}.experts.{number}", f"{here}.experts.{number}", names,
-                config.experts.size, size_field,
+            placements |= expert_placements(
+                f"{there}.experts.{number}", f"{here}.experts.{number}", names.parts,
+                config.experts, size_field,
             )  # fmt: skip
         if config.experts.shared_size:
-            placements |= _expert(
-                f"{there}.shared_expert", f"{here}.shared", names,
-                config.experts.shared_size, "shared_expert_intermediate_size",
+            shared = replace(config.experts, size=config.experts.shared_size)
+            placements |= expert_placements(
+                f"{there}.shared_expert", f"{here}.shared", names.parts, shared,
+                "shared_expert_intermediate_size",
             )  # fmt: skip
     return WeightMap(placements, llama.optional, llama.ignored, llama.prefixes)
 
@@ -69,13 +69,18 @@ def _router(config: MixtureConfig, there: str, here: str) -> dict[str, Placement
     }
 
 
-def _expert(
-    there: str, here: str, names: tuple[str, str, str], size: int, size_field: str
+def expert_placements(
+    there: str, here: str, names: tuple[str, str, str], config: ExpertsConfig, size_field: str
 ) -> dict[str, Placement]:
+    """Where an expert's tensors, stored under `there`, go under `here`.
+
+    names: of gate, up and down. size_field: of config.json, which says how large it is.
+    """
     gate, up, down = names
-    fields, inner = (size_field, "hidden_size"), f"{here}.gate_up.weight"
-    return {
-        f"{there}.{gate}.weight": Placement(inner, slice(0, size), config_fields=fields),
-        f"{there}.{up}.weight": Placement(inner, slice(size, 2 * size), config_fields=fields),
-        f"{there}.{down}.weight": Placement(f"{here}.down.weight", config_fields=fields),
-    }
+    size, fields, found = config.size, (size_field, "hidden_size"), {}
+    for kind in ("weight", "bias") if config.biased else ("weight",):
+        inner, outer = f"{here}.gate_up.{kind}", f"{here}.down.{kind}"
+        for name, rows in ((gate, slice(0, size)), (up, slice(size, 2 * size))):
+            found[f"{there}.{name}.{kind}"] = Placement(inner, rows, config_fields=fields)
+        found[f"{there}.{down}.{kind}"] = Placement(outer, config_fields=fields)
+    return found

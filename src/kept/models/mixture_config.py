@@ -97,15 +97,8 @@ def _windows(of: Fields, family: str, layers: int) -> tuple[int | None, ...]:
 
 def _experts(of: Fields, family: str, llama: LlamaConfig) -> ExpertsConfig:
     is_mixtral = family == "mixtral"
-    # transformers knows them by either name.
-    name = "num_experts" if of.has("num_experts") else "num_local_experts"
-    count = of.integer(name, _NUM_EXPERTS[family], maximum=MAX_EXPERTS)
-    top_k = of.integer("num_experts_per_tok")
-    if top_k > count:
-        raise CheckpointError(
-            f"config.json has num_experts_per_tok = {top_k}, more than the {count} experts of "
-            f"{name}; a token goes to each of its experts once"
-        )
+    count = num_experts(of, _NUM_EXPERTS[family])
+    top_k = read_top_k(of, count)
     return ExpertsConfig(
         num_experts=count,
         size=llama.mlp_size if is_mixtral else of.integer("moe_intermediate_size"),
@@ -113,6 +106,23 @@ def _experts(of: Fields, family: str, llama: LlamaConfig) -> ExpertsConfig:
         activation=llama.activation,
         shared_size=of.integer("shared_expert_intermediate_size") if family == "qwen2_moe" else 0,
     )
+
+
+def num_experts(of: Fields, default: int) -> int:
+    """How many experts a layer holds; transformers knows the field by two names."""
+    name = "num_experts" if of.has("num_experts") else "num_local_experts"
+    return of.integer(name, default, maximum=MAX_EXPERTS)
+
+
+def read_top_k(of: Fields, count: int, default: int | None = None) -> int:
+    """To how many of `count` experts a token goes."""
+    top_k = of.integer("num_experts_per_tok", default)
+    if top_k > count:
+        raise CheckpointError(
+            f"config.json has num_experts_per_tok = {top_k}, more than the {count} experts of a "
+            "layer; a token goes to each of its experts once"
+        )
+    return top_k
 
 
 def _dense(of: Fields, family: str, layers: int) -> frozenset[int]:

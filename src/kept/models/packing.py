@@ -14,6 +14,7 @@ from kept.models.native import Progress, matrices
 from kept.ops import PackedMatrix, pack_int4, pack_int8, pack_matrix, runs_natively
 from kept.ops.activations import Activations, choose_activations
 from kept.ops.backend import why_torch
+from kept.ops.mxfp4 import Mxfp4Matrix
 from kept.ops.quantize import (
     QUANTIZED_FORMATS,
     QuantizedFormat,
@@ -38,7 +39,7 @@ def check_format(format: str | None) -> QuantizedFormat | None:
     )
 
 
-Fetch = Callable[[Tensor], Tensor]
+Fetch = Callable[[Tensor], Tensor | Mxfp4Matrix]
 
 
 def prepare(
@@ -55,10 +56,10 @@ def prepare(
     format: quantize its matrices to "int8" or "int4". Where the torch reference runs the model,
     each is replaced by the numbers its codes stand for, which saves no memory. progress: called
     with the numbers packed so far and their total. fetch: gives the numbers of a matrix that is
-    still on the meta device, once each; device: of the rest, by default the model's. activations:
-    how they meet quantized weights, see `choose_activations`. Mutates the model. Raises OptionError
-    for an unknown format, WeightsError for weights that cannot be quantized, and as
-    `choose_activations`.
+    still on the meta device, once each, or what it is stored as and is to be packed as; device: of
+    the rest, by default the model's. activations: how they meet quantized weights, see
+    `choose_activations`. Mutates the model. Raises OptionError for an unknown format, WeightsError
+    for weights that cannot be quantized, and as `choose_activations`.
     """
     kind = check_format(format)
     chosen = find_activations(model, activations, kind, model.dtype, device or model.device)
@@ -95,7 +96,10 @@ def find_activations(
 def _pack_floats(
     format: str, fetch: Fetch, weight: Tensor, gated: bool, bias: Tensor | None
 ) -> PackedMatrix:
-    return pack_matrix(fetch(weight), format, gated=gated, bias=bias)
+    found = fetch(weight)
+    if isinstance(found, Mxfp4Matrix):
+        return found.pack(gated=gated, bias=bias)
+    return pack_matrix(found, format, gated=gated, bias=bias)
 
 
 class Quantizer:
@@ -122,7 +126,10 @@ class Quantizer:
 
     def round(self, weight: Tensor) -> QuantizedMatrix:
         """Quantize the next matrix (out, in)."""
-        found = quantize(self._fetch(weight), self.format, self._tell)
+        numbers = self._fetch(weight)
+        if isinstance(numbers, Mxfp4Matrix):
+            numbers = numbers.numbers(torch.bfloat16)
+        found = quantize(numbers, self.format, self._tell)
         self._done += weight.numel()
         return found
 

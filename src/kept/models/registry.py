@@ -14,9 +14,22 @@ from kept.models.causal_lm import CausalLM, ModelConfig
 from kept.models.gemma import Gemma, gemma3_weight_map, gemma_weight_map
 from kept.models.gemma_config import read_gemma3_config, read_gemma_config
 from kept.models.gpt2 import GPT2, gpt2_weight_map, read_gpt2_config
+from kept.models.gpt_oss import (
+    GPT_OSS_NAMES,
+    GptOss,
+    gpt_oss_weight_map,
+    read_gpt_oss_config,
+)
 from kept.models.llama import Llama, llama_weight_map, read_llama_config
-from kept.models.mixture import Mixture, mixtral_weight_map, qwen_moe_weight_map
+from kept.models.mixture import (
+    MIXTRAL_NAMES,
+    QWEN_MOE_NAMES,
+    Mixture,
+    mixtral_weight_map,
+    qwen_moe_weight_map,
+)
 from kept.models.mixture_config import read_mixture_config
+from kept.models.stacked_experts import ExpertNames
 from kept.models.t5 import T5
 from kept.models.t5_config import read_t5_config
 from kept.models.t5_weights import t5_weight_map
@@ -28,6 +41,8 @@ class Family:
     """How checkpoints of one `model_type` are read.
 
     architecture: what transformers calls the model; aliases: what it or others called it once.
+    expert_names: of layers that hold experts, where stacked ones are to be read. quantized_as: by
+    `quant_method`, what it can be stored as.
     """
 
     architecture: str
@@ -35,6 +50,8 @@ class Family:
     build: Callable[[Any], CausalLM]
     weight_map: Callable[[Any], WeightMap]
     aliases: tuple[str, ...] = ()
+    expert_names: ExpertNames | None = None
+    quantized_as: tuple[str, ...] = ()
 
 
 def _llama(architecture: str, *aliases: str) -> Family:
@@ -42,7 +59,10 @@ def _llama(architecture: str, *aliases: str) -> Family:
 
 
 def _qwen_moe(architecture: str) -> Family:
-    return Family(architecture, read_mixture_config, Mixture, qwen_moe_weight_map)
+    return Family(
+        architecture, read_mixture_config, Mixture, qwen_moe_weight_map,
+        expert_names=QWEN_MOE_NAMES,
+    )  # fmt: skip
 
 
 def _gemma(architecture: str) -> Family:
@@ -60,9 +80,23 @@ FAMILIES: Mapping[str, Family] = {
     "gpt2": Family(
         "GPT2LMHeadModel", read_gpt2_config, GPT2, gpt2_weight_map, ("GPT2HeadWithValueModel",)
     ),
+    "gpt_oss": Family(
+        "GptOssForCausalLM",
+        read_gpt_oss_config,
+        GptOss,
+        gpt_oss_weight_map,
+        expert_names=GPT_OSS_NAMES,
+        quantized_as=("mxfp4",),
+    ),
     "llama": _llama("LlamaForCausalLM", "LLaMAForCausalLM"),
     "mistral": _llama("MistralForCausalLM"),
-    "mixtral": Family("MixtralForCausalLM", read_mixture_config, Mixture, mixtral_weight_map),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        read_mixture_config,
+        Mixture,
+        mixtral_weight_map,
+        expert_names=MIXTRAL_NAMES,
+    ),
     "qwen2": _llama("Qwen2ForCausalLM"),
     "qwen2_moe": _qwen_moe("Qwen2MoeForCausalLM"),
     "qwen3": _llama("Qwen3ForCausalLM"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from kept.models.dtypes import DTYPES
 from kept.models.freed_memory import give_back_freed_memory
 from kept.models.weight_map import WeightMap
 from kept.models.weight_plan import Copy, plan_weights
+from kept.ops.mxfp4 import Mxfp4Matrix
 
 _GIVE_BACK = 16 << 20  # bytes fetched and freed before the system gets them back
 
@@ -120,6 +122,18 @@ class StoredWeights:
         self._name_of = {id(x): name for name, x in empty.items() if id(x) in waiting}
         left = set(self._name_of.values())
         self._place({name: self.read(name) for name in self.names if name not in left})
+
+    def fetch_coded(self, parameter: Tensor) -> Tensor | Mxfp4Matrix:
+        """`fetch`, but what is stored in MXFP4 as it is."""
+        copies = self._copies[self._name_of[id(parameter)]]
+        coded = [self._checkpoint.coded(copy.stored) for copy in copies]
+        found = [each for each in coded if each is not None]
+        if len(found) < len(copies):
+            return self.fetch(parameter)
+        by_row = sorted(zip(copies, found, strict=True), key=lambda each: each[0].start)
+        for copy in copies:
+            self._tell(self._checkpoint.tensors[copy.stored].num_bytes)
+        return reduce(Mxfp4Matrix.joined, (each for _, each in by_row))
 
     def fetch(self, parameter: Tensor, *, exact: bool = False, borrow: bool = True) -> Tensor:
         """`read` one that `place_all_but` has left out."""

@@ -36,7 +36,7 @@ from kept.ops.mixture import Expert, Router, Routing
 from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
 from kept.ops.plain import exact_products, plain_torch
 from kept.ops.program import Program
-from kept.ops.reference import ACTIVATIONS, attend_with_weights, rotary
+from kept.ops.reference import ACTIVATIONS, CLAMPED_SWIGLU, attend_with_weights, rotary
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.step_buffers import (
     LentBuffers,
@@ -60,6 +60,7 @@ from kept.ops.views import (
 
 __all__ = [
     "ACTIVATIONS",
+    "CLAMPED_SWIGLU",
     "KEY_CODECS",
     "KV_CODECS",
     "MAX_REACH",

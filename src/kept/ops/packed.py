@@ -22,10 +22,10 @@ _SOURCES = (torch.float32, torch.bfloat16, torch.float16)
 class PackedMatrix:
     """Weights (num_out, num_in) cut into panels, and what belongs to their outputs.
 
-    format: "fp32", "bf16", "int8" or "int4". gated: the first half of the outputs are gates of the
-    second, and the two lie interleaved. data: bytes. channel_scales: (outputs,)
-    fp32 of int8; group_scales: (outputs / 32, groups, 32) bf16 of int4; bias: (outputs,) fp32; all
-    in the order of the panels, padded.
+    format: "fp32", "bf16", "int8", "int4" or "mxfp4". gated: the first half of the outputs are
+    gates of the second, and the two lie interleaved. data: bytes. channel_scales: (outputs,) fp32
+    of int8; group_scales: (outputs / 32, groups, 32) bf16 of int4 and mxfp4; bias: (outputs,) fp32;
+    all in the order of the panels, padded.
     """
 
     format: str
@@ -49,9 +49,9 @@ class PackedMatrix:
                 f"{self.data.numel()} of {self.data.dtype} were given; pack it again"
             )
         outputs, groups = shape.num_panels * PANEL, shape.num_panels * shape.num_groups * PANEL
-        int8, int4 = self.format == "int8", self.format == "int4"
+        int8, grouped = self.format == "int8", self.format in ("int4", "mxfp4")
         self._check("channel_scales", self.channel_scales, torch.float32, outputs, int8)
-        self._check("group_scales", self.group_scales, torch.bfloat16, groups, int4)
+        self._check("group_scales", self.group_scales, torch.bfloat16, groups, grouped)
         self._check("bias", self.bias, torch.float32, outputs, self.bias is not None)
         handle = _native.weights(
             getattr(_native.Format, self.format),
@@ -137,19 +137,32 @@ def pack_int4(
     codes: Tensor, scales: Tensor, *, gated: bool = False, bias: Tensor | None = None
 ) -> PackedMatrix:
     """Pack int4 levels, uint8 (num_out, num_in) of 0 to 15, with bf16 scales (num_out, groups)."""
+    return _pack_nibbles("int4", codes, scales, gated, bias)
+
+
+def pack_mxfp4(
+    codes: Tensor, scales: Tensor, *, gated: bool = False, bias: Tensor | None = None
+) -> PackedMatrix:
+    """`pack_int4` of codes of e2m1, whose scales are powers of two."""
+    return _pack_nibbles("mxfp4", codes, scales, gated, bias)
+
+
+def _pack_nibbles(
+    format: str, codes: Tensor, scales: Tensor, gated: bool, bias: Tensor | None
+) -> PackedMatrix:
     from kept import _native
 
     groups = -(-codes.shape[-1] // GROUP)
-    _check_codes("int4", codes, torch.uint8, scales, torch.bfloat16, (len(codes), groups))
+    _check_codes(format, codes, torch.uint8, scales, torch.bfloat16, (len(codes), groups))
     codes, scales = codes.contiguous(), scales.contiguous()
-    shape, data = _room("int4", gated, codes)
+    shape, data = _room(format, gated, codes)
     _native.pack_codes(shape, codes, data)
     room = torch.empty(
         shape.num_panels, shape.num_groups, PANEL, dtype=torch.bfloat16, device="cpu"
     )
     _native.pack_group_scales(shape, scales, room)
     parts = None, room, _outputs(shape, bias, len(codes))
-    return PackedMatrix("int4", gated, len(codes), codes.shape[1], data, *parts)
+    return PackedMatrix(format, gated, len(codes), codes.shape[1], data, *parts)
 
 
 def _check_codes(

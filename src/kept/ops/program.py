@@ -252,7 +252,7 @@ class Program:
                 native.attend(
                     self._buffers[queries], layer, native_shape(heads, spec), self._buffers[out],
                     None if bias is None else self._by_distance(bias),
-                    0 if bias is None else bias.reach, crossing,
+                    0 if bias is None else bias.reach, crossing, _idle(spec),
                 )  # fmt: skip
 
     def _by_distance(self, bias: RelativeBias) -> Tensor:
@@ -294,6 +294,10 @@ def native_shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape
         spec.sinks,
         spec.softcap or 0.0,
     )
+
+
+def _idle(spec: AttentionSpec) -> Tensor | None:
+    return None if spec.idle is None else spec.idle.detach().float().contiguous()
 
 
 def _or_none(window: int | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kept.ops import lines
+from kept.ops.reference import CLAMPED_SWIGLU
 from kept.ops.row_buffers import RowBuffers
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "relu": "relu",
+    CLAMPED_SWIGLU: "clamped_swiglu",
 }
 _NONE = -1  # in place of a buffer
 

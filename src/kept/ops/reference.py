@@ -21,7 +21,7 @@ def attend(
     q: Tensor, view: KVView, spec: AttentionSpec, bias: RelativeBias | None = None
 ) -> Tensor:
     """Softmax attention of packed queries over a view; see `ops`."""
-    if spec.softcap is not None:
+    if spec.softcap is not None or spec.idle is not None:
         return attend_with_weights(q, view, spec, bias)[0]
     if isinstance(view, CrossView) and bias is None and not spec.causal:
         return _attend_inputs(q, view, spec)
@@ -82,12 +82,21 @@ def attend_with_weights(
         else:
             hidden = ~seen.explicit(group.num_new, q.device)
             scores = scores.masked_fill(hidden[:, None, None], -math.inf)
-        probabilities = scores.softmax(-1, dtype=torch.float32).to(q.dtype)  # (B', G, H/G, T, S)
+        probabilities = soften(scores, spec).to(q.dtype)  # (B', G, H/G, T, S)
         _put(out, group, (probabilities @ v[:, :, None]).flatten(1, 2).transpose(1, 2))
         whole = probabilities.new_zeros(*queries.shape[:3], view.span.width)
         whole[..., seen.begin : seen.end] = probabilities.flatten(1, 2)
         weights.append(whole)
     return out, weights
+
+
+def soften(scores: Tensor, spec: AttentionSpec) -> Tensor:
+    """The weights (..., G, H/G, T, S) fp32 of scores as wide, some of which may go to nothing."""
+    if spec.idle is None:
+        return scores.softmax(-1, dtype=torch.float32)
+    idle = spec.idle.to(scores.dtype).reshape(*scores.shape[-4:-2], 1, 1)
+    every = torch.cat((scores, idle.expand(*scores.shape[:-1], 1)), dim=-1)
+    return every.softmax(-1, dtype=torch.float32)[..., :-1]
 
 
 def _sdpa(
@@ -249,6 +258,9 @@ def soft_cap(x: Tensor, cap: float) -> Tensor:
 def gated(x: Tensor, activation: str) -> Tensor:
     """act(gate) * up for x = (N, 2F) with the gate first. Source: Shazeer 2020 (GLU variants)."""
     gate, up = x.chunk(2, dim=-1)
+    if activation == CLAMPED_SWIGLU:
+        gate, up = gate.clamp(max=_SWIGLU_LIMIT), up.clamp(-_SWIGLU_LIMIT, _SWIGLU_LIMIT)
+        return gate * torch.sigmoid(_SWIGLU_ALPHA * gate) * (up + 1)
     return activate(gate, activation) * up
 
 
@@ -256,6 +268,10 @@ def activate(x: Tensor, activation: str) -> Tensor:
     """An activation by its config name (`hidden_act`, `activation_function`)."""
     return ACTIVATIONS[activation](x)
 
+
+# Of gates alone: a SwiGLU within bounds, which lets a bit of what is not gated through (gpt-oss).
+CLAMPED_SWIGLU = "clamped_swiglu"
+_SWIGLU_ALPHA, _SWIGLU_LIMIT = 1.702, 7.0
 
 _gelu_tanh = partial(F.gelu, approximate="tanh")
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +17,8 @@ class AttentionSpec:
     sinks: the first tokens of the sequence that stay visible beside the window (Xiao et al. 2023,
         "Efficient Streaming Language Models with Attention Sinks").
     softcap: scores become softcap * tanh(score / softcap) (Gemma 2); None: untouched.
+    idle: (H,) the score of attending nothing, which takes its share of each head's attention (as
+        gpt-oss does, whose configs call it a sink); None: all of it goes to keys.
     """
 
     scale: float
@@ -22,6 +26,7 @@ class AttentionSpec:
     window: int | None = None
     sinks: int = 0
     softcap: float | None = None
+    idle: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,27 @@ from torch import Tensor
 
 from kept.ops import Expert, PackedMatrix, Router, Routing, mixture, trace_experts
 from kept.ops.activations import Activations
+from kept.ops.mxfp4 import Mxfp4Matrix
 from kept.ops.trace import Rows
 
-from .driving import FORMATS, Rig, pack_as
+from .driving import FORMATS, Rig
+from .driving import pack_as as pack_others
 
 WIDTH, INNER, NUM_EXPERTS = 72, 40, 7
 KINDS: tuple[tuple[str, Activations], ...] = (
-    *((format, "bfloat16") for format in FORMATS), ("int8", "int8"), ("int4", "int8"),
+    *((format, "bfloat16") for format in (*FORMATS, "mxfp4")), ("int8", "int8"), ("int4", "int8"),
 )  # fmt: skip
-CLOSE = {"fp32": 1e-5, "bf16": 2e-2, "int8": 3e-2, "int4": 3e-2}
+CLOSE = {"fp32": 1e-5, "bf16": 2e-2, "int8": 3e-2, "int4": 3e-2, "mxfp4": 2e-2}
+
+
+def pack_as(format: str, weight: Tensor, *, gated: bool = False) -> PackedMatrix:
+    """A matrix near `weight`; of mxfp4 any at all of about its size."""
+    if format != "mxfp4":
+        return pack_others(format, weight, gated=gated)
+    num_out, num_in = weight.shape
+    codes = torch.randint(16, (num_out, num_in), dtype=torch.uint8)
+    scales = torch.randint(122, 125, (num_out, -(-num_in // 32)), dtype=torch.uint8)
+    return Mxfp4Matrix(codes, scales).pack(gated=gated, bias=None)
 
 
 def drawn(format: str) -> list[Expert]:

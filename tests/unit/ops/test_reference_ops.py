@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kept import ops
+from kept.ops.reference import soften
 
 
 def close(found: Tensor, expected: Tensor, atol: float = 1e-5) -> None:
@@ -25,6 +26,14 @@ def test_rotary_turns_pairs_of_halves(width: int) -> None:
     close(found[..., :half], turned.real)
     close(found[..., half:width], turned.imag)
     assert torch.equal(found[..., width:], x[..., width:])
+
+
+def test_attention_may_go_to_nothing() -> None:
+    scores, idle = torch.randn(2, 3, 2, 4, 5), torch.randn(6)
+    found = soften(scores, ops.AttentionSpec(1.0, idle=idle))
+    every = torch.cat((scores, idle.view(3, 2, 1, 1).expand(2, 3, 2, 4, 1)), -1).double()
+    close(found, every.exp()[..., :-1] / every.exp().sum(-1, keepdim=True))
+    assert torch.equal(soften(scores, ops.AttentionSpec(1.0)), scores.softmax(-1))
 
 
 def test_rotary_keeps_scores_relative() -> None:
