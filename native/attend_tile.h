@@ -38,10 +38,13 @@ struct UnitRows {
     std::int64_t token_of(const AttendRows& rows, std::int64_t row) const {
         return length(rows) - args.sequences.starts[rows.sequence + 1] + row;
     }
-    // What the scores of a head of the group take on over a tile so far behind a query, or null.
-    const float* bias(std::int64_t head_of_group, std::int64_t distance) const {
-        if (!args.bias.table) return nullptr;
-        return args.bias.of(unit.kv_head * share() + head_of_group, distance);
+    // What the scores of a head of the group take on over a tile so far behind a query.
+    TileBias bias(std::int64_t head_of_group, std::int64_t distance) const {
+        const std::int64_t head = unit.kv_head * share() + head_of_group;
+        if (args.bias.table) return {args.bias.of(head, distance), 0, 0};
+        if (args.bias.slopes)
+            return {nullptr, args.bias.slopes[head], static_cast<float>(distance)};
+        return {};
     }
     BlockEntries where(const AttendRows& rows, std::int64_t token) const {
         return {args.layout,         args.sequences.tables, rows.sequence,

@@ -251,43 +251,51 @@ void bind_program(nb::module_& m) {
         .def(
             "norm",
             [](Program& p, int x, nb::handle weight, nb::handle bias, float eps, int out,
-               bool wanted, bool add) {
-                const std::int64_t width = p.known(x).width();
+               bool wanted, bool add, std::int64_t begin, std::int64_t columns) {
+                const std::int64_t width = columns > 0 ? columns : p.known(x).width();
                 p.norm(x, some<const float>(weight, width, "weights of a norm"),
-                       numbers<const float>(bias, width, "biases of a norm"), eps, out, wanted,
-                       add);
+                       numbers<const float>(bias, width, "biases of a norm"), eps, out, wanted, add,
+                       begin, width);
             },
-            "x"_a, "weight"_a, "bias"_a.none(), "eps"_a, "out"_a, "wanted"_a, "add"_a, Keep<1, 3>(),
-            Keep<1, 4>())
+            "x"_a, "weight"_a, "bias"_a.none(), "eps"_a, "out"_a, "wanted"_a, "add"_a,
+            "begin"_a = 0, "columns"_a = 0, Keep<1, 3>(), Keep<1, 4>())
+        .def("round", &Program::round, "x"_a, "out"_a)
         .def("quantize", &Program::quantize, "x"_a, "out"_a, "wanted"_a)
         .def("linear", &Program::linear)
         .def(
             "place",
             [](Program& p, int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
-               nb::handle q_norm, nb::handle k_norm, float eps, std::int64_t rope_dim,
-               std::int64_t rope_begin, std::int64_t rope_stride, bool crossing) {
-                const auto norm = [&](nb::handle x) {
-                    return numbers<const float>(x, shape.head_dim, "weights of a head's norm");
+               nb::handle q_norm, nb::handle k_norm, float eps, bool by_head, bool centred,
+               std::int64_t rope_dim, std::int64_t rope_begin, std::int64_t rope_stride,
+               bool neighbours, bool crossing) {
+                const auto norm = [&](nb::handle x, std::int64_t heads) {
+                    return numbers<const float>(x, shape.head_dim * (by_head ? heads : 1),
+                                                "weights of a head's norm");
                 };
-                p.place(qkv, queries, layer, shape, norm(q_norm), norm(k_norm), eps, rope_dim,
-                        rope_begin, rope_stride, crossing);
+                const HeadNorms norms{norm(q_norm, shape.heads), norm(k_norm, shape.kv_heads), eps,
+                                      by_head, centred};
+                p.place(qkv, queries, layer, shape, norms,
+                        {rope_dim, rope_begin, rope_stride, neighbours}, crossing);
             },
             "qkv"_a, "queries"_a, "layer"_a, "shape"_a, "q_norm"_a.none(), "k_norm"_a.none(),
-            "eps"_a, "rope_dim"_a, "rope_begin"_a, "rope_stride"_a, "crossing"_a = false,
-            Keep<1, 6>(), Keep<1, 7>())
+            "eps"_a, "by_head"_a, "centred"_a, "rope_dim"_a, "rope_begin"_a, "rope_stride"_a,
+            "neighbours"_a, "crossing"_a, Keep<1, 6>(), Keep<1, 7>())
         .def(
             "attend",
             [](Program& p, int queries, std::int64_t layer, const AttentionShape& shape, int out,
-               nb::handle bias, std::int64_t reach, bool crossing, nb::handle idle) {
-                DistanceBias found{nullptr, reach};
+               nb::handle bias, std::int64_t reach, nb::handle slopes, bool crossing,
+               nb::handle idle) {
+                DistanceBias found{nullptr, nullptr, reach};
                 if (reach < 0 || reach > kMaxReach || shape.heads < 0)
                     throw std::invalid_argument("a bias reaches too far for the kernels");
                 found.table = numbers<const float>(bias, shape.heads * found.width(), "biases");
+                found.slopes = numbers<const float>(slopes, shape.heads, "slopes");
                 p.attend(queries, layer, shape, out, found, crossing,
                          numbers<const float>(idle, shape.heads, "scores of nothing"));
             },
             "queries"_a, "layer"_a, "shape"_a, "out"_a, "bias"_a.none() = nb::none(), "reach"_a = 0,
-            "crossing"_a = false, "idle"_a.none() = nb::none(), Keep<1, 6>(), Keep<1, 9>())
+            "slopes"_a.none() = nb::none(), "crossing"_a = false, "idle"_a.none() = nb::none(),
+            Keep<1, 6>(), Keep<1, 8>(), Keep<1, 10>())
         .def(
             "choose",
             [](Program& p, int scores, std::int64_t num_experts, std::int64_t top_k,

@@ -154,7 +154,7 @@ std::int64_t attend_scratch(const AttentionShape& shape) {
     const std::int64_t groups = padded / 32;
     // Queries and two states; keys, values and their copies; weights, scores and scales of a tile;
     // what matrix tiles need besides.
-    return q * (3 * padded + kLanes + groups + 11) +
+    return q * (3 * padded + kLanes + groups + 13) +
            kTile * (3 * padded + groups * (3 * kMost + 2)) + kMost * (2 * padded + kTile) + 1024;
 }
 

@@ -102,6 +102,7 @@ inline void finish_row(const LinearArgs& args, std::int64_t panel, std::int64_t 
             y[v] = add(mul(y[v], load(w.channel_scales + at)), bias);
         else
             y[v] = fma(y[v], load(w.channel_scales + at), bias);
+        if (args.scale != 1) y[v] = mul(y[v], set1(args.scale));
     }
     const std::int64_t column = panel * w.panel_width();
     switch (args.epilogue) {

@@ -54,17 +54,26 @@ struct LinearArgs {
     Best* best;         // (rows) of this thread
     TopRow* top;        // the same, or null: only the largest is wanted
     float softcap = 0;  // of logits: cap * tanh(y / cap); 0: none
+    float scale = 1;    // of y, before anything else becomes of it
 };
 
 struct NormArgs {
     const float* x;
-    std::int64_t x_stride, width;
-    const std::int64_t* rows;  // which row of x each output takes, or null: its own
+    std::int64_t x_stride, width;  // columns from where x and out.data point to
+    std::int64_t padded;           // as many columns of out are filled, with zeros behind the width
+    const std::int64_t* rows;      // which row of x each output takes, or null: its own
     const float* weight;
     const float* bias;  // null: root-mean-square norm
     float eps;
     ActRows out;
     bool add = false;  // to what is there, in rows of floats
+};
+
+// Rows of floats to rows that feed a linear layer.
+struct RoundArgs {
+    const float* x;
+    std::int64_t x_stride;
+    ActRows out;
 };
 
 struct EmbedArgs {
@@ -163,8 +172,11 @@ struct PlaceArgs {
     const float* qkv;
     std::int64_t qkv_stride;
     AttentionShape shape;
-    const float *q_norm, *k_norm;  // (D) or null
+    const float *q_norm, *k_norm;  // (D), or one behind the other for each head; or null
     float eps;
+    std::int64_t norm_stride;       // of these, from head to head; 0: all heads have the same
+    bool centred;                   // layer norm without bias, else root-mean-square norm
+    bool neighbours;                // elements 2 i and 2 i + 1 turn together, else i and i + R / 2
     const float *cos, *sin;         // (.., rope_stride); null: positions are not rotary
     const std::int64_t* rope_rows;  // row of the tables for each row
     std::int64_t rope_dim;          // of which the tables have half, from rope_begin on
@@ -193,9 +205,11 @@ constexpr std::int64_t kTile = 64;     // tokens walked together, aligned to tok
 constexpr std::int64_t kChunk = 1024;  // tokens after which sums start afresh, and threads split
 
 // What scores take on by distance, key less query: a row for each head, from -(reach + kTile - 1)
-// on, so that a tile's are one behind the other; further away it is what it is at the ends.
+// on, so that a tile's are one behind the other; further away it is what it is at the ends. Or a
+// slope for each head, times the distance.
 struct DistanceBias {
-    const float* table = nullptr;  // (H, width()), null: scores take on nothing
+    const float* table = nullptr;   // (H, width()), or null
+    const float* slopes = nullptr;  // (H), or null
     std::int64_t reach = 0;
 
     std::int64_t width() const { return 2 * (reach + kTile) - 1; }
@@ -299,6 +313,7 @@ struct Kernels {
     void (*linear)(const LinearArgs&, std::int64_t first_panel, std::int64_t last_panel,
                    float* scratch);
     void (*norm)(const NormArgs&, std::int64_t first_row, std::int64_t last_row);
+    void (*round)(const RoundArgs&, std::int64_t first_row, std::int64_t last_row);
     void (*embed)(const EmbedArgs&, std::int64_t first_row, std::int64_t last_row);
     // Units are rows times (H + 2 G) heads.
     void (*place)(const PlaceArgs&, std::int64_t first_unit, std::int64_t last_unit);

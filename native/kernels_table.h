@@ -32,6 +32,7 @@ const Kernels KEPT_JOIN(kernels_, KEPT_NS) = {
     KEPT_TEXT(KEPT_NS),
     KEPT_NS::linear,
     KEPT_NS::norm,
+    KEPT_NS::round,
     KEPT_NS::embed,
     KEPT_NS::place,
     KEPT_NS::attend,

@@ -91,7 +91,7 @@ class TurnSoftmax {
     bool sees_all(std::int64_t first, int rows) const {
         if (W != kTileRows || shape_.softcap > 0) return false;
         for (std::int64_t q = first; q < first + rows; ++q)
-            if (s_.sees[q] != ~TokenSet{0} || s_.biases[q]) return false;
+            if (s_.sees[q] != ~TokenSet{0} || !s_.biases[q].is_none()) return false;
         return true;
     }
 

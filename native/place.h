@@ -42,6 +42,24 @@ inline void rotate(float* x, std::int64_t width, const float* cos, const float* 
     }
 }
 
+// The same of pairs that are neighbours.
+inline void rotate_neighbours(float* x, std::int64_t width, const float* cos, const float* sin) {
+    for (std::int64_t i = 0; i < width / 2; ++i) {
+        const float even = x[2 * i], odd = x[2 * i + 1];
+        x[2 * i] = even * cos[i] - odd * sin[i];
+        x[2 * i + 1] = odd * cos[i] + even * sin[i];
+    }
+}
+
+inline void norm_head(const PlaceArgs& args, const float* weight, float* x) {
+    const std::int64_t dim = args.shape.head_dim;
+    const auto count = static_cast<float>(dim);
+    const float mean = args.centred ? row_sum(dim, Plain{x}) / count : 0.0f;
+    const float square = row_sum(dim, Squares{x, mean}) / count;
+    const float inverse = 1.0f / std::sqrt(square + args.eps);
+    for (std::int64_t i = 0; i < dim; ++i) x[i] = (x[i] - mean) * inverse * weight[i];
+}
+
 inline void place(const PlaceArgs& args, std::int64_t first_unit, std::int64_t last_unit) {
     const AttentionShape& shape = args.shape;
     const std::int64_t dim = shape.head_dim, heads = shape.heads, keys = shape.kv_heads;
@@ -53,14 +71,14 @@ inline void place(const PlaceArgs& args, std::int64_t first_unit, std::int64_t l
                     4 * static_cast<std::size_t>(dim));
         const bool is_query = head < heads, is_value = head >= heads + keys;
         const float* weight = is_query ? args.q_norm : args.k_norm;
-        if (!is_value && weight) {
-            const float square = row_sum(dim, Squares{x, 0.0f}) / static_cast<float>(dim);
-            const float inverse = 1.0f / std::sqrt(square + args.eps);
-            for (std::int64_t i = 0; i < dim; ++i) x[i] = x[i] * inverse * weight[i];
-        }
+        if (!is_value && weight)
+            norm_head(args, weight + (is_query ? head : head - heads) * args.norm_stride, x);
         if (!is_value && args.cos) {
             const std::int64_t at = args.rope_rows[row] * args.rope_stride + args.rope_begin;
-            rotate(x, args.rope_dim, args.cos + at, args.sin + at);
+            if (args.neighbours)
+                rotate_neighbours(x, args.rope_dim, args.cos + at, args.sin + at);
+            else
+                rotate(x, args.rope_dim, args.cos + at, args.sin + at);
         }
         if (!is_value && turns_keys(args.keys)) turn_head(x, dim);
         if (is_query) {

@@ -55,8 +55,12 @@ void Program::embed(int table, const float* position_table, std::int64_t num_pos
 }
 
 void Program::norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted,
-                   bool add) {
-    append(Norm{x, weight, bias, eps, out, wanted, add});
+                   bool add, std::int64_t begin, std::int64_t width) {
+    append(Norm{x, weight, bias, eps, out, wanted, add, begin, width});
+}
+
+void Program::round(int x, int out) {
+    append(Round{x, out});
 }
 
 void Program::quantize(int x, int out, bool wanted) {
@@ -64,15 +68,13 @@ void Program::quantize(int x, int out, bool wanted) {
 }
 
 void Program::linear(int in, int weights, Epilogue epilogue, Activation activation, int out,
-                     bool wanted, float softcap) {
-    append(Linear{in, weights, epilogue, activation, out, wanted, softcap});
+                     bool wanted, float softcap, float scale) {
+    append(Linear{in, weights, epilogue, activation, out, wanted, softcap, scale});
 }
 
 void Program::place(int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
-                    const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim,
-                    std::int64_t rope_begin, std::int64_t rope_stride, bool crossing) {
-    append(Place{qkv, queries, layer, shape, q_norm, k_norm, eps, rope_dim, rope_begin, rope_stride,
-                 crossing});
+                    const HeadNorms& norms, const RotaryColumns& rotary, bool crossing) {
+    append(Place{qkv, queries, layer, shape, norms, rotary, crossing});
 }
 
 void Program::attend(int queries, std::int64_t layer, const AttentionShape& shape, int out,

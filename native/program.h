@@ -19,6 +19,20 @@
 
 namespace kept {
 
+// Of the norms of single heads; see PlaceArgs.
+struct HeadNorms {
+    const float *q = nullptr, *k = nullptr;
+    float eps = 0;
+    bool by_head = false, centred = false;
+};
+
+// The tables a step brings have `stride` numbers a row, of which a layer reads dim / 2 from `begin`
+// on. dim: 0: it rotates nothing. neighbours: see PlaceArgs.
+struct RotaryColumns {
+    std::int64_t dim = 0, begin = 0, stride = 0;
+    bool neighbours = false;
+};
+
 class Program {
   public:
     // Throws std::invalid_argument for a name no kernels of this CPU go by.
@@ -37,20 +51,21 @@ class Program {
     // scale: of the table's rows.
     void embed(int table, const float* position_table, std::int64_t num_positions, int out,
                float scale);
-    // add: to the rows of `out`, in place.
+    // add: to the rows of `out`, in place. Of `width` columns from `begin` on; those of `out`
+    // behind them are zeros, unless it is x.
     void norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted,
-              bool add);
+              bool add, std::int64_t begin, std::int64_t width);
+    // Rows of floats, to be read by a linear layer while they go on being added to.
+    void round(int x, int out);
     // Activations to int8 codes: `out` is a buffer of codes.
     void quantize(int x, int out, bool wanted);
-    // softcap: of logits, 0: none.
+    // softcap: of logits, 0: none. scale: of the outputs, before anything else becomes of them.
     void linear(int in, int weights, Epilogue epilogue, Activation activation, int out, bool wanted,
-                float softcap);
-    // The tables a step brings have rope_stride numbers a row, of which the layer reads rope_dim /
-    // 2 from rope_begin on. crossing: `layer` is one of each encoder input that the step brings,
+                float softcap, float scale);
+    // crossing: `layer` is one of each encoder input that the step brings,
     // and its keys are those of the sequences that attend it.
     void place(int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
-               const float* q_norm, const float* k_norm, float eps, std::int64_t rope_dim,
-               std::int64_t rope_begin, std::int64_t rope_stride, bool crossing);
+               const HeadNorms& norms, const RotaryColumns& rotary, bool crossing);
     // crossing: each sequence attends its input's layer. idle: (heads) or null, see AttendArgs.
     void attend(int queries, std::int64_t layer, const AttentionShape& shape, int out,
                 const DistanceBias& bias, bool crossing, const float* idle);
@@ -97,6 +112,10 @@ class Program {
         float eps;
         int out;
         bool wanted, add;
+        std::int64_t begin, width;
+    };
+    struct Round {
+        int x, out;
     };
     struct Quantize {
         int x, out;
@@ -108,15 +127,14 @@ class Program {
         Activation activation;
         int out;
         bool wanted;
-        float softcap;
+        float softcap, scale;
     };
     struct Place {
         int qkv, queries;
         std::int64_t layer;
         AttentionShape shape;
-        const float *q_norm, *k_norm;
-        float eps;
-        std::int64_t rope_dim, rope_begin, rope_stride;
+        HeadNorms norms;
+        RotaryColumns rotary;
         bool crossing;
     };
     struct Attend {
@@ -145,8 +163,8 @@ class Program {
         int x, shared, out;
         bool add;
     };
-    using Op = std::variant<Embed, Norm, Quantize, Linear, Place, Attend, Choose, Gather, Experts,
-                            Combine>;
+    using Op = std::variant<Embed, Norm, Round, Quantize, Linear, Place, Attend, Choose, Gather,
+                            Experts, Combine>;
 
     struct Run;
 
@@ -166,6 +184,7 @@ class Program {
     // std::out_of_range for a token, position or row that does not exist.
     void check_op(const Embed& op) const;
     void check_op(const Norm& op) const;
+    void check_op(const Round& op) const;
     void check_op(const Quantize& op) const;
     void check_op(const Linear& op) const;
     void check_op(const Place& op) const;
@@ -207,6 +226,7 @@ class Program {
     void operate(Run& run, std::int64_t index, Part part);
     void operate(Run& run, const Embed& op, Part part);
     void operate(Run& run, const Norm& op, Part part);
+    void operate(Run& run, const Round& op, Part part);
     void operate(Run& run, const Quantize& op, Part part);
     void operate(Run& run, const Linear& op, Part part);
     void operate(Run& run, const Place& op, Part part);

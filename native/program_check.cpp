@@ -143,10 +143,10 @@ void Program::check(const Step& step, std::int64_t first, std::int64_t last) con
             check_layers(step, p->layer, p->crossing, p->shape);
             must(!p->crossing || p->shape.kv_heads == 0 || brings_inputs(step),
                  "the rows of a step are not those of its inputs");
-            if (p->rope_dim == 0) continue;
+            if (p->rotary.dim == 0) continue;
             must(step.cos && step.sin && step.rope_rows, "the step has no rotary tables");
-            if (rope_rows != step.rope_count / p->rope_stride) {
-                rope_rows = step.rope_count / p->rope_stride;
+            if (rope_rows != step.rope_count / p->rotary.stride) {
+                rope_rows = step.rope_count / p->rotary.stride;
                 within("row of the rotary tables", step.rope_rows, step.rows, rope_rows);
             }
         } else if (const Attend* a = std::get_if<Attend>(&op)) {
@@ -186,6 +186,14 @@ void Program::check_op(const Norm& op) const {
     must_hold_numbers(known(op.x));
     must_hold_numbers(known(op.out));
     must(known(op.x).width() == known(op.out).width(), "a norm changes the width of its rows");
+    must(op.begin >= 0 && op.width >= 1 && op.begin + op.width <= known(op.x).width(),
+         "a norm reads beyond its rows");
+}
+
+void Program::check_op(const Round& op) const {
+    must_hold_numbers(known(op.x));
+    must_hold_numbers(known(op.out));
+    must(known(op.x).width() == known(op.out).width(), "rounding changes no width");
 }
 
 void Program::check_op(const Quantize& op) const {
@@ -221,10 +229,11 @@ void Program::check_op(const Place& op) const {
     must((s.heads + 2 * s.kv_heads) * s.head_dim <= known(op.qkv).width() &&
              s.heads * round_up(s.head_dim, 32) <= known(op.queries).stride(),
          "heads outgrow the rows that they are taken from or put into");
-    must(op.rope_dim >= 0 && op.rope_dim <= s.head_dim && op.rope_begin >= 0 &&
-             (op.rope_dim == 0 || op.rope_begin + op.rope_dim / 2 <= op.rope_stride),
+    const RotaryColumns& r = op.rotary;
+    must(r.dim >= 0 && r.dim <= s.head_dim && r.begin >= 0 &&
+             (r.dim == 0 || r.begin + r.dim / 2 <= r.stride),
          "a layer's columns lie outside of the rotary tables");
-    must(op.rope_dim == 0 || op.rope_stride > 0, "the rotary tables have no columns");
+    must(r.dim == 0 || r.stride > 0, "the rotary tables have no columns");
 }
 
 void Program::check_op(const Attend& op) const {

@@ -71,6 +71,7 @@ void Program::operate(Run& run, std::int64_t index, Part part) {
 bool Program::is_small(const Step& step, const Op& op) const {
     if (const Norm* n = std::get_if<Norm>(&op))
         return (n->wanted ? step.num_wanted : step.rows) * buffer(n->x).width() <= kAlone;
+    if (const Round* r = std::get_if<Round>(&op)) return step.rows * buffer(r->x).width() <= kAlone;
     if (const Quantize* q = std::get_if<Quantize>(&op))
         return num_rows(step, *q) * buffer(q->x).width() <= kAlone;
     if (const Choose* c = std::get_if<Choose>(&op))
@@ -101,11 +102,26 @@ void Program::operate(Run& run, const Embed& op, Part part) {
 
 void Program::operate(Run& run, const Norm& op, Part part) {
     const RowBuffer& x = buffer(op.x);
-    const NormArgs args{x.floats(), x.stride(), x.width(), op.wanted ? run.step.wanted : nullptr,
-                        op.weight,  op.bias,    op.eps,    buffer(op.out).act(),
+    ActRows out = buffer(op.out).act();
+    out.data = static_cast<std::byte*>(out.data) + op.begin * (out.is_bf16 ? 2 : 4);
+    const NormArgs args{x.floats() + op.begin,
+                        x.stride(),
+                        op.width,
+                        op.x == op.out ? op.width : out.stride - op.begin,
+                        op.wanted ? run.step.wanted : nullptr,
+                        op.weight,
+                        op.bias,
+                        op.eps,
+                        out,
                         op.add};
     const auto [begin, end] = part.of(op.wanted ? run.step.num_wanted : run.step.rows);
     kernels_->norm(args, begin, end);
+}
+
+void Program::operate(Run& run, const Round& op, Part part) {
+    const RowBuffer& x = buffer(op.x);
+    const auto [begin, end] = part.of(run.step.rows);
+    kernels_->round({x.floats(), x.stride(), buffer(op.out).act()}, begin, end);
 }
 
 void Program::operate(Run& run, const Quantize& op, Part part) {
@@ -131,6 +147,7 @@ void Program::operate(Run& run, const Linear& op, Part part) {
     args.epilogue = op.epilogue;
     args.activation = op.activation;
     args.softcap = op.softcap;
+    args.scale = op.scale;
     args.best = thread_best_[static_cast<std::size_t>(part.thread)].data();
     args.top = top_.rows_of(part.thread);
     if (is_head) {
@@ -155,15 +172,18 @@ PlaceArgs Program::place_args(const Run& run, const Place& op, std::int64_t inde
     return {buffer(op.qkv).floats(),
             buffer(op.qkv).stride(),
             op.shape,
-            op.q_norm,
-            op.k_norm,
-            op.eps,
-            op.rope_dim > 0 ? step.cos : nullptr,
+            op.norms.q,
+            op.norms.k,
+            op.norms.eps,
+            op.norms.by_head ? op.shape.head_dim : 0,
+            op.norms.centred,
+            op.rotary.neighbours,
+            op.rotary.dim > 0 ? step.cos : nullptr,
             step.sin,
             step.rope_rows,
-            op.rope_dim,
-            op.rope_begin,
-            op.rope_stride,
+            op.rotary.dim,
+            op.rotary.begin,
+            op.rotary.stride,
             queries,
             layer.keys.stored,
             layer.values.stored,

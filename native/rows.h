@@ -109,7 +109,15 @@ inline void norm(const NormArgs& args, std::int64_t first_row, std::int64_t last
             const float y = d * args.weight[i] + (args.bias ? args.bias[i] : 0.0f);
             put_one(args.out, row, i, args.add ? there[i] + y : y);
         }
-        for (; i < args.out.stride; ++i) put_one(args.out, row, i, 0.0f);
+        for (; i < args.padded; ++i) put_one(args.out, row, i, 0.0f);
+    }
+}
+
+inline void round(const RoundArgs& args, std::int64_t first_row, std::int64_t last_row) {
+    for (std::int64_t row = first_row; row < last_row; ++row) {
+        const float* x = args.x + row * args.x_stride;
+        for (std::int64_t i = 0; i < args.out.stride; i += W)
+            put_act(args.out, row, i, load(x + i));
     }
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "lanes_math.h"
@@ -26,6 +27,27 @@ struct AttendState {
 constexpr int kMostTurn = kTileRows;
 static_assert(kTurn <= kMostTurn);
 
+// 0, 1, 2, ... for each token of a tile.
+constexpr std::array<float, kTile> kPlaces = [] {
+    std::array<float, kTile> places{};
+    for (int t = 0; t < kTile; ++t) places[static_cast<std::size_t>(t)] = static_cast<float>(t);
+    return places;
+}();
+
+// What the scores of a query take on over a tile: 64 numbers, or a slope times how far each of its
+// tokens is, the first of them so far.
+struct TileBias {
+    const float* table = nullptr;
+    float slope = 0, distance = 0;
+
+    bool is_none() const { return !table && slope == 0; }
+    // Of tokens t to t + W of the tile.
+    vf at(int t) const {
+        if (table) return load(table + t);
+        return mul(set1(slope), add(set1(distance), load(kPlaces.data() + t)));
+    }
+};
+
 // Everything one unit works on, cut from a thread's scratch. Q queries: rows times heads of a
 // group. What the queries of a turn need comes in groups of that many. Behind the queries of a turn
 // that is not whole there is room for the others: matrix tiles have 16 rows whatever they hold.
@@ -33,7 +55,7 @@ struct AttendScratch {
     std::int64_t padded;                    // D rounded up to 32
     std::int64_t key_groups, value_groups;  // scales a token and head that are still to multiply
     TokenSet* sees;                         // (Q) of a tile
-    const float** biases;                   // (Q) what scores over a tile take on, or null
+    TileBias* biases;                       // (Q)
     std::byte *queries, *keys, *values, *staged, *weights;
     float* scores;
     float *key_scales, *value_scales;  // (groups of each, 64); one of keys at least
@@ -61,7 +83,7 @@ struct AttendScratch {
         const std::int64_t q = num_queries, whole = round_up(head_dim, 64);
         const auto groups = [](std::int64_t count) { return std::max<std::int64_t>(count, 1); };
         sees = reinterpret_cast<TokenSet*>(take(2 * q));
-        biases = reinterpret_cast<const float**>(take(2 * q));
+        biases = reinterpret_cast<TileBias*>(take(4 * q));
         queries = bytes(q * padded);
         keys = bytes(whole * kTile);
         values = bytes(padded * kTile);
@@ -89,10 +111,10 @@ inline float score_factor(const AttentionShape& shape) {
 }
 
 // Whether nothing is done to a query's scores but a multiplication, which is then done where they
-// are used. bias: what they take on, or null.
+// are used.
 inline bool only_scales(const AttentionShape& shape, const AttendScratch& s, TokenSet sees,
-                        const float* bias) {
-    return s.key_groups <= 1 && shape.softcap <= 0 && sees == ~TokenSet{0} && !bias;
+                        const TileBias& bias) {
+    return s.key_groups <= 1 && shape.softcap <= 0 && sees == ~TokenSet{0} && bias.is_none();
 }
 
 // The largest lane of each of `rows` vectors, at most W. A row's NaN makes the same of it wherever
@@ -123,7 +145,7 @@ KEPT_INLINE void largest_of_rows(vf* x, int rows, float* out) {
 // Scores of queries [begin, end) of a turn, scaled, with what they take on, and without those of
 // tokens that a query must not see; and the largest of each query.
 inline void scale_scores(const AttentionShape& shape, const AttendScratch& s, const TokenSet* sees,
-                         const float* const* biases, int rows, int begin, int end, float* tops) {
+                         const TileBias* biases, int rows, int begin, int end, float* tops) {
     vf largest[W];
     for (int r = begin; r < end; ++r) {
         vf& top = largest[r - begin];
@@ -141,7 +163,7 @@ inline void scale_scores(const AttentionShape& shape, const AttendScratch& s, co
             for (std::int64_t g = 1; g < s.key_groups; ++g)
                 x = fma(load(scores + g * rows * kTile + t), load(s.key_scales + g * kTile + t), x);
             if (shape.softcap > 0) x = mul(soft_cap(x, shape.softcap), set1(kLog2E));
-            if (biases[r]) x = fma(load(biases[r] + t), set1(kLog2E), x);
+            if (!biases[r].is_none()) x = fma(biases[r].at(t), set1(kLog2E), x);
             // Not a sum: what is hidden may be infinite or NaN.
             if (sees[r] != ~TokenSet{0}) x = select(sees[r] >> t, x, set1(kNever));
             store(scores + t, x);
@@ -170,7 +192,7 @@ void soften_some(const AttentionShape& shape, const AttendScratch& s, std::int64
                  int begin, int end, float* correction, const Put& put) {
     float tops[W], base[W], moved[W];
     const TokenSet* sees = s.sees + first;
-    const float* const* biases = s.biases + first;
+    const TileBias* biases = s.biases + first;
     scale_scores(shape, s, sees, biases, rows, begin, end, tops);
     raise_peaks(s.state.peak + first + begin, tops, end - begin, base, moved);
     for (int r = begin; r < end; ++r) {

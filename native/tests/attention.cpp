@@ -21,6 +21,7 @@ constexpr Case kCases[] = {
     {90, 90, 2, 1, 128, false},
     {190, 4, 2, 1, 64, true, -1, 0, 20},
     {300, 9, 4, 2, 80, true, -1, 0, 0, true},
+    {200, 9, 2, 2, 40, true, -1, 0, 0, true},
     {2100, 3, 2, 1, 64},
 };
 
@@ -80,8 +81,14 @@ struct Attention {
                 if (i % padded < c.dim) queries.put(row, i, random.normal());
         if (c.biased) bias = random.normals(c.heads * table().width());
         if (c.window >= 0) idle = random.normals(c.heads);
+        if (table().slopes)
+            for (float& slope : bias) slope *= 0.02f;
     }
-    DistanceBias table() const { return {bias.data(), 40}; }
+    // A table, or of heads that share keys a slope each.
+    DistanceBias table() const {
+        if (c.heads > c.kv_heads) return {nullptr, bias.data(), 0};
+        return {bias.data(), nullptr, 40};
+    }
 
     // The outputs of rows from `first` on. merged: chunks by themselves, then joined.
     Rows on(const Kernels& kernels, std::int64_t first, std::int64_t last, bool merged) {

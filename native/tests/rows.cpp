@@ -12,7 +12,7 @@ void hold_norms(const Kernels& kernels, const Kernels& portable, Random& random)
                 const auto weight = random.normals(width), bias = random.normals(width);
                 const auto of = [&](const Kernels& set) {
                     Rows out(3, width, bf16);
-                    set.norm({x.floats.data(), x.stride, width, nullptr, weight.data(),
+                    set.norm({x.floats.data(), x.stride, width, out.stride, nullptr, weight.data(),
                               biased ? bias.data() : nullptr, 1e-5f, out.from()},
                              0, 3);
                     return out;
@@ -25,6 +25,18 @@ void hold_norms(const Kernels& kernels, const Kernels& portable, Random& random)
                                      "norm");
                     }
             }
+}
+
+void hold_rounding(const Kernels& kernels, const Kernels& portable, Random& random) {
+    for (const std::int64_t width : {1, 64, 333}) {
+        Rows x(random, 3, width, false);
+        const auto of = [&](const Kernels& set) {
+            Rows out(3, width, true);
+            set.round({x.floats.data(), x.stride, out.from()}, 0, 3);
+            return out;
+        };
+        require(same_bits(of(kernels), of(portable)), "rounding, bit for bit");
+    }
 }
 
 void hold_embeddings(const Kernels& kernels, const Kernels& portable, Random& random) {
@@ -118,6 +130,7 @@ void hold_sums(const Kernels& kernels, const Kernels& portable, Random& random) 
 void hold_rows(const Kernels& kernels, const Kernels& portable) {
     Random random(3);
     hold_norms(kernels, portable, random);
+    hold_rounding(kernels, portable, random);
     hold_embeddings(kernels, portable, random);
     hold_quantizing(kernels, portable, random);
     hold_weights(kernels, portable, random);

@@ -42,9 +42,9 @@ void hold_placing(const Kernels& kernels, const Kernels& portable, Random& rando
     const std::int32_t blocks[] = {3, 0, 1, 2}, row_sequence[] = {0, 0, 1, 1, 1};
     const std::vector<std::int64_t> rope_rows{0, 4, 1, 2, 3};
     for (const std::int64_t dim : {24, 40, 64})
-        for (const bool normed : {false, true}) {
+        for (const int kind : {0, 1, 2}) {  // plain, normed, each head centred and normed alone
             Rows qkv(random, rows, (heads + 2 * keys) * dim, false);
-            const auto q_norm = random.normals(dim), k_norm = random.normals(dim);
+            const auto q_norm = random.normals(heads * dim), k_norm = random.normals(keys * dim);
             const auto cos = random.normals(5 * dim / 2), sin = random.normals(5 * dim / 2);
             const std::int64_t padded = round_up(dim, 32);
             const auto of = [&](const Kernels& set) {
@@ -53,7 +53,8 @@ void hold_placing(const Kernels& kernels, const Kernels& portable, Random& rando
                 PlaceArgs args{};
                 args.qkv = qkv.floats.data(), args.qkv_stride = qkv.stride;
                 args.shape = {heads, keys, dim, 1, true, -1, 0, 0};
-                if (normed) args.q_norm = q_norm.data(), args.k_norm = k_norm.data();
+                if (kind > 0) args.q_norm = q_norm.data(), args.k_norm = k_norm.data();
+                if (kind == 2) args.norm_stride = dim, args.centred = args.neighbours = true;
                 args.eps = 1e-6f, args.cos = cos.data(), args.sin = sin.data();
                 args.rope_rows = rope_rows.data(), args.rope_dim = dim;
                 args.rope_stride = dim / 2, args.queries = queries.from();

@@ -217,8 +217,11 @@ class Program:
         out: int,
         wanted: bool,
         add: bool,
+        begin: int = 0,
+        columns: int = 0,
         /,
     ) -> None: ...
+    def round(self, x: int, out: int) -> None: ...
     def quantize(self, x: int, out: int, wanted: bool) -> None: ...
     def linear(
         self,
@@ -229,6 +232,7 @@ class Program:
         out: int,
         wanted: bool,
         softcap: float,
+        scale: float,
         /,
     ) -> None: ...
     def place(
@@ -240,10 +244,13 @@ class Program:
         q_norm: Tensor | None,
         k_norm: Tensor | None,
         eps: float,
+        by_head: bool,
+        centred: bool,
         rope_dim: int,
         rope_begin: int,
         rope_stride: int,
-        crossing: bool = False,
+        neighbours: bool,
+        crossing: bool,
         /,
     ) -> None: ...
     def attend(
@@ -254,6 +261,7 @@ class Program:
         out: int,
         bias: Tensor | None = None,
         reach: int = 0,
+        slopes: Tensor | None = None,
         crossing: bool = False,
         idle: Tensor | None = None,
         /,

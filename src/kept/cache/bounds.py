@@ -9,7 +9,7 @@ from kept.cache.contiguous import ContiguousLayout, grown
 from kept.cache.evicting import EvictingLayout
 from kept.cache.layout import Layout
 from kept.cache.window_blocks import most_blocks
-from kept.ops.program import computes_in_floats
+from kept.ops.native_shape import computes_in_floats
 
 NUMBER = 8  # bytes of an int64
 

@@ -19,7 +19,7 @@ from kept.cache.place import Buffers, Place
 from kept.cache.policy import Entries
 from kept.cache.shape import KVShape
 from kept.ops import KVCodec, one_torch_thread
-from kept.ops.program import computes_in_floats
+from kept.ops.native_shape import computes_in_floats
 
 
 @dataclass(frozen=True, slots=True)

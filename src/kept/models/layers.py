@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kept import ops
 from kept.cache import LayerStore
 from kept.models.record import Record
-from kept.ops import AttentionSpec, KVView, RelativeBias
+from kept.ops import AttentionSpec, Bias, KVView
 
 
 def parameter(*size: int) -> nn.Parameter:
@@ -72,17 +72,29 @@ class ShiftedRMSNorm(RMSNorm):
 
 
 class LayerNorm(nn.Module):
-    """Layer norm with bias (config `layer_norm_epsilon`)."""
+    """Layer norm (config `layer_norm_epsilon`)."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, bias: bool = True) -> None:
         super().__init__()
         self.weight = parameter(width)
-        self.bias = parameter(width)
+        self.bias = parameter(width) if bias else None
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., width), normalised over the last dimension."""
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class PlainNorm(nn.Module):
+    """Layer norm without weights or biases (OLMo)."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., E), normalised over the last dimension."""
+        return ops.layer_norm(x, None, None, self.eps)
 
 
 class Embedding(nn.Module):
@@ -104,7 +116,7 @@ def attend(
     store: LayerStore,
     spec: AttentionSpec,
     record: Record,
-    bias: RelativeBias | None = None,
+    bias: Bias | None = None,
 ) -> Tensor:
     """Store the new keys and values, then attend everything stored. q: (N, H, D), k, v: (N, G, D).
 
@@ -125,7 +137,7 @@ def _attend(
     view: KVView,
     spec: AttentionSpec,
     record: Record,
-    bias: RelativeBias | None = None,
+    bias: Bias | None = None,
 ) -> Tensor:
     if not record.want_attention:
         return ops.attend(q, view, spec, bias).flatten(1)

@@ -30,6 +30,7 @@ from kept.ops import (
     use_threads,
 )
 from kept.ops.activations import Activations
+from kept.ops.traced_store import TracedStore
 
 if TYPE_CHECKING:
     from kept import _native
@@ -111,6 +112,7 @@ class NativeDecoder:
     def _compile(self) -> Program:
         model, written = self._model, lines.Trace(activations=self.activations)
         embedded: Any = model.embed(traced_batch(written))
+        written.residual = embedded[0].buffer
         x = self._trace_blocks(written, *embedded)
         written.starts.append(len(written.lines))
         logits: Any = model.project(model.norm(x.only_wanted()))
@@ -122,7 +124,7 @@ class NativeDecoder:
             zip(self._model.blocks, self._model.kv_shapes, strict=True)
         ):
             written.starts.append(len(written.lines))
-            x = block(x, rope, trace.TracedStore(layer, shape.shares), Record())
+            x = block(x, rope, TracedStore(layer, shape.shares), Record())
         return x
 
     def _read_source(self, batch: Batch, stores: StepBuffers, record: Record | None) -> None:

@@ -20,8 +20,9 @@ from kept.models.encoder_passes import passes
 from kept.models.native import NativeDecoder, traced_batch
 from kept.models.record import Record
 from kept.models.recorded_run import run_recorded
-from kept.ops import CrossView, KVCodec, LentInputs, Program, StepBuffers, lines, trace
+from kept.ops import CrossView, KVCodec, LentInputs, Program, StepBuffers, lines
 from kept.ops.activations import Activations
+from kept.ops.traced_store import TracedStore
 
 if TYPE_CHECKING:
     from kept.models.encoder_decoder import EncoderDecoderLM
@@ -44,7 +45,7 @@ class NativeEncoderDecoder(NativeDecoder):
         shared = self._model.shared()
         for layer, block in enumerate(self._model.blocks):
             written.starts.append(len(written.lines))
-            own, cross = trace.TracedStore(layer), trace.TracedStore(layer, crossing=True)
+            own, cross = TracedStore(layer), TracedStore(layer, crossing=True)
             x = block(x, shared, own, cross, None, Record())
         return x
 
@@ -71,13 +72,13 @@ class NativeEncoder:
         for block in encoder.blocks:
             written.starts.append(len(written.lines))
             # A layer's keys are not looked at again, so that all of them have the same place.
-            x = block(x, shared, trace.TracedStore(0), Record())
+            x = block(x, shared, TracedStore(0), Record())
         written.starts.append(len(written.lines))
         states = encoder.norm(x)
         self._ends = [len(written.lines)]  # of the norm, and of what is made for each cross layer
         pairs: Any = model.cross_keys(states)
         for layer, (k, v) in enumerate(pairs):
-            trace.TracedStore(layer, crossing=True).append(k, v)
+            TracedStore(layer, crossing=True).append(k, v)
         self._ends += [
             at + 1
             for at, line in enumerate(written.lines)

@@ -11,7 +11,7 @@ from kept.ops.backend import (
     use_threads,
     why_reference,
 )
-from kept.ops.bias import RelativeBias
+from kept.ops.bias import Bias, LinearBias, RelativeBias
 from kept.ops.codecs import KEY_CODECS, VALUE_CODECS, Codec, Part
 from kept.ops.cross_view import CrossView, InputBuffers
 from kept.ops.encoding import encode_heads
@@ -24,6 +24,7 @@ from kept.ops.faces import (
     gated,
     layer_norm,
     linear,
+    norm_parts,
     rms_norm,
     soft_cap,
     split_heads,
@@ -66,6 +67,7 @@ __all__ = [
     "MAX_REACH",
     "VALUE_CODECS",
     "AttentionSpec",
+    "Bias",
     "BlockView",
     "Codec",
     "ContiguousView",
@@ -79,6 +81,7 @@ __all__ = [
     "KVView",
     "LentBuffers",
     "LentInputs",
+    "LinearBias",
     "PackedMatrix",
     "PackedView",
     "Part",
@@ -107,6 +110,7 @@ __all__ = [
     "layer_norm",
     "lend_input",
     "linear",
+    "norm_parts",
     "num_threads",
     "one_block_each",
     "one_torch_thread",

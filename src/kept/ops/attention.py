@@ -10,8 +10,8 @@ from torch import Tensor
 from kept.ops import reference
 from kept.ops.backend import isa, runs_natively, use_threads
 from kept.ops.forking import own_openmp
+from kept.ops.native_shape import computes_in_floats, native_shape
 from kept.ops.plain import plain_torch
-from kept.ops.program import computes_in_floats, native_shape
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.step_buffers import codec_kinds, layer_buffers, table_of
 from kept.ops.views import StoredView

@@ -1,7 +1,11 @@
-"""T5's relative position bias: a number added to a score for how far the key is from the query.
+"""Biases by distance: a number added to a score for how far the key is from the query.
+
+T5's relative position bias looks it up:
 
 query - key    0  1  2 ... | 8, 9 | 10 ... 13 | ...      one bucket for each small distance,
 bucket         0  1  2 ... |  8   |     9     | ...      then buckets ever wider, the last endless
+
+ALiBi takes a slope for each head times the distance, which has no end.
 """
 
 from __future__ import annotations
@@ -64,8 +68,27 @@ class RelativeBias:
         return self.weight.T[:, buckets].transpose(0, 1)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearBias:
+    """What layers add to their scores: a slope for each head times key place less query place.
+
+    slopes: (H,) fp32, above 0. Make one for a pass, which its layers then share.
+    Source: Press et al. 2022, "Train Short, Test Long".
+    """
+
+    slopes: Tensor
+
+    def between(self, query: Tensor, key: Tensor) -> Tensor:
+        """(B, H, T, S) for queries at places (B, T) and keys at places (B, S)."""
+        distance = (key[:, None] - query[:, :, None]).float()  # (B, T, S)
+        return distance[:, None] * self.slopes.to(distance.device)[:, None, None]
+
+
+Bias = RelativeBias | LinearBias
+
+
 def biased_mask(
-    bias: RelativeBias, span: Span, spec: AttentionSpec, group: Group, seen: Visibility
+    bias: Bias, span: Span, spec: AttentionSpec, group: Group, seen: Visibility
 ) -> Tensor:
     """What a group's scores take on: the bias, and minus infinity where nothing is seen.
 
@@ -78,7 +101,7 @@ def biased_mask(
     return found
 
 
-def _biased_mask(bias: RelativeBias, span: Span, group: Group, seen: Visibility) -> Tensor:
+def _biased_mask(bias: Bias, span: Span, group: Group, seen: Visibility) -> Tensor:
     device, members = span.device, list(group.members)
     keys = torch.arange(seen.begin, seen.end, dtype=torch.int64, device=device)[None]
     if len({span.lengths[m] for m in members}) == 1:

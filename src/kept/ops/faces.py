@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from kept.ops import mixture, reference, trace, trace_experts
-from kept.ops.bias import RelativeBias
+from kept.ops.bias import Bias
 from kept.ops.mixture import Expert, Router, Routing
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.views import KVView
@@ -20,12 +20,11 @@ Rope = tuple[Tensor, Tensor] | None  # cos, sin (N, 1, R), or None where positio
 _trace: Any = trace
 
 
-def attend(
-    q: Tensor, view: KVView, spec: AttentionSpec, bias: RelativeBias | None = None
-) -> Tensor:
+def attend(q: Tensor, view: KVView, spec: AttentionSpec, bias: Bias | None = None) -> Tensor:
     """Softmax attention of packed queries over a view.
 
-    q: (N, H, D). bias: what the scores take on by distance (T5). Returns (N, H, D) in q's dtype.
+    q: (N, H, D). bias: what the scores take on by distance (T5, ALiBi).
+    Returns (N, H, D) in q's dtype.
     Head h reads key head h // (H / G).
     Source: Vaswani et al. 2017, equation 1; grouped heads after Ainslie et al. 2023.
     """
@@ -44,8 +43,9 @@ def split_heads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (N, H, D), keys and values (N, G, D) of a fused projection (N, (H + 2 G) D).
 
-    q_norm, k_norm: (D,) weights of a norm over each head, before the rotation. rope: cos and sin
-    (N, 1, R). Source: Qwen 3 for the norms, Su et al. 2021 for the rotation.
+    q_norm, k_norm: (D,) weights of a norm over each head, before the rotation, or (H, D) and
+    (G, D). rope: cos and sin (N, 1, R). Source: Qwen 3 for the norms, Su et al. 2021 for the
+    rotation.
     """
     take = _trace if trace.is_traced(qkv) else reference
     found: tuple[Tensor, Tensor, Tensor] = take.split_heads(qkv, heads, rope, q_norm, k_norm)
@@ -85,7 +85,18 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def norm_parts(x: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
+    """`rms_norm` of parts of each row (N, ...), one behind the other, as wide as their weights.
+
+    What lies behind them stays as it is. Consumes x. For norms over all heads of a projection
+    (OLMo 2).
+    """
+    take = _trace if trace.is_traced(x) else reference
+    out: Tensor = take.norm_parts(x, weights, eps)
+    return out
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """(x - mean) / std * weight + bias over the last dimension. Source: Ba et al. 2016."""
     take = _trace if trace.is_traced(x) else reference
     out: Tensor = take.layer_norm(x, weight, bias, eps)

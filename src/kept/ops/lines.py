@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from kept.ops.activations import Activations
-from kept.ops.bias import RelativeBias
+from kept.ops.bias import Bias
 from kept.ops.mixture import Routing
 from kept.ops.packed import PackedMatrix
 from kept.ops.spec import AttentionSpec, HeadSpec
@@ -28,7 +28,8 @@ class Embed:
 @dataclass
 class Norm:
     """Root-mean-square norm, or layer norm where there is a bias. add: to the rows of `out`. scale:
-    of the normalised rows."""
+    of the normalised rows. begin: the first of the columns that are normalised, as many as there
+    are weights."""
 
     x: Buffer
     weight: Tensor
@@ -38,6 +39,15 @@ class Norm:
     wanted: bool
     add: bool = False
     scale: float = 1.0
+    begin: int = 0
+
+
+@dataclass
+class Round:
+    """Rows that are added to, as a linear layer reads them."""
+
+    x: Buffer
+    out: Buffer
 
 
 @dataclass
@@ -53,7 +63,7 @@ class Quantize:
 class Linear:
     """A matrix product and what becomes of it: store, add, activate, gate or logits.
 
-    softcap: of logits, 0: none.
+    softcap: of logits, 0: none. scale: of the product, before anything else becomes of it.
     """
 
     x: Buffer
@@ -63,6 +73,7 @@ class Linear:
     activation: str = "none"
     wanted: bool = False
     softcap: float = 0.0
+    scale: float = 1.0
 
 
 @dataclass
@@ -97,7 +108,7 @@ class Attend:
     heads: HeadSpec
     spec: AttentionSpec
     out: Buffer
-    bias: RelativeBias | None = None
+    bias: Bias | None = None
     crossing: bool = False
 
 
@@ -144,16 +155,19 @@ class Combine:
     add: bool = False
 
 
-Line = Embed | Norm | Quantize | Linear | Place | Attend | Choose | Gather | Experts | Combine
+Line = (
+    Embed | Norm | Round | Quantize | Linear | Place | Attend | Choose | Gather | Experts | Combine
+)
 
 
 @dataclass(eq=False)
 class Buffer:
-    """Rows of `width` numbers that lines read and write. feeds: what linear layers read it.
-    per_row: how many there are for each row of a step."""
+    """Rows of `width` numbers that lines read and write. feeds: what linear layers read it. sums:
+    whether residual sums are made in it, for which it has to stay fp32. per_row: how many there are for each row of a step."""
 
     width: int
     feeds: list[PackedMatrix] = field(default_factory=list)
+    sums: bool = False
     per_row: int = 1
 
     @property
@@ -185,8 +199,9 @@ class PositionBuffer(Buffer):
 @dataclass
 class Trace:
     """The lines so far. starts: which line each layer begins with. activations: "int8": they are
-    quantized before they meet quantized weights."""
+    quantized before they meet quantized weights. residual: the rows that every layer adds to."""
 
     lines: list[Line] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     activations: Activations = "bfloat16"
+    residual: Buffer | None = None

@@ -15,21 +15,19 @@ from kept.batch import Batch
 from kept.errors import OptionError
 from kept.ops import lines, reference
 from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
-from kept.ops.bias import RelativeBias
+from kept.ops.bias import Bias, LinearBias
 from kept.ops.kv_codec import KVCodec
+from kept.ops.native_shape import computes_in_floats, native_shape, or_none
 from kept.ops.packed import PackedMatrix
 from kept.ops.program_experts import add_expert_line, native_activation
 from kept.ops.row_buffers import RowBuffers
-from kept.ops.spec import AttentionSpec, HeadSpec
+from kept.ops.spec import AttentionSpec
 from kept.ops.step_buffers import RopeTables, StepBuffers
 
 if TYPE_CHECKING:
     from kept import _native
 
 TILE = 64  # keys that the kernels attend together
-
-# Beside one of these, attention computes in fp32.
-_FLOATS = {"float32", "float16"}
 
 
 class Program:
@@ -49,11 +47,11 @@ class Program:
         self.starts = tuple(traced.starts)
         first = traced.lines[0]
         assert isinstance(first, lines.Embed), "a model begins with its embedding"
-        self.residual = first.out  # the rows that every layer adds to
+        self.residual = traced.residual or first.out
         self._buffers = RowBuffers(self._native, reuses)
         self._buffers.keep(self.residual)
         self._weights: dict[PackedMatrix, int] = {}
-        self._biases: dict[RelativeBias, Tensor] = {}
+        self._biases: dict[Bias, Tensor] = {}
         for at, line in enumerate(traced.lines):
             if at in traced.starts:
                 self._buffers.begin_block()
@@ -126,7 +124,7 @@ class Program:
             cos=None if rope is None else rope.cos,
             sin=None if rope is None else rope.sin,
             rope_rows=None if rope is None else rope.rows,
-            layouts=[(p.block, p.sinks, _or_none(p.window)) for p in stores.placements],
+            layouts=[(p.block, p.sinks, or_none(p.window)) for p in stores.placements],
             layers=stores.buffers.native(),
             logits=logits,
             vocabulary=self.vocab_size,
@@ -217,12 +215,16 @@ class Program:
             case lines.Embed(table, positions, out, scale):
                 count = 0 if positions is None else len(positions)
                 native.embed(self._matrix(table), positions, count, self._buffers[out], scale)
-            case lines.Norm(x, weight, bias, eps, out, wanted, add, scale):
+            case lines.Norm(x, weight, bias, eps, out, wanted, add, scale, begin):
+                columns = len(weight) if x is out else 0
                 weight, bias = weight * scale, None if bias is None else bias * scale
-                native.norm(self._buffers[x], weight, bias, eps, self._buffers[out], wanted, add)
+                at, to = self._buffers[x], self._buffers[out]
+                native.norm(at, weight, bias, eps, to, wanted, add, begin, columns)
+            case lines.Round(x, out):
+                native.round(self._buffers[x], self._buffers[out])
             case lines.Quantize(x, out, wanted):
                 native.quantize(self._buffers[x], self._buffers[out], wanted)
-            case lines.Linear(x, weight, out, epilogue, activation, wanted, softcap):
+            case lines.Linear(x, weight, out, epilogue, activation, wanted, softcap, scale):
                 native.linear(
                     self._buffers[x],
                     self._matrix(weight),
@@ -231,6 +233,7 @@ class Program:
                     self._buffers[out],
                     wanted,
                     softcap,
+                    scale,
                 )
             case lines.Choose() | lines.Gather() | lines.Experts() | lines.Combine():
                 add_expert_line(native, self._buffers, line)
@@ -242,23 +245,32 @@ class Program:
                         f"the native kernels take heads of up to {MAX_HEAD_DIM} numbers, and this "
                         f"model has {heads.head_dim}; use KEPT_OPS=reference"
                     )
-                kept = {"queries": {"num_kv_heads": 0}, "keys": {"num_heads": 0}, None: {}}[only]
-                shape = native_shape(replace(heads, **kept), AttentionSpec(1.0))
+                taken = heads
+                if only is not None:
+                    left_out = {"queries": "num_kv_heads", "keys": "num_heads"}[only]
+                    taken = replace(heads, **{left_out: 0})  # type: ignore[arg-type]
+                shape = native_shape(taken, AttentionSpec(1.0))
+                by_head = q_norm is not None and q_norm.dim() == 2
                 native.place(
                     self._buffers[qkv], self._buffers[queries], layer, shape, q_norm, k_norm,
-                    heads.norm_eps, dim, begin, dim // 2 if stride is None else stride, crossing,
+                    heads.norm_eps, by_head, heads.centred, dim, begin,
+                    dim // 2 if stride is None else stride, heads.neighbours, crossing,
                 )  # fmt: skip
             case lines.Attend(queries, layer, heads, spec, out, bias, crossing):
                 native.attend(
                     self._buffers[queries], layer, native_shape(heads, spec), self._buffers[out],
-                    None if bias is None else self._by_distance(bias),
-                    0 if bias is None else bias.reach, crossing, _idle(spec),
+                    *self._by_distance(bias), crossing, _idle(spec),
                 )  # fmt: skip
 
-    def _by_distance(self, bias: RelativeBias) -> Tensor:
+    def _by_distance(self, bias: Bias | None) -> tuple[Tensor | None, int, Tensor | None]:
+        """A bias as the kernels take it: a table and how far it reaches, or slopes."""
+        if bias is None:
+            return None, 0, None
+        if isinstance(bias, LinearBias):
+            return None, 0, self._biases.setdefault(bias, bias.slopes.float().contiguous().cpu())
         if bias not in self._biases:
             self._biases[bias] = bias.by_distance(TILE)
-        return self._biases[bias]
+        return self._biases[bias], bias.reach, None
 
     def _matrix(self, matrix: PackedMatrix) -> int:
         if matrix not in self._weights:
@@ -275,30 +287,5 @@ def _check_ids(name: str, ids: Tensor, count: int) -> None:
         )
 
 
-def computes_in_floats(codec: KVCodec) -> bool:
-    """Whether attention over keys and values of this codec takes its queries in fp32."""
-    return bool(_FLOATS.intersection(codec.pair))
-
-
-def native_shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape:
-    """A layer's attention as the kernels take it."""
-    from kept import _native
-
-    return _native.attention_shape(
-        heads.num_heads,
-        heads.num_kv_heads,
-        heads.head_dim,
-        spec.scale,
-        spec.causal,
-        _or_none(spec.window),
-        spec.sinks,
-        spec.softcap or 0.0,
-    )
-
-
 def _idle(spec: AttentionSpec) -> Tensor | None:
     return None if spec.idle is None else spec.idle.detach().float().contiguous()
-
-
-def _or_none(window: int | None) -> int:
-    return -1 if window is None else window

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kept.ops.bias import RelativeBias, biased_mask
+from kept.ops.bias import Bias, biased_mask
 from kept.ops.cross_view import CrossView
 from kept.ops.masks import Visibility, visibility
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.views import Group, KVView
 
 
-def attend(
-    q: Tensor, view: KVView, spec: AttentionSpec, bias: RelativeBias | None = None
-) -> Tensor:
+def attend(q: Tensor, view: KVView, spec: AttentionSpec, bias: Bias | None = None) -> Tensor:
     """Softmax attention of packed queries over a view; see `ops`."""
     if spec.softcap is not None or spec.idle is not None:
         return attend_with_weights(q, view, spec, bias)[0]
@@ -59,7 +57,7 @@ def _attend_inputs(q: Tensor, view: CrossView, spec: AttentionSpec) -> Tensor:
 
 
 def attend_with_weights(
-    q: Tensor, view: KVView, spec: AttentionSpec, bias: RelativeBias | None = None
+    q: Tensor, view: KVView, spec: AttentionSpec, bias: Bias | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """Attention written out, with the weights it used.
 
@@ -179,11 +177,11 @@ def split_heads(
     x = qkv.unflatten(1, (num_heads + 2 * num_keys, heads.head_dim))  # (N, H + 2G, D)
     qk, v = x[:, : num_heads + num_keys], x[:, num_heads + num_keys :]
     if q_norm is not None and k_norm is not None:
-        q = rms_norm(qk[:, :num_heads], q_norm, heads.norm_eps)
-        k = rms_norm(qk[:, num_heads:], k_norm, heads.norm_eps)
+        q = _norm_heads(qk[:, :num_heads], q_norm, heads)
+        k = _norm_heads(qk[:, num_heads:], k_norm, heads)
         qk = torch.cat((q, k), dim=1)
     if rope is not None:
-        qk = rotary(qk, *rope)
+        qk = rotary(qk, *rope, neighbours=heads.neighbours)
     return qk[:, :num_heads], qk[:, num_heads:], v
 
 
@@ -196,8 +194,17 @@ def split_queries(
     """Queries alone, normalised and rotated; see `ops`."""
     x = q.unflatten(1, (heads.num_heads, heads.head_dim))  # (N, H, D)
     if q_norm is not None:
-        x = rms_norm(x, q_norm, heads.norm_eps)
-    return x if rope is None else rotary(x, *rope)
+        x = _norm_heads(x, q_norm, heads)
+    return x if rope is None else rotary(x, *rope, neighbours=heads.neighbours)
+
+
+def _norm_heads(x: Tensor, weight: Tensor, heads: HeadSpec) -> Tensor:
+    """x: (N, H, D). weight: (D,), or (H, D) where each head has its own."""
+    if weight.dim() == 1 and not heads.centred:
+        return rms_norm(x, weight, heads.norm_eps)
+    plain = torch.ones_like(weight[0] if weight.dim() == 2 else weight)
+    norm = layer_norm(x, plain, None, heads.norm_eps) if heads.centred else None
+    return (rms_norm(x, plain, heads.norm_eps) if norm is None else norm) * weight
 
 
 def split_keys(kv: Tensor, heads: HeadSpec) -> tuple[Tensor, Tensor]:
@@ -206,16 +213,23 @@ def split_keys(kv: Tensor, heads: HeadSpec) -> tuple[Tensor, Tensor]:
     return k, v
 
 
-def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding, halves rotated against each other.
+def rotary(x: Tensor, cos: Tensor, sin: Tensor, *, neighbours: bool = False) -> Tensor:
+    """Rotary position embedding, halves rotated against each other, or neighbours.
 
-    x: (N, H, D). cos, sin: (N, 1, R) with R <= D; with R < D the last D - R of each head pass
-    through. Source: Su et al. 2021; the pairing of i with i + R / 2 is GPT-NeoX's.
+    x: (N, H, D). cos, sin: (N, 1, R) with R <= D, whose halves are the same; with R < D the last
+    D - R of each head pass through. Source: Su et al. 2021, who turn neighbours; the pairing of i
+    with i + R / 2 is GPT-NeoX's.
     """
     width = cos.shape[-1]
     turned = x if width == x.shape[-1] else x[..., :width]
-    low, high = turned.chunk(2, dim=-1)
-    rotated = torch.addcmul(turned * cos, torch.cat((-high, low), dim=-1), sin)
+    if neighbours:
+        cos, sin = (t[..., : width // 2].repeat_interleave(2, dim=-1) for t in (cos, sin))
+        pairs = turned.unflatten(-1, (-1, 2))
+        across = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
+    else:
+        low, high = turned.chunk(2, dim=-1)
+        across = torch.cat((-high, low), dim=-1)
+    rotated = torch.addcmul(turned * cos, across, sin)
     return rotated if width == x.shape[-1] else torch.cat((rotated, x[..., width:]), dim=-1)
 
 
@@ -230,7 +244,15 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * wide.to(x.dtype)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def norm_parts(x: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
+    """`rms_norm` of parts of each row, one behind the other; see `ops`."""
+    widths = [len(weight) for weight in weights]
+    parts = x.split([*widths, x.shape[-1] - sum(widths)], dim=-1)
+    normed = [rms_norm(part, w, eps) for part, w in zip(parts, weights, strict=False)]
+    return torch.cat((*normed, parts[-1]), dim=-1)
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """(x - mean) / std * weight + bias over the last dimension. Source: Ba et al. 2016."""
     return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 

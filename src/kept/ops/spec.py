@@ -33,10 +33,14 @@ class AttentionSpec:
 class HeadSpec:
     """How a fused projection falls into heads: H query heads, G key/value heads of D numbers.
 
-    norm_eps: of the norms over single heads, where a model has them.
+    norm_eps: of the norms over single heads, where a model has them. centred: these are layer norms
+    without bias, else root-mean-square norms. neighbours: rotation turns elements 2 i and 2 i + 1
+    of a head against each other, else i and i + R / 2.
     """
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
     norm_eps: float = 0.0
+    centred: bool = False
+    neighbours: bool = False

@@ -8,16 +8,19 @@ activation follows a matrix product it joins the product's line, since the kerne
     x + rms_norm(h, w)     norm ... add to x's rows, in place
     x + experts(h, ...)    combine ... add to x's rows, in place
     gated(linear(h, w))    linear ... gate
+    linear(h, w) * 0.5     linear ... scaled, before any of these
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from kept.ops.bias import RelativeBias
+from kept.ops.bias import Bias
 from kept.ops.lines import (
     Attend,
     Buffer,
@@ -29,10 +32,12 @@ from kept.ops.lines import (
     Place,
     PositionBuffer,
     Quantize,
+    Round,
     Trace,
 )
 from kept.ops.packed import PackedMatrix
 from kept.ops.spec import AttentionSpec, HeadSpec
+from kept.ops.traced_store import TracedView
 
 
 @dataclass(eq=False)
@@ -52,6 +57,7 @@ class Rows:
             assert isinstance(embed, Embed)
             embed.positions = other.buffer.table
             return self
+        self.buffer.sums = True
         if isinstance(other.made_by, Norm | Combine):
             assert other.made_by is self.trace.lines[-1], "a sum is joined before anything else"
             other.made_by.out, other.made_by.add = self.read(), True
@@ -61,8 +67,8 @@ class Rows:
         return Rows(self.trace, self.buffer, self.wanted)
 
     def __mul__(self, factor: float) -> Rows:
-        """The rows of a norm, scaled."""
-        assert isinstance(self.made_by, Norm), "only a norm can be scaled"
+        """The rows of a norm or of a product, scaled."""
+        assert isinstance(self.made_by, Linear | Norm), "only a norm or a product can be scaled"
         self.made_by.scale *= factor
         return self
 
@@ -91,10 +97,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Ids:
-    """Stands in for the token ids or the positions of a batch, (N,)."""
+    """Stands in for the token ids or the positions of a batch, (N,). ahead: added to them."""
 
     trace: Trace
     are_positions: bool
+    ahead: int = 0
+
+    def __add__(self, ahead: int) -> Ids:
+        """Positions further on."""
+        return replace(self, ahead=self.ahead + ahead)
 
 
 @dataclass(frozen=True)
@@ -127,50 +138,15 @@ class Heads:
     place: Place
 
 
-@dataclass(frozen=True)
-class TracedView:
-    """Stands in for a view of what a layer stores. crossing: it is a cross layer, counted among
-    these."""
-
-    layer: int
-    crossing: bool = False
-
-
-@dataclass(frozen=True)
-class TracedStore:
-    """Stands in for where a layer stores its keys, or for the layer whose keys it shares. crossing:
-    it is a cross layer, counted among these."""
-
-    layer: int
-    shares: int | None = None
-    crossing: bool = False
-
-    def append(self, k: Heads, v: Heads) -> TracedView:
-        """The keys are stored by the line that made them."""
-        assert k.place is v.place
-        assert self.shares is None, "this layer shares another's keys"
-        k.place.layer, k.place.crossing = self.layer, self.crossing
-        return TracedView(self.layer, self.crossing)
-
-    def observe(self, q: Heads, spec: AttentionSpec) -> None:
-        """Queries stay in their buffers, from where they are read after a run."""
-
-    def read(self) -> TracedView:
-        """What the layer that this one shares has stored, or a cross layer."""
-        if self.crossing:
-            return TracedView(self.layer, crossing=True)
-        assert self.shares is not None, "this layer stores keys of its own"
-        return TracedView(self.shares)
-
-
 def embedding(ids: Ids, weight: PackedMatrix | Tensor, scale: float) -> Rows:
     """See `ops.embedding`. A table of positions is a plain tensor."""
     if ids.are_positions:
         assert isinstance(weight, Tensor)
         assert scale == 1, "positions are added as they are"
-        return Rows(ids.trace, PositionBuffer(weight.shape[1], table=_widened(weight)))
+        table = _widened(weight[ids.ahead :])
+        return Rows(ids.trace, PositionBuffer(weight.shape[1], table=table))
     assert isinstance(weight, PackedMatrix)
-    out = Rows(ids.trace, Buffer(weight.num_in))
+    out = Rows(ids.trace, Buffer(weight.num_in, sums=True))
     ids.trace.lines.append(Embed(weight, None, out.buffer, scale))
     return out
 
@@ -180,9 +156,21 @@ def rms_norm(x: Rows, weight: Tensor, eps: float) -> Rows:
     return _norm(x, weight, None, eps)
 
 
-def layer_norm(x: Rows, weight: Tensor, bias: Tensor, eps: float) -> Rows:
+def layer_norm(x: Rows, weight: Tensor | None, bias: Tensor | None, eps: float) -> Rows:
     """See `ops.layer_norm`."""
-    return _norm(x, weight, _widened(bias), eps)
+    if weight is None:
+        weight = torch.ones(x.buffer.width, dtype=torch.float32, device="cpu")
+    return _norm(x, weight, _widened(torch.zeros_like(weight) if bias is None else bias), eps)
+
+
+def norm_parts(x: Rows, weights: Sequence[Tensor], eps: float) -> Rows:
+    """See `ops.norm_parts`; in place."""
+    begin = 0
+    for weight in weights:
+        line = Norm(x.buffer, _widened(weight), None, eps, x.buffer, x.wanted, begin=begin)
+        x.trace.lines.append(line)
+        begin += len(weight)
+    return Rows(x.trace, x.read(), x.wanted)
 
 
 def _norm(x: Rows, weight: Tensor, bias: Tensor | None, eps: float) -> Rows:
@@ -204,6 +192,10 @@ def linear(x: Rows, weight: PackedMatrix, bias: None = None) -> Rows:
         codes = CodeBuffer(source.width, format=weight.format)
         x.trace.lines.append(Quantize(source, codes, x.wanted))
         source = codes
+    elif source.sums and weight.format != "fp32":
+        rounded = Buffer(source.width)
+        x.trace.lines.append(Round(source, rounded))
+        source = rounded
     source.feeds.append(weight)
     out = Rows(x.trace, Buffer(weight.num_out), x.wanted)
     out.made_by = Linear(source, weight, out.buffer, wanted=x.wanted)
@@ -278,9 +270,7 @@ def _place(
     return Heads(queries, place)
 
 
-def attend(
-    q: Heads, view: TracedView, spec: AttentionSpec, bias: RelativeBias | None = None
-) -> Rows:
+def attend(q: Heads, view: TracedView, spec: AttentionSpec, bias: Bias | None = None) -> Rows:
     """See `ops.attend`."""
     heads = q.place.heads
     if q.place.only == "queries":

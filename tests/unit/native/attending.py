@@ -1,9 +1,9 @@
 """Attention by its definition, in float64 over what is stored, and how far a kernel may be from it.
 
-A score errs by d = EPS (sqrt(D) sum|scale q k| + 4 |score|), and a soft cap adds 4 EPS cap. Of a
-weight p that makes 2 d, 8 EPS for its exponential and sqrt(S) EPS for the sums over S tokens, in
-parts. Where weights are rounded to bfloat16 for the product with values, 2^-8 comes to that, and as
-much for their sum. So with r all of these together:
+With what it takes on by distance, a score errs by d = EPS (sqrt(D) sum|scale q k| + 4 |score|), and
+a soft cap adds 4 EPS cap. Of a weight p that makes 2 d, 8 EPS for its exponential and sqrt(S) EPS
+for the sums over S tokens, in parts. Where weights are rounded to bfloat16 for the product with
+values, 2^-8 comes to that, and as much for their sum. So with r all of these together:
 
     |out - exact| <= r (sum p|v| + |exact|)
 
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kept.ops import AttentionSpec, HeadSpec, KVDtype, Placement, trace
+from kept.ops import AttentionSpec, HeadSpec, KVDtype, LinearBias, Placement, trace
 
 from .driving import EPS, HALF_STEP, LayerBuffers, Rig
 from .stores import are_codes, computes_in_floats, empty, put, stored
@@ -33,7 +33,8 @@ MOST_WIDE = 32639  # 127 * 257: two int8, one of which counts 256
 @dataclass(frozen=True)
 class Case:
     """One attention. Sequences have `lengths` tokens, the last `counts` of them new, and live in
-    slots in reverse order. size: of queries and keys, so of scores."""
+    slots in reverse order. size: of queries and keys, so of scores. slopes: (H,) of a bias by
+    distance."""
 
     heads: HeadSpec
     spec: AttentionSpec
@@ -41,6 +42,7 @@ class Case:
     counts: tuple[int, ...]
     kept: tuple[int, int] | None = None  # window and sinks, by which the layout forgets
     size: float = 1.0
+    slopes: tuple[float, ...] = ()
 
     @property
     def placement(self) -> Placement:
@@ -111,7 +113,8 @@ class Held:
         ]
         rig = Rig()
         queries = rig.place(rig.rows(torch.cat(rows)), heads)
-        out = rig.attend(queries, heads, case.spec)
+        bias = LinearBias(torch.tensor(case.slopes)) if case.slopes else None
+        out = rig.attend(queries, heads, case.spec, bias=bias)
         total = sum(case.counts)
         starts = (0, *torch.tensor(case.counts).cumsum(0).tolist())
         program, _ = rig.run(
@@ -162,6 +165,9 @@ def exactly(
     sizes = torch.einsum("thd,shd->ths", q.abs(), k.abs())
     if spec.softcap is not None:
         scores = spec.softcap * torch.tanh(scores / spec.softcap)
+    if case.slopes:
+        apart = needed[None] - torch.arange(first, length)[:, None]  # (T, S)
+        scores = scores + torch.tensor(case.slopes).double()[None, :, None] * apart[:, None]
     d = EPS * (math.sqrt(heads.head_dim) * sizes + 4 * scores.abs() + 4 * (spec.softcap or 0.0))
     if are_codes(layer.codec, "keys"):
         moved = (widened(queries.double()) - queries) * spec.scale

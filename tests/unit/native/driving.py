@@ -15,6 +15,7 @@ from torch import Tensor
 from kept.batch import Batch
 from kept.ops import (
     AttentionSpec,
+    Bias,
     HeadSpec,
     KVCodec,
     LentBuffers,
@@ -70,6 +71,15 @@ class Rig:
         self.traced.lines.append(trace.Norm(x, weight, bias, eps, out, wanted, add))
         return out
 
+    def norm_parts(self, x: trace.Buffer, weights: Sequence[Tensor], eps: float) -> trace.Buffer:
+        """In place."""
+        return trace.norm_parts(trace.Rows(self.traced, x), weights, eps).buffer
+
+    def round(self, x: trace.Buffer) -> trace.Buffer:
+        out = trace.Buffer(x.width)
+        self.traced.lines.append(trace.Round(x, out))
+        return out
+
     def quantize(self, x: trace.Buffer, format: str, *, wanted: bool = False) -> trace.CodeBuffer:
         """x as int8 codes for weights of a format."""
         out = trace.CodeBuffer(x.width, format=format)
@@ -85,11 +95,12 @@ class Rig:
         out: trace.Buffer | None = None,
         wanted: bool = False,
         softcap: float = 0.0,
+        scale: float = 1.0,
     ) -> trace.Buffer:
         x.feeds.append(weight)
         width = weight.num_out // 2 if epilogue == "gate" else weight.num_out
         out = out or trace.Buffer(width)
-        line = trace.Linear(x, weight, out, epilogue, activation, wanted, softcap)
+        line = trace.Linear(x, weight, out, epilogue, activation, wanted, softcap, scale)
         self.traced.lines.append(line)
         return out
 
@@ -111,10 +122,15 @@ class Rig:
         return queries
 
     def attend(
-        self, queries: trace.Buffer, heads: HeadSpec, spec: AttentionSpec, layer: int = 0
+        self,
+        queries: trace.Buffer,
+        heads: HeadSpec,
+        spec: AttentionSpec,
+        layer: int = 0,
+        bias: Bias | None = None,
     ) -> trace.Buffer:
         out = trace.Buffer(heads.num_heads * heads.head_dim)
-        self.traced.lines.append(trace.Attend(queries, layer, heads, spec, out))
+        self.traced.lines.append(trace.Attend(queries, layer, heads, spec, out, bias))
         return out
 
     def run(

@@ -23,13 +23,14 @@ def case(
     kept: tuple[int, int] | None = None,
     size: float = 1.0,
     scale: float | None = None,
+    slopes: tuple[float, ...] = (),
     **spec: object,
 ) -> Case:
     dim = heads[2]
     return Case(
         HeadSpec(*heads),
         AttentionSpec(dim**-0.5 if scale is None else scale, **spec),  # type: ignore[arg-type]
-        lengths, counts, kept, size,
+        lengths, counts, kept, size, slopes,
     )  # fmt: skip
 
 
@@ -57,12 +58,15 @@ CASES = (
     case((2, 1, 130), (64,), (64,), causal=False, softcap=1.0),
     case((2, 1, 256), (80,), (20,), size=0.5),
     case((2, 1, 320), (70,), (2,)),
+    case((4, 2, 40), (200, 65), (70, 1), slopes=(0.5, 0.1, 0.01, 2.0)),
+    case((2, 1, 64), (150,), (2,), window=90, slopes=(0.25, 0.003)),
 )
 LONG = (
     case((2, 1, 16), (1023, 1024, 1025), (1, 1, 1)),
     case((2, 1, 16), (2049, 1030), (3, 8), window=1100),
     case((1, 1, 40), (2060,), (50,)),
     case((2, 2, 8), (2200,), (70,), (1030, 4)),
+    case((2, 1, 16), (2100,), (20,), slopes=(0.004, 0.0001)),
     case((4, 1, 12), (3100,), (2,), window=1000, sinks=2),
     case((1, 1, 3), (1090,), (1090,), softcap=2.0),
 )
@@ -131,6 +135,7 @@ def test_rows_in_one_go_or_a_few_at_a_time(isa: str, codec: KVDtype) -> None:
         case((8, 2, 33), (90,), (90,), window=20),
         case((3, 1, 16), (140,), (140,), (50, 3)),
         case((1, 1, 5), (1060,), (60,), softcap=4.0),
+        case((2, 1, 24), (150,), (90,), slopes=(0.3, 0.02)),
     )
     for some in some_of(cases, isa, codec):
         held = Held.random(some)

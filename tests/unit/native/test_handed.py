@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kept import _native
 from kept.ops import AttentionSpec, HeadSpec, isa, one_block_each
-from kept.ops.program import native_shape
+from kept.ops.native_shape import native_shape
 
 HEADS = HeadSpec(2, 1, 20)
 SHAPE = native_shape(HEADS, AttentionSpec(1.0))
@@ -37,6 +37,10 @@ def whole(codec: _native.Codec = FP32) -> tuple[Tensor | None, ...]:
     return side * 2
 
 
+# What a placing is told of norms: none of queries or keys.
+UNNORMED = None, None, 0.0, False, False
+
+
 def program() -> _native.Program:
     """A table of 5 rows, heads of 20 that rotate 8, and a head of 5."""
     made = _native.Program(isa())
@@ -53,7 +57,7 @@ def program() -> _native.Program:
     qkv, queries = made.add_buffer(80, False), made.add_buffer(64, False)
     out = made.add_buffer(40, False)
     made.embed(made.add_weights(table), None, 0, qkv, 1.0)
-    made.place(qkv, queries, 0, SHAPE, None, None, 0.0, 8, 0, 4)
+    made.place(qkv, queries, 0, SHAPE, *UNNORMED, 8, 0, 4, False, False)
     made.attend(queries, 0, SHAPE, out)
     made.linear(
         out,
@@ -63,6 +67,7 @@ def program() -> _native.Program:
         made.add_buffer(5, False),
         False,
         0.0,
+        1.0,
     )
     return made
 
@@ -164,9 +169,9 @@ def test_encoder_inputs_that_would_leave_their_memory_are_refused() -> None:
     made = _native.Program(isa())
     qkv, queries, out = (made.add_buffer(width, False) for width in (80, 64, 40))
     keys = _native.attention_shape(0, 1, 20, 1.0, False, -1, 0, 0.0)
-    made.place(qkv, queries, 0, keys, None, None, 0.0, 0, 0, 0, True)
+    made.place(qkv, queries, 0, keys, *UNNORMED, 0, 0, 0, False, True)
     reach = 3
-    made.attend(queries, 0, SHAPE, out, fp32(2, 2 * (reach + 64) - 1), reach, True)
+    made.attend(queries, 0, SHAPE, out, fp32(2, 2 * (reach + 64) - 1), reach, None, True)
     made.run(crossing(), 0, 2)
     made.run(crossing(input_of=[0, 0]), 1, 2)
     both = _native.layers(FP32, FP32, [whole()] * 2, [0, 0])
@@ -178,7 +183,7 @@ def test_encoder_inputs_that_would_leave_their_memory_are_refused() -> None:
 
     attends = _native.Program(isa())
     asked, given = (attends.add_buffer(width, False) for width in (64, 40))
-    attends.attend(asked, 0, SHAPE, given, fp32(2, 2 * (reach + 64) - 1), reach, True)
+    attends.attend(asked, 0, SHAPE, given, fp32(2, 2 * (reach + 64) - 1), reach, None, True)
     repeated([0, 1]).run([1, 2])
     for wrong in (
         lambda: made.run(step(), 0, 2),
@@ -193,11 +198,13 @@ def test_encoder_inputs_that_would_leave_their_memory_are_refused() -> None:
         lambda: crossing(inputs=[an_input(1), an_input(2, layers=2)]),
         lambda: crossing(inputs=[an_input(1), an_input(2, codec=_native.Codec.bf16)]),
         lambda: made.run(crossing(inputs=[both, both]), 1, 2),  # of more slots than one
-        lambda: made.attend(queries, 0, SHAPE, out, fp32(2, 2 * (reach + 64) - 2), reach, True),
-        lambda: made.attend(queries, 0, SHAPE, out, fp32(1), -1, True),
+        lambda: made.attend(
+            queries, 0, SHAPE, out, fp32(2, 2 * (reach + 64) - 2), reach, None, True
+        ),
+        lambda: made.attend(queries, 0, SHAPE, out, fp32(1), -1, None, True),
         lambda: repeated([0, 2]).run([1, 2]),
         lambda: repeated([0]).run([1, 2]),
-        lambda: made.attend(queries, 0, SHAPE, out, fp32(1), 1 << 40, True),
+        lambda: made.attend(queries, 0, SHAPE, out, fp32(1), 1 << 40, None, True),
     ):
         assert is_refused(wrong)
 
@@ -254,15 +261,24 @@ def test_operations_that_outgrow_their_rows_are_refused() -> None:
         lambda: made.norm(wide, fp32(79), None, 0.0, wide, False, False),
         lambda: made.norm(wide, fp32(80).bfloat16(), None, 0.0, wide, False, False),
         lambda: made.norm(wide, fp32(80), None, 0.0, narrow, False, False),
-        lambda: made.linear(narrow, weights, store, none, wide, False, 0.0),
-        lambda: made.linear(wide, weights, store, none, narrow, False, 0.0),
-        lambda: made.linear(wide, weights, store, none, 7, False, 0.0),
-        lambda: made.place(narrow, wide, 0, SHAPE, None, None, 0.0, 0, 0, 0),
-        lambda: made.place(wide, narrow, 0, SHAPE, None, None, 0.0, 0, 0, 0),
-        lambda: made.place(wide, wide, 0, SHAPE, fp32(19), None, 0.0, 0, 0, 0),
-        lambda: made.place(wide, wide, 0, SHAPE, None, None, 0.0, 8, 1, 4),
-        lambda: made.place(wide, wide, 0, SHAPE, None, None, 0.0, 1, 0, 0),
+        lambda: made.norm(wide, fp32(80), None, 0.0, wide, False, False, 1, 80),
+        lambda: made.norm(wide, fp32(8), None, 0.0, wide, False, False, -1, 8),
+        lambda: made.norm(wide, fp32(8), None, 0.0, wide, False, False, 0, 9),
+        lambda: made.round(wide, narrow),
+        lambda: made.round(wide, 7),
+        lambda: made.linear(narrow, weights, store, none, wide, False, 0.0, 1.0),
+        lambda: made.linear(wide, weights, store, none, narrow, False, 0.0, 1.0),
+        lambda: made.linear(wide, weights, store, none, 7, False, 0.0, 1.0),
+        lambda: made.place(narrow, wide, 0, SHAPE, *UNNORMED, 0, 0, 0, False, False),
+        lambda: made.place(wide, narrow, 0, SHAPE, *UNNORMED, 0, 0, 0, False, False),
+        lambda: made.place(wide, wide, 0, SHAPE, fp32(19), *UNNORMED[1:], 0, 0, 0, False, False),
+        lambda: made.place(wide, wide, 0, SHAPE, *UNNORMED, 8, 1, 4, False, False),
+        lambda: made.place(wide, wide, 0, SHAPE, *UNNORMED, 1, 0, 0, False, False),
+        lambda: made.place(
+            wide, wide, 0, SHAPE, fp32(39), fp32(20), 0.0, True, False, 0, 0, 0, False, False
+        ),
         lambda: made.attend(narrow, 0, SHAPE, wide),
+        lambda: made.attend(wide, 0, SHAPE, wide, None, 0, fp32(1)),
         lambda: made.read_buffer(wide, 1, fp32(1, 80)),
         lambda: made.write_queries(wide, 1, SHAPE, True, fp32(1, 39)),
         lambda: made.write_queries(wide, 1, SHAPE, True, fp32(1, 40).bfloat16()),

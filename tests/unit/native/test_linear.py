@@ -81,6 +81,23 @@ def test_store_and_add(isa: str, format: str, biased: bool) -> None:
 
 
 @formats
+def test_a_product_is_scaled_before_anything_becomes_of_it(isa: str, format: str) -> None:
+    for rows, width, outputs in SIZES[:4]:
+        x, bias = inputs(format, rows, width), torch.randn(outputs)
+        w = pack_as(format, torch.randn(outputs, width), bias=bias)
+        rig = Rig()
+        a = rig.rows(x, bf16=format != "fp32")
+        plain, scaled = rig.linear(a, w), rig.linear(a, w, scale=0.3)
+        summed = rig.linear(a, w, "add", out=rig.rows(torch.ones(rows, outputs)), scale=0.3)
+        rig.linear(a, w, "logits", softcap=2.0, scale=0.3)
+        program, logits = rig.run(rows)
+        expected = program.rows(plain, rows) * torch.tensor(0.3)
+        assert torch.equal(program.rows(scaled, rows), expected)
+        assert torch.equal(program.rows(summed, rows), 1 + expected)
+        torch.testing.assert_close(logits, 2 * torch.tanh(expected / 2), rtol=1e-5, atol=1e-5)
+
+
+@formats
 def test_activate_and_gate(isa: str, format: str) -> None:
     for (rows, width, outputs), kind in zip(SIZES, 4 * list(ACTIVATIONS), strict=False):
         x, bias = inputs(format, rows, width), torch.randn(2 * outputs)

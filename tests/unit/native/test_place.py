@@ -132,15 +132,35 @@ def turned(x: Tensor, error: Tensor, rope: RopeTables) -> tuple[Tensor, Tensor]:
 
 
 def exactly(
-    x: Tensor, norm: Tensor | None, eps: float, rope: RopeTables | None
+    x: Tensor, norm: Tensor | None, heads: HeadSpec, rope: RopeTables | None
 ) -> tuple[Tensor, Tensor]:
     """x (N, heads, D) normed and rotated in float64, and how far a kernel may be from it."""
     x = x.double()
     error = torch.zeros_like(x)
     if norm is not None:
-        x = x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * norm.double()
-        error = EPS * (math.sqrt(x.shape[-1]) + 4) * x.abs()
-    return (x, error) if rope is None else turned(x, error, rope)
+        x, error = normed_heads(x, norm.double(), heads)
+    if rope is None:
+        return x, error
+    if not heads.neighbours:
+        return turned(x, error, rope)
+    # Neighbours turn as halves do, once they lie as halves.
+    half, width = rope.cos.shape[1], x.shape[-1]
+    order = [*range(0, 2 * half, 2), *range(1, 2 * half, 2), *range(2 * half, width)]
+    back = torch.tensor(order).argsort()
+    x, error = turned(x[..., order], error[..., order], rope)
+    return x[..., back], error[..., back]
+
+
+def normed_heads(x: Tensor, norm: Tensor, heads: HeadSpec) -> tuple[Tensor, Tensor]:
+    """A mean errs by EPS sqrt(D) mean|x|, which the spread divides, too."""
+    width, moved = x.shape[-1], torch.zeros_like(x)
+    if heads.centred:
+        moved = EPS * (math.sqrt(width) * x.abs().mean(-1, keepdim=True) + x.abs())
+        x = x - x.mean(-1, keepdim=True)
+    spread = (x.pow(2).mean(-1, keepdim=True) + heads.norm_eps).sqrt()
+    x, moved = x / spread, moved / spread
+    parts_off = EPS * (math.sqrt(width) + 4) + moved.amax(-1, keepdim=True)
+    return x * norm, (parts_off * x.abs() + moved) * norm.abs()
 
 
 def tables(dim: int) -> RopeTables:
@@ -148,18 +168,22 @@ def tables(dim: int) -> RopeTables:
     return RopeTables(angles.cos().float(), angles.sin().float(), torch.randint(0, 50, (ROWS,)))
 
 
-@pytest.mark.parametrize("normed", [False, True], ids=["", "norms"])
-def test_norms_and_rotations(isa: str, normed: bool) -> None:
+@pytest.mark.parametrize("normed", ["", "norms", "own norms"])
+@pytest.mark.parametrize("neighbours", [False, True], ids=["halves", "neighbours"])
+def test_norms_and_rotations(isa: str, normed: str, neighbours: bool) -> None:
     for index, (h, g, dim, rotated) in enumerate(HEADS):
-        heads, placement = HeadSpec(h, g, dim, 1e-6), PLACES[index % len(PLACES)]
-        norms = (torch.randn(dim), torch.randn(dim)) if normed else None
+        own = normed == "own norms"
+        heads = HeadSpec(h, g, dim, 1e-6, centred=own, neighbours=neighbours)
+        placement = PLACES[index % len(PLACES)]
+        sizes = ((h, dim), (g, dim)) if own else ((dim,), (dim,))
+        norms = (torch.randn(sizes[0]), torch.randn(sizes[1])) if normed else None
         rope = tables(rotated) if rotated else None
         qkv = torch.randn(ROWS, (h + 2 * g) * dim)
         q, k, v = parts(qkv, heads)
         placed = place(qkv, heads, "float32", placement, norms, rope)
         q_norm, k_norm = norms or (None, None)
         for found, x, norm in ((placed.queries, q, q_norm), (keys_of(placed.layer), k, k_norm)):
-            exact, error = exactly(x, norm, 1e-6, rope)
+            exact, error = exactly(x, norm, heads, rope)
             worst = ((found.double() - exact).abs() / (error + 1e-37)).max()
             assert worst <= 1, f"{worst} times the bound at head size {dim}"
         assert same_bits(

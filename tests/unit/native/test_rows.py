@@ -51,6 +51,33 @@ def test_norms(isa: str, biased: bool) -> None:
             assert worst <= 1, f"{worst} times the bound at width {width}"
 
 
+def test_norms_of_parts_of_a_row_leave_the_rest(isa: str) -> None:
+    for widths, rest in (((1, 2), 0), ((40, 33), 17), ((5,), 60), ((96, 32), 32)):
+        x = torch.randn(5, sum(widths) + rest)
+        weights = [torch.randn(width) for width in widths]
+        rig = Rig()
+        out = rig.norm_parts(rig.rows(x), weights, 1e-6)
+        for threads in (1, 3):
+            found = rig.run(5, threads=threads)[0].rows(out, 5)
+            assert torch.equal(found[:, sum(widths) :], x[:, sum(widths) :])
+            for part, some, weight in zip(
+                found.split([*widths, rest], 1), x.split([*widths, rest], 1), weights, strict=False
+            ):
+                exact, error = normed(some, weight, None, 1e-6)
+                assert ((part.double() - exact).abs() <= error + 1e-37).all()
+
+
+def test_rows_that_are_added_to_are_read_rounded_once(isa: str) -> None:
+    for width in (1, 31, 33, 97):
+        x, w = torch.randn(6, width), pack_matrix(torch.eye(width), "bf16")
+        rig = Rig()
+        a = rig.rows(x)
+        out = rig.linear(rig.round(a), w)
+        program, _ = rig.run(6)
+        assert torch.equal(program.rows(out, 6), x.bfloat16().float())
+        assert torch.equal(program.rows(a, 6), x)
+
+
 @pytest.mark.parametrize("biased", [False, True], ids=["rms", "layer"])
 def test_a_row_is_the_same_among_any_others(isa: str, biased: bool) -> None:
     for width in WIDTHS:
