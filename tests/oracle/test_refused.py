@@ -53,9 +53,15 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("llama", {"rope_parameters": [1]}, CheckpointError, "rope_parameters.*an object"),
     (
         "llama",
-        {"rope_parameters": {"rope_type": "longrope", **ROPE}},
+        {"rope_parameters": {"rope_type": "su", **ROPE}},
         UnsupportedModelError,
-        "rope_parameters has rope_type = 'longrope'.*llama3, yarn",
+        "rope_parameters has rope_type = 'su'.*llama3, yarn",
+    ),
+    (
+        "llama",
+        {"rope_parameters": {"rope_type": "longrope", **ROPE}},
+        CheckpointError,
+        "rope_parameters has no short_factor",
     ),
     ("llama", {"rope_scaling": {"type": "ntk"}}, UnsupportedModelError, "type = 'ntk'"),
     ("llama", {"rope_scaling": {"type": "linear"}}, CheckpointError, "rope_scaling has no factor"),

@@ -38,67 +38,56 @@ from transformers import (
 
 import kept
 
-VOCAB = 97
-# The context of the checkpoints that tests run to the end of.
-SHORT = 20
-# Where dynamic scaling begins: prompts of the tests are longer than this.
-DYNAMIC_CONTEXT = 16
+from .families import FAMILIES, MODELS
+from .sizes import DYNAMIC_CONTEXT, GPT2, LLAMA, SHORT, THREE, VOCAB, rope, yarn
 
-_GPT2 = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
-_LLAMA = {
-    "vocab_size": VOCAB,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
-_THREE = {**_LLAMA, "num_hidden_layers": 3}
+__all__ = [
+    "DYNAMIC_CONTEXT",
+    "FEW",
+    "REST",
+    "SHORT",
+    "VOCAB",
+    "ZOO",
+    "Pair",
+    "make_hf",
+    "randomise",
+    "settle",
+]
+
 # A head apart from the width, three layers of which two have a window, which prompts outgrow, and
 # caps low enough to bend what these weights make.
 _GEMMA = {
-    **_THREE,
+    **THREE,
     "head_dim": 12,
     "sliding_window": 7,
     "query_pre_attn_scalar": 10,
     "pad_token_id": None,
 }
-_EXPERTS = {**_THREE, "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
+_EXPERTS = {**THREE, "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
 _MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
     "gemma": (GemmaForCausalLM, GemmaConfig, {**_GEMMA, "num_hidden_layers": 2}),
     "gemma2": (Gemma2ForCausalLM, Gemma2Config, _GEMMA),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, {**_GEMMA, "sliding_window_pattern": 2}),
-    "gpt2": (GPT2LMHeadModel, GPT2Config, _GPT2),
+    **MODELS,
+    "gpt2": (GPT2LMHeadModel, GPT2Config, GPT2),
     "gpt_oss": (
         GptOssForCausalLM,
         GptOssConfig,
-        {**_THREE, "head_dim": 8, "num_local_experts": 5, "num_experts_per_tok": 2}
+        {**THREE, "head_dim": 8, "num_local_experts": 5, "num_experts_per_tok": 2}
         | {"sliding_window": 7},
     ),
-    "llama": (LlamaForCausalLM, LlamaConfig, _LLAMA),
-    "mistral": (MistralForCausalLM, MistralConfig, _THREE),
-    "mixtral": (MixtralForCausalLM, MixtralConfig, {**_LLAMA, "num_local_experts": 5}),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config, _THREE),
+    "llama": (LlamaForCausalLM, LlamaConfig, LLAMA),
+    "mistral": (MistralForCausalLM, MistralConfig, THREE),
+    "mixtral": (MixtralForCausalLM, MixtralConfig, {**LLAMA, "num_local_experts": 5}),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, THREE),
     "qwen2_moe": (
         Qwen2MoeForCausalLM,
         Qwen2MoeConfig,
         {**_EXPERTS, "shared_expert_intermediate_size": 40},
     ),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {**_THREE, "head_dim": 16}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {**THREE, "head_dim": 16}),
     "qwen3_moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig, _EXPERTS),
 }
-
-
-def rope(kind: str, **fields: Any) -> dict[str, Any]:
-    """A config's `rope_parameters`."""
-    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1000.0, **fields}}
-
-
-def yarn(**fields: Any) -> dict[str, Any]:
-    """`rope_parameters` of type yarn, trained on 32 positions and stretched four times."""
-    given = {"factor": 4.0, "original_max_position_embeddings": 32, **fields}
-    return rope("yarn", **{name: value for name, value in given.items() if value != "absent"})
 
 
 ZOO: Mapping[str, Mapping[str, Any]] = {
@@ -238,9 +227,16 @@ def make_hf(name: str, **changes: Any) -> PreTrainedModel:
     """transformers' model of a zoo name, seeded by that name, in eval mode, eager attention."""
     model_class, config_class, base = _MODELS[name.split()[0]]
     config = config_class(
-        **{**base, **ZOO[name], "bos_token_id": None, "eos_token_id": None, **changes}
+        **{
+            **base,
+            **{**ZOO, **FAMILIES}[name],
+            "bos_token_id": None,
+            "eos_token_id": None,
+            **changes,
+        }
     )
-    config._attn_implementation = "eager"
+    # transformers' eager attention takes Falcon's bias on twice.
+    config._attn_implementation = "sdpa" if "alibi" in name else "eager"
     hf = model_class(config)
     randomise(hf, seed=sum(name.encode()))
     return hf.eval()

@@ -23,6 +23,7 @@ class Continuation:
     usage: what its request has waited for and been given. cache_bytes: what its keys and values
     took when last counted. source: the prompt of an encoder-decoder model, read before the first
     token of `history`, which begins with the decoder's start token; else None.
+    is_long: whether it has outgrown the length beyond which its model's keys are others.
     drafts: those that were verified for it. is_foreseen: whether the token that is taken next needs
     no step of its own.
     """
@@ -40,6 +41,7 @@ class Continuation:
     source: tuple[int, ...] | None = None
     usage: Usage = field(default_factory=Usage)
     cache_bytes: int = 0
+    is_long: bool = False
     drafts: DraftCounts = field(default_factory=DraftCounts)
     is_foreseen: bool = False
     first_token_at: float | None = None
@@ -83,7 +85,18 @@ class Continuation:
         offset = rule.next_offset(self.offset, len(self.history))
         if offset == self.offset:
             return False
-        self.offset, self.num_computed = offset, 0
+        self.offset, self.num_computed, self.is_long = offset, 0, False
+        return True
+
+    def outgrow(self, length: int) -> bool:
+        """Say once whether it has come to more tokens than that over keys of a shorter text; they
+        are void then."""
+        if self.is_long or len(self.history) - self.offset <= length:
+            return False
+        self.is_long = True
+        if not 0 < self.num_computed <= length:
+            return False
+        self.num_computed = 0
         return True
 
     def take(self, token: int, logprobs: TokenLogprobs | None) -> None:

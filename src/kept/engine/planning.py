@@ -34,6 +34,10 @@ class Planning(Changing):
             for continuation in live:
                 if continuation.slide(self.rule):
                     self._residents.cut(continuation)
+        if (length := self.model.reread_at) is not None:
+            for continuation in live:
+                if continuation.outgrow(length):
+                    self._residents.cut(continuation)
         work = self.scheduler.next(live, self._residents.max_steps(live))
         self._is_decode = (
             len(work) == len(live)

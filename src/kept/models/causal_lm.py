@@ -116,6 +116,12 @@ class CausalLM(nn.Module, ABC):
         scaling, and not only on the tokens before it."""
         return False
 
+    @property
+    def reread_at(self) -> int | None:
+        """Beyond how many tokens of a text all of its keys are others than up to there, so that
+        those that are held have to be computed anew, once; None: there is no such length."""
+        return None
+
     def pack(
         self,
         pack_weight: PackWeight,

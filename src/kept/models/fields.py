@@ -108,6 +108,23 @@ class Fields:
             raise self._wrong(name, value, f"a list of integers from 0 to {maximum}")
         return tuple(value)
 
+    def numbers(self, name: str, length: int) -> tuple[float, ...]:
+        """A list of `length` finite numbers above 0."""
+        value = self._value(name, None)
+        if not isinstance(value, list) or len(value) != length:
+            raise self._wrong(name, value, f"a list of {length} numbers")
+        return tuple(Fields({name: x}, self._where).number(name) for x in value)
+
+    def flags(self, name: str, length: int) -> list[bool] | None:
+        """A list of `length` numbers 0 or 1, or of true or false; None if absent."""
+        value = self._config.get(name)
+        if value is None:
+            return None
+        fits = isinstance(value, list) and len(value) == length
+        if not fits or not all(isinstance(x, int) and x in (0, 1) for x in value):
+            raise self._wrong(name, value, f"a list of {length} numbers 0 or 1, one per layer")
+        return [bool(x) for x in value]
+
     def nested(self, name: str) -> Fields | None:
         """The object under `name`, or None if absent or empty."""
         value = self._config.get(name)

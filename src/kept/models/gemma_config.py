@@ -8,7 +8,7 @@ from typing import Any
 from kept.errors import CheckpointError, UnsupportedModelError
 from kept.models.fields import MAX_HEAD, MAX_LAYERS, Fields
 from kept.models.llama import LAYER_TYPES, LlamaConfig
-from kept.models.rope import RopeConfig, read_rope
+from kept.models.rope_config import RopeConfig, read_rope
 from kept.ops import ACTIVATIONS
 
 LOCAL = "sliding_attention"
@@ -192,9 +192,10 @@ def _read_ropes(
     base = Fields({"rope_theta": fields.number("rope_local_base_freq", _LOCAL_THETA)})
     inner = (by_type.nested(LOCAL) or Fields({})).over(base)
     local, _ = read_rope(fields, head_dim, context, inner=inner)
-    if "dynamic" in (rope.type, local.type):
+    moving = [each.type for each in (rope, local) if each.follows_length]
+    if moving:
         raise UnsupportedModelError(
-            "config.json has dynamic rotary scaling in a model whose layers differ in their bases; "
-            "kept runs it where all layers share one"
+            f"config.json has {moving[0]} rotary scaling in a model whose layers differ in their "
+            "bases; kept runs it where all layers share one"
         )
     return rope, local, context

@@ -19,7 +19,8 @@ from kept.models.causal_lm import CausalLM
 from kept.models.fields import MAX_HEAD, MAX_LAYERS, Fields
 from kept.models.layers import Embedding, GatedMLP, Linear, RMSNorm, attend
 from kept.models.record import Record
-from kept.models.rope import RopeConfig, Rotary, read_rope
+from kept.models.rope import Rotary
+from kept.models.rope_config import RopeConfig, read_rope
 from kept.models.weight_map import Placement, WeightMap
 from kept.ops import ACTIVATIONS, AttentionSpec, HeadSpec, Rope, RopeTables
 
@@ -190,7 +191,12 @@ class Llama(CausalLM):
     @property
     def keys_follow_length(self) -> bool:
         """See `CausalLM.keys_follow_length`."""
-        return self.rotary.config.type == "dynamic"
+        return self.rotary.config.follows_length
+
+    @property
+    def reread_at(self) -> int | None:
+        """See `CausalLM.reread_at`."""
+        return self.rotary.config.reread_at
 
     def rope_tables(self, batch: Batch) -> RopeTables:
         """See `CausalLM.rope_tables`."""

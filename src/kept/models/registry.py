@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from kept.errors import CheckpointError, KeptError, OptionError, UnsupportedModelError
 from kept.models.causal_lm import CausalLM, ModelConfig
+from kept.models.families import DECODERS
+from kept.models.family import Family
 from kept.models.gemma import Gemma, gemma3_weight_map, gemma_weight_map
 from kept.models.gemma_config import read_gemma3_config, read_gemma_config
 from kept.models.gpt2 import GPT2, gpt2_weight_map, read_gpt2_config
@@ -29,29 +30,9 @@ from kept.models.mixture import (
     qwen_moe_weight_map,
 )
 from kept.models.mixture_config import read_mixture_config
-from kept.models.stacked_experts import ExpertNames
 from kept.models.t5 import T5
 from kept.models.t5_config import read_t5_config
 from kept.models.t5_weights import t5_weight_map
-from kept.models.weight_map import WeightMap
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """How checkpoints of one `model_type` are read.
-
-    architecture: what transformers calls the model; aliases: what it or others called it once.
-    expert_names: of layers that hold experts, where stacked ones are to be read. quantized_as: by
-    `quant_method`, what it can be stored as.
-    """
-
-    architecture: str
-    read_config: Callable[[dict[str, Any]], Any]
-    build: Callable[[Any], CausalLM]
-    weight_map: Callable[[Any], WeightMap]
-    aliases: tuple[str, ...] = ()
-    expert_names: ExpertNames | None = None
-    quantized_as: tuple[str, ...] = ()
 
 
 def _llama(architecture: str, *aliases: str) -> Family:
@@ -70,6 +51,7 @@ def _gemma(architecture: str) -> Family:
 
 
 FAMILIES: Mapping[str, Family] = {
+    **DECODERS,
     "gemma": _gemma("GemmaForCausalLM"),
     "gemma2": _gemma("Gemma2ForCausalLM"),
     "gemma3": Family(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch
-from kept.models.rope import RopeConfig, Rotary
+from kept.models.rope import Rotary
+from kept.models.rope_config import RopeConfig
 from kept.ops import Rope, RopeTables
 from kept.ops.trace import TracedRope, is_traced
 
@@ -20,13 +21,14 @@ from kept.ops.trace import TracedRope, is_traced
 class Rotaries:
     """Makes the cosines and sines of a batch's positions, for each of several embeddings.
 
-    The dynamic type, whose tables differ from step to step, has to be the only one.
+    A type that follows the length, whose tables differ from step to step, has to be the only one.
     """
 
     def __init__(self, configs: Sequence[RopeConfig]) -> None:
-        moves = any(config.type == "dynamic" for config in configs)
+        moves = any(config.follows_length for config in configs)
         assert len(configs) == 1 or not moves, "tables that lie side by side take the same rows"
         self.follow_length = moves  # whether a position's angles depend on the text's length
+        self.reread_at = configs[0].reread_at  # see `CausalLM.reread_at`
         self._each = [Rotary(config) for config in configs]
         widths = [config.dim // 2 for config in configs]
         self._stride = sum(widths)

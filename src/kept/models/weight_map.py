@@ -19,7 +19,9 @@ class Placement:
         v_proj (G*D, E) ─┘
 
     `transpose` says that the checkpoint holds (in, out), as GPT-2's Conv1D does, and the parameter
-    (out, in). `config_fields` name the fields of config.json that decide the shape; they are only
+    (out, in). `grouped`, (groups, D), says that the checkpoint holds rows of heads by groups, in
+    each its queries, a key and a value, and the parameter all queries, all keys and all values.
+    `config_fields` name the fields of config.json that decide the shape; they are only
     for the error message.
     """
 
@@ -27,6 +29,7 @@ class Placement:
     rows: slice | None = None
     transpose: bool = False
     config_fields: tuple[str, ...] = ()
+    grouped: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class WeightMap:
     `ignored` is found are expected and carry nothing that is needed. `prefixes` may stand before a
     canonical name in a file, or be missing from it: "transformer." finds both
     "transformer.wte.weight" and "wte.weight". `may_untie`: that tensors of tied parameters differ
-    is usual in this family, whatever its config.json says, and no reason for a warning.
+    is usual in this family, whatever its config.json says, and no reason for a warning. `aliases`:
+    other names of tensors, and the canonical ones.
     """
 
     placements: Mapping[str, Placement]
@@ -46,6 +50,7 @@ class WeightMap:
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     may_untie: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
     _ignored: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -54,6 +59,7 @@ class WeightMap:
 
     def canonical(self, stored: str) -> str | None:
         """Return the canonical name of the tensor a file calls `stored`; None: not in the map."""
+        stored = self.aliases.get(stored, stored)
         if stored in self.placements:
             return stored
         for prefix in self.prefixes:

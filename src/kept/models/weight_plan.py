@@ -30,13 +30,14 @@ _COMPARED_AT_ONCE = 1 << 20  # elements
 
 @dataclass(frozen=True)
 class Copy:
-    """One stored tensor and the rows of the parameter it fills."""
+    """One stored tensor and the rows of the parameter it fills; `grouped` as of a `Placement`."""
 
     stored: str
     parameter: str
     start: int
     stop: int
     transpose: bool
+    grouped: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def _stored_shape(placement: Placement, shape: tuple[int, ...]) -> tuple[int, ..
 
 def _copy(stored: str, placement: Placement, shapes: Mapping[str, tuple[int, ...]]) -> Copy:
     start, stop = _bounds(placement, shapes[placement.parameter])
-    return Copy(stored, placement.parameter, start, stop, placement.transpose)
+    return Copy(stored, placement.parameter, start, stop, placement.transpose, placement.grouped)
 
 
 def _settle_tied(

@@ -83,7 +83,8 @@ class StoredWeights:
             kinds = {info.dtype for info in stored} & set(DTYPES.values())
             dtype = kinds.pop() if len(kinds) == 1 else torch.float32
         as_stored = (stored[0].dtype, stored[0].shape) == (dtype, tuple(shape))
-        if borrow and as_stored and not copies[0].transpose and self._device.type == "cpu":
+        moved = copies[0].transpose or copies[0].grouped is not None
+        if borrow and as_stored and not moved and self._device.type == "cpu":
             self._make_room(stored[0].num_bytes)
             found = self._checkpoint.read(copies[0].stored)
             self._tell(stored[0].num_bytes)
@@ -175,10 +176,19 @@ class StoredWeights:
 
 def _fill(parameter: Tensor, checkpoint: Checkpoint, copy: Copy) -> None:
     stored = checkpoint.read(copy.stored)
+    if copy.grouped is not None:
+        stored = _by_kind(stored, *copy.grouped)
     rows = parameter[copy.start : copy.stop] if parameter.dim() else parameter
     # Casting and transposing in one copy is three times slower than one after the other.
     rows.copy_(stored.to(rows.dtype).T if copy.transpose else stored)
     refuse_overflow(rows, stored.dtype, checkpoint.tensors[copy.stored].file, copy.stored)
+
+
+def _by_kind(stored: Tensor, groups: int, head_dim: int) -> Tensor:
+    """Rows of all queries, all keys and all values, of those that are stored group by group."""
+    heads = stored.unflatten(0, (groups, -1, head_dim))
+    parts = heads[:, :-2], heads[:, -2], heads[:, -1]
+    return torch.cat([part.reshape(-1, *stored.shape[1:]) for part in parts])
 
 
 def refuse_overflow(cast: Tensor, stored_dtype: torch.dtype, file: Path, name: str) -> None:

@@ -163,7 +163,8 @@ Line = (
 @dataclass(eq=False)
 class Buffer:
     """Rows of `width` numbers that lines read and write. feeds: what linear layers read it. sums:
-    whether residual sums are made in it, for which it has to stay fp32. per_row: how many there are for each row of a step."""
+    whether residual sums are made in it, for which it has to stay fp32. per_row: how many there are
+    for each row of a step."""
 
     width: int
     feeds: list[PackedMatrix] = field(default_factory=list)

@@ -35,6 +35,11 @@ SCALINGS: dict[str, dict[str, Any]] = {
         **{"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512},
         **{"low_freq_factor": 1.0, "high_freq_factor": 4.0},
     },
+    "longrope": {
+        **{"rope_type": "longrope", "factor": 8.0, "original_max_position_embeddings": 512},
+        "short_factor": [1.0 + 0.1 * i for i in range(8)],
+        "long_factor": [2.0 + 0.3 * i for i in range(8)],
+    },
     "with a base": {"rope_type": "linear", "factor": 3.0, "rope_theta": 333.0},
 }
 BESIDE: dict[str, dict[str, Any]] = {
