@@ -6,24 +6,38 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     Cohere2Config,
     Cohere2ForCausalLM,
     CohereConfig,
     CohereForCausalLM,
     Exaone4Config,
     Exaone4ForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     Glm4Config,
     Glm4ForCausalLM,
     GlmConfig,
     GlmForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    MptConfig,
+    MptForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Olmo3Config,
     Olmo3ForCausalLM,
     OlmoConfig,
     OlmoForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PhiConfig,
@@ -37,9 +51,14 @@ from transformers import (
     Starcoder2ForCausalLM,
 )
 
-from .sizes import DYNAMIC_CONTEXT, LLAMA, THREE, longrope, yarn
+from .sizes import DYNAMIC_CONTEXT, GPT2, LLAMA, THREE, VOCAB, longrope, yarn
 
 MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
+    "bloom": (
+        BloomForCausalLM,
+        BloomConfig,
+        {"vocab_size": VOCAB, "hidden_size": 48, "n_layer": 2, "n_head": 6},
+    ),
     "cohere": (CohereForCausalLM, CohereConfig, {**LLAMA, "pad_token_id": None}),
     "cohere2": (
         Cohere2ForCausalLM,
@@ -51,8 +70,24 @@ MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
         Exaone4Config,
         {**THREE, "sliding_window": 7, "sliding_window_pattern": 2},
     ),
+    "falcon": (FalconForCausalLM, FalconConfig, {**LLAMA, "num_attention_heads": 8}),
     "glm": (GlmForCausalLM, GlmConfig, {**LLAMA, "head_dim": 12, "pad_token_id": None}),
     "glm4": (Glm4ForCausalLM, Glm4Config, {**LLAMA, "head_dim": 12, "pad_token_id": None}),
+    "gpt_neo": (
+        GPTNeoForCausalLM,
+        GPTNeoConfig,
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 48,
+            "num_layers": 2,
+            "num_heads": 4,
+            "max_position_embeddings": 128,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 7,
+        },
+    ),
+    "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, {**LLAMA, "rotary_pct": 0.5}),
+    "gptj": (GPTJForCausalLM, GPTJConfig, {**GPT2, "rotary_dim": 6}),
     "granite": (
         GraniteForCausalLM,
         GraniteConfig,
@@ -64,12 +99,30 @@ MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
             "logits_scaling": 1.7,
         },
     ),
+    "mpt": (
+        MptForCausalLM,
+        MptConfig,
+        {"vocab_size": VOCAB, "d_model": 48, "n_layers": 2, "n_heads": 6, "max_seq_len": 128},
+    ),
     "olmo": (OlmoForCausalLM, OlmoConfig, {**LLAMA, "pad_token_id": None}),
     "olmo2": (Olmo2ForCausalLM, Olmo2Config, {**LLAMA, "pad_token_id": None}),
     "olmo3": (
         Olmo3ForCausalLM,
         Olmo3Config,
         {**THREE, "sliding_window": 7, "pad_token_id": None},
+    ),
+    "opt": (
+        OPTForCausalLM,
+        OPTConfig,
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 48,
+            "ffn_dim": 80,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+            "pad_token_id": None,
+        },
     ),
     "phi": (PhiForCausalLM, PhiConfig, LLAMA),
     "phi3": (Phi3ForCausalLM, Phi3Config, {**LLAMA, "pad_token_id": None}),
@@ -83,6 +136,7 @@ MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
 }
 # The first of a family has its name; the others are what its configs can ask for besides.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "bloom": {},
     "cohere": {"logit_scale": 2.0},
     "cohere norms": {"use_qk_norm": True, "attention_bias": True, "logit_scale": 1.5},
     "cohere2": {"logit_scale": 2.0},
@@ -92,9 +146,22 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "layer_types": ["full_attention"] * 3,
         "tie_word_embeddings": True,
     },
+    "falcon": {},
+    "falcon groups": {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
+    "falcon one norm": {
+        "new_decoder_architecture": True,
+        "num_kv_heads": 4,
+        "num_ln_in_parallel_attn": 1,
+    },
+    "falcon alibi": {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
     "glm": {},
     "glm4": {},
+    "gpt_neo": {},
+    "gpt_neox": {},
+    "gpt_neox in turn": {"use_parallel_residual": False, "attention_bias": False},
+    "gptj": {},
     "granite": {"attention_bias": True},
+    "mpt": {},
     "olmo": {},
     "olmo2": {},
     "olmo3": {
@@ -104,6 +171,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
         },
     },
+    "opt": {},
     "phi": {},
     "phi3": {},
     "phi3 window": {"sliding_window": 7},

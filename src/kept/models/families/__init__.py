@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kept.models.families import (
+    bloom,
     cohere,
     exaone4,
+    falcon,
     glm,
+    gpt_neo,
+    gpt_neox,
+    gptj,
     granite,
+    mpt,
     olmo,
+    opt,
     phi,
     smollm3,
     stablelm,
@@ -18,11 +25,18 @@ from kept.models.families import (
 from kept.models.family import Family
 
 _EACH: tuple[Mapping[str, Family], ...] = (
+    bloom.FAMILIES,
     cohere.FAMILIES,
     exaone4.FAMILIES,
+    falcon.FAMILIES,
     glm.FAMILIES,
+    gpt_neo.FAMILIES,
+    gpt_neox.FAMILIES,
+    gptj.FAMILIES,
     granite.FAMILIES,
+    mpt.FAMILIES,
     olmo.FAMILIES,
+    opt.FAMILIES,
     phi.FAMILIES,
     smollm3.FAMILIES,
     stablelm.FAMILIES,

@@ -1,0 +1,67 @@
+"""OPT: learned positions, of which the first token has the third, and no gates.
+
+The model of 350M, which norms behind its residual sums and projects its vectors, is refused by
+name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from kept.models.decoder import Decoder
+from kept.models.decoder_config import DecoderConfig
+from kept.models.decoder_weights import StoredNames, decoder_weight_map
+from kept.models.families.ungated import read_ungated
+from kept.models.family import Family
+from kept.models.fields import Fields
+from kept.models.weight_map import WeightMap
+
+_DEFAULTS = {
+    "vocab_size": 50272,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 2048,
+}
+_NAMES = {"intermediate_size": "ffn_dim"}
+
+
+def read_opt_config(config: dict[str, Any]) -> DecoderConfig:
+    """Read config.json of model type opt."""
+    fields = Fields(config)
+    why = "OPT of 350M is the one that does otherwise"
+    fields.refuse("do_layer_norm_before", True, why)
+    fields.refuse("_remove_final_layer_norm", False, "its last norm is left out")
+    fields.refuse("layer_norm_elementwise_affine", True, "its norms have no weights")
+    found = read_ungated(fields, _DEFAULTS, _NAMES, order="before", activation="relu", tied=True)
+    fields.refuse("word_embed_proj_dim", found.hidden_size, why)
+    bias = fields.flag("enable_bias", True)
+    return replace(
+        found, norm_eps=1e-5, positions_from=2, qkv_bias=bias, out_bias=bias, mlp_bias=bias
+    )
+
+
+def _weights(config: DecoderConfig) -> WeightMap:
+    names = StoredNames(
+        model={
+            "model.decoder.embed_tokens": "embedding",
+            "model.decoder.embed_positions": "positions",
+            "model.decoder.final_layer_norm": "norm",
+        },
+        layer="model.decoder.layers.{}",
+        parts={
+            "self_attn_layer_norm": "attention_norm",
+            "self_attn.out_proj": "attention.out",
+            "final_layer_norm": "mlp_norm",
+            "fc1": "mlp.up",
+            "fc2": "mlp.down",
+        },
+        gates=(),
+        fields=_NAMES,
+    )
+    return decoder_weight_map(config, names)
+
+
+FAMILIES = {"opt": Family("OPTForCausalLM", read_opt_config, Decoder, _weights)}
