@@ -135,7 +135,7 @@ def test_where_there_are_none_the_log_says_so_once(
     elif not machine.NATIVE_AVAILABLE:
         pytest.skip("installed without a C++ compiler")
     elif name == "dynamic":
-        engine, why = engine_of(native_model("dynamic", "bf16")), "scaling is dynamic"
+        engine, why = engine_of(native_model("dynamic", "bf16")), "its rotary scaling"
     else:
         engine, why = engine_of(native_model("llama", "bf16"), kind=None), "without a cache"
     with caplog.at_level(logging.INFO, "kept.engine.drafting"):

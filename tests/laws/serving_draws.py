@@ -152,7 +152,11 @@ def crowd(kinds: str) -> st.SearchStrategy[list[Ask]]:
 
 CROWDS = st.one_of(crowd("GSS"), crowd("SsB"))
 UNSHARED_SETTINGS = st.one_of(
-    some_settings(model=st.just("dynamic"), context=NEVER, chunk=st.sampled_from([7, 64])),
+    some_settings(
+        model=st.sampled_from(["dynamic", "longrope"]),
+        context=NEVER,
+        chunk=st.sampled_from([7, 64]),
+    ),
     some_settings(context=st.sampled_from([70, 100]), hop=st.just(20), chunk=st.just(64)),
 )
 # Windows that have passed much of a text, which others go on from in the middle.

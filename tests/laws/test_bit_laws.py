@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from thinning import examples, in_part
+from thinning import cells, examples, in_part
 
 from kept import machine
 from kept.batch import pack
@@ -24,7 +24,7 @@ from kept.ops import KVDtype, use_threads
 from kept.ops.activations import Activations
 from kept.ops.quantize import QUANTIZED_FORMATS
 from laws.schedules import ACTIONS, Alone, DifferentBitsError, Schedule, caches, play
-from laws.tiny import CONFIGS, FORMATS, VOCAB, native_model, plain_model
+from laws.tiny import CONFIGS, FAMILIES, FORMATS, VOCAB, native_model, plain_model
 
 KINDS = ("dynamic", "static", "sliding", "window")
 CODECS: tuple[KVDtype, ...] = (
@@ -130,6 +130,23 @@ def test_on_every_instruction_set(
 ) -> None:  # fmt: skip
     model = model_on(isa, format, seed)
     check(model, kind, codec, actions, cached, seed, tmp_path)
+
+
+@needs_native
+@pytest.mark.parametrize(("name", "format"), cells([*FAMILIES], FORMATS, out_of=2))
+@settings(folders, max_examples=examples(4, 20))
+@some_schedule
+def test_and_so_in_other_families(
+    name: str, format: str, tmp_path: Path, kind: str, codec: KVDtype,
+    actions: list[str], cached: bool, seed: int,
+) -> None:  # fmt: skip
+    """Some of them beyond the 1,024 tokens, whatever instruction set their seed names."""
+    isa = ISAS[seed % len(ISAS)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KEPT_ISA", isa)
+        model = native_model(name, format, isa)
+    story = 1000 + seed % 150 if seed % 5 == 0 else 0
+    check(model, kind, codec, actions[: 5 if story else 12], cached, seed, tmp_path, story)
 
 
 @needs_native

@@ -105,6 +105,36 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "max_window_layers": 1,
     },
 }
+# What other families' blocks are made of: neighbours that turn, layers that do not, one norm for
+# attention and MLP; norms behind these and over all heads; and a bias by distance over keys that no
+# heads share.
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "cohere2": {
+        **_LLAMA,
+        "model_type": "cohere2",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "sliding_window": 9,
+        "sliding_window_pattern": 2,
+        "tie_word_embeddings": True,
+    },
+    "olmo3": {
+        **_LLAMA,
+        "model_type": "olmo3",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "sliding_window": 70,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "bloom": {
+        "model_type": "bloom",
+        "vocab_size": VOCAB,
+        "hidden_size": 40,
+        "n_head": 5,
+        "n_layer": 2,
+        "tie_word_embeddings": True,
+    },
+}
 # Served beside the others: whose keys depend on how long a text is, and whose last token is no
 # number.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -112,6 +142,16 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         **CONFIGS["llama"],
         "max_position_embeddings": 80,
         "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 8.0},
+    },
+    "longrope": {
+        **CONFIGS["llama"],
+        "original_max_position_embeddings": 80,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 1000.0,
+            "short_factor": [1.0] * 6,
+            "long_factor": [1.0 + i for i in range(6)],
+        },
     },
     "poisoned": CONFIGS["mistral"],
 }
@@ -137,7 +177,7 @@ def pack_as(
 
 def plain_model(name: str, dtype: torch.dtype) -> CausalLM:
     """A model that runs on torch, the same weights every time."""
-    config = {**CONFIGS, **VARIANTS}[name]
+    config = {**CONFIGS, **FAMILIES, **VARIANTS}[name]
     model = build_model(config).to_empty(device="cpu").eval()
     generator = torch.Generator().manual_seed(len(name))
     with torch.no_grad():

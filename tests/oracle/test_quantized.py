@@ -35,6 +35,8 @@ NAMES = (
     "gpt2",
     "gpt2 untied",
     "gpt2 inner",
+    "gpt_neox",
+    "olmo2",
     "llama",
     "llama tied",
     "llama mlp bias",

@@ -210,7 +210,7 @@ def why_not(model: CausalLM, has_cache: bool) -> str | None:
     if not has_cache:
         return "without a cache every token is computed anew"
     if model.keys_follow_length:
-        return "keys depend on how long the text is, as rotary scaling is dynamic"
+        return "keys depend on how long the text is, by its rotary scaling"
     return None
 
 
