@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 
 from kept import LLM, CheckpointError, UnsupportedModelError
 from kept.models import read_config
@@ -16,7 +17,7 @@ from kept.models.decoder_config import DecoderConfig
 from .families import FIRST, MODELS
 from .generation import prompts
 from .test_files import Tensors, rewrite_config, rewrite_tensors
-from .zoo import make_hf
+from .zoo import make_hf, randomise
 
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
 # By which names transformers' config classes have what kept reads.
@@ -230,3 +231,36 @@ def test_names_of_older_files_and_heads_beside_the_models(
     rewrite_tensors(tmp_path, lambda tensors: {**renamed(tensors, names), **beside})
     ids = torch.tensor(prompts(20))
     torch.testing.assert_close(LLM(tmp_path).model(ids).logits, hf(ids).logits, **CLOSE)
+
+
+@torch.no_grad()
+def test_the_text_of_a_mistral_that_also_sees(tmp_path: Path) -> None:
+    text = make_hf("mistral").config.to_dict()
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    config = Mistral3Config(text_config=text, vision_config=vision, tie_word_embeddings=False)
+    hf = Mistral3ForConditionalGeneration(config).eval()
+    randomise(hf, seed=3)
+    hf.save_pretrained(tmp_path)
+    ids = torch.tensor(prompts(30))
+    expected = hf(ids).logits
+    torch.testing.assert_close(LLM(tmp_path).model(ids).logits, expected, **CLOSE)
+    names = {"language_model.model.": "model.language_model.", "language_model.lm": "lm"}
+    rewrite_tensors(tmp_path, lambda tensors: renamed(tensors, names))
+    torch.testing.assert_close(LLM(tmp_path).model(ids).logits, expected, **CLOSE)
+    rewrite_config(tmp_path, text_config={**text, "model_type": "ministral3"})
+    with pytest.raises(UnsupportedModelError, match="text_config has model_type = 'ministral3'"):
+        LLM(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["lfm2", "qwen3_5", "mamba2"])
+def test_states_that_sum_up_are_refused(kind: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"'{kind}'.*cannot be cut back"):
+        read_config({"model_type": kind})

@@ -131,6 +131,35 @@ ENCODERS = frozenset(
 )
 
 
+# Families of which some layers keep a state instead of keys and values.
+RECURRENT = frozenset(
+    {
+        "bamba",
+        "falcon_h1",
+        "falcon_mamba",
+        "granitemoehybrid",
+        "jamba",
+        "kimi_linear",
+        "lfm2",
+        "lfm2_moe",
+        "mamba",
+        "mamba2",
+        "minimax",
+        "nemotron_h",
+        "olmo_hybrid",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen3_5_text",
+        "qwen3_next",
+        "recurrent_gemma",
+        "rwkv",
+        "xlstm",
+        "zamba",
+        "zamba2",
+    }
+)
+
+
 def find_family(config: Mapping[str, Any]) -> Family:
     """The family of a config.json.
 
@@ -142,6 +171,13 @@ def find_family(config: Mapping[str, Any]) -> Family:
         raise UnsupportedModelError(
             f"config.json has model_type = {kind!r}, an encoder: it generates no tokens one after "
             f"another, so there are no keys and values to cache. kept runs decoders: {known}"
+        )
+    if isinstance(kind, str) and kind in RECURRENT:
+        raise UnsupportedModelError(
+            f"config.json has model_type = {kind!r}, some of whose layers keep a state that sums "
+            "up the tokens so far, by convolutions or linear attention, and no keys and values: it "
+            "cannot be cut back, forked at a token or shared by its blocks, as everything kept "
+            f"holds can. It runs {known}"
         )
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UnsupportedModelError(
