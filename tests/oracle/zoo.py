@@ -137,7 +137,7 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
         "layer_types": ["full_attention", "full_attention", "sliding_attention"],
         "attention_bias": False,
         "num_experts_per_tok": 5,
-        **rope("default"),
+        **rope("linear", factor=2.5),
     },
     "llama": {},
     "llama short": {"max_position_embeddings": SHORT},
