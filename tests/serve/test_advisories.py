@@ -1,9 +1,8 @@
 """What has gone wrong in servers of other projects, tried on this one; each test names it.
 
-Without a test, as what went wrong there is not here: CVE-2026-7482 and CVE-2026-27940 (readers of
-GGUF files, which kept refuses by name: tests/unit/models); no route takes a file or a model.
-tests/serve/test_guard.py has CVE-2025-48956 (headers), CVE-2025-63389 (routes without a key) and
-CVE-2026-59822 (a wrong key taken for none).
+tests/unit/gguf has CVE-2026-7482 and CVE-2026-27940 (readers of GGUF files); no route takes a file
+or a model. tests/serve/test_guard.py has CVE-2025-48956 (headers), CVE-2025-63389 (routes without a
+key) and CVE-2026-59822 (a wrong key taken for none).
 """
 
 from __future__ import annotations

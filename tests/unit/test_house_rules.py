@@ -13,6 +13,7 @@ SOURCE = Path(kept.__file__).parent
 FLOORS = (
     ("errors",),
     ("interrupt", "json_file", "options", "paths", "system"),
+    ("gguf",),
     ("batch", "exiting", "format", "machine", "text", "turns"),
     ("grammar",),
     ("answers", "sampling"),

@@ -15,7 +15,14 @@ from kept.errors import OptionError
 from kept.format import dtype_name
 from kept.llm import LLM
 from kept.machine import MatrixDtype
-from kept.models import CausalLM, Checkpoint, build_model, open_checkpoint, resolve_dtype
+from kept.models import (
+    CausalLM,
+    Checkpoint,
+    build_model,
+    default_format,
+    open_checkpoint,
+    resolve_dtype,
+)
 from kept.models.packing import prepare
 from kept.models.quantized_format import quantized_format
 from kept.ops.backend import isa
@@ -132,7 +139,8 @@ def checkpoint_subject(
     )
     held = quantized_format(checkpoint.folder, checkpoint.config)
     name = Path(source).name or str(source)
-    return Subject(name, llm.model, random=False, quantize=quantize or held)
+    stored = None if held is not None else default_format(checkpoint, dtype, llm.model.device)
+    return Subject(name, llm.model, random=False, quantize=quantize or held or stored)
 
 
 def refuse_encoders(checkpoint: Checkpoint) -> None:

@@ -29,6 +29,7 @@ EXTRAS: Final = {
     "grammar": ("llguidance",),
     "encrypt": ("cryptography",),
     "bench": ("matplotlib",),
+    "gguf": ("gguf",),
     "transformers": ("transformers",),
 }
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class Description:
     """A model on the meta device: shapes without memory.
 
-    folder: None for a named shape. stored_dtype: of its weights, None where they are not there.
+    folder: or the GGUF file, None for a named shape. stored_dtype: of its weights, None where they
+    are not there. stored_as, loaded_as: the blocks that its matrices are in and what they become
+    where no dtype is asked for, None for plain numbers.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Description:
     config: Mapping[str, Any]
     model: CausalLM
     stored_dtype: torch.dtype | None = None
+    stored_as: str | None = None
+    loaded_as: str | None = None
 
     @property
     def architecture(self) -> str:
@@ -155,14 +159,22 @@ def describe_model(source: str | None, revision: str | None = None) -> Descripti
     CheckpointError and its kinds, OptionError for the revision of a folder.
     """
     from kept.json_file import read_json_object
-    from kept.models import find_folder, open_checkpoint
+    from kept.models import default_format, find_folder, open_checkpoint
 
     folder, repo_id = find_folder(source, revision=revision, weights=False)
     name = "the bundled model" if source is None else source
     if repo_id is None:
         checkpoint = open_checkpoint(folder)
         config = checkpoint.config
-        return Description(name, folder, config, _build(config), checkpoint.stored_dtype)
+        return Description(
+            name,
+            folder,
+            config,
+            _build(config),
+            checkpoint.stored_dtype,
+            checkpoint.stored_as,
+            default_format(checkpoint, None),
+        )
     config = read_json_object(folder / "config.json", CheckpointError)
     return Description(name, folder, config, _build(config))
 

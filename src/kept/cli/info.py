@@ -147,6 +147,8 @@ def _model(d: Description) -> dict[str, Any]:
         "dtype": dtype_name(dtype),
         "weight_bytes": d.weight_bytes(dtype),
         "quantized": d.quantized,
+        "stored_as": d.stored_as,
+        "loaded_as": d.loaded_as,
         "quantized_weight_bytes": d.quantized_bytes(),
         "bytes_per_token": d.token_bytes(),
         "bytes_per_token_past_windows": d.token_bytes_past_windows(),
@@ -202,7 +204,10 @@ def _weights(m: dict[str, Any]) -> str:
     if m["quantized"] is not None:
         return f"{format_bytes(m['weight_bytes'])}, quantized to {m['quantized']}"
     sizes = {m["dtype"]: m["weight_bytes"], **m["quantized_weight_bytes"]}
-    return ", ".join(f"{format_bytes(count)} in {name}" for name, count in sizes.items())
+    each = ", ".join(f"{format_bytes(count)} in {name}" for name, count in sizes.items())
+    if m["stored_as"] is None:
+        return each
+    return f"{each}; stored as {m['stored_as']}, loaded as {m['loaded_as']}"
 
 
 def _heading(text: str) -> str:

@@ -170,6 +170,8 @@ def _weights(found: Description, dtype: str | None) -> dict[str, int]:
                 f"{found.quantized}; leave it out"
             )
         return {found.quantized: quantized[found.quantized]}
+    if dtype == "auto" and found.loaded_as is not None:
+        return {found.loaded_as: quantized[found.loaded_as]}
     if dtype in quantized:
         return {dtype: quantized[dtype]}
     floats = [found.dtype(name) for name in (("float32", "bfloat16") if dtype is None else [dtype])]

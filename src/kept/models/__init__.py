@@ -5,7 +5,7 @@ from kept.models.checkpoint import Checkpoint, open_checkpoint
 from kept.models.dtypes import DTYPES, resolve_dtype
 from kept.models.encoder_decoder import EncoderDecoderLM, Seq2SeqLMOutput
 from kept.models.folder import find_folder
-from kept.models.loading import load_model
+from kept.models.loading import default_format, load_model
 from kept.models.next_logits import NextLogits
 from kept.models.quantized_format import quantized_format, quantized_sizes
 from kept.models.quantized_writer import quantize_checkpoint
@@ -29,6 +29,7 @@ __all__ = [
     "RepeatedStep",
     "Seq2SeqLMOutput",
     "build_model",
+    "default_format",
     "find_folder",
     "load_model",
     "open_checkpoint",

@@ -1,14 +1,15 @@
-"""Opening a checkpoint: its JSON files and the index of its tensors, no tensor data yet.
+"""Opening a checkpoint: what describes it and the index of its tensors, no tensor data yet.
 
 A checkpoint is an ordinary Hugging Face folder: config.json beside model.safetensors, or beside
-model.safetensors.index.json and the shards it names. Only JSON and safetensors are ever read.
+model.safetensors.index.json and the shards it names; or it is a GGUF file, which holds all of that.
+Nothing else is ever read, and nothing that a file holds is run.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kept.errors import CheckpointError, UnsupportedFormatError, WeightsError
+from kept.gguf import is_gguf
 from kept.json_file import read_json_object
 from kept.models import hub
 from kept.models.dtypes import DTYPES
@@ -26,6 +28,7 @@ from kept.models.foreign_formats import (
     refuse_other_files,
     refuse_quantized_tensors,
 )
+from kept.models.gguf_checkpoint import open_gguf
 from kept.models.registry import find_family, read_config
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
 from kept.models.stacked_experts import StackedFiles, unstacked
@@ -51,6 +54,9 @@ class WeightFile(Protocol):
     def read(self, name: str) -> Tensor:
         """A tensor in its stored dtype."""
 
+    def pieces(self, name: str) -> Iterator[tuple[slice, Tensor]]:
+        """The same, some rows after the other."""
+
     def close(self) -> None:
         """Let go of what reading has taken."""
 
@@ -59,9 +65,11 @@ class WeightFile(Protocol):
 class Checkpoint:
     """A model's folder: its configuration, and its tensors by name, read on demand.
 
+    folder: or the GGUF file that is all of it.
     `tensors` is in the order of the files and of the data within each, the cheapest to read in.
     `generation_config` is what `generation_source` says: generation_config.json, or the settings
-    that config.json holds where there is none, as old ones do.
+    that config.json holds where there is none, as old ones do. `stored_as` names the blocks that
+    the matrices of a GGUF file are in, None for plain numbers.
     """
 
     folder: Path
@@ -70,6 +78,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo] = field(repr=False)
     files: Mapping[Path, WeightFile] = field(repr=False)
     generation_source: str = GENERATION_CONFIG
+    stored_as: str | None = None
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -85,9 +94,19 @@ class Checkpoint:
 
         Raises `WeightsError` where there is no such tensor or its file cannot be read.
         """
+        return self._file_of(name).read(name)
+
+    def pieces(self, name: str) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of tensor `name` and their numbers in the stored dtype, until all are there.
+
+        A piece may lie in memory that the next one is read into. Raises as `read`.
+        """
+        return self._file_of(name).pieces(name)
+
+    def _file_of(self, name: str) -> WeightFile:
         if name not in self.tensors:
             raise WeightsError(f"{self.folder} holds no tensor named {name!r}.")
-        return self.files[self.tensors[name].file].read(name)
+        return self.files[self.tensors[name].file]
 
     def coded(self, name: str) -> Mxfp4Matrix | None:
         """Tensor `name` where it is stored in MXFP4, as it is; None for any other."""
@@ -106,11 +125,11 @@ class Checkpoint:
 def open_checkpoint(
     source: str | Path | None, *, revision: str | None = None, progress: bool = True
 ) -> Checkpoint:
-    """Open the checkpoint `source`: a folder, a hub id, or None for the bundled model.
+    """Open the checkpoint `source`: a folder, a GGUF file, a hub id, or None for the bundled model.
 
-    A `Path`, an existing folder, or a string that looks like a path is a folder; any other string
-    is a hub id, fetched at `revision` (branch, tag or commit) with a bar if `progress`: first what
-    describes the model, and its weights once that shows nothing to refuse.
+    A `Path`, an existing folder or file, or a string that looks like a path is that; any other
+    string is a hub id, fetched at `revision` (branch, tag or commit) with a bar if `progress`:
+    first what describes the model, and its weights once that shows nothing to refuse.
 
     Raises `CheckpointNotFoundError` where it or one of its files is missing,
     `UnsupportedModelError` for a family or feature kept does not run,
@@ -119,12 +138,27 @@ def open_checkpoint(
     broken JSON, and `OptionError` for a `revision` of something that is not on the hub.
     """
     folder, repo_id = find_folder(source, revision=revision, progress=progress, weights=False)
+    if is_gguf(folder):
+        return _open_gguf(folder)
     names, config = _read_described(folder)
     if repo_id is not None:
         commit = folder.name if _COMMIT.fullmatch(folder.name) else None
         folder = hub.download(repo_id, revision=revision, commit=commit, progress=progress)
         names = _names(folder)
     return _open_folder(folder, names, config, repo_id)
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    found = open_gguf(path)
+    return Checkpoint(
+        path,
+        found.config,
+        found.generation_config,
+        found.weights.tensors,
+        dict.fromkeys(found.weights.paths, found.weights),
+        f"the metadata of {path.name}",
+        found.stored_as,
+    )
 
 
 def _names(folder: Path) -> list[str]:

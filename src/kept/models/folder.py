@@ -1,4 +1,4 @@
-"""Finding a checkpoint's folder: where a name leads, and what it is not."""
+"""Finding a checkpoint's folder, or the GGUF file: where a name leads, and what it is not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from kept.errors import CheckpointNotFoundError, OptionError
+from kept.gguf import is_gguf
 from kept.models import hub
 
 
@@ -63,9 +64,11 @@ def _existing_folder(source: str | Path) -> Path | None:
     if os.path.isdir(path):
         return Path(path)
     if os.path.isfile(path):
+        if is_gguf(Path(path)):
+            return Path(path)
         raise CheckpointNotFoundError(
             f"{text!r} is a file. Pass the folder that holds it, with its config.json and "
-            "tokenizer.json beside it."
+            "tokenizer.json beside it; of files kept loads those that end in .gguf."
         )
     separators = tuple(filter(None, (os.sep, os.altsep)))
     path_like = (

@@ -69,10 +69,8 @@ def refuse_other_files(folder: Path, names: list[str], architecture: str | None)
             )
         if name.endswith(".gguf"):
             raise UnsupportedFormatError(
-                f"{folder / name} is GGUF, and kept reads safetensors only. Load the checkpoint it "
-                "was made from, or convert it with transformers (and the package gguf), which "
-                "undoes its quantization, and load the new folder:\n\n"
-                f"{_recipe(folder, names, architecture, gguf=name)}"
+                f"{folder} holds no safetensors; of a GGUF file pass the file itself: "
+                f"{folder / name}"
             )
         if name.endswith(_EXPORTED):
             raise UnsupportedFormatError(
@@ -90,27 +88,18 @@ def _way_from_pickles(folder: Path, names: list[str], architecture: str | None) 
     )
 
 
-def _recipe(
-    folder: Path, names: list[str], architecture: str | None, gguf: str | None = None
-) -> str:
+def _recipe(folder: Path, names: list[str], architecture: str | None) -> str:
     """Lines of Python that write a folder kept loads, its tokenizer with it."""
     old, new = str(folder.absolute()), f"{folder.absolute()}-safetensors"
-    which = repr(old) if gguf is None else f"{old!r}, gguf_file={gguf!r}"
-    dtype = "auto" if gguf is None else "bfloat16"
     model = architecture or "AutoModelForCausalLM"
     lines = [
         "import transformers",
-        f"model = transformers.{model}.from_pretrained({which}, dtype={dtype!r})",
+        f"model = transformers.{model}.from_pretrained({old!r}, dtype='auto')",
+        f"model.save_pretrained({new!r})",
     ]
-    if gguf is not None:  # transformers 5 would refuse to save what it has just unpacked
+    if _TOKENIZERS.intersection(names):
         lines += [
-            "model.hf_quantizer = None",
-            "model.config.__dict__.pop('quantization_config', None)",
-        ]
-    lines.append(f"model.save_pretrained({new!r})")
-    if gguf is not None or _TOKENIZERS.intersection(names):
-        lines += [
-            f"tokenizer = transformers.AutoTokenizer.from_pretrained({which})",
+            f"tokenizer = transformers.AutoTokenizer.from_pretrained({old!r})",
             f"tokenizer.save_pretrained({new!r})",
         ]
     return "\n".join(f"    {line}" for line in lines)

@@ -24,6 +24,7 @@ from kept.models.weights import StoredWeights
 from kept.ops import plain_torch
 from kept.ops.activations import check_activations
 from kept.ops.backend import say_once
+from kept.ops.quantize import QuantizedFormat
 
 _CPU = torch.device("cpu")
 
@@ -97,6 +98,7 @@ def _load_original(
     packing: Callable[[int, int], None] | None,
 ) -> CausalLM:
     place = resolve_device(device)
+    quantize = quantize or _kept_as(checkpoint, dtype, place)
     model, weights = open_weights(checkpoint, dtype=dtype, device=place, progress=progress)
     find_activations(model, activations, check_format(quantize), weights.dtype, place)
     if quantize is None and not may_run_natively(model, weights.dtype, place):
@@ -106,10 +108,36 @@ def _load_original(
     numbers = fetch_matrices(model, weights)
     fetch: Fetch = weights.fetch_coded if weights.dtype == torch.bfloat16 else numbers
     if quantize is not None:
-        fetch = partial(numbers, exact=rounds_once(checkpoint, dtype, weights.dtype))
+        fetch = partial(numbers, exact=reads_stored(checkpoint, dtype, weights.dtype))
     prepare(model, quantize, packing, fetch=fetch, device=place, activations=activations)
     give_back_freed_memory()
     return model.eval()
+
+
+def default_format(
+    checkpoint: Checkpoint, dtype: str | torch.dtype | None, device: torch.device = _CPU
+) -> QuantizedFormat | None:
+    """What matrices in blocks are kept as on a CPU where neither a format nor a dtype is asked for.
+
+    A byte a weight is at most twice what most files take, and rounds by far less than they did;
+    int4 would round as much again, and bfloat16 take three to four times their memory.
+    """
+    blocks = checkpoint.stored_as is not None and device.type == "cpu"
+    return "int8" if blocks and is_unsaid(dtype) else None
+
+
+def _kept_as(
+    checkpoint: Checkpoint, dtype: str | torch.dtype | None, device: torch.device
+) -> QuantizedFormat | None:
+    """`default_format`, said once."""
+    found = default_format(checkpoint, dtype, device)
+    if found is not None:
+        say_once(
+            f"{checkpoint.folder} holds {checkpoint.stored_as}, which becomes {found}, a byte a "
+            "weight; quantize='int4' takes half of that and rounds again, dtype='bfloat16' twice "
+            "that and keeps all but the last bits (`kept bench quality` says what each costs)"
+        )
+    return found
 
 
 def open_weights(
@@ -147,11 +175,16 @@ def fetch_matrices(model: CausalLM, weights: StoredWeights) -> Callable[..., Ten
 def rounds_once(
     checkpoint: Checkpoint, asked: str | torch.dtype | None, wanted: torch.dtype
 ) -> bool:
-    """Whether a checkpoint's dtype is none that it is computed in, and nobody asked for another.
-
-    Its matrices are then quantized from the numbers that are stored.
-    """
+    """Whether a checkpoint's dtype is none that it is computed in, and nobody asked for another."""
     return is_unsaid(asked) and wanted != (own_dtype(checkpoint.config) or checkpoint.stored_dtype)
+
+
+def reads_stored(
+    checkpoint: Checkpoint, asked: str | torch.dtype | None, wanted: torch.dtype
+) -> bool:
+    """Whether matrices are quantized from the numbers that are stored, and not from `wanted`."""
+    blocks = is_unsaid(asked) and checkpoint.stored_as is not None
+    return blocks or rounds_once(checkpoint, asked, wanted)
 
 
 def _check_dtype(model: CausalLM, dtype: torch.dtype) -> None:

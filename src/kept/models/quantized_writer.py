@@ -20,13 +20,15 @@ from torch import Tensor
 
 from kept.errors import BackendError, CheckpointError, OptionError
 from kept.format import dtype_name
+from kept.gguf import is_gguf
 from kept.machine import NATIVE_AVAILABLE, native_error
 from kept.models.causal_lm import CausalLM
 from kept.models.checkpoint import PACKED_WEIGHTS, QUANTIZATION, Checkpoint, open_checkpoint
 from kept.models.claim import UNFINISHED, claimed, discard, name_beside
+from kept.models.gguf_description import describe_gguf
 from kept.models.hub import DESCRIPTIONS
 from kept.models.layers import Linear
-from kept.models.loading import fetch_matrices, open_weights, rounds_once
+from kept.models.loading import fetch_matrices, open_weights, reads_stored
 from kept.models.moving import move
 from kept.models.native import Progress, matrices
 from kept.models.packing import Quantizer, check_format
@@ -91,7 +93,7 @@ def quantize_checkpoint(
         )
     place = find_target(target, checkpoint.folder, force=force)
     model, weights = open_weights(checkpoint, dtype=dtype, progress=loading)
-    exact = rounds_once(checkpoint, dtype, weights.dtype)
+    exact = reads_stored(checkpoint, dtype, weights.dtype)
     try:
         with claimed(place):
             # Anew, as the claim may have put back what a killed run had moved away.
@@ -132,13 +134,22 @@ def _write(folder: Path, model: CausalLM, checkpoint: Checkpoint, quantizer: Qua
     if len(matrices(model)[0]) == 1:  # also where config.json tied what the file held apart
         config["tie_word_embeddings"] = False
     config[QUANTIZATION] = entry
+    _write_description(folder, checkpoint)
+    tensors = _tensors(model, quantizer)
+    write_safetensors(folder / PACKED_WEIGHTS, kinds, tensors, as_metadata(entry))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_description(folder: Path, checkpoint: Checkpoint) -> None:
+    """Tokenizer, chat template and the settings of texts, as the checkpoint has them."""
+    if is_gguf(checkpoint.folder):
+        for name, text in describe_gguf(checkpoint.folder, checkpoint.generation_config).items():
+            (folder / name).write_text(text, encoding="utf-8")
+        return
     for path in checkpoint.folder.iterdir():
         copied = any(fnmatch(path.name, pattern) for pattern in DESCRIPTIONS)
         if copied and not any(fnmatch(path.name, each) for each in _NOT_COPIED) and path.is_file():
             shutil.copyfile(path, folder / path.name)
-    tensors = _tensors(model, quantizer)
-    write_safetensors(folder / PACKED_WEIGHTS, kinds, tensors, as_metadata(entry))
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _tensors(model: CausalLM, quantizer: Quantizer) -> Iterator[tuple[str, Tensor]]:

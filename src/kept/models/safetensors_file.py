@@ -7,7 +7,7 @@ before it is used and no copy is made. Format: https://github.com/huggingface/sa
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,13 @@ class SafetensorsFile:
         except (SafetensorError, OSError) as error:
             raise self._broken(error) from error
         return tensor
+
+    def pieces(self, name: str) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of tensor `name` (of dimension 0) and their numbers: all of them, as mapped.
+
+        Raises as `read`.
+        """
+        yield slice(None), self.read(name)
 
     def close(self) -> None:
         """Drop the file's mapping; a later `read` maps it again.

@@ -27,7 +27,7 @@ class StoredWeights:
 
     Stored tensors are memory-mapped: beside what `read` returns, the pages in use never amount to
     more than the largest of them, and only a tensor that is both cast and transposed is copied once
-    more, alone.
+    more, alone. Of a GGUF file a piece is read at a time.
 
     Where config.json ties two parameters and the file holds both: equal tensors are one parameter;
     different ones become two, with a warning, as in transformers 5. Where it holds only one, that
@@ -175,13 +175,19 @@ class StoredWeights:
 
 
 def _fill(parameter: Tensor, checkpoint: Checkpoint, copy: Copy) -> None:
-    stored = checkpoint.read(copy.stored)
-    if copy.grouped is not None:
-        stored = _by_kind(stored, *copy.grouped)
+    info = checkpoint.tensors[copy.stored]
     rows = parameter[copy.start : copy.stop] if parameter.dim() else parameter
-    # Casting and transposing in one copy is three times slower than one after the other.
-    rows.copy_(stored.to(rows.dtype).T if copy.transpose else stored)
-    refuse_overflow(rows, stored.dtype, checkpoint.tensors[copy.stored].file, copy.stored)
+    if copy.grouped is not None:
+        rows.copy_(_by_kind(checkpoint.read(copy.stored), *copy.grouped))
+        refuse_overflow(rows, info.dtype, info.file, copy.stored)
+        return
+    for part, stored in checkpoint.pieces(copy.stored):
+        if copy.transpose:
+            # Casting and transposing in one copy is three times slower than one after the other.
+            rows[:, part] = stored.to(rows.dtype).T
+        else:
+            (rows[part] if rows.dim() else rows).copy_(stored)
+    refuse_overflow(rows, info.dtype, info.file, copy.stored)
 
 
 def _by_kind(stored: Tensor, groups: int, head_dim: int) -> Tensor:

@@ -11,6 +11,7 @@ from jinja2.exceptions import TemplateError as JinjaTemplateError
 from jinja2.exceptions import TemplateSyntaxError
 
 from kept.errors import TemplateError, TokenizerError
+from kept.gguf import is_gguf, read_header
 from kept.json_file import read_json_object, read_text
 from kept.text.messages import REASONING_FIELDS, plain, prepare_messages
 from kept.text.template_budget import ExceededError, budget_for
@@ -49,7 +50,7 @@ class ChatTemplate:
     def from_folder(
         cls, folder: Path, special_tokens: Mapping[str, str] | None = None
     ) -> ChatTemplate:
-        """Load the templates of a checkpoint folder.
+        """Load the templates of a checkpoint folder, or of a GGUF file (`tokenizer.chat_template`).
 
         Reads chat_template.jinja and additional_chat_templates/*.jinja, and only without them
         `chat_template` of tokenizer_config.json.
@@ -57,6 +58,8 @@ class ChatTemplate:
         when one cannot be read.
         """
         folder = Path(folder)
+        if is_gguf(folder):
+            return cls(_of_gguf(folder), special_tokens, source=str(folder))
         default = folder / "chat_template.jinja"
         files = {"default": default} if default.is_file() else {}
         for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
@@ -164,6 +167,25 @@ class ChatTemplate:
                 f"{where} failed with {type(error).__name__}: {error}; "
                 "check the messages and the template"
             ) from error
+
+
+def _of_gguf(path: Path) -> dict[str, str]:
+    key = "tokenizer.chat_template"
+    found = {
+        name.removeprefix(key).removeprefix(".") or "default": text
+        for name, text in read_header(path).metadata.items()
+        if name == key or name.startswith(f"{key}.")
+    }
+    wrong = next((name for name, text in found.items() if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise TemplateError(f"chat template {wrong!r} in {path} is no text; download it again")
+    if not found:
+        raise TemplateError(
+            f"{path} has no chat template ({key}). It may be a base model, to be used with "
+            "generate; to chat with it, write it into a folder by `kept quantize` and put a "
+            "chat_template.jinja there"
+        )
+    return found
 
 
 def _named(declared: Any, path: Path) -> str | dict[str, str]:

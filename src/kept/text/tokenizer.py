@@ -10,7 +10,9 @@ from typing import Any
 import tokenizers
 
 from kept.errors import OptionError, TokenizerError
+from kept.gguf import is_gguf
 from kept.text.cleanup import clean_up
+from kept.text.gguf_tokenizer import read_gguf_tokenizer
 from kept.text.library import DECODING, ENCODING, refusing
 from kept.text.pipeline import (
     TOKENIZER_FILES,
@@ -179,11 +181,14 @@ class Tokenizer:
 
 
 def find_tokenizer(folder: Path) -> Tokenizer | None:
-    """Load the tokenizer of a checkpoint folder; None only where it has no file of one.
+    """Load the tokenizer of a checkpoint folder, or of a GGUF file; None only where it has none.
 
     Raises `TokenizerError` as `Tokenizer.from_folder` does, also for a kind of file that kept does
     not read.
     """
+    if is_gguf(folder):
+        found = read_gguf_tokenizer(folder)
+        return None if found is None else Tokenizer(*found)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         return None
     return Tokenizer.from_folder(folder)

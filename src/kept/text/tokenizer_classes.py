@@ -32,7 +32,7 @@ _BERT_TOKENS = {
     **{"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]"},
     **{"cls_token": "[CLS]", "mask_token": "[MASK]"},
 }
-_QWEN2_SPLIT = (
+QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -261,7 +261,7 @@ RULES: Final[Mapping[str, Rules]] = {
     "Qwen2Tokenizer": Rules(
         "BPE",
         dict.fromkeys(("eos_token", "unk_token", "pad_token"), _END),
-        byte_level(nfc=True, split=_QWEN2_SPLIT),
+        byte_level(nfc=True, split=QWEN2_SPLIT),
         files=True,
         adds_again=True,
     ),

@@ -210,7 +210,7 @@ def test_quantization_config_null(tmp_path: Path) -> None:
         ("model.pt", "is pickled.*Load a checkpoint of the model that has them"),
         ("consolidated.00.pth", "is pickled.*that has them"),
         ("x.ckpt", "is pickled.*that has them"),
-        ("q4.gguf", r"is GGUF.*gguf_file='q4\.gguf'"),
+        ("q4.gguf", r"of a GGUF file pass the file itself: .*q4\.gguf"),
         ("model.onnx", "in a format kept does not read.*exported from"),
         ("tf_model.h5", "in a format kept does not read.*exported from"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ class WatchedCheckpoint(Checkpoint):
             tensor = super().read(name)
         alive.append(weakref.ref(tensor))
         return tensor
+
+    def pieces(self, name: str) -> Iterator[tuple[slice, Tensor]]:
+        yield slice(None), self.read(name)
 
 
 def watched(checkpoint: Checkpoint) -> WatchedCheckpoint:

@@ -1,0 +1,85 @@
+"""The numbers of a GGUF tensor, read a piece at a time.
+
+What is no plain number the package gguf makes into floats, as its authors publish them: a block's
+weights are its codes by its scale, in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kept.errors import UnsupportedFormatError, WeightsError
+from kept.gguf import GGUFTensor
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_PIECE = 1 << 18  # weights made at a time: what the outer cache holds
+
+
+def read_floats(tensor: GGUFTensor) -> Tensor:
+    """All of a tensor, in its stored dtype or (blocks) float32."""
+    out = torch.empty(tensor.shape, dtype=dtype_of(tensor), device="cpu")
+    rows = out.view(-1, tensor.shape[-1])
+    for part, numbers in read_rows(tensor, 0, len(rows)):
+        rows[part] = numbers
+    return out
+
+
+def dtype_of(tensor: GGUFTensor) -> torch.dtype:
+    """What its numbers are read in."""
+    return DTYPES.get(tensor.type.name, torch.float32)
+
+
+def read_rows(
+    tensor: GGUFTensor, start: int, stop: int, order: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Rows `start` to `stop` of a tensor whose dimensions but the last are one, in pieces.
+
+    order: (stop - start) of those rows, in the order to give them out in. Yields where each piece
+    belongs, counted from 0, and its numbers. Raises WeightsError where the file is not what its
+    header said, UnsupportedFormatError without the package gguf.
+    """
+    width = tensor.shape[-1]
+    step = max(_PIECE // width, 1)
+    whole = None if order is None else _read(tensor, start, stop)[order.numpy()]
+    for first in range(0, stop - start, step):
+        last = min(first + step, stop - start)
+        raw = _read(tensor, start + first, start + last) if whole is None else whole[first:last]
+        yield slice(first, last), _numbers(tensor, raw).view(last - first, width)
+
+
+def _read(tensor: GGUFTensor, start: int, stop: int) -> Any:  # (rows, row_bytes) uint8
+    found = np.empty((stop - start, tensor.row_bytes), dtype=np.uint8)
+    try:
+        with tensor.path.open("rb") as file:
+            file.seek(tensor.start + start * tensor.row_bytes)
+            count = file.readinto(found.data)
+    except OSError as error:
+        raise WeightsError(f"{tensor.path} cannot be read: {error.strerror}.") from error
+    if count != found.nbytes:
+        raise WeightsError(
+            f"{tensor.path} ends within tensor {tensor.name!r}: it has become shorter since it was "
+            "opened. Download it again."
+        )
+    return found
+
+
+def _numbers(tensor: GGUFTensor, raw: Any) -> Tensor:
+    dtype = DTYPES.get(tensor.type.name)
+    if dtype is not None:
+        return torch.from_numpy(raw.reshape(-1)).view(dtype)
+    try:
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+    except ImportError as error:
+        raise UnsupportedFormatError(
+            f"{tensor.path} holds blocks of {tensor.type.name}, which the package gguf reads, and "
+            "it is not installed; pip install 'kept-llm[gguf]'"
+        ) from error
+    # As one row: the package works on sixteen of them at a time, however short they are.
+    found = dequantize(raw.reshape(1, -1), GGMLQuantizationType[tensor.type.name])
+    return torch.from_numpy(found.reshape(-1))

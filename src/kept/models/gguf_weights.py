@@ -1,0 +1,72 @@
+"""The tensors of a GGUF file under the names and in the shapes of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kept.gguf import GGUFHeader
+from kept.models.gguf_blocks import dtype_of, read_rows
+from kept.models.gguf_names import Source
+from kept.models.safetensors_file import TensorInfo
+
+
+class GGUFWeights:
+    """Reads tensors of one file or several shards, from the places their headers have named.
+
+    A tensor of blocks is float32. What is read is read anew each time: nothing is mapped, so that a
+    file that is cut short meanwhile is an error and not a signal.
+    """
+
+    def __init__(self, header: GGUFHeader, sources: Mapping[str, Source]) -> None:
+        """sources: the tensors by the names they are asked for."""
+        self.header, self._sources = header, sources
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: TensorInfo(
+                source.tensor.path,
+                dtype_of(source.tensor),
+                source.tensor.shape,
+                source.tensor.num_bytes,
+            )
+            for name, source in sources.items()
+        }
+        self.metadata: Mapping[str, str] = {}
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files."""
+        return sorted({source.tensor.path for source in self._sources.values()})
+
+    def read(self, name: str) -> Tensor:
+        """Tensor `name`, all of it. Raises WeightsError where the file cannot be read."""
+        info = self.tensors[name]
+        out = torch.empty(info.shape, dtype=info.dtype, device="cpu")
+        for rows, numbers in self.pieces(name):
+            out[rows] = numbers
+        return out
+
+    def pieces(self, name: str) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of tensor `name` (of dimension 0) and their numbers, until all are there.
+
+        Raises as `read`, and UnsupportedFormatError without the package gguf.
+        """
+        source = self._sources[name]
+        shape = source.tensor.shape
+        if len(shape) == 1:  # one row of numbers, each of which is a row of the checkpoint's tensor
+            for _, numbers in read_rows(source.tensor, 0, 1):
+                vector = numbers.view(-1)
+                found = vector if source.order is None else vector[source.order]
+                yield slice(0, len(found)), _less(found, source.less)
+            return
+        for rows, numbers in read_rows(source.tensor, 0, shape[0], source.order):
+            yield rows, _less(numbers, source.less)
+
+    def close(self) -> None:
+        """Nothing is held between reads."""
+
+
+def _less(numbers: Tensor, less: float) -> Tensor:
+    return numbers if not less else (numbers.float() - less).to(numbers.dtype)

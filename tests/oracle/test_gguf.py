@@ -1,0 +1,193 @@
+"""Models out of GGUF files: what the same model gives out of a folder, and transformers out of the
+same file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import torch
+from gguf_files import Blocks, quantized, random_blocks, write_gguf
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+from kept import LLM, UnsupportedModelError, WeightsError
+from kept.ops.backend import say_once
+
+from .generation import prompts
+from .zoo import make_hf
+
+# Blocks have 32 or 256 weights.
+WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
+PLAIN = (
+    "gemma2",
+    "gemma3",
+    "gemma3 linear",
+    "llama",
+    "llama attention bias",
+    "llama linear",
+    "llama llama3",
+    "llama tied",
+    "llama wide heads",
+    "llama yarn",
+    "mistral",
+    "qwen2",
+    "qwen3",
+)
+# What no file says, as llama.cpp has it: a Gemma's scores, its windows and its local base.
+AS_LLAMA_CPP: dict[str, dict[str, Any]] = {
+    "gemma2": {"query_pre_attn_scalar": 12},
+    "gemma3": {"query_pre_attn_scalar": 12, "sliding_window_pattern": 6, "num_hidden_layers": 7},
+    "gemma3 linear": {
+        "query_pre_attn_scalar": 12,
+        "sliding_window_pattern": 6,
+        "num_hidden_layers": 7,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    },
+    "llama llama3": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 1000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 2048,
+        },
+        "head_dim": 64,
+    },
+}
+
+
+@torch.no_grad()
+def logits(llm: LLM) -> torch.Tensor:
+    return llm.model(torch.tensor(prompts(24))).logits
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_model_is_what_it_is_in_a_folder(name: str, tmp_path: Path, backend: str) -> None:
+    hf = make_hf(name, **AS_LLAMA_CPP.get(name, {}))
+    path = write_gguf(tmp_path / "model.gguf", hf)
+    llm = LLM(path)
+    assert llm.model.dtype == torch.float32
+    assert (llm.model.native is None) == (backend == "reference")
+    expected = hf(torch.tensor(prompts(24))).logits
+    torch.testing.assert_close(logits(llm), expected, rtol=0, atol=1e-4)
+    if "gemma" not in name:  # whose norms are stored as another number
+        hf.save_pretrained(tmp_path / "folder")
+        assert torch.equal(logits(llm), logits(LLM(tmp_path / "folder")))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "store"),
+    [
+        ("llama", quantized("Q8_0")),
+        ("llama", random_blocks("Q4_K")),
+        ("qwen2", quantized("Q4_0")),
+        ("qwen3", random_blocks("Q6_K")),
+        ("gemma2", quantized("F16")),
+        ("gemma3", quantized("BF16")),
+        ("gemma3", random_blocks("Q5_K")),
+    ],
+)
+def test_blocks_are_what_transformers_reads(name: str, store: Blocks, tmp_path: Path) -> None:
+    heads = {"head_dim": 256, "query_pre_attn_scalar": 256} if "gemma" in name else {}
+    hf = make_hf(name, **WIDE, **{"head_dim": 64, "num_attention_heads": 4, **heads})
+    path = write_gguf(tmp_path / "model.gguf", hf, store)
+    # What `from_pretrained(gguf_file=...)` loads, which itself asks for accelerate.
+    read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=hf)["tensors"]
+    unread = hf.load_state_dict(read, strict=False)
+    assert not unread.unexpected_keys
+    assert set(unread.missing_keys) <= {"lm_head.weight"}
+    hf.tie_weights()
+    expected = hf(torch.tensor(prompts(24))).logits
+    torch.testing.assert_close(logits(LLM(path, dtype="float32")), expected, rtol=0, atol=2e-4)
+
+
+def llama(path: Path, store: Blocks | None) -> Path:
+    return write_gguf(path, make_hf("llama", **WIDE, num_attention_heads=4), store)
+
+
+def test_blocks_become_int8_where_nobody_says_what(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = llama(tmp_path / "model.gguf", random_blocks("Q4_K"))
+    say_once.cache_clear()
+    with caplog.at_level(logging.WARNING, "kept"):
+        llm, again = LLM(path), LLM(path)
+    lines = [record.message for record in caplog.records if "int8" in record.message]
+    assert len(lines) == 1, lines
+    assert f"{path} holds Q4_K (4.5 bits a weight), which becomes int8" in lines[0]
+    exact = logits(LLM(path, dtype="float32"))
+    assert torch.equal(logits(llm), logits(LLM(path, quantize="int8")))
+    assert torch.equal(logits(llm), logits(again))
+    by_format = {q: (logits(LLM(path, quantize=q)) - exact).norm() for q in ("int8", "int4")}
+    assert 0 < by_format["int8"] < by_format["int4"] / 4 < exact.norm() / 4
+    rounded = (logits(LLM(path, dtype="bfloat16")) - exact).norm()
+    assert 0 < rounded < by_format["int4"]
+
+
+def test_a_plain_file_keeps_its_dtype(tmp_path: Path) -> None:
+    for type, dtype in (("F16", torch.bfloat16), ("BF16", torch.bfloat16), ("F32", torch.float32)):
+        path = llama(tmp_path / f"{type}.gguf", quantized(type))
+        llm = LLM(path)
+        assert llm.model.dtype == dtype
+        assert llm.checkpoint.stored_as is None
+
+
+def test_a_model_in_shards_is_one(tmp_path: Path) -> None:
+    whole = llama(tmp_path / "model.gguf", quantized("Q8_0"))
+    reader = gguf.GGUFReader(whole)
+    for part in (0, 1):
+        path = tmp_path / f"part-0000{part + 1}-of-00002.gguf"
+        writer = gguf.GGUFWriter(path, "llama")
+        for key, field in reader.fields.items():
+            if part == 0 and not key.startswith(("GGUF.", "general.architecture")):
+                writer.add_key_value(key, field.contents(), field.types[0])
+        writer.add_uint16("split.count", 2)
+        for tensor in reader.tensors[part::2]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    for first in (1, 2):
+        llm = LLM(tmp_path / f"part-0000{first}-of-00002.gguf", dtype="float32")
+        assert torch.equal(logits(llm), logits(LLM(whole, dtype="float32")))
+    (tmp_path / "part-00002-of-00002.gguf").unlink()
+    with pytest.raises(FileNotFoundError, match="of which 1 are not there: part-00002"):
+        LLM(tmp_path / "part-00001-of-00002.gguf")
+
+
+def test_what_kept_does_not_run_is_named(tmp_path: Path) -> None:
+    hf = make_hf("llama")
+    path = write_gguf(
+        tmp_path / "a.gguf", hf, more=lambda w: w.add_string("general.architecture", "rwkv9")
+    )
+    with pytest.raises(UnsupportedModelError, match=r"architecture 'rwkv9'.*kept runs gemma"):
+        LLM(path)
+    path = write_gguf(tmp_path / "b.gguf", hf, more=lambda w: w.add_expert_count(8))
+    with pytest.raises(UnsupportedModelError, match="expert_count = 8"):
+        LLM(path)
+    longrope = gguf.RopeScalingType.LONGROPE
+    path = write_gguf(tmp_path / "c.gguf", hf, more=lambda w: w.add_rope_scaling_type(longrope))
+    with pytest.raises(UnsupportedModelError, match=r"rope.scaling.type = 'longrope'"):
+        LLM(path)
+
+
+def test_a_file_that_is_cut_after_it_was_opened_is_an_error(tmp_path: Path) -> None:
+    from kept.models import load_model, open_checkpoint
+
+    path = llama(tmp_path / "model.gguf", quantized("Q8_0"))
+    checkpoint = open_checkpoint(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match="has become shorter since"):
+        load_model(checkpoint)
+    with pytest.raises(WeightsError, match="is too far"):
+        open_checkpoint(path)
