@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from kept.cache import KVShape
+    from kept.gguf import GGUFHeader
     from kept.models import CausalLM
 
 
@@ -23,7 +24,7 @@ class Description:
 
     folder: or the GGUF file, None for a named shape. stored_dtype: of its weights, None where they
     are not there. stored_as, loaded_as: the blocks that its matrices are in and what they become
-    where no dtype is asked for, None for plain numbers.
+    where no dtype is asked for, None for plain numbers. header: of a GGUF file that is not fetched.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Description:
     stored_dtype: torch.dtype | None = None
     stored_as: str | None = None
     loaded_as: str | None = None
+    header: GGUFHeader | None = None
 
     @property
     def architecture(self) -> str:
@@ -119,17 +121,24 @@ class Description:
 
     def tokenizer(self) -> tuple[str, int] | None:
         """Its kind and how many tokens it has; None without one. Raises TokenizerError."""
-        from kept.text import find_tokenizer
+        from kept.text import find_tokenizer, gguf_tokenizer
 
-        tokenizer = None if self.folder is None else find_tokenizer(self.folder)
-        if tokenizer is None:
+        if self.header is not None:
+            found = gguf_tokenizer(self.header)
+            backend = None if found is None else found[0]
+        else:
+            tokenizer = None if self.folder is None else find_tokenizer(self.folder)
+            backend = None if tokenizer is None else tokenizer.backend
+        if backend is None:
             return None
-        return type(tokenizer.backend.model).__name__, tokenizer.vocab_size
+        return type(backend.model).__name__, backend.get_vocab_size(with_added_tokens=True)
 
     def has_chat_template(self) -> bool:
         """Whether `kept chat` can use it."""
         from kept.text import ChatTemplate
 
+        if self.header is not None:
+            return "tokenizer.chat_template" in self.header.metadata
         if self.folder is None:
             return False
         try:
@@ -159,8 +168,10 @@ def describe_model(source: str | None, revision: str | None = None) -> Descripti
     CheckpointError and its kinds, OptionError for the revision of a folder.
     """
     from kept.json_file import read_json_object
-    from kept.models import default_format, find_folder, open_checkpoint
+    from kept.models import default_format, find_folder, find_remote, open_checkpoint
 
+    if (remote := find_remote(source, revision)) is not None:
+        return _describe_remote(str(source), remote)
     folder, repo_id = find_folder(source, revision=revision, weights=False)
     name = "the bundled model" if source is None else source
     if repo_id is None:
@@ -177,6 +188,17 @@ def describe_model(source: str | None, revision: str | None = None) -> Descripti
         )
     config = read_json_object(folder / "config.json", CheckpointError)
     return Description(name, folder, config, _build(config))
+
+
+def _describe_remote(name: str, header: GGUFHeader) -> Description:
+    from kept.models import BLOCKS_BECOME, describe_header
+
+    found = describe_header(header)
+    config, blocks = found.config, found.stored_as
+    loaded_as = None if blocks is None else BLOCKS_BECOME
+    return Description(
+        name, None, config, _build(config), stored_as=blocks, loaded_as=loaded_as, header=header
+    )
 
 
 def describe_shape(name: str) -> Description:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kept.errors import CheckpointNotFoundError, UnsupportedFormatError, WeightsError
 from kept.gguf.block_types import BLOCK_TYPES, BlockType
@@ -74,8 +74,7 @@ def read_header(path: Path) -> GGUFHeader:
     try:
         check_regular(path, WeightsError)
         with path.open("rb") as file:
-            size = path.stat().st_size
-            return _read(path, Values(file, path, size))
+            return read_stream(file, path, path.stat().st_size)
     except FileNotFoundError as error:
         raise CheckpointNotFoundError(
             f"{path} is not there, or is a link to a file that is not; download it again."
@@ -84,7 +83,12 @@ def read_header(path: Path) -> GGUFHeader:
         raise WeightsError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _read(path: Path, values: Values) -> GGUFHeader:
+def read_stream(file: BinaryIO, path: Path, size: int) -> GGUFHeader:
+    """Read and verify the header of a file that is open at its first byte.
+
+    path: what it is called; size: its bytes. Raises as `read_header` for what it holds.
+    """
+    values = Values(file, path, size)
     _check_version(path, values)
     num_tensors = values.count("tensors", 24, _MAX_TENSORS)
     num_keys = values.count("keys of metadata", 13, _MAX_KEYS)

@@ -39,7 +39,15 @@ def read_headers(path: Path) -> GGUFHeader:
             f"{path} is one of {len(names)} files of a model, of which {len(missing)} are not "
             f"there: {', '.join(missing[:8])}. Download them too."
         )
-    headers = [read_header(path.parent / name) for name in names]
+    return join_headers([read_header(path.parent / name) for name in names])
+
+
+def join_headers(headers: list[GGUFHeader]) -> GGUFHeader:
+    """The header of the first of all the files of a model, with the tensors of all.
+
+    Raises WeightsError where they do not belong together.
+    """
+    names = [header.path.name for header in headers]
     count = headers[0].metadata.get("split.count", 1)
     if count not in (1, len(names)) or (count == 1) != (len(names) == 1):
         raise WeightsError(

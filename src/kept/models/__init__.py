@@ -5,7 +5,9 @@ from kept.models.checkpoint import Checkpoint, open_checkpoint
 from kept.models.dtypes import DTYPES, resolve_dtype
 from kept.models.encoder_decoder import EncoderDecoderLM, Seq2SeqLMOutput
 from kept.models.folder import find_folder
-from kept.models.loading import default_format, load_model
+from kept.models.gguf_checkpoint import describe_header
+from kept.models.gguf_hub import find_remote
+from kept.models.loading import BLOCKS_BECOME, default_format, load_model
 from kept.models.next_logits import NextLogits
 from kept.models.quantized_format import quantized_format, quantized_sizes
 from kept.models.quantized_writer import quantize_checkpoint
@@ -18,6 +20,7 @@ from kept.models.registry import (
 from kept.models.repeated_step import RepeatedStep
 
 __all__ = [
+    "BLOCKS_BECOME",
     "DTYPES",
     "FAMILIES",
     "CausalLM",
@@ -30,7 +33,9 @@ __all__ = [
     "Seq2SeqLMOutput",
     "build_model",
     "default_format",
+    "describe_header",
     "find_folder",
+    "find_remote",
     "load_model",
     "open_checkpoint",
     "quantize_checkpoint",

@@ -25,6 +25,7 @@ from kept.models.dtypes import DTYPES
 from kept.models.folder import find_folder
 from kept.models.foreign_formats import (
     UNQUANTIZED,
+    refuse_gguf_alone,
     refuse_other_files,
     refuse_quantized_tensors,
 )
@@ -32,7 +33,7 @@ from kept.models.gguf_checkpoint import open_gguf
 from kept.models.registry import find_family, read_config
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
 from kept.models.stacked_experts import StackedFiles, unstacked
-from kept.models.weight_files import all_tensors, open_weight_files
+from kept.models.weight_files import all_tensors, fetch_weights, open_weight_files
 from kept.ops.mxfp4 import Mxfp4Matrix
 from kept.options import GENERATION_CONFIG
 from kept.sampling import settings_of_model_config
@@ -140,10 +141,12 @@ def open_checkpoint(
     folder, repo_id = find_folder(source, revision=revision, progress=progress, weights=False)
     if is_gguf(folder):
         return _open_gguf(folder)
-    names, config = _read_described(folder)
+    names, config = _read_described(folder, repo_id, revision)
     if repo_id is not None:
         commit = folder.name if _COMMIT.fullmatch(folder.name) else None
-        folder = hub.download(repo_id, revision=revision, commit=commit, progress=progress)
+        folder = fetch_weights(
+            folder, names, repo_id, revision=revision, commit=commit, progress=progress
+        )
         names = _names(folder)
     return _open_folder(folder, names, config, repo_id)
 
@@ -168,7 +171,9 @@ def _names(folder: Path) -> list[str]:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
 
 
-def _read_described(folder: Path) -> tuple[list[str], Mapping[str, Any]]:
+def _read_described(
+    folder: Path, repo_id: str | None, revision: str | None
+) -> tuple[list[str], Mapping[str, Any]]:
     """A folder's names and config.json, once all is refused that they alone decide.
 
     What cannot be mended is refused first: the family, then a quantization, then the files.
@@ -177,6 +182,8 @@ def _read_described(folder: Path) -> tuple[list[str], Mapping[str, Any]]:
     if "config.json" not in names:
         _refuse_adapter(folder, names)
         refuse_other_files(folder, names, None)
+        if repo_id is not None:
+            refuse_gguf_alone(repo_id, hub.list_files(repo_id, revision))
     config = read_json_object(folder / "config.json", CheckpointError)
     read_config(config)
     _refuse_quantized(folder, config)

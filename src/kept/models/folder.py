@@ -9,6 +9,7 @@ from pathlib import Path
 from kept.errors import CheckpointNotFoundError, OptionError
 from kept.gguf import is_gguf
 from kept.models import hub
+from kept.models.gguf_hub import fetch_gguf, split_gguf
 
 
 def find_folder(
@@ -20,7 +21,8 @@ def find_folder(
 ) -> tuple[Path, str | None]:
     """Return the folder of `source`, fetched if need be, and its hub id if it is one.
 
-    Without `weights` only a hub model's JSON files and their like are fetched. Raises as
+    Or the GGUF file that it is, fetched whole. Without `weights` only a hub model's JSON files and
+    their like are fetched. Raises as
     `open_checkpoint` does for a `source` or `revision` that cannot be had.
     """
     repo_id = None
@@ -28,6 +30,8 @@ def find_folder(
         folder = _bundled_folder()
     elif (existing := _existing_folder(source)) is not None:
         folder = existing
+    elif (named := split_gguf(str(source))) is not None:
+        return fetch_gguf(*named, revision=revision, progress=progress), None
     else:
         repo_id = str(source)
         folder = hub.download(repo_id, revision=revision, progress=progress, weights=weights)
@@ -76,12 +80,13 @@ def _existing_folder(source: str | Path) -> Path | None:
         or text.startswith((".", "~", *separators))
         or text.endswith(separators)
         or os.path.isabs(text)
-        or text.count("/") > 1
+        or text.partition(":")[0].count("/") > 1
         or "\\" in text
     )
     if path_like:
         raise CheckpointNotFoundError(
             f"There is no folder {text!r} (looked in {os.getcwd()}). "
-            "Check the path; a hub id has the form `org/name`."
+            "Check the path; a hub id has the form `org/name`, a GGUF file of one "
+            "`org/name:file.gguf`."
         )
     return None

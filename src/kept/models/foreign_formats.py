@@ -18,6 +18,7 @@ _EXPORTED = (".onnx", ".h5", ".msgpack", ".npz", ".tflite")
 # What a training run leaves in its folder under those endings, none of them weights.
 _NOT_WEIGHTS = ("training_args.", "optimizer.", "scheduler.", "rng_state", "scaler.")
 _LOADED_BY_TRANSFORMERS = frozenset({"pytorch_model.bin", "pytorch_model.bin.index.json"})
+_MAX_NAMED = 24
 _TOKENIZERS = frozenset(
     {"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json"}
 )
@@ -49,6 +50,17 @@ def refuse_quantized_tensors(folder: Path, tensors: Iterable[str]) -> None:
                 f"The weights in {folder} are quantized ({format}, as {example!r} shows), which "
                 f"kept cannot read. {UNQUANTIZED}"
             )
+
+
+def refuse_gguf_alone(repo_id: str, names: Iterable[str]) -> None:
+    """Raise UnsupportedFormatError for a hub model of GGUF files, which has to name one of them."""
+    found = sorted(name for name in names if name.endswith(".gguf"))
+    if found:
+        listed = ", ".join(found[:_MAX_NAMED]) + (", ..." if len(found) > _MAX_NAMED else "")
+        raise UnsupportedFormatError(
+            f"Hub model {repo_id!r} has no config.json and {len(found)} GGUF files ({listed}). "
+            f"Name one of them, as {repo_id}:{found[0]}"
+        )
 
 
 def refuse_other_files(folder: Path, names: list[str], architecture: str | None) -> None:

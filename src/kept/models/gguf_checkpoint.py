@@ -35,7 +35,11 @@ def open_gguf(path: Path) -> GGUFModel:
 
     Raises as `read_headers` and `gguf_config`.
     """
-    header = read_headers(path)
+    return describe_header(read_headers(path))
+
+
+def describe_header(header: GGUFHeader) -> GGUFModel:
+    """What follows from a GGUF file's header. Raises as `gguf_config`."""
     config = gguf_config(header)
     weights = GGUFWeights(header, find_sources(header, config))
     return GGUFModel(config, _generation_config(header), weights, _stored_as(header))

@@ -5,8 +5,10 @@ huggingface_hub itself honours `HF_HOME`, `HF_TOKEN`, `HF_HUB_OFFLINE` and their
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import escape
+from io import BufferedReader
 from pathlib import Path
 
 from kept.errors import CheckpointError, CheckpointNotFoundError
@@ -15,6 +17,7 @@ from kept.errors import CheckpointError, CheckpointNotFoundError
 _WEIGHTS = ["*.safetensors"]
 DESCRIPTIONS = ["*.json", "*.jinja", "*.txt", "*.model"]
 # Subfolders hold other formats; "consolidated" files repeat the weights under other names.
+_BLOCK = 1 << 20  # bytes of a file that are fetched at a time
 _IGNORE = ["*/*", "consolidated*"]
 
 
@@ -25,26 +28,29 @@ def download(
     commit: str | None = None,
     progress: bool = True,
     weights: bool = True,
+    names: Sequence[str] | None = None,
 ) -> Path:
     """Return the folder of `repo_id` in the hub's cache, fetching what is not there yet.
 
     `revision` is a branch, tag or commit; `commit` what it stands for, where that is known, so that
     a branch that moves between two calls does not mix two of them. `progress` shows
-    huggingface_hub's bar; without `weights` only what describes the model is fetched. Raises
-    `CheckpointNotFoundError` where there is no such model, revision or permission, or where it is
-    not in the cache and the hub cannot be reached; `CheckpointError` for any other failure.
+    huggingface_hub's bar; without `weights` only what describes the model is fetched; with `names`
+    these files and no other. Raises `CheckpointNotFoundError` where there is no such model,
+    revision or permission, or where it is not in the cache and the hub cannot be reached;
+    `CheckpointError` for any other failure.
     """
     # Imported here because it is slow to import, and a local folder has no need of it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    patterns = [*_WEIGHTS, *DESCRIPTIONS] if weights else DESCRIPTIONS
     try:
         with _progress_bars(progress):
             folder = snapshot_download(
                 repo_id,
                 revision=commit or revision,
-                allow_patterns=[*_WEIGHTS, *DESCRIPTIONS] if weights else DESCRIPTIONS,
-                ignore_patterns=_IGNORE,
+                allow_patterns=patterns if names is None else [escape(name) for name in names],
+                ignore_patterns=_IGNORE if names is None else [],
                 library_name="kept",
             )
     except HFValidationError as error:
@@ -57,6 +63,47 @@ def download(
     except Exception as error:
         raise _explained(error, repo_id, revision) from error
     return Path(folder)
+
+
+def is_cached(repo_id: str, names: Sequence[str], revision: str | None) -> bool:
+    """Whether these files are in the hub's cache, or nothing may be fetched beside it."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    found = (try_to_load_from_cache(repo_id, name, revision=revision) for name in names)
+    return constants.HF_HUB_OFFLINE or all(isinstance(path, str) for path in found)
+
+
+def list_files(repo_id: str, revision: str | None) -> list[str]:
+    """The names of a hub model's files; none where it cannot be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        return list(HfApi().list_repo_files(repo_id, revision=revision))
+    except Exception:  # it is asked for the sake of a better message
+        return []
+
+
+@contextmanager
+def open_remote(
+    repo_id: str, name: str, revision: str | None
+) -> Iterator[tuple[BufferedReader, int]]:
+    """A file of `repo_id` that is read over the network, as far as it is read, and its bytes.
+
+    Raises as `download`.
+    """
+    from huggingface_hub import HfFileSystem
+
+    try:
+        with HfFileSystem().open(f"{repo_id}/{name}", revision=revision, block_size=_BLOCK) as file:
+            yield BufferedReader(file, _BLOCK), file.size
+    except CheckpointError:
+        raise
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError(
+            f"Hub model {repo_id!r} has no file {name!r}, or is not there. Its page lists them."
+        ) from error
+    except Exception as error:
+        raise _explained(error, repo_id, revision) from error
 
 
 @contextmanager

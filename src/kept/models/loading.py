@@ -27,6 +27,7 @@ from kept.ops.backend import say_once
 from kept.ops.quantize import QuantizedFormat
 
 _CPU = torch.device("cpu")
+BLOCKS_BECOME: QuantizedFormat = "int8"
 
 
 @torch.inference_mode(False)  # what is loaded outlives the caller's mode
@@ -123,7 +124,7 @@ def default_format(
     int4 would round as much again, and bfloat16 take three to four times their memory.
     """
     blocks = checkpoint.stored_as is not None and device.type == "cpu"
-    return "int8" if blocks and is_unsaid(dtype) else None
+    return BLOCKS_BECOME if blocks and is_unsaid(dtype) else None
 
 
 def _kept_as(

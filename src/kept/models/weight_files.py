@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from kept.errors import CheckpointError, CheckpointNotFoundError, WeightsError
 from kept.json_file import read_json_object
+from kept.models import hub
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
 
 _SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # Of an index: those of models in a trillion parameters have 15 MB and 150,000 tensors.
 _MAX_INDEX_BYTES, _MAX_TENSORS = 64 << 20, 1 << 18
+
+
+def fetch_weights(
+    folder: Path,
+    names: list[str],
+    repo_id: str,
+    *,
+    revision: str | None,
+    commit: str | None,
+    progress: bool,
+) -> Path:
+    """Fetch the weights of a hub model whose description lies in `folder`, and return its folder.
+
+    names: of the files there. Of several sets of weights one is fetched: the shards of an index,
+    else the single file of the usual name, and all there are only where neither is there. Raises as
+    `hub.download`.
+    """
+    fetch = partial(hub.download, repo_id, revision=revision, commit=commit, progress=progress)
+    if INDEX in names and (shards := _shards_of(folder / INDEX)):
+        return fetch(names=shards)
+    found = fetch(names=[_SINGLE])
+    return found if (found / _SINGLE).exists() else fetch()
+
+
+def _shards_of(index: Path) -> list[str]:
+    """The files that an index names; none where it is not what `open_weight_files` reads."""
+    weight_map = read_json_object(index, CheckpointError, max_bytes=_MAX_INDEX_BYTES).get(
+        "weight_map"
+    )
+    named = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    right = all(isinstance(name, str) and Path(name).name == name for name in named)
+    return sorted(set(named)) if right and len(named) <= _MAX_TENSORS else []
 
 
 def open_weight_files(folder: Path, names: list[str], repo_id: str | None) -> list[SafetensorsFile]:

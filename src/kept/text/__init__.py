@@ -2,6 +2,7 @@
 
 from kept.text.chat_template import ChatTemplate
 from kept.text.detokenizer import IncrementalDetokenizer
+from kept.text.gguf_tokenizer import gguf_tokenizer
 from kept.text.spelling import Spelling, ends_in_stop
 from kept.text.stop import StopChecker
 from kept.text.tokenizer import Tokenizer, find_tokenizer
@@ -14,4 +15,5 @@ __all__ = [
     "Tokenizer",
     "ends_in_stop",
     "find_tokenizer",
+    "gguf_tokenizer",
 ]

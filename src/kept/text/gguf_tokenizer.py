@@ -11,14 +11,13 @@ it does not know is refused, and not taken for GPT-2's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, models
 
 from kept.errors import TokenizerError
-from kept.gguf import GGUFHeader, read_header
+from kept.gguf import GGUFHeader
 from kept.text.gguf_merges import derive_merges
 from kept.text.gguf_splits import SPLITS, WHOLE_FIRST, cut_by
 from kept.text.library import refusing
@@ -37,12 +36,11 @@ _NAMES = {
 _GEMMA = ("gemma", "gemma2", "gemma3")
 
 
-def read_gguf_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]] | None:
+def gguf_tokenizer(header: GGUFHeader) -> tuple[tokenizers.Tokenizer, dict[str, str]] | None:
     """The library tokenizer of a GGUF file and its named tokens; None where it has none.
 
-    Raises TokenizerError for one that kept does not know or that is damaged, and as `read_header`.
+    Raises TokenizerError for one that kept does not know or that is damaged.
     """
-    header = read_header(path)
     if f"{_KEY}model" not in header.metadata or header.metadata[f"{_KEY}model"] == "none":
         return None
     return _Vocabulary(header).build()

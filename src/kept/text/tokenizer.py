@@ -10,9 +10,9 @@ from typing import Any
 import tokenizers
 
 from kept.errors import OptionError, TokenizerError
-from kept.gguf import is_gguf
+from kept.gguf import is_gguf, read_header
 from kept.text.cleanup import clean_up
-from kept.text.gguf_tokenizer import read_gguf_tokenizer
+from kept.text.gguf_tokenizer import gguf_tokenizer
 from kept.text.library import DECODING, ENCODING, refusing
 from kept.text.pipeline import (
     TOKENIZER_FILES,
@@ -187,7 +187,7 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
     not read.
     """
     if is_gguf(folder):
-        found = read_gguf_tokenizer(folder)
+        found = gguf_tokenizer(read_header(folder))
         return None if found is None else Tokenizer(*found)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         return None

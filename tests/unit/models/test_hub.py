@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from fnmatch import fnmatch
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,21 @@ from checkpoint_files import (
     SHARD_1,
     assert_holds_tensors,
     write_folder,
+    write_shards,
 )
+from gguf_files import write_gguf
 from huggingface_hub import constants
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from kept import LLM, quantize_checkpoint
+from kept.cli.description import describe_model
 from kept.errors import (
     CheckpointError,
     CheckpointNotFoundError,
 )
 from kept.models.checkpoint import open_checkpoint
+from kept.models.gguf_hub import split_gguf
 
 
 @pytest.fixture
@@ -154,8 +161,121 @@ def test_what_is_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     open_checkpoint("org/nonesuch-model", revision="v1")
     described, whole = hub.asked
     assert described == ("org/nonesuch-model", "v1", [OFFERED[0], INDEX, *OFFERED[4:6]])
-    # Of the commit that was looked at, should the branch have moved.
-    assert whole == ("org/nonesuch-model", "c" * 40, OFFERED[:6])
+    # Of the commit that was looked at, should the branch have moved; of two sets of weights one.
+    assert whole == ("org/nonesuch-model", "c" * 40, ["model.safetensors"])
+
+
+def test_of_an_index_its_shards_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = FakeHub(write_shards(tmp_path / "m"), monkeypatch)
+    assert_holds_tensors(open_checkpoint("org/nonesuch-model"))
+    assert [taken for _, _, taken in hub.asked][1:] == [[SHARD_1]]
+
+
+def test_weights_of_another_name_are_fetched_with_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = FakeHub(write_folder(tmp_path / "m", name="other.safetensors"), monkeypatch)
+    assert_holds_tensors(open_checkpoint("org/nonesuch-model"))
+    assert [taken for _, _, taken in hub.asked][1:] == [["model.safetensors"], OFFERED[:6]]
+
+
+def test_an_index_that_is_damaged_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "m", None)
+    (folder / INDEX).write_text('{"weight_map": {"a": ["x"]}}')
+    FakeHub(folder, monkeypatch)
+    with pytest.raises(CheckpointError, match=r"not a \.safetensors file"):
+        open_checkpoint("org/nonesuch-model")
+
+
+class FakeFiles:
+    """The hub's files, read over the network."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.asked = folder, list[tuple[str, str | None]]()
+        monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: self)
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
+
+    def open(self, name: str, revision: str | None, block_size: int) -> Any:
+        self.asked.append((name, revision))
+        return SizedFile((self.folder / name.rpartition("/")[2]).read_bytes())
+
+
+class SizedFile(BytesIO):
+    @property
+    def size(self) -> int:
+        return len(self.getvalue())
+
+
+def gguf_of(folder: Path, name: str, architecture: str = "llama") -> Path:
+    folder.mkdir(exist_ok=True)
+    hf = LlamaForCausalLM(
+        LlamaConfig(
+            **{**CONFIG, "hidden_size": 32, "intermediate_size": 32, "tie_word_embeddings": True}
+        )
+    )
+    more = None
+    if architecture != "llama":
+        more = lambda w: w.add_string("general.architecture", architecture)  # noqa: E731
+    return write_gguf(folder / name, hf, more=more)
+
+
+def test_a_gguf_file_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = gguf_of(tmp_path / "m", "q[8].gguf")
+    monkeypatch.setattr(sys.modules[__name__], "OFFERED", ["q8.gguf", "q[8].gguf", "config.json"])
+    hub, files = FakeHub(path.parent, monkeypatch), FakeFiles(path.parent, monkeypatch)
+    checkpoint = open_checkpoint("org/model:q[8].gguf", revision="v1")
+    assert checkpoint.folder == path
+    assert hub.asked == [("org/model", "v1", ["q[8].gguf"])]
+    assert files.asked == [("org/model/q[8].gguf", "v1")]
+    assert LLM("org/model:q[8].gguf").tokenizer is None
+    described = describe_model("org/model:q[8].gguf")
+    assert described.num_parameters == LLM(path).model.num_parameters
+    assert described.tokenizer() is None
+    assert not described.has_chat_template()
+    assert len(hub.asked) == 2  # nothing is fetched to describe it
+
+
+def test_a_gguf_file_that_kept_does_not_run_is_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = gguf_of(tmp_path / "m", "a.gguf", "rwkv9")
+    hub, _ = FakeHub(path.parent, monkeypatch), FakeFiles(path.parent, monkeypatch)
+    with pytest.raises(CheckpointError, match=r"org/model/a\.gguf holds .*'rwkv9'"):
+        open_checkpoint("org/model:a.gguf")
+    with pytest.raises(CheckpointNotFoundError, match=r"has no file 'b\.gguf'"):
+        open_checkpoint("org/model:b.gguf")
+    assert not hub.asked
+
+
+def test_a_repository_of_gguf_files_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m").mkdir()
+    FakeHub(tmp_path / "m", monkeypatch)
+    names = ["README.md", "m-Q8_0.gguf", "m-Q4_K_M.gguf"]
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, **__: names)
+    with pytest.raises(CheckpointError, match=r"2 GGUF files \(.*as org/model:m-Q4_K_M\.gguf"):
+        open_checkpoint("org/model")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("org/model:a.gguf", ("org/model", "a.gguf")),
+        ("org/model:BF16/a-00001-of-00002.gguf", ("org/model", "BF16/a-00001-of-00002.gguf")),
+        ("model:a.GGUF", ("model", "a.GGUF")),
+        ("org/model:../a.gguf", None),
+        ("org/model:a.bin", None),
+        ("org/model", None),
+        ("org/model:/a.gguf", None),
+    ],
+)
+def test_what_names_a_gguf_file(source: str, expected: tuple[str, str] | None) -> None:
+    assert split_gguf(source) == expected
 
 
 @pytest.mark.parametrize(
