@@ -142,9 +142,9 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("qwen3", {"model_type": "llama", "architectures": None}, WeightsError, "q_norm"),
     (
         "llama",
-        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        {"quantization_config": {"quant_method": "aqlm", "bits": 4}},
         UnsupportedFormatError,
-        "quantization_config.*'gptq'",
+        "quantization_config.*'aqlm'",
     ),
 ]
 

@@ -24,17 +24,18 @@ from kept.models import hub
 from kept.models.dtypes import DTYPES
 from kept.models.folder import find_folder
 from kept.models.foreign_formats import (
-    UNQUANTIZED,
     refuse_gguf_alone,
     refuse_other_files,
     refuse_quantized_tensors,
 )
+from kept.models.foreign_schemes import METHOD_ENTRY, MLX_ENTRY, Scheme, find_scheme
 from kept.models.gguf_checkpoint import open_gguf
 from kept.models.registry import find_family, read_config
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
-from kept.models.stacked_experts import StackedFiles, unstacked
+from kept.models.stacked_experts import unstacked
 from kept.models.weight_files import all_tensors, fetch_weights, open_weight_files
 from kept.ops.mxfp4 import Mxfp4Matrix
+from kept.ops.quantize import QuantizedMatrix
 from kept.options import GENERATION_CONFIG
 from kept.sampling import settings_of_model_config
 
@@ -58,6 +59,12 @@ class WeightFile(Protocol):
     def pieces(self, name: str) -> Iterator[tuple[slice, Tensor]]:
         """The same, some rows after the other."""
 
+    def codes(self, name: str) -> QuantizedMatrix | None:
+        """Kept's own codes of a matrix that is stored as such."""
+
+    def coded(self, name: str) -> Mxfp4Matrix | None:
+        """A matrix that is stored in MXFP4, as it is."""
+
     def close(self) -> None:
         """Let go of what reading has taken."""
 
@@ -69,8 +76,8 @@ class Checkpoint:
     folder: or the GGUF file that is all of it.
     `tensors` is in the order of the files and of the data within each, the cheapest to read in.
     `generation_config` is what `generation_source` says: generation_config.json, or the settings
-    that config.json holds where there is none, as old ones do. `stored_as` names the blocks that
-    the matrices of a GGUF file are in, None for plain numbers.
+    that config.json holds where there is none, as old ones do. `stored_as` names what
+    others have made of the matrices, as the blocks of a GGUF file, None for plain numbers.
     """
 
     folder: Path
@@ -104,6 +111,13 @@ class Checkpoint:
         """
         return self._file_of(name).pieces(name)
 
+    def codes(self, name: str) -> QuantizedMatrix | None:
+        """The codes that matrix `name` is stored as, None where they are not kept's own.
+
+        Raises as `read`.
+        """
+        return self._file_of(name).codes(name)
+
     def _file_of(self, name: str) -> WeightFile:
         if name not in self.tensors:
             raise WeightsError(f"{self.folder} holds no tensor named {name!r}.")
@@ -111,8 +125,7 @@ class Checkpoint:
 
     def coded(self, name: str) -> Mxfp4Matrix | None:
         """Tensor `name` where it is stored in MXFP4, as it is; None for any other."""
-        file = self.files[self.tensors[name].file]
-        return file.coded(name) if isinstance(file, StackedFiles) else None
+        return self._file_of(name).coded(name)
 
     def close(self) -> None:
         """Drop the mappings of all files, and with them the memory their pages took.
@@ -186,7 +199,7 @@ def _read_described(
             refuse_gguf_alone(repo_id, hub.list_files(repo_id, revision))
     config = read_json_object(folder / "config.json", CheckpointError)
     read_config(config)
-    _refuse_quantized(folder, config)
+    find_scheme(folder, config)
     _refuse_adapter(folder, names)
     refuse_other_files(folder, names, find_family(config).architecture)
     return names, config
@@ -209,6 +222,9 @@ def _open_folder(
     else:
         files = open_weight_files(folder, names, repo_id)
         _refuse_packed(files)
+        scheme = find_scheme(folder, config, find_family(config).quantized_as)
+        if scheme is not None:
+            return _open_coded(folder, config, generation_config, files, scheme, source)
     tensors, by_path = _laid_out(config, files)
     if QUANTIZATION not in config:
         refuse_quantized_tensors(folder, tensors)
@@ -227,29 +243,34 @@ def _laid_out(
     return apart.tensors, dict.fromkeys(by_path, apart)
 
 
+def _open_coded(
+    folder: Path,
+    config: Mapping[str, Any],
+    generation_config: Mapping[str, Any],
+    files: list[SafetensorsFile],
+    scheme: Scheme,
+    source: str,
+) -> Checkpoint:
+    all_tensors(files)  # raises for a name in two files
+    found, stored_as = scheme.open(files)
+    refuse_quantized_tensors(folder, found.tensors)
+    entries = (METHOD_ENTRY, MLX_ENTRY)
+    return Checkpoint(
+        folder,
+        {name: value for name, value in config.items() if name not in entries},
+        generation_config,
+        found.tensors,
+        dict.fromkeys(found.paths, found),
+        source,
+        stored_as,
+    )
+
+
 def _refuse_adapter(folder: Path, names: list[str]) -> None:
     if "adapter_config.json" in names:
         raise UnsupportedFormatError(
             f"{folder / 'adapter_config.json'} marks a PEFT adapter, which kept does not apply. "
             "Merge it into its base model (peft's `merge_and_unload`, then `save_pretrained`)."
-        )
-
-
-def _refuse_quantized(folder: Path, config: Mapping[str, Any]) -> None:
-    quantization = config.get("quantization_config")
-    if quantization is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
-        if method in find_family(config).quantized_as:
-            return
-        raise UnsupportedFormatError(
-            f"{folder / 'config.json'}: quantization_config says the weights are quantized "
-            f"(quant_method {method!r}), which kept cannot read. {UNQUANTIZED}"
-        )
-    other = config.get("quantization")
-    if isinstance(other, Mapping) and "bits" in other:
-        raise UnsupportedFormatError(
-            f"{folder / 'config.json'}: quantization says that MLX has quantized the weights to "
-            f"{other['bits']!r} bits, which kept cannot read. {UNQUANTIZED}"
         )
 
 

@@ -125,6 +125,20 @@ class Fields:
             raise self._wrong(name, value, f"a list of {length} numbers 0 or 1, one per layer")
         return [bool(x) for x in value]
 
+    def sizes(self, name: str) -> tuple[int, ...] | None:
+        """A list of positive integers, or None if absent."""
+        value = self._config.get(name)
+        if value is None:
+            return None
+        whole = isinstance(value, list | tuple) and all(type(x) is int for x in value)
+        if not whole or not all(0 < x < 2**31 for x in value):
+            raise self._wrong(name, value, "a list of integers of at least 1")
+        return tuple(value)
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all fields."""
+        return tuple(self._config)
+
     def nested(self, name: str) -> Fields | None:
         """The object under `name`, or None if absent or empty."""
         value = self._config.get(name)

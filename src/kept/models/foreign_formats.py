@@ -1,4 +1,4 @@
-"""Weights that kept does not read: what they are, and the way to such as it does."""
+"""Weights that kept cannot read as they are: what they are, and the way to such as it does."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def refuse_quantized_tensors(folder: Path, tensors: Iterable[str]) -> None:
         example = next((name for name in names if re.search(pattern, name)), None)
         if example is not None:
             raise UnsupportedFormatError(
-                f"The weights in {folder} are quantized ({format}, as {example!r} shows), which "
-                f"kept cannot read. {UNQUANTIZED}"
+                f"The weights in {folder} are quantized ({format}, as {example!r} shows), and "
+                "nothing in config.json says how. Use the config.json they were saved with. "
+                f"{UNQUANTIZED}"
             )
 
 

@@ -64,6 +64,12 @@ class GGUFWeights:
         for rows, numbers in read_rows(source.tensor, 0, shape[0], source.order):
             yield rows, _less(numbers, source.less)
 
+    def codes(self, name: str) -> None:
+        """Nothing: no block is one of kept's formats."""
+
+    def coded(self, name: str) -> None:
+        """Nothing: none is in MXFP4."""
+
     def close(self) -> None:
         """Nothing is held between reads."""
 

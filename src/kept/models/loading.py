@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from kept.models.weights import StoredWeights
 from kept.ops import plain_torch
 from kept.ops.activations import check_activations
 from kept.ops.backend import say_once
-from kept.ops.quantize import QuantizedFormat
+from kept.ops.quantize import QuantizedFormat, QuantizedMatrix
 
 _CPU = torch.device("cpu")
 BLOCKS_BECOME: QuantizedFormat = "int8"
@@ -106,10 +105,12 @@ def _load_original(
         weights.place_all()
         return model.eval()
     # Matrices are read when they are packed or rounded, so that memory holds one of them.
-    numbers = fetch_matrices(model, weights)
-    fetch: Fetch = weights.fetch_coded if weights.dtype == torch.bfloat16 else numbers
+    fetch: Fetch
     if quantize is not None:
-        fetch = partial(numbers, exact=reads_stored(checkpoint, dtype, weights.dtype))
+        fetch = fetch_to_quantize(checkpoint, dtype, model, weights, quantize)
+    else:
+        numbers = fetch_matrices(model, weights)
+        fetch = weights.fetch_coded if weights.dtype == torch.bfloat16 else numbers
     prepare(model, quantize, packing, fetch=fetch, device=place, activations=activations)
     give_back_freed_memory()
     return model.eval()
@@ -158,7 +159,7 @@ def open_weights(
     weights = StoredWeights(
         model, checkpoint, weight_map, dtype=wanted, device=device, progress=progress
     )
-    if rounds_once(checkpoint, dtype, wanted):
+    if checkpoint.stored_as is None and rounds_once(checkpoint, dtype, wanted):
         say_once(
             f"computing in {dtype_name(wanted)} what {checkpoint.folder} holds in float16, for "
             "which CPUs have no fast instructions; dtype='float32' keeps every bit, 'float16' its "
@@ -171,6 +172,27 @@ def fetch_matrices(model: CausalLM, weights: StoredWeights) -> Callable[..., Ten
     """Read what is no matrix into the model, and return what reads a matrix: `weights.fetch`."""
     weights.place_all_but(lambda: [sharing[0].weight for sharing in matrices(model)])
     return weights.fetch
+
+
+def fetch_to_quantize(
+    checkpoint: Checkpoint,
+    dtype: str | torch.dtype | None,
+    model: CausalLM,
+    weights: StoredWeights,
+    format: str,
+) -> Fetch:
+    """`fetch_matrices`, and what reads a matrix to be quantized to `format`.
+
+    As codes where it is stored as those of `format`, else as numbers.
+    """
+    fetch = fetch_matrices(model, weights)
+    exact = reads_stored(checkpoint, dtype, weights.dtype)
+
+    def fetch_matrix(parameter: Tensor) -> Tensor | QuantizedMatrix:
+        codes = weights.fetch_codes(parameter) if exact and format == "int8" else None
+        return fetch(parameter, exact=exact) if codes is None else codes
+
+    return fetch_matrix
 
 
 def rounds_once(

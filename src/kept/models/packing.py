@@ -39,7 +39,7 @@ def check_format(format: str | None) -> QuantizedFormat | None:
     )
 
 
-Fetch = Callable[[Tensor], Tensor | Mxfp4Matrix]
+Fetch = Callable[[Tensor], Tensor | QuantizedMatrix | Mxfp4Matrix]
 
 
 def prepare(
@@ -56,10 +56,10 @@ def prepare(
     format: quantize its matrices to "int8" or "int4". Where the torch reference runs the model,
     each is replaced by the numbers its codes stand for, which saves no memory. progress: called
     with the numbers packed so far and their total. fetch: gives the numbers of a matrix that is
-    still on the meta device, once each, or what it is stored as and is to be packed as; device: of
-    the rest, by default the model's. activations: how they meet quantized weights, see
-    `choose_activations`. Mutates the model. Raises OptionError for an unknown format, WeightsError
-    for weights that cannot be quantized, and as `choose_activations`.
+    still on the meta device, or its codes, once each; device: of the rest, by default the model's.
+    activations: how they meet quantized weights, see `choose_activations`. Mutates the model.
+    Raises OptionError for an unknown format, WeightsError for weights that cannot be quantized, and
+    as `choose_activations`.
     """
     kind = check_format(format)
     chosen = find_activations(model, activations, kind, model.dtype, device or model.device)
@@ -99,6 +99,7 @@ def _pack_floats(
     found = fetch(weight)
     if isinstance(found, Mxfp4Matrix):
         return found.pack(gated=gated, bias=bias)
+    assert isinstance(found, Tensor)
     return pack_matrix(found, format, gated=gated, bias=bias)
 
 
@@ -125,11 +126,14 @@ class Quantizer:
         return pack(found.codes, found.scales, gated=gated, bias=bias)
 
     def round(self, weight: Tensor) -> QuantizedMatrix:
-        """Quantize the next matrix (out, in)."""
-        numbers = self._fetch(weight)
-        if isinstance(numbers, Mxfp4Matrix):
-            numbers = numbers.numbers(torch.bfloat16)
-        found = quantize(numbers, self.format, self._tell)
+        """Quantize the next matrix (out, in), if it does not come so."""
+        found = self._fetch(weight)
+        if isinstance(found, Mxfp4Matrix):
+            found = found.numbers(torch.bfloat16)
+        if isinstance(found, QuantizedMatrix):
+            self._tell(weight.numel())
+        else:
+            found = quantize(found, self.format, self._tell)
         self._done += weight.numel()
         return found
 

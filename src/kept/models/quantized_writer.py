@@ -11,7 +11,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from kept.models.claim import UNFINISHED, claimed, discard, name_beside
 from kept.models.gguf_description import describe_gguf
 from kept.models.hub import DESCRIPTIONS
 from kept.models.layers import Linear
-from kept.models.loading import fetch_matrices, open_weights, reads_stored
+from kept.models.loading import fetch_to_quantize, open_weights
 from kept.models.moving import move
 from kept.models.native import Progress, matrices
 from kept.models.packing import Quantizer, check_format
@@ -93,7 +92,6 @@ def quantize_checkpoint(
         )
     place = find_target(target, checkpoint.folder, force=force)
     model, weights = open_weights(checkpoint, dtype=dtype, progress=loading)
-    exact = reads_stored(checkpoint, dtype, weights.dtype)
     try:
         with claimed(place):
             # Anew, as the claim may have put back what a killed run had moved away.
@@ -101,7 +99,7 @@ def quantize_checkpoint(
             temporary = name_beside(place, UNFINISHED)
             try:
                 temporary.mkdir()
-                fetch = partial(fetch_matrices(model, weights), exact=exact)
+                fetch = fetch_to_quantize(checkpoint, dtype, model, weights, kind)
                 _write(temporary, model, checkpoint, Quantizer(model, kind, quantizing, fetch))
             except BaseException:
                 discard(temporary, place)

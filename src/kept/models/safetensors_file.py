@@ -97,6 +97,12 @@ class SafetensorsFile:
         """
         yield slice(None), self.read(name)
 
+    def codes(self, name: str) -> None:
+        """Nothing: it holds numbers, and no codes of kept's."""
+
+    def coded(self, name: str) -> None:
+        """Nothing: none is in MXFP4."""
+
     def close(self) -> None:
         """Drop the file's mapping; a later `read` maps it again.
 

@@ -105,6 +105,9 @@ class StackedFiles:
         found = self._slices.get(name)
         return self._coded(found) if found is not None and found.blocks else None
 
+    def codes(self, name: str) -> None:
+        """Nothing: no matrix is in one of kept's own formats."""
+
     def close(self) -> None:
         """Drop the mappings of all files."""
         for file in self._files.values():

@@ -18,6 +18,7 @@ from kept.models.freed_memory import give_back_freed_memory
 from kept.models.weight_map import WeightMap
 from kept.models.weight_plan import Copy, plan_weights
 from kept.ops.mxfp4 import Mxfp4Matrix
+from kept.ops.quantize import QuantizedMatrix
 
 _GIVE_BACK = 16 << 20  # bytes fetched and freed before the system gets them back
 
@@ -143,6 +144,25 @@ class StoredWeights:
             self._since_given_back = 0
         self._since_given_back += parameter.numel() * self.dtype.itemsize
         return self.read(self._name_of[id(parameter)], exact=exact, borrow=borrow)
+
+    def fetch_codes(self, parameter: Tensor) -> QuantizedMatrix | None:
+        """The codes that all of a matrix `place_all_but` has left out is stored as.
+
+        None where they are not kept's own: it is for `fetch` then. Raises as `read`.
+        """
+        copies = sorted(self._copies[self._name_of[id(parameter)]], key=lambda copy: copy.start)
+        found: list[QuantizedMatrix] = []
+        for copy in copies:
+            self._make_room(self._checkpoint.tensors[copy.stored].num_bytes)
+            codes = None if copy.transpose else self._checkpoint.codes(copy.stored)
+            if codes is None:
+                return None
+            # Out of the mapping, so that it can be dropped before the next.
+            found.append(QuantizedMatrix(codes.format, codes.codes.clone(), codes.scales.clone()))
+        for copy in copies:
+            self._tell(self._checkpoint.tensors[copy.stored].num_bytes)
+        codes_of_all, scales = ([getattr(x, part) for x in found] for part in ("codes", "scales"))
+        return QuantizedMatrix(found[0].format, torch.cat(codes_of_all), torch.cat(scales))
 
     def _place(self, filled: Mapping[str, Tensor]) -> None:
         self._checkpoint.close()

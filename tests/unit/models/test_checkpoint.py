@@ -194,8 +194,8 @@ def test_no_config(tmp_path: Path) -> None:
 
 
 def test_quantization_config(tmp_path: Path) -> None:
-    config = {**CONFIG, "quantization_config": {"quant_method": "gptq", "bits": 4}}
-    with pytest.raises(UnsupportedFormatError, match=r"'gptq'.*unquantized"):
+    config = {**CONFIG, "quantization_config": {"quant_method": "hqq", "bits": 4}}
+    with pytest.raises(UnsupportedFormatError, match=r"'hqq'.*unquantized"):
         open_checkpoint(write_folder(tmp_path, config=config))
 
 
@@ -230,13 +230,13 @@ def test_weights_that_are_not_safetensors(
 
 def test_what_cannot_be_mended_is_named_first(tmp_path: Path) -> None:
     """The family, then the quantization, then the files."""
-    gptq = {"quantization_config": {"quant_method": "gptq"}}
-    write_folder(tmp_path, None, config={**CONFIG, **gptq, "model_type": "mamba"})
+    hqq = {"quantization_config": {"quant_method": "hqq"}}
+    write_folder(tmp_path, None, config={**CONFIG, **hqq, "model_type": "mamba"})
     (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
     with pytest.raises(UnsupportedModelError, match="'mamba', which kept does not know"):
         open_checkpoint(tmp_path)
-    write_folder(tmp_path, None, config={**CONFIG, **gptq})
-    with pytest.raises(UnsupportedFormatError, match="quant_method 'gptq'"):
+    write_folder(tmp_path, None, config={**CONFIG, **hqq})
+    with pytest.raises(UnsupportedFormatError, match="quant_method 'hqq'"):
         open_checkpoint(tmp_path)
     write_folder(tmp_path, None)
     with pytest.raises(UnsupportedFormatError, match="is pickled"):
@@ -266,12 +266,6 @@ def test_quantized_tensors_without_a_word_in_config_json(
     with pytest.raises(UnsupportedFormatError, match=f"{format}.*quantizes itself") as caught:
         open_checkpoint(tmp_path)
     assert f"'{linear}." in str(caught.value)
-
-
-def test_mlx_says_so_in_config_json(tmp_path: Path) -> None:
-    config = {**CONFIG, "quantization": {"group_size": 64, "bits": 4}}
-    with pytest.raises(UnsupportedFormatError, match="MLX has quantized the weights to 4 bits"):
-        open_checkpoint(write_folder(tmp_path, config=config))
 
 
 def test_pickles_beside_safetensors_are_left_alone(tmp_path: Path) -> None:

@@ -285,8 +285,7 @@ def test_what_names_a_gguf_file(source: str, expected: tuple[str, str] | None) -
         ({"architectures": ["LlamaForSequenceClassification"]}, "no language-model head"),
         ({"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu'"),
         ({"hidden_size": "4"}, "hidden_size = '4'"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quant_method 'awq'"),
-        ({"quantization": {"group_size": 64, "bits": 4}}, "MLX"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, "quant_method 'aqlm'"),
     ],
 )
 def test_no_weights_are_fetched_of_what_is_refused(
