@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
@@ -30,6 +31,7 @@ EXTRAS: Final = {
     "encrypt": ("cryptography",),
     "bench": ("matplotlib",),
     "gguf": ("gguf",),
+    "sentencepiece": ("protobuf", "sentencepiece"),
     "transformers": ("transformers",),
 }
 
@@ -243,10 +245,15 @@ def port(asked: Asked) -> Finding:
     return Finding("port", "ok", f"{where} is free")
 
 
+def _is_there(package: str) -> bool:
+    """Whether a package is installed, by its name among distributions or among modules."""
+    return find_spec(package) is not None or bool(list(distributions(name=package)))
+
+
 def extras(asked: Asked) -> Finding:
     """Which parts of kept that need more packages are there."""
     missing = {
-        name for name, needed in EXTRAS.items() if not all(find_spec(each) for each in needed)
+        name for name, needed in EXTRAS.items() if not all(_is_there(each) for each in needed)
     }
     there = ", ".join(name for name in EXTRAS if name not in missing) or "none"
     if missing:

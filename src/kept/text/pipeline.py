@@ -15,6 +15,7 @@ from tokenizers import AddedToken, models
 from kept.errors import TokenizerError
 from kept.json_file import check_regular, read_text
 from kept.text.library import refusing
+from kept.text.sentencepiece_file import SENTENCEPIECE_FILES, sentencepiece_backend
 from kept.text.tokenizer_classes import GENERIC, RULES, Rules, add_bos_eos
 from kept.text.tokenizer_file import check_backend, check_text
 
@@ -66,8 +67,8 @@ def resolve_tokenizer_class(declared: str | None, model_type: str | None) -> str
 class Loaded:
     """A library tokenizer without its class's tokens.
 
-    `tokenizer_class` is the class whose rules apply; `added` are the added tokens of tokenizer.json
-    by id; `has_json` says whether there is one.
+    `tokenizer_class` is the class whose rules apply; `added` are the added tokens by id, of
+    tokenizer.json or a SentencePiece file; `has_json` says whether it is the former.
     """
 
     backend: tokenizers.Tokenizer
@@ -85,8 +86,8 @@ def load_backend(folder: Path, config: Mapping[str, Any], tokenizer_class: str) 
     """
     path = folder / "tokenizer.json"
     if not (path.is_symlink() or path.exists()):
-        backend = _backend_without_json(folder, config, tokenizer_class)
-        return Loaded(backend, tokenizer_class, {}, has_json=False)
+        backend, added = _backend_without_json(folder, config, tokenizer_class)
+        return Loaded(backend, tokenizer_class, added, has_json=False)
     text = read_text(path, TokenizerError, max_bytes=_MAX_BYTES)
     rules = RULES.get(tokenizer_class)
     file = check_text(text, path, needed=rules is not None and rules.reads_file)
@@ -138,7 +139,7 @@ def _rules(name: str, backend: tokenizers.Tokenizer, text: str) -> Rules | None:
 
 def _backend_without_json(
     folder: Path, config: Mapping[str, Any], tokenizer_class: str
-) -> tokenizers.Tokenizer:
+) -> tuple[tokenizers.Tokenizer, Mapping[int, AddedToken]]:
     if not folder.is_dir():
         raise TokenizerError(f"{folder} is not a folder; give the folder of a checkpoint")
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
@@ -149,11 +150,15 @@ def _backend_without_json(
                 f"{folder} has vocab.json and merges.txt but no tokenizer.json, and how "
                 f"{_named(tokenizer_class)} splits text is not in them; {_CONVERT}"
             )
-        return _backend_from_merges(vocab, merges, rules, config)
+        return _backend_from_merges(vocab, merges, rules, config), {}
+    pieces = SENTENCEPIECE_FILES.get(tokenizer_class)
+    if pieces is not None and (folder / pieces).is_file():
+        return sentencepiece_backend(folder / pieces, tokenizer_class, config)
     for name in _FOREIGN:
         if (folder / name).is_file():
             raise TokenizerError(
-                f"{folder} has {name} but no tokenizer.json, which kept reads; {_CONVERT}"
+                f"{folder} has {name} but no tokenizer.json, and how {_named(tokenizer_class)} "
+                f"reads it kept does not know; {_CONVERT}"
             )
     raise TokenizerError(
         f"{folder} has no tokenizer.json (nor vocab.json with merges.txt); copy tokenizer.json and"

@@ -74,7 +74,8 @@ class Tokenizer:
     def from_folder(cls, folder: Path) -> Tokenizer:
         """Load the tokenizer of a checkpoint folder.
 
-        Reads tokenizer.json (else vocab.json with merges.txt), tokenizer_config.json,
+        Reads tokenizer.json (else vocab.json with merges.txt, or the SentencePiece file of Llama's,
+        Gemma's and T5's classes), tokenizer_config.json,
         special_tokens_map.json, added_tokens.json and, for the model type, config.json.
         Raises `TokenizerError` naming the file and the remedy when one is missing or broken.
         """

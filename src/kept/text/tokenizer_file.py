@@ -45,10 +45,15 @@ def check_text(text: str, path: Path, *, needed: bool = False) -> dict[str, Any]
         ) from error
     if not isinstance(file, dict):
         raise TokenizerError(f"{path} must hold a JSON object; copy or download it again")
+    check_file(file, path)
+    return file
+
+
+def check_file(file: Mapping[str, Any], path: Path) -> None:
+    """`check_text` of what a tokenizer.json holds. path: where it is from."""
     for step in _steps(file.get("normalizer"), "normalizers"):
         if step.get("type") == "Precompiled":
             _check_table(step.get("precompiled_charsmap"), path)
-    return file
 
 
 def check_backend(backend: tokenizers.Tokenizer, path: Path) -> None:

@@ -11,10 +11,10 @@ _MAX_WORK = 1 << 28  # characters; 262,144 tokens of Gemma need a twentieth of i
 
 
 def derive_merges(
-    vocabulary: Mapping[str, int], scores: Mapping[str, float], path: Path
+    vocabulary: Mapping[str, int], scores: Mapping[str, float] | None, path: Path
 ) -> list[tuple[str, str]]:
-    """Every pair of tokens that makes a token, those of the highest score first, as transformers
-    orders them (`generate_merges`).
+    """Every pair of tokens that makes a token, those of the highest score first, or without scores
+    those of the lowest id, as transformers orders them (`generate_merges`).
 
     Raises TokenizerError for tokens too long to be cut at every place.
     """
@@ -23,7 +23,7 @@ def derive_merges(
             f"the tokens of {path} are longer than any vocabulary's; download the file again"
         )
     found: list[tuple[float, int, int, tuple[str, str]]] = []
-    for token, score in scores.items():
+    for token, score in (vocabulary if scores is None else scores).items():
         local = []
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
@@ -32,5 +32,5 @@ def derive_merges(
         if len(local) > 1:
             local.sort(key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
         found += [(score, len(pair[0]), len(pair[1]), pair) for pair in local]
-    found.sort(key=lambda each: each[:3], reverse=True)
+    found.sort(key=lambda each: each[:3], reverse=scores is not None)
     return [each[3] for each in found]
