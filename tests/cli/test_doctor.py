@@ -22,6 +22,7 @@ from kept.cli import checkups
 from kept.cli.app import app
 from kept.cli.checkups import Asked, Finding
 from kept.cli.clients import CLIENTS
+from kept.cli.extras import EXTRAS
 from kept.errors import OptionError
 
 ASKED = Asked("127.0.0.1", 0, None)
@@ -94,7 +95,7 @@ def test_each_ill_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert changed(checkups.store, there).state == "error"
     monkeypatch.setattr("resource.getrlimit", lambda _: (256, 1 << 20))
     assert "ulimit -n 65536" in changed(checkups.open_files).remedy
-    monkeypatch.setattr(checkups, "find_spec", lambda name: None)
+    monkeypatch.setattr("kept.cli.extras.find_spec", lambda name: None)
     assert "kept-llm[" in changed(checkups.extras).remedy
     monkeypatch.setattr("time.time", lambda: 0.0)
     assert changed(checkups.clock).state == "error"
@@ -214,6 +215,6 @@ def test_extras_are_those_of_the_package() -> None:
     """A part whose packages are not all asked for would be told to be there."""
     project = Path(__file__).parents[2] / "pyproject.toml"
     extras = tomllib.loads(project.read_text())["project"]["optional-dependencies"]
-    for name, needed in checkups.EXTRAS.items():
+    for name, needed in EXTRAS.items():
         listed = {re.split(r"[\[<>=]", each)[0].replace("-", "_") for each in extras[name]}
         assert listed == set(needed), name

@@ -10,11 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import distributions
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
+from kept.cli.extras import EXTRAS, missing_extras
 from kept.format import format_bytes
 from kept.options import PREFIX_STORE
 
@@ -25,15 +24,6 @@ NO_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 LITTLE_ROOM: Final = 2 << 30  # bytes of a disk
 FAR: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph", "glusterfs"})
 NO_EARLIER: Final = 1_750_000_000  # seconds of a clock that may be right: June 2025
-EXTRAS: Final = {
-    "serve": ("fastapi", "llguidance", "prometheus_client", "pydantic", "uvicorn"),
-    "grammar": ("llguidance",),
-    "encrypt": ("cryptography",),
-    "bench": ("matplotlib",),
-    "gguf": ("gguf",),
-    "sentencepiece": ("protobuf", "sentencepiece"),
-    "transformers": ("transformers",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,16 +235,9 @@ def port(asked: Asked) -> Finding:
     return Finding("port", "ok", f"{where} is free")
 
 
-def _is_there(package: str) -> bool:
-    """Whether a package is installed, by its name among distributions or among modules."""
-    return find_spec(package) is not None or bool(list(distributions(name=package)))
-
-
 def extras(asked: Asked) -> Finding:
     """Which parts of kept that need more packages are there."""
-    missing = {
-        name for name, needed in EXTRAS.items() if not all(_is_there(each) for each in needed)
-    }
+    missing = missing_extras()
     there = ", ".join(name for name in EXTRAS if name not in missing) or "none"
     if missing:
         names = ",".join(sorted(missing))
