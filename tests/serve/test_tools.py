@@ -12,6 +12,7 @@ from jsonschema import validate
 from . import test_anthropic, test_ollama, test_responses
 from .scripted import scripted
 from .serving import Served, served
+from .test_openai import chunks
 
 SCHEMA = {
     "type": "object",
@@ -240,6 +241,28 @@ def test_what_ollama_says_the_model_can_do(server: Served) -> None:
     assert shown["capabilities"] == ["completion", "tools", "thinking"]
     told = test_ollama.post(server, "/api/generate", prompt="think", stream=False).json()
     assert (told["response"], told["thinking"]) == ("Yes.", "well")
+
+
+@pytest.mark.parametrize("asked", ["think", "call", "stumble"])
+def test_tokens_of_reasoning_are_counted(server: Served, asked: str) -> None:
+    """To the mark that ends it, which is a token: whole, streamed, and while it is written."""
+    tokenizer = server.service.llm.tokenizer
+    assert tokenizer is not None
+    before, mark, _ = SCRIPT[asked].rpartition("</think>")
+    count = len(tokenizer.encode(before + mark))
+    body = {"messages": said(asked), "max_tokens": 70}
+    details = ("completion_tokens_details", "reasoning_tokens")
+    whole = server.chat(**body, n=2).json()["usage"]
+    assert whole[details[0]][details[1]] == 2 * count
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    told = chunks(server, "/v1/chat/completions", {**body, "stream_options": options})
+    counts = [each["usage"][details[0]][details[1]] for each in told]
+    assert counts == sorted(counts)
+    assert counts[-1] == count
+    found = test_responses.ask(server, input=asked, max_output_tokens=70)["usage"]
+    assert found["output_tokens_details"][details[1]] == count
+    cut = server.chat(messages=said(asked), max_tokens=4).json()["usage"]
+    assert cut[details[0]][details[1]] == min(count, 4)
 
 
 def test_a_schema_is_kept_to_behind_free_reasoning(server: Served) -> None:

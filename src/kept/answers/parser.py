@@ -41,15 +41,27 @@ class AnswerParser:
         self._has_content = False
         self._drops_space = in_reasoning  # as at the beginning of reasoning, and behind it
         self.num_calls = 0  # that have begun
+        self._num_read = self._num_reasoned = 0  # characters
         self._read: Callable[[str], Iterator[Part]] = self._at_start
         if in_reasoning:
             self._read = self._in_reasoning
         elif form.reasoning is None:
             self._read = self._in_content
 
+    @property
+    def reasoned(self) -> int:
+        """How many characters of the text so far are its reasoning, the marks and what is before
+        them included."""
+        return self._num_read if self._read == self._in_reasoning else self._num_reasoned
+
     def add(self, text: str) -> list[Part]:
         """Take the next piece of text, give what is certain now."""
-        return _merged(part for character in text for part in self._read(character))
+        return _merged(self._add(text))
+
+    def _add(self, text: str) -> Iterator[Part]:
+        for character in text:
+            self._num_read += 1
+            yield from self._read(character)
 
     def finish(self) -> list[Part]:
         """Say that no more text comes, and give the rest."""
@@ -83,6 +95,7 @@ class AnswerParser:
         assert self._form.reasoning is not None, "only with reasoning is it a state"
         self._held += character
         if self._held.lstrip() == self._form.reasoning[1]:
+            self._num_reasoned = self._num_read
             self._held, self._drops_space, self._read = "", True, self._in_content
         elif text := self._let_go(self._form.reasoning[1]):
             yield Reasoning(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -52,6 +53,8 @@ class Continuation:
     score: float | None = None
     _pieces: list[str] = field(default_factory=list)
     _foreseen: list[bool] = field(default_factory=list)  # of each piece, at least as many
+    _drawn: list[int] = field(default_factory=list)  # tokens when it was certain, the same
+    _ends: list[int] = field(default_factory=list)  # where in the text, the same
     _taken: int = 0
     _spelling: Spelling | None = None
 
@@ -131,7 +134,9 @@ class Continuation:
             history.append(token)
         self.history, self.logprobs, self.score = history, logprobs, score
         if self._spelling is not None:
-            self._add(self._spelling.add(tokens))
+            for number, token in enumerate(tokens, 1):
+                if piece := self._spelling.add([token]):
+                    self._add(piece, number)
 
     def finish(self, reason: FinishReason) -> None:
         """Give out what text was withheld, and end. A stop string found only now counts."""
@@ -155,9 +160,19 @@ class Continuation:
             self.finish("error")
         self.finish_reason = "error"
 
-    def _add(self, piece: str) -> None:
-        self._foreseen.append(self.is_foreseen)  # first, as another thread may take the piece
+    def _add(self, piece: str, num_drawn: int | None = None) -> None:
+        # Last what another thread looks at first.
+        self._drawn.append(self.history.num_generated if num_drawn is None else num_drawn)
+        self._ends.append(len(piece) + (self._ends[-1] if self._ends else 0))
+        self._foreseen.append(self.is_foreseen)
         self._pieces.append(piece)
+
+    def tokens_of(self, num_characters: int) -> int:
+        """How many tokens had been drawn when so many characters of its text were certain."""
+        if num_characters <= 0:
+            return 0
+        found = bisect_left(self._ends, num_characters)
+        return self.history.num_generated if found == len(self._ends) else self._drawn[found]
 
     def take_text(self) -> str:
         """The text of the first token since the last call that spelled any; "" if none did.

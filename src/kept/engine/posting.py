@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import Final
 
-SHARE: Final = 0.05  # of the time, that telling of tokens may take the loop's thread
+SHARE: Final = 0.025  # of the time, that telling of tokens may take the loop's thread
 LONGEST: Final = 0.05  # seconds that a token is kept back, however long telling takes
 
 

@@ -11,6 +11,7 @@ from kept.answers import AnswerParser, Content, Message, Part
 from kept.engine import Completion, Continuation, Piece
 from kept.serve.admission import Ticket
 from kept.serve.asked import Asked
+from kept.serve.counts import Count, count_of
 from kept.serve.events import Delta, Event, Finished, Progress, Started
 from kept.serve.flow import merged, ticking
 from kept.serve.reading import Read
@@ -38,6 +39,7 @@ class Answer:
         self.place, self.wait = ticket.place, ticket.wait
         self.log: dict[str, Any] = {}
         self._is_closed = False
+        self._parsers: dict[int, AnswerParser] = {}  # the last of each text
         self.prompts = [each.tokens for each in found]
 
     @property
@@ -58,18 +60,26 @@ class Answer:
     @property
     def completions(self) -> list[Completion]:
         """What every text has come to, by index."""
-        texts = [
-            (number, text)
-            for number, each in enumerate(self._read)
-            for text in each.request.group.results
-            for _ in range(each.copies)
-        ]
-        return [_completion(text, number, index) for index, (number, text) in enumerate(texts)]
+        return [_completion(text, prompt, i) for i, (prompt, text) in enumerate(self._texts())]
+
+    @property
+    def counts(self) -> list[Count]:
+        """What every text has taken so far, by index."""
+        return [self._count(i, prompt, text) for i, (prompt, text) in enumerate(self._texts())]
+
+    def count(self, index: int) -> Count:
+        """The same of one of them."""
+        prompt, text = self._texts()[index]
+        return self._count(index, prompt, text)
 
     def parser(self, index: int) -> AnswerParser | None:
-        """A parser of a text's parts, by its index; None: it has none but its text."""
+        """A new parser of a text's parts, by its index; None: it has none but its text. Counts say
+        of reasoning what the last one of a text has read."""
         shape = self._read[index // self.texts_of_prompt].shape
-        return None if shape is None else shape.parser()
+        if shape is None:
+            return None
+        found = self._parsers[index] = shape.parser()
+        return found
 
     def message(self, found: Completion) -> Message:
         """The parts of a text that has ended."""
@@ -136,6 +146,19 @@ class Answer:
                             yield _delta(first + index, piece)
                         if piece.is_last:
                             yield self._finished(first + index, number, texts[piece.index])
+
+    def _texts(self) -> list[tuple[int, Continuation]]:
+        """The texts by index, each with the number of its prompt."""
+        return [
+            (number, text)
+            for number, each in enumerate(self._read)
+            for text in each.request.group.results
+            for _ in range(each.copies)
+        ]
+
+    def _count(self, index: int, prompt: int, text: Continuation) -> Count:
+        parser = self._parsers.get(index)
+        return count_of(text, prompt, 0 if parser is None else parser.reasoned)
 
     def _finished(self, index: int, prompt: int, text: Continuation) -> Finished:
         failure = None

@@ -14,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from kept.serve.connection import HAND_ON
+
 T = TypeVar("T")
 # Made once: json.dumps would make one for each piece.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -69,6 +71,7 @@ class EventStream(Response):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._pieces, self._comment = pieces, comment
+        self._hand_on: Callable[[bytes], bool] = _never
         self._is_sending, self._sent_at = False, 0.0
         given = {
             "Content-Type": f"{media_type}; charset=utf-8",
@@ -83,6 +86,7 @@ class EventStream(Response):
         """See ASGI."""
         begin = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(begin)
+        self._hand_on = scope.get("state", {}).get(HAND_ON, _never)
         sending = asyncio.ensure_future(self._send(send))
         leaving = asyncio.ensure_future(_left(receive))
         try:
@@ -102,14 +106,17 @@ class EventStream(Response):
             async with aclosing(self._pieces) as pieces:
                 async for piece in pieces:
                     if piece:
-                        await self._hand_on(piece, send)
+                        if self._hand_on(piece):
+                            self._sent_at = monotonic()
+                        else:
+                            await self._send_on(piece, send)
         finally:
             beating.cancel()
             with suppress(asyncio.CancelledError, OSError):
                 await beating
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _hand_on(self, body: bytes, send: Send) -> None:
+    async def _send_on(self, body: bytes, send: Send) -> None:
         self._is_sending = True
         await send({"type": "http.response.body", "body": body, "more_body": True})
         self._is_sending = False
@@ -121,8 +128,13 @@ class EventStream(Response):
         while self._comment is not None:
             wait = self._sent_at + KEEP_ALIVE - monotonic()
             if wait <= 0 and not self._is_sending:
-                await self._hand_on(self._comment(), send)
+                await self._send_on(self._comment(), send)
             await asyncio.sleep(wait if wait > 0 else KEEP_ALIVE)
+
+
+def _never(piece: bytes) -> bool:
+    """Of a server that is not our own."""
+    return False
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

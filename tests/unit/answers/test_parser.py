@@ -114,3 +114,19 @@ def test_a_template_tells_the_form(template: str, style: CallStyle, thinks: bool
     assert (found.style, found.reasoning is not None) == (style, thinks)
     assert found.takes_tools == ("tools" in template)
     assert found.opens_reasoning("x<think>\n") == thinks
+
+
+@pytest.mark.parametrize("in_reasoning", [False, True])
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_where_reasoning_has_ended(step: int, in_reasoning: bool) -> None:
+    text = f"{'' if in_reasoning else ' <think>'}a < b</think>\n\nc</think>"
+    parser = AnswerParser(FORMS[-1], in_reasoning=in_reasoning)
+    assert parser.reasoned == 0
+    parser.add(text[:10])
+    assert parser.reasoned == 10
+    for begin in range(10, len(text), step):
+        parser.add(text[begin : begin + step])
+    assert parser.reasoned == text.index("</think>") + len("</think>")
+    plain = AnswerParser(FORMS[-1])
+    plain.add("no <think>of</think> it")
+    assert plain.reasoned == 0

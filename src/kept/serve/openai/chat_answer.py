@@ -15,6 +15,8 @@ from kept.serve.openai.heard import Envelope, Telling
 from kept.serve.openai.logprobs import chat_logprobs
 from kept.serve.openai.usage import timings_of, usage_of
 from kept.serve.service import Service
+from kept.serve.sse import sse
+from kept.serve.template import TEXT
 from kept.text import Tokenizer
 
 
@@ -37,7 +39,7 @@ def chat_body(
         for index, found in enumerate(completions)
     ]
     return Envelope(service, "chatcmpl", "chat.completion").around(
-        choices, usage=usage_of(completions), timings=timings_of(completions[0])
+        choices, usage=usage_of(answer.counts), timings=timings_of(answer.count(0))
     )
 
 
@@ -94,31 +96,28 @@ class ChatTelling(Telling):
         self._per = per
         self._parsers = [answer.parser(index) for index in range(answer.num_texts)]
 
-    def tell_text(self, event: Event) -> Iterator[dict[str, Any]]:
+    def tell_text(self, event: Event) -> Iterator[bytes]:
         """See `Telling.tell_text`."""
         if isinstance(event, Started):
             for index in range(self._answer.num_texts):
-                yield self.around([self._choice(index, {"role": "assistant", "content": ""})])
+                delta = {"role": "assistant", "content": ""}
+                yield sse(self.around([self._choice(index, delta)]))
         elif isinstance(event, Delta) and (event.text or event.logprobs):
-            parser = self._parsers[event.index]
-            if parser is None:
-                delta = {"content": event.text}
-                yield self._told(event.index, delta, event.logprobs, event.foreseen)
-                return
-            deltas = [_delta(part) for part in parser.add(event.text)]
-            if not deltas and event.logprobs:
-                deltas = [{"content": ""}]
+            parser, whole = self._parsers[event.index], Content(event.text)
+            parts: list[Part] = [whole] if parser is None else parser.add(event.text)
+            if not parts and event.logprobs:
+                parts = [Content("")]
             # Where a text is told in parts, its characters are no longer where drafts foresaw them.
-            foreseen = event.foreseen if deltas == [{"content": event.text}] else ()
-            for i, delta in enumerate(deltas):
-                yield self._told(event.index, delta, () if i else event.logprobs, foreseen)
+            foreseen = event.foreseen if parts == [whole] else ()
+            for i, part in enumerate(parts):
+                yield self._told(event.index, part, () if i else event.logprobs, foreseen)
 
-    def tell(self, event: Event) -> Iterator[dict[str, Any]]:
+    def tell(self, event: Event) -> Iterator[bytes]:
         """See `Telling.tell`."""
         if isinstance(event, Finished) and event.failure is None:
             parser = self._parsers[event.index]
             for part in () if parser is None else parser.finish():
-                yield self._told(event.index, _delta(part))
+                yield self._told(event.index, part)
         yield from super().tell(event)
 
     def last_choice(self, event: Finished) -> dict[str, Any]:
@@ -130,15 +129,19 @@ class ChatTelling(Telling):
     def _told(
         self,
         index: int,
-        delta: dict[str, Any],
+        part: Part,
         drawn: tuple[TokenLogprobs, ...] = (),
         foreseen: tuple[tuple[int, int], ...] = (),
-    ) -> dict[str, Any]:
-        choice = self._choice(index, delta, drawn)
+    ) -> bytes:
+        is_plain = not (drawn or foreseen or self._per or self._continuous)
+        if is_plain and isinstance(part, Content | Reasoning):
+            name = "content" if isinstance(part, Content) else "reasoning_content"
+            return self.filled((index, name), part.text, lambda: self._choice(index, {name: TEXT}))
+        choice = self._choice(index, _delta(part), drawn)
         if foreseen:
             choice["kept"] = {"drafted": foreseen}
-        more = {"timings": timings_of(self._answer.completions[index])} if self._per else {}
-        return self.around([choice], **more)
+        more = {"timings": timings_of(self._answer.count(index))} if self._per else {}
+        return sse(self.around([choice], **more))
 
     def _choice(
         self, index: int, delta: dict[str, Any], drawn: tuple[TokenLogprobs, ...] = ()

@@ -13,10 +13,12 @@ from kept.serve.openai.heard import Envelope, Telling
 from kept.serve.openai.logprobs import completion_logprobs
 from kept.serve.openai.usage import timings_of, usage_of
 from kept.serve.service import Service
+from kept.serve.sse import sse
+from kept.serve.template import TEXT
 
 
 def completion_body(
-    service: Service, completions: Sequence[Completion], echoes: Sequence[Echo]
+    service: Service, answer: Answer, completions: Sequence[Completion], echoes: Sequence[Echo]
 ) -> dict[str, Any]:
     """The whole answer. echoes: of each prompt, none: it is not answered."""
     tokenizer = service.llm.tokenizer
@@ -32,7 +34,7 @@ def completion_body(
             behind = completion_logprobs(tokenizer, found.logprobs, len(text))
         choices.append(_choice(index, text + found.text, joined(before, behind), found))
     return Envelope(service, "cmpl", "text_completion").around(
-        choices, usage=usage_of(completions), timings=timings_of(completions[0])
+        choices, usage=usage_of(answer.counts), timings=timings_of(answer.count(0))
     )
 
 
@@ -69,20 +71,25 @@ class CompletionTelling(Telling):
         self._echoes = echoes
         self._lengths: dict[int, int] = {}  # of the texts so far, in characters
 
-    def tell_text(self, event: Event) -> Iterator[dict[str, Any]]:
+    def tell_text(self, event: Event) -> Iterator[bytes]:
         """See `Telling.tell_text`."""
         if isinstance(event, Started) and self._echoes:
             echo, width = self._echoes[event.prompt], self._answer.texts_of_prompt
             for index in range(event.prompt * width, (event.prompt + 1) * width):
                 self._lengths[index] = len(echo.text)
-                yield self.around([_choice(index, echo.text, echo.logprobs(self._service), None)])
+                choice = _choice(index, echo.text, echo.logprobs(self._service), None)
+                yield sse(self.around([choice]))
         elif isinstance(event, Delta) and (event.text or event.logprobs):
-            offset = self._lengths.get(event.index, 0)
-            self._lengths[event.index] = offset + len(event.text)
-            logprobs = None
-            if event.logprobs:
-                logprobs = completion_logprobs(self._tokenizer, event.logprobs, offset)
-            yield self.around([_choice(event.index, event.text, logprobs, None)])
+            index, text = event.index, event.text
+            offset = self._lengths.get(index, 0)
+            self._lengths[index] = offset + len(text)
+            if event.logprobs or self._continuous:
+                logprobs = None
+                if event.logprobs:
+                    logprobs = completion_logprobs(self._tokenizer, event.logprobs, offset)
+                yield sse(self.around([_choice(index, text, logprobs, None)]))
+            else:
+                yield self.filled((index, ""), text, lambda: _choice(index, TEXT, None, None))
 
     def last_choice(self, event: Finished) -> dict[str, Any]:
         """See `Telling.last_choice`."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -17,6 +18,7 @@ from kept.serve.openai.usage import timings_of, usage_of
 from kept.serve.refusal import Refusal
 from kept.serve.service import Service
 from kept.serve.sse import sse
+from kept.serve.template import Template
 
 log = logging.getLogger("kept.serve")
 
@@ -33,7 +35,7 @@ class Envelope:
             "system_fingerprint": service.fingerprint,
         }
 
-    def around(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    def around(self, choices: Sequence[object], **more: Any) -> dict[str, Any]:
         """An object with these choices."""
         return {**self._fixed, "choices": choices, **more}
 
@@ -52,7 +54,7 @@ async def hear(answer: Answer) -> list[Completion]:
     return [found[index] for index in sorted(found)]
 
 
-class Telling:
+class Telling(ABC):
     """Turns the events of an answer into the pieces of a stream.
 
     A subclass says how a choice looks. include_usage: one object without choices at the end says
@@ -64,59 +66,72 @@ class Telling:
     ) -> None:
         self._answer, self._envelope = answer, envelope
         self._include_usage, self._continuous = include_usage, continuous
+        self._templates: dict[tuple[int, str], Template] = {}
         self._finished: dict[int, Completion] = {}
         self._failure: Refusal | None = None
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The stream, down to its last line."""
+        last = b""
         try:
             async with aclosing(self._answer.events()) as events:
                 async for event in events:
-                    for told in self.tell(event):
-                        yield sse(told)
+                    piece = b"".join(self.tell(event))
+                    if len(self._finished) == self._answer.num_texts:
+                        last = piece  # what follows comes at once
+                    else:
+                        yield piece
         except Exception as error:
             log.exception("a stream failed")
             self._failure = self._answer.service.refusal_of(error)
         if self._failure is not None:
-            yield sse(error_body(self._failure))
+            yield last + sse(error_body(self._failure))
             return
         if self._include_usage:
-            yield sse(self._envelope.around([], usage=self._usage()))
-        yield sse("[DONE]")
+            last += sse(self._envelope.around([], usage=self._usage()))
+        yield last + sse("[DONE]")
 
-    def tell(self, event: Event) -> Iterator[dict[str, Any]]:
-        """The objects that an event becomes."""
+    def tell(self, event: Event) -> Iterator[bytes]:
+        """What is sent of an event."""
         if isinstance(event, Progress):
-            yield self._envelope.around([], prompt_progress=progress_of(event))
+            yield sse(self._envelope.around([], prompt_progress=progress_of(event)))
         elif isinstance(event, Finished):
             if event.failure is not None:
                 self._failure = self._failure or event.failure
                 return
             self._finished[event.index] = event.completion
-            more: dict[str, Any] = {"timings": timings_of(event.completion)}
+            more: dict[str, Any] = {"timings": timings_of(self._answer.count(event.index))}
             is_last = len(self._finished) == self._answer.num_texts
             if is_last and not self._include_usage:
                 more["usage"] = self._usage()
-            yield self.around([self.last_choice(event)], **more)
+            yield sse(self.around([self.last_choice(event)], **more))
         else:
             yield from self.tell_text(event)
 
-    def tell_text(self, event: Event) -> Iterator[dict[str, Any]]:
-        """The objects of a text that begins or goes on."""
-        raise NotImplementedError
+    @abstractmethod
+    def tell_text(self, event: Event) -> Iterator[bytes]:
+        """What is sent of a text that begins or goes on."""
 
+    @abstractmethod
     def last_choice(self, event: Finished) -> dict[str, Any]:
         """The choice that says why a text has ended."""
-        raise NotImplementedError
 
-    def around(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    def filled(self, key: tuple[int, str], text: str, choice: Callable[[], object]) -> bytes:
+        """The object with one choice, in which nothing but this text is new. key: of a text and how
+        it is told. choice: as it is with `TEXT` in its place."""
+        template = self._templates.get(key)
+        if template is None:
+            template = self._templates[key] = Template(self.around([choice()]))
+        return template.filled(text)
+
+    def around(self, choices: Sequence[object], **more: Any) -> dict[str, Any]:
         """An object of the stream, with the usage so far where that is wanted."""
         if self._include_usage:
             more.setdefault("usage", self._usage() if self._continuous else None)
         return self._envelope.around(choices, **more)
 
     def _usage(self) -> dict[str, Any]:
-        return usage_of(self._answer.completions)
+        return usage_of(self._answer.counts)
 
 
 def progress_of(event: Progress) -> Mapping[str, Any]:

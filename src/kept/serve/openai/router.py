@@ -59,7 +59,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         telling = CompletionTelling(service, answer, *_wants(body), echoes)
         return EventStream(telling.pieces(), headers=place_headers(answer))
     found = await unless_gone(request, hear(answer))
-    return json_response(completion_body(service, found, echoes), place_headers(answer))
+    return json_response(completion_body(service, answer, found, echoes), place_headers(answer))
 
 
 @router.post("/v1/embeddings", response_model=None)

@@ -54,9 +54,10 @@ class Resource:
         output: list[dict[str, Any]],
         found: Completion | None = None,
         failure: Refusal | None = None,
+        reasoning_tokens: int = 0,
     ) -> dict[str, Any]:
         """The object with so much output. found: of a text that has ended; failure: why it could
-        not go on."""
+        not go on. reasoning_tokens: how many of its tokens are reasoning."""
         is_over = found is not None or failure is not None
         return {
             "id": self.id,
@@ -70,7 +71,7 @@ class Resource:
             else None,
             "model": self._body.model or self._service.models[0],
             "output": list(output),
-            "usage": None if found is None else self._usage(found),
+            "usage": None if found is None else self._usage(found, reasoning_tokens),
             "prompt_cache_diagnostics": None if found is None else self._diagnosis(found),
             "system_fingerprint": self._service.fingerprint,
             **self._asked(),
@@ -130,7 +131,7 @@ class Resource:
             "prompt_cache_options": caching,
         }
 
-    def _usage(self, found: Completion) -> dict[str, Any]:
+    def _usage(self, found: Completion, reasoning_tokens: int) -> dict[str, Any]:
         written = 0 if self._body.caching.prewarm else len(found.token_ids)
         return {
             "input_tokens": found.prompt_tokens,
@@ -139,7 +140,7 @@ class Resource:
                 "cache_write_tokens": found.prompt_tokens - found.cached_tokens,
             },
             "output_tokens": written,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": min(reasoning_tokens, written)},
             "total_tokens": found.prompt_tokens + written,
             "kept": kept_usage([found]),
         }

@@ -95,7 +95,8 @@ class Telling:
     def end(self) -> dict[str, Any]:
         """The last event."""
         found = None if self.failure is not None else self.completion
-        body = self._resource.body(self._writing.output, found, self.failure)
+        reasoning = self._answer.count(0).reasoning_tokens
+        body = self._resource.body(self._writing.output, found, self.failure, reasoning)
         if self._on_end is not None and self.failure is None:
             self._on_end(body)
         return self._event(f"response.{body['status']}", response=body)
