@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=64, help="of cost; pairs of tenants")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of each prompt, of cost")
     parser.add_argument("--new", type=int, default=64, help="tokens drawn for each, of cost")
-    parser.add_argument("--runs", type=int, default=3, help="of cost, of which the best counts")
+    parser.add_argument("--runs", type=int, default=7, help="turns of cost")
     given = parser.parse_args()
     found = asyncio.run(runs[given.scenario](given))
     print(json.dumps({"scenario": given.scenario, **found}))

@@ -18,7 +18,7 @@ from kept.engine.step_time import StepTime, attended_by
 
 MAX_DRAFTED: Final = 16  # tokens that one may have pending and yet have read its prompt
 SLOWDOWN: Final = 3.0  # what prompts may make of the time of a pass that decodes alone
-FLUENT: Final = 0.05  # seconds; twenty tokens a second are more than anybody reads
+FLUENT: Final = 0.1  # seconds; ten tokens a second are more than anybody reads
 
 
 class Work(NamedTuple):
