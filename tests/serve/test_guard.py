@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -168,3 +169,45 @@ def test_the_log_says_who_and_how_much_and_not_what(
     assert (entry["status"], entry["tenant"], entry["completion_tokens"]) == (200, "alice", 3)
     assert "hush" not in text + caplog.text
     assert ALICE not in text + caplog.text
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "", None])
+def test_plain_curl_is_understood_and_forms_of_pages_are_not(
+    server: Served, kind: str | None
+) -> None:
+    """What `curl -d` sends; a form of another page comes with an origin, or with "null"."""
+    body = json.dumps({"model": "kept", "prompt": "def f", "max_tokens": 2})
+    headers = {} if kind is None else {"content-type": kind}
+    url = server.url
+    assert ask_raw(server, "/v1/completions", body, headers) == 200
+    for name, value in (
+        ("origin", url),
+        ("referer", f"{url}/"),
+        ("sec-fetch-site", "same-origin"),
+        ("cookie", "a=b"),
+    ):
+        assert ask_raw(server, "/v1/completions", body, {**headers, name: value}) == 400, name
+    for origin in ("null", "http://evil.example"):
+        assert ask_raw(server, "/v1/completions", body, {**headers, "origin": origin}) == 403
+
+
+def test_other_types_are_no_json(server: Served) -> None:
+    body = json.dumps({"prompt": "def f", "max_tokens": 2})
+    for kind in ("text/plain", "multipart/form-data; boundary=a", "application/xml"):
+        assert ask_raw(server, "/v1/completions", body, {"content-type": kind}) == 400
+    json_too = {"content-type": "Application/JSON; charset=utf-8"}
+    assert ask_raw(server, "/v1/completions", body, json_too) == 200
+
+
+def ask_raw(server: Served, path: str, body: str, headers: dict[str, str]) -> int:
+    """The status of an answer, with no headers but these."""
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = HTTPConnection(host, int(port), timeout=60)
+    try:
+        connection.putrequest("POST", path, skip_accept_encoding=True)
+        for name, value in {"content-length": str(len(body)), **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders(body.encode())
+        return connection.getresponse().status
+    finally:
+        connection.close()

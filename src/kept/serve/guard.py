@@ -9,6 +9,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kept.serve.content_type import taken_for_json
 from kept.serve.origins import Headers, Origins, preflight, showing
 from kept.serve.refusal import Refusal
 from kept.serve.settings import Settings
@@ -71,7 +72,7 @@ class Guard:
         except Refusal as refusal:
             await self._refuse(scope, refusal)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        await self._app(taken_for_json(headers, scope), receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
