@@ -96,6 +96,8 @@ def test_ids_and_logprobs(server: Served, llm: LLM) -> None:
         ({"temperature": 9}, "temperature"),
         ({"unheard_of": 1}, "unheard_of"),
         ({"logit_bias": {"99999": 1}}, "logit_bias"),
+        ({"logit_bias": {"99999": 0}}, "logit_bias"),
+        ({"stop_token_ids": [3, 99999]}, "stop_token_ids"),
         ({"n": 99}, "n"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"max_tokens": 0}, "max_tokens"),

@@ -36,6 +36,13 @@ _NAMES: Final[dict[Kind, str]] = {
 }
 _LISTING: Final = re.compile(r"^\s*\d+ \| ", re.MULTILINE)  # the lines around a fault
 _PLACE: Final = re.compile(r"^at 1\(8\): |failed to compile JSON schema: |\(in regex\): ")
+_NOTHING: Final = "a part of it that has to come allows no text at all; correct that part"
+_STOPS: Final = {  # why it goes no further, where it has nothing more to say
+    "NoExtension": _NOTHING,
+    "NoExtensionBias": _NOTHING,
+    "LexerTooComplex": "it takes too much to tell its words apart; make it simpler",
+    "ParserTooComplex": "it can be read in too many ways at once; make it less ambiguous",
+}
 _END: Final = "<|the end of a grammar|>"
 _REMEDY: Final = (
     "grammars need the package llguidance, which is not installed; pip install 'kept-llm[grammar]'"
@@ -134,6 +141,8 @@ def explained(message: str) -> str:
     """The sense of an error of llguidance, in a line of bounded length."""
     told = _LISTING.split(message.replace("<non-verbose/>", ""))[0]
     said = " ".join(_PLACE.sub("", told).split())
+    if said in _STOPS:
+        return _STOPS[said]
     if "oneOf constraints" in said:
         return (
             "oneOf is supported only where no two of its schemas can hold at once (other types, or "

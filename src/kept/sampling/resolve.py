@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kept.errors import OptionError
@@ -12,7 +13,14 @@ from kept.sampling import fields as f
 from kept.sampling.draw import fresh_seed
 from kept.sampling.generation_config import refuse_unsupported
 from kept.sampling.resolved import ResolvedParams
-from kept.sampling.rules import DRAWN_RULES, NO_RULES, RULE_FIELDS, Rules
+from kept.sampling.rules import (
+    BEGIN_SUPPRESS_TOKENS,
+    DRAWN_RULES,
+    NO_RULES,
+    RULE_FIELDS,
+    SUPPRESS_TOKENS,
+    Rules,
+)
 
 # The values of the sampling options that change nothing, and so contradict nothing.
 _NEUTRAL: Mapping[str, float | None] = {
@@ -99,15 +107,25 @@ def _resolve_rules(read: Reader, do_sample: bool, num_beams: int, vocab_size: in
         idle.add("renormalize_logits")
     values: dict[str, Any] = {f.name: read.get(f) for f in RULE_FIELDS if f.name not in idle}
     rules = Rules(**values)
-    if rules == NO_RULES:
-        return NO_RULES
-    for name, token in rules.token_ids():
-        if vocab_size is not None and token >= vocab_size:
+    if vocab_size is not None:
+        _check_tokens(read, rules, vocab_size)
+    biases = tuple((ids, bias) for ids, bias in rules.sequence_bias if bias)
+    rules = replace(rules, sequence_bias=biases)
+    return NO_RULES if rules == NO_RULES else rules
+
+
+def _check_tokens(read: Reader, rules: Rules, vocab_size: int) -> None:
+    """Raise OptionError for a token that is none of the vocabulary."""
+    suppressed: tuple[Field[tuple[int, ...]], ...] = (SUPPRESS_TOKENS, BEGIN_SUPPRESS_TOKENS)
+    # Those of a checkpoint may be there for a larger vocabulary of its family.
+    given = [field for field in suppressed if read.is_given(field)]
+    named = ((field.name, token) for field in given for token in read.get(field))
+    for name, token in (*rules.token_ids(), *named):
+        if token >= vocab_size:
             raise OptionError(
                 f"{name} names the token {token}, and the vocabulary has {vocab_size}; pass ids "
                 f"below {vocab_size}"
             )
-    return rules
 
 
 def _resolve_do_sample(read: Reader) -> bool:

@@ -13,7 +13,7 @@ from kept.options import ResolvedCacheOptions
 from kept.sampling import ResolvedParams, SamplingParams, fresh_seed
 from kept.serve.asked import Asked, Chat, Prompt
 from kept.serve.forms import Shape, shape_of, shaped
-from kept.serve.refusal import Refusal
+from kept.serve.refusal import Refusal, not_done
 
 if TYPE_CHECKING:
     from kept.llm import LLM
@@ -47,6 +47,7 @@ def read(llm: LLM, asked: Asked, caching: ResolvedCacheOptions) -> list[Read]:
         wanted = shaped(llm, asked, prompt, shape)
         params, copies = resolve(llm, wanted, isinstance(prompt, Chat))
         if asked.stop_token_ids:
+            _check_ends(llm, asked.stop_token_ids)
             ends = params.eos_token_ids.union(asked.stop_token_ids)
             params = replace(params, eos_token_ids=ends)
         if number and asked.params.seed is None:
@@ -61,6 +62,15 @@ def read(llm: LLM, asked: Asked, caching: ResolvedCacheOptions) -> list[Read]:
         lives_on = llm.finds_texts(caching, params)
         found.append(Read(tuple(tokens), generation.engine, request, copies, lives_on, shape))
     return found
+
+
+def _check_ends(llm: LLM, ends: Sequence[int]) -> None:
+    size = llm.model.config.vocab_size
+    if max(ends) >= size:
+        raise not_done(
+            "stop_token_ids",
+            f"names the token {max(ends)}, and the vocabulary has {size}; pass ids below {size}",
+        )
 
 
 def read_prompt(llm: LLM, prompt: Prompt) -> Sequence[int]:

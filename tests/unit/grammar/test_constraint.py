@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models
 
 import kept
-from kept import OptionError
+from kept import NoTokenError, OptionError
 from kept.grammar import Ahead, Constraint, Grammar, GrammarCompiler, allowed_of
 from kept.text import Tokenizer, find_tokenizer
 
@@ -179,3 +179,17 @@ def test_a_tokenizer_whose_tokens_are_no_bytes_is_refused() -> None:
     backend = tokenizers.Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
     with pytest.raises(OptionError, match="no bytes of a text"):
         GrammarCompiler.of(Tokenizer(backend))
+
+
+@pytest.mark.parametrize("kind", ["first", "later"])
+def test_a_dead_end_is_told_in_words(kind: str) -> None:
+    """llguidance says "NoExtensionBias"."""
+    compiler, words = GrammarCompiler.of(byte_level()), "allows no text at all; correct that part"
+    if kind == "first":
+        with pytest.raises(OptionError, match=words):
+            compiler.compile(Grammar.lark("start: T\nT: /ab/ & /cd/"))
+        return
+    constraint = Constraint(compiler.compile(Grammar.lark('start: "a" T\nT: /ab/ & /cd/')), END)
+    taken = np.array(byte_level().encode("a"))
+    with pytest.raises(NoTokenError, match=words):
+        constraint.words(taken)

@@ -163,9 +163,8 @@ class Sampling(Wire):
             return None
         found: dict[tuple[int, ...], float] = {}
         for token, bias in self.logit_bias.items():
-            if not bias:
-                continue
-            if not (token.isascii() and token.isdigit() and len(token) < 10):
+            if token.isascii() and token.isdigit() and len(token) < 10:
+                found[(int(token),)] = bias
+            elif bias:
                 raise not_done("logit_bias", f"names {token[:40]!r}, which is no token id")
-            found[(int(token),)] = bias
         return found or None
