@@ -243,6 +243,37 @@ def test_what_ollama_says_the_model_can_do(server: Served) -> None:
     assert (told["response"], told["thinking"]) == ("Yes.", "well")
 
 
+@pytest.mark.parametrize("is_strict", [True, False])
+def test_a_strict_tool_is_kept_to_wherever_it_is_called(server: Served, is_strict: bool) -> None:
+    """The model would write what is no JSON; all but the call is as it would have it."""
+    function = {"name": "count", "parameters": SCHEMA, "strict": is_strict}
+    body = {"messages": said("spoil"), "max_tokens": 60}
+    chat = server.chat(**body, tools=[{"type": "function", "function": function}]).json()
+    [call] = chat["choices"][0]["message"]["tool_calls"]
+    found = [call["function"]["arguments"]]
+    tool = {"type": "function", **function}
+    output = test_responses.ask(server, input="spoil", tools=[tool], max_output_tokens=60)["output"]
+    found += [item["arguments"] for item in output if item["type"] == "function_call"]
+    tools = [{"name": "count", "input_schema": SCHEMA, "strict": is_strict}]
+    blocks = test_anthropic.ask(server, **body, tools=tools)["content"]
+    found += [json.dumps(block["input"]) for block in blocks if block["type"] == "tool_use"]
+    assert len(found) == (3 if is_strict else 2)  # Anthropic's calls have objects alone
+    for arguments in found:
+        if is_strict:
+            validate(json.loads(arguments), SCHEMA)
+        else:
+            assert "seven" in arguments
+    free = server.chat(
+        messages=said("think"), max_tokens=60, tools=[{**tool, "function": function}]
+    )
+    assert free.json()["choices"][0]["message"]["content"] == "Yes."
+    unkept = {"type": "function", "function": {**function, "parameters": UNKEPT}}
+    answer = server.chat(**body, tools=[unkept])
+    assert answer.status_code == (400 if is_strict else 200)
+    if is_strict:
+        assert "tools.0.function.parameters.not" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("asked", ["think", "call", "stumble"])
 def test_tokens_of_reasoning_are_counted(server: Served, asked: str) -> None:
     """To the mark that ends it, which is a token: whole, streamed, and while it is written."""

@@ -4,6 +4,7 @@ from kept.answers.forced import Tool, forced_calls, reasoned
 from kept.answers.form import AnswerForm, CallStyle, form_of
 from kept.answers.parser import AnswerParser
 from kept.answers.parts import Arguments, CallBegun, Content, Message, Part, Reasoning, ToolCall
+from kept.answers.strict import strict_calls
 
 __all__ = [
     "AnswerForm",
@@ -20,4 +21,5 @@ __all__ = [
     "forced_calls",
     "form_of",
     "reasoned",
+    "strict_calls",
 ]

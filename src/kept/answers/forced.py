@@ -19,11 +19,12 @@ _NO_ARGUMENTS: Final[Mapping[str, Any]] = {"type": "object", "additionalProperti
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A function: its name, the JSON schema of its arguments, None: it takes none, and what errors
-    call that."""
+    call that. is_strict: whether that is kept to where the model is free to call it or not."""
 
     name: str
     parameters: Mapping[str, Any] | None = None
     label: str = "tools"
+    is_strict: bool = False
 
 
 def forced_calls(
@@ -40,20 +41,25 @@ def forced_calls(
     """
     if not tools:
         raise OptionError("a call is asked for, and there is no tool to be called; give tools")
-    key = "parameters" if form.style is CallStyle.LLAMA else "arguments"
-    rules = [_call_rule(tool, key) for tool in tools]
-    names = " | ".join(f"call_{i}" for i in range(len(rules)))
-    lines = [f"call: {names}", *(f"call_{i}: {rule}" for i, rule in enumerate(rules))]
+    lines = call_lines(form, tools)
     if form.style is CallStyle.HERMES:
-        around = f'{_spelled("<tool_call>", tokenizer)} "\\n" call "\\n" '
-        lines.append(f"one: {around}{_spelled('</tool_call>', tokenizer)}")
+        around = f'{spelled("<tool_call>", tokenizer)} "\\n" call "\\n" '
+        lines.append(f"one: {around}{spelled('</tool_call>', tokenizer)}")
         body = 'one ("\\n" one)*' if several else "one"
     elif form.style is CallStyle.MISTRAL:
         calls = 'call (", " call)*' if several else "call"
-        body = f'{_spelled("[TOOL_CALLS]", tokenizer)} "[" {calls} "]"'
+        body = f'{spelled("[TOOL_CALLS]", tokenizer)} "[" {calls} "]"'
     else:
         body = "call"
-    return _with_reasoning(form, body, lines, tokenizer, in_reasoning)
+    return with_reasoning(form, body, lines, tokenizer, in_reasoning)
+
+
+def call_lines(form: AnswerForm, tools: Sequence[Tool]) -> list[str]:
+    """The rule `call` of one of some tools, and those it is made of."""
+    key = "parameters" if form.style is CallStyle.LLAMA else "arguments"
+    rules = [_call_rule(tool, key) for tool in tools]
+    names = " | ".join(f"call_{i}" for i in range(len(rules)))
+    return [f"call: {names}", *(f"call_{i}: {rule}" for i, rule in enumerate(rules))]
 
 
 def reasoned(
@@ -72,24 +78,26 @@ def reasoned(
         )
     is_regex = grammar.kind == "regex"
     body = regex_rule(grammar.text) if is_regex else json_rule(json.loads(grammar.text))
-    return _with_reasoning(form, "body", [f"body: {body}"], tokenizer, in_reasoning)
+    return with_reasoning(form, "body", [f"body: {body}"], tokenizer, in_reasoning)
 
 
-def _with_reasoning(
+def with_reasoning(
     form: AnswerForm, body: str, lines: list[str], tokenizer: Tokenizer, in_reasoning: bool
 ) -> Grammar:
+    """The grammar of an answer of a body, behind reasoning where the model reasons. lines: the
+    rules that the body is of."""
     start = body
     if form.reasoning is not None:
         opening, closing = form.reasoning
         is_special = tokenizer.is_special(closing)
-        end = _spelled(closing, tokenizer)
+        end = spelled(closing, tokenizer)
         free = f"/(.|\\n)*/ {end}" if is_special else "thought"
         if not is_special:
             lines = [*lines, f"thought[suffix={json.dumps(closing)}]: /(.|\\n)*/"]
         if in_reasoning:
             start = f"{free} {_SPACE} {body}"
         else:
-            start = f"({_spelled(opening, tokenizer)} {free} {_SPACE})? {body}"
+            start = f"({spelled(opening, tokenizer)} {free} {_SPACE})? {body}"
     return Grammar("lark", "\n".join([f"start: {start}", *lines]))
 
 
@@ -133,7 +141,7 @@ def _keeps_its_place(*schemas: Any) -> bool:
     return True
 
 
-def _spelled(mark: str, tokenizer: Tokenizer) -> str:
+def spelled(mark: str, tokenizer: Tokenizer) -> str:
     """A mark as a part of a rule: the one token, where no text spells it."""
     if tokenizer.is_special(mark):
         return f"<[{tokenizer.backend.token_to_id(mark)}]>"

@@ -22,6 +22,7 @@ class Chat:
     message instead of beginning one. begins_answer: the prompt ends where an answer begins.
     must_call: the answer has to call a tool, several perhaps where `in_parallel`; only_tool: this
     one, once. tool_fields: what the wire calls the schema of each tool's arguments, for errors.
+    strict_tools: the names of those whose schema is kept to whenever they are called.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -33,6 +34,7 @@ class Chat:
     only_tool: str | None = None
     in_parallel: bool = True
     tool_fields: tuple[str, ...] = ()
+    strict_tools: frozenset[str] = frozenset()
 
 
 Prompt = Chat | str | tuple[int, ...]  # or a text, or token ids

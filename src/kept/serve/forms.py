@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kept.answers import AnswerForm, AnswerParser, Tool, forced_calls, form_of, reasoned
+from kept.answers import (
+    AnswerForm,
+    AnswerParser,
+    Tool,
+    forced_calls,
+    form_of,
+    reasoned,
+    strict_calls,
+)
 from kept.errors import OptionError
 from kept.grammar import Grammar, GrammarCompiler
 from kept.sampling import SamplingParams
@@ -67,6 +75,11 @@ def shaped(llm: LLM, asked: Asked, prompt: Prompt, shape: Shape | None) -> Sampl
             tools = [x for x in _tools(prompt) if prompt.only_tool in (None, x.name)]
             several = prompt.in_parallel and prompt.only_tool is None
             grammar = forced_calls(form, tools, tokenizer, several=several, in_reasoning=opened)
+        elif grammar is None and isinstance(prompt, Chat) and prompt.strict_tools and shape:
+            field, opened, several = "tools", shape.in_reasoning, prompt.in_parallel
+            grammar = strict_calls(
+                shape.form, _tools(prompt), tokenizer, several=several, in_reasoning=opened
+            )
         elif grammar is not None and shape is not None:
             opened = shape.in_reasoning
             grammar = reasoned(shape.form, grammar, tokenizer, in_reasoning=opened)
@@ -98,6 +111,11 @@ def _tools(prompt: Chat) -> list[Tool]:
     usual = (f"tools.{i}.function.parameters" for i in range(len(prompt.tools)))
     fields = prompt.tool_fields or usual
     return [
-        Tool(_name(tool), _function(tool).get("parameters"), field)
+        Tool(
+            _name(tool),
+            _function(tool).get("parameters"),
+            field,
+            _name(tool) in prompt.strict_tools,
+        )
         for tool, field in zip(prompt.tools, fields, strict=True)
     ]

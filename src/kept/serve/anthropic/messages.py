@@ -42,6 +42,7 @@ class Tool(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
     input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
     cache_control: CacheControl | None = None
 
     def to_template(self, where: str) -> dict[str, Any]:
@@ -166,6 +167,7 @@ class Conversation(Wire):
             only_tool=self.only_tool,
             in_parallel=choice is None or not choice.disable_parallel_tool_use,
             tool_fields=tuple(f"tools.{i}.input_schema" for i in range(len(tools))),
+            strict_tools=frozenset(tool.name for tool in self.tools or () if tool.strict),
         )
 
     @property

@@ -65,6 +65,7 @@ class Function(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class Tool(BaseModel):
@@ -192,6 +193,9 @@ class ChatRequest(Sampling):
                     must_call=self.must_call,
                     only_tool=self.only_tool,
                     in_parallel=self.parallel_tool_calls is not False,
+                    strict_tools=frozenset(
+                        tool.function.name for tool in self.tools or () if tool.function.strict
+                    ),
                 ),
             ),
             params=params if grammar is None else replace(params, grammar=grammar),

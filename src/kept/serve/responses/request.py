@@ -173,6 +173,7 @@ class Context(Wire):
             only_tool=choice.only,
             in_parallel=self.parallel_tool_calls is not False,
             tool_fields=tuple(f"tools.{i}.parameters" for i, _ in tools),
+            strict_tools=frozenset(tool.name for _, tool in tools if tool.name and tool.strict),
         )
 
 
