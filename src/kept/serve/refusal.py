@@ -88,6 +88,26 @@ def refusal_of(error: Exception, fields: Mapping[str, str] = _NONE) -> Refusal:
     return Refusal(message, status, code, name if "_" in name else None)
 
 
+def not_text(where: str, kind: str) -> Refusal:
+    """Of a part of a content, of such a type, that holds no text."""
+    return Refusal(
+        f"{where} is of type {kind[:40]!r}, and this model reads text alone",
+        400,
+        "unsupported_content",
+        f"{where}.type",
+    )
+
+
+def lacking(where: str, name: str, what: str) -> Refusal:
+    """Of a field that something has to have."""
+    return Refusal(
+        f"{where}.{name} is missing from {what}",
+        400,
+        "missing_required_parameter",
+        f"{where}.{name}",
+    )
+
+
 def not_done(field: str, why: str) -> Refusal:
     """Of a field that asks for what this server does not do."""
     return Refusal(f"{field} {why}", 400, "unsupported_parameter", field)

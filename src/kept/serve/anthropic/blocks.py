@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from kept.serve.openai.fields import ShortText, Wire
-from kept.serve.refusal import Refusal
+from kept.serve.refusal import Refusal, lacking, not_text
 
 MAX_BLOCKS: Final = 65_536
 SECONDS: Final[Mapping[str, float]] = {"5m": 300.0, "1h": 3600.0}
@@ -131,18 +131,8 @@ def _text(block: Block, where: str) -> str:
     data = source.get("data")
     if block.type == "document" and source.get("type") == "text" and isinstance(data, str):
         return data if block.title is None else f"{block.title}\n{data}"
-    raise Refusal(
-        f"{where} is of type {block.type[:40]!r}, and this model reads text alone",
-        400,
-        "unsupported_content",
-        f"{where}.type",
-    )
+    raise not_text(where, block.type)
 
 
 def _lacks(where: str, block: Block, name: str) -> Refusal:
-    return Refusal(
-        f"{where}.{name} is missing from a block of type {block.type[:40]!r}",
-        400,
-        "missing_required_parameter",
-        f"{where}.{name}",
-    )
+    return lacking(where, name, f"a block of type {block.type[:40]!r}")

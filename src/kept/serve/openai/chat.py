@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from kept.blocks import LONGEST_RETAIN
 from kept.serve.asked import Asked, Chat
 from kept.serve.openai.fields import FIELDS, MAX_TOP_LOGPROBS, Sampling, ShortText, Tokens, Wire
+from kept.serve.openai.parts import Parts, text_of
 from kept.serve.openai.structured import ResponseFormat
 from kept.serve.refusal import Refusal, not_done
 from kept.serve.tenants import Tenant
@@ -22,21 +23,12 @@ MAX_TOOLS: Final = 1024
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
-class Part(BaseModel):
-    """A part of a message's content; only text can be read."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    type: ShortText
-    text: str | None = None
-    refusal: str | None = None
-
-
 class Message(BaseModel):
     """One message. What it has beside these goes to the template as it is."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     role: Role
-    content: str | list[Part] | None = None
+    content: str | Parts | None = None
     name: ShortText | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: ShortText | None = None
@@ -45,7 +37,7 @@ class Message(BaseModel):
         """As a template takes it. Raises Refusal for content that is no text."""
         found = self.model_dump(exclude_none=True)
         if isinstance(self.content, list):
-            found["content"] = _joined(self.content, f"{where}.content")
+            found["content"] = text_of(self.content, f"{where}.content", ("text", "refusal"))
         if "content" not in found and "tool_calls" not in found and self.role != "assistant":
             raise Refusal(
                 f"{where}.content is missing; give the message's text there",
@@ -215,18 +207,3 @@ def salted(tenant: Tenant, body: Sampling | Wire) -> Tenant:
     if not getattr(body, "cache_prompt", True):
         return Tenant(tenant.name, secrets.token_hex(16))
     return tenant if salt is None else Tenant(tenant.name, f"{tenant.salt}:{salt}")
-
-
-def _joined(parts: list[Part], where: str) -> str:
-    found = []
-    for i, part in enumerate(parts):
-        text = part.refusal if part.type == "refusal" else part.text
-        if part.type not in ("text", "refusal") or text is None:
-            raise Refusal(
-                f"{where}.{i} is of type {part.type[:40]!r}, and this model reads text alone",
-                400,
-                "unsupported_content",
-                f"{where}.{i}.type",
-            )
-        found.append(text)
-    return "\n".join(found)

@@ -13,17 +13,15 @@ from kept.serve.openai.fields import (
     FIELDS,
     MAX_TOKENS,
     MAX_TOP_LOGPROBS,
+    Ids,
     Sampling,
     ShortText,
-    TokenId,
 )
 from kept.serve.refusal import Refusal, not_done
 from kept.serve.tenants import Tenant
 
 MAX_PROMPTS: Final = 4096
 MAX_NEW_TOKENS: Final = 16  # as in OpenAI's, where none is given
-
-Ids = Annotated[list[TokenId], Field(min_length=1)]
 
 
 class CompletionRequest(Sampling):

@@ -10,13 +10,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from kept.llm.scoring import mean_state
-from kept.serve.openai.fields import ShortText, TokenId, Wire
+from kept.serve.openai.fields import Ids, ShortText, Wire
 from kept.serve.refusal import not_done
 from kept.serve.service import Service
 
 MAX_INPUTS: Final = 2048
-
-Ids = Annotated[list[TokenId], Field(min_length=1)]
 
 
 class EmbeddingRequest(Wire):

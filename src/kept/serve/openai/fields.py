@@ -31,6 +31,7 @@ MAX_TEXT: Final = 1024  # characters of names and their like
 ShortText = Annotated[str, Field(max_length=MAX_TEXT)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+Ids = Annotated[list[TokenId], Field(min_length=1)]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 

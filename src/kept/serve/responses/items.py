@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from kept.serve.openai.fields import ShortText
-from kept.serve.refusal import Refusal
-
-MAX_PARTS: Final = 65_536
-
-
-class Part(BaseModel):
-    """A part of a content; only text can be read."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    type: ShortText
-    text: str | None = None
-    refusal: str | None = None
-
-
-Parts = Annotated[list[Part], Field(max_length=MAX_PARTS)]
+from kept.serve.openai.parts import Parts, text_of
+from kept.serve.refusal import Refusal, lacking
 
 
 class Item(BaseModel):
@@ -63,7 +50,7 @@ def _said(item: Item, where: str) -> dict[str, Any]:
     if item.type == "message":
         if item.role is None:
             raise _lacks(where, item, "role")
-        return {"role": item.role, "content": _text(item.content, f"{where}.content")}
+        return {"role": item.role, "content": text_of(item.content, f"{where}.content")}
     if item.type == "function_call":
         if item.name is None or item.arguments is None:
             raise _lacks(where, item, "name" if item.name is None else "arguments")
@@ -73,11 +60,11 @@ def _said(item: Item, where: str) -> dict[str, Any]:
     if item.type == "function_call_output":
         if item.call_id is None:
             raise _lacks(where, item, "call_id")
-        text = _text(item.output, f"{where}.output")
+        text = text_of(item.output, f"{where}.output")
         return {"role": "tool", "tool_call_id": item.call_id, "content": text}
     if item.type == "reasoning":
         # What another's server has sealed, nobody here can read.
-        thought = _text(item.content or item.summary or "", f"{where}.content")
+        thought = text_of(item.content or item.summary or "", f"{where}.content")
         return {"role": "assistant", **({"reasoning_content": thought} if thought else {})}
     raise Refusal(
         f"{where} is of type {item.type[:40]!r}; this server reads message, function_call, "
@@ -96,27 +83,5 @@ def _join(last: dict[str, Any], said: dict[str, Any]) -> None:
         last["tool_calls"] = [*last.get("tool_calls", ()), *said["tool_calls"]]
 
 
-def _text(content: str | Sequence[Part] | None, where: str) -> str:
-    if isinstance(content, str) or content is None:
-        return content or ""
-    found = []
-    for i, part in enumerate(content):
-        text = part.refusal if part.type == "refusal" else part.text
-        if text is None:
-            raise Refusal(
-                f"{where}.{i} is of type {part.type[:40]!r}, and this model reads text alone",
-                400,
-                "unsupported_content",
-                f"{where}.{i}.type",
-            )
-        found.append(text)
-    return "\n".join(found)
-
-
 def _lacks(where: str, item: Item, name: str) -> Refusal:
-    return Refusal(
-        f"{where}.{name} is missing from an item of type {item.type[:40]!r}",
-        400,
-        "missing_required_parameter",
-        f"{where}.{name}",
-    )
+    return lacking(where, name, f"an item of type {item.type[:40]!r}")
