@@ -211,3 +211,11 @@ def ask_raw(server: Served, path: str, body: str, headers: dict[str, str]) -> in
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize("name", ["others", "shared"])
+def test_names_that_views_use_for_several_are_nobodys(name: str) -> None:
+    """A tenant called so would see others' texts as its own, and they its."""
+    with pytest.raises(OptionError, match=f"'{name}', which the page .* another name"):
+        Keys.of([f"{name}:{ALICE}"])
+    assert Keys.of([f"{name}2:{ALICE}"])

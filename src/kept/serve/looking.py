@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from kept.blocks import KnownText
 from kept.engine import BlockMap, BlockState, EngineView, RequestNote, StepNote
+from kept.serve.tenants import OTHERS, SHARED
 
-OTHERS: Final = "others"
 MOST_USERS: Final = 63  # that a cell of a map tells apart
 
 Cells = NDArray[np.int32]
@@ -37,7 +37,7 @@ class Eyes:
     def called(self, tenant: str | None) -> str:
         """What a tenant is called before it; None: one of several."""
         if tenant is None:
-            return "shared" if self.tenant is None else OTHERS
+            return SHARED if self.tenant is None else OTHERS
         return tenant if self.sees(tenant) else OTHERS
 
 

@@ -13,8 +13,9 @@ from kept.errors import OptionError
 from kept.paths import read_path
 from kept.serve.settings import Settings
 
-_OTHERS = re.compile(r"known under another salt from token (\d+) on.*", re.DOTALL)
+_KNOWN_TO_OTHERS = re.compile(r"known under another salt from token (\d+) on.*", re.DOTALL)
 _SALT, _NAME = b"kept salt", b"kept tenant"
+OTHERS, SHARED = "others", "shared"  # what is called so in views is nobody's name
 SHORTEST_KEY = 8  # characters; what is shorter is guessed
 _KEY = re.compile(rf"(?:(?P<name>[\w.-]{{1,64}}):)?(?P<key>[!-~]{{{SHORTEST_KEY},4096}})", re.ASCII)
 
@@ -43,7 +44,8 @@ class Keys:
     def of(cls, given: Iterable[str], secret: str = "") -> Keys:
         """Keys of texts "KEY" or "NAME:KEY". secret: makes salts that no key alone tells.
 
-        Several keys of one name are one tenant. Raises OptionError for a text that is neither.
+        Several keys of one name are one tenant. Raises OptionError for a text that is neither, and
+        for a name that means something else where it is shown.
         """
         found: dict[bytes, Tenant] = {}
         names: dict[str, str] = {}
@@ -57,6 +59,11 @@ class Keys:
                 )
             key = match["key"]
             salt = _digest(secret, key, _SALT)
+            if match["name"] in (OTHERS, SHARED):
+                raise OptionError(
+                    f"an API key is of {match['name']!r}, which the page and /kept/cache call what "
+                    "is of several tenants or of others; give that tenant another name"
+                )
             called = match["name"] or _digest(secret, key, _NAME)[:8]
             found[hashlib.sha256(key.encode()).digest()] = Tenant(
                 called, names.setdefault(called, salt)
@@ -87,7 +94,7 @@ class Keys:
 def own_reason(reason: str | None) -> str | None:
     """Why no more of a prompt was found, as its tenant may know it: that another one has sent the
     same tokens is told as if nobody had."""
-    found = _OTHERS.fullmatch(reason or "")
+    found = _KNOWN_TO_OTHERS.fullmatch(reason or "")
     if found is None:
         return reason
     count = int(found[1])
