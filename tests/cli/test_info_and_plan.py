@@ -234,3 +234,21 @@ def test_an_unknown_shape_names_the_known() -> None:
     result = kept("plan", "--shape", "gpt9")
     assert result.exit_code == 2
     assert "qwen2.5-0.5b" in result.stderr
+
+
+def test_plan_of_a_draft_model(folder: Path) -> None:
+    alone, found = plan(folder), plan(folder, "--draft-model", folder)
+    draft, parameters = found["draft_model"], alone["num_parameters"]
+    assert draft["weight_bytes"] == 4 * parameters
+    assert draft["bytes_per_token"] == alone["bytes_per_token"]["float32"]
+    for with_draft, without in zip(found["rows"], alone["rows"], strict=True):
+        assert with_draft["total_bytes"] - without["total_bytes"] == 4 * parameters
+        assert with_draft["max_batch"] <= without["max_batch"]
+    line = f"up to {draft['bytes_per_token']:,} bytes per token"
+    assert line in kept("plan", folder, "--draft-model", folder).stdout
+
+
+def test_a_draft_model_that_cannot_be_planned(folder: Path) -> None:
+    result = kept("plan", "--shape", "gpt2", "--draft-model", folder)
+    assert result.exit_code == 2
+    assert "the model 50,257" in " ".join(result.stderr.split())

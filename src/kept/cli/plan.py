@@ -10,6 +10,7 @@ import typer
 from kept.cli.description import Description, describe_model, describe_shape
 from kept.cli.memory import CachePlan, kinds
 from kept.cli.options import CACHE, MODEL, QuantizedFormat, option
+from kept.cli.plan_draft import plan_draft
 from kept.cli.plan_report import Row, heading, rows_table, to_json
 from kept.errors import OptionError
 from kept.format import dtype_name, pairs
@@ -70,6 +71,12 @@ def plan(
     num_sinks: Annotated[
         int | None, option(CACHE, "First tokens a sliding cache never drops. Default: 0.")
     ] = None,
+    draft_model: Annotated[
+        str | None,
+        option(
+            MODEL, "A folder or hub id of a smaller model that drafts for it.", metavar="SOURCE"
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object; sizes in bytes.")
     ] = False,
@@ -88,10 +95,20 @@ def plan(
     found = describe_model(model, revision) if shape is None else describe_shape(shape)
     length = _check(found, context, batch, sliding_window, num_sinks)
     num_read = _read_input_length(found, input_length)
+    draft = plan_draft(draft_model, found)
     machine = describe_machine()
     room = machine.total_memory if machine.available_memory is None else machine.available_memory
     rows = [
-        _row(found, each, weights, cache, length, batch, room)
+        _row(
+            found,
+            each,
+            weights,
+            0 if draft is None else draft.weight_bytes,
+            cache,
+            length,
+            batch,
+            room,
+        )
         for each, weights in _weights(found, dtype).items()
         for cache in _caches(
             found,
@@ -108,9 +125,14 @@ def plan(
                 "input_length": num_read,
                 "bytes_per_input_token": found.input_token_bytes(),
             }
+        if draft is not None:
+            numbers["draft_model"] = draft.to_json()
         typer.echo(json.dumps(numbers))
         return
-    print(pairs(heading(found, length, num_read, batch, room, machine.total_memory)))
+    lines = heading(found, length, num_read, batch, room, machine.total_memory)
+    if draft is not None:
+        lines.insert(1, ("draft model", draft.line))
+    print(pairs(lines))
     print(f"\n{rows_table(rows, found.model.config.context)}")
     print("\nA growing (dynamic) cache counts the room it grows into. Activations come on top.")
 
@@ -199,14 +221,15 @@ def _row(
     found: Description,
     dtype: str,
     weights: int,
+    draft_weights: int,
     cache: CachePlan,
     length: int,
     batch: int,
     room: int | None,
 ) -> Row:
     each = cache.num_bytes(length)
-    total = weights + batch * each
-    left = None if room is None else max(room - weights, 0)
+    total = weights + draft_weights + batch * each
+    left = None if room is None else max(room - weights - draft_weights, 0)
     return Row(
         dtype=dtype,
         kv_dtype=cache.codec.name,

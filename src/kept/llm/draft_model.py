@@ -45,7 +45,7 @@ def load_draft_model(
             "from what an encoder has read; leave it out"
         )
     checkpoint = open_checkpoint(source)
-    _check_tokens(str(source), tokenizer, find_tokenizer(checkpoint.folder))
+    check_tokens(str(source), tokenizer, find_tokenizer(checkpoint.folder))
     draft = load_model(checkpoint, device=device, progress=progress, packing=packing)
     size, own = model.config.vocab_size, draft.config.vocab_size
     if tokenizer is None and size != own:
@@ -74,7 +74,7 @@ def check_asked(num_drafts: int | None, draft: CausalLM | None, was_given: bool)
         )
 
 
-def _check_tokens(source: str, tokenizer: Tokenizer | None, own: Tokenizer | None) -> None:
+def check_tokens(source: str, tokenizer: Tokenizer | None, own: Tokenizer | None) -> None:
     """Raise OptionError unless both call the same tokens by the same ids."""
     if tokenizer is None and own is None:
         return
