@@ -199,7 +199,7 @@ def _read_described(
             refuse_gguf_alone(repo_id, hub.list_files(repo_id, revision))
     config = read_json_object(folder / "config.json", CheckpointError)
     read_config(config)
-    find_scheme(folder, config)
+    find_scheme(folder, config, find_family(config).quantized_as)
     _refuse_adapter(folder, names)
     refuse_other_files(folder, names, find_family(config).architecture)
     return names, config

@@ -231,9 +231,9 @@ def test_weights_that_are_not_safetensors(
 def test_what_cannot_be_mended_is_named_first(tmp_path: Path) -> None:
     """The family, then the quantization, then the files."""
     hqq = {"quantization_config": {"quant_method": "hqq"}}
-    write_folder(tmp_path, None, config={**CONFIG, **hqq, "model_type": "mamba"})
+    write_folder(tmp_path, None, config={**CONFIG, **hqq, "model_type": "xlnet"})
     (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
-    with pytest.raises(UnsupportedModelError, match="'mamba', which kept does not know"):
+    with pytest.raises(UnsupportedModelError, match="'xlnet', which kept does not know"):
         open_checkpoint(tmp_path)
     write_folder(tmp_path, None, config={**CONFIG, **hqq})
     with pytest.raises(UnsupportedFormatError, match="quant_method 'hqq'"):

@@ -281,7 +281,7 @@ def test_what_names_a_gguf_file(source: str, expected: tuple[str, str] | None) -
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "mamba"}, "'mamba', which kept does not know"),
+        ({"model_type": "xlnet"}, "'xlnet', which kept does not know"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "no language-model head"),
         ({"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu'"),
         ({"hidden_size": "4"}, "hidden_size = '4'"),
