@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu_features.h"
+#include "tile_cut.h"
 
 namespace kept {
 
@@ -134,17 +135,13 @@ const Kernels* find_kernels(const char* name) {
 std::int64_t linear_scratch(const Weights& weights, std::int64_t rows) {
     constexpr std::int64_t kExpanded =
         kSliceInputs * kPanel / 2;  // a slice of bf16 codes, in floats
-    // Tiles keep the sums of one block, and of codes a few inputs or whole panels.
     const std::int64_t inputs = weights.padded_in();
-    const bool whole = weights.format == Format::int8 && rows > kTileBlock;
-    const std::int64_t panels =
-        whole ? tile_panels(inputs) * panel_bytes(Format::bf16, inputs) / 4 : 0;
     const std::int64_t few = few_words(inputs) + kFewRows * kPanel;
     const std::int64_t many =
         kBlockWords * kBlockInputs + std::min(rows, kBlockRows) * kBlockPanels * kPanel;
     const std::int64_t blocks = kExpandInputs * kPanel + std::max(few, rows > 1 ? many : 0);
-    return std::max({kExpanded + rows * kPanel, kTileBlock * kPanel + panels, blocks}) +
-           16;  // to be aligned
+    const std::int64_t tiles = tile_scratch(inputs, weights.num_panels(), rows);
+    return std::max({kExpanded + rows * kPanel, tiles, blocks}) + 16;  // to be aligned
 }
 
 std::int64_t attend_scratch(const AttentionShape& shape) {

@@ -276,15 +276,6 @@ constexpr std::int64_t few_words(std::int64_t padded_inputs) {
     return kFewRows * (padded_inputs + 1);
 }
 
-constexpr std::int64_t kTileBlock = 32;  // rows that matrix tiles take together
-
-// Panels that more rows than a block go through together on matrix tiles: what half of a cache of
-// 2 MiB holds as bf16.
-constexpr std::int64_t tile_panels(std::int64_t padded_inputs) {
-    const std::int64_t panels = (1 << 20) / panel_bytes(Format::bf16, padded_inputs);
-    return panels < 1 ? 1 : panels > 16 ? 16 : panels;
-}
-
 // Floats of scratch a thread needs.
 std::int64_t linear_scratch(const Weights& weights, std::int64_t rows);
 std::int64_t attend_scratch(const AttentionShape& shape);

@@ -33,6 +33,13 @@ constexpr std::int64_t round_up(std::int64_t n, std::int64_t step) {
     return (n + step - 1) / step * step;
 }
 
+// Inputs of a part, where `inputs` are cut into as few and as even parts as may be: whole 32s, and
+// no more than `most`, which is that too.
+constexpr std::int64_t even_part(std::int64_t inputs, std::int64_t most) {
+    const std::int64_t parts = (inputs + most - 1) / most;
+    return round_up((inputs + parts - 1) / parts, kGroup);
+}
+
 constexpr int step_inputs(Format f) {
     return f == Format::fp32 ? 1 : f == Format::bf16 ? 2 : f == Format::int8 ? 4 : 8;
 }

@@ -83,13 +83,6 @@ void expand(const std::byte* p, std::int64_t num_inputs, std::byte* out) {
         }
 }
 
-// Inputs of a part, where `inputs` are cut into as few and as even parts as may be: whole 32s, and
-// no more than `most`, which is that too.
-constexpr std::int64_t even_part(std::int64_t inputs, std::int64_t most) {
-    const std::int64_t parts = (inputs + most - 1) / most;
-    return round_up((inputs + parts - 1) / parts, kGroup);
-}
-
 // What a thread works in, of linear_scratch() floats.
 struct LinearScratch {
     std::byte *expanded, *words;

@@ -81,6 +81,24 @@ def test_more_panels_than_go_together(tiles: str, format: str) -> None:
 
 
 @formats
+# More rows than read weights together; more inputs of them than a cache holds, so that the sums of
+# a group of panels wait for the next stretch, with one group of panels and with two.
+@pytest.mark.parametrize(
+    ("rows", "num_in", "num_out"), [(530, 40, 40), (500, 1100, 70), (500, 1100, 540)]
+)
+def test_more_rows_than_go_together(
+    tiles: str, format: str, rows: int, num_in: int, num_out: int
+) -> None:
+    if num_out > 500 and tiles != "amx" and not FULL:
+        pytest.skip("takes long in plain C++")
+    w, x = some(format, num_in, num_out), inputs("bf16", rows, num_in)
+    whole = stored(x, w)
+    for first in range(0, rows, 61):
+        few = slice(first, first + 3)
+        assert torch.equal(stored(x[few], w), whole[few])
+
+
+@formats
 def test_any_number_of_threads(tiles: str, format: str) -> None:
     w = some(format, 96, 230)
     for count in (1, 16, 40):

@@ -111,7 +111,7 @@ std::vector<float> run(const Weights& w, const std::vector<std::uint16_t>& x, st
     args.weights = &w, args.in = {a, stride}, args.rows = rows;
     args.epilogue = Epilogue::store, args.out = out.data(), args.out_stride = width;
     std::vector<float> scratch(1 << 19);
-    TileLinear<Tiles>(args, scratch.data()).run(0, w.num_panels());
+    linear_on_tiles<Tiles>(args, 0, w.num_panels(), scratch.data());
     if (EmulatedTiles::in_use()) fail("tiles were left in use");
     return out;
 }
