@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,3 +186,21 @@ def test_a_second_signal_cuts_answers_short_and_they_say_so(llm: LLM) -> None:
             503,
             "interrupted",
         )
+
+
+def test_metrics_of_blocks_and_of_files(tmp_path: Path) -> None:
+    with served(LLM(kv_memory="1MiB", prefix_store=tmp_path)) as server:
+        for i in range(5):
+            assert server.complete([i + 5] * 300, max_tokens=2).status_code == 200
+        lines = server.http.get("/metrics").text.splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    named = {name.replace('model_name="kept"', ""): float(value) for name, value in values.items()}
+    evicted = named["kept:evicted_blocks_total{}"]
+    assert evicted > 0
+    for name in ("lifetime", "idle_before_evict"):
+        assert named[f"vllm:kv_block_{name}_seconds_count{{}}"] == evicted
+        assert named[f'vllm:kv_block_{name}_seconds_bucket{{le="+Inf",}}'] == evicted
+        assert named[f"vllm:kv_block_{name}_seconds_sum{{}}"] > 0
+    queries = named["vllm:external_prefix_cache_queries_total{}"]
+    assert 0 < queries == named["vllm:prefix_cache_queries_total{}"]  # as nothing was in memory
+    assert named["vllm:external_prefix_cache_hits_total{}"] == 0

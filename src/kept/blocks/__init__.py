@@ -1,6 +1,7 @@
 """Blocks of tokens: who holds which of them, which are free, and which texts begin with which.
 Knows no tensors, and of a token only whether it equals another."""
 
+from kept.blocks.ages import BOUNDS, Ages, Histogram
 from kept.blocks.budget import UNLIMITED, Budget, Reservation
 from kept.blocks.entries import Entry
 from kept.blocks.keys import Namespace, Tokens
@@ -14,12 +15,15 @@ from kept.blocks.window_shelf import WindowShelf
 
 __all__ = [
     "BLOCK",
+    "BOUNDS",
     "LONGEST_RETAIN",
     "UNLIMITED",
+    "Ages",
     "Block",
     "BlockPool",
     "Budget",
     "Entry",
+    "Histogram",
     "KnownText",
     "Lease",
     "Match",

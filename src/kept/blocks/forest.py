@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from kept.blocks.ages import Ages
 from kept.blocks.evicted import Evicted
 from kept.blocks.keys import TOKEN_BYTES, Namespace, next_key
 from kept.blocks.lease import Hold, Lease
@@ -25,7 +26,7 @@ class Forest(Generic[B]):
     """Nodes by their salts' roots, and who holds them. Changes lie between `begin` and `finish`.
 
     remembered: of how many evicted blocks the keys are kept. clock: seconds. memory: see
-    `PrefixTree`.
+    `PrefixTree`. ages: of those that were evicted.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Forest(Generic[B]):
         self._clock = clock
         self._time = 0.0
         self._is_changing = False
+        self.ages = Ages()
 
     def begin(self) -> None:
         """Before a change."""
@@ -126,7 +128,7 @@ class Forest(Generic[B]):
         key = next_key(parent.key, piece)
         plain = key if parent.plain == parent.key else next_key(parent.plain, piece)
         node = Node(parent, piece, key, plain)
-        node.block = block
+        node.block, node.born = block, self.now()
         fewer = list(parent.beginning(piece)) if parent.children else []
         parent.add(node)
         self.tally.note(node)
@@ -144,6 +146,9 @@ class Forest(Generic[B]):
         node = self.tally.queue.pop()
         assert node is first
         assert node.parent is not None
+        now = self.now()
+        self.ages.lifetimes.add(now - node.born)
+        self.ages.idle.add(now - node.last_use)
         self.evicted.add(node.parent.key, node.key, node.tokens, self._namespace.block)
         self._remove(node)
         return True
@@ -178,6 +183,7 @@ class Forest(Generic[B]):
             return
         fuller = node.parent.continuing(node.tokens)
         if fuller is not None:
+            fuller.born = min(fuller.born, node.born)
             fuller.last_use = max(fuller.last_use, node.last_use)
             fuller.until = max(fuller.until, node.until)
             self._remove(node)

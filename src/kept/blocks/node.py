@@ -20,13 +20,13 @@ class Node(Generic[B]):
 
     key: over all tokens up to its end. plain: the same without a salt. depth: blocks up to its end.
     block: what holds its keys and values. holds: leases of it, and children that are held.
-    last_use, until: seconds of the tree's clock; when it was last used, and until when it counts as
-    used. queued: an eviction queue has an entry of it.
+    born, last_use, until: seconds of the tree's clock; when its first token came, when it was last
+    used, and until when it counts as used. queued: an eviction queue has an entry of it.
     """
 
     __slots__ = (
-        "block", "children", "depth", "holds", "key", "last_use", "parent", "plain", "queued",
-        "sorted", "tokens", "until",
+        "block", "born", "children", "depth", "holds", "key", "last_use", "parent", "plain",
+        "queued", "sorted", "tokens", "until",
     )  # fmt: skip
     block: B
 
@@ -43,7 +43,7 @@ class Node(Generic[B]):
         # children come and go, so that an exception on the way has it made anew.
         self.sorted: list[bytes] | None = None
         self.holds = 0
-        self.last_use = 0.0
+        self.born = self.last_use = 0.0
         self.until = 0.0
         self.queued = False
 

@@ -77,6 +77,7 @@ class PrefixTree(Generic[B]):
         self._block = namespace.block
         self._full = namespace.block * TOKEN_BYTES  # bytes of a whole block's tokens
         self._forest: Forest[B] = Forest(namespace, remembered, clock, memory)
+        self.ages = self._forest.ages  # of blocks that `evict` let go of
 
     @property
     def num_blocks(self) -> int:

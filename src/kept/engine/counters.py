@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from kept.blocks import Ages
+
 
 @dataclass(slots=True)
 class DraftCounts:
@@ -30,11 +32,12 @@ class Counters:
     generated_tokens: drawn; encoded_tokens: of inputs that an encoder has read. cached_tokens:
     prompt tokens that were not computed, by where their keys came from, see `Usage`. misses:
     requests of whose prompt something was computed, by why no more of it was found. parked: how
-    often a request gave up its room. evicted_blocks: of texts that had ended. steps, step_seconds:
-    of passes and all around them; repeated_steps: those that needed no preparing; drafted_steps:
-    those that verified drafts. drafts: rows of these and accepted ones by where they came from;
-    drafted_tokens, accepted_tokens: of all together, the latter of generated_tokens those that
-    needed no step of their own, as a draft had foreseen what they go on from.
+    often a request gave up its room. evicted_blocks: of texts that had ended, and ages: how old
+    they were. steps, step_seconds: of passes and all around them; repeated_steps: those that needed
+    no preparing; drafted_steps: those that verified drafts. drafts: rows of these and accepted ones
+    by where they came from; drafted_tokens, accepted_tokens: of all together, the latter of
+    generated_tokens those that needed no step of their own, as a draft had foreseen what they go on
+    from.
     """
 
     requests: Counter[str] = field(default_factory=Counter)
@@ -45,6 +48,7 @@ class Counters:
     misses: Counter[str] = field(default_factory=Counter)
     parked: int = 0
     evicted_blocks: int = 0
+    ages: Ages = field(default_factory=Ages)
     steps: int = 0
     repeated_steps: int = 0
     drafted_steps: int = 0

@@ -53,6 +53,8 @@ class PooledResidents(Residents):
     ) -> None:
         super().__init__(cache, num_slots)
         self._held_cache, self._known, self._counters = cache, known, counters
+        if known is not None:
+            counters.ages = known.tree.ages
         self._needs, self._rule, self._room, self._owner = needs, rule, room, owner
         self._supply = Supply(cache, known, room, owner, counters)
         self._set_aside: dict[Request, list[int]] = {}  # blocks by group, where nothing is known

@@ -9,12 +9,20 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import Histogram as Observed
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
+from kept.blocks import BOUNDS, Histogram
 from kept.engine import Completion, Snapshot
 
 if TYPE_CHECKING:
@@ -94,8 +102,8 @@ class Metrics:
         """All of them, as Prometheus reads it. Waits for a step."""
         return generate_latest(self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float] = SECONDS) -> Histogram:
-        made = Histogram(
+    def _histogram(self, name: str, text: str, buckets: Sequence[float] = SECONDS) -> Observed:
+        made = Observed(
             f"vllm:{name}", text, ("model_name",), buckets=buckets, registry=self.registry
         )
         return made.labels(**self._labels)
@@ -151,6 +159,12 @@ class _Engines(Collector):
         yield self._counters(name, text, "source", by_source)
         yield self._counter("vllm:prefix_cache_queries", "Tokens that were looked up.", total)
         yield self._counter("vllm:prefix_cache_hits", "And found.", sum(cached.values()))
+        if self._service.llm.store is not None:
+            beyond = total - cached["tree"] - cached["running"]
+            name = "vllm:external_prefix_cache_queries"
+            yield self._counter(name, "Tokens that files were asked for.", beyond)
+            name = "vllm:external_prefix_cache_hits"
+            yield self._counter(name, "And that they had.", cached["store"])
         yield self._counters(
             "kept:prefix_misses", "Requests that found no more, by why.", "reason", misses
         )
@@ -173,6 +187,12 @@ class _Engines(Collector):
         states = {name: sum(getattr(b, name) for b in blocks) for name in _STATES}
         every = sum(states.values())
         used = states["held"] / every if every else 0.0
+        for name, text, of in (
+            ("lifetime", "From a block's first token until it made room for others.", "lifetimes"),
+            ("idle_before_evict", "From its last use until then.", "idle"),
+        ):
+            ages = [getattr(snapshot.counters.ages, of) for snapshot in snapshots]
+            yield self._histogram(f"vllm:kv_block_{name}_seconds", text, ages)
         yield self._gauge("vllm:kv_cache_usage_perc", "Share of blocks that sequences hold.", used)
         found = self._gauges("kept:kv_blocks", "Blocks of keys and values, by state.", "state")
         for name, count in states.items():
@@ -193,6 +213,14 @@ class _Engines(Collector):
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         found = GaugeMetricFamily(name, text, labels=["model_name"])
         found.add_metric([self._service.models[0]], value)
+        return found
+
+    def _histogram(self, name: str, text: str, of: Sequence[Histogram]) -> Metric:
+        found = HistogramMetricFamily(name, text, labels=["model_name"])
+        counts = [sum(each) for each in zip(*(x.counts for x in of), strict=True)]
+        bounds = [*map(str, BOUNDS), "+Inf"]
+        buckets = list(zip(bounds, accumulate(counts or [0] * len(bounds)), strict=True))
+        found.add_metric([self._service.models[0]], buckets, sum(x.total for x in of))
         return found
 
     def _gauges(self, name: str, text: str, label: str) -> GaugeMetricFamily:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from functools import partial
-from itertools import count
+from itertools import chain, count, repeat
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 
-from kept.blocks import BlockPool, Miss, Namespace, PrefixTree, Reason
+from kept.blocks import BOUNDS, BlockPool, Miss, Namespace, PrefixTree, Reason
 from kept.blocks import forest as forest_module
 from kept.blocks import node as node_module
 from kept.errors import OptionError
@@ -127,7 +127,7 @@ def test_a_wish_to_retain_ends() -> None:
 
 
 def test_a_clock_that_runs_backwards_changes_no_order() -> None:
-    times = iter((5.0, 5.0, 5.0, 1.0, 1.0, 1.0, 1.0))
+    times = chain([5.0] * 3, repeat(1.0))
     tree = tree_of(clock=lambda: next(times))
     tree.insert([1], [1]).release()
     tree.insert([2], [2]).release()
@@ -303,3 +303,22 @@ def test_salts_come_and_go() -> None:
         tree.evict(1)
     assert not tree._forest.roots
     assert tree.match([]).blocks == tree.match([], "a").blocks == ()
+
+
+def test_how_old_blocks_were_as_they_went() -> None:
+    now = [0.0]
+    tree = tree_of(clock=lambda: now[0])
+    tree.insert([1, 2, 3], [0]).release()
+    now[0] = 4.0
+    tree.insert([1, 2, 3, 4], [1]).release()  # the same block, fuller
+    now[0] = 10.0
+    with tree.match([1, 2, 3, 4]):
+        pass
+    now[0] = 17.0
+    assert tree.evict(9) == 1
+    ages = tree.ages
+    assert (ages.lifetimes.total, ages.idle.total) == (17.0, 7.0)
+    assert ages.lifetimes.counts[BOUNDS.index(20.0)] == ages.idle.counts[BOUNDS.index(10.0)] == 1
+    assert sum(ages.lifetimes.counts) == sum(ages.idle.counts) == 1
+    ages.idle.add(1e9)
+    assert ages.idle.counts[-1] == 1
