@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 
 from kept.errors import TokenizerError
@@ -24,13 +25,13 @@ def derive_merges(
         )
     found: list[tuple[float, int, int, tuple[str, str]]] = []
     for token, score in (vocabulary if scores is None else scores).items():
-        local = []
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in vocabulary and right in vocabulary:
-                local.append((left, right))
+        local = [
+            (token[:cut], token[cut:])
+            for cut in range(1, len(token))
+            if token[:cut] in vocabulary and token[cut:] in vocabulary
+        ]
         if len(local) > 1:
             local.sort(key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
         found += [(score, len(pair[0]), len(pair[1]), pair) for pair in local]
-    found.sort(key=lambda each: each[:3], reverse=scores is not None)
+    found.sort(key=itemgetter(0, 1, 2), reverse=scores is not None)
     return [each[3] for each in found]
