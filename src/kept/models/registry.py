@@ -166,22 +166,22 @@ def find_family(config: Mapping[str, Any]) -> Family:
     Raises UnsupportedModelError that names `model_type` or `architectures`, and lists what runs.
     """
     kind = config.get("model_type")
-    known = ", ".join(sorted(FAMILIES))
+    known = "those of model_type " + ", ".join(sorted(FAMILIES))
     if isinstance(kind, str) and kind in ENCODERS:
         raise UnsupportedModelError(
             f"config.json has model_type = {kind!r}, an encoder: it generates no tokens one after "
-            f"another, so there are no keys and values to cache. kept runs decoders, of model_type {known}"
+            f"another, so there are no keys and values to cache. kept runs decoders: {known}"
         )
     if isinstance(kind, str) and kind in RECURRENT:
         raise UnsupportedModelError(
             f"config.json has model_type = {kind!r}, some of whose layers keep a state that sums "
             "up the tokens so far, by convolutions or linear attention, and no keys and values: it "
             "cannot be cut back, forked at a token or shared by its blocks, as everything kept "
-            f"holds can. It runs those of model_type {known}"
+            f"holds can. It runs {known}"
         )
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UnsupportedModelError(
-            f"config.json has model_type = {kind!r}, which kept does not know. It runs those of model_type {known}"
+            f"config.json has model_type = {kind!r}, which kept does not know. It runs {known}"
         )
     family = FAMILIES[kind]
     named = config.get("architectures") or [family.architecture]
