@@ -120,7 +120,7 @@ Step make_step(std::int64_t rows, nb::handle tokens, nb::handle positions,
                const std::vector<LayoutTuple>& layouts, const Layers& layers, nb::handle logits,
                std::int64_t vocabulary, std::int64_t top_k,
                const std::vector<const Layers*>& inputs, std::vector<std::int64_t> input_lengths,
-               std::vector<std::int64_t> input_of) {
+               std::vector<std::int64_t> input_of, std::vector<std::int64_t> adapters) {
     if (rows < 0 || num_wanted < 0 || vocabulary < 0)
         throw std::invalid_argument("a step counts from zero");
     Step s;
@@ -144,6 +144,7 @@ Step make_step(std::int64_t rows, nb::handle tokens, nb::handle positions,
     s.inputs.first_layer = static_cast<std::int64_t>(s.layers.size());
     s.inputs.first_layout = static_cast<std::int64_t>(s.layouts.size());
     add_inputs(s, inputs, std::move(input_lengths), std::move(input_of));
+    s.adapters = std::move(adapters);
     return s;
 }
 
@@ -230,9 +231,9 @@ void bind_program(nb::module_& m) {
     m.def("step", &make_step, "rows"_a, "tokens"_a.none(), "positions"_a.none(), "starts"_a,
           "tables"_a, "lengths"_a, "wanted"_a.none(), "num_wanted"_a, "cos"_a.none(),
           "sin"_a.none(), "rope_rows"_a.none(), "layouts"_a, "layers"_a, "logits"_a.none(),
-          "vocabulary"_a, "top_k"_a, "inputs"_a, "input_lengths"_a, "input_of"_a, Keep<0, 2>(),
-          Keep<0, 3>(), Keep<0, 7>(), Keep<0, 9>(), Keep<0, 10>(), Keep<0, 11>(), Keep<0, 13>(),
-          Keep<0, 14>(), Keep<0, 17>());
+          "vocabulary"_a, "top_k"_a, "inputs"_a, "input_lengths"_a, "input_of"_a,
+          "adapters"_a = std::vector<std::int64_t>(), Keep<0, 2>(), Keep<0, 3>(), Keep<0, 7>(),
+          Keep<0, 9>(), Keep<0, 10>(), Keep<0, 11>(), Keep<0, 13>(), Keep<0, 14>(), Keep<0, 17>());
     nb::class_<Program>(m, "Program")
         .def(nb::init<const std::string&>(), "isa"_a)
         .def("add_buffer", &Program::add_buffer, "width"_a, "is_bf16"_a, "per_row"_a = 1)
@@ -261,7 +262,9 @@ void bind_program(nb::module_& m) {
             "begin"_a = 0, "columns"_a = 0, Keep<1, 3>(), Keep<1, 4>())
         .def("round", &Program::round, "x"_a, "out"_a)
         .def("quantize", &Program::quantize, "x"_a, "out"_a, "wanted"_a)
-        .def("linear", &Program::linear)
+        .def("linear", &Program::linear, "x"_a, "weights"_a, "epilogue"_a, "activation"_a, "out"_a,
+             "wanted"_a, "softcap"_a, "scale"_a, "adapters"_a = -1)
+        .def("shrink", &Program::shrink, "x"_a, "adapters"_a)
         .def(
             "place",
             [](Program& p, int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
@@ -352,6 +355,7 @@ void bind_kernels(nb::module_& m) {
     m.def("forget_torch_team", &forget_torch_team);
     bind_packing(m);
     bind_program(m);
+    bind_adapters(m);
     bind_repeats(m);
     bind_sampling(m);
 }

@@ -4,6 +4,7 @@
 
 namespace kept {
 
+void bind_adapters(nanobind::module_& m);
 void bind_kernels(nanobind::module_& m);
 void bind_packing(nanobind::module_& m);
 void bind_repeats(nanobind::module_& m);

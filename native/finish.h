@@ -91,6 +91,7 @@ inline void put_logits(const LinearArgs& args, std::int64_t row, std::int64_t co
 inline void finish_row(const LinearArgs& args, std::int64_t panel, std::int64_t row,
                        const float* sums) {
     const Weights& w = *args.weights;
+    const float* const added = args.addend.of(row, panel * kPanel);
     vf y[NV];
     for (int v = 0; v < NV; ++v) {
         const std::int64_t at = panel * kPanel + v * W;
@@ -102,6 +103,7 @@ inline void finish_row(const LinearArgs& args, std::int64_t panel, std::int64_t 
             y[v] = add(mul(y[v], load(w.channel_scales + at)), bias);
         else
             y[v] = fma(y[v], load(w.channel_scales + at), bias);
+        if (added) y[v] = add(y[v], load(added + v * W));
         if (args.scale != 1) y[v] = mul(y[v], set1(args.scale));
     }
     const std::int64_t column = panel * w.panel_width();

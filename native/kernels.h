@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "adapters.h"
 #include "code_rows.h"
 #include "layout.h"
 #include "routes.h"
@@ -54,7 +55,8 @@ struct LinearArgs {
     Best* best;         // (rows) of this thread
     TopRow* top;        // the same, or null: only the largest is wanted
     float softcap = 0;  // of logits: cap * tanh(y / cap); 0: none
-    float scale = 1;    // of y, before anything else becomes of it
+    Addend addend;      // to y, before anything becomes of it
+    float scale = 1;    // of that sum, before anything else becomes of it
 };
 
 struct NormArgs {
@@ -325,6 +327,9 @@ struct Kernels {
     void (*linear_codes)(const LinearArgs&, std::int64_t first_panel, std::int64_t last_panel,
                          float* scratch);
     void (*encode_rows)(const EncodeRowsArgs&, std::int64_t first_row, std::int64_t last_row);
+    // Of adapters: units are ranks, and strips.
+    void (*shrink)(const ShrinkArgs&, std::int64_t first_rank, std::int64_t last_rank);
+    void (*expand)(const ExpandArgs&, std::int64_t first_strip, std::int64_t last_strip);
 };
 
 // The kernels of a set of instructions by name, null if this build or CPU lacks them.

@@ -1,6 +1,7 @@
 // Compiles every kernel for the instruction set that KEPT_NS names, and lists them.
 #pragma once
 
+#include "adapt.h"
 #include "attention.h"
 #include "combine.h"
 #include "kernels.h"
@@ -44,6 +45,8 @@ const Kernels KEPT_JOIN(kernels_, KEPT_NS) = {
     KEPT_NS::weigh,
     KEPT_CODES_NS::linear_codes,
     KEPT_CODES_NS::encode_rows,
+    KEPT_NS::shrink,
+    KEPT_NS::expand,
 };
 
 }  // namespace kept

@@ -68,8 +68,8 @@ void Program::quantize(int x, int out, bool wanted) {
 }
 
 void Program::linear(int in, int weights, Epilogue epilogue, Activation activation, int out,
-                     bool wanted, float softcap, float scale) {
-    append(Linear{in, weights, epilogue, activation, out, wanted, softcap, scale});
+                     bool wanted, float softcap, float scale, int adapters) {
+    append(Linear{in, weights, epilogue, activation, out, wanted, softcap, scale, adapters});
 }
 
 void Program::place(int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
@@ -112,6 +112,7 @@ void Program::reserve(const Step& step) {
             needed = std::max(needed, attend_scratch(a->shape));
         if (const Choose* c = std::get_if<Choose>(&op)) routes_.reserve(c->routing, step.rows);
     }
+    reserve_adapters(step);
     const auto threads = static_cast<std::size_t>(Pool::shared().num_threads());
     scratch_.resize(threads);
     for (auto& scratch : scratch_)

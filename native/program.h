@@ -60,8 +60,13 @@ class Program {
     // Activations to int8 codes: `out` is a buffer of codes.
     void quantize(int x, int out, bool wanted);
     // softcap: of logits, 0: none. scale: of the outputs, before anything else becomes of them.
+    // adapters: what rows take on before that, of which `shrink` is the operation before; -1: none.
     void linear(int in, int weights, Epilogue epilogue, Activation activation, int out, bool wanted,
-                float softcap, float scale);
+                float softcap, float scale, int adapters = -1);
+    // Of one layer; of all layers as many.
+    int add_adapters(std::vector<LowRank> adapters);
+    // The numbers of adapted rows of `x` in the ranks of their adapters.
+    void shrink(int x, int adapters);
     // crossing: `layer` is one of each encoder input that the step brings,
     // and its keys are those of the sequences that attend it.
     void place(int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
@@ -128,6 +133,10 @@ class Program {
         int out;
         bool wanted;
         float softcap, scale;
+        int adapters;
+    };
+    struct Shrink {
+        int x, adapters;
     };
     struct Place {
         int qkv, queries;
@@ -163,8 +172,8 @@ class Program {
         int x, shared, out;
         bool add;
     };
-    using Op = std::variant<Embed, Norm, Round, Quantize, Linear, Place, Attend, Choose, Gather,
-                            Experts, Combine>;
+    using Op = std::variant<Embed, Norm, Round, Quantize, Linear, Shrink, Place, Attend, Choose,
+                            Gather, Experts, Combine>;
 
     struct Run;
 
@@ -187,6 +196,7 @@ class Program {
     void check_op(const Round& op) const;
     void check_op(const Quantize& op) const;
     void check_op(const Linear& op) const;
+    void check_op(const Shrink& op) const;
     void check_op(const Place& op) const;
     void check_op(const Attend& op) const;
     void check_op(const Choose& op) const;
@@ -198,6 +208,13 @@ class Program {
     void check_per_row(const RowBuffer& rows) const;
     const Routing& last_choice() const;
     void check(const Step& step, std::int64_t first, std::int64_t last) const;
+    void check_adapters(const Linear& op) const;
+    void check_adapted(const Step& step) const;
+    const Adapters& known_adapters(int name) const;
+    std::int64_t most_ranks() const;
+    void reserve_adapters(const Step& step);
+    // What adapted rows take on in these panels of a layer.
+    Addend adapt(const Linear& op, std::int64_t first_panel, std::int64_t last_panel);
     template <class T>
     void append(const T& op) {
         check_op(op);
@@ -229,6 +246,7 @@ class Program {
     void operate(Run& run, const Round& op, Part part);
     void operate(Run& run, const Quantize& op, Part part);
     void operate(Run& run, const Linear& op, Part part);
+    void operate(Run& run, const Shrink& op, Part part);
     void operate(Run& run, const Place& op, Part part);
     void operate(Run& run, const Attend& op, Part part);
     void operate(Run& run, const Choose& op, Part part);
@@ -252,6 +270,11 @@ class Program {
     std::vector<Weights> weights_;
     std::vector<std::vector<Weights>> expert_weights_;
     Routes routes_;
+    std::vector<Adapters> adapters_;
+    std::int64_t num_adapters_ = -1;
+    AdaptedRows adapted_;
+    // Of adapted rows, until their layer is done with them.
+    std::vector<float> narrow_, adapted_sums_;
     std::vector<Op> ops_;
     std::vector<AttendPlan> plans_;
     std::vector<float> partials_;

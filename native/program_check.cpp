@@ -131,6 +131,7 @@ void check_layers(const Step& step, std::int64_t layer, bool crossing,
 void Program::check(const Step& step, std::int64_t first, std::int64_t last) const {
     check_sequences(step);
     check_inputs(step);
+    check_adapted(step);
     std::int64_t rope_rows = -1;  // of the tables whose rows have been checked
     for (std::int64_t i = first; i < last; ++i) {
         const Op& op = this->op(i);
@@ -206,6 +207,7 @@ void Program::check_op(const Quantize& op) const {
 void Program::check_op(const Linear& op) const {
     check_product(known(op.in), weights_.at(static_cast<std::size_t>(op.weights)), op.epilogue,
                   known(op.out));
+    check_adapters(op);
 }
 
 void Program::check_product(const RowBuffer& in, const Weights& w, Epilogue epilogue,

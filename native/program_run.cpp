@@ -82,6 +82,7 @@ bool Program::is_small(const Step& step, const Op& op) const {
     }
     if (const Combine* c = std::get_if<Combine>(&op))
         return step.rows * buffer(c->x).per_row() * buffer(c->x).width() <= kAlone;
+    if (std::holds_alternative<Shrink>(op)) return adapted_.empty();
     if (const Place* p = std::get_if<Place>(&op))
         return step.rows * buffer(p->qkv).width() <= kAlone;
     return false;
@@ -160,6 +161,7 @@ void Program::operate(Run& run, const Linear& op, Part part) {
         args.act = buffer(op.out).act();
     }
     const auto [begin, end] = part.of(w.num_panels());
+    args.addend = adapt(op, begin, end);
     const auto linear = takes_codes ? kernels_->linear_codes : kernels_->linear;
     linear(args, begin, end, scratch_[static_cast<std::size_t>(part.thread)].data());
 }

@@ -62,6 +62,7 @@ struct Step {
     std::vector<StepTable> tables;  // of each layout
     std::vector<LayerStores> layers;
     StepInputs inputs;
+    std::vector<std::int64_t> adapters;  // of each sequence, -1: none; or nothing at all
     float* logits = nullptr;
     std::int64_t vocabulary = 0;
     std::int64_t top_k = 0;  // of each wanted row so many of the largest logits are found

@@ -177,7 +177,20 @@ def step(
     inputs: Sequence[Layers],
     input_lengths: Sequence[int],
     input_of: Sequence[int],
+    adapters: Sequence[int] = ...,
 ) -> Step: ...
+
+class LowRank: ...
+
+def low_rank(
+    rank: int = 0,
+    padded_in: int = 0,
+    down: Tensor | None = None,
+    up: Tensor | None = None,
+    scales: Tensor | None = None,
+    strips: Tensor | None = None,
+) -> LowRank: ...
+def add_adapters(program: Program, adapters: list[LowRank]) -> int: ...
 
 class Program:
     def __init__(self, isa: str) -> None: ...
@@ -233,8 +246,10 @@ class Program:
         wanted: bool,
         softcap: float,
         scale: float,
+        adapters: int = -1,
         /,
     ) -> None: ...
+    def shrink(self, x: int, adapters: int) -> None: ...
     def place(
         self,
         qkv: int,

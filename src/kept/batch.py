@@ -66,6 +66,8 @@ class Batch:
         change it.
     wanted: (M,) int64 rows whose logits are wanted, or None for all of them.
     source: what an encoder has to read before, None: nothing new.
+    adapters: (B,) the number of the adapter that each sequence's rows go through, -1: none; or
+        empty: none does.
     """
 
     tokens: Tensor
@@ -75,6 +77,7 @@ class Batch:
     totals: tuple[int, ...]
     wanted: Tensor | None = None
     source: Source | None = None
+    adapters: tuple[int, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -100,6 +103,7 @@ def pack(
     totals: Sequence[int] | None = None,
     last_of: Sequence[int] | None = None,
     sources: Sequence[Sequence[int] | None] | None = None,
+    adapters: Sequence[int] = (),
     device: torch.device | str = "cpu",
 ) -> Batch:
     """Lay sequences of new tokens end to end.
@@ -111,6 +115,7 @@ def pack(
     more the second, and so on. True is one; default all rows.
     sources: (B,) the tokens of the input that an encoder is to read for each sequence, None: none.
     Equal inputs are read once.
+    adapters: as of `Batch`.
 
     Raises OptionError if nothing is given to compute or the lists disagree in length.
     """
@@ -146,6 +151,7 @@ def pack(
         totals=tuple(spans),
         wanted=None if wanted is None else torch.tensor(wanted, dtype=torch.int64, device=device),
         source=None if sources is None else pack_source(sources, num_sequences, device),
+        adapters=tuple(adapters),
     )
 
 

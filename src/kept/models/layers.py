@@ -24,10 +24,11 @@ class Linear(nn.Module):
         self.gated = gated
         self.weight = parameter(num_out, num_in)
         self.bias = parameter(num_out) if bias else None
+        self.adapters: ops.Adapters | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, in) -> (N, out)."""
-        return ops.linear(x, self.weight, self.bias)
+        return ops.linear(x, self.weight, self.bias, self.adapters)
 
 
 class GatedMLP(nn.Module):

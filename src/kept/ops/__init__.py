@@ -1,5 +1,6 @@
 """Arithmetic: one face per operation, and the views attention reads."""
 
+from kept.ops.adapters import AdaptedRows, Adapters, LowRank
 from kept.ops.attention import attend_stored
 from kept.ops.backend import (
     MAX_REACH,
@@ -66,6 +67,8 @@ __all__ = [
     "KV_CODECS",
     "MAX_REACH",
     "VALUE_CODECS",
+    "AdaptedRows",
+    "Adapters",
     "AttentionSpec",
     "Bias",
     "BlockView",
@@ -82,6 +85,7 @@ __all__ = [
     "LentBuffers",
     "LentInputs",
     "LinearBias",
+    "LowRank",
     "PackedMatrix",
     "PackedView",
     "Part",

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from kept.ops import mixture, reference, trace, trace_experts
+from kept.ops.adapters import Adapters, adapt
 from kept.ops.bias import Bias
 from kept.ops.mixture import Expert, Router, Routing
 from kept.ops.spec import AttentionSpec, HeadSpec
@@ -103,11 +104,16 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     return out
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias. x: (N, in), weight: (out, in), bias: (out,)."""
-    take = _trace if trace.is_traced(x) else reference
-    out: Tensor = take.linear(x, weight, bias)
-    return out
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, adapters: Adapters | None = None
+) -> Tensor:
+    """x @ weight.T + bias, and what adapters add to rows that go through one. x: (N, in), weight:
+    (out, in), bias: (out,)."""
+    if trace.is_traced(x):
+        traced: Tensor = _trace.linear(x, weight, bias, adapters)
+        return traced
+    out = reference.linear(x, weight, bias)
+    return out if adapters is None else adapt(x, out, adapters)
 
 
 def embedding(ids: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from kept.ops.activations import Activations
+from kept.ops.adapters import Adapters
 from kept.ops.bias import Bias
 from kept.ops.mixture import Routing
 from kept.ops.packed import PackedMatrix
@@ -60,10 +61,21 @@ class Quantize:
 
 
 @dataclass
+class Shrink:
+    """The numbers of rows in the ranks of their adapters, for the product that comes next. weight:
+    its matrix."""
+
+    x: Buffer
+    weight: PackedMatrix
+    adapters: Adapters
+
+
+@dataclass
 class Linear:
     """A matrix product and what becomes of it: store, add, activate, gate or logits.
 
-    softcap: of logits, 0: none. scale: of the product, before anything else becomes of it.
+    softcap: of logits, 0: none. adapters: what rows take on; `Shrink` comes before. scale: of that
+    sum, before anything else becomes of it.
     """
 
     x: Buffer
@@ -74,6 +86,7 @@ class Linear:
     wanted: bool = False
     softcap: float = 0.0
     scale: float = 1.0
+    adapters: Adapters | None = None
 
 
 @dataclass
@@ -156,7 +169,18 @@ class Combine:
 
 
 Line = (
-    Embed | Norm | Round | Quantize | Linear | Place | Attend | Choose | Gather | Experts | Combine
+    Embed
+    | Norm
+    | Round
+    | Quantize
+    | Shrink
+    | Linear
+    | Place
+    | Attend
+    | Choose
+    | Gather
+    | Experts
+    | Combine
 )
 
 

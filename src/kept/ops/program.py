@@ -14,15 +14,17 @@ from torch import Tensor
 from kept.batch import Batch
 from kept.errors import OptionError
 from kept.ops import lines, reference
+from kept.ops.adapters import Adapters
 from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
 from kept.ops.bias import Bias, LinearBias
 from kept.ops.kv_codec import KVCodec
 from kept.ops.native_shape import computes_in_floats, native_shape, or_none
 from kept.ops.packed import PackedMatrix
+from kept.ops.packed_adapters import add_adapters
 from kept.ops.program_experts import add_expert_line, native_activation
 from kept.ops.row_buffers import RowBuffers
 from kept.ops.spec import AttentionSpec
-from kept.ops.step_buffers import RopeTables, StepBuffers
+from kept.ops.step_buffers import RopeTables, StepBuffers, check_ids
 
 if TYPE_CHECKING:
     from kept import _native
@@ -52,6 +54,7 @@ class Program:
         self._buffers.keep(self.residual)
         self._weights: dict[PackedMatrix, int] = {}
         self._biases: dict[Bias, Tensor] = {}
+        self._adapters: dict[Adapters, int] = {}
         for at, line in enumerate(traced.lines):
             if at in traced.starts:
                 self._buffers.begin_block()
@@ -89,12 +92,14 @@ class Program:
         read, and for tensors of the batch that are not what `Batch` says.
         """
         rows = batch.num_rows
-        _check_ids("tokens", batch.tokens, rows)
-        _check_ids("positions", batch.positions, rows)
+        check_ids("tokens", batch.tokens, rows)
+        check_ids("positions", batch.positions, rows)
         if batch.wanted is not None:
-            _check_ids("wanted", batch.wanted, logits.shape[0])
+            check_ids("wanted", batch.wanted, logits.shape[0])
         ids = batch.tokens, batch.positions, batch.wanted
-        return self._step(rows, ids, batch.starts, stores, rope, logits, len(logits), top_k)
+        return self._step(
+            rows, ids, batch.starts, stores, rope, logits, len(logits), top_k, batch.adapters
+        )
 
     def _step(
         self,
@@ -106,6 +111,7 @@ class Program:
         logits: Tensor,
         num_wanted: int,
         top_k: int,
+        adapters: Sequence[int],
     ) -> _native.Step:
         """ids: tokens, positions and wanted rows."""
         from kept import _native
@@ -132,6 +138,7 @@ class Program:
             inputs=[] if inputs is None else [x.native() for x in inputs.buffers],
             input_lengths=[] if inputs is None else inputs.lengths,
             input_of=[] if inputs is None else inputs.of,
+            adapters=adapters,
         )
 
     def run(self, step: _native.Step, first: int = 0, last: int | None = None) -> None:
@@ -148,6 +155,7 @@ class Program:
         rope: RopeTables | None,
         logits: Tensor,
         top_k: int = 0,
+        adapters: Sequence[int] = (),
     ) -> _native.Repeat:
         """Steps that add one token to each of B sequences of so many tokens; arguments as of
         `step`, stores of the step before the first of these. Its tables' rows are positions.
@@ -159,7 +167,7 @@ class Program:
 
         count = len(lengths)
         starts, none = range(count + 1), (None, None, None)
-        last = self._step(count, none, starts, stores, rope, logits, count, top_k)
+        last = self._step(count, none, starts, stores, rope, logits, count, top_k, adapters)
         return _native.Repeat(self._native, last, [length - 1 for length in lengths])
 
     def run_again(self, repeat: _native.Repeat, tokens: list[int]) -> list[tuple[float, int]]:
@@ -224,17 +232,17 @@ class Program:
                 native.round(self._buffers[x], self._buffers[out])
             case lines.Quantize(x, out, wanted):
                 native.quantize(self._buffers[x], self._buffers[out], wanted)
-            case lines.Linear(x, weight, out, epilogue, activation, wanted, softcap, scale):
+            case lines.Shrink(x, weight, adapters):
+                self._adapters[adapters] = add_adapters(native, adapters, weight)
+                native.shrink(self._buffers[x], self._adapters[adapters])
+            case lines.Linear(
+                x, weight, out, epilogue, activation, wanted, softcap, scale, adapted
+            ):
                 native.linear(
-                    self._buffers[x],
-                    self._matrix(weight),
-                    getattr(_native.Epilogue, epilogue),
-                    native_activation(activation),
-                    self._buffers[out],
-                    wanted,
-                    softcap,
-                    scale,
-                )
+                    self._buffers[x], self._matrix(weight), getattr(_native.Epilogue, epilogue),
+                    native_activation(activation), self._buffers[out], wanted, softcap, scale,
+                    -1 if adapted is None else self._adapters[adapted],
+                )  # fmt: skip
             case lines.Choose() | lines.Gather() | lines.Experts() | lines.Combine():
                 add_expert_line(native, self._buffers, line)
             case lines.Place(
@@ -276,15 +284,6 @@ class Program:
         if matrix not in self._weights:
             self._weights[matrix] = self._native.add_weights(matrix.handle)
         return self._weights[matrix]
-
-
-def _check_ids(name: str, ids: Tensor, count: int) -> None:
-    plain = ids.dtype == torch.int64 and ids.is_cpu and ids.is_contiguous()
-    if not plain or ids.numel() != count:
-        raise OptionError(
-            f"the batch's {name} are {ids.numel()} of {ids.dtype} on {ids.device}; the native "
-            f"kernels read {count} contiguous int64 numbers on the CPU, as kept.batch.pack makes"
-        )
 
 
 def _idle(spec: AttentionSpec) -> Tensor | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -157,3 +158,13 @@ def codec_kinds(codec: KVCodec) -> tuple[_native.Codec, _native.Codec]:
         )
     keys, values = (getattr(_native.Codec, str(name)) for name in names)
     return keys, values
+
+
+def check_ids(name: str, ids: Tensor, count: int) -> None:
+    """Raise OptionError for tensors of a batch (count,) that kernels do not read."""
+    plain = ids.dtype == torch.int64 and ids.is_cpu and ids.is_contiguous()
+    if not plain or ids.numel() != count:
+        raise OptionError(
+            f"the batch's {name} are {ids.numel()} of {ids.dtype} on {ids.device}; the native "
+            f"kernels read {count} contiguous int64 numbers on the CPU, as kept.batch.pack makes"
+        )

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kept.ops.adapters import Adapters
 from kept.ops.bias import Bias
 from kept.ops.lines import (
     Attend,
@@ -33,6 +34,7 @@ from kept.ops.lines import (
     PositionBuffer,
     Quantize,
     Round,
+    Shrink,
     Trace,
 )
 from kept.ops.packed import PackedMatrix
@@ -184,10 +186,12 @@ def _widened(x: Tensor) -> Tensor:
     return x.detach().float().contiguous()
 
 
-def linear(x: Rows, weight: PackedMatrix, bias: None = None) -> Rows:
+def linear(
+    x: Rows, weight: PackedMatrix, bias: None = None, adapters: Adapters | None = None
+) -> Rows:
     """See `ops.linear`; a bias is packed with the weights."""
     assert bias is None
-    source = x.read()
+    source = read = x.read()
     if x.trace.activations == "int8" and weight.format in ("int8", "int4"):
         codes = CodeBuffer(source.width, format=weight.format)
         x.trace.lines.append(Quantize(source, codes, x.wanted))
@@ -197,8 +201,10 @@ def linear(x: Rows, weight: PackedMatrix, bias: None = None) -> Rows:
         x.trace.lines.append(Round(source, rounded))
         source = rounded
     source.feeds.append(weight)
+    if adapters is not None:
+        x.trace.lines.append(Shrink(read, weight, adapters))
     out = Rows(x.trace, Buffer(weight.num_out), x.wanted)
-    out.made_by = Linear(source, weight, out.buffer, wanted=x.wanted)
+    out.made_by = Linear(source, weight, out.buffer, wanted=x.wanted, adapters=adapters)
     x.trace.lines.append(out.made_by)
     return out
 

@@ -148,11 +148,12 @@ class Rig:
         positions: Tensor | None = None,
         threads: int | None = None,
         top_k: int = 0,
+        adapters: tuple[int, ...] = (),
     ) -> tuple[Program, Tensor]:
         """The program after one step over these rows, and its logits, if its last line makes them.
 
         Row i has token i unless told otherwise. blocks: (B, n) of each sequence, by default its
-        slot.
+        slot. adapters: (B,) as of a batch.
         """
         if not isinstance(self.traced.lines[-1], trace.Linear):
             # A program ends in a head; this one reads nothing that matters.
@@ -168,6 +169,7 @@ class Rig:
             slots,
             (num_rows,) * len(slots),
             wanted,
+            adapters=adapters,
         )
         count = num_rows if wanted is None else len(wanted)
         logits = torch.full((count, program.vocab_size), torch.nan)
