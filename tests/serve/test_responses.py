@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kept import LLM
+from kept.serve import sse
 
 from .serving import Served, served
 
@@ -205,3 +206,15 @@ def test_what_is_not_done_is_named(server: Served, body: dict[str, Any], field: 
     answer = server.http.post("/v1/responses", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == field
+
+
+def test_a_silent_stream_goes_on_with_events(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that count events and no comments do not give it up; numbers stay in order."""
+    monkeypatch.setattr(sse, "KEEP_ALIVE", 0.0005)
+    told = events(server, input="x = 1\n" * 300, max_output_tokens=2)
+    kinds = [event["type"] for event in told]
+    assert kinds[0] == "response.created"
+    assert kinds.count("response.in_progress") > 1
+    assert kinds[-1] == "response.incomplete"

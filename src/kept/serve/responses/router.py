@@ -42,7 +42,7 @@ async def create(body: ResponsesRequest, request: Request) -> Response:
     telling = Telling(resource, answer, service.llm.tokenizer, body.caching.prewarm, on_end)
     headers = place_headers(answer)
     if body.stream:
-        return EventStream(telling.pieces(), headers=headers)
+        return EventStream(telling.pieces(), comment=telling.idle, headers=headers)
     found = await unless_gone(request, telling.hear())
     return json_response(found, headers)
 

@@ -48,6 +48,12 @@ class Telling:
         self.completion: Completion | None = None
         self.failure: Refusal | None = None
 
+    def idle(self) -> bytes:
+        """What is sent while nothing happens: Codex gives up where it hears no event for long, and
+        does not count comments."""
+        told = self._event("response.in_progress", response=self._resource.body([]))
+        return sse(told, told["type"])
+
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The stream, down to its last event."""
         try:
