@@ -45,7 +45,9 @@ bench_app.command("serve")(grouped(serve))
 def cache(
     model: Annotated[
         str | None,
-        typer.Option(help="Measure this checkpoint: a folder or a hub id.", metavar="FOLDER|ID"),
+        typer.Option(
+            help="Measure this checkpoint: a folder, GGUF file or hub id.", metavar="FOLDER|ID"
+        ),
     ] = None,
     shape: Annotated[
         str | None,

@@ -31,7 +31,8 @@ def quality(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Measure this checkpoint: a folder or a hub id. Default: the bundled model.",
+            help="Measure this checkpoint: a folder, GGUF file or hub id. Default: the bundled "
+            "model.",
             metavar="FOLDER|ID",
         ),
     ] = None,

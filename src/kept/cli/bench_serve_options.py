@@ -25,7 +25,7 @@ class ServedModel:
 
     model: Annotated[
         str | None,
-        option(MODEL, "Serve this checkpoint: a folder or a hub id.", metavar="FOLDER|ID"),
+        option(MODEL, "Serve this checkpoint: a folder, GGUF file or hub id.", metavar="FOLDER|ID"),
     ] = None
     shape: Annotated[
         str | None,

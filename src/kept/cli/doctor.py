@@ -21,7 +21,8 @@ def doctor(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A folder or a hub id, of which only the description is fetched: whether it fits. "
+            help="A folder, a GGUF file or a hub id, of which only the description is fetched: "
+            "whether it fits. "
             "Default: the bundled model.",
             show_default=False,
         ),

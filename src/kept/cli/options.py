@@ -62,8 +62,9 @@ class ModelOptions:
         str | None,
         option(
             MODEL,
-            "A checkpoint's folder, or a hub id such as Qwen/Qwen2.5-0.5B, fetched once and kept "
-            "in the hub's cache. Default: the small bundled model of Python code.",
+            "A checkpoint's folder, a GGUF file, or a hub id such as Qwen/Qwen2.5-0.5B (of a GGUF "
+            "file org/name:file.gguf), fetched once and kept in the hub's cache. Default: the small "
+            "bundled model of Python code.",
             "--model",
             "-m",
         ),
@@ -75,7 +76,8 @@ class ModelOptions:
         option(
             MODEL,
             "Round the weights to int8 or int4, about a half and 0.28 of bfloat16's bytes, while "
-            "loading. `kept quantize` does so once and for all. Default: as they are stored.",
+            "loading. `kept quantize` does so once and for all. Default: as they are stored; int8 "
+            "where others have quantized them and no --dtype is given.",
         ),
     ] = None
     activations: Annotated[ActivationsName, option(MODEL, ACTIVATIONS_HELP)] = ActivationsName.AUTO

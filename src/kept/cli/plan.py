@@ -24,7 +24,8 @@ def plan(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A folder or a hub id, of which only the description is fetched. Default: the "
+            help="A folder, a GGUF file or a hub id, of which only the description is fetched. "
+            "Default: the "
             "bundled model.",
             show_default=False,
         ),

@@ -13,7 +13,10 @@ from kept.format import format_bytes
 
 def quantize(
     model: Annotated[
-        str, typer.Argument(help="The checkpoint: a folder or a hub id.", show_default=False)
+        str,
+        typer.Argument(
+            help="The checkpoint: a folder, a GGUF file or a hub id.", show_default=False
+        ),
     ],
     # Not a Path, which would make "." of an empty name.
     out: Annotated[

@@ -26,7 +26,7 @@ def serve(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="A checkpoint's folder or hub id. Default: the bundled model.",
+            help="A checkpoint's folder, GGUF file or hub id. Default: the bundled model.",
             show_default=False,
             envvar=[],
         ),

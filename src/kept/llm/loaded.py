@@ -54,12 +54,14 @@ class Loaded:
     ) -> None:
         """Load a checkpoint.
 
-        source: a folder, a hub id ("org/name", fetched through huggingface_hub and kept in its
-            cache), or None for the bundled model.
+        source: a folder, a GGUF file, a hub id ("org/name", or "org/name:file.gguf", fetched
+            through huggingface_hub and kept in its cache), or None for the bundled model.
         dtype: "float32", "bfloat16", "float16", a torch dtype, or None for the checkpoint's own;
             float16 nobody asked for is computed in bfloat16 on a CPU, and the log says so.
         device: as torch names them; None is the CPU.
-        quantize: "int8" or "int4" rounds the weights to a byte or half of one, with scales.
+        quantize: "int8" or "int4" rounds the weights to a byte or half of one, with scales. Weights
+            that others have quantized become int8 on a CPU where neither this nor a dtype is given,
+            and the log says so.
         activations: as what they meet weights of int8 or int4: "bfloat16", "int8", or "auto", the
             faster on this machine's instruction set.
         copy_weights: copy the weights of a folder that `kept quantize` wrote into this process's

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -41,30 +43,39 @@ def train(path: Path, kind: str, **options: Any) -> Path:
     return path
 
 
+@cache
+def trained(family: str) -> bytes:
+    with TemporaryDirectory() as folder:
+        return train_family(family, Path(folder)).read_bytes()
+
+
 def folder_of(family: str, folder: Path) -> Path:
     """A checkpoint folder without tokenizer.json."""
+    name = "spiece.model" if family == "t5" else "tokenizer.model"
+    (folder / name).write_bytes(trained(family))
+    (folder / "config.json").write_text(json.dumps({"model_type": family}))
+    return folder
+
+
+def train_family(family: str, folder: Path) -> Path:
     bytes_too = {"byte_fallback": True, "vocab_size": 420, "character_coverage": 0.98}
     if family == "t5":
         marks = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
-        train(folder / "spiece.model", "unigram", **marks, hard_vocab_limit=False)
-    elif family == "gemma":
+        return train(folder / "spiece.model", "unigram", **marks, hard_vocab_limit=False)
+    if family == "gemma":
         marks = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}
         symbols = ["<mask>", "<start_of_turn>", "▁▁", "▁▁▁", "\n\n"]
         plain = {"normalization_rule_name": "identity", "add_dummy_prefix": False}
         names = {"bos_piece": "<bos>", "eos_piece": "<eos>"}
-        train(
+        return train(
             folder / "tokenizer.model",
             "bpe",
             **{**marks, **bytes_too, **plain, **names},
             user_defined_symbols=symbols,
             remove_extra_whitespaces=False,
         )
-    else:
-        plain = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
-        train(folder / "tokenizer.model", "bpe", **bytes_too, **plain)
-    config = {"model_type": family}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    plain = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    return train(folder / "tokenizer.model", "bpe", **bytes_too, **plain)
 
 
 CLASSES = {"gemma": "GemmaTokenizer", "llama": "LlamaTokenizer", "t5": "T5Tokenizer"}
