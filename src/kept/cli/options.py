@@ -63,8 +63,8 @@ class ModelOptions:
         option(
             MODEL,
             "A checkpoint's folder, a GGUF file, or a hub id such as Qwen/Qwen2.5-0.5B (of a GGUF "
-            "file org/name:file.gguf), fetched once and kept in the hub's cache. Default: the small "
-            "bundled model of Python code.",
+            "file org/name:file.gguf), fetched once and kept in the hub's cache. Default: the "
+            "small bundled model of Python code.",
             "--model",
             "-m",
         ),
