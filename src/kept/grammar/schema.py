@@ -7,7 +7,6 @@ annotations, or follows only half way (its issue 265 among them), and sizes that
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
@@ -134,7 +133,7 @@ def _count(path: str, value: Any) -> None:
 
 def _number(path: str, value: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or abs(value) > _MOST_NUMBER:
+    if not is_number or not -_MOST_NUMBER <= value <= _MOST_NUMBER:
         raise _refused(path, value, f"a number of at most {_MOST_NUMBER:,}")
 
 

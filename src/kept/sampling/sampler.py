@@ -180,7 +180,7 @@ def _explain_no_choice(peak: float, options: ResolvedParams) -> str:
     named = ", ".join(f"{name}={value!r:.100}" for name, value in found.items())
     if peak == -math.inf:
         return f"no token is left to choose from after {named}; loosen one of them"
-    return f"the scores are no longer finite after {named}; move one of them nearer to 1"
+    return f"the scores are no longer finite after {named}; choose one of them less extreme"
 
 
 def _peak_error(peak: float) -> SamplingError | None:

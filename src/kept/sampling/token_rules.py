@@ -49,7 +49,8 @@ def counted(scores: Tensor, new: Ids, presence: float, frequency: float) -> Tens
     tokens, counts = np.unique(new[new < scores.numel()], return_counts=True)
     if not tokens.size:
         return scores
-    penalty = (counts * frequency + presence).astype(np.float32)
+    with np.errstate(over="ignore"):  # as in torch, more than a score can be is infinite
+        penalty = (counts * frequency + presence).astype(np.float32)
     processed = scores.clone()
     processed[index_of(tokens, scores)] -= torch.from_numpy(penalty).to(scores.device)
     return processed
