@@ -61,8 +61,10 @@ def check_targets(json_file: Path | None, png_file: Path | None) -> None:
 def check_file(path: Path | None, option: str) -> None:
     """Raise typer.BadParameter for a file that has no folder to lie in, or is one."""
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        why = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
-        raise typer.BadParameter(f"{path} {why}; give a file in one that does", param_hint=option)
+        why = "lies in a folder that does not exist; give a file in one that does"
+        if path.is_dir():
+            why = "is a folder; give a file, in it or elsewhere"
+        raise typer.BadParameter(f"{path} {why}", param_hint=option)
 
 
 def check_measured(measured: object) -> None:
