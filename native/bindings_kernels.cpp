@@ -260,7 +260,8 @@ void bind_program(nb::module_& m) {
             },
             "x"_a, "weight"_a, "bias"_a.none(), "eps"_a, "out"_a, "wanted"_a, "add"_a,
             "begin"_a = 0, "columns"_a = 0, Keep<1, 3>(), Keep<1, 4>())
-        .def("round", &Program::round, "x"_a, "out"_a)
+        .def("round", &Program::round, "x"_a, "out"_a, "factor"_a = 1.0f, "by"_a = -1,
+             "begin"_a = 0)
         .def("quantize", &Program::quantize, "x"_a, "out"_a, "wanted"_a)
         .def("linear", &Program::linear, "x"_a, "weights"_a, "epilogue"_a, "activation"_a, "out"_a,
              "wanted"_a, "softcap"_a, "scale"_a, "adapters"_a = -1)
@@ -268,21 +269,25 @@ void bind_program(nb::module_& m) {
         .def(
             "place",
             [](Program& p, int qkv, int queries, std::int64_t layer, const AttentionShape& shape,
-               nb::handle q_norm, nb::handle k_norm, float eps, bool by_head, bool centred,
-               std::int64_t rope_dim, std::int64_t rope_begin, std::int64_t rope_stride,
-               bool neighbours, bool crossing) {
+               nb::handle q_norm, nb::handle k_norm, nb::handle v_norm, float eps, bool by_head,
+               bool centred, std::int64_t rope_dim, std::int64_t rope_begin,
+               std::int64_t rope_stride, bool neighbours, bool crossing) {
                 const auto norm = [&](nb::handle x, std::int64_t heads) {
                     return numbers<const float>(x, shape.head_dim * (by_head ? heads : 1),
                                                 "weights of a head's norm");
                 };
-                const HeadNorms norms{norm(q_norm, shape.heads), norm(k_norm, shape.kv_heads), eps,
-                                      by_head, centred};
+                const HeadNorms norms{norm(q_norm, shape.heads),
+                                      norm(k_norm, shape.kv_heads),
+                                      norm(v_norm, 1),
+                                      eps,
+                                      by_head,
+                                      centred};
                 p.place(qkv, queries, layer, shape, norms,
                         {rope_dim, rope_begin, rope_stride, neighbours}, crossing);
             },
             "qkv"_a, "queries"_a, "layer"_a, "shape"_a, "q_norm"_a.none(), "k_norm"_a.none(),
-            "eps"_a, "by_head"_a, "centred"_a, "rope_dim"_a, "rope_begin"_a, "rope_stride"_a,
-            "neighbours"_a, "crossing"_a, Keep<1, 6>(), Keep<1, 7>())
+            "v_norm"_a.none(), "eps"_a, "by_head"_a, "centred"_a, "rope_dim"_a, "rope_begin"_a,
+            "rope_stride"_a, "neighbours"_a, "crossing"_a, Keep<1, 6>(), Keep<1, 7>(), Keep<1, 8>())
         .def(
             "attend",
             [](Program& p, int queries, std::int64_t layer, const AttentionShape& shape, int out,

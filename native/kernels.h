@@ -71,11 +71,14 @@ struct NormArgs {
     bool add = false;  // to what is there, in rows of floats
 };
 
-// Rows of floats to rows that feed a linear layer.
+// Rows of floats, times a factor or other rows, to rows that may feed a linear layer. out may be x.
 struct RoundArgs {
     const float* x;
-    std::int64_t x_stride;
+    std::int64_t x_stride, width;
     ActRows out;
+    float factor = 1;
+    const float* by = nullptr;  // null: the factor alone
+    std::int64_t by_stride = 0;
 };
 
 struct EmbedArgs {
@@ -175,6 +178,7 @@ struct PlaceArgs {
     std::int64_t qkv_stride;
     AttentionShape shape;
     const float *q_norm, *k_norm;  // (D), or one behind the other for each head; or null
+    const float* v_norm;           // (D) or null
     float eps;
     std::int64_t norm_stride;       // of these, from head to head; 0: all heads have the same
     bool centred;                   // layer norm without bias, else root-mean-square norm

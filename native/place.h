@@ -70,9 +70,9 @@ inline void place(const PlaceArgs& args, std::int64_t first_unit, std::int64_t l
         std::memcpy(x, args.qkv + row * args.qkv_stride + head * dim,
                     4 * static_cast<std::size_t>(dim));
         const bool is_query = head < heads, is_value = head >= heads + keys;
-        const float* weight = is_query ? args.q_norm : args.k_norm;
-        if (!is_value && weight)
-            norm_head(args, weight + (is_query ? head : head - heads) * args.norm_stride, x);
+        const float* weight = is_query ? args.q_norm : is_value ? args.v_norm : args.k_norm;
+        const std::int64_t own = is_value ? 0 : is_query ? head : head - heads;
+        if (weight) norm_head(args, weight + own * args.norm_stride, x);
         if (!is_value && args.cos) {
             const std::int64_t at = args.rope_rows[row] * args.rope_stride + args.rope_begin;
             if (args.neighbours)

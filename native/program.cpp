@@ -59,8 +59,8 @@ void Program::norm(int x, const float* weight, const float* bias, float eps, int
     append(Norm{x, weight, bias, eps, out, wanted, add, begin, width});
 }
 
-void Program::round(int x, int out) {
-    append(Round{x, out});
+void Program::round(int x, int out, float factor, int by, std::int64_t begin) {
+    append(Round{x, out, factor, by, begin});
 }
 
 void Program::quantize(int x, int out, bool wanted) {

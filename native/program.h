@@ -21,7 +21,7 @@ namespace kept {
 
 // Of the norms of single heads; see PlaceArgs.
 struct HeadNorms {
-    const float *q = nullptr, *k = nullptr;
+    const float *q = nullptr, *k = nullptr, *v = nullptr;
     float eps = 0;
     bool by_head = false, centred = false;
 };
@@ -55,8 +55,9 @@ class Program {
     // behind them are zeros, unless it is x.
     void norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted,
               bool add, std::int64_t begin, std::int64_t width);
-    // Rows of floats, to be read by a linear layer while they go on being added to.
-    void round(int x, int out);
+    // Rows of floats, to be read by a linear layer while they go on being added to; times a factor,
+    // and times columns of the rows of `by` from `begin` on, unless that is below zero.
+    void round(int x, int out, float factor, int by, std::int64_t begin);
     // Activations to int8 codes: `out` is a buffer of codes.
     void quantize(int x, int out, bool wanted);
     // softcap: of logits, 0: none. scale: of the outputs, before anything else becomes of them.
@@ -121,6 +122,9 @@ class Program {
     };
     struct Round {
         int x, out;
+        float factor;
+        int by;
+        std::int64_t begin;
     };
     struct Quantize {
         int x, out;

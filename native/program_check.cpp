@@ -195,6 +195,10 @@ void Program::check_op(const Round& op) const {
     must_hold_numbers(known(op.x));
     must_hold_numbers(known(op.out));
     must(known(op.x).width() == known(op.out).width(), "rounding changes no width");
+    if (op.by < 0) return;
+    must_hold_numbers(known(op.by));
+    must(op.begin >= 0 && op.begin + known(op.x).width() <= known(op.by).width(),
+         "rows are multiplied by columns that there are not");
 }
 
 void Program::check_op(const Quantize& op) const {

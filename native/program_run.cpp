@@ -108,7 +108,7 @@ void Program::operate(Run& run, const Norm& op, Part part) {
     const NormArgs args{x.floats() + op.begin,
                         x.stride(),
                         op.width,
-                        op.x == op.out ? op.width : out.stride - op.begin,
+                        op.width < x.width() ? op.width : out.stride,
                         op.wanted ? run.step.wanted : nullptr,
                         op.weight,
                         op.bias,
@@ -122,7 +122,12 @@ void Program::operate(Run& run, const Norm& op, Part part) {
 void Program::operate(Run& run, const Round& op, Part part) {
     const RowBuffer& x = buffer(op.x);
     const auto [begin, end] = part.of(run.step.rows);
-    kernels_->round({x.floats(), x.stride(), buffer(op.out).act()}, begin, end);
+    RoundArgs args{x.floats(), x.stride(), x.width(), buffer(op.out).act(), op.factor};
+    if (op.by >= 0) {
+        args.by = buffer(op.by).floats() + op.begin;
+        args.by_stride = buffer(op.by).stride();
+    }
+    kernels_->round(args, begin, end);
 }
 
 void Program::operate(Run& run, const Quantize& op, Part part) {
@@ -176,6 +181,7 @@ PlaceArgs Program::place_args(const Run& run, const Place& op, std::int64_t inde
             op.shape,
             op.norms.q,
             op.norms.k,
+            op.norms.v,
             op.norms.eps,
             op.norms.by_head ? op.shape.head_dim : 0,
             op.norms.centred,

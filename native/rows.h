@@ -116,8 +116,17 @@ inline void norm(const NormArgs& args, std::int64_t first_row, std::int64_t last
 inline void round(const RoundArgs& args, std::int64_t first_row, std::int64_t last_row) {
     for (std::int64_t row = first_row; row < last_row; ++row) {
         const float* x = args.x + row * args.x_stride;
-        for (std::int64_t i = 0; i < args.out.stride; i += W)
-            put_act(args.out, row, i, load(x + i));
+        const float* by = args.by ? args.by + row * args.by_stride : nullptr;
+        std::int64_t i = 0;
+        for (; i + W <= args.width; i += W) {
+            const vf scaled = mul(load(x + i), set1(args.factor));
+            put_act(args.out, row, i, by ? mul(scaled, load(by + i)) : scaled);
+        }
+        for (; i < args.width; ++i) {
+            const float scaled = x[i] * args.factor;
+            put_one(args.out, row, i, by ? scaled * by[i] : scaled);
+        }
+        for (; i < args.out.stride; ++i) put_one(args.out, row, i, 0.0f);
     }
 }
 

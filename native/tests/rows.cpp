@@ -29,10 +29,12 @@ void hold_norms(const Kernels& kernels, const Kernels& portable, Random& random)
 
 void hold_rounding(const Kernels& kernels, const Kernels& portable, Random& random) {
     for (const std::int64_t width : {1, 64, 333}) {
-        Rows x(random, 3, width, false);
+        Rows x(random, 3, width, false), by(random, 3, width, false);
         const auto of = [&](const Kernels& set) {
             Rows out(3, width, true);
-            set.round({x.floats.data(), x.stride, out.from()}, 0, 3);
+            set.round(
+                {x.floats.data(), x.stride, width, out.from(), 0.3f, by.floats.data(), by.stride},
+                0, 3);
             return out;
         };
         require(same_bits(of(kernels), of(portable)), "rounding, bit for bit");

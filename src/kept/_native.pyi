@@ -234,7 +234,9 @@ class Program:
         columns: int = 0,
         /,
     ) -> None: ...
-    def round(self, x: int, out: int) -> None: ...
+    def round(
+        self, x: int, out: int, factor: float = 1.0, by: int = -1, begin: int = 0, /
+    ) -> None: ...
     def quantize(self, x: int, out: int, wanted: bool) -> None: ...
     def linear(
         self,
@@ -258,6 +260,7 @@ class Program:
         shape: AttentionShape,
         q_norm: Tensor | None,
         k_norm: Tensor | None,
+        v_norm: Tensor | None,
         eps: float,
         by_head: bool,
         centred: bool,

@@ -107,7 +107,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
 }
 # What other families' blocks are made of: neighbours that turn, layers that do not, one norm for
 # attention and MLP; norms behind these and over all heads; and a bias by distance over keys that no
-# heads share.
+# heads share; layers that attend what others store, and take something of the token.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "cohere2": {
         **_LLAMA,
@@ -116,6 +116,22 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "num_key_value_heads": 2,
         "sliding_window": 9,
         "sliding_window_pattern": 2,
+        "tie_word_embeddings": True,
+    },
+    "gemma4": {
+        **_LLAMA,
+        "model_type": "gemma4_text",
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "global_head_dim": 20,
+        "attention_k_eq_v": True,
+        "sliding_window": 70,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "num_kv_shared_layers": 1,
+        "hidden_size_per_layer_input": 9,
+        "vocab_size_per_layer_input": VOCAB,
         "tie_word_embeddings": True,
     },
     "olmo3": {
@@ -183,7 +199,9 @@ def plain_model(name: str, dtype: torch.dtype) -> CausalLM:
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             is_factor = "norm" in parameter_name and parameter_name.endswith("weight")
-            centre = 1.0 if is_factor and "gemma" not in name else 0.0
+            less_one = "gemma" in name and name != "gemma4"  # which their weights are stored
+            is_factor |= parameter_name.endswith(".scale")
+            centre = 1.0 if is_factor and not less_one else 0.0
             parameter.copy_(centre + 0.25 * torch.randn(parameter.shape, generator=generator))
         if name == "poisoned":
             model.embedding.weight[VOCAB - 1] = torch.nan

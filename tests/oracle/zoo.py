@@ -248,9 +248,13 @@ def randomise(hf: PreTrainedModel, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in hf.named_parameters():
             is_norm = "norm" in name or ".ln_" in name
-            shifted = "gemma" in hf.config.model_type  # their norms store weights less one
+            # Their norms store weights less one, Gemma 4's apart.
+            shifted = "gemma" in hf.config.model_type and "gemma4" not in hf.config.model_type
             centre = 1.0 if is_norm and name.endswith("weight") and not shifted else 0.0
             parameter.copy_(centre + 0.25 * torch.randn(parameter.shape, generator=generator))
+        for name, buffer in hf.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
 
 
 def settle(hf: PreTrainedModel) -> None:

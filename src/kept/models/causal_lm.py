@@ -96,6 +96,11 @@ class CausalLM(nn.Module, ABC):
         Several tables where layers differ in them; blocks pick theirs.
         """
 
+    @property
+    def tables(self) -> tuple[nn.Module, ...]:
+        """Tables of vectors by token, which are packed as matrices are."""
+        return (self.embedding,)
+
     def project(self, x: Tensor) -> Tensor:
         """Logits (M, V) of the final norm's rows (M, E)."""
         logits: Tensor = self.head(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kept.errors import CheckpointError, UnsupportedModelError
+from kept.errors import CheckpointError
 from kept.models.fields import MAX_HEAD, MAX_LAYERS, Fields
 from kept.models.llama import LAYER_TYPES, LlamaConfig
 from kept.models.rope_config import RopeConfig, read_rope
@@ -192,10 +192,4 @@ def _read_ropes(
     base = Fields({"rope_theta": fields.number("rope_local_base_freq", _LOCAL_THETA)})
     inner = (by_type.nested(LOCAL) or Fields({})).over(base)
     local, _ = read_rope(fields, head_dim, context, inner=inner)
-    moving = [each.type for each in (rope, local) if each.follows_length]
-    if moving:
-        raise UnsupportedModelError(
-            f"config.json has {moving[0]} rotary scaling in a model whose layers differ in their "
-            "bases; kept runs it where all layers share one"
-        )
     return rope, local, context

@@ -72,6 +72,19 @@ class ShiftedRMSNorm(RMSNorm):
         return ops.rms_norm(x, self.factor, self.eps)
 
 
+class WideRMSNorm(RMSNorm):
+    """Root-mean-square norm that rounds nothing before its weights, as Gemma 4's."""
+
+    @property
+    def factor(self) -> Tensor:
+        """(width,) fp32."""
+        return self.weight.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., width), normalised over the last dimension."""
+        return ops.rms_norm(x, self.factor, self.eps)
+
+
 class LayerNorm(nn.Module):
     """Layer norm (config `layer_norm_epsilon`)."""
 

@@ -186,7 +186,7 @@ def matrices(model: CausalLM) -> list[list[Any]]:
     """
     sharing: dict[int, list[Any]] = {}
     for module in model.modules():
-        is_table = isinstance(module, Embedding) and module is model.embedding
+        is_table = isinstance(module, Embedding) and any(module is x for x in model.tables)
         if isinstance(module, Linear) or is_table:
             sharing.setdefault(id(module.weight), []).append(module)
     return list(sharing.values())

@@ -39,6 +39,9 @@ def inverse_frequencies(config: RopeConfig, length: int = 0) -> Tensor:
             return _llama3(frequencies, config)
         case "yarn":
             return _yarn(theta**exponents, config)
+        case "proportional":
+            frequencies = frequencies / config.factor
+            frequencies[config.turned :] = 0
         case "longrope":
             factors = config.long if length > config.original_context else config.short
             by = torch.tensor(factors, dtype=torch.float32, device="cpu")

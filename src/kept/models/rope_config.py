@@ -11,15 +11,18 @@ from kept.models.fields import Fields
 _MAX_CONTEXT = 2**31 - 1
 
 TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+PROPORTIONAL = "proportional"  # Gemma 4's alone
 
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
     """How positions become angles.
 
-    type: one of TYPES. theta: the base. dim: R, how much of a head is rotated. original_context:
-    positions the model was trained on before scaling. short, long: (R / 2,) what periods are
-    multiplied with up to that many positions, and beyond them. Other fields as in the config.
+    type: one of TYPES, or PROPORTIONAL. theta: the base. dim: R, how much of a head is rotated.
+    original_context: positions the model was trained on before scaling. short, long: (R / 2,) what
+    periods are multiplied with up to that many positions, and beyond them. turned: pairs that turn
+    at all under the proportional type, whose angles are those of whole heads. Other fields as in
+    the config.
     """
 
     type: str
@@ -35,6 +38,7 @@ class RopeConfig:
     truncate: bool = True
     short: tuple[float, ...] = ()
     long: tuple[float, ...] = ()
+    turned: int = 0
 
     @property
     def follows_length(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kept.batch import Batch
+from kept.errors import UnsupportedModelError
 from kept.models.rope import Rotary
 from kept.models.rope_config import RopeConfig
 from kept.ops import Rope, RopeTables
@@ -21,12 +22,18 @@ from kept.ops.trace import TracedRope, is_traced
 class Rotaries:
     """Makes the cosines and sines of a batch's positions, for each of several embeddings.
 
-    A type that follows the length, whose tables differ from step to step, has to be the only one.
+    Raises UnsupportedModelError for one among several that follows the length, as its tables differ
+    from step to step.
     """
 
     def __init__(self, configs: Sequence[RopeConfig]) -> None:
-        moves = any(config.follows_length for config in configs)
-        assert len(configs) == 1 or not moves, "tables that lie side by side take the same rows"
+        moving = [config.type for config in configs if config.follows_length]
+        if moving and len(configs) > 1:  # tables that lie side by side take the same rows
+            raise UnsupportedModelError(
+                f"config.json has {moving[0]} rotary scaling in a model whose layers differ in "
+                "their bases; kept runs it where all layers share one"
+            )
+        moves = bool(moving)
         self.follow_length = moves  # whether a position's angles depend on the text's length
         self.reread_at = configs[0].reread_at  # see `CausalLM.reread_at`
         self._each = [Rotary(config) for config in configs]

@@ -21,8 +21,9 @@ class Placement:
     `transpose` says that the checkpoint holds (in, out), as GPT-2's Conv1D does, and the parameter
     (out, in). `grouped`, (groups, D), says that the checkpoint holds rows of heads by groups, in
     each its queries, a key and a value, and the parameter all queries, all keys and all values.
-    `config_fields` name the fields of config.json that decide the shape; they are only
-    for the error message.
+    `repeats` is how often the tensor's rows fill those of the parameter, one time after the other.
+    `config_fields` name the fields of config.json that decide the shape; they are only for the
+    error message.
     """
 
     parameter: str
@@ -30,6 +31,7 @@ class Placement:
     transpose: bool = False
     config_fields: tuple[str, ...] = ()
     grouped: tuple[int, int] | None = None
+    repeats: int = 1
 
 
 @dataclass(frozen=True)

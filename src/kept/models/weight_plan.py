@@ -30,7 +30,7 @@ _COMPARED_AT_ONCE = 1 << 20  # elements
 
 @dataclass(frozen=True)
 class Copy:
-    """One stored tensor and the rows of the parameter it fills; `grouped` as of a `Placement`."""
+    """One stored tensor and the rows of the parameter it fills; the rest as of a `Placement`."""
 
     stored: str
     parameter: str
@@ -38,6 +38,7 @@ class Copy:
     stop: int
     transpose: bool
     grouped: tuple[int, int] | None = None
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -216,13 +217,14 @@ def _refuse_misshapen(
 
 def _stored_shape(placement: Placement, shape: tuple[int, ...]) -> tuple[int, ...]:
     start, stop = _bounds(placement, shape)
-    wanted = (stop - start, *shape[1:]) if shape else shape
+    wanted = ((stop - start) // placement.repeats, *shape[1:]) if shape else shape
     return wanted[::-1] if placement.transpose else wanted
 
 
 def _copy(stored: str, placement: Placement, shapes: Mapping[str, tuple[int, ...]]) -> Copy:
     start, stop = _bounds(placement, shapes[placement.parameter])
-    return Copy(stored, placement.parameter, start, stop, placement.transpose, placement.grouped)
+    at = stored, placement.parameter, start, stop
+    return Copy(*at, placement.transpose, placement.grouped, placement.repeats)
 
 
 def _settle_tied(

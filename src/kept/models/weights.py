@@ -84,7 +84,8 @@ class StoredWeights:
             kinds = {info.dtype for info in stored} & set(DTYPES.values())
             dtype = kinds.pop() if len(kinds) == 1 else torch.float32
         as_stored = (stored[0].dtype, stored[0].shape) == (dtype, tuple(shape))
-        moved = copies[0].transpose or copies[0].grouped is not None
+        first = copies[0]
+        moved = first.transpose or first.grouped is not None or first.repeats > 1
         if borrow and as_stored and not moved and self._device.type == "cpu":
             self._make_room(stored[0].num_bytes)
             found = self._checkpoint.read(copies[0].stored)
@@ -197,8 +198,12 @@ class StoredWeights:
 def _fill(parameter: Tensor, checkpoint: Checkpoint, copy: Copy) -> None:
     info = checkpoint.tensors[copy.stored]
     rows = parameter[copy.start : copy.stop] if parameter.dim() else parameter
-    if copy.grouped is not None:
-        rows.copy_(_by_kind(checkpoint.read(copy.stored), *copy.grouped))
+    if copy.grouped is not None or copy.repeats > 1:
+        stored = checkpoint.read(copy.stored)
+        if copy.grouped is not None:
+            stored = _by_kind(stored, *copy.grouped)
+        whole = torch.cat([stored] * copy.repeats)
+        rows.copy_(whole.to(rows.dtype).T if copy.transpose else whole)
         refuse_overflow(rows, info.dtype, info.file, copy.stored)
         return
     for part, stored in checkpoint.pieces(copy.stored):

@@ -27,10 +27,12 @@ from kept.ops.faces import (
     linear,
     norm_parts,
     rms_norm,
+    scaled,
     soft_cap,
     split_heads,
     split_keys,
     split_queries,
+    times,
 )
 from kept.ops.hadamard import rotate_heads
 from kept.ops.kv_codec import KV_CODECS, KVCodec, KVDtype, find_kv_codec
@@ -126,11 +128,13 @@ __all__ = [
     "rotary",
     "rotate_heads",
     "runs_natively",
+    "scaled",
     "soft_cap",
     "split_heads",
     "split_keys",
     "split_queries",
     "table_of",
+    "times",
     "use_threads",
     "why_reference",
 ]

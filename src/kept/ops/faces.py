@@ -41,15 +41,18 @@ def split_heads(
     rope: Rope = None,
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
+    v_norm: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (N, H, D), keys and values (N, G, D) of a fused projection (N, (H + 2 G) D).
 
     q_norm, k_norm: (D,) weights of a norm over each head, before the rotation, or (H, D) and
-    (G, D). rope: cos and sin (N, 1, R). Source: Qwen 3 for the norms, Su et al. 2021 for the
-    rotation.
+    (G, D). v_norm: (D,), of values. rope: cos and sin (N, 1, R). Source: Qwen 3 for norms, Su et
+    al. 2021 for the rotation.
     """
     take = _trace if trace.is_traced(qkv) else reference
-    found: tuple[Tensor, Tensor, Tensor] = take.split_heads(qkv, heads, rope, q_norm, k_norm)
+    found: tuple[Tensor, Tensor, Tensor] = take.split_heads(
+        qkv, heads, rope, q_norm, k_norm, v_norm
+    )
     return found
 
 
@@ -120,6 +123,20 @@ def embedding(ids: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
     """Rows of a table (V, E) by ids (N,), times `scale`: (N, E)."""
     take = _trace if trace.is_traced(ids) else reference
     out: Tensor = take.embedding(ids, weight, scale)
+    return out
+
+
+def times(x: Tensor, y: Tensor, begin: int) -> Tensor:
+    """x (N, K), number by number times columns `begin` to `begin` + K of y (N, ...)."""
+    take = _trace if trace.is_traced(x) else reference
+    out: Tensor = take.times(x, y, begin)
+    return out
+
+
+def scaled(x: Tensor, factor: Tensor) -> Tensor:
+    """The residual stream x (N, E) times a weight (1,). Consumes x. Source: Gemma 4."""
+    take = _trace if trace.is_traced(x) else reference
+    out: Tensor = take.scaled(x, factor)
     return out
 
 

@@ -45,10 +45,14 @@ class Norm:
 
 @dataclass
 class Round:
-    """Rows that are added to, as a linear layer reads them."""
+    """Rows that are added to, as a linear layer reads them; or rows times a factor, and times the
+    columns of others from `begin` on."""
 
     x: Buffer
     out: Buffer
+    factor: float = 1.0
+    by: Buffer | None = None
+    begin: int = 0
 
 
 @dataclass
@@ -110,6 +114,7 @@ class Place:
     rope_stride: int | None = None
     only: Literal["queries", "keys"] | None = None
     crossing: bool = False
+    v_norm: Tensor | None = None
 
 
 @dataclass

@@ -224,12 +224,12 @@ class Program:
                 count = 0 if positions is None else len(positions)
                 native.embed(self._matrix(table), positions, count, self._buffers[out], scale)
             case lines.Norm(x, weight, bias, eps, out, wanted, add, scale, begin):
-                columns = len(weight) if x is out else 0
                 weight, bias = weight * scale, None if bias is None else bias * scale
                 at, to = self._buffers[x], self._buffers[out]
-                native.norm(at, weight, bias, eps, to, wanted, add, begin, columns)
-            case lines.Round(x, out):
-                native.round(self._buffers[x], self._buffers[out])
+                native.norm(at, weight, bias, eps, to, wanted, add, begin, len(weight))
+            case lines.Round(x, out, factor, by, begin):
+                other = -1 if by is None else self._buffers[by]
+                native.round(self._buffers[x], self._buffers[out], factor, other, begin)
             case lines.Quantize(x, out, wanted):
                 native.quantize(self._buffers[x], self._buffers[out], wanted)
             case lines.Shrink(x, weight, adapters):
@@ -246,7 +246,18 @@ class Program:
             case lines.Choose() | lines.Gather() | lines.Experts() | lines.Combine():
                 add_expert_line(native, self._buffers, line)
             case lines.Place(
-                qkv, queries, layer, heads, q_norm, k_norm, dim, begin, stride, only, crossing
+                qkv,
+                queries,
+                layer,
+                heads,
+                q_norm,
+                k_norm,
+                dim,
+                begin,
+                stride,
+                only,
+                crossing,
+                v_norm,
             ):
                 if heads.head_dim > MAX_HEAD_DIM:
                     raise OptionError(
@@ -261,7 +272,7 @@ class Program:
                 by_head = q_norm is not None and q_norm.dim() == 2
                 native.place(
                     self._buffers[qkv], self._buffers[queries], layer, shape, q_norm, k_norm,
-                    heads.norm_eps, by_head, heads.centred, dim, begin,
+                    v_norm, heads.norm_eps, by_head, heads.centred, dim, begin,
                     dim // 2 if stride is None else stride, heads.neighbours, crossing,
                 )  # fmt: skip
             case lines.Attend(queries, layer, heads, spec, out, bias, crossing):

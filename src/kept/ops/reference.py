@@ -171,6 +171,7 @@ def split_heads(
     rope: tuple[Tensor, Tensor] | None = None,
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
+    v_norm: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of a fused projection, normalised and rotated; see `ops`."""
     num_heads, num_keys = heads.num_heads, heads.num_kv_heads
@@ -182,6 +183,8 @@ def split_heads(
         qk = torch.cat((q, k), dim=1)
     if rope is not None:
         qk = rotary(qk, *rope, neighbours=heads.neighbours)
+    if v_norm is not None:
+        v = rms_norm(v, v_norm, heads.norm_eps)
     return qk[:, :num_heads], qk[:, num_heads:], v
 
 
@@ -270,6 +273,16 @@ def embedding(ids: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
     """Rows of a table (V, E) by ids (N,), times `scale`: (N, E)."""
     rows = F.embedding(ids, weight)
     return rows if scale == 1 else rows * scale
+
+
+def times(x: Tensor, y: Tensor, begin: int) -> Tensor:
+    """x times as many columns of y; see `ops`."""
+    return x * y[:, begin : begin + x.shape[1]]
+
+
+def scaled(x: Tensor, factor: Tensor) -> Tensor:
+    """x times a number."""
+    return x * factor
 
 
 def soft_cap(x: Tensor, cap: float) -> Tensor:

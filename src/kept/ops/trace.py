@@ -49,7 +49,8 @@ class Rows:
     trace: Trace
     buffer: Buffer
     wanted: bool = False
-    made_by: Linear | Norm | Combine | None = None  # while that line can still be joined
+    made_by: Linear | Combine | None = None  # while that line can still be joined
+    norms: tuple[Norm, ...] = ()  # likewise
     spent: bool = False  # a sum has taken their place
 
     def __add__(self, other: Rows) -> Rows:
@@ -60,7 +61,12 @@ class Rows:
             embed.positions = other.buffer.table
             return self
         self.buffer.sums = True
-        if isinstance(other.made_by, Norm | Combine):
+        if other.norms:
+            last = self.trace.lines[-len(other.norms) :]
+            assert last == list(other.norms), "a norm is joined before anything else"
+            for line in other.norms:
+                line.out, line.add = self.read(), True
+        elif isinstance(other.made_by, Combine):
             assert other.made_by is self.trace.lines[-1], "a sum is joined before anything else"
             other.made_by.out, other.made_by.add = self.read(), True
         else:
@@ -70,8 +76,12 @@ class Rows:
 
     def __mul__(self, factor: float) -> Rows:
         """The rows of a norm or of a product, scaled."""
-        assert isinstance(self.made_by, Linear | Norm), "only a norm or a product can be scaled"
-        self.made_by.scale *= factor
+        made_by: Sequence[Norm | Linear] = self.norms
+        if isinstance(self.made_by, Linear):
+            made_by = [self.made_by]
+        assert made_by, "only a norm or a product can be scaled"
+        for line in made_by:
+            line.scale *= factor
         return self
 
     def read(self) -> Buffer:
@@ -167,18 +177,20 @@ def layer_norm(x: Rows, weight: Tensor | None, bias: Tensor | None, eps: float) 
 
 def norm_parts(x: Rows, weights: Sequence[Tensor], eps: float) -> Rows:
     """See `ops.norm_parts`; in place."""
-    begin = 0
+    buffer, begin, made = x.read(), 0, []
     for weight in weights:
-        line = Norm(x.buffer, _widened(weight), None, eps, x.buffer, x.wanted, begin=begin)
-        x.trace.lines.append(line)
+        made.append(Norm(buffer, _widened(weight), None, eps, buffer, x.wanted, begin=begin))
         begin += len(weight)
-    return Rows(x.trace, x.read(), x.wanted)
+    x.trace.lines.extend(made)
+    # A part that stays as it is has no line that a sum could join.
+    return Rows(x.trace, buffer, x.wanted, norms=tuple(made) if begin == buffer.width else ())
 
 
 def _norm(x: Rows, weight: Tensor, bias: Tensor | None, eps: float) -> Rows:
     out = Rows(x.trace, Buffer(x.buffer.width), x.wanted)
-    out.made_by = Norm(x.read(), _widened(weight), bias, eps, out.buffer, x.wanted)
-    x.trace.lines.append(out.made_by)
+    line = Norm(x.read(), _widened(weight), bias, eps, out.buffer, x.wanted)
+    out.norms = (line,)
+    x.trace.lines.append(line)
     return out
 
 
@@ -215,6 +227,20 @@ def activate(x: Rows, activation: str) -> Rows:
     return x
 
 
+def times(x: Rows, y: Rows, begin: int) -> Rows:
+    """See `ops.times`."""
+    out = Rows(x.trace, Buffer(x.buffer.width))
+    x.trace.lines.append(Round(x.read(), out.buffer, by=y.buffer, begin=begin))
+    return out
+
+
+def scaled(x: Rows, factor: Tensor) -> Rows:
+    """See `ops.scaled`; in place."""
+    factor = factor.detach()
+    x.trace.lines.append(Round(x.read(), x.buffer, factor.item()))
+    return x
+
+
 def soft_cap(x: Rows, cap: float) -> Rows:
     """See `ops.soft_cap`; of the logits, which the product's line has yet to become."""
     assert isinstance(x.made_by, Linear), "only a product can be capped"
@@ -237,9 +263,11 @@ def split_heads(
     rope: TracedRope | None,
     q_norm: Tensor | None,
     k_norm: Tensor | None,
+    v_norm: Tensor | None = None,
 ) -> tuple[Heads, Heads, Heads]:
     """See `ops.split_heads`."""
     found = _place(qkv, heads, rope, q_norm, k_norm)
+    found.place.v_norm = None if v_norm is None else _widened(v_norm)
     return found, found, found
 
 

@@ -75,9 +75,16 @@ class Rig:
         """In place."""
         return trace.norm_parts(trace.Rows(self.traced, x), weights, eps).buffer
 
-    def round(self, x: trace.Buffer) -> trace.Buffer:
-        out = trace.Buffer(x.width)
-        self.traced.lines.append(trace.Round(x, out))
+    def round(
+        self,
+        x: trace.Buffer,
+        factor: float = 1.0,
+        by: trace.Buffer | None = None,
+        begin: int = 0,
+        out: trace.Buffer | None = None,
+    ) -> trace.Buffer:
+        out = out or trace.Buffer(x.width)
+        self.traced.lines.append(trace.Round(x, out, factor, by, begin))
         return out
 
     def quantize(self, x: trace.Buffer, format: str, *, wanted: bool = False) -> trace.CodeBuffer:
@@ -113,10 +120,19 @@ class Rig:
         layer: int = 0,
         rope_begin: int = 0,
         rope_stride: int | None = None,
+        v_norm: Tensor | None = None,
     ) -> trace.Buffer:
         queries = trace.Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32)
         line = trace.Place(
-            qkv, queries, layer, heads, *(norms or (None, None)), rope_dim, rope_begin, rope_stride
+            qkv,
+            queries,
+            layer,
+            heads,
+            *(norms or (None, None)),
+            rope_dim,
+            rope_begin,
+            rope_stride,
+            v_norm=v_norm,
         )
         self.traced.lines.append(line)
         return queries

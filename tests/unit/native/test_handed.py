@@ -38,7 +38,7 @@ def whole(codec: _native.Codec = FP32) -> tuple[Tensor | None, ...]:
 
 
 # What a placing is told of norms: none of queries or keys.
-UNNORMED = None, None, 0.0, False, False
+UNNORMED = None, None, None, 0.0, False, False
 
 
 def program() -> _native.Program:
@@ -266,6 +266,8 @@ def test_operations_that_outgrow_their_rows_are_refused() -> None:
         lambda: made.norm(wide, fp32(8), None, 0.0, wide, False, False, 0, 9),
         lambda: made.round(wide, narrow),
         lambda: made.round(wide, 7),
+        lambda: made.round(narrow, narrow, 1.0, wide, 49),
+        lambda: made.round(narrow, narrow, 1.0, wide, -1),
         lambda: made.linear(narrow, weights, store, none, wide, False, 0.0, 1.0),
         lambda: made.linear(wide, weights, store, none, narrow, False, 0.0, 1.0),
         lambda: made.linear(wide, weights, store, none, 7, False, 0.0, 1.0),
@@ -275,7 +277,7 @@ def test_operations_that_outgrow_their_rows_are_refused() -> None:
         lambda: made.place(wide, wide, 0, SHAPE, *UNNORMED, 8, 1, 4, False, False),
         lambda: made.place(wide, wide, 0, SHAPE, *UNNORMED, 1, 0, 0, False, False),
         lambda: made.place(
-            wide, wide, 0, SHAPE, fp32(39), fp32(20), 0.0, True, False, 0, 0, 0, False, False
+            wide, wide, 0, SHAPE, fp32(39), fp32(20), None, 0.0, True, False, 0, 0, 0, False, False
         ),
         lambda: made.attend(narrow, 0, SHAPE, wide),
         lambda: made.attend(wide, 0, SHAPE, wide, None, 0, fp32(1)),

@@ -6,7 +6,7 @@ EPS (sqrt(D) + 4) in parts.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -189,6 +189,22 @@ def test_norms_and_rotations(isa: str, normed: str, neighbours: bool) -> None:
         assert same_bits(
             placed.layer.values, expected_store(k, v, "float32", placement, heads).values
         )
+
+
+def test_values_may_be_normed_too(isa: str) -> None:
+    for h, g, dim in ((3, 1, 5), (2, 2, 40), (4, 2, 64)):
+        heads, weight = HeadSpec(h, g, dim, 1e-6), torch.randn(dim)
+        qkv = torch.randn(ROWS, (h + 2 * g) * dim)
+        layers = [empty("float32", PLACES[0], 4, g, dim) for _ in range(2)]
+        rig = Rig()
+        a = rig.rows(qkv)
+        rig.place(a, heads, layer=0)
+        rig.place(a, heads, layer=1, v_norm=weight)
+        rig.run(ROWS, layers=layers, starts=STARTS, slots=SLOTS, lengths=LENGTHS)
+        assert same_bits(layers[0].keys, layers[1].keys)
+        exact, error = normed_heads(parts(qkv, heads)[2].double(), weight.double(), heads)
+        found = keys_of(replace(layers[1], keys=layers[1].values)).double()
+        assert ((found - exact).abs() <= error + 1e-37).all()
 
 
 def test_layers_may_read_tables_that_lie_side_by_side(isa: str) -> None:

@@ -78,6 +78,25 @@ def test_rows_that_are_added_to_are_read_rounded_once(isa: str) -> None:
         assert torch.equal(program.rows(a, 6), x)
 
 
+def test_rows_times_a_factor_and_columns_of_others(isa: str) -> None:
+    for width, begin, wide in ((1, 0, 1), (31, 2, 40), (64, 30, 97), (33, 7, 40)):
+        x, y = torch.randn(5, width), torch.randn(5, wide)
+        y[:, :begin] = torch.nan
+        y[:, begin + width :] = torch.inf
+        rig = Rig()
+        a = rig.rows(x)
+        out = rig.round(a, 0.3, rig.rows(y), begin)
+        eye = pack_matrix(torch.eye(width), "bf16")
+        narrow = rig.linear(rig.round(a, 1.0, rig.rows(y), begin), eye)
+        there = rig.rows(x)
+        rig.round(there, 0.7, out=there)
+        program, _ = rig.run(5)
+        columns = y[:, begin : begin + width]
+        assert torch.equal(program.rows(out, 5), x * torch.tensor(0.3) * columns)
+        assert torch.equal(program.rows(narrow, 5), (x * columns).bfloat16().float())
+        assert torch.equal(program.rows(there, 5), x * torch.tensor(0.7))
+
+
 @pytest.mark.parametrize("biased", [False, True], ids=["rms", "layer"])
 def test_a_row_is_the_same_among_any_others(isa: str, biased: bool) -> None:
     for width in WIDTHS:

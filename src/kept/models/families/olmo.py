@@ -67,7 +67,7 @@ def _behind(found: DecoderConfig, fields: Fields) -> DecoderConfig:
 
 def _with_ropes(found: DecoderConfig, local: RopeConfig, is_local: list[bool]) -> DecoderConfig:
     [rope] = found.ropes
-    if (rope.type, rope.theta) == (local.type, local.theta):
+    if rope == local:
         return found
     return replace(found, ropes=(rope, local), turns=tuple(1 if there else 0 for there in is_local))
 
