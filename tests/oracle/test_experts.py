@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import MixtralConfig, Qwen2MoeConfig, Qwen3MoeConfig
+from transformers import MixtralConfig, OlmoeConfig, Qwen2MoeConfig, Qwen3MoeConfig
 
 from kept import LLM, quantize_checkpoint
 from kept.errors import CheckpointError, WeightsError
@@ -25,7 +25,10 @@ def read(**config: Any) -> Read:
     return found
 
 
-@pytest.mark.parametrize("config_class", [MixtralConfig, Qwen2MoeConfig, Qwen3MoeConfig])
+CONFIGS = [MixtralConfig, OlmoeConfig, Qwen2MoeConfig, Qwen3MoeConfig]
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
 def test_what_a_config_leaves_out(config_class: Any) -> None:
     hf = config_class()
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")

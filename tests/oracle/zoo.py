@@ -17,28 +17,21 @@ from transformers import (
     GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
-    GptOssConfig,
-    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
-    Qwen2MoeConfig,
-    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
 )
 
 import kept
 
 from .families import FAMILIES, MODELS
+from .mixtures import MIXTURE_MODELS, MIXTURES
 from .sizes import DYNAMIC_CONTEXT, GPT2, LLAMA, SHORT, THREE, VOCAB, rope, yarn
 
 __all__ = [
@@ -63,30 +56,17 @@ _GEMMA = {
     "query_pre_attn_scalar": 10,
     "pad_token_id": None,
 }
-_EXPERTS = {**THREE, "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
 _MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
     "gemma": (GemmaForCausalLM, GemmaConfig, {**_GEMMA, "num_hidden_layers": 2}),
     "gemma2": (Gemma2ForCausalLM, Gemma2Config, _GEMMA),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, {**_GEMMA, "sliding_window_pattern": 2}),
     **MODELS,
+    **MIXTURE_MODELS,
     "gpt2": (GPT2LMHeadModel, GPT2Config, GPT2),
-    "gpt_oss": (
-        GptOssForCausalLM,
-        GptOssConfig,
-        {**THREE, "head_dim": 8, "num_local_experts": 5, "num_experts_per_tok": 2}
-        | {"sliding_window": 7},
-    ),
     "llama": (LlamaForCausalLM, LlamaConfig, LLAMA),
     "mistral": (MistralForCausalLM, MistralConfig, THREE),
-    "mixtral": (MixtralForCausalLM, MixtralConfig, {**LLAMA, "num_local_experts": 5}),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, THREE),
-    "qwen2_moe": (
-        Qwen2MoeForCausalLM,
-        Qwen2MoeConfig,
-        {**_EXPERTS, "shared_expert_intermediate_size": 40},
-    ),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {**THREE, "head_dim": 16}),
-    "qwen3_moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig, _EXPERTS),
 }
 
 
@@ -132,13 +112,6 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
     "gpt2 gelu_pytorch_tanh": {"activation_function": "gelu_pytorch_tanh"},
     "gpt2 untied": {"tie_word_embeddings": False},
     "gpt2 short": {"n_positions": SHORT},
-    "gpt_oss": {},
-    "gpt_oss layer types": {
-        "layer_types": ["full_attention", "full_attention", "sliding_attention"],
-        "attention_bias": False,
-        "num_experts_per_tok": 5,
-        **rope("linear", factor=2.5),
-    },
     "llama": {},
     "llama short": {"max_position_embeddings": SHORT},
     "llama mha": {"num_key_value_heads": 6},
@@ -171,8 +144,7 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
     "mistral": {"sliding_window": 7},
     "mistral no window": {"sliding_window": None},
     "mistral wide heads": {"sliding_window": 5, "head_dim": 12},
-    "mixtral": {},
-    "mixtral window": {"sliding_window": 7, "num_experts_per_tok": 1, "num_local_experts": 2},
+    **MIXTURES,
     "qwen2": {},
     "qwen2 tied": {"tie_word_embeddings": True},
     "qwen2 window": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
@@ -182,26 +154,9 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
         "sliding_window": 5,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     },
-    "qwen2_moe": {},
-    "qwen2_moe window": {
-        "use_sliding_window": True,
-        "sliding_window": 6,
-        "max_window_layers": 2,
-        "norm_topk_prob": True,
-        "qkv_bias": False,
-    },
-    "qwen2_moe layer types": {
-        "use_sliding_window": True,
-        "sliding_window": 5,
-        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
-        "mlp_only_layers": [0, 2],
-    },
     "qwen3": {},
     "qwen3 bias": {"attention_bias": True},
     "qwen3 window": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2},
-    "qwen3_moe": {"norm_topk_prob": True, "head_dim": 16},
-    "qwen3_moe sparse": {"decoder_sparse_step": 2, "mlp_only_layers": [2], "attention_bias": True},
-    "qwen3_moe all": {"num_experts_per_tok": 6, "use_sliding_window": True, "sliding_window": 4},
 }
 # One of each family, for laws in which the family's details play no part.
 REST = [name for name in ZOO if "short" not in name]

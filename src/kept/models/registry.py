@@ -30,6 +30,7 @@ from kept.models.mixture import (
     qwen_moe_weight_map,
 )
 from kept.models.mixture_config import read_mixture_config
+from kept.models.olmoe import Olmoe, olmoe_weight_map, read_olmoe_config
 from kept.models.t5 import T5
 from kept.models.t5_config import read_t5_config
 from kept.models.t5_weights import t5_weight_map
@@ -78,6 +79,13 @@ FAMILIES: Mapping[str, Family] = {
         Mixture,
         mixtral_weight_map,
         expert_names=MIXTRAL_NAMES,
+    ),
+    "olmoe": Family(
+        "OlmoeForCausalLM",
+        read_olmoe_config,
+        Olmoe,
+        olmoe_weight_map,
+        expert_names=QWEN_MOE_NAMES,
     ),
     "qwen2": _llama("Qwen2ForCausalLM"),
     "qwen2_moe": _qwen_moe("Qwen2MoeForCausalLM"),
