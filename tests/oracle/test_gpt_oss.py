@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from kept import LLM, quantize_checkpoint
 from kept.errors import UnsupportedFormatError, UnsupportedModelError
-from kept.models import read_config
+from kept.models import build_model, read_config
+from kept.models.block_sizes import bytes_saved_by_blocks
 from kept.models.mixture_config import MixtureConfig
 from kept.ops import PackedMatrix
 
@@ -83,6 +85,15 @@ def test_weights_in_mxfp4(tmp_path: Path, backend: str) -> None:
     torch.testing.assert_close(exact(ids).logits, expected, rtol=0.0, atol=2e-4)
     # In bfloat16 the kernels read them as they are.
     model = LLM(tmp_path, dtype="bfloat16").model
+    if backend == "native":
+        config = json.loads((tmp_path / "config.json").read_text())
+        saved = bytes_saved_by_blocks(build_model(config), config, torch.bfloat16)
+        packed = {id(x.weight): x.weight for x in model.modules() if hasattr(x, "weight")}
+        held = [x for x in packed.values() if isinstance(x, PackedMatrix)]
+        experts = [x for x in held if x.format == "mxfp4"]
+        biases = sum(x.bias.nbytes for x in experts if x.bias is not None)
+        as_numbers = sum(2 * x.num_out * x.num_in for x in experts)
+        assert saved == as_numbers - sum(x.num_bytes for x in experts) + biases
     found = model(ids).logits
     assert (found - expected).norm() / expected.norm() < 0.2
     if backend == "native":

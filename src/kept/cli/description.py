@@ -101,9 +101,14 @@ class Description:
 
     def weight_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of the weights once loaded; of quantized ones whatever the dtype."""
+        from kept.models.block_sizes import bytes_saved_by_blocks
+
         if self.quantized is not None:
             return self.quantized_bytes()[self.quantized]
-        return self.num_parameters * dtype.itemsize
+        whole = self.num_parameters * dtype.itemsize
+        if self.why_torch() is not None:
+            return whole
+        return whole - bytes_saved_by_blocks(self.model, self.config, dtype)
 
     def quantized_bytes(self) -> dict[str, int]:
         """Bytes of the weights in each format they can be quantized to, as the kernels read them.
