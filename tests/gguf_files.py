@@ -18,7 +18,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 Blocks = Callable[[np.ndarray], tuple[np.ndarray, gguf.GGMLQuantizationType]]
 Write = Callable[[gguf.GGUFWriter], None]
 
-_ARCHITECTURES = {"gemma3_text": "gemma3", "mistral": "llama"}
+_ARCHITECTURES = {
+    "gemma3_text": "gemma3",
+    "gpt_oss": "gpt-oss",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+}
 # Where the fp16 scales of blocks lie, whose other bytes may be anything.
 SCALES: Mapping[str, tuple[int, ...]] = {
     **{"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)},
@@ -42,12 +49,13 @@ def write_gguf(
     state = dict(hf.state_dict())
     if config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
-    for name, tensor in state.items():
+    for name, tensor in _apart(state, config).items():
         there = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert there is not None, name
+        there += ".weight" if name.endswith(".sinks") else ""
         numbers = _as_converted(name, tensor, config, architecture).numpy()
-        is_matrix = numbers.ndim > 1 and store is not None
-        data, type = store(numbers) if is_matrix and store else (numbers, _F32)
+        whole = numbers.ndim < 2 or name.endswith(("bias", "gate.weight", "router.weight"))
+        data, type = (numbers, _F32) if store is None or whole else _stored(numbers, store)
         writer.add_tensor(there, data, raw_dtype=type)
     if (factors := _factors(hf)) is not None:
         writer.add_tensor("rope_freqs.weight", factors)
@@ -56,6 +64,33 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _apart(state: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
+    """Gates and ups of experts in tensors of their own, and rows of outputs."""
+    turned = config.model_type == "gpt_oss"
+    found = {}
+    for name, tensor in state.items():
+        stem, experts, part = name.partition(".mlp.experts.")
+        kind = "bias" if part.endswith("_bias") else "weight"
+        if turned and kind == "weight" and experts:
+            tensor = tensor.transpose(1, 2)
+        if part.startswith("gate_up_proj"):
+            gate, up = (tensor[:, i::2] for i in (0, 1)) if turned else tensor.chunk(2, 1)
+            found[f"{stem}{experts}gate_proj.{kind}"] = gate
+            found[f"{stem}{experts}up_proj.{kind}"] = up
+        elif experts:
+            found[f"{stem}{experts}down_proj.{kind}"] = tensor
+        elif name.endswith("shared_expert_gate.weight"):
+            found[name] = tensor[0]
+        else:
+            found[name] = tensor
+    return found
+
+
+def _stored(numbers: np.ndarray, store: Blocks) -> tuple[np.ndarray, gguf.GGMLQuantizationType]:
+    data, type = store(numbers.reshape(-1, numbers.shape[-1]))
+    return data.reshape(*numbers.shape[:-1], -1), type
 
 
 def from_folder(path: Path, folder: Path, store: Blocks | None = None) -> Path:
@@ -104,7 +139,9 @@ def random_blocks(type: str) -> Blocks:
         rows, width = numbers.shape
         draw = np.random.default_rng(rows * width + len(type))
         data = draw.integers(0, 256, (rows, width // weights, size), dtype=np.uint8)
-        for at in SCALES[type]:
+        if type == "MXFP4":
+            data[..., 0] = draw.integers(118, 122, data.shape[:-1])
+        for at in SCALES.get(type, ()):
             scales = (draw.random((rows, width // weights)) * 2e-3).astype(np.float16)
             data[..., at : at + 2] = scales[..., None].view(np.uint8)
         return data.reshape(rows, -1), kind
@@ -139,6 +176,15 @@ def _write_config(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
         writer.add_rope_dimension_count(head_dim)
+    experts = getattr(config, "num_local_experts", getattr(config, "num_experts", 0))
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        if config.model_type != "mixtral":
+            size = getattr(config, "moe_intermediate_size", config.intermediate_size)
+            writer.add_expert_feed_forward_length(size)
+        if config.model_type == "qwen2_moe":
+            writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     rope = dict(config.rope_parameters)
     rope = rope.get("full_attention", rope)
     writer.add_rope_freq_base(rope["rope_theta"])

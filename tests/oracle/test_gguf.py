@@ -25,6 +25,7 @@ PLAIN = (
     "gemma2",
     "gemma3",
     "gemma3 linear",
+    "gpt_oss",
     "llama",
     "llama attention bias",
     "llama linear",
@@ -33,8 +34,11 @@ PLAIN = (
     "llama wide heads",
     "llama yarn",
     "mistral",
+    "mixtral",
     "qwen2",
+    "qwen2_moe",
     "qwen3",
+    "qwen3_moe",
 )
 # What no file says, as llama.cpp has it: a Gemma's scores, its windows and its local base.
 AS_LLAMA_CPP: dict[str, dict[str, Any]] = {
@@ -49,6 +53,8 @@ AS_LLAMA_CPP: dict[str, dict[str, Any]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         },
     },
+    # Every layer holds experts.
+    "qwen2_moe": {"decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": False},
     "llama llama3": {
         "rope_parameters": {
             "rope_type": "llama3",
@@ -108,6 +114,21 @@ def test_blocks_are_what_transformers_reads(name: str, store: Blocks, tmp_path: 
     hf.tie_weights()
     expected = hf(torch.tensor(prompts(24))).logits
     torch.testing.assert_close(logits(LLM(path, dtype="float32")), expected, rtol=0, atol=2e-4)
+
+
+@torch.no_grad()
+def test_experts_in_mxfp4_stay_as_they_are(tmp_path: Path, backend: str) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 16}
+    path = write_gguf(tmp_path / "m.gguf", make_hf("gpt_oss", **sizes), random_blocks("MXFP4"))
+    llm, exact = LLM(path), LLM(path, dtype="float32")
+    assert llm.model.dtype == torch.bfloat16
+    assert (logits(llm) - logits(exact)).norm() < 0.05 * logits(exact).norm()
+    checkpoint = llm.checkpoint
+    for name in ("model.layers.1.mlp.experts.2.up_proj.weight", "lm_head.weight"):
+        coded = checkpoint.coded(name)
+        assert coded is not None
+        assert torch.equal(coded.numbers(torch.float32), checkpoint.read(name))
+    assert logits(LLM(path, quantize="int8")).isfinite().all()
 
 
 def llama(path: Path, store: Blocks | None) -> Path:
@@ -172,7 +193,8 @@ def test_what_kept_does_not_run_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(UnsupportedModelError, match=r"architecture 'rwkv9'.*kept runs gemma"):
         LLM(path)
-    path = write_gguf(tmp_path / "b.gguf", hf, more=lambda w: w.add_expert_count(8))
+    qwen = make_hf("qwen3")
+    path = write_gguf(tmp_path / "b.gguf", qwen, more=lambda w: w.add_expert_count(8))
     with pytest.raises(UnsupportedModelError, match="expert_count = 8"):
         LLM(path)
     longrope = gguf.RopeScalingType.LONGROPE

@@ -196,11 +196,11 @@ def describe_model(source: str | None, revision: str | None = None) -> Descripti
 
 
 def _describe_remote(name: str, header: GGUFHeader) -> Description:
-    from kept.models import BLOCKS_BECOME, describe_header
+    from kept.models import blocks_become, describe_header
 
     found = describe_header(header)
     config, blocks = found.config, found.stored_as
-    loaded_as = None if blocks is None else BLOCKS_BECOME
+    loaded_as = blocks_become(blocks)
     return Description(
         name, None, config, _build(config), stored_as=blocks, loaded_as=loaded_as, header=header
     )

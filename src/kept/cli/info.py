@@ -208,7 +208,8 @@ def _weights(m: dict[str, Any]) -> str:
     each = ", ".join(f"{format_bytes(count)} in {name}" for name, count in sizes.items())
     if m["stored_as"] is None:
         return each
-    return f"{each}; stored as {m['stored_as']}, loaded as {m['loaded_as']}"
+    loaded = "" if m["loaded_as"] is None else f", loaded as {m['loaded_as']}"
+    return f"{each}; stored as {m['stored_as']}{loaded}"
 
 
 def _heading(text: str) -> str:

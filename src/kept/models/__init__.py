@@ -7,7 +7,7 @@ from kept.models.encoder_decoder import EncoderDecoderLM, Seq2SeqLMOutput
 from kept.models.folder import find_folder
 from kept.models.gguf_checkpoint import describe_header
 from kept.models.gguf_hub import find_remote
-from kept.models.loading import BLOCKS_BECOME, default_format, load_model
+from kept.models.loading import blocks_become, default_format, load_model
 from kept.models.next_logits import NextLogits
 from kept.models.quantized_format import quantized_format, quantized_sizes
 from kept.models.quantized_writer import quantize_checkpoint
@@ -20,7 +20,6 @@ from kept.models.registry import (
 from kept.models.repeated_step import RepeatedStep
 
 __all__ = [
-    "BLOCKS_BECOME",
     "DTYPES",
     "FAMILIES",
     "CausalLM",
@@ -31,6 +30,7 @@ __all__ = [
     "NextLogits",
     "RepeatedStep",
     "Seq2SeqLMOutput",
+    "blocks_become",
     "build_model",
     "default_format",
     "describe_header",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kept.errors import UnsupportedFormatError, WeightsError
 from kept.gguf import GGUFTensor
+from kept.ops.mxfp4 import Mxfp4Matrix
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PIECE = 1 << 18  # weights made at a time: what the outer cache holds
@@ -50,6 +51,17 @@ def read_rows(
         last = min(first + step, stop - start)
         raw = _read(tensor, start + first, start + last) if whole is None else whole[first:last]
         yield slice(first, last), _numbers(tensor, raw).view(last - first, width)
+
+
+def read_mxfp4(tensor: GGUFTensor, start: int, stop: int) -> Mxfp4Matrix:
+    """Rows `start` to `stop` of a tensor in MXFP4: a block is its exponent and 16 bytes, the codes
+    of its first half in the low halves and those of its second in the high ones.
+
+    Raises as `read_rows`.
+    """
+    blocks = torch.from_numpy(_read(tensor, start, stop)).view(stop - start, -1, 17)
+    codes = torch.cat((blocks[..., 1:] & 15, blocks[..., 1:] >> 4), dim=-1)
+    return Mxfp4Matrix(codes.flatten(1), blocks[..., 0].contiguous())
 
 
 def _read(tensor: GGUFTensor, start: int, stop: int) -> Any:  # (rows, row_bytes) uint8

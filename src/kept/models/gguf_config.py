@@ -22,9 +22,12 @@ _MODEL_TYPES: Mapping[str, str] = {
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",
+    "gpt-oss": "gpt_oss",
     "llama": "llama",
     "qwen2": "qwen2",
+    "qwen2moe": "qwen2_moe",
     "qwen3": "qwen3",
+    "qwen3moe": "qwen3_moe",
 }
 
 
@@ -45,6 +48,8 @@ def gguf_config(header: GGUFHeader) -> dict[str, Any]:
     if EMBEDDING not in header.tensors:
         raise WeightsError(f"{header.path} holds no tensor {EMBEDDING!r}; download it again.")
     own = _Own(header, architecture)
+    if own.fields.integer("expert_count", 0, minimum=0) and architecture == "llama":
+        model_type = "mixtral"
     config = _dense(own, model_type)
     if architecture in _MORE:
         config |= _MORE[architecture](own, config)
@@ -64,6 +69,14 @@ class _Own:
         }
         self.fields = Fields(own, f"the metadata {architecture}.* of {header.path.name}")
 
+    def expert_size(self) -> int:
+        """How wide an expert is."""
+        size = self.fields.integer("expert_feed_forward_length", 0, minimum=0)
+        if size:
+            return size
+        used = self.fields.integer("expert_used_count")
+        return max(self.fields.integer("feed_forward_length") // used, 1)
+
     def has(self, tensor: str) -> bool:
         return tensor in self.header.tensors
 
@@ -71,7 +84,8 @@ class _Own:
 def _dense(own: _Own, model_type: str) -> dict[str, Any]:
     """The fields that all of these families share."""
     fields = own.fields
-    fields.refuse("expert_count", 0, "experts of this architecture are of another family")
+    if FAMILIES[model_type].expert_names is None:
+        fields.refuse("expert_count", 0, "experts of this architecture are of another family")
     hidden, heads = fields.integer("embedding_length"), fields.integer("attention.head_count")
     head_dim = fields.integer("attention.key_length", max(hidden // heads, 1))
     fields.refuse("attention.value_length", head_dim, "keys and values are of one length")
@@ -81,7 +95,9 @@ def _dense(own: _Own, model_type: str) -> dict[str, Any]:
         "architectures": [FAMILIES[model_type].architecture],
         "vocab_size": own.header.tensors[EMBEDDING].shape[0],
         "hidden_size": hidden,
-        "intermediate_size": fields.integer("feed_forward_length"),
+        "intermediate_size": fields.integer(
+            "feed_forward_length", own.expert_size() if own.fields.has("expert_count") else None
+        ),
         "num_hidden_layers": fields.integer("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": fields.integer("attention.head_count_kv", heads),
@@ -106,11 +122,13 @@ def _dtype(header: GGUFHeader) -> str:
     return "float32" if names == {"F32"} else "bfloat16"
 
 
-def _llama(own: _Own, _: Mapping[str, Any]) -> dict[str, Any]:
+def _llama(own: _Own, config: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "attention_bias": own.has("blk.0.attn_q.bias"),
         "mlp_bias": own.has("blk.0.ffn_down.bias"),
     }
+    if config["model_type"] == "mixtral":
+        return _counts(own, "num_local_experts")
     if own.fields.has("attention.sliding_window"):
         found = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
         found["sliding_window"] = own.fields.integer("attention.sliding_window")
@@ -119,6 +137,43 @@ def _llama(own: _Own, _: Mapping[str, Any]) -> dict[str, Any]:
 
 def _qwen3(own: _Own, _: Mapping[str, Any]) -> dict[str, Any]:
     return {"attention_bias": own.has("blk.0.attn_q.bias")}
+
+
+def _counts(own: _Own, name: str) -> dict[str, Any]:
+    return {
+        name: own.fields.integer("expert_count"),
+        "num_experts_per_tok": own.fields.integer("expert_used_count"),
+    }
+
+
+def _qwen2moe(own: _Own, config: Mapping[str, Any]) -> dict[str, Any]:
+    shared = own.fields.integer("expert_shared_feed_forward_length", config["intermediate_size"])
+    return {
+        **_counts(own, "num_experts"),
+        "moe_intermediate_size": own.expert_size(),
+        "shared_expert_intermediate_size": shared,
+        "norm_topk_prob": False,
+    }
+
+
+def _qwen3moe(own: _Own, config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **_qwen3(own, config),
+        **_counts(own, "num_experts"),
+        "moe_intermediate_size": own.expert_size(),
+        "norm_topk_prob": True,
+    }
+
+
+def _gpt_oss(own: _Own, config: Mapping[str, Any]) -> dict[str, Any]:
+    scaling = dict(config.get("rope_scaling") or {"rope_type": "default"})
+    return {
+        **_counts(own, "num_local_experts"),
+        "intermediate_size": own.expert_size(),
+        "sliding_window": own.fields.integer("attention.sliding_window"),
+        # As it was trained; where a corner of the ramp falls is not rounded.
+        "rope_scaling": {**scaling, "truncate": False},
+    }
 
 
 def _gemma2(own: _Own, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,6 +208,9 @@ def _scalar(config: Mapping[str, Any], by_width: int) -> int:
 _MORE: Mapping[str, Callable[[_Own, Mapping[str, Any]], dict[str, Any]]] = {
     "gemma2": _gemma2,
     "gemma3": _gemma3,
+    "gpt-oss": _gpt_oss,
     "llama": _llama,
+    "qwen2moe": _qwen2moe,
     "qwen3": _qwen3,
+    "qwen3moe": _qwen3moe,
 }

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kept.gguf import GGUFHeader, GGUFTensor
+from kept.models.gguf_experts import expert_sources
 from kept.models.gguf_rope import FACTORS
+from kept.models.gguf_source import Source
 
 _OUTER = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -41,20 +42,9 @@ _FOUR_NORMS = {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+_GPT_OSS = {"post_attention_norm": "post_attention_layernorm"}
+_PERMUTED = ("llama", "mistral", "mixtral")
 _IN_BLOCK = re.compile(r"blk\.(\d+)\.(.+)\.(weight|bias)")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A checkpoint's tensor as a GGUF file has it.
-
-    order: (rows,) which of the stored rows each row is, None: as they lie. less: what is taken from
-    each number, in fp32.
-    """
-
-    tensor: GGUFTensor
-    order: Tensor | None = None
-    less: float = 0.0
 
 
 def find_sources(header: GGUFHeader, config: Mapping[str, Any]) -> dict[str, Source]:
@@ -65,6 +55,8 @@ def find_sources(header: GGUFHeader, config: Mapping[str, Any]) -> dict[str, Sou
     kind = config["model_type"]
     names = _FOUR_NORMS if kind in ("gemma2", "gemma3_text") else _PRE_NORMS
     is_gemma = kind in ("gemma", "gemma2", "gemma3_text")
+    if kind == "gpt_oss":
+        names = {**names, **_GPT_OSS}
     found: dict[str, Source] = {}
     for name, tensor in header.tensors.items():
         if name == FACTORS:
@@ -73,11 +65,16 @@ def find_sources(header: GGUFHeader, config: Mapping[str, Any]) -> dict[str, Sou
         there = _OUTER.get(name, name)
         if match := _IN_BLOCK.fullmatch(name):
             layer, part, what = match.groups()
+            if apart := dict(expert_sources(kind, layer, part, what, tensor)):
+                found |= apart
+                continue
+            if part == "attn_sinks":
+                there = f"model.layers.{layer}.self_attn.sinks"
             if part in names:
                 there = f"model.layers.{layer}.{names[part]}.{what}"
-        order = _pairs(part, tensor, config) if kind in ("llama", "mistral") else None
+        order = _pairs(part, tensor, config) if kind in _PERMUTED else None
         less = 1.0 if is_gemma and name.endswith("norm.weight") else 0.0
-        found[there] = Source(tensor, order, less)
+        found[there] = Source(tensor, tensor.shape, order=order, less=less)
     return found
 
 

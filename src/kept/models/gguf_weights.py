@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from kept.gguf import GGUFHeader
-from kept.models.gguf_blocks import dtype_of, read_rows
-from kept.models.gguf_names import Source
+from kept.models.gguf_blocks import dtype_of, read_mxfp4, read_rows
+from kept.models.gguf_source import Source
 from kept.models.safetensors_file import TensorInfo
+from kept.ops.mxfp4 import Mxfp4Matrix
 
 
 class GGUFWeights:
@@ -28,8 +29,8 @@ class GGUFWeights:
             name: TensorInfo(
                 source.tensor.path,
                 dtype_of(source.tensor),
-                source.tensor.shape,
-                source.tensor.num_bytes,
+                source.shape,
+                source.num_bytes,
             )
             for name, source in sources.items()
         }
@@ -54,21 +55,28 @@ class GGUFWeights:
         Raises as `read`, and UnsupportedFormatError without the package gguf.
         """
         source = self._sources[name]
-        shape = source.tensor.shape
-        if len(shape) == 1:  # one row of numbers, each of which is a row of the checkpoint's tensor
-            for _, numbers in read_rows(source.tensor, 0, 1):
+        first, last = source.first, source.first + source.num_rows
+        if len(source.shape) == 1:  # a row of numbers, each a row of the checkpoint's tensor
+            for _, numbers in read_rows(source.tensor, first, last):
                 vector = numbers.view(-1)
                 found = vector if source.order is None else vector[source.order]
                 yield slice(0, len(found)), _less(found, source.less)
             return
-        for rows, numbers in read_rows(source.tensor, 0, shape[0], source.order):
+        for rows, numbers in read_rows(source.tensor, first, last, source.order):
             yield rows, _less(numbers, source.less)
 
     def codes(self, name: str) -> None:
         """Nothing: no block is one of kept's formats."""
 
-    def coded(self, name: str) -> None:
-        """Nothing: none is in MXFP4."""
+    def coded(self, name: str) -> Mxfp4Matrix | None:
+        """A matrix that is stored in MXFP4, as it is; None for any other tensor.
+
+        Raises as `read`.
+        """
+        source = self._sources[name]
+        if source.tensor.type.name != "MXFP4" or source.order is not None or source.less:
+            return None
+        return read_mxfp4(source.tensor, source.first, source.first + source.num_rows)
 
     def close(self) -> None:
         """Nothing is held between reads."""

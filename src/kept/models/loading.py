@@ -26,7 +26,7 @@ from kept.ops.backend import say_once
 from kept.ops.quantize import QuantizedFormat, QuantizedMatrix
 
 _CPU = torch.device("cpu")
-BLOCKS_BECOME: QuantizedFormat = "int8"
+MXFP4 = "MXFP4"
 
 
 @torch.inference_mode(False)  # what is loaded outlives the caller's mode
@@ -121,11 +121,18 @@ def default_format(
 ) -> QuantizedFormat | None:
     """What matrices in blocks are kept as on a CPU where neither a format nor a dtype is asked for.
 
+    None for those in MXFP4, which the kernels read as they are.
+
     A byte a weight is at most twice what most files take, and rounds by far less than they did;
     int4 would round as much again, and bfloat16 take three to four times their memory.
     """
-    blocks = checkpoint.stored_as is not None and device.type == "cpu"
-    return BLOCKS_BECOME if blocks and is_unsaid(dtype) else None
+    on_cpu = device.type == "cpu"
+    return blocks_become(checkpoint.stored_as) if on_cpu and is_unsaid(dtype) else None
+
+
+def blocks_become(stored_as: str | None) -> QuantizedFormat | None:
+    """`default_format` on a CPU for a checkpoint's `stored_as`."""
+    return None if stored_as is None or MXFP4 in stored_as else "int8"
 
 
 def _kept_as(
@@ -133,6 +140,11 @@ def _kept_as(
 ) -> QuantizedFormat | None:
     """`default_format`, said once."""
     found = default_format(checkpoint, dtype, device)
+    if found is None and MXFP4 in (checkpoint.stored_as or "") and is_unsaid(dtype):
+        say_once(
+            f"{checkpoint.folder} holds {checkpoint.stored_as}, of which {MXFP4} stays as it is "
+            "and the rest becomes bfloat16; quantize='int8' or 'int4' rounds all of it"
+        )
     if found is not None:
         say_once(
             f"{checkpoint.folder} holds {checkpoint.stored_as}, which becomes {found}, a byte a "
