@@ -59,6 +59,11 @@ def write_gguf(
         writer.add_tensor(there, data, raw_dtype=type)
     if (factors := _factors(hf)) is not None:
         writer.add_tensor("rope_freqs.weight", factors)
+    if (rope := dict(config.rope_parameters)).get("rope_type") == "longrope":
+        for length in ("long", "short"):
+            numbers = np.array(rope[f"{length}_factor"], np.float32)
+            writer.add_tensor(f"rope_factors_{length}.weight", numbers)
+        writer.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -172,10 +177,11 @@ def _write_config(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     head_dim = getattr(config, "head_dim", None)
-    if head_dim:
-        writer.add_key_length(head_dim)
-        writer.add_value_length(head_dim)
-        writer.add_rope_dimension_count(head_dim)
+    head_dim = head_dim or config.hidden_size // config.num_attention_heads
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    share = config.rope_parameters.get("partial_rotary_factor", 1.0)
+    writer.add_rope_dimension_count(int(head_dim * share))
     experts = getattr(config, "num_local_experts", getattr(config, "num_experts", 0))
     if experts:
         writer.add_expert_count(experts)

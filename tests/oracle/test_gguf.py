@@ -16,6 +16,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from kept import LLM, UnsupportedModelError, WeightsError
 from kept.ops.backend import say_once
 
+from . import zoo
 from .generation import prompts
 from .zoo import make_hf
 
@@ -41,6 +42,7 @@ PLAIN = (
     "qwen3_moe",
 )
 # What no file says, as llama.cpp has it: a Gemma's scores, its windows and its local base.
+PHI = [name for name in getattr(zoo, "FAMILIES", ()) if name.startswith("phi3")]
 AS_LLAMA_CPP: dict[str, dict[str, Any]] = {
     "gemma2": {"query_pre_attn_scalar": 12},
     "gemma3": {"query_pre_attn_scalar": 12, "sliding_window_pattern": 6, "num_hidden_layers": 7},
@@ -75,7 +77,7 @@ def logits(llm: LLM) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", [*PLAIN, *PHI])
 def test_a_model_is_what_it_is_in_a_folder(name: str, tmp_path: Path, backend: str) -> None:
     hf = make_hf(name, **AS_LLAMA_CPP.get(name, {}))
     path = write_gguf(tmp_path / "model.gguf", hf)

@@ -24,6 +24,7 @@ _MODEL_TYPES: Mapping[str, str] = {
     "gemma3": "gemma3_text",
     "gpt-oss": "gpt_oss",
     "llama": "llama",
+    "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen2moe": "qwen2_moe",
     "qwen3": "qwen3",
@@ -38,10 +39,11 @@ def gguf_config(header: GGUFHeader) -> dict[str, Any]:
     metadata that lacks or contradicts what it needs.
     """
     architecture = header.metadata.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in _MODEL_TYPES:
+    known = sorted(name for name, kind in _MODEL_TYPES.items() if kind in FAMILIES)
+    if not isinstance(architecture, str) or architecture not in known:
         raise UnsupportedModelError(
             f"{header.path} holds a model of architecture {str(architecture)[:100]!r}, and of GGUF "
-            f"files kept runs {', '.join(sorted(_MODEL_TYPES))}. The model it was made from may be "
+            f"files kept runs {', '.join(known)}. The model it was made from may be "
             "of another family that kept runs, as safetensors."
         )
     model_type = _MODEL_TYPES[architecture]
@@ -89,7 +91,8 @@ def _dense(own: _Own, model_type: str) -> dict[str, Any]:
     hidden, heads = fields.integer("embedding_length"), fields.integer("attention.head_count")
     head_dim = fields.integer("attention.key_length", max(hidden // heads, 1))
     fields.refuse("attention.value_length", head_dim, "keys and values are of one length")
-    fields.refuse("rope.dimension_count", head_dim, "heads of this family are rotated whole")
+    if model_type != "phi3":
+        fields.refuse("rope.dimension_count", head_dim, "heads of this family are rotated whole")
     config: dict[str, Any] = {
         "model_type": model_type,
         "architectures": [FAMILIES[model_type].architecture],
@@ -176,6 +179,18 @@ def _gpt_oss(own: _Own, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _phi3(own: _Own, config: Mapping[str, Any]) -> dict[str, Any]:
+    rotated = own.fields.integer("rope.dimension_count", config["head_dim"])
+    window = own.fields.integer("attention.sliding_window", 0, minimum=0)
+    return {
+        "partial_rotary_factor": rotated / config["head_dim"],
+        "sliding_window": window or None,
+        "original_max_position_embeddings": own.fields.integer(
+            "rope.scaling.original_context_length", config["max_position_embeddings"]
+        ),
+    }
+
+
 def _gemma2(own: _Own, config: Mapping[str, Any]) -> dict[str, Any]:
     caps = ("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)
     return {
@@ -210,6 +225,7 @@ _MORE: Mapping[str, Callable[[_Own, Mapping[str, Any]], dict[str, Any]]] = {
     "gemma3": _gemma3,
     "gpt-oss": _gpt_oss,
     "llama": _llama,
+    "phi3": _phi3,
     "qwen2moe": _qwen2moe,
     "qwen3": _qwen3,
     "qwen3moe": _qwen3moe,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kept.gguf import GGUFHeader, GGUFTensor
 from kept.models.gguf_experts import expert_sources
-from kept.models.gguf_rope import FACTORS
+from kept.models.gguf_rope import FACTORS, LONG, SHORT
 from kept.models.gguf_source import Source
 
 _OUTER = {
@@ -42,7 +42,10 @@ _FOUR_NORMS = {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-_GPT_OSS = {"post_attention_norm": "post_attention_layernorm"}
+_MORE = {
+    "gpt_oss": {"post_attention_norm": "post_attention_layernorm"},
+    "phi3": {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"},
+}
 _PERMUTED = ("llama", "mistral", "mixtral")
 _IN_BLOCK = re.compile(r"blk\.(\d+)\.(.+)\.(weight|bias)")
 
@@ -55,11 +58,11 @@ def find_sources(header: GGUFHeader, config: Mapping[str, Any]) -> dict[str, Sou
     kind = config["model_type"]
     names = _FOUR_NORMS if kind in ("gemma2", "gemma3_text") else _PRE_NORMS
     is_gemma = kind in ("gemma", "gemma2", "gemma3_text")
-    if kind == "gpt_oss":
-        names = {**names, **_GPT_OSS}
+    if kind in _MORE:
+        names = {**names, **_MORE[kind]}
     found: dict[str, Source] = {}
     for name, tensor in header.tensors.items():
-        if name == FACTORS:
+        if name in (FACTORS, LONG, SHORT):
             continue
         part = None
         there = _OUTER.get(name, name)

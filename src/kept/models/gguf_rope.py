@@ -1,6 +1,7 @@
 """The rotary scaling of a GGUF file, as config.json writes it.
 
-Llama 3.1's lies in a tensor, the factor of each pair, and not in what it is made by.
+Llama 3.1's lies in a tensor, the factor of each pair, and not in what it is made by; LongRoPE's two
+tables are tensors too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from kept.models.rope import inverse_frequencies
 from kept.models.rope_config import RopeConfig
 
 FACTORS = "rope_freqs.weight"
+LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 _TYPES = ("none", "linear", "yarn")
 # What Llama 3.1 and later were trained with; only the contexts are searched.
 _LOW, _HIGH = 1.0, 4.0
@@ -35,6 +37,8 @@ def rope_scaling(
     """
     if FACTORS in header.tensors:
         return _of_factors(header, config)
+    if LONG in header.tensors and SHORT in header.tensors:
+        return _by_length(header, fields)
     kind = fields.choice("rope.scaling.type", "none", _TYPES)
     factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 1.0))
     if kind == "none" or (kind == "linear" and factor == 1):
@@ -52,6 +56,18 @@ def rope_scaling(
         "beta_fast": fields.number("rope.scaling.yarn_beta_fast", 32.0),
         "beta_slow": fields.number("rope.scaling.yarn_beta_slow", 1.0),
     }
+
+
+def _by_length(header: GGUFHeader, fields: Fields) -> dict[str, Any]:
+    """LongRoPE's, whose temperature a file states as well."""
+    found: dict[str, Any] = {
+        "rope_type": "longrope",
+        "long_factor": read_floats(header.tensors[LONG]).flatten().tolist(),
+        "short_factor": read_floats(header.tensors[SHORT]).flatten().tolist(),
+    }
+    if fields.has("rope.scaling.attn_factor"):
+        found["attention_factor"] = fields.number("rope.scaling.attn_factor")
+    return found
 
 
 def _of_factors(header: GGUFHeader, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, models
+from tokenizers import AddedToken, models, normalizers
 
 from kept.errors import TokenizerError
 from kept.gguf import GGUFHeader
@@ -125,6 +125,9 @@ class _Vocabulary:
         backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
         space = {"add_prefix_space": self._get("add_space_prefix", bool, True)}
         RULES["GemmaTokenizer" if gemma else "LlamaTokenizer"].build(backend, space, {})
+        if self.architecture == "phi3":  # whose tokenizer.json puts the space in front before all
+            steps: list[Any] = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+            backend.normalizer, backend.pre_tokenizer = normalizers.Sequence(steps), None
         return backend
 
     def _flags(self) -> dict[str, bool]:

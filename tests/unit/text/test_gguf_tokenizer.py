@@ -124,10 +124,10 @@ def test_byte_level(pre: str, bos: bool, tmp_path: Path) -> None:
     assert (tokenizer.encode("x")[0] == tokenizer.bos_token_id) == bos
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3", "phi3"])
 @pytest.mark.parametrize("flags", [{}, {"add_bos_token": False, "add_eos_token": True}])
 def test_sentence_pieces(architecture: str, flags: dict[str, bool], tmp_path: Path) -> None:
-    fields = pieces_fields(spaces=architecture != "llama")
+    fields = pieces_fields(spaces=architecture.startswith("gemma"))
     path = write(tmp_path / "m.gguf", architecture, **fields, **flags)
     tokenizer = check_as_transformers(path)
     assert (tokenizer.encode("x")[0] == tokenizer.bos_token_id) == (not flags)
