@@ -99,6 +99,11 @@ class Engine(Loop):
         """Raise what `submit` would raise of a request."""
         if request.finished:
             raise OptionError("this request has ended; make another one of a new group")
+        if request.adapter is not None and request.adapter not in self.model.adapters:
+            raise OptionError(
+                f"the adapter {request.adapter.name!r} is not of this engine's model; take one of "
+                "its `adapters`"
+            )
         self.scheduler.check(request)
         self._residents.check(request, self._encoding.num_bytes(request))
 

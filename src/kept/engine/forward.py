@@ -45,7 +45,7 @@ class Forward:
         cache = self._residents.cache
         if is_decode and cache is not None and self._model.native is not None:
             slots = [slot for item in work if (slot := item.continuation.slot) is not None]
-            repeated = self._model.repeat(tuple(slots), cache, top_k)
+            repeated = self._model.repeat(tuple(slots), cache, top_k, self._adapters(work))
             if repeated is not None:
                 found = self._run(work, repeated)
                 # A prompt's last token may have been among these, and is not in what follows.
@@ -88,5 +88,14 @@ class Forward:
             slots=[slot for slot in slots if slot is not None] if has_slots else None,
             last_of=wanted,
             sources=sources,
+            adapters=self._adapters(work),
             device=self._model.device,
         )
+
+    def _adapters(self, work: Sequence[Work]) -> tuple[int, ...]:
+        """Which of the model's adapters each sequence goes through; empty: none does."""
+        asked = [item.request.adapter for item in work]
+        if not any(asked):
+            return ()
+        known = self._model.adapters
+        return tuple(-1 if each is None else known.index(each) for each in asked)

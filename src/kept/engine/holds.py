@@ -87,7 +87,7 @@ def longest_shared(request: Request, tokens: Tokens, running: Iterable[Request])
     if len(tokens) <= most:
         return None
     for leader in running:
-        if leader.has_caught_up or leader.salt != request.salt or len(leader.live) != 1:
+        if leader.has_caught_up or leader.key_salt != request.key_salt or len(leader.live) != 1:
             continue
         shared = num_shared(leader.live[0].history.tokens, tokens)
         if shared > most and shared > leader.live[0].num_computed:

@@ -76,7 +76,7 @@ class PooledResidents(Residents):
     def look(self, requests: Iterable[Request]) -> Look:
         """See `Residents.look`."""
         slots = {
-            continuation.slot: Owner(request.salt, request.tenant)
+            continuation.slot: Owner(request.key_salt, request.tenant)
             for request in requests
             for continuation in request.group.members
             if continuation.slot is not None
@@ -140,7 +140,7 @@ class PooledResidents(Residents):
         if self._known is None:
             return None
         if len(request.live) == 1:
-            tokens, salt = findable(request.live[0]), request.salt
+            tokens, salt = findable(request.live[0]), request.key_salt
             found = longest_shared(request, tokens, running)
             if (
                 found is not None
@@ -295,7 +295,7 @@ class PooledResidents(Residents):
         A block of which some tokens are found stays beside the copy that is written to until that
         is made; where there is no room for both, these tokens are not taken over.
         """
-        known, salt = self._known, request.salt
+        known, salt = self._known, request.key_salt
         if known is None:
             return [None] * len(request.live) if needed <= self._supply.num_obtainable() else None
         found = [known.find(continuation, salt) for continuation in request.live]
@@ -344,7 +344,7 @@ class PooledResidents(Residents):
             self._held_cache.adopt(continuation.slot, match.blocks, match.num_tokens)
             continuation.num_computed = match.num_tokens
         # A last block that is not taken over whole may go once it is copied.
-        match = self._known.only_whole(match, continuation, request.salt)
+        match = self._known.only_whole(match, continuation, request.key_salt)
         self._leases.setdefault(request, {})[continuation] = match.lease
 
     def _account(self, request: Request, match: Match[Stack] | None) -> None:
@@ -371,8 +371,10 @@ class PooledResidents(Residents):
         tokens = continuation.history.tokens[: continuation.num_computed]
         stacks = self._held_cache.share(continuation.slot)[: blocks_of(len(tokens))]
         retain = request.retain if ends else 0.0
-        self._known.note_owner(request.salt, request.tenant)
-        lease = self._known.insert(tokens, stacks, request.salt, lease, ends=ends, retain=retain)
+        self._known.note_owner(request.key_salt, request.tenant)
+        lease = self._known.insert(
+            tokens, stacks, request.key_salt, lease, ends=ends, retain=retain
+        )
         if self._stored is not None and self._known.tree.stands(lease):
             self._stored.offer(lease, ends=ends)
         return lease

@@ -13,6 +13,7 @@ from kept.blocks import LONGEST_RETAIN
 from kept.engine.continuation import Continuation
 from kept.engine.group import Group
 from kept.errors import OptionError
+from kept.models import Adapter
 
 
 class Phase(Enum):
@@ -38,7 +39,8 @@ class Request:
 
     tenant: whose it is; tenants of one priority get equal shares. priority: higher goes first,
     always. deadline: a time of the engine's clock, in seconds, after which nobody wants it; None:
-    never. salt: requests of different salts share no keys. retain: for how many seconds after its
+    never. salt: requests of different salts share no keys. adapter: of the model, that its texts go
+    through; None: none. retain: for how many seconds after its
     end its text counts as used, where others need its blocks; a wish, up to `LONGEST_RETAIN`: it
     goes all the same where nothing else is left. interactive: somebody reads along, so
     that its next token must not wait for a long prompt. arrival: a time of the engine's clock.
@@ -55,6 +57,7 @@ class Request:
     priority: int = 0
     deadline: float | None = None
     salt: str = ""
+    adapter: Adapter | None = None
     retain: float = 0.0
     interactive: bool = False
     arrival: float = field(default_factory=time.monotonic)
@@ -81,6 +84,14 @@ class Request:
     def width(self) -> int:
         """How many slots it may come to need."""
         return self.group.width
+
+    @property
+    def key_salt(self) -> str:
+        """What its keys are found under: its salt, and which adapter they come of. No salt without
+        an adapter is one with an adapter."""
+        if self.adapter is not None:
+            return f"\0{self.adapter.digest}\0{self.salt}"
+        return f"\0\0{self.salt}" if self.salt.startswith("\0") else self.salt
 
     @property
     def live(self) -> Sequence[Continuation]:

@@ -170,19 +170,19 @@ class Stored:
         if asked.tries.get(continuation, 0) >= MOST_TRIES or continuation.offset:
             return None
         tokens = findable(continuation)
-        found = self._find(continuation, tokens, request.salt, asked)
+        found = self._find(continuation, tokens, request.key_salt, asked)
         if found.num_tokens < LEAST_GAIN:
             return None
-        match = self._known.find(continuation, request.salt)
+        match = self._known.find(continuation, request.key_salt)
         if found.num_tokens < match.num_tokens + LEAST_GAIN or not has_room(match):
             match.lease.release()
             return None
         for other in self._reading.values():  # which brings as much, to somebody else
             shared = min(num_shared(other.tokens, tokens), other.found.num_tokens)
-            if other.lease.salt == request.salt and shared >= match.num_tokens + LEAST_GAIN:
+            if other.lease.salt == request.key_salt and shared >= match.num_tokens + LEAST_GAIN:
                 match.lease.release()
                 return other
-        match = self._known.only_whole(match, continuation, request.salt)
+        match = self._known.only_whole(match, continuation, request.key_salt)
         first = match.num_tokens // BLOCK
         wanted = self._wanted(found, first, tokens, asked.keys[continuation][1])
         num_bytes = sum(self._copy.group_bytes[group] for of in wanted for group in of.groups)

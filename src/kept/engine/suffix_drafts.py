@@ -108,7 +108,7 @@ class SuffixDrafts:
         """The texts of its tenant that have ended, to which its own are added."""
         from kept import _native
 
-        key = request.tenant, request.salt
+        key = request.tenant, request.key_salt
         found = self.recent.get(key)
         if found is None or found.num_tokens > RECENT:
             late = [] if found is None else found.tokens()[-RECENT // 2 :]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from kept.cache import Cache
 from kept.engine import Held, Room
 from kept.errors import CacheError, OptionError
+from kept.models import Adapter
 from kept.options import ResolvedCacheOptions
 
 log = logging.getLogger("kept")
@@ -19,6 +20,7 @@ log = logging.getLogger("kept")
 @dataclass(slots=True)
 class Conversation:
     """One slot of keys and the tokens they belong to. options: what the cache was made by.
+    adapter: what the keys come of.
 
     tokens: the cache may hold keys beyond them, or fewer, where an exception came in between; what
     both say is right. last_use: as `time.monotonic` counts.
@@ -27,6 +29,7 @@ class Conversation:
     held: Held
     tokens: list[int]
     options: ResolvedCacheOptions
+    adapter: Adapter | None = None
     last_use: float = field(default_factory=time.monotonic)
 
     @property
@@ -108,6 +111,7 @@ def usable(
     options: ResolvedCacheOptions,
     prompt: Sequence[int],
     context: int,
+    adapter: Adapter | None = None,
 ) -> Conversation | None:
     """The kept conversation, if a turn can go on from it; else the log says why not.
 
@@ -122,6 +126,9 @@ def usable(
         return None
     if kept.options != options:
         log.warning("the conversation is read again: the cache options have changed")
+        return None
+    if kept.adapter is not adapter:
+        log.warning("the conversation is read again: it goes through another adapter")
         return None
     if options.overflow == "slide" and len(prompt) > context:
         log.warning("the conversation is read again: it is longer than the context and slides")

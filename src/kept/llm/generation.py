@@ -18,7 +18,7 @@ from kept.errors import OptionError
 from kept.llm.caching import context_rule
 from kept.llm.conversation import Conversation
 from kept.llm.engines import Engines
-from kept.models import CausalLM
+from kept.models import Adapter, CausalLM
 from kept.options import ResolvedCacheOptions
 from kept.sampling import ResolvedParams, fresh_seed
 from kept.text import Tokenizer
@@ -31,7 +31,7 @@ class Generation:
     encoder-decoder model starts from, to whose encoder the prompts go; else None. vary: give each
     prompt but the first a seed of its own in place of `params.seed`. conversation: go on from it,
     as far as the only prompt begins like it; mutated, once everything that can be checked has been.
-    interactive: somebody reads along.
+    interactive: somebody reads along. adapter: what the texts go through, None: nothing.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Generation:
         vary: bool = False,
         conversation: Conversation | None = None,
         interactive: bool = False,
+        adapter: Adapter | None = None,
     ) -> None:
         if params.stop_strings and tokenizer is None:
             raise OptionError("stop_strings need a tokenizer, and this checkpoint has none")
@@ -58,7 +59,10 @@ class Generation:
             self.groups.append(
                 make_group(read, own, rule, index, tokenizer=tokenizer, source=source)
             )
-        self.requests = [Request(group, interactive=interactive) for group in self.groups]
+        self.adapter = adapter
+        self.requests = [
+            Request(group, interactive=interactive, adapter=adapter) for group in self.groups
+        ]
         self._num_begun = 0  # requests that the engine has
         lengths = [len(prompt) if start is None else 1 for prompt in prompts]
         slots = self._num_slots(engines.num_slots)
@@ -159,4 +163,4 @@ def remember(generation: Generation, options: ResolvedCacheOptions) -> Conversat
     if held is None:
         return None
     tokens = continuation.history.tokens[: held.cache.lengths[0]].tolist()
-    return Conversation(held, tokens, options)
+    return Conversation(held, tokens, options, generation.adapter)

@@ -33,6 +33,7 @@ class LLM(Reading):
         *,
         cache_options: CacheOptions | None = None,
         attention_mask: Any = None,
+        adapter: str | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> list[Completion]:
@@ -42,6 +43,7 @@ class LLM(Reading):
             array of ids; or the output of a transformers tokenizer.
         attention_mask: of the prompts' shape, 0 where they are padding, on either side. Ids that
             look padded are refused without it.
+        adapter: the name of one of `adapters` that the texts go through, None: none.
         params, cache_options, options: a SamplingParams, a CacheOptions, fields of both as
             keywords, or all of these (keywords win).
         progress: called after each step with the finished and all completions.
@@ -56,7 +58,8 @@ class LLM(Reading):
         resolved, caching = self.resolve(params, options, cache_options)
         seed = options.get("seed", None if params is None else params.seed)
         read = self._read(prompts, attention_mask)
-        return self._begin(read, resolved, caching, vary=seed is None).run(progress)
+        found = self._begin(read, resolved, caching, vary=seed is None, adapter=adapter)
+        return found.run(progress)
 
     def stream(
         self,
@@ -65,6 +68,7 @@ class LLM(Reading):
         *,
         cache_options: CacheOptions | None = None,
         attention_mask: Any = None,
+        adapter: str | None = None,
         **options: Any,
     ) -> Stream:
         """Continue one prompt, handing out text as it is written.
@@ -75,7 +79,7 @@ class LLM(Reading):
         resolved, caching = self.resolve(params, options, cache_options)
         check_single(resolved)
         read = self._read(prompt, attention_mask, single=True)
-        return Stream(self._begin(read, resolved, caching, interactive=True))
+        return Stream(self._begin(read, resolved, caching, interactive=True, adapter=adapter))
 
     def chat(
         self,
@@ -84,6 +88,7 @@ class LLM(Reading):
         *,
         cache_options: CacheOptions | None = None,
         template_options: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
         **options: Any,
     ) -> Completion:
         """Answer a conversation: `chat_stream` to its end.
@@ -95,6 +100,7 @@ class LLM(Reading):
             params,
             cache_options=cache_options,
             template_options=template_options,
+            adapter=adapter,
             **options,
         )
         try:
@@ -111,6 +117,7 @@ class LLM(Reading):
         *,
         cache_options: CacheOptions | None = None,
         template_options: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
         **options: Any,
     ) -> Stream:
         """Answer a conversation, handing out text as it is written.
@@ -122,6 +129,7 @@ class LLM(Reading):
             nothing could be reused.
         template_options: what the template takes besides, such as `tools`, `documents` or
             `enable_thinking`.
+        adapter: as in `generate`.
 
         An answer ends where the settings say, and at the end of sequence or turn that only
         tokenizer, config.json or template know, unless `eos_token_id` or `ignore_eos` is given.
@@ -138,21 +146,28 @@ class LLM(Reading):
         if ends:
             resolved = self.with_turn_ends(resolved)
         if self._engines.finds_texts(caching, resolved):
-            return Stream(self._begin([tokens], resolved, caching, interactive=True))
+            found = self._begin([tokens], resolved, caching, interactive=True, adapter=adapter)
+            return Stream(found)
         kept = self._last.take()
         try:
-            going_on = usable(kept, caching, tokens, self.model.config.context)
-            generation = self._begin([tokens], resolved, caching, going_on)
+            asked_for = self.model.find_adapter(adapter)
+            going_on = usable(kept, caching, tokens, self.model.config.context, asked_for)
+            generation = self._begin([tokens], resolved, caching, going_on, adapter=adapter)
         except KeptError:  # of a check: what was kept has not been touched
             self._last.put(kept)
             raise
         return Stream(generation, lambda ended: self._last.put(remember(ended, caching)))
 
     def begin(
-        self, prompt: Prompt, params: ResolvedParams, caching: ResolvedCacheOptions
+        self,
+        prompt: Prompt,
+        params: ResolvedParams,
+        caching: ResolvedCacheOptions,
+        adapter: str | None = None,
     ) -> Generation:
         """One prompt on its way, for who wants to see how far it is. Raises as `generate`."""
-        return self._begin(self._read(prompt, None, single=True), params, caching)
+        read = self._read(prompt, None, single=True)
+        return self._begin(read, params, caching, adapter=adapter)
 
     def begin_tokens(
         self,
@@ -161,10 +176,11 @@ class LLM(Reading):
         caching: ResolvedCacheOptions,
         *,
         interactive: bool = False,
+        adapter: str | None = None,
     ) -> Generation:
         """As `begin`, for tokens that `read` or `read_chat` gave. interactive: somebody reads
         along."""
-        return self._begin([tokens], params, caching, interactive=interactive)
+        return self._begin([tokens], params, caching, interactive=interactive, adapter=adapter)
 
     def _begin(
         self,
@@ -174,6 +190,7 @@ class LLM(Reading):
         conversation: Conversation | None = None,
         vary: bool = False,
         interactive: bool = False,
+        adapter: str | None = None,
     ) -> Generation:
         return Generation(
             self.model,
@@ -186,4 +203,5 @@ class LLM(Reading):
             vary=vary,
             conversation=conversation,
             interactive=interactive,
+            adapter=self.model.find_adapter(adapter),
         )

@@ -17,7 +17,7 @@ from kept.llm.engines import Engines
 from kept.llm.memory import RENAMED, read_kv_memory, read_place, room_for
 from kept.llm.options import resolve_options
 from kept.llm.storing import check_store, open_store
-from kept.models import CausalLM, Checkpoint, load_model, open_checkpoint
+from kept.models import CausalLM, Checkpoint, load_adapters, load_model, open_checkpoint
 from kept.options import CacheOptions, ResolvedCacheOptions, refuse_keywords
 from kept.sampling import ResolvedParams, SamplingParams
 from kept.store import PrefixStore
@@ -48,6 +48,7 @@ class Loaded:
         store_bytes: int | str | None = None,
         store_key: bytes | str | None = None,
         draft_model: str | Path | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
         progress: Progress | None = None,
         packing: Progress | None = None,
         **others: Never,
@@ -84,6 +85,10 @@ class Loaded:
             this one then verifies, several tokens a step, where that is measured to be worth while
             (`num_assistant_tokens`). Texts stay the same bit for bit. Its keys and values come out
             of kv_memory too, at most its share of what both store of a token. None: none.
+        adapters: LoRA adapters of this model as peft saves them: a name for each folder. Every text
+            goes through one of them (`adapter`), or through none, several in one batch. They are
+            multiplied in fp32, whatever the model is quantized to, and what one has computed of a
+            text is not found by another.
         progress: called with the weight bytes loaded and their total. packing: called with the
             weights packed for the native kernels and their total; quantizing takes a while. The
             two go on side by side.
@@ -109,6 +114,7 @@ class Loaded:
             progress=progress,
             packing=packing,
         )
+        load_adapters(self.model, self.checkpoint, adapters)
         self.tokenizer = find_tokenizer(self.checkpoint.folder)
         self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
         name = "the bundled model" if source is None else str(source)

@@ -15,7 +15,7 @@ from kept.cache import Cache
 from kept.engine import ContextRule
 from kept.errors import OptionError
 from kept.llm.caching import build_cache
-from kept.models import CausalLM
+from kept.models import Adapter, CausalLM
 from kept.models.record import Record
 from kept.options import CacheOptions, ResolvedCacheOptions
 from kept.sampling import TokenLogprobs
@@ -26,7 +26,11 @@ LOGITS: Final = 32 << 20  # bytes of logits at a time
 
 
 def score_tokens(
-    model: CausalLM, tokens: Sequence[int], num_top: int, options: ResolvedCacheOptions
+    model: CausalLM,
+    tokens: Sequence[int],
+    num_top: int,
+    options: ResolvedCacheOptions,
+    adapter: Adapter | None = None,
 ) -> list[TokenLogprobs]:
     """The log-probability of each token but the first behind those before it, and the likeliest
     `num_top` in its place; under the model's own distribution, as `logprobs` of drawn tokens are.
@@ -36,7 +40,7 @@ def score_tokens(
     """
     found: list[TokenLogprobs] = []
     chunk = max(1, min(CHUNK, LOGITS // (4 * model.config.vocab_size)))
-    for batch, cache, begin in _passes(model, tokens, options, chunk):
+    for batch, cache, begin in _passes(model, tokens, options, chunk, adapter):
         logits = model.run(batch, cache, Record())  # with a record they are nobody else's
         after = list(tokens[begin + 1 : begin + 1 + batch.num_rows])
         rows = list(range(len(after)))
@@ -46,14 +50,17 @@ def score_tokens(
 
 
 def mean_state(
-    model: CausalLM, tokens: Sequence[int], options: ResolvedCacheOptions
+    model: CausalLM,
+    tokens: Sequence[int],
+    options: ResolvedCacheOptions,
+    adapter: Adapter | None = None,
 ) -> npt.NDArray[np.float32]:
     """The mean of the last hidden states of a text's tokens, behind the final norm, (E,) fp32.
 
     Raises as `score_tokens`.
     """
     total: npt.NDArray[np.float64] | float = 0.0
-    for batch, cache, _ in _passes(model, tokens, options, CHUNK):
+    for batch, cache, _ in _passes(model, tokens, options, CHUNK, adapter):
         record = Record(want_hidden=True)
         last = torch.tensor([batch.num_rows - 1], dtype=torch.int64, device=model.device)
         model.run(replace(batch, wanted=last), cache, record)
@@ -62,7 +69,11 @@ def mean_state(
 
 
 def _passes(
-    model: CausalLM, tokens: Sequence[int], options: ResolvedCacheOptions, chunk: int
+    model: CausalLM,
+    tokens: Sequence[int],
+    options: ResolvedCacheOptions,
+    chunk: int,
+    adapter: Adapter | None,
 ) -> Iterator[tuple[Batch, Cache, int]]:
     """The passes over a text, their cache, and where in the text each begins."""
     if model.is_encoder_decoder:
@@ -73,7 +84,12 @@ def _passes(
         model, replace(CacheOptions().resolve(), kv_dtype=options.kv_dtype), rule, 1, None
     )
     assert cache is not None
+    numbers = () if adapter is None else (model.adapters.index(adapter),)
     for begin in range(0, len(tokens), chunk):
         part = list(tokens[begin : begin + chunk])
         totals = [len(tokens)]
-        yield pack([part], past=[begin], totals=totals, device=model.device), cache, begin
+        yield (
+            pack([part], past=[begin], totals=totals, adapters=numbers, device=model.device),
+            cache,
+            begin,
+        )

@@ -1,5 +1,7 @@
 """Decoders: a file per family over shared layers, and how checkpoints become them."""
 
+from kept.models.adapter import Adapter
+from kept.models.adapters import load_adapters
 from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig
 from kept.models.checkpoint import Checkpoint, open_checkpoint
 from kept.models.dtypes import DTYPES, resolve_dtype
@@ -22,6 +24,7 @@ from kept.models.repeated_step import RepeatedStep
 __all__ = [
     "DTYPES",
     "FAMILIES",
+    "Adapter",
     "CausalLM",
     "CausalLMOutput",
     "Checkpoint",
@@ -36,6 +39,7 @@ __all__ = [
     "describe_header",
     "find_folder",
     "find_remote",
+    "load_adapters",
     "load_model",
     "open_checkpoint",
     "quantize_checkpoint",

@@ -16,6 +16,7 @@ from kept.batch import Batch
 from kept.cache import Cache, KVShape, make_cache, stores
 from kept.errors import ContextLengthError, OptionError
 from kept.exiting import computing
+from kept.models.adapter import Adapter, check_numbers, find
 from kept.models.matching import OwnLayers
 from kept.models.native import NativeDecoder, PackWeight, Progress, pack_model
 from kept.models.next_logits import NextLogits
@@ -86,6 +87,8 @@ class CausalLM(nn.Module, ABC):
         self.config = config
         self.native: NativeDecoder | None = None
         self._dtype: torch.dtype | None = None
+        self.adapters: tuple[Adapter, ...] = ()
+        self.adapted_rows = ops.AdaptedRows()
         self._layers = OwnLayers(config.kv_shapes)
         self._turn = Turn()
 
@@ -158,6 +161,10 @@ class CausalLM(nn.Module, ABC):
     def activations(self) -> Activations | None:
         """As what activations meet int8 and int4 weights; None where torch runs the model."""
         return None if self.native is None else self.native.activations
+
+    def find_adapter(self, name: str | None) -> Adapter | None:
+        """The adapter of that name; None: none. Raises OptionError for one that there is not."""
+        return None if name is None else find(self.adapters, name)
 
     @property
     def kv_shapes(self) -> tuple[KVShape, ...]:
@@ -242,9 +249,16 @@ class CausalLM(nn.Module, ABC):
         return self._run_native(batch, cache, None, top_k)
 
     @ops.plain_torch()
-    def repeat(self, slots: tuple[int, ...], cache: Cache, top_k: int = 0) -> RepeatedStep | None:
+    def repeat(
+        self,
+        slots: tuple[int, ...],
+        cache: Cache,
+        top_k: int = 0,
+        adapters: tuple[int, ...] = (),
+    ) -> RepeatedStep | None:
         """Steps that give each of some slots one token more, all of whose tokens are read and
         which count positions from 0; each step finds the `top_k` largest logits of every row.
+        adapters: of the slots, as of `Batch`.
 
         None where there is none to be had: not on the native kernels, a slot without tokens, a
         cache that evicts, moving rotary tables, or a buffer that is full.
@@ -252,13 +266,14 @@ class CausalLM(nn.Module, ABC):
         if self.native is None or (self.training and torch.is_grad_enabled()):
             return None
         self._check_native(cache)
-        return self.native.repeat(slots, cache, top_k)
+        return self.native.repeat(slots, cache, top_k, adapters)
 
     def _run_native(
         self, batch: Batch, cache: Cache | None, record: Record | None, top_k: int = 0
     ) -> NextLogits:
         assert self.native is not None
         self._check_native(cache)
+        check_numbers(batch, len(self.adapters))
         return self.native.run(batch, cache, record, top_k)
 
     def _check_native(self, cache: Cache | None) -> None:
@@ -276,6 +291,8 @@ class CausalLM(nn.Module, ABC):
 
     def _run(self, batch: Batch, cache: Cache | None, record: Record) -> Tensor:
         self._layers.check(cache)
+        check_numbers(batch, len(self.adapters))
+        self.adapted_rows.set(batch.adapters, batch.starts, self.device)
         x, rope = self.embed(batch)
         with stores(cache, batch, self.kv_shapes) as found:
             for block, store in zip(self.blocks, found, strict=True):

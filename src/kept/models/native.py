@@ -94,7 +94,9 @@ class NativeDecoder:
             self._is_running = runs_within
         return found
 
-    def repeat(self, slots: tuple[int, ...], cache: Cache, top_k: int) -> RepeatedStep | None:
+    def repeat(
+        self, slots: tuple[int, ...], cache: Cache, top_k: int, adapters: tuple[int, ...]
+    ) -> RepeatedStep | None:
         """See `CausalLM.repeat`."""
         lease = cache.lease(slots)
         if lease is None or not lease.room:
@@ -106,8 +108,12 @@ class NativeDecoder:
         if not room:
             return None
         logits = self._logits(len(slots), lasting=self._is_running)
-        repeat = self.program.repeat(lengths, lease.stores, rope, logits, top_k)
+        repeat = self.program.repeat(lengths, lease.stores, rope, logits, top_k, adapters)
         return RepeatedStep(self.program, repeat, lease, logits, room, top_k)
+
+    def trace_again(self) -> None:
+        """Run the model as it has become: its layers have other adapters."""
+        self.program = self._compile()
 
     def _compile(self) -> Program:
         model, written = self._model, lines.Trace(activations=self.activations)
