@@ -26,10 +26,10 @@ from kept.ops import (
     Program,
     StepBuffers,
     lines,
-    trace,
     use_threads,
 )
 from kept.ops.activations import Activations
+from kept.ops.traced_batch import Ids, TracedBatch
 from kept.ops.traced_store import TracedStore
 
 if TYPE_CHECKING:
@@ -212,5 +212,5 @@ def _pack(modules: list[Any], pack_weight: PackWeight) -> None:
 
 def traced_batch(written: lines.Trace) -> Any:
     """Stands in for the batch of a model whose operations are to be written down."""
-    tokens, positions = (trace.Ids(written, are_positions=x) for x in (False, True))
-    return trace.TracedBatch(tokens, positions)
+    tokens, positions = (Ids(written, are_positions=x) for x in (False, True))
+    return TracedBatch(tokens, positions)

@@ -17,7 +17,8 @@ from torch import Tensor
 from kept.batch import Batch
 from kept.models.rope_config import RopeConfig
 from kept.ops import RopeTables
-from kept.ops.trace import TracedRope, is_traced
+from kept.ops.trace import is_traced
+from kept.ops.traced_batch import TracedRope
 
 _TABLE = 1024  # positions a table begins with
 _LARGEST_TABLE = 1 << 17  # positions a table grows to: 32 MiB at R = 64

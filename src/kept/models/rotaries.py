@@ -16,7 +16,8 @@ from kept.errors import UnsupportedModelError
 from kept.models.rope import Rotary
 from kept.models.rope_config import RopeConfig
 from kept.ops import Rope, RopeTables
-from kept.ops.trace import TracedRope, is_traced
+from kept.ops.trace import is_traced
+from kept.ops.traced_batch import TracedRope
 
 
 class Rotaries:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kept.batch import Batch
 from kept.errors import OptionError
-from kept.ops import lines, reference
+from kept.ops import lines, norms
 from kept.ops.adapters import Adapters
 from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
 from kept.ops.bias import Bias, LinearBias
@@ -212,8 +212,8 @@ class Program:
         """The last norm, of all rows x (N, E) fp32, by the reference and not scaled."""
         line = next(line for line in reversed(self._lines) if isinstance(line, lines.Norm))
         if line.bias is None:
-            return reference.rms_norm(x, line.weight, line.eps)
-        return reference.layer_norm(x, line.weight, line.bias, line.eps)
+            return norms.rms_norm(x, line.weight, line.eps)
+        return norms.layer_norm(x, line.weight, line.bias, line.eps)
 
     def _add(self, line: lines.Line) -> None:
         from kept import _native

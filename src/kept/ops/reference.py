@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from kept.ops.bias import Bias, biased_mask
 from kept.ops.cross_view import CrossView
 from kept.ops.masks import Visibility, visibility
+from kept.ops.norms import layer_norm as layer_norm
+from kept.ops.norms import norm_heads, rms_norm
+from kept.ops.norms import norm_parts as norm_parts
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.views import Group, KVView
 
@@ -178,8 +181,8 @@ def split_heads(
     x = qkv.unflatten(1, (num_heads + 2 * num_keys, heads.head_dim))  # (N, H + 2G, D)
     qk, v = x[:, : num_heads + num_keys], x[:, num_heads + num_keys :]
     if q_norm is not None and k_norm is not None:
-        q = _norm_heads(qk[:, :num_heads], q_norm, heads)
-        k = _norm_heads(qk[:, num_heads:], k_norm, heads)
+        q = norm_heads(qk[:, :num_heads], q_norm, heads)
+        k = norm_heads(qk[:, num_heads:], k_norm, heads)
         qk = torch.cat((q, k), dim=1)
     if rope is not None:
         qk = rotary(qk, *rope, neighbours=heads.neighbours)
@@ -197,17 +200,8 @@ def split_queries(
     """Queries alone, normalised and rotated; see `ops`."""
     x = q.unflatten(1, (heads.num_heads, heads.head_dim))  # (N, H, D)
     if q_norm is not None:
-        x = _norm_heads(x, q_norm, heads)
+        x = norm_heads(x, q_norm, heads)
     return x if rope is None else rotary(x, *rope, neighbours=heads.neighbours)
-
-
-def _norm_heads(x: Tensor, weight: Tensor, heads: HeadSpec) -> Tensor:
-    """x: (N, H, D). weight: (D,), or (H, D) where each head has its own."""
-    if weight.dim() == 1 and not heads.centred:
-        return rms_norm(x, weight, heads.norm_eps)
-    plain = torch.ones_like(weight[0] if weight.dim() == 2 else weight)
-    norm = layer_norm(x, plain, None, heads.norm_eps) if heads.centred else None
-    return (rms_norm(x, plain, heads.norm_eps) if norm is None else norm) * weight
 
 
 def split_keys(kv: Tensor, heads: HeadSpec) -> tuple[Tensor, Tensor]:
@@ -234,30 +228,6 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor, *, neighbours: bool = False) -> 
         across = torch.cat((-high, low), dim=-1)
     rotated = torch.addcmul(turned * cos, across, sin)
     return rotated if width == x.shape[-1] else torch.cat((rotated, x[..., width:]), dim=-1)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last dimension, in fp32 inside; see `ops` for its roundings."""
-    if x.dtype == torch.float32:
-        return F.rms_norm(x, (x.shape[-1],), weight, eps)
-    wide = x.float()
-    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    if weight.dtype == torch.float32:
-        return (wide * weight).to(x.dtype)
-    return weight * wide.to(x.dtype)
-
-
-def norm_parts(x: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
-    """`rms_norm` of parts of each row, one behind the other; see `ops`."""
-    widths = [len(weight) for weight in weights]
-    parts = x.split([*widths, x.shape[-1] - sum(widths)], dim=-1)
-    normed = [rms_norm(part, w, eps) for part, w in zip(parts, weights, strict=False)]
-    return torch.cat((*normed, parts[-1]), dim=-1)
-
-
-def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """(x - mean) / std * weight + bias over the last dimension. Source: Ba et al. 2016."""
-    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ activation follows a matrix product it joins the product's line, since the kerne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -39,6 +39,7 @@ from kept.ops.lines import (
 )
 from kept.ops.packed import PackedMatrix
 from kept.ops.spec import AttentionSpec, HeadSpec
+from kept.ops.traced_batch import Ids, TracedBatch, TracedRope
 from kept.ops.traced_store import TracedView
 
 
@@ -105,36 +106,6 @@ class Rows:
     def only_wanted(self) -> Rows:
         """These rows, of which the next line reads the wanted ones."""
         return Rows(self.trace, self.read(), wanted=True)
-
-
-@dataclass(frozen=True)
-class Ids:
-    """Stands in for the token ids or the positions of a batch, (N,). ahead: added to them."""
-
-    trace: Trace
-    are_positions: bool
-    ahead: int = 0
-
-    def __add__(self, ahead: int) -> Ids:
-        """Positions further on."""
-        return replace(self, ahead=self.ahead + ahead)
-
-
-@dataclass(frozen=True)
-class TracedBatch:
-    """Stands in for a batch."""
-
-    tokens: Ids
-    positions: Ids
-
-
-@dataclass(frozen=True)
-class TracedRope:
-    """Stands in for the rotary tables of a batch. dim: R. begin, stride: see `Place`."""
-
-    dim: int
-    begin: int = 0
-    stride: int | None = None
 
 
 def is_traced(x: object) -> bool:
