@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import torch
 
 from kept.errors import OptionError
 from kept.models.adapter import Adapter
@@ -12,7 +15,7 @@ from kept.models.causal_lm import CausalLM
 from kept.models.checkpoint import Checkpoint
 from kept.models.layers import Linear
 from kept.models.loading import lay_out
-from kept.ops import Adapters
+from kept.ops import Adapters, LowRank
 
 
 def check_adapters(adapters: object) -> dict[str, Any]:
@@ -55,9 +58,13 @@ def attach(model: CausalLM, adapters: Sequence[Adapter]) -> None:
     for home in homes:
         layer = model.get_submodule(home)
         assert isinstance(layer, Linear), home
-        layer.adapters = Adapters(
-            tuple(each.parts.get(home, ()) for each in adapters), model.adapted_rows
-        )
+        parts = (each.parts.get(home, ()) for each in adapters)
+        moved = tuple(tuple(_on(model.device, part) for part in each) for each in parts)
+        layer.adapters = Adapters(moved, model.adapted_rows)
     model.adapters = tuple(adapters)
     if model.native is not None:
         model.native.trace_again()
+
+
+def _on(device: torch.device, part: LowRank) -> LowRank:
+    return replace(part, down=part.down.to(device), up=part.up.to(device))

@@ -65,7 +65,7 @@ def adapt(x: Tensor, y: Tensor, adapters: Adapters) -> Tensor:
         own = x[rows].float()
         added = torch.zeros(len(rows), y.shape[1], dtype=torch.float32, device=y.device)
         for part in parts:
-            narrow = own @ part.down.float().T * part.scale
-            added[:, part.start : part.stop] = narrow @ part.up.float().T
+            narrow = own @ part.down.to(own).T * part.scale
+            added[:, part.start : part.stop] = narrow @ part.up.to(own).T
         y = y.index_copy(0, rows, (y[rows].float() + added).to(y.dtype))
     return y
