@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from kept.cli.adapters import Adapters, UsedAdapter, read_adapters, used_adapter
 from kept.cli.cache_flags import CacheFlags
 from kept.cli.loading import load
 from kept.cli.options import ModelOptions, option
@@ -50,6 +51,8 @@ def chat(
             rich_help_panel="Conversation",
         ),
     ] = False,
+    adapter: Adapters = None,
+    use_adapter: UsedAdapter = None,
     model: ModelOptions,
     cache: CacheFlags,
     sampling: SamplingOptions,
@@ -67,11 +70,13 @@ def chat(
     params, cache_options = sampling.to_params(), cache.to_options()
     if sys.stdin is None:
         raise OptionError("stdin is closed, so nothing can be said; give a terminal or a pipe")
-    llm = load(model, PREFIX_STORE)
+    adapters = read_adapters(adapter)
+    used = used_adapter(adapters, use_adapter)
+    llm = load(model, PREFIX_STORE, adapters=adapters)
     saved = None if llm.store is None else SavedChat(llm.store, model.model or "")
     if resume and saved is None:
         raise OptionError("--resume needs a --prefix-store, and none is used; leave --resume out")
-    session = Session(llm, params, cache_options, system, saved, resume=resume)
+    session = Session(llm, params, cache_options, system, saved, resume=resume, adapter=used)
     if resume:
         _note(f"[going on after {session.num_turns:,} turns]")
     if sys.stdin.isatty():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kept.cli.adapters import Adapters, UsedAdapter, read_adapters, used_adapter
 from kept.cli.cache_flags import CacheFlags
 from kept.cli.loading import bar, load
 from kept.cli.options import REPORT, ModelOptions
@@ -82,6 +83,8 @@ def generate(
             rich_help_panel=REPORT,
         ),
     ] = False,
+    adapter: Adapters = None,
+    use_adapter: UsedAdapter = None,
     model: ModelOptions,
     cache: CacheFlags,
     sampling: SamplingOptions,
@@ -94,20 +97,22 @@ def generate(
         raise OptionError("--logprobs is reported only by --json; add --json, or leave it out")
     prompts = read_prompts(prompt, file, lines)
     params, cache_options = sampling.to_params(), cache.to_options()
+    adapters = read_adapters(adapter)
+    used = used_adapter(adapters, use_adapter)
     started = time.perf_counter()
-    llm = load(model)
+    llm = load(model, adapters=adapters)
     loading = time.perf_counter() - started
     texts = len(prompts) * _num_texts(llm, params, cache_options)
     if echo is None:
         echo = not llm.model.is_encoder_decoder
     if as_json:
-        completions, ending = _run(llm, prompts, params, cache_options)
+        completions, ending = _run(llm, prompts, params, cache_options, used)
         for completion in completions:
             print(to_json(completion, prompts[completion.prompt_index], llm.tokenizer), flush=True)
     elif texts == 1:
-        completions, ending = _stream(llm, prompts[0], params, cache_options, echo)
+        completions, ending = _stream(llm, prompts[0], params, cache_options, used, echo)
     else:
-        completions, ending = _run(llm, prompts, params, cache_options)
+        completions, ending = _run(llm, prompts, params, cache_options, used)
         _print_all(completions, prompts, echo)
     if stats:
         typer.echo(format_stats(completions, loading), err=True)
@@ -122,10 +127,15 @@ def _num_texts(llm: LLM, params: SamplingParams, cache_options: CacheOptions) ->
 
 
 def _stream(
-    llm: LLM, prompt: str, params: SamplingParams, cache_options: CacheOptions, echo: bool
+    llm: LLM,
+    prompt: str,
+    params: SamplingParams,
+    cache_options: CacheOptions,
+    adapter: str | None,
+    echo: bool,
 ) -> tuple[list[Completion], Exception | None]:
     """The completion, and what there is to raise once it has been reported."""
-    stream = llm.stream(prompt, params, cache_options=cache_options)
+    stream = llm.stream(prompt, params, cache_options=cache_options, adapter=adapter)
     out = Writer(sys.stdout)
     if echo:
         out.write(prompt, BOLD)
@@ -144,7 +154,11 @@ def _stream(
 
 
 def _run(
-    llm: LLM, prompts: list[str], params: SamplingParams, cache_options: CacheOptions
+    llm: LLM,
+    prompts: list[str],
+    params: SamplingParams,
+    cache_options: CacheOptions,
+    adapter: str | None,
 ) -> tuple[list[Completion], Exception | None]:
     """The completions, and what there is to raise once they have been reported."""
     from kept.engine import GenerationInterrupted
@@ -152,7 +166,7 @@ def _run(
     try:
         with bar("Generating", unit="texts") as update:
             completions = llm.generate(
-                prompts, params, cache_options=cache_options, progress=update
+                prompts, params, cache_options=cache_options, adapter=adapter, progress=update
             )
             return completions, None
     except GenerationInterrupted as error:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kept.cli.adapters import Adapters, read_adapters
 from kept.cli.cache_flags import CacheFlags
 from kept.cli.loading import load
 from kept.cli.options import ModelOptions
@@ -42,6 +43,7 @@ def serve(
             metavar="FILE",
         ),
     ] = None,
+    adapter: Adapters = None,
     flags: ServeFlags,
     model: ModelOptions,
     cache: CacheFlags,
@@ -50,6 +52,7 @@ def serve(
 
     Every option is also read from a variable, --max-queue-time from KEPT_MAX_QUEUE_TIME, and from
     the file of --config. What has been read of texts outlives the server, in --prefix-store.
+    Requests choose an --adapter by its name as the model's.
     SIGTERM or Ctrl-C end it once its answers have ended, a second one at once.
     """
     settings = to_settings(flags)
@@ -71,6 +74,7 @@ def serve(
         more: dict[str, Any] = {
             "max_batch_size": settings.max_batch_size,
             "prefill_chunk": settings.prefill_chunk,
+            "adapters": read_adapters(adapter),
         }
         llm = load(model, PREFIX_STORE, **more)
         service = Service(llm, settings, cache_options, _name_of(model.model))

@@ -28,9 +28,11 @@ class Session:
         saved: SavedChat | None = None,
         *,
         resume: bool = False,
+        adapter: str | None = None,
     ) -> None:
         """saved: where the conversation is saved after each turn, None: nowhere. resume: go on from
-        the one that is there, under its system message where none is given.
+        the one that is there, under its system message where none is given. adapter: what answers
+        go through, None: nothing.
 
         Raises TemplateError if the model has no chat template, or refuses the system message, and
         CacheError where there is nothing to resume.
@@ -40,6 +42,7 @@ class Session:
             system = found.system
         self._saved = saved
         self._llm, self._params, self._cache_options = llm, params, cache_options
+        self._adapter = adapter
         self._system = [] if system is None else [{"role": "system", "content": system}]
         self._turns: list[tuple[str, str]] = [] if found is None else list(found.turns)
         self._completions: list[Completion] = []  # of the last turns, those of this session
@@ -52,7 +55,10 @@ class Session:
         the conversation unchanged.
         """
         stream = self._llm.chat_stream(
-            self._messages(text), self._params, cache_options=self._cache_options
+            self._messages(text),
+            self._params,
+            cache_options=self._cache_options,
+            adapter=self._adapter,
         )
         completion = show(stream, write)
         if completion.finish_reason != "interrupted" or completion.text:

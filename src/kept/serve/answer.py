@@ -43,6 +43,11 @@ class Answer:
         self.prompts = [each.tokens for each in found]
 
     @property
+    def model(self) -> str:
+        """What it is an answer of: the adapter's name, or the model's first."""
+        return self._asked.adapter or self.service.models[0]
+
+    @property
     def prompt_tokens(self) -> int:
         """Of all prompts together."""
         return sum(map(len, self.prompts))

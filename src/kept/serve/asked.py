@@ -52,7 +52,7 @@ class Asked:
     timeout: seconds from now after which nobody wants it, None: never.
     interactive: somebody reads along. wants_progress: say how far the prompt is read. fields: what
     the wire calls fields of `params`, for errors. grammar_field: what it calls the one that holds
-    the grammar.
+    the grammar. adapter: which of the model's the texts go through, None: none.
     """
 
     prompts: tuple[Prompt, ...]
@@ -66,6 +66,7 @@ class Asked:
     wants_progress: bool = False
     fields: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     grammar_field: str | None = None
+    adapter: str | None = None
 
     @property
     def num_texts(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -64,12 +65,14 @@ def place_headers(answer: Answer) -> dict[str, str]:
     }
 
 
-async def begin(request: Request, service: Service, asked: Asked) -> Answer:
-    """The answer to a request, whose end is told in its line of the access log.
+async def begin(request: Request, service: Service, asked: Asked, model: str) -> Answer:
+    """The answer to a request for a model, whose end is told in its line of the access log.
 
     It is closed when the request ends, whether its events were heard or not. Raises GoneError where
     the client leaves first, and as `Service.begin`.
     """
+
+    asked = replace(asked, adapter=service.adapter_of(model))
 
     async def take_in() -> Answer:
         answer = await service.begin(asked)

@@ -53,7 +53,9 @@ def read(llm: LLM, asked: Asked, caching: ResolvedCacheOptions) -> list[Read]:
         if number and asked.params.seed is None:
             params = replace(params, seed=fresh_seed())
         _check_length(llm, tokens, caching)
-        generation = llm.begin_tokens(tokens, params, caching, interactive=asked.interactive)
+        generation = llm.begin_tokens(
+            tokens, params, caching, interactive=asked.interactive, adapter=asked.adapter
+        )
         [request] = generation.requests
         request.tenant, request.salt = asked.tenant.name, asked.tenant.salt
         request.priority, request.retain = asked.priority, asked.retain

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kept.engine import Engine
-from kept.errors import CheckpointError, EngineError, TemplateError
+from kept.errors import CheckpointError, EngineError, OptionError, TemplateError
 from kept.models.identity import instructions_of, kernels_of, weights_of
 from kept.options import PREFIX_STORE, CacheOptions
 from kept.serve.admission import Admission, Ticket
@@ -43,7 +43,8 @@ ENGINE_FAILED: Final = (
 class Service:
     """One model, and everything that has to be known to answer requests with it.
 
-    models: the names it goes by, the first in answers. fingerprint: names weights, cache,
+    models: the names it goes by, the first in answers, and behind them those of its adapters.
+    fingerprint: names weights, cache,
     instruction set and code; of one fingerprint the same seed and prompt give the same text.
     footprints: what answered requests were made of, by the ids of their answers. responses: answers
     that can be asked for again (see `responses/stored.py`).
@@ -64,7 +65,7 @@ class Service:
                 "text; add it"
             )
         self.llm, self.settings = llm, settings
-        self.models = settings.served_model_name or (name,)
+        self.models = _all_names(settings.served_model_name or (name,), llm)
         self.keys = keys_of(settings)
         _, self.caching = llm.resolve(None, {}, cache_options)
         self.max_n = min(settings.max_n, llm.max_batch_size)
@@ -89,6 +90,10 @@ class Service:
             return self.llm.chat_template.templates
         except TemplateError:
             return {}
+
+    def adapter_of(self, model: str) -> str | None:
+        """The adapter that a request for this model goes through; None: none."""
+        return model if any(model == each.name for each in self.llm.model.adapters) else None
 
     @property
     def engines(self) -> list[Engine]:
@@ -220,6 +225,19 @@ class Service:
     def _identify(self) -> str:
         llm = self.llm
         memo = Path(PREFIX_STORE).expanduser() if llm.store is None else llm.store.folder
-        loaded_as = (repr(self.caching),)
+        adapters = [f"{each.name}={each.digest}" for each in llm.model.adapters]
+        loaded_as = (repr(self.caching), *adapters)
         weights = weights_of(llm.checkpoint, llm.model, loaded_as, memo)
         return f"{weights[:12]}-{instructions_of(llm.model)}-{kernels_of()[:12]}"
+
+
+def _all_names(names: Sequence[str], llm: LLM) -> tuple[str, ...]:
+    """Those of the model and of its adapters. Raises OptionError for one that both have."""
+    adapters = [each.name for each in llm.model.adapters]
+    both = sorted({*names}.intersection(adapters))
+    if both:
+        raise OptionError(
+            f"{both[0]!r} is the name of the model and of an adapter; give --served-model-name or "
+            "--adapter another one"
+        )
+    return (*names, *adapters)

@@ -23,7 +23,7 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
     asked = body.to_asked(tenant)
     diagnosis = Diagnosis(service, tenant, body, asked)
     envelope = Envelope(service, body, diagnosis)
-    answer = await begin(request, service, asked)
+    answer = await begin(request, service, asked, body.model)
     diagnosis.remember(envelope.id, answer.prompt_tokens)
     headers = {**place_headers(answer), "request-id": request.state.request_id}
     if body.stream:

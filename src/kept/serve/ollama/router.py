@@ -106,7 +106,7 @@ async def _answer(body: ChatRequest | GenerateRequest, request: Request, word: W
     telling = Telling(name, service.llm.tokenizer, word)
     if body.is_load:
         return json_response(telling.loaded())
-    answer = await begin(request, service, body.to_asked(tenant_of(request)))
+    answer = await begin(request, service, body.to_asked(tenant_of(request)), name)
     headers = place_headers(answer)
     if body.stream:
         # Lines have no comments; their readers wait for as long as the connection stands.

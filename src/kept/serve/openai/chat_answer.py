@@ -38,7 +38,7 @@ def chat_body(
         }
         for index, found in enumerate(completions)
     ]
-    return Envelope(service, "chatcmpl", "chat.completion").around(
+    return Envelope(service, "chatcmpl", "chat.completion", answer.model).around(
         choices, usage=usage_of(answer.counts), timings=timings_of(answer.count(0))
     )
 
@@ -89,7 +89,7 @@ class ChatTelling(Telling):
         self, service: Service, answer: Answer, include_usage: bool, continuous: bool, per: bool
     ) -> None:
         """per: each chunk says what its text has taken so far, as llama.cpp's timings_per_token."""
-        envelope = Envelope(service, "chatcmpl", "chat.completion.chunk")
+        envelope = Envelope(service, "chatcmpl", "chat.completion.chunk", answer.model)
         super().__init__(answer, envelope, include_usage, continuous)
         assert service.llm.tokenizer is not None
         self._tokenizer: Tokenizer = service.llm.tokenizer

@@ -33,12 +33,14 @@ def completion_body(
         if found.logprobs is not None:
             behind = completion_logprobs(tokenizer, found.logprobs, len(text))
         choices.append(_choice(index, text + found.text, joined(before, behind), found))
-    return Envelope(service, "cmpl", "text_completion").around(
+    return Envelope(service, "cmpl", "text_completion", answer.model).around(
         choices, usage=usage_of(answer.counts), timings=timings_of(answer.count(0))
     )
 
 
-def echo_body(service: Service, echoes: Sequence[Echo], counts: Sequence[int]) -> dict[str, Any]:
+def echo_body(
+    service: Service, echoes: Sequence[Echo], counts: Sequence[int], model: str
+) -> dict[str, Any]:
     """The answer that is prompts alone, of so many tokens each (`max_tokens` of 0)."""
     choices = [
         {
@@ -50,7 +52,7 @@ def echo_body(service: Service, echoes: Sequence[Echo], counts: Sequence[int]) -
         for index, echo in enumerate(echoes)
     ]
     usage = {**usage_of([]), "prompt_tokens": sum(counts), "total_tokens": sum(counts)}
-    return Envelope(service, "cmpl", "text_completion").around(choices, usage=usage)
+    return Envelope(service, "cmpl", "text_completion", model).around(choices, usage=usage)
 
 
 class CompletionTelling(Telling):
@@ -64,7 +66,7 @@ class CompletionTelling(Telling):
         continuous: bool,
         echoes: Sequence[Echo] = (),
     ) -> None:
-        envelope = Envelope(service, "cmpl", "text_completion")
+        envelope = Envelope(service, "cmpl", "text_completion", answer.model)
         super().__init__(answer, envelope, include_usage, continuous)
         assert service.llm.tokenizer is not None
         self._service, self._tokenizer = service, service.llm.tokenizer

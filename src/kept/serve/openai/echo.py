@@ -39,16 +39,19 @@ class Echo:
         return found
 
 
-async def echo_of(service: Service, tokens: Sequence[int], num_top: int | None) -> Echo:
+async def echo_of(
+    service: Service, tokens: Sequence[int], num_top: int | None, adapter: str | None = None
+) -> Echo:
     """The echo of a prompt. num_top: of the likeliest tokens in each one's place, None: no
-    log-probabilities. Raises as `Service.score`."""
+    log-probabilities. adapter: what it goes through, None: nothing. Raises as `Service.score`."""
     tokenizer = service.llm.tokenizer
     assert tokenizer is not None
     text = tokenizer.decode(tokens)
     if num_top is None:
         return Echo(text, (), None)
     model, caching = service.llm.model, service.caching
-    scores = await service.score(lambda: score_tokens(model, tokens, num_top, caching))
+    used = model.find_adapter(adapter)
+    scores = await service.score(lambda: score_tokens(model, tokens, num_top, caching, used))
     return Echo(text, tuple(spelled(tokenizer, token) for token in tokens), tuple(scores))
 
 

@@ -50,11 +50,11 @@ class EmbeddingRequest(Wire):
 
 async def embeddings_body(service: Service, body: EmbeddingRequest) -> dict[str, Any]:
     """The answer: each a vector of length one. Raises Refusal, and what reading a text raises."""
-    texts = body.texts
+    texts, adapter = body.texts, service.adapter_of(body.model)
     tokens = await service.tokens_of(texts)
     data = []
     for index, each in enumerate(tokens):
-        vector = await service.score(lambda each=each: embed(service, each))  # type: ignore[misc]
+        vector = await service.score(lambda each=each: embed(service, each, adapter))  # type: ignore[misc]
         if body.dimensions not in (None, vector.size):
             raise not_done("dimensions", f"is not {vector.size}, which is how many there are")
         data.append(
@@ -70,13 +70,14 @@ async def embeddings_body(service: Service, body: EmbeddingRequest) -> dict[str,
     return {
         "object": "list",
         "data": data,
-        "model": service.models[0],
+        "model": adapter or service.models[0],
         "usage": {"prompt_tokens": count, "total_tokens": count},
     }
 
 
-def embed(service: Service, tokens: Sequence[int]) -> Any:
+def embed(service: Service, tokens: Sequence[int], adapter: str | None = None) -> Any:
     """The vector of a text, (E,) little-endian fp32 of length one."""
-    found = mean_state(service.llm.model, tokens, service.caching)
+    model = service.llm.model
+    found = mean_state(model, tokens, service.caching, model.find_adapter(adapter))
     norm = float(np.linalg.norm(found.astype(np.float64)))
     return np.asarray(found / max(norm, 1e-30), dtype="<f4")

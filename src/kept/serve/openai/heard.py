@@ -26,12 +26,12 @@ log = logging.getLogger("kept.serve")
 class Envelope:
     """What every object of one answer carries."""
 
-    def __init__(self, service: Service, prefix: str, kind: str) -> None:
+    def __init__(self, service: Service, prefix: str, kind: str, model: str) -> None:
         self._fixed = {
             "id": f"{prefix}-{secrets.token_hex(12)}",
             "object": kind,
             "created": int(time.time()),
-            "model": service.models[0],
+            "model": model,
             "system_fingerprint": service.fingerprint,
         }
 

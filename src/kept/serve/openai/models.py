@@ -12,7 +12,7 @@ _BEGAN: Final = time.time()
 
 
 def models_body(service: Service) -> dict[str, Any]:
-    """Every name of the model."""
+    """Every name of the model, and its adapters."""
     found = [one_model(service, name) for name in service.models]
     return {
         "object": "list",
@@ -33,7 +33,7 @@ def one_model(service: Service, name: str) -> dict[str, Any]:
         "created": int(_BEGAN),
         "owned_by": "kept",
         "root": service.models[0],
-        "parent": None,
+        "parent": None if service.adapter_of(name) is None else service.models[0],
         "max_model_len": context,
         "type": "model",  # from here on Anthropic's
         "display_name": name,

@@ -36,7 +36,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation."""
     service = service_of(request)
     _check(service, body)
-    answer = await begin(request, service, body.to_asked(tenant_of(request)))
+    answer = await begin(request, service, body.to_asked(tenant_of(request)), body.model)
     if body.stream:
         telling = ChatTelling(service, answer, *_wants(body), body.timings_per_token)
         return EventStream(telling.pieces(), headers=place_headers(answer))
@@ -51,10 +51,10 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     _check(service, body)
     if body.max_tokens == 0:
         return json_response(await unless_gone(request, _prompts_alone(service, body)))
-    answer = await begin(request, service, body.to_asked(tenant_of(request)))
+    answer = await begin(request, service, body.to_asked(tenant_of(request)), body.model)
     echoes: list[Echo] = []
     if body.echo:
-        echoes = await unless_gone(request, _echoes(service, answer.prompts, body.logprobs))
+        echoes = await unless_gone(request, _echoes(service, answer.prompts, body))
     if body.stream:
         telling = CompletionTelling(service, answer, *_wants(body), echoes)
         return EventStream(telling.pieces(), headers=place_headers(answer))
@@ -88,14 +88,16 @@ async def model(name: str, request: Request) -> Response:
 
 async def _prompts_alone(service: Service, body: CompletionRequest) -> dict[str, Any]:
     prompts = await service.tokens_of(body.texts)
-    echoes = await _echoes(service, prompts, body.logprobs)
-    return echo_body(service, echoes, list(map(len, prompts)))
+    echoes = await _echoes(service, prompts, body)
+    model = service.adapter_of(body.model) or service.models[0]
+    return echo_body(service, echoes, list(map(len, prompts)), model)
 
 
 async def _echoes(
-    service: Service, prompts: Sequence[Sequence[int]], num_top: int | None
+    service: Service, prompts: Sequence[Sequence[int]], body: CompletionRequest
 ) -> list[Echo]:
-    return [await echo_of(service, tokens, num_top) for tokens in prompts]
+    adapter = service.adapter_of(body.model)
+    return [await echo_of(service, tokens, body.logprobs, adapter) for tokens in prompts]
 
 
 def _check(service: Service, body: Sampling) -> None:

@@ -30,7 +30,7 @@ async def create(body: ResponsesRequest, request: Request) -> Response:
     before, new = _items(service, tenant, body)
     asked = body.to_asked(tenant, body.to_chat(before, new))
     resource = Resource(service, tenant, body, asked)
-    answer = await begin(request, service, asked)
+    answer = await begin(request, service, asked, body.model)
     resource.remember(answer.prompt_tokens)
 
     def store(found: dict[str, Any]) -> None:
