@@ -204,8 +204,9 @@ class Served:
         ask = self.ask
         deadline = None if ask.deadline is None else float(ask.at + ask.deadline)
         self.request = Request(
-            self._group(), ask.tenant, ask.priority, deadline, ask.salt, ask.interactive, ask.at
-        )
+            self._group(), ask.tenant, ask.priority, deadline, ask.salt,
+            interactive=ask.interactive, arrival=ask.at,
+        )  # fmt: skip
 
     @property
     def text(self) -> list[int]:

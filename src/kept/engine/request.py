@@ -39,14 +39,14 @@ class Request:
 
     tenant: whose it is; tenants of one priority get equal shares. priority: higher goes first,
     always. deadline: a time of the engine's clock, in seconds, after which nobody wants it; None:
-    never. salt: requests of different salts share no keys. adapter: of the model, that its texts go
-    through; None: none. retain: for how many seconds after its
+    never. salt: requests of different salts share no keys. retain: for how many seconds after its
     end its text counts as used, where others need its blocks; a wish, up to `LONGEST_RETAIN`: it
     goes all the same where nothing else is left. interactive: somebody reads along, so
     that its next token must not wait for a long prompt. arrival: a time of the engine's clock.
     on_event: called with each `Event` of it, in the thread that steps and before the next step; it
     must not wait, nor call the engine but for `submit` and `cancel`, and what it raises ends the
-    request (and is raised by the step where it is no Exception).
+    request (and is raised by the step where it is no Exception). adapter: of the model, that its
+    texts go through; None: none.
     Raises OptionError for a `retain` out of bounds.
 
     The fields behind are the scheduler's, which changes them as it goes along.
@@ -57,11 +57,11 @@ class Request:
     priority: int = 0
     deadline: float | None = None
     salt: str = ""
-    adapter: Adapter | None = None
     retain: float = 0.0
     interactive: bool = False
     arrival: float = field(default_factory=time.monotonic)
     on_event: Callable[[Event], object] | None = None
+    adapter: Adapter | None = None
 
     phase: Phase = field(default=Phase.OUTSIDE, init=False)
     number: int = field(default=-1, init=False)  # in the order of their coming
