@@ -50,6 +50,17 @@ def test_adapters_in_one_batch(tmp_path: Path, backend: str, name: str) -> None:
     assert torch.equal(plain[batch.starts[1] : batch.starts[2]], found[1]) or backend != "native"
 
 
+@pytest.mark.parametrize("name", ["bloom", "gpt_neox"])
+def test_matrices_that_are_stored_head_by_head(tmp_path: Path, name: str) -> None:
+    """An adapter's outputs go where the base's rows went."""
+    hf = saved(tmp_path, name)
+    pairs = write_adapter(tmp_path / "a", hf, ["query_key_value"], seed=4)
+    model = LLM(tmp_path, adapters={"a": tmp_path / "a"}).model
+    found = model.run(pack(TEXTS[:1], adapters=(0,)))
+    exact = logits(merged(hf, pairs), TEXTS[0])
+    torch.testing.assert_close(found, exact, rtol=0.0, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("fields", "scale"),
     [

@@ -22,7 +22,9 @@ from torch import Tensor
 from kept import LLM, CheckpointError, UnsupportedFormatError, WeightsError, machine
 from kept import quantize_checkpoint as quantize_to
 from kept.models import open_checkpoint
+from kept.models.loading import fetch_matrices, open_weights
 from kept.ops.backend import say_once
+from kept.ops.quantize import dequantize
 
 from .generation import prompts
 from .test_files import rewrite_config
@@ -252,6 +254,29 @@ def test_it_is_the_numbers_it_stands_for(name: str, tmp_path: Path) -> None:
         return
     ours, theirs = logits(LLM(coded, dtype="float32")), logits(LLM(plain, dtype="float32"))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_codes_that_are_stored_head_by_head(tmp_path: Path) -> None:
+    """They are read as they are, in the order that their numbers would have."""
+    hf = make_hf("gpt_neox", hidden_size=64, num_attention_heads=4)
+    hf.save_pretrained(tmp_path)
+    tensors: Tensors = {}
+    for seed, (tensor, numbers) in enumerate(load_file(tmp_path / "model.safetensors").items()):
+        base, _, end = tensor.rpartition(".")
+        if end != "weight" or not base.endswith("query_key_value"):
+            tensors[tensor] = numbers
+            continue
+        parts, _ = int8((numbers.shape[0], numbers.shape[1]), seed)
+        tensors |= {f"{base}.{part}": x for part, x in parts.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    rewrite_config(tmp_path, **{METHOD: group(8, "int-quantized")})
+    checkpoint = open_checkpoint(tmp_path)
+    model, weights = open_weights(checkpoint, dtype="float32")
+    fetch_matrices(model, weights)
+    weight = model.blocks[1].attention.qkv.weight
+    codes = weights.fetch_codes(weight)
+    assert codes is not None
+    torch.testing.assert_close(dequantize(codes).float(), weights.fetch(weight))
 
 
 @pytest.mark.parametrize("name", ["gptq", "int8", "fp8", "mlx"])

@@ -22,7 +22,7 @@ from kept.models.adapter_config import CONFIG, AdapterConfig, read_adapter_confi
 from kept.models.causal_lm import CausalLM
 from kept.models.layers import Linear
 from kept.models.safetensors_file import SafetensorsFile
-from kept.models.weight_map import WeightMap
+from kept.models.weight_map import Placement, WeightMap, arranged
 from kept.ops import LowRank
 from kept.paths import read_path
 
@@ -97,11 +97,12 @@ def _read_part(
     weight_map: WeightMap,
 ) -> tuple[str, LowRank]:
     """The path of the linear layer that a module of the base is or is part of, and its pair."""
-    home, layer, rows = _find(file, module, model, weight_map)
+    home, layer, placement = _find(file, module, model, weight_map)
     num_out, num_in = layer.weight.shape
-    start, stop = (0, num_out) if rows is None else (rows.start, rows.stop)
+    rows = placement.rows or slice(0, num_out)
+    start, stop = rows.start, rows.stop
     rank = config.rank_of(module)
-    wanted = {"A": (rank, num_in), "B": (stop - start, rank)}
+    wanted = {"A": (rank, num_in), "B": ((stop - start) // placement.repeats, rank)}
     for side, name in sides.items():
         info = file.tensors[name]
         if info.dtype not in _FLOATS:
@@ -115,12 +116,13 @@ def _read_part(
                 f"of {CONFIG} and the base's own matrix; is it an adapter of this model?"
             )
     down, up = (_read(file, sides[side]) for side in "AB")
+    up = arranged(up, placement.grouped, placement.repeats)
     return home, LowRank(start, stop, down, up, config.scale_of(module))
 
 
 def _find(
     file: SafetensorsFile, module: str, model: CausalLM, weight_map: WeightMap
-) -> tuple[str, Linear, slice | None]:
+) -> tuple[str, Linear, Placement]:
     canonical = weight_map.canonical(f"{module}.weight")
     if canonical is None:
         raise WeightsError(
@@ -135,7 +137,7 @@ def _find(
             f"{file.path} adapts {module!r}, and kept runs adapters of the linear layers of "
             "attention and MLP alone, not of embeddings, the head, a router or experts"
         )
-    return home, layer, placement.rows
+    return home, layer, placement
 
 
 def _read(file: SafetensorsFile, name: str) -> Tensor:

@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -74,3 +77,13 @@ class WeightMap:
     def ignores(self, stored: str) -> bool:
         """Say whether a tensor that is not in the map may be passed over."""
         return self._ignored is not None and self._ignored.search(stored) is not None
+
+
+def arranged(stored: Tensor, grouped: tuple[int, int] | None, repeats: int) -> Tensor:
+    """Rows (out, ...) as a parameter has them, of those that are stored; see `Placement`."""
+    if grouped is not None:
+        groups, head_dim = grouped
+        heads = stored.unflatten(0, (groups, -1, head_dim))
+        parts = heads[:, :-2], heads[:, -2], heads[:, -1]
+        stored = torch.cat([part.reshape(-1, *stored.shape[1:]) for part in parts])
+    return torch.cat([stored] * repeats) if repeats > 1 else stored

@@ -40,6 +40,11 @@ class Copy:
     grouped: tuple[int, int] | None = None
     repeats: int = 1
 
+    @property
+    def moves_rows(self) -> bool:
+        """Whether its rows lie in another order or number than they are stored in."""
+        return self.grouped is not None or self.repeats > 1
+
 
 @dataclass(frozen=True)
 class WeightPlan:

@@ -15,7 +15,7 @@ from kept.format import dtype_name
 from kept.models.checkpoint import Checkpoint
 from kept.models.dtypes import DTYPES
 from kept.models.freed_memory import give_back_freed_memory
-from kept.models.weight_map import WeightMap
+from kept.models.weight_map import WeightMap, arranged
 from kept.models.weight_plan import Copy, plan_weights
 from kept.ops.mxfp4 import Mxfp4Matrix
 from kept.ops.quantize import QuantizedMatrix
@@ -85,7 +85,7 @@ class StoredWeights:
             dtype = kinds.pop() if len(kinds) == 1 else torch.float32
         as_stored = (stored[0].dtype, stored[0].shape) == (dtype, tuple(shape))
         first = copies[0]
-        moved = first.transpose or first.grouped is not None or first.repeats > 1
+        moved = first.transpose or first.moves_rows
         if borrow and as_stored and not moved and self._device.type == "cpu":
             self._make_room(stored[0].num_bytes)
             found = self._checkpoint.read(copies[0].stored)
@@ -159,11 +159,15 @@ class StoredWeights:
             if codes is None:
                 return None
             # Out of the mapping, so that it can be dropped before the next.
-            found.append(QuantizedMatrix(codes.format, codes.codes.clone(), codes.scales.clone()))
+            rows, scales = (
+                arranged(part, copy.grouped, copy.repeats).clone()
+                for part in (codes.codes, codes.scales)
+            )
+            found.append(QuantizedMatrix(codes.format, rows, scales))
         for copy in copies:
             self._tell(self._checkpoint.tensors[copy.stored].num_bytes)
-        codes_of_all, scales = ([getattr(x, part) for x in found] for part in ("codes", "scales"))
-        return QuantizedMatrix(found[0].format, torch.cat(codes_of_all), torch.cat(scales))
+        all_codes, all_scales = ([getattr(x, part) for x in found] for part in ("codes", "scales"))
+        return QuantizedMatrix(found[0].format, torch.cat(all_codes), torch.cat(all_scales))
 
     def _place(self, filled: Mapping[str, Tensor]) -> None:
         self._checkpoint.close()
@@ -198,11 +202,8 @@ class StoredWeights:
 def _fill(parameter: Tensor, checkpoint: Checkpoint, copy: Copy) -> None:
     info = checkpoint.tensors[copy.stored]
     rows = parameter[copy.start : copy.stop] if parameter.dim() else parameter
-    if copy.grouped is not None or copy.repeats > 1:
-        stored = checkpoint.read(copy.stored)
-        if copy.grouped is not None:
-            stored = _by_kind(stored, *copy.grouped)
-        whole = torch.cat([stored] * copy.repeats)
+    if copy.moves_rows:
+        whole = arranged(checkpoint.read(copy.stored), copy.grouped, copy.repeats)
         rows.copy_(whole.to(rows.dtype).T if copy.transpose else whole)
         refuse_overflow(rows, info.dtype, info.file, copy.stored)
         return
@@ -213,13 +214,6 @@ def _fill(parameter: Tensor, checkpoint: Checkpoint, copy: Copy) -> None:
         else:
             (rows[part] if rows.dim() else rows).copy_(stored)
     refuse_overflow(rows, info.dtype, info.file, copy.stored)
-
-
-def _by_kind(stored: Tensor, groups: int, head_dim: int) -> Tensor:
-    """Rows of all queries, all keys and all values, of those that are stored group by group."""
-    heads = stored.unflatten(0, (groups, -1, head_dim))
-    parts = heads[:, :-2], heads[:, -2], heads[:, -1]
-    return torch.cat([part.reshape(-1, *stored.shape[1:]) for part in parts])
 
 
 def refuse_overflow(cast: Tensor, stored_dtype: torch.dtype, file: Path, name: str) -> None:
