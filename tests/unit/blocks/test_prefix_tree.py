@@ -312,8 +312,7 @@ def test_how_old_blocks_were_as_they_went() -> None:
     now[0] = 4.0
     tree.insert([1, 2, 3, 4], [1]).release()  # the same block, fuller
     now[0] = 10.0
-    with tree.match([1, 2, 3, 4]):
-        pass
+    tree.match([1, 2, 3, 4]).lease.release()
     now[0] = 17.0
     assert tree.evict(9) == 1
     ages = tree.ages

@@ -11,6 +11,15 @@ from kept.ops import ACTIVATIONS
 
 SLIDING = "sliding_attention"
 LAYER_TYPES = ("full_attention", SLIDING)
+# What transformers' Llama, and classes after it, take for sizes that config.json leaves out.
+LLAMA_DEFAULTS = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+}
 
 
 def read_gated(

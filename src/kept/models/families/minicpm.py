@@ -10,18 +10,9 @@ from typing import Any
 from kept.models.decoder import Decoder
 from kept.models.decoder_config import DecoderConfig
 from kept.models.decoder_weights import StoredNames, decoder_weight_map
-from kept.models.families.gated import read_gated
+from kept.models.families.gated import LLAMA_DEFAULTS, read_gated
 from kept.models.family import Family
 from kept.models.fields import Fields
-
-_DEFAULTS = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "max_position_embeddings": 2048,
-}
 
 
 def read_minicpm_config(config: dict[str, Any]) -> DecoderConfig:
@@ -29,7 +20,7 @@ def read_minicpm_config(config: dict[str, Any]) -> DecoderConfig:
     fields = Fields(config)
     for experts in ("num_experts", "num_local_experts"):
         fields.refuse(experts, 0, "its MLPs are not chosen among experts")
-    found = read_gated(fields, _DEFAULTS, tied=True)
+    found = read_gated(fields, LLAMA_DEFAULTS, tied=True)
     bias = fields.flag("attention_bias", False)
     return replace(
         found,

@@ -74,7 +74,7 @@ class Telling:
         async with aclosing(self._answer.events()) as events:
             async for event in events:
                 for _ in self.tell(event):
-                    pass
+                    continue  # what it tells is in the object at the end
         if self.failure is not None:
             raise self.failure
         found: dict[str, Any] = self.end()["response"]
