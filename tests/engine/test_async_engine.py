@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from kept import EngineError, OptionError
-from kept.engine import AsyncEngine, Engine, Request, make_group
+from kept.engine import AsyncEngine, Engine, Event, Request, make_group
 
 from .requests import expected, outcome, pooled, resolved
 from .test_sharing import RULE, check_nothing_is_left, story
@@ -220,3 +221,36 @@ def test_a_request_that_is_refused_or_over_is_refused_again() -> None:
                         await heard(served, one)
 
     asyncio.run(run())
+
+
+def test_a_forked_child_is_told_that_nobody_steps() -> None:
+    """Whose thread stays behind with the parent: what waited for it would wait for ever."""
+
+    async def run() -> None:
+        async with AsyncEngine(engine()) as served:
+            alive, served._thread = served._thread, threading.Thread()
+            with pytest.raises(EngineError, match="forked process; make another AsyncEngine"):
+                await heard(served, request(PROMPTS[0]))
+            served._thread = alive
+
+    asyncio.run(run())
+
+
+def test_what_a_fork_leaves_behind_ends_and_tells_nobody() -> None:
+    runs, told = engine(), list[Event]()
+    mine, theirs, unheard = (request(x, max_new_tokens=9) for x in PROMPTS[1:])
+    for one in (mine, theirs, unheard):
+        one.on_event = told.append
+    for one in (mine, theirs):
+        runs.submit(one)
+    runs.step()
+    runs.submit(unheard)
+    told.clear()
+    theirs.asked_by = unheard.asked_by = -1
+    runs.only_thread(threading.get_ident())
+    while runs.has_work:
+        runs.step()
+    assert outcome(mine.group) == expected(PROMPTS[1], mine.group.params, RULE)
+    assert {event.request for event in told} == {mine}
+    assert [x.group.results[0].finish_reason for x in (theirs, unheard)] == ["interrupted"] * 2
+    check_nothing_is_left(runs)

@@ -132,6 +132,51 @@ if forking._pause is not None:
 """
 
 
+# A fork while other threads wait for texts: the parent goes on, and the child is rid of theirs.
+OTHERS = """
+import threading
+import kept
+from kept.engine import BlockState
+
+llm = kept.LLM()
+expected = llm.generate("Once upon a time", max_new_tokens=12)[0].text
+long = dict(max_new_tokens=200, ignore_eos=True)
+there, found = threading.Barrier(4), []
+
+def others(text):
+    pieces = iter(llm.stream(text, **long))
+    there.wait(60)
+    for _ in range(2):
+        next(pieces)
+    there.wait(60)
+    there.wait(60)
+    found.append("".join(pieces))
+
+def engine():
+    (only,) = llm._engines._engines.values()
+    return only
+
+def child():
+    mine = llm.generate("Once upon a time", max_new_tokens=12)[0].text == expected
+    llm.forget()
+    seen = engine().view()
+    held = [blocks.count(BlockState.HELD) for blocks in seen.blocks]
+    return mine and not any(held) and not seen.running and not seen.num_waiting
+
+threads = [threading.Thread(target=others, args=(text,)) for text in ("A dog", "She", "He")]
+for thread in threads:
+    thread.start()
+there.wait(60)
+there.wait(60)  # all of them are in the middle of a text
+assert len(engine().view().running) == 3
+forked(child)
+there.wait(60)
+for thread in threads:
+    thread.join()
+assert len(found) == 3 and all(found), "the parent's threads came to harm"
+"""
+
+
 def run(script: str, *given: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", BEGINNING + script, *given],
@@ -155,3 +200,7 @@ def test_a_forked_child_has_every_face(tmp_path: Path) -> None:
     )  # fmt: skip
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
     run(FACES + UNABLE, str(tmp_path))
+
+
+def test_a_forked_child_is_rid_of_what_other_threads_asked_for() -> None:
+    run(OTHERS)

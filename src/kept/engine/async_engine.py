@@ -16,6 +16,7 @@ from kept.engine.posting import Post
 from kept.engine.request import Event, Request
 from kept.errors import EngineError, OptionError
 from kept.sampling import TokenLogprobs
+from kept.turns import Turn
 
 log = logging.getLogger("kept.engine")
 
@@ -49,8 +50,9 @@ class AsyncEngine:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._turn = Turn()  # which forks know for as long as it lives
         # Taken by itself, never by `with` the condition: Ctrl-C within that would leave it taken.
-        self._lock = threading.RLock()
+        self._lock = self._turn.lock
         self._changed = threading.Condition(self._lock)
         self._open: set[Request] = set()
         self._is_draining = self._is_closed = False
@@ -69,7 +71,7 @@ class AsyncEngine:
     def failure(self) -> Exception | None:
         """What its thread has ended by; None: it has not, or was closed."""
         if self._failure is None and not self._thread.is_alive() and not self._is_closed:
-            return EngineError("the engine's thread has ended")
+            return EngineError("its thread has ended, or is not in this forked process")
         return self._failure
 
     async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
@@ -78,8 +80,8 @@ class AsyncEngine:
         It is cancelled if the iteration is left before its end, by `aclose` or a cancelled task. At
         the end its completions are final; a text that failed says so there. Raises OptionError once
         the engine drains or is closed, and for a request with an `on_event` of its own, EngineError
-        where the engine's thread has ended by a failure that no request could be ended with; else
-        what `Engine.submit` raises.
+        where the engine's thread has ended by a failure that no request could be ended with, or is
+        that of a forked process' parent; else what `Engine.submit` raises.
         """
         if request.on_event is not None:
             raise OptionError("generate hears of the request's events itself; leave on_event out")
@@ -128,11 +130,14 @@ class AsyncEngine:
             return found
 
     def _check(self) -> None:
+        failure = self.failure
         if self._failure is not None:
             raise EngineError(
-                f"the engine could not end its requests after a step had failed: {self._failure}; "
+                f"the engine could not end its requests after a step had failed: {failure}; "
                 "make another engine"
-            ) from self._failure
+            ) from failure
+        if failure is not None:
+            raise EngineError(f"the engine takes no step: {failure}; make another AsyncEngine")
 
     def _submit(self, request: Request) -> None:
         with self._lock:

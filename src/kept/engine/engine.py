@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -14,6 +15,7 @@ from kept.engine.continuation import Continuation
 from kept.engine.counters import Snapshot
 from kept.engine.draft_model import DraftModel
 from kept.engine.driving import Driving
+from kept.engine.forks import watch
 from kept.engine.inputs import Inputs
 from kept.engine.loop import Loop
 from kept.engine.recent import note_of
@@ -83,15 +85,18 @@ class Engine(Loop):
         scheduler = Scheduler(slots, chunk, max_step_time=max_step_time, weights=weights)
         super().__init__(model, cache, rule, scheduler, room, inputs, store, draft)
         self._driving = Driving(model, self._take_step)
+        watch(self)
 
     def submit(self, request: Request) -> Request:
-        """Have a request run from the next step on; returns it. Any thread may, at any time.
+        """Have a request run from the next step on; returns it. Any thread may, at any time. In a
+        forked child those of threads that it does not have end as they stand.
 
         Raises OptionError for one that has ended or needs more slots than there are, CacheFullError
         for one whose keys and values the cache could not hold even alone.
         """
         self.check(request)
         request.live[0].usage.arrived = time.perf_counter()
+        request.asked_by = threading.get_ident()
         self._inbox.append((request, False, None))
         return request
 
@@ -111,6 +116,14 @@ class Engine(Loop):
         """Have a request end as it stands with the next step. Any thread may, at any time; without
         effect on one that is finished."""
         self._inbox.append((request, True, None))
+
+    def only_thread(self, thread: int) -> None:
+        """Have the requests of all threads but one end as they stand with the next step, and tell
+        nobody: they have been left behind by a fork."""
+        for request in [*self._open, *(asked for asked, *_ in self._inbox)]:
+            if request.asked_by not in (None, thread):
+                request.on_event = None
+                self.cancel(request)
 
     @property
     def has_work(self) -> bool:

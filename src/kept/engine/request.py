@@ -64,6 +64,7 @@ class Request:
     adapter: Adapter | None = None
 
     phase: Phase = field(default=Phase.OUTSIDE, init=False)
+    asked_by: int | None = field(default=None, init=False)  # the thread that submitted it
     number: int = field(default=-1, init=False)  # in the order of their coming
     started_at: float = field(default=math.inf, init=False)  # its tenant's standing then
     num_promised: int = field(default=0, init=False)  # prompt tokens charged ahead
