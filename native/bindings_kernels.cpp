@@ -243,12 +243,13 @@ void bind_program(nb::module_& m) {
         .def(
             "embed",
             [](Program& p, int table, nb::handle positions, std::int64_t num_positions, int out,
-               float scale) {
+               float scale, bool others_first) {
                 const std::int64_t count = num_positions * p.known(out).width();
                 p.embed(table, numbers<const float>(positions, count, "positions' vectors"),
-                        num_positions, out, scale);
+                        num_positions, out, scale, others_first);
             },
-            "table"_a, "positions"_a.none(), "num_positions"_a, "out"_a, "scale"_a, Keep<1, 3>())
+            "table"_a, "positions"_a.none(), "num_positions"_a, "out"_a, "scale"_a,
+            "others_first"_a = false, Keep<1, 3>())
         .def(
             "norm",
             [](Program& p, int x, nb::handle weight, nb::handle bias, float eps, int out,
@@ -314,6 +315,33 @@ void bind_program(nb::module_& m) {
         .def("experts", &Program::experts, "x"_a, "ungathered"_a, "weights"_a, "epilogue"_a,
              "activation"_a, "out"_a)
         .def("combine", &Program::combine, "x"_a, "shared"_a, "out"_a, "add"_a)
+        .def(
+            "columns",
+            [](Program& p, int x, std::int64_t from, std::int64_t width, int out, std::int64_t to,
+               nb::handle weight, bool add) {
+                p.columns(x, from, width, out, to,
+                          numbers<const float>(weight, width, "weights of columns"), add);
+            },
+            "x"_a, "begin"_a, "width"_a, "out"_a, "to"_a, "weight"_a.none(), "add"_a, Keep<1, 7>())
+        .def("match", &Program::match, "x"_a, "like"_a, "least"_a, "out"_a, "to"_a, "add"_a)
+        .def(
+            "predict",
+            [](Program& p, int x, std::int64_t count, int routes, nb::handle weight) {
+                p.predict(x, count, routes,
+                          some<const float>(weight, count * count * count, "weights of streams"));
+            },
+            "x"_a, "num_streams"_a, "routes"_a, "weight"_a, Keep<1, 5>())
+        .def(
+            "correct",
+            [](Program& p, int x, std::int64_t count, int routes, nb::handle weight, int active,
+               std::int64_t index) {
+                p.correct(x, count, routes,
+                          some<const float>(weight, count * count, "weights of streams"), active,
+                          index);
+            },
+            "x"_a, "num_streams"_a, "routes"_a, "weight"_a, "active"_a, "index"_a, Keep<1, 5>())
+        .def("gate_sparsely", &Program::gate_sparsely, "gates"_a, "ups"_a, "deviations"_a,
+             "activation"_a, "out"_a)
         .def_prop_ro("num_ops", &Program::num_ops)
         .def("run", &Program::run, "step"_a, "first"_a, "last"_a, "among_torch"_a = false,
              Release())

@@ -305,6 +305,12 @@ struct EncodeArgs {
     std::int64_t head_dim;
 };
 
+// See stream_args.h.
+struct ColumnsArgs;
+struct MatchArgs;
+struct StreamsArgs;
+struct SparseArgs;
+
 struct Kernels {
     const char* name;
     void (*linear)(const LinearArgs&, std::int64_t first_panel, std::int64_t last_panel,
@@ -334,6 +340,11 @@ struct Kernels {
     // Of adapters: units are ranks, and strips.
     void (*shrink)(const ShrinkArgs&, std::int64_t first_rank, std::int64_t last_rank);
     void (*expand)(const ExpandArgs&, std::int64_t first_strip, std::int64_t last_strip);
+    void (*put_columns)(const ColumnsArgs&, std::int64_t first_row, std::int64_t last_row);
+    void (*match)(const MatchArgs&, std::int64_t first_row, std::int64_t last_row);
+    void (*predict_streams)(const StreamsArgs&, std::int64_t first_row, std::int64_t last_row);
+    void (*correct_streams)(const StreamsArgs&, std::int64_t first_row, std::int64_t last_row);
+    void (*gate_sparsely)(const SparseArgs&, std::int64_t first_row, std::int64_t last_row);
 };
 
 // The kernels of a set of instructions by name, null if this build or CPU lacks them.

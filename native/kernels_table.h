@@ -9,6 +9,7 @@
 #include "place.h"
 #include "quantize_rows.h"
 #include "rows.h"
+#include "streams.h"
 #include "weigh.h"
 
 // Whose kernels for codes these are: compiled by codes_*.cpp.
@@ -47,6 +48,11 @@ const Kernels KEPT_JOIN(kernels_, KEPT_NS) = {
     KEPT_CODES_NS::encode_rows,
     KEPT_NS::shrink,
     KEPT_NS::expand,
+    KEPT_NS::put_columns,
+    KEPT_NS::match,
+    KEPT_NS::predict_streams,
+    KEPT_NS::correct_streams,
+    KEPT_NS::gate_sparsely,
 };
 
 }  // namespace kept

@@ -50,8 +50,8 @@ int Program::add_expert_weights(std::vector<Weights> weights) {
 }
 
 void Program::embed(int table, const float* position_table, std::int64_t num_positions, int out,
-                    float scale) {
-    append(Embed{table, position_table, num_positions, out, scale});
+                    float scale, bool others_first) {
+    append(Embed{table, position_table, num_positions, out, scale, others_first});
 }
 
 void Program::norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted,

@@ -48,9 +48,9 @@ class Program {
     int add_expert_weights(std::vector<Weights> weights);
 
     // num_positions: rows of the position table, which may be null.
-    // scale: of the table's rows.
+    // scale: of the table's rows. others_first: tokens that it has no row for have its first.
     void embed(int table, const float* position_table, std::int64_t num_positions, int out,
-               float scale);
+               float scale, bool others_first = false);
     // add: to the rows of `out`, in place. Of `width` columns from `begin` on; those of `out`
     // behind them are zeros, unless it is x.
     void norm(int x, const float* weight, const float* bias, float eps, int out, bool wanted,
@@ -87,6 +87,20 @@ class Program {
                  int out);
     void combine(int x, int shared, int out, bool add);
 
+    // Columns of x from `from` on, `width` of them, to those of `out` from `to` on. weight:
+    // (width), what they are multiplied with, or null. add: to what is there.
+    void columns(int x, std::int64_t from, std::int64_t width, int out, std::int64_t to,
+                 const float* weight, bool add);
+    // x as large as `like`: of the same root mean square; to columns of `out` from `to` on.
+    void match(int x, int like, float least, int out, std::int64_t to, bool add);
+    // Streams side by side in x, in place. weight: (S * S, S).
+    void predict(int x, std::int64_t num_streams, int routes, const float* weight);
+    // weight: (S, S). active: what became of stream `index`.
+    void correct(int x, std::int64_t num_streams, int routes, const float* weight, int active,
+                 std::int64_t index);
+    // Gates that lie far above the mean of their row, and what they gate.
+    void gate_sparsely(int gates, int ups, float deviations, Activation activation, int out);
+
     std::int64_t num_ops() const { return static_cast<std::int64_t>(ops_.size()); }
 
     // Runs operations [first, last). Mutates the buffers, the layers' stores and the logits.
@@ -111,6 +125,7 @@ class Program {
         std::int64_t num_positions;
         int out;
         float scale;
+        bool others_first;
     };
     struct Norm {
         int x;
@@ -176,8 +191,38 @@ class Program {
         int x, shared, out;
         bool add;
     };
+    struct Columns {
+        int x;
+        std::int64_t from, width;
+        int out;
+        std::int64_t to;
+        const float* weight;
+        bool add;
+    };
+    struct Match {
+        int x, like;
+        float least;
+        int out;
+        std::int64_t to;
+        bool add;
+    };
+    // active: -1: they are predicted, else corrected by it.
+    struct Streams {
+        int x;
+        std::int64_t count;
+        int routes;
+        const float* weight;
+        int active;
+        std::int64_t index;
+    };
+    struct Sparse {
+        int gates, ups;
+        float deviations;
+        Activation activation;
+        int out;
+    };
     using Op = std::variant<Embed, Norm, Round, Quantize, Linear, Shrink, Place, Attend, Choose,
-                            Gather, Experts, Combine>;
+                            Gather, Experts, Combine, Columns, Match, Streams, Sparse>;
 
     struct Run;
 
@@ -207,6 +252,10 @@ class Program {
     void check_op(const Gather& op) const;
     void check_op(const Experts& op) const;
     void check_op(const Combine& op) const;
+    void check_op(const Columns& op) const;
+    void check_op(const Match& op) const;
+    void check_op(const Streams& op) const;
+    void check_op(const Sparse& op) const;
     void check_product(const RowBuffer& in, const Weights& w, Epilogue epilogue,
                        const RowBuffer& out) const;
     void check_per_row(const RowBuffer& rows) const;
@@ -257,6 +306,10 @@ class Program {
     void operate(Run& run, const Gather& op, Part part);
     void operate(Run& run, const Experts& op, Part part);
     void operate(Run& run, const Combine& op, Part part);
+    void operate(Run& run, const Columns& op, Part part);
+    void operate(Run& run, const Match& op, Part part);
+    void operate(Run& run, const Streams& op, Part part);
+    void operate(Run& run, const Sparse& op, Part part);
     void group(const Run& run, const Choose& op);
     std::int64_t num_rows(const Step& step, const Quantize& op) const {
         return op.wanted ? step.num_wanted : step.rows * buffer(op.x).per_row();

@@ -1,6 +1,7 @@
 // What a step must be before any thread works on it: every place that a kernel reads or writes by
 // an index of the step's lies within what was handed over.
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -137,7 +138,9 @@ void Program::check(const Step& step, std::int64_t first, std::int64_t last) con
         const Op& op = this->op(i);
         if (const Embed* e = std::get_if<Embed>(&op)) {
             must(step.tokens != nullptr, "the step has no tokens");
-            within("token", step.tokens, step.rows, weights(e->table).num_out);
+            within("token", step.tokens, step.rows,
+                   e->others_first ? std::numeric_limits<std::int64_t>::max()
+                                   : weights(e->table).num_out);
             must(!e->position_table || step.positions, "the step has no positions");
             if (e->position_table) within("position", step.positions, step.rows, e->num_positions);
         } else if (const Place* p = std::get_if<Place>(&op)) {

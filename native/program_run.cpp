@@ -82,6 +82,12 @@ bool Program::is_small(const Step& step, const Op& op) const {
     }
     if (const Combine* c = std::get_if<Combine>(&op))
         return step.rows * buffer(c->x).per_row() * buffer(c->x).width() <= kAlone;
+    if (const Columns* c = std::get_if<Columns>(&op)) return step.rows * c->width <= kAlone;
+    if (const Match* m = std::get_if<Match>(&op)) return step.rows * buffer(m->x).width() <= kAlone;
+    if (const Streams* s = std::get_if<Streams>(&op))
+        return step.rows * buffer(s->x).width() <= kAlone;
+    if (const Sparse* s = std::get_if<Sparse>(&op))
+        return step.rows * buffer(s->gates).width() <= kAlone;
     if (std::holds_alternative<Shrink>(op)) return adapted_.empty();
     if (const Place* p = std::get_if<Place>(&op))
         return step.rows * buffer(p->qkv).width() <= kAlone;

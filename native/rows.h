@@ -42,7 +42,9 @@ inline void embed(const EmbedArgs& args, std::int64_t first_row, std::int64_t la
     const std::int64_t width = args.table->num_in;
     for (std::int64_t row = first_row; row < last_row; ++row) {
         float* out = args.out + row * args.out_stride;
-        unpack_row(*args.table, args.tokens[row], out);
+        // Others than the table has rows for come this far only where they have its first.
+        const std::int64_t token = args.tokens[row] < args.table->num_out ? args.tokens[row] : 0;
+        unpack_row(*args.table, token, out);
         if (args.scale != 1)
             for (std::int64_t i = 0; i < width; ++i) out[i] *= args.scale;
         if (args.position_table) {

@@ -1,5 +1,6 @@
 // Kernels over single rows: norms, embeddings, quantizing, and the weights of tokens.
 #include "held.h"
+#include "stream_args.h"
 
 namespace kept {
 namespace {
@@ -127,6 +128,72 @@ void hold_sums(const Kernels& kernels, const Kernels& portable, Random& random) 
     }
 }
 
+void require_alike(const Rows& found, const Rows& expected, std::int64_t rows, std::int64_t width,
+                   const char* what) {
+    for (std::int64_t row = 0; row < rows; ++row)
+        for (std::int64_t i = 0; i < width; ++i) {
+            const double y = expected.get(row, i);
+            require_near(found.get(row, i), y, (std::fabs(y) + 8) * 256 * kEps, what);
+        }
+}
+
+// Three streams side by side, and columns of them.
+void hold_streams(const Kernels& kernels, const Kernels& portable, Random& random) {
+    const std::int64_t rows = 4, count = 3;
+    for (const std::int64_t width : {1, 21, 64}) {
+        Rows routes(random, rows, count, false), active(random, rows, width, false);
+        const Rows before(random, rows, count * width, false);
+        const auto weight = random.normals(count * count * count), by = random.normals(width);
+        const auto predicted = [&](const Kernels& set) {
+            Rows x = before;
+            set.predict_streams({x.floats.data(), x.stride, width, count, routes.floats.data(),
+                                 routes.stride, weight.data(), nullptr, 0, 0},
+                                0, rows);
+            return x;
+        };
+        const auto corrected = [&](const Kernels& set) {
+            Rows x = before;
+            set.correct_streams(
+                {x.floats.data(), x.stride, width, count, routes.floats.data(), routes.stride,
+                 weight.data(), active.floats.data(), active.stride, 1},
+                0, rows);
+            return x;
+        };
+        const auto matched = [&](const Kernels& set) {
+            Rows x = before;
+            set.match({active.floats.data(), active.stride, width, x.floats.data(), x.stride, 1e-5f,
+                       x.floats.data() + width, x.stride, true},
+                      0, rows);
+            return x;
+        };
+        const auto put = [&](const Kernels& set) {
+            Rows x = before;
+            set.put_columns(
+                {active.floats.data(), active.stride, width, width, by.data(), x.from(), true}, 0,
+                rows);
+            return x;
+        };
+        require_alike(predicted(kernels), predicted(portable), rows, count * width, "predicting");
+        require_alike(corrected(kernels), corrected(portable), rows, count * width, "correcting");
+        require_alike(matched(kernels), matched(portable), rows, count * width, "matching");
+        require_alike(put(kernels), put(portable), rows, count * width, "columns");
+    }
+}
+
+void hold_sparse_gates(const Kernels& kernels, const Kernels& portable, Random& random) {
+    for (const std::int64_t width : {3, 70}) {
+        Rows gates(random, 4, width, false), ups(random, 4, width, false);
+        const auto of = [&](const Kernels& set) {
+            Rows out(4, width, false);
+            set.gate_sparsely({gates.floats.data(), ups.floats.data(), gates.stride, ups.stride,
+                               width, 0.4f, Activation::gelu_tanh, out.from()},
+                              0, 4);
+            return out;
+        };
+        require_alike(of(kernels), of(portable), 4, width, "sparse gates");
+    }
+}
+
 }  // namespace
 
 void hold_rows(const Kernels& kernels, const Kernels& portable) {
@@ -137,6 +204,8 @@ void hold_rows(const Kernels& kernels, const Kernels& portable) {
     hold_quantizing(kernels, portable, random);
     hold_weights(kernels, portable, random);
     hold_sums(kernels, portable, random);
+    hold_streams(kernels, portable, random);
+    hold_sparse_gates(kernels, portable, random);
 }
 
 }  // namespace kept

@@ -118,6 +118,22 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "sliding_window_pattern": 2,
         "tie_word_embeddings": True,
     },
+    "gemma3n": {
+        **_LLAMA,
+        "model_type": "gemma3n_text",
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "sliding_window": 70,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "num_kv_shared_layers": 1,
+        "hidden_size_per_layer_input": 9,
+        "vocab_size_per_layer_input": VOCAB - 20,
+        "laurel_rank": 5,
+        "activation_sparsity_pattern": [0.7, 0.0, 0.0],
+        "tie_word_embeddings": True,
+    },
     "gemma4": {
         **_LLAMA,
         "model_type": "gemma4_text",
@@ -199,7 +215,8 @@ def plain_model(name: str, dtype: torch.dtype) -> CausalLM:
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             is_factor = "norm" in parameter_name and parameter_name.endswith("weight")
-            less_one = "gemma" in name and name != "gemma4"  # which their weights are stored
+            # Which most of theirs are stored.
+            less_one = "gemma" in name and name not in ("gemma3n", "gemma4")
             is_factor |= parameter_name.endswith(".scale")
             centre = 1.0 if is_factor and not less_one else 0.0
             parameter.copy_(centre + 0.25 * torch.randn(parameter.shape, generator=generator))

@@ -43,7 +43,7 @@ def read(**config: Any) -> DecoderConfig:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in FIRST if name != "gemma4"])
+@pytest.mark.parametrize("name", [name for name in FIRST if name not in ("gemma3n", "gemma4")])
 def test_what_a_config_leaves_out(name: str) -> None:
     hf = MODELS[name][1]()
     found = read(model_type=hf.model_type)
@@ -133,6 +133,28 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         UnsupportedModelError,
         "apply_residual",
     ),
+    (
+        "gemma3n_text",
+        {"use_bidirectional_attention": True},
+        UnsupportedModelError,
+        "use_bidirectional_attention.*keys that are kept",
+    ),
+    ("gemma3n_text", {"altup_num_inputs": 9}, CheckpointError, "altup_num_inputs = 9"),
+    ("gemma3n_text", {"altup_active_idx": 4}, CheckpointError, "altup_active_idx = 4"),
+    (
+        "gemma3n_text",
+        {"activation_sparsity_pattern": [0.5]},
+        CheckpointError,
+        "activation_sparsity_pattern .* a list of 35 numbers",
+    ),
+    ("gemma3n_text", {"activation_sparsity_pattern": 1.0}, CheckpointError, "1.0 in activation"),
+    ("gemma3n_text", {"intermediate_size": [7]}, CheckpointError, "1 sizes in intermediate_size"),
+    (
+        "gemma3n_text",
+        {"num_kv_shared_layers": 31},
+        CheckpointError,
+        "num_kv_shared_layers = 31, but no layer .* 'full_attention'",
+    ),
     ("gemma4_text", {"enable_moe_block": True}, UnsupportedModelError, "enable_moe_block"),
     (
         "gemma4_text",
@@ -155,7 +177,7 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
 
 def test_scaling_by_length_in_one_kind_of_layers_is_refused() -> None:
     by_type = {"sliding_attention": {"rope_type": "dynamic", "factor": 2.0}}
-    for name in ("olmo3", "gemma4_text"):
+    for name in ("olmo3", "gemma3n_text", "gemma4_text"):
         with pytest.raises(UnsupportedModelError, match="dynamic rotary scaling"):
             build_model({"model_type": name, "rope_parameters": by_type})
 

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.skipif(
 NAMES = (
     "gemma2",
     "gemma3",
+    "gemma3n",
     "gemma4",
     "gpt2",
     "gpt2 untied",

@@ -203,8 +203,9 @@ def randomise(hf: PreTrainedModel, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in hf.named_parameters():
             is_norm = "norm" in name or ".ln_" in name
-            # Their norms store weights less one, Gemma 4's apart.
-            shifted = "gemma" in hf.config.model_type and "gemma4" not in hf.config.model_type
+            # Their norms store weights less one, but for the newest ones'.
+            kind = hf.config.model_type
+            shifted = "gemma" in kind and "gemma4" not in kind and "gemma3n" not in kind
             centre = 1.0 if is_norm and name.endswith("weight") and not shifted else 0.0
             parameter.copy_(centre + 0.25 * torch.randn(parameter.shape, generator=generator))
         for name, buffer in hf.named_buffers():

@@ -104,6 +104,10 @@ class CausalLM(nn.Module, ABC):
         """Tables of vectors by token, which are packed as matrices are."""
         return (self.embedding,)
 
+    def finish(self, x: Tensor) -> Tensor:
+        """What the final norm reads (N, E) of the rows behind the last block."""
+        return x
+
     def project(self, x: Tensor) -> Tensor:
         """Logits (M, V) of the final norm's rows (M, E)."""
         logits: Tensor = self.head(x)
@@ -298,6 +302,7 @@ class CausalLM(nn.Module, ABC):
             for block, store in zip(self.blocks, found, strict=True):
                 record.take_hidden(x)
                 x = block(x, rope, store, record)
+        x = self.finish(x)
         if record.want_hidden:
             x = self.norm(x)
             record.take_hidden(x)

@@ -108,12 +108,16 @@ class Fields:
             raise self._wrong(name, value, f"a list of integers from 0 to {maximum}")
         return tuple(value)
 
-    def numbers(self, name: str, length: int) -> tuple[float, ...]:
-        """A list of `length` finite numbers above 0."""
+    def is_list(self, name: str) -> bool:
+        """Whether the field is a list."""
+        return isinstance(self._config.get(name), list | tuple)
+
+    def numbers(self, name: str, length: int, *, positive: bool = True) -> tuple[float, ...]:
+        """A list of `length` finite numbers above 0, or of any with `positive` off."""
         value = self._value(name, None)
         if not isinstance(value, list) or len(value) != length:
             raise self._wrong(name, value, f"a list of {length} numbers")
-        return tuple(Fields({name: x}, self._where).number(name) for x in value)
+        return tuple(Fields({name: x}, self._where).number(name, positive=positive) for x in value)
 
     def flags(self, name: str, length: int) -> list[bool] | None:
         """A list of `length` numbers 0 or 1, or of true or false; None if absent."""

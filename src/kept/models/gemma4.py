@@ -135,11 +135,14 @@ class Gemma4(CausalLM):
         self.inputs = Embedding(config.input_vocab, count) if count else None
         self.inputs_projection = Linear(width, count, bias=False) if count else None
         self.inputs_norm = WideRMSNorm(config.input_size, config.norm_eps) if count else None
-        self.blocks = nn.ModuleList(Gemma4Block(config, i) for i in range(config.num_layers))
+        self.blocks = nn.ModuleList(self._make_block(i) for i in range(config.num_layers))
         self.norm = WideRMSNorm(width, config.norm_eps)
         self.head = Linear(width, config.vocab_size, bias=False)
         if config.tied:
             self.head.weight = self.embedding.weight
+
+    def _make_block(self, index: int) -> nn.Module:
+        return Gemma4Block(self.config, index)
 
     @property
     def tables(self) -> tuple[nn.Module, ...]:

@@ -112,15 +112,15 @@ class PlainNorm(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A table of vectors (rows, E)."""
+    """A table of vectors (rows, E). others_first: ids that it has no row for have its first."""
 
-    def __init__(self, num_rows: int, width: int) -> None:
+    def __init__(self, num_rows: int, width: int, *, others_first: bool = False) -> None:
         super().__init__()
-        self.weight = parameter(num_rows, width)
+        self.weight, self.others_first = parameter(num_rows, width), others_first
 
     def forward(self, ids: Tensor, scale: float = 1.0) -> Tensor:
         """ids: (N,) -> (N, E), times `scale`."""
-        return ops.embedding(ids, self.weight, scale)
+        return ops.embedding(ids, self.weight, scale, self.others_first)
 
 
 def attend(

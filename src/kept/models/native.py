@@ -119,7 +119,7 @@ class NativeDecoder:
         model, written = self._model, lines.Trace(activations=self.activations)
         embedded: Any = model.embed(traced_batch(written))
         written.residual = embedded[0].buffer
-        x = self._trace_blocks(written, *embedded)
+        x: Any = model.finish(self._trace_blocks(written, *embedded))
         written.starts.append(len(written.lines))
         logits: Any = model.project(model.norm(x.only_wanted()))
         logits.joined("logits")

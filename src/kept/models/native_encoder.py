@@ -141,7 +141,7 @@ class NativeEncoder:
                     done = end
         if record is None:
             return None
-        return program.final_norm(program.rows(program.residual, batch.num_rows))
+        return program.final_norm(batch.num_rows)
 
 
 def _between(inputs: LentInputs, begin: int, end: int) -> LentInputs:

@@ -35,7 +35,7 @@ def run_recorded(
                 done = at
     program.run(step, done, program.starts[-1])
     if record.want_hidden:
-        record.take_hidden(program.final_norm(program.rows(program.residual, num_rows)))
+        record.take_hidden(program.final_norm(num_rows))
 
 
 def _take_attention(

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kept.ops import mixture, reference, trace, trace_experts
+from kept.ops import mixture, reference, streams, trace, trace_experts, trace_streams
 from kept.ops.adapters import Adapters, adapt
 from kept.ops.bias import Bias
 from kept.ops.mixture import Expert, Router, Routing
@@ -119,10 +119,13 @@ def linear(
     return out if adapters is None else adapt(x, out, adapters)
 
 
-def embedding(ids: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
-    """Rows of a table (V, E) by ids (N,), times `scale`: (N, E)."""
+def embedding(
+    ids: Tensor, weight: Tensor, scale: float = 1.0, others_first: bool = False
+) -> Tensor:
+    """Rows of a table (V, E) by ids (N,), times `scale`: (N, E). others_first: ids from V on have
+    the first row."""
     take = _trace if trace.is_traced(ids) else reference
-    out: Tensor = take.embedding(ids, weight, scale)
+    out: Tensor = take.embedding(ids, weight, scale, others_first)
     return out
 
 
@@ -133,8 +136,8 @@ def times(x: Tensor, y: Tensor, begin: int) -> Tensor:
     return out
 
 
-def scaled(x: Tensor, factor: Tensor) -> Tensor:
-    """The residual stream x (N, E) times a weight (1,). Consumes x. Source: Gemma 4."""
+def scaled(x: Tensor, factor: Tensor | float) -> Tensor:
+    """The residual stream x (N, E) times a number or weight (1,). Consumes x. Source: Gemma 4."""
     take = _trace if trace.is_traced(x) else reference
     out: Tensor = take.scaled(x, factor)
     return out
@@ -177,4 +180,63 @@ def experts(
     """
     take: Any = trace_experts if trace.is_traced(x) else mixture
     out: Tensor = take.experts(x, router, choices, routing, activation, shared)
+    return out
+
+
+def _streams(x: Tensor) -> Any:
+    return trace_streams if trace.is_traced(x) else streams
+
+
+def columns(x: Tensor, begin: int, width: int, weight: Tensor | None = None) -> Tensor:
+    """Columns `begin` to `begin` + `width` of x (N, ...), times a weight (width,)."""
+    out: Tensor = _streams(x).columns(x, begin, width, weight)
+    return out
+
+
+def spread(x: Tensor, sides: Sequence[Tensor], least: float) -> Tensor:
+    """Streams (N, S * E) side by side: x (N, E), and each of `sides` (N, E) scaled so that its root
+    mean square is x's. least: the mean square that a side is taken to have at least."""
+    out: Tensor = _streams(x).spread(x, sides, least)
+    return out
+
+
+def joined(x: Tensor, sides: Sequence[Tensor], least: float) -> Tensor:
+    """The mean (N, E) of x and of `sides`, which are scaled as in `spread`."""
+    out: Tensor = _streams(x).joined(x, sides, least)
+    return out
+
+
+def score(x: Tensor, weight: Tensor) -> Tensor:
+    """x (N, E) times a weight (S, E) in fp32, whatever the other matrices are: (N, S)."""
+    out: Tensor = _streams(x).score(x, weight)
+    return out
+
+
+def predict(x: Tensor, routes: Tensor, weight: Tensor) -> Tensor:
+    """Streams x (N, S * E), and to each a weighed sum of all of them. Consumes x.
+
+    routes: (N, S). weight: (S * S, S), which makes the S weights of each stream of tanh(routes).
+    Source: Baykal et al. 2023.
+    """
+    out: Tensor = _streams(x).predict(x, routes, weight)
+    return out
+
+
+def correct(x: Tensor, routes: Tensor, weight: Tensor, active: Tensor, index: int) -> Tensor:
+    """Streams x (N, S * E), and to each what is new in `active` (N, E) over stream `index`, times 1
+    and a weight. Consumes x. weight: (S, S), which makes S weights of tanh(routes (N, S))."""
+    out: Tensor = _streams(x).correct(x, routes, weight, active, index)
+    return out
+
+
+def add_behind(x: Tensor, y: Tensor) -> Tensor:
+    """Streams x (N, S * E), and y (N, E) to each but the first. Consumes x."""
+    out: Tensor = _streams(x).add_behind(x, y)
+    return out
+
+
+def gated_sparsely(gates: Tensor, ups: Tensor, deviations: float, activation: str) -> Tensor:
+    """act(max(gates - cut, 0)) * ups, all (N, F); cut: the mean of a row's gates, and so many of
+    their standard deviations. Source: config `activation_sparsity_pattern` of Gemma 3n."""
+    out: Tensor = _streams(gates).gated_sparsely(gates, ups, deviations, activation)
     return out

@@ -18,12 +18,14 @@ from kept.ops.spec import AttentionSpec, HeadSpec
 
 @dataclass
 class Embed:
-    """Rows of a table by token, scaled, and of another by position."""
+    """Rows of a table by token, scaled, and of another by position. others_first: tokens that the
+    table has no row for have its first."""
 
     table: PackedMatrix
     positions: Tensor | None
     out: Buffer
     scale: float = 1.0
+    others_first: bool = False
 
 
 @dataclass
@@ -173,6 +175,66 @@ class Combine:
     add: bool = False
 
 
+@dataclass
+class Columns:
+    """Columns of rows from `begin` on, times a weight (width,), to those of `out` from `to` on.
+    add: to what is there."""
+
+    x: Buffer
+    begin: int
+    width: int
+    out: Buffer
+    to: int
+    weight: Tensor | None = None
+    add: bool = False
+
+
+@dataclass
+class Match:
+    """Rows x, made as large as those of `like`, to the columns of `out` from `to` on; see
+    `ops.spread`."""
+
+    x: Buffer
+    like: Buffer
+    least: float
+    out: Buffer
+    to: int
+    add: bool = False
+
+
+@dataclass
+class Predict:
+    """Streams side by side in x, in place; see `ops.predict`."""
+
+    x: Buffer
+    num_streams: int
+    routes: Buffer
+    weight: Tensor
+
+
+@dataclass
+class Correct:
+    """Streams side by side in x, in place; see `ops.correct`."""
+
+    x: Buffer
+    num_streams: int
+    routes: Buffer
+    weight: Tensor
+    active: Buffer
+    index: int
+
+
+@dataclass
+class GateSparsely:
+    """Gates far above the mean of their row, and what they gate; see `ops.gated_sparsely`."""
+
+    gates: Buffer
+    ups: Buffer
+    deviations: float
+    activation: str
+    out: Buffer
+
+
 Line = (
     Embed
     | Norm
@@ -186,6 +248,11 @@ Line = (
     | Gather
     | Experts
     | Combine
+    | Columns
+    | Match
+    | Predict
+    | Correct
+    | GateSparsely
 )
 
 

@@ -22,6 +22,7 @@ from kept.ops.native_shape import computes_in_floats, native_shape, or_none
 from kept.ops.packed import PackedMatrix
 from kept.ops.packed_adapters import add_adapters
 from kept.ops.program_experts import add_expert_line, native_activation
+from kept.ops.program_streams import add_stream_line
 from kept.ops.row_buffers import RowBuffers
 from kept.ops.spec import AttentionSpec
 from kept.ops.step_buffers import RopeTables, StepBuffers, check_ids
@@ -208,9 +209,11 @@ class Program:
         self._native.read_queries(self._buffers[line.queries], count, shape, floats, out)
         return out
 
-    def final_norm(self, x: Tensor) -> Tensor:
-        """The last norm, of all rows x (N, E) fp32, by the reference and not scaled."""
+    def final_norm(self, count: int) -> Tensor:
+        """The last norm (N, E) fp32 of what stands before it as the last run left that, of so many
+        rows; by the reference and not scaled."""
         line = next(line for line in reversed(self._lines) if isinstance(line, lines.Norm))
+        x = self.rows(line.x, count)
         if line.bias is None:
             return norms.rms_norm(x, line.weight, line.eps)
         return norms.layer_norm(x, line.weight, line.bias, line.eps)
@@ -220,9 +223,9 @@ class Program:
 
         native = self._native
         match line:
-            case lines.Embed(table, positions, out, scale):
-                count = 0 if positions is None else len(positions)
-                native.embed(self._matrix(table), positions, count, self._buffers[out], scale)
+            case lines.Embed(table, positions, out, scale, others_first):
+                count, to = 0 if positions is None else len(positions), self._buffers[out]
+                native.embed(self._matrix(table), positions, count, to, scale, others_first)
             case lines.Norm(x, weight, bias, eps, out, wanted, add, scale, begin):
                 weight, bias = weight * scale, None if bias is None else bias * scale
                 at, to = self._buffers[x], self._buffers[out]
@@ -245,6 +248,14 @@ class Program:
                 )  # fmt: skip
             case lines.Choose() | lines.Gather() | lines.Experts() | lines.Combine():
                 add_expert_line(native, self._buffers, line)
+            case (
+                lines.Columns()
+                | lines.Match()
+                | lines.Predict()
+                | lines.Correct()
+                | lines.GateSparsely()
+            ):
+                add_stream_line(native, self._buffers, line)
             case lines.Place(
                 qkv,
                 queries,

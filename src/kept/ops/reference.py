@@ -239,8 +239,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def embedding(ids: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
+def embedding(
+    ids: Tensor, weight: Tensor, scale: float = 1.0, others_first: bool = False
+) -> Tensor:
     """Rows of a table (V, E) by ids (N,), times `scale`: (N, E)."""
+    if others_first:
+        ids = torch.where(ids < weight.shape[0], ids, 0)
     rows = F.embedding(ids, weight)
     return rows if scale == 1 else rows * scale
 
@@ -250,7 +254,7 @@ def times(x: Tensor, y: Tensor, begin: int) -> Tensor:
     return x * y[:, begin : begin + x.shape[1]]
 
 
-def scaled(x: Tensor, factor: Tensor) -> Tensor:
+def scaled(x: Tensor, factor: Tensor | float) -> Tensor:
     """x times a number."""
     return x * factor
 

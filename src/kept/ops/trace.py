@@ -121,7 +121,9 @@ class Heads:
     place: Place
 
 
-def embedding(ids: Ids, weight: PackedMatrix | Tensor, scale: float) -> Rows:
+def embedding(
+    ids: Ids, weight: PackedMatrix | Tensor, scale: float, others_first: bool = False
+) -> Rows:
     """See `ops.embedding`. A table of positions is a plain tensor."""
     if ids.are_positions:
         assert isinstance(weight, Tensor)
@@ -130,7 +132,7 @@ def embedding(ids: Ids, weight: PackedMatrix | Tensor, scale: float) -> Rows:
         return Rows(ids.trace, PositionBuffer(weight.shape[1], table=table))
     assert isinstance(weight, PackedMatrix)
     out = Rows(ids.trace, Buffer(weight.num_in, sums=True))
-    ids.trace.lines.append(Embed(weight, None, out.buffer, scale))
+    ids.trace.lines.append(Embed(weight, None, out.buffer, scale, others_first))
     return out
 
 
@@ -179,7 +181,7 @@ def linear(
         codes = CodeBuffer(source.width, format=weight.format)
         x.trace.lines.append(Quantize(source, codes, x.wanted))
         source = codes
-    elif source.sums and weight.format != "fp32":
+    elif (source.sums or isinstance(x.made_by, Linear)) and weight.format != "fp32":
         rounded = Buffer(source.width)
         x.trace.lines.append(Round(source, rounded))
         source = rounded
@@ -205,10 +207,10 @@ def times(x: Rows, y: Rows, begin: int) -> Rows:
     return out
 
 
-def scaled(x: Rows, factor: Tensor) -> Rows:
+def scaled(x: Rows, factor: Tensor | float) -> Rows:
     """See `ops.scaled`; in place."""
-    factor = factor.detach()
-    x.trace.lines.append(Round(x.read(), x.buffer, factor.item()))
+    number = factor.detach().item() if isinstance(factor, Tensor) else factor
+    x.trace.lines.append(Round(x.read(), x.buffer, number))
     return x
 
 

@@ -18,7 +18,9 @@ _NORMS = {
     "post_feedforward_layernorm": "mlp_post_norm",
 }
 # Layers that attend what others store may bring tensors for keys of their own, which are not used.
-_UNUSED = r"\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\."
+UNUSED = r"\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\."
+BESIDE = (r"(^|\.)(vision_tower|audio_tower|embed_vision|embed_audio)\.",)
+WITHIN = ("model.language_model.", "language_model.model.", "language_model.")
 
 
 def _text_weights(config: Gemma4Config) -> WeightMap:
@@ -26,14 +28,26 @@ def _text_weights(config: Gemma4Config) -> WeightMap:
 
 
 def _weights_beside(config: Gemma4Config) -> WeightMap:
-    beside = (r"(^|\.)(vision_tower|audio_tower|embed_vision|embed_audio)\.",)
-    prefixes = ("model.language_model.", "language_model.model.", "language_model.")
-    return _weights(config, "", prefixes, beside)
+    return _weights(config, "", WITHIN, BESIDE)
 
 
 def _weights(
     config: Gemma4Config, prefix: str, prefixes: tuple[str, ...], ignored: tuple[str, ...]
 ) -> WeightMap:
+    found = outer_tensors(config, prefix)
+    for index in range(config.num_layers):
+        found |= _layer(config, index, f"{prefix}layers.{index}.", f"blocks.{index}.")
+    optional = {"lm_head.weight", f"{prefix}embed_tokens.weight"}
+    return WeightMap(
+        found,
+        optional=frozenset(optional) if config.tied else frozenset(),
+        ignored=(r"rotary_emb\.", UNUSED, *ignored),
+        prefixes=prefixes,
+    )
+
+
+def outer_tensors(config: Gemma4Config, prefix: str) -> dict[str, Placement]:
+    """Those of no layer."""
     vocabulary = ("vocab_size", "hidden_size")
     found = {
         f"{prefix}embed_tokens.weight": Placement("embedding.weight", config_fields=vocabulary),
@@ -48,18 +62,19 @@ def _weights(
             ("per_layer_projection_norm", "inputs_norm"),
         ):
             found[f"{prefix}{stored}.weight"] = Placement(f"{here}.weight", config_fields=sizes)
-    for index in range(config.num_layers):
-        found |= _layer(config, index, f"{prefix}layers.{index}.", f"blocks.{index}.")
-    optional = {"lm_head.weight", f"{prefix}embed_tokens.weight"}
-    return WeightMap(
-        found,
-        optional=frozenset(optional) if config.tied else frozenset(),
-        ignored=(r"rotary_emb\.", _UNUSED, *ignored),
-        prefixes=prefixes,
-    )
+    return found
 
 
 def _layer(config: Gemma4Config, index: int, there: str, here: str) -> dict[str, Placement]:
+    scale = {f"{there}layer_scalar": Placement(f"{here}scale", config_fields=("hidden_size",))}
+    return scale | shared_tensors(config, index, there, here)
+
+
+def shared_tensors(
+    config: Gemma4Config, index: int, there: str, here: str, *, apart: bool = False
+) -> dict[str, Placement]:
+    """Those that a layer of a Gemma 3n has too. apart: gates and what they gate are two
+    matrices."""
     layer, width = config.layers[index], ("hidden_size",)
     q, kv = config.num_heads * layer.width, layer.num_kv_heads * layer.width
     modules = dict(_NORMS)
@@ -73,14 +88,14 @@ def _layer(config: Gemma4Config, index: int, there: str, here: str) -> dict[str,
             "per_layer_projection": "layer_input.projection",
             "post_per_layer_input_norm": "layer_input.norm",
         }
-    found = {f"{there}layer_scalar": Placement(f"{here}scale", config_fields=width)}
+    found = {}
     for stored, name in modules.items():
         found[f"{there}{stored}.weight"] = Placement(f"{here}{name}.weight", config_fields=width)
     for begin, name in ((0, "gate"), (layer.mlp_size, "up")):
+        sizes = ("intermediate_size", "hidden_size")
+        rows = None if apart else slice(begin, begin + layer.mlp_size)
         found[f"{there}mlp.{name}_proj.weight"] = Placement(
-            f"{here}mlp.gate_up.weight",
-            slice(begin, begin + layer.mlp_size),
-            config_fields=("intermediate_size", "hidden_size"),
+            f"{here}mlp.{name if apart else 'gate_up'}.weight", rows, config_fields=sizes
         )
     for kind in ("weight", "bias") if config.bias else ("weight",):
         found |= _heads(
