@@ -1,4 +1,4 @@
-"""A layer's attention, and a batch's ids, as the native kernels take them."""
+"""A layer's attention as the native kernels take it."""
 
 from __future__ import annotations
 

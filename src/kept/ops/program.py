@@ -18,10 +18,11 @@ from kept.ops.adapters import Adapters
 from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
 from kept.ops.bias import Bias, LinearBias
 from kept.ops.kv_codec import KVCodec
+from kept.ops.native_activation import native_activation
 from kept.ops.native_shape import computes_in_floats, native_shape, or_none
 from kept.ops.packed import PackedMatrix
 from kept.ops.packed_adapters import add_adapters
-from kept.ops.program_experts import add_expert_line, native_activation
+from kept.ops.program_experts import add_expert_line
 from kept.ops.program_streams import add_stream_line
 from kept.ops.row_buffers import RowBuffers
 from kept.ops.spec import AttentionSpec

@@ -5,34 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kept.ops import lines
-from kept.ops.reference import CLAMPED_SWIGLU
+from kept.ops.native_activation import native_activation
 from kept.ops.row_buffers import RowBuffers
 
 if TYPE_CHECKING:
     from kept import _native
 
-_ACTIVATIONS = {
-    "none": "none",
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "relu": "relu",
-    CLAMPED_SWIGLU: "clamped_swiglu",
-}
 _NONE = -1  # in place of a buffer
 
 ExpertLine = lines.Choose | lines.Gather | lines.Experts | lines.Combine
-
-
-def native_activation(name: str) -> _native.Activation:
-    """An activation by its config name, as the kernels know it."""
-    from kept import _native
-
-    found: _native.Activation = getattr(_native.Activation, _ACTIVATIONS[name])
-    return found
 
 
 def add_expert_line(native: _native.Program, buffers: RowBuffers, line: ExpertLine) -> None:

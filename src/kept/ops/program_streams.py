@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kept.ops import lines
-from kept.ops.program_experts import native_activation
+from kept.ops.native_activation import native_activation
 from kept.ops.row_buffers import RowBuffers
 
 if TYPE_CHECKING:
