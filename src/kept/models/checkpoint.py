@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from kept.gguf import is_gguf
 from kept.json_file import read_json_object
 from kept.models import hub
 from kept.models.dtypes import DTYPES
+from kept.models.family import Family
 from kept.models.folder import find_folder
 from kept.models.foreign_formats import (
     refuse_gguf_alone,
@@ -30,7 +31,7 @@ from kept.models.foreign_formats import (
 )
 from kept.models.foreign_schemes import METHOD_ENTRY, MLX_ENTRY, Scheme, find_scheme
 from kept.models.gguf_checkpoint import open_gguf
-from kept.models.registry import find_family, read_config
+from kept.models.registry import find_family
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
 from kept.models.stacked_experts import unstacked
 from kept.models.weight_files import all_tensors, fetch_weights, open_weight_files
@@ -154,14 +155,14 @@ def open_checkpoint(
     folder, repo_id = find_folder(source, revision=revision, progress=progress, weights=False)
     if is_gguf(folder):
         return _open_gguf(folder)
-    names, config = _read_described(folder, repo_id, revision)
+    described = _read_described(folder, repo_id, revision)
     if repo_id is not None:
         commit = folder.name if _COMMIT.fullmatch(folder.name) else None
         folder = fetch_weights(
-            folder, names, repo_id, revision=revision, commit=commit, progress=progress
+            folder, described.names, repo_id, revision=revision, commit=commit, progress=progress
         )
-        names = _names(folder)
-    return _open_folder(folder, names, config, repo_id)
+        described = replace(described, folder=folder, names=_names(folder))
+    return _open_folder(described, repo_id)
 
 
 def _open_gguf(path: Path) -> Checkpoint:
@@ -184,9 +185,21 @@ def _names(folder: Path) -> list[str]:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
 
 
-def _read_described(
-    folder: Path, repo_id: str | None, revision: str | None
-) -> tuple[list[str], Mapping[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What a folder says of itself: the names of its files, and what follows from config.json.
+
+    scheme: how others have quantized it, None where they have not.
+    """
+
+    folder: Path
+    names: list[str]
+    config: Mapping[str, Any]
+    family: Family
+    scheme: Scheme | None
+
+
+def _read_described(folder: Path, repo_id: str | None, revision: str | None) -> _Described:
     """A folder's names and config.json, once all is refused that they alone decide.
 
     What cannot be mended is refused first: the family, then a quantization, then the files.
@@ -198,16 +211,16 @@ def _read_described(
         if repo_id is not None:
             refuse_gguf_alone(repo_id, hub.list_files(repo_id, revision))
     config = read_json_object(folder / "config.json", CheckpointError)
-    read_config(config)
-    find_scheme(folder, config, find_family(config).quantized_as)
+    family = find_family(config)
+    family.read_config(dict(config))
+    scheme = find_scheme(folder, config, family.quantized_as)
     _refuse_adapter(folder, names)
-    refuse_other_files(folder, names, find_family(config).architecture)
-    return names, config
+    refuse_other_files(folder, names, family.architecture)
+    return _Described(folder, names, config, family, scheme)
 
 
-def _open_folder(
-    folder: Path, names: list[str], config: Mapping[str, Any], repo_id: str | None
-) -> Checkpoint:
+def _open_folder(described: _Described, repo_id: str | None) -> Checkpoint:
+    folder, names, config = described.folder, described.names, described.config
     source = GENERATION_CONFIG if GENERATION_CONFIG in names else "config.json"
     generation_config: Mapping[str, Any] = settings_of_model_config(config)
     if source == GENERATION_CONFIG:
@@ -218,27 +231,26 @@ def _open_folder(
                 f"{folder / 'config.json'}: {QUANTIZATION} must be an object, and is "
                 f"{config[QUANTIZATION]!r:.100}; take it out, or {QUANTIZE_AGAIN}"
             )
-        files = [SafetensorsFile(folder / PACKED_WEIGHTS, QUANTIZE_AGAIN)]
-    else:
-        files = open_weight_files(folder, names, repo_id)
-        _refuse_packed(files)
-        scheme = find_scheme(folder, config, find_family(config).quantized_as)
-        if scheme is not None:
-            return _open_coded(folder, config, generation_config, files, scheme, source)
-    tensors, by_path = _laid_out(config, files)
-    if QUANTIZATION not in config:
-        refuse_quantized_tensors(folder, tensors)
-    return Checkpoint(folder, config, generation_config, tensors, by_path, source)
+        packed = SafetensorsFile(folder / PACKED_WEIGHTS, QUANTIZE_AGAIN)
+        files: Mapping[Path, WeightFile] = {packed.path: packed}
+        return Checkpoint(folder, config, generation_config, packed.tensors, files, source)
+    opened = open_weight_files(folder, names, repo_id)
+    _refuse_packed(opened)
+    if described.scheme is not None:
+        return _open_coded(folder, config, generation_config, opened, described.scheme, source)
+    tensors, files = _laid_out(described.family, opened)
+    refuse_quantized_tensors(folder, tensors)
+    return Checkpoint(folder, config, generation_config, tensors, files, source)
 
 
 def _laid_out(
-    config: Mapping[str, Any], files: list[SafetensorsFile]
+    family: Family, files: list[SafetensorsFile]
 ) -> tuple[Mapping[str, TensorInfo], Mapping[Path, WeightFile]]:
     """The tensors of files by name, and where they are read; of stacked experts each apart."""
     tensors, by_path = all_tensors(files), {file.path: file for file in files}
-    names = find_family(config).expert_names
+    names = family.expert_names
     apart = None if names is None else unstacked(tensors, by_path, names)
-    if apart is None or QUANTIZATION in config:
+    if apart is None:
         return tensors, by_path
     return apart.tensors, dict.fromkeys(by_path, apart)
 
