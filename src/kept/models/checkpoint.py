@@ -281,8 +281,9 @@ def _open_coded(
 def _refuse_adapter(folder: Path, names: list[str]) -> None:
     if "adapter_config.json" in names:
         raise UnsupportedFormatError(
-            f"{folder / 'adapter_config.json'} marks a PEFT adapter, which kept does not apply. "
-            "Merge it into its base model (peft's `merge_and_unload`, then `save_pretrained`)."
+            f"{folder} holds an adapter, as its adapter_config.json says, which is loaded beside "
+            f"the model it was made for: LLM(model, adapters={{'name': {str(folder)!r}}}), or "
+            f"--adapter name={folder} on the command line"
         )
 
 

@@ -284,5 +284,5 @@ def test_no_weights(tmp_path: Path) -> None:
 def test_an_adapter(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(UnsupportedFormatError, match="Merge it"):
+    with pytest.raises(UnsupportedFormatError, match=r"LLM\(model, adapters=.*--adapter name="):
         open_checkpoint(tmp_path)
