@@ -154,7 +154,7 @@ def test_a_draft_model_that_fails_ends_no_text(caplog: pytest.LogCaptureFixture)
         raise RuntimeError("a draft model that fails")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(by_model, "_run", fail)
+        patch.setattr(by_model._passes, "run", fail)
         request = ask(engine, PROMPT)
         finish(engine)
     assert request.group.results[0].completion().finish_reason == "length"

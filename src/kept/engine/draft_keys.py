@@ -50,6 +50,19 @@ class DraftSlot:
         text = self.text if self.continuation is None else self.continuation.history.tokens
         return text[self.start : self.start + self.num]
 
+    @property
+    def num_pending(self) -> int:
+        """How many tokens of its text, which runs, are not computed yet."""
+        assert self.continuation is not None
+        return len(self.continuation.history) - self.start - self.num
+
+    @property
+    def pending(self) -> list[int]:
+        """These tokens."""
+        assert self.continuation is not None
+        found: list[int] = self.continuation.history.tokens[self.start + self.num :].tolist()
+        return found
+
     def settle(self) -> None:
         """Count those that were fed and came, all but the last token, which has yet to be read."""
         assert self.continuation is not None

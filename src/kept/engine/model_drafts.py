@@ -10,25 +10,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 import torch
 
-from kept.batch import pack
 from kept.blocks import BLOCK
 from kept.engine.continuation import Continuation
 from kept.engine.draft_keys import DraftKeys, DraftSlot
 from kept.engine.draft_model import DraftModel
+from kept.engine.draft_passes import DraftPasses
 from kept.engine.draft_worth import MODEL, DraftWorth, Hope
+from kept.engine.drafted import Drafted
 from kept.engine.finding import num_shared
 from kept.engine.model_worth import Sureness, sureness
 from kept.engine.passes import Work
 from kept.engine.request import Request
-from kept.engine.step_time import MANY_ROWS, attended_by
+from kept.engine.step_time import MANY_ROWS
 from kept.errors import CacheFullError
 from kept.models import NextLogits, RepeatedStep
-from kept.sampling import ResolvedParams, TokenHistory, argmax_of, num_likeliest, sample_rows
+from kept.sampling import ResolvedParams, argmax_of, num_likeliest, sample_rows
 
 READ: Final = 256  # tokens that it reads of texts in a step at most
 CATCH_UP: Final = 16  # tokens that it reads in the pass of its first draft
@@ -37,37 +38,6 @@ PAUSE: Final = 8  # steps, after one in which nothing was worth while, until tha
 OF_ACCOUNT: Final = 0.75  # of what it may spend, on reading
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class Drafted:
-    """The drafts of a text in the making. slot: of its keys; number: of its work; most: drafts."""
-
-    slot: DraftSlot
-    number: int
-    most: int
-    continuation: Continuation
-    params: ResolvedParams
-    history: TokenHistory
-    tokens: list[int] = field(default_factory=list)
-    chances: list[float] = field(default_factory=list)
-    how: list[Sureness] = field(default_factory=list)
-    goes_on: bool = True
-
-    @property
-    def chance(self) -> float:
-        """That all of them come."""
-        return self.chances[-1] if self.chances else 1.0
-
-    def take(self, token: int, how: Sureness, chance: float) -> None:
-        """Add one, which comes so often where those before it do."""
-        self.tokens.append(token)
-        self.how.append(how)
-        self.chances.append(self.chance * chance)
-        if self.history is not self.continuation.history:
-            self.history.append(token)
-        ends = token in self.params.eos_token_ids
-        self.goes_on = not ends and len(self.tokens) < self.most
 
 
 class ModelDrafts:
@@ -89,6 +59,7 @@ class ModelDrafts:
         for anything."""
         self.model, self.worth = draft.model, draft.worth
         self.keys, self._vocab_size = keys, vocab_size
+        self._passes = DraftPasses(draft, keys)
         self._texts_worth, self._use_torch = worth, use_torch
         self.spent = 0.0
         self._pause = 0
@@ -166,7 +137,7 @@ class ModelDrafts:
                 slot = self.keys.seat(continuation, request.salt)
             if slot is None or not self._can_read(slot):
                 continue
-            if _num_pending(slot) > CATCH_UP:
+            if slot.num_pending > CATCH_UP:
                 reading.append(slot)
             else:
                 history = continuation.history
@@ -201,7 +172,7 @@ class ModelDrafts:
         if not times.knows_prompts:
             left = MANY_ROWS
         for slot in slots:
-            pending, spare = _num_pending(slot), OF_ACCOUNT * self.worth.spare(plain, num_left)
+            pending, spare = slot.num_pending, OF_ACCOUNT * self.worth.spare(plain, num_left)
             most = times.rows_within(spare, 0, 0, slot.num, pending, 0) if spare > 0.0 else 0
             if most < pending and not slot.num and most >= LEAST_TAIL:
                 slot.start += pending - most
@@ -215,7 +186,7 @@ class ModelDrafts:
             return False
         self._use_torch()
         self.keys.cut()
-        self._run(chosen, [_pending(x)[:n] for x, n in zip(chosen, counts, strict=True)])
+        self._passes.run(chosen, [x.pending[:n] for x, n in zip(chosen, counts, strict=True)])
         return True
 
     def _is_worth(
@@ -228,7 +199,7 @@ class ModelDrafts:
         depth = self.worth.depth(len(work), count, most, plain, with_drafts, draft, row)
         if not depth or depth * draft > self.worth.spare(plain, num_left):
             return False
-        counts = [_num_pending(x.slot) + most for x in drafting]
+        counts = [x.slot.num_pending + most for x in drafting]
         return self.keys.has_room([x.slot for x in drafting], counts)
 
     def _draft_seconds(self, drafting: Sequence[Drafted]) -> float:
@@ -248,9 +219,9 @@ class ModelDrafts:
         top_k = max(2, num_likeliest(params, len(drafting), self._vocab_size))
         slots = [x.slot for x in drafting]
         self.keys.cut()
-        found = self._run(slots, [_pending(slot) for slot in slots], top_k)
+        found = self._passes.run(slots, [slot.pending for slot in slots], top_k)
         for slot in slots:
-            slot.num += _num_pending(slot)
+            slot.num += slot.num_pending
         again: RepeatedStep | None = None
         while True:
             going = [x for x in drafting if x.goes_on]
@@ -268,7 +239,7 @@ class ModelDrafts:
             if again is None:
                 numbers = tuple(slot.number for slot in slots)
                 again = self.model.repeat(numbers, self.keys.cache, top_k)
-            found = self._run_again(slots, fed, again, top_k)
+            found = self._passes.run_again(slots, fed, again, top_k)
             if again is not None and not again.room:
                 again = None
 
@@ -305,43 +276,6 @@ class ModelDrafts:
         logits = torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
         return sample_rows(logits, params, histories, keys).token_ids
 
-    def _run(
-        self, slots: Sequence[DraftSlot], tokens: Sequence[Sequence[int]], top_k: int = 0
-    ) -> NextLogits:
-        """Read tokens behind what slots hold; mutates the cache. top_k: 0: nothing is drawn."""
-        begin = time.perf_counter()
-        past = [slot.num + len(slot.fed) for slot in slots]
-        batch = pack(
-            tokens,
-            past=past,
-            slots=[slot.number for slot in slots],
-            last_of=[int(top_k > 0)] * len(slots),
-            device=self.model.device,
-        )
-        found = self.model.next_logits(batch, self.keys.cache, top_k)
-        if not top_k:
-            for slot, new in zip(slots, tokens, strict=True):
-                slot.num += len(new)
-        attended = sum(attended_by(p, len(new)) for p, new in zip(past, tokens, strict=True))
-        rows = sum(map(len, tokens))
-        self.worth.step_time.observe(rows, attended, time.perf_counter() - begin)
-        return found
-
-    def _run_again(
-        self, slots: Sequence[DraftSlot], tokens: list[int], again: RepeatedStep | None, top_k: int
-    ) -> NextLogits:
-        """Read one token more of each slot."""
-        if again is None:
-            found = self._run(slots, [[token] for token in tokens], top_k)
-        else:
-            begin = time.perf_counter()
-            found = again.run(tokens)
-            attended = sum(slot.num + len(slot.fed) + 1 for slot in slots)
-            self.worth.step_time.observe(len(slots), attended, time.perf_counter() - begin)
-        for slot, token in zip(slots, tokens, strict=True):
-            slot.fed.append(token)
-        return found
-
 
 def _is_read_for(continuation: Continuation, salt: str, reading: Sequence[DraftSlot]) -> bool:
     """Whether others are just being read whose beginning, once it is there, is this one's too."""
@@ -356,14 +290,3 @@ def _is_read_for(continuation: Continuation, salt: str, reading: Sequence[DraftS
 
 def _num_left(continuation: Continuation) -> int:
     return continuation.limit - len(continuation.history)
-
-
-def _num_pending(slot: DraftSlot) -> int:
-    assert slot.continuation is not None
-    return len(slot.continuation.history) - slot.start - slot.num
-
-
-def _pending(slot: DraftSlot) -> list[int]:
-    assert slot.continuation is not None
-    found: list[int] = slot.continuation.history.tokens[slot.start + slot.num :].tolist()
-    return found
