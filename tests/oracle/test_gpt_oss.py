@@ -14,7 +14,7 @@ from transformers import GptOssConfig, PreTrainedModel
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from kept import LLM, quantize_checkpoint
-from kept.errors import UnsupportedFormatError, UnsupportedModelError
+from kept.errors import UnsupportedFormatError, UnsupportedModelError, WeightsError
 from kept.models import build_model, read_config
 from kept.models.block_sizes import bytes_saved_by_blocks
 from kept.models.mixture_config import MixtureConfig
@@ -131,6 +131,39 @@ def test_experts_that_are_stacked(tmp_path: Path, name: str) -> None:
     assert any("experts.gate_up_proj" in x for x in load_file(tmp_path / "model.safetensors"))
     ids = torch.tensor(prompts(30))
     torch.testing.assert_close(LLM(tmp_path).model(ids).logits, hf(ids).logits, **CLOSE)
+
+
+UP = "model.layers.0.mlp.experts.gate_up_proj"
+ALONE = "model.layers.0.mlp.experts.0.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({f"{UP}_blocks": (5, 192)}, r"gate_up_proj_blocks' is \(5, 192\), and .* 4 dimensions"),
+        ({f"{UP}_blocks": (5, 0, 2, 16)}, r"of at least 1, the first of up to 4,096"),
+        ({f"{UP}_blocks": (2**31, 2, 2, 0)}, r"is \(2147483648, 2, 2, 0\)"),
+        ({f"{UP}_scales": None}, "its scales are none; in MXFP4 they are uint8"),
+        ({f"{UP}_scales": (5, 192, 3)}, r"its scales are uint8 \(5, 192, 3\)"),
+        ({f"{UP}_blocks": (5, 192, 2, 8)}, r"is uint8 \(5, 192, 2, 8\)"),
+        ({f"{UP}_bias": (5, 4, 4)}, "gate_up_proj_bias' is .*, and .* 2 dimensions"),
+        ({UP: (5, 64, 192)}, "by itself and among stacked experts"),
+        ({ALONE: (96, 64)}, "by itself and among stacked experts"),
+    ],
+)
+def test_stacks_that_hold_no_experts(
+    tmp_path: Path, change: dict[str, tuple[int, ...] | None], message: str
+) -> None:
+    in_mxfp4(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    for name, shape in change.items():
+        tensors.pop(name, None)
+        if shape is not None:
+            tensors[name] = torch.zeros(shape, dtype=torch.uint8)
+    save_file(tensors, path)
+    with pytest.raises(WeightsError, match=message):
+        LLM(tmp_path)
 
 
 @torch.no_grad()

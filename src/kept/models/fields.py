@@ -8,7 +8,7 @@ from typing import Any
 from kept.errors import CheckpointError, UnsupportedModelError
 
 # Far above any model, and little enough to lay out before the weights are seen.
-MAX_LAYERS, MAX_HEAD = 1_024, 2**16
+MAX_LAYERS, MAX_HEAD, MAX_EXPERTS = 1_024, 2**16, 4_096
 # Of numbers that are no counts: what formulas can be put to without leaving the range of a float.
 _SMALLEST, _LARGEST = 1e-30, 1e30
 _MAX_SHOWN = 200  # characters of a value in a message

@@ -8,11 +8,9 @@ from typing import Any
 
 from kept.errors import CheckpointError
 from kept.models.experts import ExpertsConfig
-from kept.models.fields import Fields
+from kept.models.fields import MAX_EXPERTS, Fields
 from kept.models.llama import LAYER_TYPES, LlamaConfig, read_llama_config
 from kept.ops import Routing
-
-MAX_EXPERTS = 4096
 
 # The family whose attention each has, and what transformers' classes take for fields that
 # config.json leaves out.

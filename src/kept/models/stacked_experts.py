@@ -19,9 +19,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kept.errors import WeightsError
+from kept.models.fields import MAX_EXPERTS
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
 from kept.ops.mxfp4 import BLOCK, Mxfp4Matrix
 
+_BYTES = BLOCK // 2  # of a block
 _STACKED = re.compile(
     r"(?P<layer>.*)\.mlp\.experts\.(?P<what>gate_up_proj|down_proj)(?P<kind>_bias|_blocks|)$"
 )
@@ -73,9 +76,10 @@ class StackedFiles:
         self.tensors: dict[str, TensorInfo] = {}
         for name, info in tensors.items():
             found = _STACKED.fullmatch(name)
-            if found is None or len(info.shape) < 2:
-                self.tensors[self._renamed(name)] = info
+            if found is None:
+                self._put(self._renamed(name), info)
             else:
+                self._check(name, info, found["kind"])
                 self._add(name, info, found)
         for each in self._slices.values():
             if each.blocks:
@@ -130,6 +134,34 @@ class StackedFiles:
             return name
         return name.replace(f".{self._names.home}.", ".mlp.")
 
+    def _check(self, name: str, info: TensorInfo, kind: str) -> None:
+        """Raise WeightsError for a tensor that cannot be the matrices or biases of experts."""
+        shape, sizes = info.shape, {"": 3, "_bias": 2, "_blocks": 4}[kind]
+        if len(shape) != sizes or 0 in shape or shape[0] > MAX_EXPERTS:
+            raise WeightsError(
+                f"{info.file}: {name!r} is {shape}, and what stacks experts has {sizes} dimensions "
+                f"of at least 1, the first of up to {MAX_EXPERTS:,}; download the checkpoint again"
+            )
+        if kind != "_blocks":
+            return
+        scales = self._stored.get(_scales(name))
+        found = None if scales is None else (scales.dtype, scales.shape)
+        if (info.dtype, found) != (torch.uint8, (torch.uint8, shape[:-1])) or shape[-1] != _BYTES:
+            beside = "none" if scales is None else f"{_spelled(scales.dtype)} {scales.shape}"
+            raise WeightsError(
+                f"{info.file}: {name!r} is {_spelled(info.dtype)} {shape} and its scales are "
+                f"{beside}; in MXFP4 they are uint8 {(*shape[:-1], _BYTES)} and {shape[:-1]}: "
+                "download the checkpoint again"
+            )
+
+    def _put(self, name: str, info: TensorInfo) -> None:
+        if name in self.tensors:
+            raise WeightsError(
+                f"{info.file}: {name!r} is stored by itself and among stacked experts; save the "
+                "checkpoint again with one of them"
+            )
+        self.tensors[name] = info
+
     def _add(self, stored: str, info: TensorInfo, found: re.Match[str]) -> None:
         layer, what, kind = found["layer"], found["what"], found["kind"]
         gate, up, down = self._names.parts
@@ -156,7 +188,7 @@ class StackedFiles:
                 size = info.num_bytes // info.shape[0] * count // shape[0]
                 is_turned = turned and not blocks and len(shape) == 2
                 self._slices[name] = _Slice(stored, expert, own, is_turned, blocks)
-                self.tensors[name] = TensorInfo(info.file, dtype, (count, *shape[1:]), size)
+                self._put(name, TensorInfo(info.file, dtype, (count, *shape[1:]), size))
 
 
 def unstacked(
@@ -166,6 +198,10 @@ def unstacked(
     if not any(_STACKED.fullmatch(name) for name in tensors):
         return None
     return StackedFiles(tensors, files, names)
+
+
+def _spelled(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _scales(blocks: str) -> str:
