@@ -55,21 +55,34 @@ def scales_of(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return found.astype(np.float16)
 
 
-def gptq(shape: tuple[int, int], seed: int, *, bits: int = 4, order: bool = False) -> Packed:
-    (num_out, num_in), size = shape, 32
-    groups = num_in // size
+def gptq(
+    shape: tuple[int, int],
+    seed: int,
+    *,
+    bits: int = 4,
+    order: bool = False,
+    less: int = 1,
+    size: int = 32,
+    listed: bool = True,
+) -> Packed:
+    """less: what is taken from zeros as they are stored. listed: with the groups of inputs."""
+    num_out, num_in = shape
+    groups = -(-num_in // size)
     codes, zeros = draw((num_in, num_out), 1 << bits, seed), draw((groups, num_out), 1 << bits, 7)
+    zeros[:, ::5] = 0
     scales = scales_of((groups, num_out), seed)
     of = np.arange(num_in) // size
     if order:
         of = np.random.default_rng(seed).permutation(of)
     tensors = {
         "qweight": words(codes.T, bits).T.contiguous(),
-        "qzeros": words(zeros, bits),
+        # From a word as a whole, so that a zero of 0 borrows from the next.
+        "qzeros": words(zeros, bits) - words(np.full((1, 32 // bits), less), bits),
         "scales": torch.from_numpy(scales),
-        "g_idx": torch.from_numpy(of.astype(np.int32)),
     }
-    matrix = (codes - (zeros[of] + 1)) * scales[of].astype(np.float32)
+    if listed:
+        tensors["g_idx"] = torch.from_numpy(of.astype(np.int32))
+    matrix = (codes - zeros[of]) * scales[of].astype(np.float32)
     return tensors, torch.from_numpy(matrix.T.astype(np.float32))
 
 
@@ -191,6 +204,25 @@ FORMATS: Mapping[str, tuple[Callable[..., Packed], dict[str, Any], str, Any]] = 
     "gptq": (gptq, {}, METHOD, {"quant_method": "gptq", "bits": 4, "group_size": 32}),
     "gptq order": (gptq, {"order": True}, METHOD, {"quant_method": "gptq", "bits": 4}),
     "gptq 8": (gptq, {"bits": 8}, METHOD, {"quant_method": "gptq", "bits": 8}),
+    "gptq 2": (gptq, {"bits": 2}, METHOD, {"quant_method": "gptq", "bits": 2}),
+    "gptq v2": (
+        gptq,
+        {"less": 0},
+        METHOD,
+        {"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq_v2"},
+    ),
+    "gptq uneven": (
+        gptq,
+        {"size": 40, "listed": False},
+        METHOD,
+        {"quant_method": "gptq", "bits": 4, "group_size": 40},
+    ),
+    "gptq whole": (
+        gptq,
+        {"size": 96, "listed": False},
+        METHOD,
+        {"quant_method": "gptq", "bits": 4, "group_size": -1},
+    ),
     "awq": (awq, {}, METHOD, {"quant_method": "awq", "bits": 4, "version": "gemm"}),
     "packed": (packed, {}, METHOD, group(4, "pack-quantized")),
     "packed zero": (packed, {"zero": True}, METHOD, group(4, "pack-quantized")),
@@ -353,6 +385,7 @@ def without(part: str) -> Callable[[Tensors], None]:
         ("gptq", replaced("qweight", lambda x: x.flatten()), "no matrix of codes"),
         ("gptq", replaced("g_idx", lambda x: x + 1), "g_idx names groups beyond the 2"),
         ("gptq", replaced("g_idx", lambda x: x - 1), "g_idx names groups beyond the 2"),
+        ("gptq uneven", replaced("scales", lambda x: x[:1]), r"is int32 \(2, 12\) and should be"),
         ("awq", replaced("scales", lambda x: x.int()), "scales' is int32"),
         ("awq", replaced("scales", lambda x: x[:, :3].contiguous()), r"\(2, 3\) and should be"),
         ("packed", without("weight_scale"), "has no scales beside it"),
@@ -369,6 +402,8 @@ def without(part: str) -> Callable[[Tensors], None]:
             "is not JSON",
         ),
         ("rows8", replaced("SCB", lambda x: x[:-1]), "up_proj.weight' is int8"),
+        ("rows8", replaced("weight_format", lambda x: x + 2), "weight_format is 2, an order"),
+        ("rows8", replaced("weight_format", lambda x: x.new_zeros(3)), "not one number"),
         ("mlx", without("biases"), "lack .*biases"),
         (
             "mlx",
@@ -389,6 +424,7 @@ def test_parts_that_do_not_go_together_are_named(
     ("name", "changes", "message"),
     [
         ("gptq", {"bits": 3}, "bits = 3, and kept reads 2, 4, 8"),
+        ("gptq uneven", {"group_size": 128}, "has 3 groups, and .*group_size makes 1 of 96"),
         ("gptq", {"checkpoint_format": "marlin"}, "checkpoint_format = 'marlin'"),
         ("awq", {"version": "gemv"}, "version = 'gemv'"),
         ("packed", {"format": "nvfp4-pack-quantized"}, "format = 'nvfp4-pack-quantized'"),

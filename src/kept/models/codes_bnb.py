@@ -5,6 +5,7 @@
          weight.absmax (blocks)    scales; or uint8 by a table of 256 of their own, in blocks
          weight.quant_state.bitsandbytes__nf4  JSON: shape, blocksize, nested_offset
 8 bits   weight (out, in) int8, SCB (out): w[o, i] = weight[o, i] * SCB[o] / 127
+         weight_format  how the weight lies, 0: as rows
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kept.errors import WeightsError
+from kept.errors import UnsupportedFormatError, WeightsError
 from kept.models.fields import Fields
 from kept.models.foreign_codes import Coded, Parts, check_parts
 from kept.models.safetensors_file import TensorInfo
@@ -109,17 +110,34 @@ def _eight_bits(weight: str, scale: str, tensors: Mapping[str, TensorInfo]) -> C
         parts,
         {"weight": ((torch.int8,), (num_out, num_in)), "scale": (_FLOAT32, (num_out,))},
     )
-    more = f"{weight}_format"  # how it lies: as rows, in what is saved today
-    if more in tensors:
-        parts["format"] = more
-    return Coded((num_out, num_in), parts, _row_numbers, _row_codes)
+    format = f"{weight}_format"
+    if format in tensors:
+        if tensors[format].shape not in ((), (1,)):
+            raise WeightsError(
+                f"{tensors[format].file}: {format!r} is {tensors[format].shape}, not one number; "
+                "the file is damaged"
+            )
+        parts["format"] = format
+    numbers, codes = partial(_row_numbers, weight), partial(_row_codes, weight)
+    return Coded((num_out, num_in), parts, numbers, codes)
 
 
-def _row_numbers(parts: Parts) -> Tensor:
+def _check_rows(weight: str, parts: Parts) -> None:
+    """Raise UnsupportedFormatError for a weight in the order of a processor's tiles."""
+    if "format" in parts and int(parts["format"].item()) != 0:
+        raise UnsupportedFormatError(
+            f"{weight}_format is {parts['format'].item()}, an order of numbers for one kind of "
+            "processor, and kept reads rows (0); save the checkpoint again with bitsandbytes"
+        )
+
+
+def _row_numbers(weight: str, parts: Parts) -> Tensor:
+    _check_rows(weight, parts)
     return parts["weight"].float() * (parts["scale"] / 127)[:, None]
 
 
-def _row_codes(parts: Parts) -> QuantizedMatrix | None:
+def _row_codes(weight: str, parts: Parts) -> QuantizedMatrix | None:
+    _check_rows(weight, parts)
     if int(parts["weight"].min()) < -127:
         return None
     return QuantizedMatrix("int8", parts["weight"], parts["scale"] / 127)

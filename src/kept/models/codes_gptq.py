@@ -1,9 +1,12 @@
 """GPTQ (Frantar et al. 2022) and AWQ (Lin et al. 2023): codes in words of 32 bits, a scale and a
 zero for each output and group of inputs.
 
-    GPTQ  qweight (in * bits / 32, out)  qzeros (groups, out * bits / 32), one less than the zero
+    GPTQ  qweight (in * bits / 32, out)  qzeros (groups, out * bits / 32), one less than the zeros
     AWQ   qweight (in, out / 8)          qzeros (groups, out / 8), eight codes of a word shuffled
     both  scales (groups, out); w[o, i] = scales[g, o] * (code[i, o] - zero[g, o])
+
+The one that GPTQ takes from every zero of a word is taken from the word as a whole, modulo 2^32, so
+that a zero of 0 borrows from the next (GPTQModel, `convert_gptq_v1_to_v2_format_module`).
 """
 
 from __future__ import annotations
@@ -50,7 +53,8 @@ def find_gptq(tensors: Mapping[str, TensorInfo], config: Fields) -> dict[str, Co
             parts["g_idx"] = f"{base}.g_idx"
             wanted["g_idx"] = (_INT32, (num_in,))
         check_parts(tensors, parts, wanted)
-        numbers = partial(_gptq, base, bits, 1 if layout == "gptq" else 0)
+        size = _group_size(base, config, num_in, groups) if "g_idx" not in parts else num_in
+        numbers = partial(_gptq, base, bits, 1 if layout == "gptq" else 0, size)
         found[f"{base}.weight"] = Coded((num_out, num_in), parts, numbers)
     return found
 
@@ -103,19 +107,37 @@ def _groups(tensors: Mapping[str, TensorInfo], base: str) -> int:
     return scales.shape[0] if scales is not None and len(scales.shape) == 2 else 1
 
 
-def _gptq(base: str, bits: int, less: int, parts: Parts) -> Tensor:
+def _group_size(base: str, config: Fields, num_in: int, groups: int) -> int:
+    """How many inputs a group has where no tensor says which are of it."""
+    size = config.integer("group_size", -1, minimum=-1)
+    size = size if size > 0 else num_in
+    if -(-num_in // size) != groups:
+        raise WeightsError(
+            f"{base}.scales has {groups:,} groups, and quantization_config's group_size makes "
+            f"{-(-num_in // size):,} of {num_in:,} inputs; use the config.json it was saved with"
+        )
+    return size
+
+
+def _gptq(base: str, bits: int, less: int, size: int, parts: Parts) -> Tensor:
     codes = unpack(parts["qweight"].T.contiguous(), bits)  # (out, in)
-    zeros = unpack(parts["qzeros"], bits).T + less  # (out, groups)
+    zeros = unpack(_plus(parts["qzeros"], less, bits), bits).T  # (out, groups)
     scales = parts["scales"].float().T
     num_in, groups = codes.shape[1], scales.shape[1]
     order = parts.get("g_idx")
     if order is None:
-        size = -(-num_in // groups)
         order = torch.arange(num_in, dtype=torch.int32, device="cpu") // size
     if int(order.min()) < 0 or int(order.max()) >= groups:
         raise WeightsError(f"{base}.g_idx names groups beyond the {groups:,} there are")
     order = order.long()
     return (codes - zeros[:, order]).float() * scales[:, order]
+
+
+def _plus(words: Tensor, number: int, bits: int) -> Tensor:
+    """Words with so much more in each of their codes, carried from one to the next."""
+    each = sum(number << place for place in range(0, WORD, bits))
+    wide = (words.long() + each) & 0xFFFFFFFF
+    return torch.where(wide < 1 << (WORD - 1), wide, wide - (1 << WORD)).int()
 
 
 def _awq(bits: int, parts: Parts) -> Tensor:
