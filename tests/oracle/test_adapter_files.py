@@ -25,6 +25,8 @@ from . import seq2seq
 from .zoo import make_hf
 
 HOME = "base_model.model.model.layers.0.self_attn.q_proj"
+AGAIN = "base_model.model.layers.0.self_attn.q_proj"  # as the base's tensors may be called too
+PAIR = (4, 48), (48, 4)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,16 @@ def test_configs(
         ({f"{HOME}.lora_B.weight": torch.ones(47, 4)}, WeightsError, r"should be \(48, 4\)"),
         ({f"{HOME}.lora_A.weight": torch.ones(4, 48).char()}, UnsupportedFormatError, "int8"),
         ({f"{HOME}.lora_A.weight": torch.full((4, 48), torch.nan)}, WeightsError, "not finite"),
+        (
+            {f"{HOME}.lora_A.default.weight": torch.ones(4, 48)},
+            WeightsError,
+            r"lora_A\.default\.weight' and .* of one layer",
+        ),
+        (
+            {f"{AGAIN}.lora_{x}.weight": torch.ones(y) for x, y in zip("AB", PAIR, strict=True)},
+            WeightsError,
+            "of one layer",
+        ),
         ({f"{HOME}.lora_magnitude_vector": torch.ones(48)}, UnsupportedModelError, "magnitude"),
         ({"base_model.model.lm_head.weight": torch.ones(2, 2)}, UnsupportedModelError, "lm_head"),
         (

@@ -49,9 +49,13 @@ def read_adapter(name: str, folder: object, model: CausalLM, weight_map: WeightM
     config = read_adapter_config(path)
     file = _open(path)
     parts: dict[str, list[LowRank]] = {}
+    reached: dict[tuple[str, int], str] = {}
     for module, sides in _pairs(file).items():
         home, part = _read_part(file, module, sides, config, model, weight_map)
         parts.setdefault(home, []).append(part)
+        before = reached.setdefault((home, part.start), sides["A"])
+        if before != sides["A"]:  # under another name that the base's own tensors may have
+            raise _twice(file, before, sides["A"])
     file.close()
     ordered = {home: tuple(sorted(each, key=lambda p: p.start)) for home, each in parts.items()}
     return Adapter(name, _digest(path), ordered)
@@ -76,7 +80,10 @@ def _pairs(file: SafetensorsFile) -> dict[str, dict[str, str]]:
                 f"{file.path} holds {name!r}, which is no part of a plain LoRA of linear layers "
                 "(lora_A.weight and lora_B.weight); kept runs no other"
             )
-        found.setdefault(match["module"], {})[match["side"]] = name
+        sides, side = found.setdefault(match["module"], {}), match["side"]
+        if side in sides:
+            raise _twice(file, sides[side], name)
+        sides[side] = name
     if not found:
         raise WeightsError(f"{file.path} holds no tensors; save the adapter again")
     for module, sides in found.items():
@@ -86,6 +93,13 @@ def _pairs(file: SafetensorsFile) -> dict[str, dict[str, str]]:
                 "pairs; save the adapter again"
             )
     return found
+
+
+def _twice(file: SafetensorsFile, one: str, other: str) -> WeightsError:
+    return WeightsError(
+        f"{file.path} holds {one!r} and {other!r}, which are of one layer, and an adapter adapts a "
+        "layer once; save the adapter again"
+    )
 
 
 def _read_part(
