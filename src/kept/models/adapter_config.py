@@ -28,6 +28,9 @@ _NEUTRAL: tuple[tuple[str, object, str], ...] = (
     ("layer_replication", None, "the base's layers stay as many as they are"),
     ("use_qalora", False, "its inputs are pooled"),
     ("alora_invocation_tokens", None, "an adapter holds for all of a text"),
+    ("use_bdlora", False, "its pairs are stored as blocks of a diagonal"),
+    ("kasa_config", None, "the base's own matrices lose their least parts"),
+    ("monteclora_config", None, "what is drawn beside its pairs is left out"),
     ("arrow_config", None, "nothing chooses among adapters but the request"),
 )
 # Under others peft changes the base's own matrices when it loads the adapter.
