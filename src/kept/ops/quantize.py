@@ -134,7 +134,7 @@ def _pieces(num_out: int, num_in: int) -> Iterator[slice]:
 
 def _in_torch(weight: Tensor, codes: Tensor, scales: Tensor, first_row: int, format: str) -> None:
     """Fill the codes and scales of some rows; the first of them is `first_row` of the matrix."""
-    piece = weight.float()
+    piece = weight.float().contiguous()
     _check_finite(piece, first_row, format)
     found = _to_int8(piece) if format == "int8" else _to_int4(piece)
     codes.copy_(found[0])

@@ -152,6 +152,19 @@ def test_rows_do_not_depend_on_each_other_nor_on_the_pieces(
         assert torch.equal(dequantize(found), expected)
 
 
+@pytest.mark.parametrize("format", QUANTIZED_FORMATS)
+@pytest.mark.parametrize("ops", ["reference", "auto"])
+def test_a_matrix_that_lies_the_other_way(
+    format: str, ops: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As experts do that are stored (in, out)."""
+    monkeypatch.setenv("KEPT_OPS", ops)
+    weight = torch.randn(64, 9, generator=torch.Generator().manual_seed(3)).T
+    found, wanted = quantize(weight, format), quantize(weight.contiguous(), format)
+    assert torch.equal(found.codes, wanted.codes)
+    assert torch.equal(found.scales, wanted.scales)
+
+
 def test_the_search_is_worth_its_while() -> None:
     """Normal weights: the relative squared error is what it was when the levels were chosen."""
     weight = torch.randn(64, 2048)
