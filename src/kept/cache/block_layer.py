@@ -30,6 +30,7 @@ class BlockLayer(LayerCache):
     ) -> None:
         self.codec, self.num_kv_heads, self.place = codec, shape.num_kv_heads, place
         self.head_dim, self.value_dim = shape.head_dim, shape.value_width
+        self.values_in_keys = shape.values_in_keys
         self.memory, self.index = memory, index
         self._num_key_parts = len(codec.keys.parts(shape.head_dim))
 

@@ -279,7 +279,7 @@ def _parts(shape: KVShape, codec: KVCodec) -> list[_Size]:
     """Of keys, then of values."""
     # What is whole may be a tensor, which `+=` would change for all who have it.
     heads, key_width, value_width = map(
-        int, (shape.num_kv_heads, shape.head_dim, shape.value_width)
+        int, (shape.num_kv_heads, shape.head_dim, shape.stored_value_width)
     )
     sides: list[tuple[Callable[[int], tuple[Part, ...]], int]] = [
         (codec.keys.parts, key_width),

@@ -13,6 +13,7 @@ from kept.cache.block_layout import BlockLayout
 from kept.cache.contiguous import ContiguousLayout, grown
 from kept.cache.evicting import EvictingLayout
 from kept.cache.eviction_file import MAX_COUNT, read_count, read_rule, write_rule
+from kept.cache.in_keys import why_not_in_keys
 from kept.cache.layout import Layout
 from kept.cache.reading import Readable
 from kept.cache.saved_window import SavedWindow
@@ -108,6 +109,7 @@ class Description:
         return (
             bool(self.lengths)
             and all(map(_is_shape, self.shapes))
+            and why_not_in_keys(self.shapes, self.codec) is None
             and set(self.layout_of) == set(layouts)
             and all(length >= 1 for length in self.inputs)
             and len(self.input_of) == (len(self.lengths) if cross else 0)
@@ -140,6 +142,8 @@ def _shape_fields(shape: KVShape) -> dict[str, Any]:
     fields = dataclasses.asdict(shape)
     if shape.value_dim is None:  # what a kept that knows no value_dim reads too
         del fields["value_dim"]
+    if not shape.values_in_keys:
+        del fields["values_in_keys"]
     return fields
 
 
@@ -193,7 +197,9 @@ def _is_shape(shape: KVShape) -> bool:
         all(type(n) is int and 1 <= n <= MAX_COUNT for n in (shape.num_kv_heads, shape.head_dim))
         and (shape.window is None or (type(shape.window) is int and shape.window >= 1))
         and (shape.shares is None or (type(shape.shares) is int and shape.shares >= 0))
-        and type(shape.cross) is bool
+        and type(shape.cross) is type(shape.values_in_keys) is bool
+        and type(shape.value_width) is int
+        and 1 <= shape.value_width <= MAX_COUNT
     )
 
 

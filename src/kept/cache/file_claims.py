@@ -91,7 +91,7 @@ def _claims(
 def _parts(found: Description, shape: KVShape) -> Iterator[tuple[str, Part]]:
     keys, values = found.codec.keys, found.codec.values
     yield from (("keys", part) for part in keys.parts(shape.head_dim))
-    yield from (("values", part) for part in values.parts(shape.value_width))
+    yield from (("values", part) for part in values.parts(shape.stored_value_width))
 
 
 def _num_bytes(found: Description, shape: KVShape, layout: Layout, in_blocks: bool) -> int:
@@ -99,7 +99,7 @@ def _num_bytes(found: Description, shape: KVShape, layout: Layout, in_blocks: bo
     if in_blocks:
         held = (count_entries(layout, slot, n) for slot, n in enumerate(found.lengths))
         entries = sum(blocks_of(count) * BLOCK for count in held)
-    per_token = found.codec.num_bytes(shape.head_dim, shape.value_width)
+    per_token = found.codec.num_bytes(shape.head_dim, shape.stored_value_width)
     return shape.num_kv_heads * entries * per_token
 
 

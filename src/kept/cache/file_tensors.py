@@ -21,7 +21,7 @@ def buffers_of(cache: Readable) -> Iterator[tuple[str, int, Tensor]]:
         codec = cache.codec
         sides = (
             ("keys", codec.keys.parts(layer.head_dim), layer.keys),
-            ("values", codec.values.parts(layer.value_dim), layer.values),
+            ("values", codec.values.parts(layer.stored_value_width), layer.values),
         )
         for which, parts, buffers in sides:
             for part, buffer in zip(parts, buffers, strict=True):

@@ -15,6 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from kept.cache.in_keys import check_first_numbers
 from kept.cache.layout import Copies, Layout, Writes, lasting
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
@@ -47,6 +48,7 @@ class LayerCache:
     ) -> None:
         self.codec, self.num_kv_heads = codec, shape.num_kv_heads
         self.head_dim, self.value_dim = shape.head_dim, shape.value_width
+        self.values_in_keys = shape.values_in_keys
         self.place = place
         size = (num_slots, shape.num_kv_heads, capacity)
 
@@ -54,7 +56,7 @@ class LayerCache:
         def empty(of: Codec, width: int) -> Buffers:
             return tuple(place.zeros((*size, part.width), part.dtype) for part in of.parts(width))
 
-        widths = self.head_dim, self.value_dim
+        widths = self.head_dim, shape.stored_value_width
         with lasting():
             self.keys, self.values = map(empty, (codec.keys, codec.values), widths)
         self._shared, self._was_forked = WeakSet((self,)), False
@@ -64,7 +66,8 @@ class LayerCache:
         """Store the packed keys and values (N, G, D) of a step; returns all that attention reads.
 
         Mutates the buffers, which must not be shared, not the lengths. What is stored carries no
-        gradient. Raises CacheError for another shape.
+        gradient. Raises CacheError for another shape, and for values that are not in the keys where
+        they ought to be.
         """
         rows = span.starts[-1], self.num_kv_heads
         if k.shape != (*rows, self.head_dim) or v.shape != (*rows, self.value_dim):
@@ -75,10 +78,19 @@ class LayerCache:
             )
         assert not self.is_shared, "a step begins with buffers of its own"
         codec = self.codec
-        parts = (*encode_heads(codec.keys, k.detach()), *encode_heads(codec.values, v.detach()))
+        parts = list(encode_heads(codec.keys, k.detach()))
+        if self.values_in_keys:
+            check_first_numbers(k, v)
+        else:
+            parts += encode_heads(codec.values, v.detach())
         for buffer, part in zip(self.keys + self.values, parts, strict=True):
             _write(buffer, part, writes)
         return self.view(span)
+
+    @property
+    def stored_value_width(self) -> int:
+        """See `KVShape.stored_value_width`."""
+        return 0 if self.values_in_keys else self.value_dim
 
     def view(self, span: Span) -> StoredView:
         """What a step of this span reads."""
@@ -94,6 +106,8 @@ class LayerCache:
             return of.turned(found).to(self.codec.dtype)
 
         keys = decoded(self.codec.keys, self.keys, self.head_dim)
+        if self.values_in_keys:
+            return keys, keys[..., : self.value_dim]
         values = decoded(self.codec.values, self.values, self.value_dim)
         return keys, values
 

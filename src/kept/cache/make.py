@@ -11,6 +11,7 @@ from kept.cache.block_groups import block_layouts
 from kept.cache.cache import Cache
 from kept.cache.contiguous import ContiguousLayout
 from kept.cache.evicting import evicting_layouts
+from kept.cache.in_keys import why_not_in_keys
 from kept.cache.indices import check_num_slots, read_all_whole, read_whole
 from kept.cache.layout import Layout
 from kept.cache.place import Place
@@ -89,6 +90,8 @@ def make_cache(
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype!r}; pass a torch dtype of real numbers")
     where, codec = read_device(device), find_kv_codec(dtype if kv_dtype is None else kv_dtype)
+    if (reason := why_not_in_keys(shapes, codec)) is not None:
+        raise OptionError(reason)
     stored = [shape for shape in own if shape.shares is None]
     check_place(place, where, evicts=kind == "evicting")
     in_blocks = in_blocks and kind in ("dynamic", "sliding") and place is None
@@ -167,10 +170,12 @@ def check_shapes(shapes: object) -> None:
             "KVShape of each layer"
         )
     for index, shape in enumerate(shapes):
-        for name in ("num_kv_heads", "head_dim", "window", "shares"):
+        for name in ("num_kv_heads", "head_dim", "window", "shares", "value_dim"):
             _read_optional(getattr(shape, name), f"{name} of layer {index}")
         if shape.num_kv_heads is None or shape.head_dim is None or type(shape.cross) is not bool:
             raise OptionError(f"layer {index} is {shape!r:.200}; heads and head size are numbers")
+        if type(shape.values_in_keys) is not bool:
+            raise OptionError(f"layer {index} is {shape!r:.200}; values_in_keys is True or False")
 
 
 def _read_optional(value: object, what: str) -> int | None:

@@ -15,8 +15,8 @@ class KVShape:
     last layers do, config `num_kv_shared_layers`); None: it stores its own. cross: whether the
     tokens are those of an encoder's input, which the layer attends whole. A model's layers are
     listed so: those that store, those that share, and the cross layers. value_dim: the size of a
-    value where it is not that of a key (as in DeepSeek-V3, `v_head_dim`); None: D. Such a layer is
-    attended by the torch reference, as the kernels know one size.
+    value where it is not that of a key; None: D. values_in_keys: a value is the first numbers of
+    its key, and nothing is stored of it beside (as in DeepSeek's latent attention).
     """
 
     num_kv_heads: int
@@ -25,6 +25,7 @@ class KVShape:
     shares: int | None = None
     cross: bool = False
     value_dim: int | None = None
+    values_in_keys: bool = False
 
     def __post_init__(self) -> None:
         if self.value_dim is not None and self.value_dim == self.head_dim:
@@ -37,11 +38,16 @@ class KVShape:
         return self.head_dim if self.value_dim is None else self.value_dim
 
     @property
+    def stored_value_width(self) -> int:
+        """Numbers that are stored of a value of one head, beside its key."""
+        return 0 if self.values_in_keys else self.value_width
+
+    @property
     def numel(self) -> int:
         """Numbers stored per token: a key and a value for each head."""
-        return (
-            0 if self.shares is not None else self.num_kv_heads * (self.head_dim + self.value_width)
-        )
+        if self.shares is not None:
+            return 0
+        return self.num_kv_heads * (self.head_dim + self.stored_value_width)
 
     def num_bytes(self, codec: KVCodec) -> int:
         """Bytes stored per token, scales included."""
@@ -49,4 +55,4 @@ class KVShape:
 
     def num_bytes_read(self, codec: KVCodec) -> int:
         """Bytes that attending a token reads, whoever stores it."""
-        return self.num_kv_heads * codec.num_bytes(self.head_dim, self.value_width)
+        return self.num_kv_heads * codec.num_bytes(self.head_dim, self.stored_value_width)

@@ -214,4 +214,4 @@ def share_of(draft: CausalLM, model: CausalLM, codec: KVCodec) -> float:
 def _token_bytes(shapes: Sequence[KVShape], codec: KVCodec) -> int:
     """Bytes that layers store of a token."""
     stored = [shape for shape in shapes if shape.shares is None and not shape.cross]
-    return sum(x.num_kv_heads * codec.num_bytes(x.head_dim, x.value_width) for x in stored)
+    return sum(x.num_kv_heads * codec.num_bytes(x.head_dim, x.stored_value_width) for x in stored)

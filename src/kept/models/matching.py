@@ -49,5 +49,6 @@ def _counted(layers: Sequence[KVShape]) -> str:
 
 def _spelled(shape: KVShape) -> str:
     values = "" if shape.value_dim is None else f" in keys and {shape.value_dim} in values"
+    values += ", which lie in them" if shape.values_in_keys else ""
     cross = " of an encoder input" if shape.cross else ""
     return f"{shape.num_kv_heads} heads of {shape.head_dim} numbers{values}{cross}"

@@ -69,9 +69,14 @@ class Codec(ABC):
         """Whether numbers become codes with a scale, which round them."""
         return True
 
-    @abstractmethod
     def parts(self, head_dim: int) -> tuple[Part, ...]:
-        """The buffers that hold heads of D numbers, in the order that the other methods use."""
+        """The buffers that hold heads of D numbers, in the order that the other methods use; none
+        where D is 0."""
+        return self._parts(head_dim) if head_dim else ()
+
+    @abstractmethod
+    def _parts(self, head_dim: int) -> tuple[Part, ...]:
+        """See `parts`; D of at least 1."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> Sequence[Tensor]:
@@ -103,7 +108,7 @@ class FloatCodec(Codec):
         """See `Codec.is_coded`."""
         return False
 
-    def parts(self, head_dim: int) -> tuple[Part, ...]:
+    def _parts(self, head_dim: int) -> tuple[Part, ...]:
         """See `Codec.parts`."""
         return (Part("numbers", self.dtype, head_dim),)
 
@@ -120,7 +125,7 @@ class FloatCodec(Codec):
 class Int8Codec(Codec):
     """A signed byte an element, one scale a token and head."""
 
-    def parts(self, head_dim: int) -> tuple[Part, ...]:
+    def _parts(self, head_dim: int) -> tuple[Part, ...]:
         """See `Codec.parts`."""
         return Part("codes", torch.int8, head_dim), Part("scales", torch.bfloat16, 1)
 
@@ -142,7 +147,7 @@ class Int4Codec(Codec):
 
     rotated: bool = False
 
-    def parts(self, head_dim: int) -> tuple[Part, ...]:
+    def _parts(self, head_dim: int) -> tuple[Part, ...]:
         """See `Codec.parts`."""
         return (
             Part("codes", torch.uint8, -(-head_dim // 2)),

@@ -145,7 +145,8 @@ class SlotView:
     """Sequences in the slots of buffers (slots, G, capacity, width); how they lie is a kind's.
 
     keys, values: one buffer for each part of their codec, as `Codec.parts` orders them. head_dim:
-    D. value_dim: of values, where it is not D.
+    D. value_dim: of values, where it is not D. No buffers of values: these are the first numbers of
+    the keys.
     """
 
     span: Span
@@ -160,10 +161,17 @@ class SlotView:
         """Numbers in a value of one head."""
         return self.head_dim if self.value_dim is None else self.value_dim
 
+    @property
+    def values_in_keys(self) -> bool:
+        """Whether values are the first numbers of keys."""
+        return not self.values
+
     def stored(self) -> tuple[Tensor, Tensor]:
         """See `KVView.stored`."""
         codec = self.codec
         keys = self._decoded(codec.keys, self.keys, self.head_dim)
+        if self.values_in_keys:
+            return keys, keys[..., : self.value_width]
         values = self._decoded(codec.values, self.values, self.value_width)
         return keys, values
 
