@@ -100,7 +100,7 @@ struct TileWork<OperandsOn<Tiles>> {
 
     void attend_many(std::int64_t first, std::int64_t last) const {
         key_pairs(keys, s.padded, s.staged, s.keys);
-        value_pairs(values, s.padded, s.staged, s.values, [] {});
+        value_pairs(values, s.padded_values, s.staged, s.values, [] {});
         const auto end_of = [&](std::int64_t begin) {
             return std::min<std::int64_t>(begin + kTileRows, last);
         };
@@ -159,7 +159,8 @@ struct TileWork<OperandsOn<Tiles>> {
                 prefetch_outer(next.p);
         };
         k.stride = kTile * keys.bytes / kTurns, v.stride = kTile * values.bytes / kTurns;
-        value_pairs(values, s.padded, s.staged, s.values, [&] { some(k, k_end), some(v, v_end); });
+        value_pairs(values, s.padded_values, s.staged, s.values,
+                    [&] { some(k, k_end), some(v, v_end); });
     }
 
     // Scores of a turn that is over many, (rows, 64) of each group one behind the other.
@@ -183,15 +184,15 @@ struct TileWork<OperandsOn<Tiles>> {
     }
 
     void weigh(std::int64_t begin, int rows, const float* correction, std::uint32_t moved) const {
-        float* sums = s.state.out + begin * s.padded;
+        float* sums = s.state.out + begin * s.padded_values;
         for (; moved != 0; moved &= moved - 1) {
             const int r = std::countr_zero(moved);
-            for (std::int64_t d = r * s.padded; d < (r + 1) * s.padded; d += W)
+            for (std::int64_t d = r * s.padded_values; d < (r + 1) * s.padded_values; d += W)
                 store(sums + d, mul(load(sums + d), set1(correction[r])));
         }
         // Behind a turn that is not whole lie the sums of others.
         float* to = rows == kTileRows ? sums : s.sums;
-        const std::int64_t blocks = s.padded / kPanel;
+        const std::int64_t blocks = s.padded_values / kPanel;
         load_weights(0, rows);
         for (std::int64_t block = 0; block < blocks; block += 2) {
             if (s.value_groups > 1 && block > 0) load_weights(block, rows);
@@ -200,7 +201,7 @@ struct TileWork<OperandsOn<Tiles>> {
             if (s.value_groups > 1) load_weights(block + 1, rows);
             weigh_block<2>(block + 1, sums, to);
         }
-        if (to == s.sums) std::copy_n(s.sums, rows * s.padded, sums);
+        if (to == s.sums) std::copy_n(s.sums, rows * s.padded_values, sums);
     }
 
     void load_weights(std::int64_t group, int rows) const {
@@ -212,7 +213,7 @@ struct TileWork<OperandsOn<Tiles>> {
     // Sums of 32 elements, in tiles kSums and the one behind it.
     template <int kSums>
     void weigh_block(std::int64_t block, const float* sums, float* to) const {
-        const std::int64_t stride = s.padded * 4;
+        const std::int64_t stride = s.padded_values * 4;
         const std::byte* from = s.values + block * kPanel * 4;
         for_constants<2>([&]<int i>() {
             Tiles::template load<kSums + i>(sums + block * kPanel + i * kTileRows, stride);

@@ -136,7 +136,7 @@ class Planner {
         rows.partial = made_.floats;
         const std::int64_t queries = num_queries_of(made_.shape, rows);
         made_.floats += made_.shape.kv_heads * (rows.chunk_end - rows.chunk) *
-                        partial_floats(queries, made_.shape.head_dim);
+                        partial_floats(queries, made_.shape.value_dim);
     }
 
     void add_units(const Group& group, std::int64_t chunk) {
@@ -188,7 +188,7 @@ class Planner {
 
 bool AttendPlan::fits(const AttentionShape& other, std::int64_t other_layout) const {
     return layout == other_layout && shape.heads == other.heads &&
-           shape.kv_heads == other.kv_heads && shape.head_dim == other.head_dim &&
+           shape.kv_heads == other.kv_heads && shape.value_dim == other.value_dim &&
            shape.causal == other.causal && shape.window == other.window &&
            shape.sinks == other.sinks;
 }

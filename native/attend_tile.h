@@ -108,10 +108,10 @@ struct TileWork {
     void expand_values(std::int64_t count) const {
         if (values_wide())
             with_wide(values.stored.codec, [&](auto code) {
-                expand_wide_values<decltype(code)>(values, s.padded, s.staged, s.values);
+                expand_wide_values<decltype(code)>(values, s.padded_values, s.staged, s.values);
             });
         else if (!values_as_stored(count))
-            expand<Of>(values, false, s.padded, s.staged, s.values);
+            expand<Of>(values, false, s.padded_values, s.staged, s.values);
     }
     // Whether a value that is not finite must be kept from those who do not see it.
     bool may_spread() const { return !values_wide(); }
@@ -142,12 +142,12 @@ struct TileWork {
     bool values_wide() const { return Of::kWide && is_coded(values.stored.codec); }
     // Where queries are few, bf16 goes into the products at once.
     bool keys_as_stored(std::int64_t count) const {
-        return kTransposesInRegisters && count <= kTurn && is_whole();
+        return kTransposesInRegisters && count <= kTurn && is_whole(args.shape.head_dim);
     }
-    bool values_as_stored(std::int64_t count) const { return count <= 2 * kTurn && is_whole(); }
-    bool is_whole() const {
-        return Of::kRounds && s.padded % 64 == 0 && s.padded == args.shape.head_dim;
+    bool values_as_stored(std::int64_t count) const {
+        return count <= 2 * kTurn && is_whole(args.shape.value_dim);
     }
+    static bool is_whole(std::int64_t dim) { return Of::kRounds && dim % 64 == 0; }
 
     void score(std::int64_t begin, int rows, std::int64_t count) {
         if (keys_wide()) return score_wide(begin, rows);
@@ -170,12 +170,12 @@ struct TileWork {
             [&](TokenSet, int row, const vf* p) { return Of::put(weights + row * kTile, p); });
         const auto over = [&](const auto& from) {
             with_rows<kTurn>(rows, WeighTurn<Of, std::decay_t<decltype(from)>>{
-                                       from, weights, s.padded, correction,
-                                       s.state.out + begin * s.padded, next_values});
+                                       from, weights, s.padded_values, correction,
+                                       s.state.out + begin * s.padded_values, next_values});
         };
         if constexpr (Of::kRounds)
             if (values_as_stored(count)) return over(StoredValues<Of, Bf16Code>{values.rows});
-        over(Expanded<Of>{s.values, s.padded * 4});
+        over(Expanded<Of>{s.values, s.padded_values * 4});
     }
 
     void score_wide(std::int64_t begin, int rows) {
@@ -197,14 +197,14 @@ struct TileWork {
         with_wide(values.stored.codec, [&](auto code) {
             using Code = decltype(code);
             LaterTile ahead(next_values.p, next_values.stride == 0 ? 0 : kTile * values.bytes,
-                            WeighWide<Code>::num_steps(s.padded, rows));
+                            WeighWide<Code>::num_steps(s.padded_values, rows));
             WideTurn turn;
             float correction[W];
             soften<true>(args.shape, s, begin, rows, correction,
                          PutWide{s, rows, Code::kOffset, finite, turn});
-            WeighWide<Code>{s.values,    s.weights,  turn.factors,
-                            turn.starts, s.padded,   s.value_groups,
-                            rows,        correction, s.state.out + begin * s.padded,
+            WeighWide<Code>{s.values,    s.weights,       turn.factors,
+                            turn.starts, s.padded_values, s.value_groups,
+                            rows,        correction,      s.state.out + begin * s.padded_values,
                             ahead}
                 .run();
         });
@@ -222,18 +222,21 @@ void attend_tile(const UnitRows& rows, const AttendScratch& s, const Sight& sigh
     const AttendArgs& args = rows.args;
     const SeenTile seen(rows, s, sight, begin, end, token);
     const BlockEntries where = rows.where(rows.at(begin), token);
-    const auto rows_of = [&](const Stored& stored, TokenSet tokens) {
-        return TileRows(stored, where, args.shape.head_dim, token, tokens);
+    const std::int64_t dim = args.shape.head_dim;
+    const auto values_of = [&](TokenSet tokens) {
+        return TileRows(args.values, where, args.shape.value_dim, args.shape.value_row(), token,
+                        tokens);
     };
-    const TileRows keys = rows_of(args.keys, seen.by_some);
-    const TileRows values = rows_of(args.values, seen.by_some);
+    const TileRows keys(args.keys, where, dim, dim, token, seen.by_some);
+    const TileRows values = values_of(seen.by_some);
     const std::int64_t later = token + kTilesFetched * kTile;
     const std::int64_t entry = later < rows.length(rows.at(begin))
                                    ? rows.where(rows.at(begin), later).of(later)
                                    : where.of(token);
     const auto next = [&](const TileRows& of) {
         // The products go over a tile in so many steps at least.
-        const std::int64_t num_steps = 2 * std::max(s.padded, kTile) / Of::kInputs;
+        const std::int64_t padded = round_up(of.head_dim, kPanel);
+        const std::int64_t num_steps = 2 * std::max(padded, kTile) / Of::kInputs;
         return Fetch{of.stored.codes + entry * of.bytes, kTile * of.bytes / num_steps};
     };
     if (Of::kRounds) {
@@ -250,7 +253,7 @@ void attend_tile(const UnitRows& rows, const AttendScratch& s, const Sight& sigh
     }
     const std::int64_t share = rows.share();
     for (std::int64_t q = first; q < last; q += share) {
-        const TileRows own = rows_of(args.values, s.sees[q]);
+        const TileRows own = values_of(s.sees[q]);
         TileWork<Of> alone{args, s, keys, own, work.next_keys, work.next_values};
         alone.expand_values(share);
         alone.attend(q, q + share);

@@ -25,21 +25,21 @@ namespace kept::KEPT_NS {
 inline void put_attended(const AttendArgs& args, const AttendRows& rows, std::int64_t kv_head,
                          const float* sum, const float* out) {
     const AttentionShape& shape = args.shape;
-    const std::int64_t share = shape.heads / shape.kv_heads, padded = round_up(shape.head_dim, 32);
-    const std::int64_t count = num_queries_of(shape, rows);
+    const std::int64_t share = shape.heads / shape.kv_heads, dim = shape.value_dim;
+    const std::int64_t count = num_queries_of(shape, rows), padded = round_up(dim, 32);
+    const bool turned = shape.in_keys && turns_keys(args.keys);
+    alignas(64) float x[kMaxHeadDim];
     for (std::int64_t q = 0; q < count; ++q, out += padded) {
         const std::int64_t row = rows.first + q / share, head = kv_head * share + q % share;
         const float inverse = 1.0f / sum[q];
-        for (std::int64_t d = 0; d < shape.head_dim; d += W) {
-            const vf x = mul(load(out + d), set1(inverse));
-            if (d + W <= shape.head_dim) {
-                put_act(args.out, row, head * shape.head_dim + d, x);
+        for (std::int64_t d = 0; d < dim; d += W) store(x + d, mul(load(out + d), set1(inverse)));
+        if (turned) turn_head(x, dim);
+        for (std::int64_t d = 0; d < dim; d += W) {
+            if (d + W <= dim) {
+                put_act(args.out, row, head * dim + d, load(x + d));
                 continue;
             }
-            float lanes[W];
-            store(lanes, x);
-            for (std::int64_t i = 0; d + i < shape.head_dim; ++i)
-                put_one(args.out, row, head * shape.head_dim + d + i, lanes[i]);
+            for (std::int64_t i = d; i < dim; ++i) put_one(args.out, row, head * dim + i, x[i]);
         }
     }
 }
@@ -120,7 +120,7 @@ void attend_chunk(const UnitRows& rows, const AttendScratch& s, std::int64_t chu
     const auto takes_part = [&](const AttendRows& of, std::int64_t token) {
         return token < end_of(of) && !sight.skips(token, kTile, rows.token_of(of, of.first));
     };
-    begin_state(s.state, num_queries, s.padded);
+    begin_state(s.state, num_queries, s.padded_values);
     std::int64_t end = 0;
     for (std::int64_t i = rows.unit.begin; i < rows.unit.end; ++i)
         end = std::max(end, end_of(rows.at(i)));
@@ -154,7 +154,7 @@ inline void leave_chunk(const UnitRows& rows, const AttendScratch& s, std::int64
                 args.partials + partial_at(args.shape, of, rows.unit.kv_head, chunk), count);
             std::copy_n(s.state.peak + q, count, to.peak);
             std::copy_n(s.state.sum + q, count, to.sum);
-            std::copy_n(s.state.out + q * s.padded, count * s.padded, to.out);
+            std::copy_n(s.state.out + q * s.padded_values, count * s.padded_values, to.out);
         }
         q += count;
     }
@@ -163,12 +163,14 @@ inline void leave_chunk(const UnitRows& rows, const AttendScratch& s, std::int64
 template <class Of>
 void attend_in(const AttendArgs& args, const AttendUnit& unit, float* scratch) {
     const UnitRows rows{args, unit};
-    const std::int64_t num_queries = rows.num_queries(), dim = args.shape.head_dim;
+    const std::int64_t num_queries = rows.num_queries();
+    const AttentionShape& shape = args.shape;
     // What is expanded to floats is scaled then and there.
-    const auto groups = [&](const Stored& stored) {
+    const auto groups = [&](const Stored& stored, std::int64_t dim) {
         return Of::kRounds ? num_scales(stored.codec, dim) : 0;
     };
-    const AttendScratch s(scratch, num_queries, dim, groups(args.keys), groups(args.values));
+    const AttendScratch s(scratch, num_queries, shape, groups(args.keys, shape.head_dim),
+                          groups(args.values, shape.value_dim));
     gather_queries<Of>(rows, s);
     std::fill_n(s.key_scales, kTile,
                 score_factor(args.shape));  // where keys have none of their own
@@ -180,16 +182,17 @@ void attend_in(const AttendArgs& args, const AttendUnit& unit, float* scratch) {
         if (chunk == unit.chunk) {
             std::copy_n(s.state.peak, num_queries, s.all.peak);
             std::copy_n(s.state.sum, num_queries, s.all.sum);
-            std::copy_n(s.state.out, num_queries * s.padded, s.all.out);
+            std::copy_n(s.state.out, num_queries * s.padded_values, s.all.out);
         } else {
-            merge_state(s.all, s.state, num_queries, s.padded);
+            merge_state(s.all, s.state, num_queries, s.padded_values);
         }
     }
     std::int64_t q = 0;
     for (std::int64_t i = unit.begin; i < unit.end; ++i) {
         if (rows.at(i).partial < 0) {
             add_idle(args, rows.at(i), unit.kv_head, s.all.peak + q, s.all.sum + q);
-            put_attended(args, rows.at(i), unit.kv_head, s.all.sum + q, s.all.out + q * s.padded);
+            put_attended(args, rows.at(i), unit.kv_head, s.all.sum + q,
+                         s.all.out + q * s.padded_values);
         }
         q += num_queries_of(args.shape, rows.at(i));
     }
@@ -209,7 +212,7 @@ inline void merge(const AttendArgs& args, const AttendRows& rows, std::int64_t k
     };
     const AttendState all = at(rows.chunk);
     for (std::int64_t chunk = rows.chunk + 1; chunk < rows.chunk_end; ++chunk)
-        merge_state(all, at(chunk), count, round_up(args.shape.head_dim, 32));
+        merge_state(all, at(chunk), count, round_up(args.shape.value_dim, 32));
     add_idle(args, rows, kv_head, all.peak, all.sum);
     put_attended(args, rows, kv_head, all.sum, all.out);
 }

@@ -47,8 +47,9 @@ nb::ndarray<nb::pytorch, std::uint8_t> zeros(std::size_t bytes) {
 
 AttentionShape make_shape(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim,
                           float scale, bool causal, std::int64_t window, std::int64_t sinks,
-                          float softcap) {
-    return {heads, kv_heads, head_dim, scale, causal, window, sinks, softcap};
+                          float softcap, std::int64_t value_dim, bool in_keys) {
+    if (value_dim == 0) value_dim = head_dim;
+    return {heads, kv_heads, head_dim, scale, causal, window, sinks, softcap, value_dim, in_keys};
 }
 
 // (tokens of a block, sinks, window) of each layout.
@@ -224,7 +225,7 @@ void bind_program(nb::module_& m) {
         .value("int4", Codec::int4);
     nb::class_<AttentionShape>(m, "AttentionShape");
     m.def("attention_shape", &make_shape, "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a,
-          "causal"_a, "window"_a, "sinks"_a, "softcap"_a);
+          "causal"_a, "window"_a, "sinks"_a, "softcap"_a, "value_dim"_a = 0, "in_keys"_a = false);
     nb::class_<Layers>(m, "Layers");
     m.def("layers", &make_layers, "keys"_a, "values"_a, "buffers"_a, "layouts"_a, Keep<0, 3>());
     nb::class_<Step>(m, "Step");

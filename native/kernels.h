@@ -163,6 +163,8 @@ struct Sequences {
     const std::int32_t* row_sequence;  // (rows) which sequence a row belongs to
 };
 
+// head_dim: of queries and keys. value_dim: of values, which lie apart or, in_keys, are the first
+// numbers of keys and stored as part of these.
 struct AttentionShape {
     std::int64_t heads, kv_heads, head_dim;
     float scale;
@@ -170,6 +172,11 @@ struct AttentionShape {
     std::int64_t window;  // -1: none
     std::int64_t sinks;
     float softcap;  // 0: none
+    std::int64_t value_dim;
+    bool in_keys = false;
+
+    // Numbers in the stored rows that values are read from.
+    std::int64_t value_row() const { return in_keys ? head_dim : value_dim; }
 };
 
 // Takes a row of queries, keys and values, normalises and rotates them, and stores them.
@@ -232,14 +239,14 @@ struct AttendArgs {
     Stored keys, values;
     LayoutArgs layout;
     Sequences sequences;
-    ActRows out;  // (rows, H * D)
+    ActRows out;  // (rows, H * size of a value)
     const AttendRows* all_rows;
     float* partials;  // see attention.h
     DistanceBias bias;
     const float* idle = nullptr;  // (H) scores of attending nothing, or null: there are none
 };
 
-constexpr std::int64_t kMaxHeadDim = 512;
+constexpr std::int64_t kMaxHeadDim = 1024;
 constexpr std::int64_t kMaxReach = 1 << 17;  // of a bias by distance
 constexpr std::int64_t kMaxQueries =
     128;  // rows times heads of a group in one unit, if not one row
@@ -250,8 +257,8 @@ constexpr std::int64_t query_rows(std::int64_t heads_per_group) {
 }
 
 // Floats of one partial result: for each query a maximum, a sum, and its padded values.
-constexpr std::int64_t partial_floats(std::int64_t queries, std::int64_t head_dim) {
-    return queries * (2 + round_up(head_dim, 32));
+constexpr std::int64_t partial_floats(std::int64_t queries, std::int64_t value_dim) {
+    return queries * (2 + round_up(value_dim, 32));
 }
 
 // Queries of one head of rows.
@@ -263,7 +270,7 @@ constexpr std::int64_t num_queries_of(const AttentionShape& shape, const AttendR
 constexpr std::int64_t partial_at(const AttentionShape& shape, const AttendRows& rows,
                                   std::int64_t kv_head, std::int64_t chunk) {
     const std::int64_t index = kv_head * (rows.chunk_end - rows.chunk) + chunk - rows.chunk;
-    return rows.partial + index * partial_floats(num_queries_of(shape, rows), shape.head_dim);
+    return rows.partial + index * partial_floats(num_queries_of(shape, rows), shape.value_dim);
 }
 
 // Inputs between turns of many rows over one panel.

@@ -68,16 +68,17 @@ bool brings_inputs(const Step& step) {
     return true;
 }
 
-void check_side(const LayerSide& side, const AttentionShape& shape, const LayoutArgs& layout,
-                std::int64_t blocks, std::int64_t entries) {
+// width: numbers of a stored row.
+void check_side(const LayerSide& side, std::int64_t kv_heads, std::int64_t width,
+                const LayoutArgs& layout, std::int64_t blocks, std::int64_t entries) {
     const Stored& stored = side.stored;
     const Room& room = side.room;
     const bool coded = stored.codec == Codec::int8 || stored.codec == Codec::int4;
     const bool whole =
         stored.codec == Codec::fp32 || stored.codec == Codec::bf16 || stored.codec == Codec::fp16;
-    const std::int64_t width = whole ? shape.head_dim : code_bytes(stored.codec, shape.head_dim);
-    must(room.heads == shape.kv_heads && room.width == width &&
-             (!coded || room.scales == num_scales(stored.codec, shape.head_dim)),
+    const std::int64_t codes = whole ? width : code_bytes(stored.codec, width);
+    must(room.heads == kv_heads && room.width == codes &&
+             (!coded || room.scales == num_scales(stored.codec, width)),
          "a layer's buffers are of other heads than the program's");
     must(blocks <= room.slots, "a sequence's slot lies behind the last of its layer's buffers");
     must(entries <= room.entries && (room.capacity < 0 || room.capacity == layout.block),
@@ -111,8 +112,10 @@ void check_layer(const Step& step, std::int64_t index, const AttentionShape& sha
     const std::int64_t longest = std::ranges::max(lengths);
     const std::int64_t entries = table.columns > 1 ? layout.block : longest;
     const std::int64_t blocks = num_blocks(table, layout, lengths);
-    check_side(layer.keys, shape, layout, blocks, entries);
-    check_side(layer.values, shape, layout, blocks, entries);
+    check_side(layer.keys, shape.kv_heads, shape.head_dim, layout, blocks, entries);
+    check_side(layer.values, shape.kv_heads, shape.value_row(), layout, blocks, entries);
+    must(!shape.in_keys || layer.values.stored.codes == layer.keys.stored.codes,
+         "values that lie in keys are read from them");
 }
 
 // The layer of an operation, or those of all inputs.
@@ -168,6 +171,13 @@ void Program::check(const Step& step, std::int64_t first, std::int64_t last) con
 }
 
 namespace {
+
+void check_heads(const AttentionShape& s) {
+    const auto fits = [](std::int64_t dim) { return dim >= 1 && dim <= kMaxHeadDim; };
+    must(fits(s.head_dim) && fits(s.value_dim), "heads are too wide for the kernels");
+    must(!s.in_keys || s.value_dim <= s.head_dim,
+         "values that lie in keys are no longer than these");
+}
 
 void must_hold_numbers(const RowBuffer& rows) {
     must(!rows.holds_codes(), "only a matrix reads codes, and only quantizing writes them");
@@ -234,7 +244,8 @@ void Program::check_op(const Place& op) const {
     must_hold_numbers(known(op.qkv));
     must_hold_numbers(known(op.queries));
     const AttentionShape& s = op.shape;
-    must(s.head_dim >= 1 && s.head_dim <= kMaxHeadDim, "heads are too wide for the kernels");
+    check_heads(s);
+    must(s.value_dim == s.head_dim && !s.in_keys, "keys and values are projected to one size");
     must((s.heads + 2 * s.kv_heads) * s.head_dim <= known(op.qkv).width() &&
              s.heads * round_up(s.head_dim, 32) <= known(op.queries).stride(),
          "heads outgrow the rows that they are taken from or put into");
@@ -249,11 +260,11 @@ void Program::check_op(const Attend& op) const {
     must_hold_numbers(known(op.queries));
     must_hold_numbers(known(op.out));
     const AttentionShape& s = op.shape;
-    must(s.head_dim >= 1 && s.head_dim <= kMaxHeadDim, "heads are too wide for the kernels");
+    check_heads(s);
     must(s.heads >= 1 && s.kv_heads >= 1 && s.heads % s.kv_heads == 0,
          "the heads of queries are no multiple of those of keys");
     must(s.heads * round_up(s.head_dim, 32) <= known(op.queries).stride() &&
-             s.heads * s.head_dim <= known(op.out).stride(),
+             s.heads * s.value_dim <= known(op.out).stride(),
          "heads outgrow the rows that they are taken from or put into");
 }
 

@@ -20,22 +20,25 @@ namespace kept::KEPT_NS {
 // nothing.
 alignas(64) inline constexpr std::byte kNothing[4 * kMaxHeadDim] = {};
 
-// Where the codes of a tile's tokens lie, whose entries follow each other.
+// Where the codes of a tile's tokens lie, whose entries follow each other: of the first `head_dim`
+// of the numbers that are stored of each.
 struct TileRows {
     const Stored& stored;
     TokenSet seen;
-    std::int64_t head_dim, bytes, scales;
-    bool plain;                    // all of them are seen
-    std::int64_t entry;            // of the first
-    const std::byte* rows[kTile];  // of a token not in `seen`: zeros
+    std::int64_t head_dim, scales;
+    std::int64_t bytes, scales_apart;  // from one token to the next
+    bool plain;                        // all of them are seen
+    std::int64_t entry;                // of the first
+    const std::byte* rows[kTile];      // of a token not in `seen`: zeros
 
-    TileRows(const Stored& from, const BlockEntries& where, std::int64_t width, std::int64_t token,
-             TokenSet tokens)
+    TileRows(const Stored& from, const BlockEntries& where, std::int64_t width,
+             std::int64_t stored_width, std::int64_t token, TokenSet tokens)
         : stored(from),
           seen(tokens),
           head_dim(width),
-          bytes(code_bytes(from.codec, width)),
           scales(num_scales(from.codec, width)),
+          bytes(code_bytes(from.codec, stored_width)),
+          scales_apart(num_scales(from.codec, stored_width)),
           plain(seen == ~TokenSet{0}),
           entry(where.of(token)) {
         const std::byte* row = from.codes + entry * bytes;
@@ -46,7 +49,7 @@ struct TileRows {
     }
 
     const std::uint16_t* scales_of(std::int64_t t) const {
-        return stored.scales + (entry + t) * scales;
+        return stored.scales + (entry + t) * scales_apart;
     }
     bool finite(std::int64_t t) const {
         return all_finite(stored.codec, rows[t], scales_of(t), head_dim);
@@ -71,9 +74,10 @@ void read_plain_scales(const std::uint16_t* scales, float factor, float* out) {
 // Scales (scales, 64) of a tile's tokens times `factor`, 0 of those that are not seen.
 inline void read_scales(const TileRows& from, float factor, float* out) {
     const std::uint16_t* first = from.scales_of(0);
-    if (from.plain && from.scales == 1) return read_plain_scales<1>(first, factor, out);
-    if (from.plain && from.scales == 2) return read_plain_scales<2>(first, factor, out);
-    if (from.plain && from.scales == 4) return read_plain_scales<4>(first, factor, out);
+    const bool plain = from.plain && from.scales == from.scales_apart;
+    if (plain && from.scales == 1) return read_plain_scales<1>(first, factor, out);
+    if (plain && from.scales == 2) return read_plain_scales<2>(first, factor, out);
+    if (plain && from.scales == 4) return read_plain_scales<4>(first, factor, out);
     for (std::int64_t g = 0; g < from.scales; ++g)
         for (std::int64_t t = 0; t < kTile; ++t)
             out[g * kTile + t] =
@@ -124,9 +128,10 @@ const std::byte* const* reach(const TileRows& from, std::int64_t dims, std::byte
                               const std::byte** copies) {
     if (dims == from.head_dim) return from.rows;
     const std::int64_t bytes = dims / Code::kInWord * 4;
+    const std::int64_t own = code_bytes(from.stored.codec, from.head_dim);
     for (std::int64_t t = 0; t < kTile; ++t, staged += bytes) {
-        std::memcpy(staged, from.rows[t], static_cast<std::size_t>(from.bytes));
-        std::memset(staged + from.bytes, 0, static_cast<std::size_t>(bytes - from.bytes));
+        std::memcpy(staged, from.rows[t], static_cast<std::size_t>(own));
+        std::memset(staged + own, 0, static_cast<std::size_t>(bytes - own));
         copies[t] = staged;
     }
     return copies;

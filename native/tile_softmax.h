@@ -20,7 +20,7 @@ constexpr float kLog2E = 1.44269504088896341f;
 // What queries have come to over a chunk, or over several. `sum` is of lanes that are still to be
 // added up within a chunk.
 struct AttendState {
-    float *peak, *sum, *out;  // (Q), (Q, W) or (Q), (Q, padded)
+    float *peak, *sum, *out;  // (Q), (Q, W) or (Q), (Q, padded_values)
 };
 
 // Queries that are worked on together at most, on any set: the rows of a matrix tile.
@@ -52,7 +52,7 @@ struct TileBias {
 // group. What the queries of a turn need comes in groups of that many. Behind the queries of a turn
 // that is not whole there is room for the others: matrix tiles have 16 rows whatever they hold.
 struct AttendScratch {
-    std::int64_t padded;                    // D rounded up to 32
+    std::int64_t padded, padded_values;     // D of keys and of values, rounded up to 32
     std::int64_t key_groups, value_groups;  // scales a token and head that are still to multiply
     TokenSet* sees;                         // (Q) of a tile
     TileBias* biases;                       // (Q)
@@ -69,9 +69,12 @@ struct AttendScratch {
     std::int64_t* paired_are;  // first and last
     float *across, *sums;
 
-    AttendScratch(float* at, std::int64_t num_queries, std::int64_t head_dim,
+    AttendScratch(float* at, std::int64_t num_queries, const AttentionShape& shape,
                   std::int64_t scales_of_key, std::int64_t scales_of_value)
-        : padded(round_up(head_dim, 32)), key_groups(scales_of_key), value_groups(scales_of_value) {
+        : padded(round_up(shape.head_dim, 32)),
+          padded_values(round_up(shape.value_dim, 32)),
+          key_groups(scales_of_key),
+          value_groups(scales_of_value) {
         const auto take = [&](std::int64_t floats) {
             float* taken = at;
             at += round_up(floats, 16);
@@ -80,27 +83,28 @@ struct AttendScratch {
         const auto bytes = [&](std::int64_t floats) {
             return reinterpret_cast<std::byte*>(take(floats));
         };
-        const std::int64_t q = num_queries, whole = round_up(head_dim, 64);
+        const std::int64_t q = num_queries, whole = round_up(shape.head_dim, 64);
+        const std::int64_t wider = std::max(whole, round_up(shape.value_dim, 64));
         const auto groups = [](std::int64_t count) { return std::max<std::int64_t>(count, 1); };
         sees = reinterpret_cast<TokenSet*>(take(2 * q));
         biases = reinterpret_cast<TileBias*>(take(4 * q));
         queries = bytes(q * padded);
         keys = bytes(whole * kTile);
-        values = bytes(padded * kTile);
-        staged = bytes(whole * kTile / 2);
+        values = bytes(padded_values * kTile);
+        staged = bytes(wider * kTile / 2);
         weights = bytes(kMostTurn * kTile * groups(value_groups));
         scores = take(kMostTurn * kTile * groups(key_groups));
         key_scales = take(groups(key_groups) * kTile);
         value_scales = take(value_groups * kTile);
         query_steps = take(q);
         query_starts = reinterpret_cast<std::int32_t*>(take(q * groups(key_groups)));
-        state = {take(q + W), take(q * W), take(q * padded)};
-        all = {take(q + W), take(q), take(q * padded)};
+        state = {take(q + W), take(q * W), take(q * padded_values)};
+        all = {take(q + W), take(q), take(q * padded_values)};
         more_scores = take(kMostTurn * kTile * groups(key_groups));
         paired = bytes(kMostTurn * padded / 2);
         paired_are = reinterpret_cast<std::int64_t*>(take(4));
         across = take(kTile * kMostTurn);
-        sums = take(kMostTurn * padded);
+        sums = take(kMostTurn * padded_values);
         std::fill_n(paired_are, 2, 0);
     }
 };

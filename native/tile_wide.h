@@ -33,8 +33,8 @@ constexpr std::int32_t start_of(int offset, std::int32_t total) {
 }
 
 // The power of two that the whole numbers of a query count: the least by which none is larger than
-// kMostWide. NaN of what is not finite.
-inline float wide_step(const float* x, std::int64_t count) {
+// `most_wide`. NaN of what is not finite.
+inline float wide_step(const float* x, std::int64_t count, float most_wide) {
     vf most = zero();
     bool nan = false;
     for (std::int64_t d = 0; d < count; d += W) {
@@ -44,7 +44,7 @@ inline float wide_step(const float* x, std::int64_t count) {
     const float largest = reduce_max(most);
     constexpr float kLimit = std::numeric_limits<float>::max();
     if (nan || largest > kLimit) return std::numeric_limits<float>::quiet_NaN();
-    const float least = std::max(largest / kMostWide, std::numeric_limits<float>::min());
+    const float least = std::max(largest / most_wide, std::numeric_limits<float>::min());
     return bits_to_float((float_to_bits(least) + 0x7fffffu) & 0x7f800000u);
 }
 
@@ -53,9 +53,9 @@ inline float wide_step(const float* x, std::int64_t count) {
 template <class Code>
 float widen_query(const float* x, std::int64_t padded, std::int64_t groups, std::byte* row,
                   std::int32_t* starts) {
-    const float step = wide_step(x, padded);
-    const vf inverse = set1(1.0f / step);
     const std::int64_t inputs = padded / groups;
+    const float step = wide_step(x, padded, most_wide(inputs));
+    const vf inverse = set1(1.0f / step);
     for (std::int64_t g = 0; g < groups; ++g) {
         vi total = wide_set1(0);
         for (std::int64_t d = g * inputs; d < (g + 1) * inputs; d += W) {

@@ -3,7 +3,7 @@
 //
 // A wide number is at most kMostWide in size, so that it is 256 times an int8 more than another;
 // its rounding is 2^-17 of that, where a bf16's is 2^-9 of itself. With up to 512 int8 codes its
-// products stay within an int32.
+// products stay within an int32, and of half its size with up to 1,024.
 //
 //   vi                  W int32, a column each
 //   kWideInputs         inputs of a step: 4 B times W columns hold a vector of codes for the
@@ -35,6 +35,11 @@
 namespace kept::KEPT_NS {
 
 constexpr float kMostWide = 32639;
+
+// How large those may be of which products with so many codes are summed up.
+constexpr float most_wide(std::int64_t inputs) {
+    return inputs <= 512 ? kMostWide : (kMostWide - 1) / 2;
+}
 
 // What the products fetch of a later tile on their way, so much every kFetchSteps steps, of which
 // they are a multiple: a request after the other, since the nearest cache waits for no more than a

@@ -97,7 +97,8 @@ struct Attention {
         const std::vector<std::int32_t> row_sequence(static_cast<std::size_t>(c.count), 0);
         AttendArgs args{};
         const float scale = 1 / std::sqrt(static_cast<float>(c.dim));
-        args.shape = {c.heads, c.kv_heads, c.dim, scale, c.causal, c.window, c.sinks, c.softcap};
+        args.shape = {c.heads,  c.kv_heads, c.dim,     scale, c.causal,
+                      c.window, c.sinks,    c.softcap, c.dim};
         args.queries = queries.from(), args.keys = keys.stored(), args.values = values.stored();
         args.layout = {kBlock, 0, -1}, args.out = out.from();
         const auto columns = static_cast<std::int64_t>(blocks.size());

@@ -143,6 +143,8 @@ def attention_shape(
     window: int,
     sinks: int,
     softcap: float,
+    value_dim: int = 0,
+    in_keys: bool = False,
 ) -> AttentionShape: ...
 
 class Layers: ...

@@ -104,7 +104,9 @@ def test_attention_is_as_wide_as_values(codec, softcap):
         scores = softcap * torch.tanh(scores / softcap)
     hidden = torch.ones(9, 9, dtype=torch.bool).triu(1)
     want = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ values
-    torch.testing.assert_close(found, want.transpose(0, 1), atol=1e-5, rtol=1e-4)
+    exact = codec in ("float32", "float16")
+    atol = 1e-5 if exact else 2e-2  # where kernels round queries and weights
+    torch.testing.assert_close(found, want.transpose(0, 1), atol=atol, rtol=1e-4)
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -27,15 +27,15 @@ def attend_stored(q: Tensor, view: StoredView, spec: AttentionSpec) -> Tensor:
     alone. Raises BackendError where KEPT_OPS=native and they cannot run it, OptionError for a codec
     they do not read.
     """
-    why_not = None
-    if view.value_width != view.head_dim:
-        why_not = (
-            f"the native kernels take keys and values of one size, and these have "
-            f"{view.head_dim} and {view.value_width}"
-        )
-    if not runs_natively(q.dtype, q.device, view.head_dim, why_not):
+    if not runs_natively(q.dtype, q.device, max(view.head_dim, view.value_width)):
         return reference.attend(q, view, spec)
-    heads = HeadSpec(q.shape[1], view.keys[0].shape[1], view.head_dim)
+    heads = HeadSpec(
+        q.shape[1],
+        view.keys[0].shape[1],
+        view.head_dim,
+        value_dim=view.value_width,
+        in_keys=view.values_in_keys,
+    )
     return _attention(isa(), heads, spec).run(q, view)
 
 
@@ -67,7 +67,7 @@ class _Attention:
         self._native = _native.Program(name)
         padded = -(-heads.head_dim // 32) * 32
         self._queries = self._native.add_buffer(heads.num_heads * padded, False)
-        self._out = self._native.add_buffer(heads.num_heads * heads.head_dim, False)
+        self._out = self._native.add_buffer(heads.num_heads * heads.value_width, False)
         self._native.attend(self._queries, 0, self._shape, self._out)
 
     def run(self, q: Tensor, view: StoredView) -> Tensor:
@@ -109,7 +109,7 @@ class _Attention:
         out = torch.empty(
             rows,
             self._heads.num_heads,
-            self._heads.head_dim,
+            self._heads.value_width,
             dtype=torch.float32,
             device="cpu",
         )

@@ -25,7 +25,7 @@ log = logging.getLogger("kept")
 
 CHOICES = ("auto", "native", "reference")
 NATIVE_DTYPES = (torch.float32, torch.bfloat16)
-MAX_HEAD_DIM = 512
+MAX_HEAD_DIM = 1024
 MAX_REACH = 1 << 16  # tokens between which a bias by distance may differ
 _MAX_THREADS = 1024
 

@@ -32,6 +32,8 @@ def native_shape(heads: HeadSpec, spec: AttentionSpec) -> _native.AttentionShape
         or_none(spec.window),
         spec.sinks,
         spec.softcap or 0.0,
+        heads.value_width,
+        heads.in_keys,
     )
 
 

@@ -35,7 +35,8 @@ class HeadSpec:
 
     norm_eps: of the norms over single heads, where a model has them. centred: these are layer norms
     without bias, else root-mean-square norms. neighbours: rotation turns elements 2 i and 2 i + 1
-    of a head against each other, else i and i + R / 2.
+    of a head against each other, else i and i + R / 2. value_dim: the size of a value where it is
+    not D; in_keys: values are the first numbers of keys.
     """
 
     num_heads: int
@@ -44,3 +45,10 @@ class HeadSpec:
     norm_eps: float = 0.0
     centred: bool = False
     neighbours: bool = False
+    value_dim: int | None = None
+    in_keys: bool = False
+
+    @property
+    def value_width(self) -> int:
+        """Numbers in a value of one head."""
+        return self.head_dim if self.value_dim is None else self.value_dim

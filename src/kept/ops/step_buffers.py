@@ -137,12 +137,12 @@ def table_of(span: Span) -> NDArray[np.int32]:
 
 
 def layer_buffers(keys: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """Codes and scales of keys, and of values; None: there are none."""
+    """Codes and scales of keys, and of values, which may lie in the keys; None: there are none."""
 
     def side(parts: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         return parts[0], parts[1] if len(parts) > 1 else None
 
-    return side(keys) + side(values)
+    return side(keys) + side(values or keys)
 
 
 def codec_kinds(codec: KVCodec) -> tuple[_native.Codec, _native.Codec]:

@@ -282,7 +282,7 @@ def attend(q: Heads, view: TracedView, spec: AttentionSpec, bias: Bias | None = 
     heads = q.place.heads
     if q.place.only == "queries":
         q.place.layer, q.place.crossing = view.layer, view.crossing
-    out = Rows(q.rows.trace, Buffer(heads.num_heads * heads.head_dim))
+    out = Rows(q.rows.trace, Buffer(heads.num_heads * heads.value_width))
     q.rows.trace.lines.append(
         Attend(q.rows.buffer, view.layer, heads, spec, out.buffer, bias, view.crossing)
     )
