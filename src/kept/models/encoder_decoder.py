@@ -17,7 +17,7 @@ from kept.exiting import computing
 from kept.format import format_bytes
 from kept.machine import describe_machine
 from kept.models.causal_lm import CausalLM, ModelConfig
-from kept.models.encoder_passes import ENCODER_ROWS
+from kept.models.encoder_passes import ENCODER_ROWS, passes
 from kept.models.native_encoder import NativeEncoderDecoder
 from kept.models.next_logits import NextLogits
 from kept.models.padded import PaddedInput, read_padded
@@ -68,14 +68,26 @@ class Encoder(nn.Module, ABC):
     def shared(self) -> object:
         """What all blocks take in a pass."""
 
+    def forward(self, x: Tensor, batch: Batch, record: Record) -> Tensor:
+        """x: (M, E), the vectors of the batch's tokens -> (M, E)."""
+        shared = self.shared()
+        with stores(None, batch, self.shapes) as found:
+            for block, store in zip(self.blocks, found, strict=True):
+                record.take_hidden(x)
+                x = block(x, shared, store, record)
+        x = self.norm(x)
+        record.take_hidden(x)
+        return x
+
 
 class EncoderDecoderLM(CausalLM):
     """An encoder, and a decoder whose layers attend its output besides the tokens before.
 
     A batch's source is what the encoder reads in a pass; what it makes of it goes to the cross
-    layers of the cache, and later passes attend it there. Families say how an input is encoded,
-    and what a block does: `block(x, shared, store, cross, states, record)` runs it, where `cross`
-    stores the keys and values of its cross layer, and `states` is the encoder's output, if it ran.
+    layers of the cache, and later passes attend it there. Families say how the tokens of an input
+    are embedded, and what a block does: `block(x, shared, store, cross, states, record)` runs it,
+    where `cross` stores the keys and values of its cross layer, and `states` is the encoder's
+    output, if it ran. The block's attention over the input is its `cross`, a `CrossAttention`.
     """
 
     is_rotary = True
@@ -101,23 +113,30 @@ class EncoderDecoderLM(CausalLM):
 
     def input_bytes(self, length: int) -> int:
         """Bytes that reading an input of so many tokens takes, beside the weights."""
-        assert self.native is not None
-        return length * self.native.encoder.program.row_bytes
+        if self.native is not None:
+            return length * self.native.encoder.program.row_bytes
+        return length**2 * self.config.num_heads * self.dtype.itemsize  # the scores of a layer
 
     def encode(self, source: Source, record: Record) -> Tensor:
         """The encoder's output (M, E), each input by itself; so many inputs at a time as
         ENCODER_ROWS allows, or all of them where they are recorded."""
         if self.native is not None:
             return self.native.encoder.encode(source, record)
-        return self._encode(source, record)
+        recorded = record.want_hidden or record.want_attention
+        states = [
+            self.encoder(self.embed_input(part), part, record)
+            for _, _, part in passes(source, whole=recorded)
+        ]
+        return states[0] if len(states) == 1 else torch.cat(states)
 
     @abstractmethod
-    def _encode(self, source: Source, record: Record) -> Tensor:
-        """`encode` on torch."""
+    def embed_input(self, batch: Batch) -> Tensor:
+        """Vectors (M, E) of the tokens of inputs, as the encoder's blocks take them."""
 
-    @abstractmethod
     def cross_keys(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values (M, G, D) of each cross layer, of the encoder's output (M, E)."""
+        blocks: Any = self.blocks
+        return [block.cross.keys(states) for block in blocks]
 
     @plain_torch(watched=True)
     def encode_input(self, tokens: Sequence[int], cache: Cache) -> EncodedInput:

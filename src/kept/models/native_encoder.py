@@ -67,7 +67,7 @@ class NativeEncoder:
     def __init__(self, model: EncoderDecoderLM, activations: Activations) -> None:
         self._model, encoder = model, model.encoder
         written = lines.Trace(activations=activations)
-        x: Any = model.embed(traced_batch(written))[0]
+        x: Any = model.embed_input(traced_batch(written))
         shared = encoder.shared()
         for block in encoder.blocks:
             written.starts.append(len(written.lines))

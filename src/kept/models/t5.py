@@ -13,58 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from kept import ops
-from kept.batch import Batch, Source
-from kept.cache import KVShape, LayerStore, stores
+from kept.batch import Batch
+from kept.cache import KVShape, LayerStore
+from kept.models.attention import CrossAttention, SelfAttention
 from kept.models.encoder_decoder import Encoder, EncoderDecoderLM
-from kept.models.encoder_passes import passes
-from kept.models.layers import Embedding, Linear, RMSNorm, attend, attend_input
+from kept.models.layers import Embedding, Linear, RMSNorm
 from kept.models.record import Record
 from kept.models.t5_config import T5Config
-from kept.ops import MAX_REACH, AttentionSpec, HeadSpec, RelativeBias, Rope
+from kept.ops import MAX_REACH, RelativeBias, Rope
 
 
-class T5Attention(nn.Module):
-    """Attention over a sequence's own tokens, with a bias by distance."""
-
-    def __init__(self, config: T5Config, causal: bool) -> None:
-        super().__init__()
-        heads, width = config.num_heads, config.head_dim
-        self.heads = HeadSpec(heads, heads, width)
-        self.spec = AttentionSpec(1.0, causal=causal)
-        self.qkv = Linear(config.hidden_size, 3 * heads * width, bias=False)
-        self.out = Linear(heads * width, config.hidden_size, bias=False)
-
-    def forward(self, x: Tensor, bias: RelativeBias, store: LayerStore, record: Record) -> Tensor:
-        """x: (N, E) -> (N, E)."""
-        q, k, v = ops.split_heads(self.qkv(x), self.heads)
-        out: Tensor = self.out(attend(q, k, v, store, self.spec, record, bias))
-        return out
-
-
-class T5CrossAttention(nn.Module):
-    """Attention over what the encoder has made of an input: all of it, wherever it stands."""
-
-    def __init__(self, config: T5Config) -> None:
-        super().__init__()
-        heads, width = config.num_heads, config.head_dim
-        self.heads = HeadSpec(heads, heads, width)
-        self.spec = AttentionSpec(1.0, causal=False)
-        self.q = Linear(config.hidden_size, heads * width, bias=False)
-        self.kv = Linear(config.hidden_size, 2 * heads * width, bias=False)
-        self.out = Linear(heads * width, config.hidden_size, bias=False)
-
-    def keys(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (M, H, D) of the encoder's output (M, E)."""
-        return ops.split_keys(self.kv(states), self.heads)
-
-    def forward(
-        self, x: Tensor, store: LayerStore, states: Tensor | None, record: Record
-    ) -> Tensor:
-        """x: (N, E) -> (N, E). states: (M, E) the encoder's output; None: the store has it."""
-        view = store.read() if states is None else store.append(*self.keys(states))
-        q = ops.split_queries(self.q(x), self.heads)
-        out: Tensor = self.out(attend_input(q, view, self.spec, record))
-        return out
+def _attention(config: T5Config, *, causal: bool) -> SelfAttention:
+    width, heads, head_dim = config.hidden_size, config.num_heads, config.head_dim
+    return SelfAttention(width, heads, head_dim, 1.0, causal=causal, biased=False)
 
 
 class T5MLP(nn.Module):
@@ -90,7 +51,8 @@ class T5EncoderBlock(nn.Module):
     def __init__(self, config: T5Config) -> None:
         super().__init__()
         width, eps = config.hidden_size, config.norm_eps
-        self.attention_norm, self.attention = RMSNorm(width, eps), T5Attention(config, causal=False)
+        self.attention_norm = RMSNorm(width, eps)
+        self.attention = _attention(config, causal=False)
         self.mlp_norm, self.mlp = RMSNorm(width, eps), T5MLP(config)
 
     def forward(self, x: Tensor, bias: RelativeBias, store: LayerStore, record: Record) -> Tensor:
@@ -106,8 +68,9 @@ class T5DecoderBlock(nn.Module):
     def __init__(self, config: T5Config) -> None:
         super().__init__()
         width, eps = config.hidden_size, config.norm_eps
-        self.attention_norm, self.attention = RMSNorm(width, eps), T5Attention(config, causal=True)
-        self.cross_norm, self.cross = RMSNorm(width, eps), T5CrossAttention(config)
+        self.attention_norm, self.cross_norm = RMSNorm(width, eps), RMSNorm(width, eps)
+        self.attention = _attention(config, causal=True)
+        self.cross = CrossAttention(width, config.num_heads, config.head_dim, 1.0, biased=False)
         self.mlp_norm, self.mlp = RMSNorm(width, eps), T5MLP(config)
 
     def forward(
@@ -119,7 +82,7 @@ class T5DecoderBlock(nn.Module):
         states: Tensor | None,
         record: Record,
     ) -> Tensor:
-        """x: (N, E) -> (N, E). states: see `T5CrossAttention`."""
+        """x: (N, E) -> (N, E). states: see `CrossAttention`."""
         x = x + self.attention(self.attention_norm(x), bias, store, record)
         x = x + self.cross(self.cross_norm(x), cross, states, record)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
@@ -142,17 +105,6 @@ class T5Encoder(Encoder):
     def shared(self) -> RelativeBias:
         """The bias of all blocks."""
         return RelativeBias(self.bias.weight, self.max_distance, bidirectional=True)
-
-    def forward(self, x: Tensor, batch: Batch, record: Record) -> Tensor:
-        """x: (M, E), the vectors of the batch's tokens -> (M, E)."""
-        bias = self.shared()
-        with stores(None, batch, self.shapes) as found:
-            for block, store in zip(self.blocks, found, strict=True):
-                record.take_hidden(x)
-                x = block(x, bias, store, record)
-        x = self.norm(x)
-        record.take_hidden(x)
-        return x
 
 
 class T5(EncoderDecoderLM):
@@ -194,18 +146,9 @@ class T5(EncoderDecoderLM):
         """The bias of all blocks."""
         return RelativeBias(self.bias.weight, self.max_distance, bidirectional=False)
 
-    def _encode(self, source: Source, record: Record) -> Tensor:
-        recorded = record.want_hidden or record.want_attention
-        states = [
-            self.encoder(self.embedding(part.tokens), part, record)
-            for _, _, part in passes(source, whole=recorded)
-        ]
-        return states[0] if len(states) == 1 else torch.cat(states)
-
-    def cross_keys(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """See `EncoderDecoderLM.cross_keys`."""
-        crossing = [block.cross for block in self.blocks]
-        return [layer.keys(states) for layer in crossing if isinstance(layer, T5CrossAttention)]
+    def embed_input(self, batch: Batch) -> Tensor:
+        """See `EncoderDecoderLM.embed_input`."""
+        return self.embed(batch)[0]
 
     def input_bytes(self, length: int) -> int:
         """See `EncoderDecoderLM.input_bytes`; on torch every pair of tokens has a bias."""
