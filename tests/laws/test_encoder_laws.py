@@ -25,10 +25,21 @@ from kept.ops.activations import Activations
 from kept.ops.quantize import QUANTIZED_FORMATS
 from laws.tiny import FORMATS, VOCAB, pack_weight
 
-CONFIG = {
+_T5 = {
     "model_type": "t5", "vocab_size": VOCAB, "d_model": 40, "d_kv": 12, "d_ff": 56, "num_heads": 3,
     "num_layers": 2, "relative_attention_num_buckets": 10, "relative_attention_max_distance": 97,
 }  # fmt: skip
+_BART = {
+    "vocab_size": VOCAB, "d_model": 40, "encoder_layers": 2, "decoder_layers": 2,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 5, "encoder_ffn_dim": 56,
+    "decoder_ffn_dim": 48, "max_position_embeddings": 1200,
+}  # fmt: skip
+CONFIGS = {
+    "t5": _T5,
+    "t5 gated": {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "bart": {**_BART, "model_type": "bart"},
+    "m2m_100": {**_BART, "model_type": "m2m_100", "scale_embedding": False},
+}
 KINDS = {
     "dynamic": {}, "static": {"max_cache_len": 150}, "sliding": {"sliding_window": 150},
 }  # fmt: skip
@@ -51,25 +62,31 @@ def _threads() -> Iterator[None]:
 
 
 @cache
-def t5(format: str | None, gated: bool, activations: Activations = "bfloat16") -> EncoderDecoderLM:
-    """format: None: on torch in fp32."""
-    more = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False} if gated else {}
-    model = build_model({**CONFIG, **more}).to_empty(device="cpu").eval()
+def make(name: str, format: str | None, activations: Activations = "bfloat16") -> EncoderDecoderLM:
+    """The model of a config. format: None: on torch in fp32."""
+    model = build_model(CONFIGS[name]).to_empty(device="cpu").eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            centre = 1.0 if "norm" in name else 0.0
+        for parameter_name, parameter in model.named_parameters():
+            centre = 1.0 if "norm" in parameter_name else 0.0
             parameter.copy_(centre + 0.25 * torch.randn(parameter.shape, generator=generator))
-            # Scores are not scaled, so that queries have to be small for soft attention.
-            if name.endswith(("attention.qkv.weight", "cross.q.weight")):
+            # T5's scores are not scaled, so that queries have to be small for soft attention.
+            if name.startswith("t5") and parameter_name.endswith(
+                ("attention.qkv.weight", "cross.q.weight")
+            ):
                 parameter[:36] *= 0.25
-    if not gated:
+    if name != "t5 gated":
         model.head.weight = model.embedding.weight
     if format is not None:
         model = model.to(torch.float32 if format == "fp32" else torch.bfloat16)
         model.pack(lambda *of: pack_weight(format, *of), activations=activations)
     assert isinstance(model, EncoderDecoderLM)
     return model
+
+
+def t5(format: str | None, gated: bool, activations: Activations = "bfloat16") -> EncoderDecoderLM:
+    """One of the two T5s."""
+    return make("t5 gated" if gated else "t5", format, activations)
 
 
 def draw(random: Random, count: int) -> list[int]:
@@ -165,8 +182,8 @@ def test_logits_depend_on_prefix_and_input_alone(
     format: str, activations: Activations, kind: str, codec: KVDtype, longest: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    random = Random(f"{format} {kind} {codec}")
-    model = t5(format, random.random() < 0.5, activations)
+    random = Random(f"{format} {activations} {kind} {codec}")
+    model = make(random.choice(list(CONFIGS)), format, activations)
     sources, texts = inputs_and_texts(random, longest)
     expected = [alone(model, *pair, codec) for pair in zip(sources, texts, strict=True)]
     monkeypatch.setattr(encoder_passes, "ENCODER_ROWS", 150)
@@ -180,17 +197,17 @@ def test_logits_depend_on_prefix_and_input_alone(
 
 @needs_native
 @every_product
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("name", CONFIGS)
 def test_the_kernels_compute_what_torch_does(
-    format: str, activations: Activations, gated: bool
+    format: str, activations: Activations, name: str
 ) -> None:
     """In fp32 to rounding, with the numbers that the packed weights are; else no further from that
     than torch is in bfloat16, or twice as far over int8 activations."""
-    native, plain, random = t5(format, gated, activations), t5(None, gated), Random(format)
+    native, plain, random = make(name, format, activations), make(name, None), Random(format)
     exact = deepcopy(plain)
-    for name, module in native.named_modules():
+    for part, module in native.named_modules():
         if isinstance(getattr(module, "weight", None), PackedMatrix):
-            exact.get_submodule(name).weight = nn.Parameter(module.weight.unpack())
+            exact.get_submodule(part).weight = nn.Parameter(module.weight.unpack())
     sources, texts = inputs_and_texts(random, 150)
     batch = pack(texts, sources=sources)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from kept.errors import OptionError
 from kept.llm.caching import context_rule
 from kept.llm.conversation import Conversation
 from kept.llm.engines import Engines
-from kept.models import Adapter, CausalLM
+from kept.models import Adapter, CausalLM, EncoderDecoderLM
 from kept.options import ResolvedCacheOptions
 from kept.sampling import ResolvedParams, fresh_seed
 from kept.text import Tokenizer
@@ -56,6 +56,8 @@ class Generation:
         for index, prompt in enumerate(prompts):
             own = replace(params, seed=fresh_seed()) if vary and index else params
             source, read = (None, prompt) if start is None else (tuple(prompt), [start])
+            if isinstance(model, EncoderDecoderLM):
+                model.check_input(len(prompt))
             self.groups.append(
                 make_group(read, own, rule, index, tokenizer=tokenizer, source=source)
             )

@@ -36,7 +36,7 @@ def _part(source: Source, begin: int, end: int) -> Batch:
     lengths, device = source.lengths[begin:end], source.tokens.device
     return Batch(
         tokens=source.tokens[first:last],
-        positions=torch.arange(last - first, dtype=torch.int64, device=device),
+        positions=torch.cat([torch.arange(n, dtype=torch.int64, device=device) for n in lengths]),
         starts=tuple(start - first for start in source.starts[begin : end + 1]),
         slots=tuple(range(end - begin)),
         totals=lengths,

@@ -99,6 +99,14 @@ class LayerNorm(nn.Module):
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
+class PostNorm(LayerNorm):
+    """Layer norm of what residual sums have come to, which go on from there (post-norm)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, width), which is not to be used again."""
+        return ops.post_norm(x, self.weight, self.bias, self.eps)
+
+
 class PlainNorm(nn.Module):
     """Layer norm without weights or biases (OLMo)."""
 

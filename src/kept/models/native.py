@@ -162,10 +162,9 @@ class NativeDecoder:
 
     def _show_queries(self, observe: Observe, batch: Batch, codec: KVCodec) -> None:
         """Show the cache the queries of each layer that stores, as the last run left them."""
-        shapes = self._model.kv_shapes
-        for layer, (shape, (_, line)) in enumerate(
-            zip(shapes, self.program.attends(), strict=True)
-        ):
+        shapes = [shape for shape in self._model.kv_shapes if not shape.cross]
+        attends = [line for _, line in self.program.attends() if not line.crossing]
+        for layer, (shape, line) in enumerate(zip(shapes, attends, strict=True)):
             if shape.shares is None:
                 queries = self.program.queries(line, batch.num_rows, codec)
                 observe(layer, codec.keys.turned(queries), line.spec)

@@ -10,7 +10,7 @@ import torch
 
 from kept.errors import CheckpointError, KeptError, OptionError, UnsupportedModelError
 from kept.models.causal_lm import CausalLM, ModelConfig
-from kept.models.families import DECODERS
+from kept.models.families import DECODERS, ENCODER_DECODERS
 from kept.models.family import Family
 from kept.models.gemma import Gemma, gemma3_weight_map, gemma_weight_map
 from kept.models.gemma_config import read_gemma3_config, read_gemma_config
@@ -53,6 +53,7 @@ def _gemma(architecture: str) -> Family:
 
 FAMILIES: Mapping[str, Family] = {
     **DECODERS,
+    **ENCODER_DECODERS,
     "gemma": _gemma("GemmaForCausalLM"),
     "gemma2": _gemma("Gemma2ForCausalLM"),
     "gemma3": Family(
@@ -167,6 +168,15 @@ RECURRENT = frozenset(
     }
 )
 
+# Relatives of encoder-decoders that kept runs, and what sets them apart.
+RELATIVES: Mapping[str, str] = {
+    "bigbird_pegasus": "whose encoder attends some blocks of its input",
+    "led": "whose encoder attends windows of its input",
+    "longt5": "whose encoder attends windows of its input, or summaries beside them",
+    "nllb-moe": "some of whose layers are experts, in encoder and decoder",
+    "pegasus_x": "whose encoder attends blocks of its input and tokens that are there for all",
+}
+
 
 def find_family(config: Mapping[str, Any]) -> Family:
     """The family of a config.json.
@@ -186,6 +196,11 @@ def find_family(config: Mapping[str, Any]) -> Family:
             "up the tokens so far, by convolutions or linear attention, and no keys and values: it "
             "cannot be cut back, forked at a token or shared by its blocks, as everything kept "
             f"holds can. It runs {known}"
+        )
+    if isinstance(kind, str) and kind in RELATIVES:
+        raise UnsupportedModelError(
+            f"config.json has model_type = {kind!r}, {RELATIVES[kind]}, which kept does not run. "
+            f"It runs {known}"
         )
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UnsupportedModelError(

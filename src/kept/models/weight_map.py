@@ -25,6 +25,7 @@ class Placement:
     (out, in). `grouped`, (groups, D), says that the checkpoint holds rows of heads by groups, in
     each its queries, a key and a value, and the parameter all queries, all keys and all values.
     `repeats` is how often the tensor's rows fill those of the parameter, one time after the other.
+    `flat` says that the checkpoint holds (1, out) of a parameter (out,).
     `config_fields` name the fields of config.json that decide the shape; they are only for the
     error message.
     """
@@ -35,6 +36,7 @@ class Placement:
     config_fields: tuple[str, ...] = ()
     grouped: tuple[int, int] | None = None
     repeats: int = 1
+    flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class WeightMap:
     canonical name in a file, or be missing from it: "transformer." finds both
     "transformer.wte.weight" and "wte.weight". `may_untie`: that tensors of tied parameters differ
     is usual in this family, whatever its config.json says, and no reason for a warning. `aliases`:
-    other names of tensors, and the canonical ones.
+    other names of tensors, and the canonical ones. `zeros`: names that may be absent because their
+    parameter is zero.
     """
 
     placements: Mapping[str, Placement]
@@ -56,6 +59,7 @@ class WeightMap:
     prefixes: tuple[str, ...] = ()
     may_untie: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
+    zeros: frozenset[str] = frozenset()
     _ignored: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ class Copy:
     transpose: bool
     grouped: tuple[int, int] | None = None
     repeats: int = 1
+    flat: bool = False
 
     @property
     def moves_rows(self) -> bool:
@@ -51,11 +52,12 @@ class WeightPlan:
     """The copies that fill a module.
 
     `owners` maps every parameter name of the module to the one it shares its tensor with: itself,
-    or for tied parameters the name the copies use.
+    or for tied parameters the name the copies use. `zeros` are those that no tensor fills.
     """
 
     copies: tuple[Copy, ...]
     owners: Mapping[str, str]
+    zeros: tuple[str, ...] = ()
 
 
 def plan_weights(
@@ -84,7 +86,9 @@ def plan_weights(
         _copy(stored, weight_map.placements[canonical], shapes)
         for canonical, stored in found.items()
     ]
-    return _settle_tied(checkpoint, candidates, owners, dtype, warns=not weight_map.may_untie)
+    plan = _settle_tied(checkpoint, candidates, owners, dtype, warns=not weight_map.may_untie)
+    absent = sorted(weight_map.zeros - found.keys())
+    return replace(plan, zeros=tuple(weight_map.placements[name].parameter for name in absent))
 
 
 def _shared_names(module: nn.Module) -> dict[str, str]:
@@ -151,6 +155,7 @@ def _match_names(
         canonical
         for canonical, placement in weight_map.placements.items()
         if canonical not in found
+        and canonical not in weight_map.zeros
         and not (canonical in weight_map.optional and _place(placement, owners) in filled)
     ]
     if missing or unexpected:
@@ -223,13 +228,15 @@ def _refuse_misshapen(
 def _stored_shape(placement: Placement, shape: tuple[int, ...]) -> tuple[int, ...]:
     start, stop = _bounds(placement, shape)
     wanted = ((stop - start) // placement.repeats, *shape[1:]) if shape else shape
+    if placement.flat:
+        return (1, *wanted)
     return wanted[::-1] if placement.transpose else wanted
 
 
 def _copy(stored: str, placement: Placement, shapes: Mapping[str, tuple[int, ...]]) -> Copy:
     start, stop = _bounds(placement, shapes[placement.parameter])
     at = stored, placement.parameter, start, stop
-    return Copy(*at, placement.transpose, placement.grouped, placement.repeats)
+    return Copy(*at, placement.transpose, placement.grouped, placement.repeats, placement.flat)
 
 
 def _settle_tied(
@@ -263,7 +270,10 @@ def _settle_tied(
             )
         apart[copy.parameter] = copy
     filled_by = {owner: copy.parameter for (owner, _), copy in first.items()}
-    settled = {name: name if name in apart else filled_by[owner] for name, owner in owners.items()}
+    settled = {
+        name: name if name in apart else filled_by.get(owner, owner)
+        for name, owner in owners.items()
+    }
     together = [replace(copy, parameter=settled[copy.parameter]) for copy in first.values()]
     order = {name: index for index, name in enumerate(checkpoint.tensors)}
     copies = sorted([*together, *apart.values()], key=lambda copy: order[copy.stored])

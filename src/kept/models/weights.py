@@ -59,6 +59,7 @@ class StoredWeights:
         self._copies: dict[str, list[Copy]] = {}
         for copy in plan.copies:
             self._copies.setdefault(copy.parameter, []).append(copy)
+        self._copies |= {name: [] for name in plan.zeros}
         self.names = tuple(self._copies)
         sizes = [checkpoint.tensors[copy.stored].num_bytes for copy in plan.copies]
         self._done, self._mapped, self._total = 0, 0, sum(sizes)
@@ -78,6 +79,8 @@ class StoredWeights:
         cannot hold.
         """
         copies, shape = self._copies[name], self._meta[name].shape
+        if not copies:  # which the files leave out because it is zero
+            return torch.zeros(shape, dtype=self.dtype, device=self._device)
         stored = [self._checkpoint.tensors[copy.stored] for copy in copies]
         dtype = self.dtype
         if exact:
@@ -202,6 +205,7 @@ class StoredWeights:
 def _fill(parameter: Tensor, checkpoint: Checkpoint, copy: Copy) -> None:
     info = checkpoint.tensors[copy.stored]
     rows = parameter[copy.start : copy.stop] if parameter.dim() else parameter
+    rows = rows[None] if copy.flat else rows
     if copy.moves_rows:
         whole = arranged(checkpoint.read(copy.stored), copy.grouped, copy.repeats)
         rows.copy_(whole.to(rows.dtype).T if copy.transpose else whole)

@@ -107,6 +107,17 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     return out
 
 
+def post_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """`layer_norm` of what residual sums have come to, which go on from there. Consumes x.
+
+    For norms that stand behind sums and not before what is added (Vaswani et al. 2017).
+    """
+    if trace.is_traced(x):
+        out: Tensor = _trace.post_norm(x, weight, bias, eps)
+        return out
+    return reference.layer_norm(x, weight, bias, eps)
+
+
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, adapters: Adapters | None = None
 ) -> Tensor:

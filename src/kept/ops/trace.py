@@ -148,6 +148,16 @@ def layer_norm(x: Rows, weight: Tensor | None, bias: Tensor | None, eps: float) 
     return _norm(x, weight, _widened(torch.zeros_like(weight) if bias is None else bias), eps)
 
 
+def post_norm(x: Rows, weight: Tensor, bias: Tensor | None, eps: float) -> Rows:
+    """See `ops.post_norm`; in place."""
+    assert x.buffer.sums, "it is for rows that go on being added to"
+    bias = _widened(torch.zeros_like(weight) if bias is None else bias)
+    buffer = x.read()
+    x.trace.lines.append(Norm(buffer, _widened(weight), bias, eps, buffer, x.wanted))
+    x.spent = True
+    return Rows(x.trace, buffer, x.wanted)
+
+
 def norm_parts(x: Rows, weights: Sequence[Tensor], eps: float) -> Rows:
     """See `ops.norm_parts`; in place."""
     buffer, begin, made = x.read(), 0, []

@@ -1,10 +1,11 @@
-"""A file for each family that a `DecoderConfig` describes."""
+"""A file for each family that a `DecoderConfig` or a `Seq2SeqConfig` describes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from kept.models.families import (
+    bart,
     bloom,
     cohere,
     exaone4,
@@ -17,11 +18,15 @@ from kept.models.families import (
     gptj,
     granite,
     internlm2,
+    m2m_100,
+    marian,
+    mbart,
     minicpm,
     mistral3,
     mpt,
     olmo,
     opt,
+    pegasus,
     phi,
     smollm3,
     stablelm,
@@ -52,8 +57,18 @@ _EACH: tuple[Mapping[str, Family], ...] = (
     stablelm.FAMILIES,
     starcoder2.FAMILIES,
 )
+_EACH_WITH_ENCODER: tuple[Mapping[str, Family], ...] = (
+    bart.FAMILIES,
+    m2m_100.FAMILIES,
+    marian.FAMILIES,
+    mbart.FAMILIES,
+    pegasus.FAMILIES,
+)
 DECODERS: Mapping[str, Family] = {
     kind: family for families in _EACH for kind, family in families.items()
 }
+ENCODER_DECODERS: Mapping[str, Family] = {
+    kind: family for families in _EACH_WITH_ENCODER for kind, family in families.items()
+}
 
-__all__ = ["DECODERS"]
+__all__ = ["DECODERS", "ENCODER_DECODERS"]
