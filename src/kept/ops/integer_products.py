@@ -58,7 +58,9 @@ def quantize_rows(x: Tensor) -> QuantizedRows:
     used = finite & (largest >= _SMALLEST)
     scales = torch.where(used, largest, 0) / _INT8_MAX
     scales = torch.where(finite, scales, torch.nan)
-    inverse = _INT8_MAX / torch.where(used, largest, 1)
+    # Torch divides a number of Python's by multiplying it with a rounded reciprocal.
+    most = torch.full_like(largest, _INT8_MAX)
+    inverse = most / torch.where(used, largest, 1)
     codes = torch.where(used, groups * inverse, 0).round().to(torch.int8)
     return QuantizedRows(codes.flatten(1)[:, :num_in], scales.squeeze(-1))
 

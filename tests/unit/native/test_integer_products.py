@@ -55,6 +55,16 @@ def test_the_bits_of_the_specification(isa: str, format: str) -> None:
         assert torch.equal(bits(program.rows(residual, rows)), bits(before + expected))
 
 
+def test_numbers_that_lie_about_halfway_between_two_codes(isa: str) -> None:
+    """Where the last bit of the factor decides, which torch's own division by a number rounds."""
+    x = torch.randn(40_000, 32)
+    one = QuantizedMatrix("int8", torch.eye(32, dtype=torch.int8), torch.ones(32))
+    rig = Rig()
+    out = rig.linear(rig.quantize(rig.rows(x), "int8"), pack(one, None))
+    found = rig.run(len(x))[0].rows(out, len(x))
+    assert torch.equal(bits(found), bits(linear_int8(quantize_rows(x), one)))
+
+
 @formats
 def test_the_largest_products(isa: str, format: str) -> None:
     """Pairs that 16 bits would not hold if a weight's offset stayed in them."""
