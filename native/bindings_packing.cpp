@@ -7,6 +7,7 @@
 #include "dispatch.h"
 #include "handed.h"
 #include "pack.h"
+#include "pack_blocks.h"
 #include "quantize.h"
 
 namespace nb = nanobind;
@@ -37,6 +38,16 @@ std::int64_t bytes(const Weights& w) {
     return w.num_panels() * w.bytes_per_panel();
 }
 
+Number group_scale_type(Format format) {
+    return group_scales_of(format) == GroupScales::fp16 ? Number::fp16 : Number::bf16;
+}
+
+std::uint16_t* group_scales_in(nb::handle scales, Format format, std::int64_t count) {
+    need(scales, "scales of groups");
+    return reinterpret_cast<std::uint16_t*>(
+        numbers(scales, group_scale_type(format), count, "scales of groups"));
+}
+
 // Of a shape alone, without data, or of a whole matrix.
 Weights make_weights(Format format, bool gated, std::int64_t num_out, std::int64_t num_in,
                      nb::handle data, nb::handle channel_scales, nb::handle group_scales,
@@ -50,12 +61,14 @@ Weights make_weights(Format format, bool gated, std::int64_t num_out, std::int64
     w.num_in = num_in;
     w.data = numbers<const std::byte>(data, bytes(w), "packed weights");
     w.channel_scales = numbers<const float>(channel_scales, outputs(w), "scales of outputs");
-    w.group_scales = numbers<const std::uint16_t>(group_scales, scales_of(w), "scales of groups");
+    w.group_scales = reinterpret_cast<const std::uint16_t*>(
+        numbers(group_scales, group_scale_type(format), scales_of(w), "scales of groups"));
     w.bias = numbers<const float>(bias, outputs(w), "biases");
     if (w.data && (format == Format::int8) != (w.channel_scales != nullptr))
         throw std::invalid_argument("scales of outputs belong to int8, and to nothing else");
     if (w.data && is_grouped(format) != (w.group_scales != nullptr))
-        throw std::invalid_argument("scales of groups belong to int4 and mxfp4 alone");
+        throw std::invalid_argument(
+            "scales of groups belong to formats that have them, and to none else");
     return w;
 }
 
@@ -67,7 +80,7 @@ const Weights& whole(const Weights& w) {
 // A byte a number: int8, or uint8 where codes are of four bits.
 std::int8_t* codes_in(nb::handle codes, Format format, std::int64_t count) {
     need(codes, "codes");
-    const Number type = is_grouped(format) ? Number::u8 : Number::i8;
+    const Number type = is_nibbles(format) ? Number::u8 : Number::i8;
     return reinterpret_cast<std::int8_t*>(numbers(codes, type, count, "codes"));
 }
 
@@ -87,6 +100,22 @@ void pack_codes_of(const Weights& shape, nb::handle codes, nb::handle data) {
     std::byte* to = some<std::byte>(data, bytes(shape), "packed weights");
     const nb::gil_scoped_release release;
     pack_codes(shape, from, to);
+}
+
+std::int64_t pack_blocks_of(const Weights& shape, nb::handle rows, std::int64_t first_row,
+                            nb::handle data, nb::handle scales) {
+    const Handed from = hand(rows, "blocks");
+    const std::int64_t row_bytes = shape.num_groups() * block_bytes(shape.format);
+    if (group_scales_of(shape.format) != GroupScales::fp16 || shape.num_in % kGroup)
+        throw std::invalid_argument("blocks are of q8_0 or q4_0, and of 32 inputs each");
+    const std::int64_t num_rows = row_bytes ? from.count / row_bytes : 0;
+    if (from.type != Number::u8 || num_rows * row_bytes != from.count || first_row < 0 ||
+        first_row + num_rows > shape.num_out)
+        throw std::invalid_argument("blocks are no whole rows of the matrix");
+    std::byte* to = some<std::byte>(data, bytes(shape), "packed weights");
+    std::uint16_t* beside = group_scales_in(scales, shape.format, scales_of(shape));
+    const nb::gil_scoped_release release;
+    return pack_blocks(shape, from.data, first_row, num_rows, to, beside);
 }
 
 std::int64_t quantize_rows_of(const std::string& isa, Format format, nb::handle source,
@@ -132,7 +161,9 @@ void bind_packing(nb::module_& m) {
         .value("bf16", Format::bf16)
         .value("int8", Format::int8)
         .value("int4", Format::int4)
-        .value("mxfp4", Format::mxfp4);
+        .value("mxfp4", Format::mxfp4)
+        .value("q8_0", Format::q8_0)
+        .value("q4_0", Format::q4_0);
     nb::class_<Weights>(m, "Weights")
         .def_prop_ro("num_panels", &Weights::num_panels)
         .def_prop_ro("num_groups", &Weights::num_groups)
@@ -143,6 +174,7 @@ void bind_packing(nb::module_& m) {
           nb::keep_alive<0, 7>(), nb::keep_alive<0, 8>());
     m.def("pack_floats", &pack_floats_of);
     m.def("pack_codes", &pack_codes_of);
+    m.def("pack_blocks", &pack_blocks_of);
     m.def("unpack_codes", [](const Weights& w, nb::handle codes) {
         std::int8_t* to = codes_in(codes, whole(w).format, elements(w));
         const nb::gil_scoped_release release;
@@ -150,14 +182,14 @@ void bind_packing(nb::module_& m) {
     });
     m.def("pack_group_scales", [](const Weights& shape, nb::handle scales, nb::handle out) {
         const std::int64_t count = shape.num_out * shape.num_groups();
-        const auto* from = some<const std::uint16_t>(scales, count, "scales");
-        auto* to = some<std::uint16_t>(out, scales_of(shape), "packed scales");
+        const std::uint16_t* from = group_scales_in(scales, shape.format, count);
+        std::uint16_t* to = group_scales_in(out, shape.format, scales_of(shape));
         const nb::gil_scoped_release release;
         pack_group_scales(shape, from, to);
     });
     m.def("unpack_group_scales", [](const Weights& w, nb::handle scales) {
         if (!w.group_scales) throw std::invalid_argument("these weights have no such scales");
-        auto* to = some<std::uint16_t>(scales, w.num_out * w.num_groups(), "scales");
+        std::uint16_t* to = group_scales_in(scales, w.format, w.num_out * w.num_groups());
         const nb::gil_scoped_release release;
         unpack_group_scales(w, to);
     });

@@ -3,7 +3,8 @@
 //
 // A row lies in one piece, its parts one behind the other:
 //
-//   codes    int8, an input each; of rows for int4 weights the inputs 0 4 1 5 2 6 3 7 of each 8,
+//   codes    int8, an input each; of rows for weights of 4 bits the inputs 0 4 1 5 2 6 3 7 of each
+//   8,
 //            the order in which the nibbles of a column come out of their 32 bits (layout.h)
 //   scales   a float for each group of kCodeGroup inputs
 //   starts   an int32 for each span of inputs that is summed in one go: what its sums begin with
@@ -25,7 +26,7 @@ constexpr int kWeightOffset = 128;
 struct CodeRows {
     std::byte* data = nullptr;
     std::int64_t width = 0;  // inputs, padded to 32
-    bool for_int4 = false;   // whose weights have a scale for each 32 inputs
+    bool for_int4 = false;   // or other weights of 4 bits
 
     std::int64_t span() const { return for_int4 ? kGroup : kCodeGroup; }
     std::int64_t num_groups() const { return (width + kCodeGroup - 1) / kCodeGroup; }

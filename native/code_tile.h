@@ -5,7 +5,8 @@
 //
 //   sum = 0;  for each group in ascending order:  sum = fused(float(group's sum), scale, sum)
 //
-// scale: of the activations' group. The group's sum is times the scale of int4 weights before that.
+// scale: of the activations' group. The group's sum is times the weights' scale of the group before
+// that, where there is one.
 #pragma once
 
 #include "code_rows.h"
@@ -22,8 +23,9 @@ struct ReadInt8Quads {
     static constexpr bool kMade = false, kKeeps = false;
 };
 
-struct ReadInt4Quads {
-    using Codes = Int4Quads;
+template <class Levels>
+struct ReadLevelQuads {
+    using Codes = Levels;
     static constexpr int kUnits = 2, kStep = kStepBytes;
     static constexpr bool kMade = false, kKeeps = false;
 };
@@ -61,7 +63,7 @@ struct CodeTileArgs {
     bool resume;  // go on from what c holds
     const std::byte* ahead;
     std::int64_t ahead_stride;    // bytes a step
-    const std::uint16_t* scales;  // int4: of the panel's first group, 32 a group
+    const std::uint16_t* scales;  // of the panel's first group, 32 a group, where there are any
     std::byte* kept;              // where Quads are kept, if they are
 };
 
@@ -104,6 +106,14 @@ KEPT_INLINE void prefetch_codes(const std::byte* p) {
     }
 }
 
+template <GroupScales kScales>
+KEPT_INLINE vf scales_or_zero(const std::uint16_t* p) {
+    if constexpr (kScales == GroupScales::none)
+        return zero();
+    else
+        return load_scales<kScales>(p);
+}
+
 // One step's products. a: the first row's codes.
 template <class Read, int kRows>
 KEPT_INLINE void add_step(const std::byte* b, const std::int8_t* a, std::int64_t a_stride,
@@ -122,8 +132,9 @@ KEPT_INLINE void add_step(const std::byte* b, const std::int8_t* a, std::int64_t
     }(std::make_index_sequence<static_cast<std::size_t>(NV)>());
 }
 
-template <class Read, bool kScaled, int kRows>
+template <class Read, GroupScales kScales, int kRows>
 void code_tile(const CodeTileArgs& t) {
+    constexpr bool kScaled = kScales != GroupScales::none;
     // With more rows the sums lie in the nearest cache.
     constexpr bool kHeld = kRows <= kHeldRows;
     constexpr int kInputs = 4 * Read::kUnits, kSteps = kCodeGroup / kInputs;
@@ -161,7 +172,7 @@ void code_tile(const CodeTileArgs& t) {
         };
         for_each_of<kSteps>(step);
         for_each_of<NV>([&](auto v) __attribute__((always_inline)) {
-            const vf own = kScaled ? load_bf16(own_scales + v * W) : zero();
+            const vf own = scales_or_zero<kScales>(own_scales + v * W);
             for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
                 vf x = to_float(sums[r][v]);
                 if constexpr (kScaled) x = mul(x, own);

@@ -9,9 +9,12 @@
 //   int8   step of 4           4 columns, pair, column, input: 16 bytes a block of 4 columns
 //   int4   step of 8           column, input % 2             16 bits, nibble i is input pair i
 //   mxfp4  as int4, with other levels
+//   q8_0   as int8
+//   q4_0   as int4, with the levels -8 to 7
 //
-// Scales: int8 one float an output; int4 and mxfp4 one bf16 an output and group of 32 inputs, as
-// (panel, group, column). A gated matrix interleaves: a panel holds 16 gates, then their 16 ups.
+// Scales: int8 one float an output; the others of codes one an output and group of 32 inputs, as
+// (panel, group, column): bf16 of int4 and mxfp4, fp16 of q8_0 and q4_0, the blocks of GGUF files.
+// A gated matrix interleaves: a panel holds 16 gates, then their 16 ups.
 #pragma once
 
 #include <cstddef>
@@ -20,13 +23,33 @@
 namespace kept {
 
 constexpr int kPanel = 32;  // outputs
-constexpr int kGroup = 32;  // inputs that share an int4 scale, and what inputs are padded to
+constexpr int kGroup = 32;  // inputs that share a group's scale, and what inputs are padded to
 
-enum class Format { fp32, bf16, int8, int4, mxfp4 };
+enum class Format { fp32, bf16, int8, int4, mxfp4, q8_0, q4_0 };
 
-// Whether weights are codes of four bits, with a scale for each group.
+// Whether weights are codes of four bits.
+constexpr bool is_nibbles(Format f) {
+    return f == Format::int4 || f == Format::mxfp4 || f == Format::q4_0;
+}
+// Of eight bits.
+constexpr bool is_bytes(Format f) {
+    return f == Format::int8 || f == Format::q8_0;
+}
+
+// What each group of 32 inputs of an output is scaled by.
+enum class GroupScales { none, bf16, fp16 };
+
+constexpr GroupScales group_scales_of(Format f) {
+    return f == Format::q8_0 || f == Format::q4_0    ? GroupScales::fp16
+           : f == Format::int4 || f == Format::mxfp4 ? GroupScales::bf16
+                                                     : GroupScales::none;
+}
 constexpr bool is_grouped(Format f) {
-    return f == Format::int4 || f == Format::mxfp4;
+    return group_scales_of(f) != GroupScales::none;
+}
+// Whether the codes are whole numbers, which activations of int8 are multiplied by.
+constexpr bool is_whole(Format f) {
+    return (is_bytes(f) || is_nibbles(f)) && f != Format::mxfp4;
 }
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t step) {
@@ -41,7 +64,7 @@ constexpr std::int64_t even_part(std::int64_t inputs, std::int64_t most) {
 }
 
 constexpr int step_inputs(Format f) {
-    return f == Format::fp32 ? 1 : f == Format::bf16 ? 2 : f == Format::int8 ? 4 : 8;
+    return f == Format::fp32 ? 1 : f == Format::bf16 ? 2 : is_bytes(f) ? 4 : 8;
 }
 
 // Bytes of one panel's step of inputs: 128 in every format.
@@ -58,7 +81,7 @@ struct Weights {
     std::int64_t num_out = 0, num_in = 0;  // as in the model; a gated matrix counts both halves
     const std::byte* data = nullptr;
     const float* channel_scales = nullptr;        // int8: (panels * 32)
-    const std::uint16_t* group_scales = nullptr;  // of 4 bits: (panels, padded_in / 32, 32) bf16
+    const std::uint16_t* group_scales = nullptr;  // of groups: (panels, padded_in / 32, 32)
     const float* bias = nullptr;                  // (panels * 32) in packed order, or null
 
     std::int64_t padded_in() const { return round_up(num_in, kGroup); }
@@ -81,11 +104,12 @@ struct Weights {
 extern const std::uint16_t kInt4Levels[32];
 // The same of mxfp4: the numbers of e2m1 (OCP Microscaling Formats, 2023).
 extern const std::uint16_t kFp4Levels[32];
-// The same of the nibbles of int4 keys and values: -8 to 7.
+// The same of q4_0, and of the nibbles of int4 keys and values: -8 to 7.
 extern const std::uint16_t kNibbleLevels[32];
 extern const std::uint8_t kInt8Tables[256];
 // The levels of 4-bit codes as int8, and then with 128 added as bytes without a sign.
 constexpr int kNumInt4Levels = 16;
 extern const std::uint8_t kInt4Bytes[2 * kNumInt4Levels];
+extern const std::uint8_t kNibbleBytes[2 * kNumInt4Levels];  // of q4_0
 
 }  // namespace kept

@@ -28,7 +28,7 @@ template <>
 struct ReadFormat<Format::fp32> {
     using Of = FloatWords;
     using Read = ReadWords<FloatWords>;
-    static constexpr bool kGrouped = false;
+    static constexpr GroupScales kScales = GroupScales::none;
     static constexpr int kFew = kMaxRows;
 };
 template <>
@@ -36,35 +36,44 @@ struct ReadFormat<Format::bf16> {
     using Of = Bf16Products;
     using Read = std::conditional_t<std::is_same_v<Of, PairWords>, ReadWords<PairWords>,
                                     ReadPairs<Of, Bf16Pairs>>;
-    static constexpr bool kGrouped = false;
+    static constexpr GroupScales kScales = GroupScales::none;
     static constexpr int kFew = kMaxRows;
 };
 template <>
 struct ReadFormat<Format::int8> {
     using Of = Bf16Products;
     using Read = ReadPairs<Of, Int8Pairs>;
-    static constexpr bool kGrouped = false;
+    static constexpr GroupScales kScales = GroupScales::none;
     static constexpr int kFew = (2 * kMaxRows + 2) / 3;
 };
 template <>
 struct ReadFormat<Format::int4> {
     using Of = Bf16Products;
     using Read = ReadPairs<Of, Int4Pairs>;
-    static constexpr bool kGrouped = true;
+    static constexpr GroupScales kScales = GroupScales::bf16;
     static constexpr int kFew = (5 * kMaxRows + 5) / 6;
 };
 template <>
 struct ReadFormat<Format::mxfp4> : ReadFormat<Format::int4> {
     using Read = ReadPairs<Of, Fp4Pairs>;
 };
+template <>
+struct ReadFormat<Format::q8_0> : ReadFormat<Format::int8> {
+    static constexpr GroupScales kScales = GroupScales::fp16;
+};
+template <>
+struct ReadFormat<Format::q4_0> : ReadFormat<Format::int4> {
+    using Read = ReadPairs<Of, NibblePairs>;
+    static constexpr GroupScales kScales = GroupScales::fp16;
+};
 
-template <class Of, class Read, bool kStreams, int kVectors, bool kGrouped>
+template <class Of, class Read, bool kStreams, int kVectors, GroupScales kScales>
 struct RunTile {
     const TileArgs& t;
     template <int kRows>
     void run() const {
-        if constexpr (kGrouped)
-            grouped_tile<Of, Read, kStreams, kRows, kVectors>(t);
+        if constexpr (kScales != GroupScales::none)
+            grouped_tile<Of, Read, kScales, kStreams, kRows, kVectors>(t);
         else
             tile<Of, Read, kStreams, kRows, kVectors>(t);
     }
@@ -108,11 +117,15 @@ void few_rows(const LinearArgs& args, std::int64_t first_panel, std::int64_t las
     for (std::int64_t panel = first_panel; panel < last_panel; ++panel) {
         const std::byte* data = w.data + panel * w.bytes_per_panel();
         const TileArgs t{
-            data,       s.words,
-            inputs,     s.sums,
-            false,      data + kPrefetchAhead,
-            kStepBytes, F::kGrouped ? w.group_scales + panel * w.num_groups() * kPanel : nullptr};
-        with_rows<F::kFew>(rows, RunTile<Of, typename F::Read, true, NV, F::kGrouped>{t});
+            data,
+            s.words,
+            inputs,
+            s.sums,
+            false,
+            data + kPrefetchAhead,
+            kStepBytes,
+            is_grouped(w.format) ? w.group_scales + panel * w.num_groups() * kPanel : nullptr};
+        with_rows<F::kFew>(rows, RunTile<Of, typename F::Read, true, NV, F::kScales>{t});
         for (std::int64_t row = 0; row < args.rows; ++row)
             finish_row(args, panel, row, s.sums + row * kPanel);
     }
@@ -155,7 +168,7 @@ struct Slice {
     bool is_last;
 };
 
-template <class Of, bool kGrouped>
+template <class Of, GroupScales kScales>
 void slice_sums(const LinearArgs& args, const RowBlock& block, const Slice& slice) {
     constexpr int kStrips = NV / kStrip;
     const std::int64_t tiles = kStrips * block.turns, words = slice.num_inputs / Of::kInputs;
@@ -176,12 +189,12 @@ void slice_sums(const LinearArgs& args, const RowBlock& block, const Slice& slic
                              slice.input > 0,
                              ahead,
                              ahead_stride,
-                             kGrouped ? slice.scales + column : nullptr};
+                             slice.scales ? slice.scales + column : nullptr};
             const bool ends = slice.is_last && strip + 1 == kStrips;
             if (ends)
                 for (int row = 0; row < rows; ++row)
                     fetch_out(args, slice.panel, block.first + first + row);
-            with_rows<kTurnRows>(rows, RunTile<Of, ReadWords<Of>, false, kStrip, kGrouped>{t});
+            with_rows<kTurnRows>(rows, RunTile<Of, ReadWords<Of>, false, kStrip, kScales>{t});
             ahead += ahead_stride * words;
             // At once, so that what is written goes its way while the next tile multiplies.
             if (ends)
@@ -212,17 +225,18 @@ void panel_sums(const LinearArgs& args, std::int64_t panel, std::int64_t next,
             expand<Of, typename F::Read>(b, count, expanded);
             b = expanded;
         }
-        const Slice slice{
-            panel,
-            k,
-            count,
-            b,
-            k + count < end ? at(panel, k + count) : at(next, block.first_input),
-            panel_bytes(w.format, count),
-            F::kGrouped ? w.group_scales + (panel * w.num_groups() + k / kGroup) * kPanel : nullptr,
-            sums,
-            k + count == w.padded_in()};
-        slice_sums<Of, F::kGrouped>(args, block, slice);
+        const Slice slice{panel,
+                          k,
+                          count,
+                          b,
+                          k + count < end ? at(panel, k + count) : at(next, block.first_input),
+                          panel_bytes(w.format, count),
+                          is_grouped(w.format)
+                              ? w.group_scales + (panel * w.num_groups() + k / kGroup) * kPanel
+                              : nullptr,
+                          sums,
+                          k + count == w.padded_in()};
+        slice_sums<Of, F::kScales>(args, block, slice);
     }
 }
 
@@ -281,6 +295,10 @@ inline void linear(const LinearArgs& args, std::int64_t first_panel, std::int64_
             return linear_of<Format::int4>(args, first_panel, last_panel, scratch);
         case Format::mxfp4:
             return linear_of<Format::mxfp4>(args, first_panel, last_panel, scratch);
+        case Format::q8_0:
+            return linear_of<Format::q8_0>(args, first_panel, last_panel, scratch);
+        case Format::q4_0:
+            return linear_of<Format::q4_0>(args, first_panel, last_panel, scratch);
     }
 }
 

@@ -24,7 +24,7 @@ struct PairTileArgs {
     bool resume;  // go on from what c holds
     const std::byte* ahead;
     std::int64_t ahead_stride;    // bytes an eight of inputs
-    const std::uint16_t* scales;  // int4: of the panel's first group, 32 a group
+    const std::uint16_t* scales;  // of the panel's first group, 32 a group, where there are any
 };
 
 // Two rows' eight inputs each.
@@ -56,9 +56,9 @@ KEPT_INLINE void add_pairs(const std::byte* b, const std::int8_t* const* a, std:
     }
 }
 
-template <bool kScaled, int kPairs>
+template <GroupScales kScales, int kPairs>
 void pair_tile(const PairTileArgs& t) {
-    constexpr std::int64_t kSpan = kScaled ? kGroup : kCodeGroup;
+    constexpr std::int64_t kSpan = kScales != GroupScales::none ? kGroup : kCodeGroup;
     constexpr int kRows = 2 * kPairs;
     const std::int8_t* a[kRows];
     const float* row_scales[kRows];
@@ -81,12 +81,11 @@ void pair_tile(const PairTileArgs& t) {
             b += count / kEight * kEightBytes;
             for_each_of<kHalf / W>([&](auto v) __attribute__((always_inline)) {
                 const std::int64_t column = half * kHalf + v * W;
-                const vf own =
-                    kScaled ? load_bf16(t.scales + input / kGroup * kPanel + column) : zero();
+                const vf own = scales_or_zero<kScales>(t.scales + input / kGroup * kPanel + column);
                 for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
                     if (r >= t.rows) return;
                     vf x = row_of(sums[r / 2][2 * v], sums[r / 2][2 * v + 1], r % 2);
-                    if constexpr (kScaled) x = mul(x, own);
+                    if constexpr (kScales != GroupScales::none) x = mul(x, own);
                     float* c = t.c + r * kPanel + column;
                     store(c, fused(x, set1(row_scales[r][input / kCodeGroup]), load(c)));
                 });
@@ -112,7 +111,7 @@ void make_pairs(const std::byte* p, std::int64_t num_inputs, std::byte* out) {
         }
 }
 
-template <class Read, bool kScaled>
+template <class Read, GroupScales kScales>
 void pair_sums(const LinearArgs& args, std::int64_t panel, float* sums, std::byte* made) {
     const Weights& w = *args.weights;
     const std::int64_t inputs = w.padded_in();
@@ -130,11 +129,11 @@ void pair_sums(const LinearArgs& args, std::int64_t panel, float* sums, std::byt
                 count, sums + first * kPanel, k > 0,
                 // Each turn fetches its share of what comes next, so that memory is never idle.
                 b + bytes + bytes * turn / num_turns, bytes / num_turns / (2 * count / kEight),
-                kScaled ? w.group_scales + panel * w.num_groups() * kPanel : nullptr};
+                is_grouped(w.format) ? w.group_scales + panel * w.num_groups() * kPanel : nullptr};
             if (t.rows > 2)
-                pair_tile<kScaled, 2>(t);
+                pair_tile<kScales, 2>(t);
             else
-                pair_tile<kScaled, 1>(t);
+                pair_tile<kScales, 1>(t);
         }
     }
 }
@@ -145,10 +144,9 @@ inline void linear_on_pairs(const LinearArgs& args, std::int64_t first_panel,
     auto* made = reinterpret_cast<std::byte*>(scratch);
     float* sums = scratch + kSliceInputs * kPanel / 2;
     for (std::int64_t panel = first_panel; panel < last_panel; ++panel) {
-        if (args.codes.for_int4)
-            pair_sums<ReadInt4Quads, true>(args, panel, sums, made);
-        else
-            pair_sums<ReadInt8Quads, false>(args, panel, sums, made);
+        with_code_format(args.weights->format, [&]<class Read, GroupScales kScales>() {
+            pair_sums<Read, kScales>(args, panel, sums, made);
+        });
         for (std::int64_t row = 0; row < args.rows; ++row)
             finish_row(args, panel, row, sums + row * kPanel);
     }

@@ -32,6 +32,11 @@ alignas(16) const std::uint8_t kInt4Bytes[2 * kNumInt4Levels] = {
     1,   32,  52,  68,  82,  95,  106, 117, 128, 139, 151, 164, 177, 193, 212, 238,
 };
 
+alignas(16) const std::uint8_t kNibbleBytes[2 * kNumInt4Levels] = {
+    248, 249, 250, 251, 252, 253, 254, 255, 0,   1,   2,   3,   4,   5,   6,   7,
+    120, 121, 122, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132, 133, 134, 135,
+};
+
 alignas(64) const std::uint16_t kNibbleLevels[32] = {
     0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000,
     0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040,
@@ -165,7 +170,7 @@ void pack_floats(const Weights& w, const void* source, Source type, std::byte* d
 }
 
 void pack_codes(const Weights& w, const std::int8_t* codes, std::byte* data) {
-    if (w.format == Format::int8)
+    if (is_bytes(w.format))
         return pack_words<4>(w, data, 0, put_pairs, [&](std::int64_t first, auto count) {
             return some_bytes(codes + first, count);
         });
@@ -191,7 +196,7 @@ void unpack_codes(const Weights& w, std::int8_t* codes) {
             if (row < 0) continue;
             for (std::int64_t k = 0; k < w.num_in; ++k) {
                 std::int8_t& to = codes[row * w.num_in + k];
-                if (w.format == Format::int8) {
+                if (is_bytes(w.format)) {
                     to = static_cast<std::int8_t>(in[k / 4 * kStepBytes + column / 4 * 16 +
                                                      column % 4 * 2 + k % 4 / 2 * 8 + k % 2]);
                 } else {

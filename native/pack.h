@@ -11,12 +11,12 @@ enum class Source { fp32, bf16, fp16 };
 // fp32 to bf16 rounds to nearest even.
 void pack_floats(const Weights& shape, const void* source, Source type, std::byte* data);
 
-// Packs codes (num_out, num_in): int8, or levels 0 to 15 of int4 as bytes.
+// Packs codes (num_out, num_in): of eight bits, or those of four, 0 to 15, a byte each.
 void pack_codes(const Weights& shape, const std::int8_t* codes, std::byte* data);
 // And back: the codes as they were.
 void unpack_codes(const Weights& packed, std::int8_t* codes);
 
-// Packs int4 scales (num_out, groups) bf16 into (panels, groups, 32).
+// Packs scales of groups (num_out, groups), of 16 bits, into (panels, groups, 32).
 void pack_group_scales(const Weights& shape, const std::uint16_t* scales, std::uint16_t* out);
 void unpack_group_scales(const Weights& packed, std::uint16_t* scales);
 

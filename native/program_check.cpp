@@ -232,8 +232,8 @@ void Program::check_product(const RowBuffer& in, const Weights& w, Epilogue epil
     must_hold_numbers(out);
     must(w.padded_in() <= in.stride(), "a matrix reads beyond the rows of its input");
     const CodeRows codes = in.codes();
-    must(!in.holds_codes() || (codes.width == w.padded_in() &&
-                               w.format == (codes.for_int4 ? Format::int4 : Format::int8)),
+    must(!in.holds_codes() || (codes.width == w.padded_in() && is_whole(w.format) &&
+                               is_nibbles(w.format) == codes.for_int4),
          "codes are of another width or order than a matrix reads");
     must(epilogue == Epilogue::logits ||
              (epilogue == Epilogue::gate ? w.width() : w.num_out) <= out.stride(),

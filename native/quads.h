@@ -6,10 +6,12 @@
 //   Quads       four weights of W columns
 //   dot(s, w, a)      adds the four products to each column's sum; exact
 //   start(p)          what sums begin with, see code_rows.h
-//   Int8Quads, Int4Quads    Quads of packed weights (layout.h): unit(u) for each 4 inputs of a step
+//   Int8Quads, LevelQuads   Quads of packed weights (layout.h): unit(u) for each 4 inputs of a
+//   step;
+//                           of LevelQuads four bits say which of a table's levels
 //   load_quads, store_quads of kQuadBytes: Quads made once for many rows
 //   store_codes(p, x)       W floats that hold whole numbers, as kRounding leaves them, to int8
-//   order_for_int4(p)       puts 32 codes into the order that Int4Quads take them in
+//   order_for_int4(p)       puts 32 codes into the order that LevelQuads take them in
 #pragma once
 
 #include "layout.h"
@@ -32,3 +34,10 @@ constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23
 #else
 #include "quads_portable.h"
 #endif
+
+namespace kept::KEPT_NS {
+
+using Int4Quads = LevelQuads<kInt4Bytes>;
+using NibbleQuads = LevelQuads<kNibbleBytes>;
+
+}  // namespace kept::KEPT_NS

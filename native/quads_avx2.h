@@ -95,15 +95,16 @@ struct Int8Quads {
     }
 };
 
-struct Int4Quads {
+template <const std::uint8_t* kBytes>
+struct LevelQuads {
     __m256i codes;
-    explicit Int4Quads(const std::byte* p) : codes(read_quads(p)) {}
+    explicit LevelQuads(const std::byte* p) : codes(read_quads(p)) {}
     Quads unit(int u) const {
         const __m256i nibbles =
             _mm256_and_si256(u == 0 ? codes : _mm256_srli_epi16(codes, 4), _mm256_set1_epi8(15));
         return quads_of_levels(_mm256_shuffle_epi8(
-            _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(
-                kInt4Bytes + (kLevelOffset ? kNumInt4Levels : 0)))),
+            _mm256_broadcastsi128_si256(_mm_load_si128(
+                reinterpret_cast<const __m128i*>(kBytes + (kLevelOffset ? kNumInt4Levels : 0)))),
             nibbles));
     }
 };

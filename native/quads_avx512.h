@@ -92,15 +92,16 @@ struct Int8Quads {
     }
 };
 
-struct Int4Quads {
+template <const std::uint8_t* kBytes>
+struct LevelQuads {
     __m512i codes;
-    explicit Int4Quads(const std::byte* p) : codes(_mm512_loadu_si512(p)) {}
+    explicit LevelQuads(const std::byte* p) : codes(_mm512_loadu_si512(p)) {}
     Quads unit(int u) const {
         const __m512i nibbles =
             _mm512_and_si512(u == 0 ? codes : _mm512_srli_epi16(codes, 4), _mm512_set1_epi8(15));
         return quads_of_levels(_mm512_shuffle_epi8(
-            _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(
-                kInt4Bytes + (kLevelOffset ? kNumInt4Levels : 0)))),
+            _mm512_broadcast_i32x4(_mm_load_si128(
+                reinterpret_cast<const __m128i*>(kBytes + (kLevelOffset ? kNumInt4Levels : 0)))),
             nibbles));
     }
 };

@@ -52,13 +52,14 @@ struct Int8Quads {
     }
 };
 
-struct Int4Quads {
+template <const std::uint8_t* kBytes>
+struct LevelQuads {
     uint8x16_t codes;
-    explicit Int4Quads(const std::byte* p)
+    explicit LevelQuads(const std::byte* p)
         : codes(vld1q_u8(reinterpret_cast<const std::uint8_t*>(p))) {}
     Quads unit(int u) const {
         const uint8x16_t nibbles = u == 0 ? vandq_u8(codes, vdupq_n_u8(15)) : vshrq_n_u8(codes, 4);
-        return {vreinterpretq_s8_u8(vqtbl1q_u8(vld1q_u8(kInt4Bytes), nibbles))};
+        return {vreinterpretq_s8_u8(vqtbl1q_u8(vld1q_u8(kBytes), nibbles))};
     }
 };
 

@@ -62,15 +62,16 @@ struct Int8Quads {
     }
 };
 
-struct Int4Quads {
+template <const std::uint8_t* kBytes>
+struct LevelQuads {
     const std::byte* p;
-    explicit Int4Quads(const std::byte* from) : p(from) {}
+    explicit LevelQuads(const std::byte* from) : p(from) {}
     Quads unit(int u) const {
         Quads w;
         for (int c = 0; c < W; ++c)
             for (int i = 0; i < 4; ++i) {
                 const int nibble = static_cast<int>(p[4 * c + i]) >> 4 * u & 15;
-                w.x[i / 2][2 * c + i % 2] = static_cast<std::int8_t>(kInt4Bytes[nibble]);
+                w.x[i / 2][2 * c + i % 2] = static_cast<std::int8_t>(kBytes[nibble]);
             }
         return w;
     }

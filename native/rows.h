@@ -20,14 +20,24 @@ inline float stored_weight(const Weights& w, std::int64_t place, std::int64_t k)
             return static_cast<float>(reinterpret_cast<const std::int8_t*>(step)[at]) *
                    w.channel_scales[place];
         }
+        case Format::q8_0: {
+            const std::int64_t at = column / 4 * 16 + k % 4 / 2 * 8 + column % 4 * 2 + k % 2;
+            const std::int64_t group = panel * w.num_groups() + k / kGroup;
+            return static_cast<float>(reinterpret_cast<const std::int8_t*>(step)[at]) *
+                   fp16_to_float(w.group_scales[group * kPanel + column]);
+        }
         case Format::int4:
-        case Format::mxfp4: {
+        case Format::mxfp4:
+        case Format::q4_0: {
             const std::uint16_t codes =
                 reinterpret_cast<const std::uint16_t*>(step)[2 * column + k % 2];
             const std::uint16_t scale =
                 w.group_scales[(panel * w.num_groups() + k / kGroup) * kPanel + column];
+            const int code = codes >> k % 8 / 2 * 4 & 15;
+            if (w.format == Format::q4_0)
+                return static_cast<float>(code - 8) * fp16_to_float(scale);
             const std::uint16_t* levels = w.format == Format::int4 ? kInt4Levels : kFp4Levels;
-            return bf16_to_float(levels[codes >> k % 8 / 2 * 4 & 15]) * bf16_to_float(scale);
+            return bf16_to_float(levels[code]) * bf16_to_float(scale);
         }
     }
     return 0;

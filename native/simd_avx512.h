@@ -104,6 +104,10 @@ inline vf load_bf16(const std::uint16_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
+inline vf load_fp16(const std::uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
 #if defined(__AVX512BF16__)
 
 inline vf dp(vf acc, vb a, vb b) {

@@ -119,6 +119,9 @@ inline vf dp(vf acc, vb a, vb b) {
 inline vf load_bf16(const std::uint16_t* p) {
     return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
 }
+inline vf load_fp16(const std::uint16_t* p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
 inline vb rounded_bits(vf x) {  // the bf16 in the upper halves, below them anything
     const vb bits = vreinterpretq_u32_f32(x);
     const vb odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));

@@ -120,6 +120,9 @@ inline vf load_bf16(const std::uint16_t* p) {
     const vb bits{p[0], p[1], p[2], p[3]};
     return reinterpret_cast<vf>(bits << 16);
 }
+inline vf load_fp16(const std::uint16_t* p) {
+    return vf{fp16_to_float(p[0]), fp16_to_float(p[1]), fp16_to_float(p[2]), fp16_to_float(p[3])};
+}
 inline vf nearest_bf16(vf x) {
     const vb bits = reinterpret_cast<vb>(x);
     const vb rounded = bits + 0x7fffu + ((bits >> 16) & 1u);

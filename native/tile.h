@@ -1,8 +1,8 @@
 // The micro-kernel: a few rows of activations times vectors of one panel of weights.
 //
 // Every output element is one chain of multiply-adds over its inputs in ascending order, whatever
-// the number of rows, so rows can be grouped in any way without changing a bit. An int4 panel has a
-// chain for each group of 32 inputs, scaled and added in ascending order.
+// the number of rows, so rows can be grouped in any way without changing a bit. A panel with
+// scales of groups has a chain for each 32 inputs, scaled and added in ascending order.
 #pragma once
 
 #include <type_traits>
@@ -79,6 +79,18 @@ struct Fp4Pairs : Int4Codes {
     explicit Fp4Pairs(const std::byte* p) : Int4Codes(p, kFp4Levels) {}
 };
 
+struct NibblePairs : Int4Codes {
+    static constexpr int kPairs = 4;
+    explicit NibblePairs(const std::byte* p) : Int4Codes(p, kNibbleLevels) {}
+};
+
+// W scales of a group.
+template <GroupScales kScales>
+KEPT_INLINE vf load_scales(const std::uint16_t* p) {
+    static_assert(kScales != GroupScales::none);
+    return kScales == GroupScales::fp16 ? load_fp16(p) : load_bf16(p);
+}
+
 // PairWords of bf16 that a format's codes make, as words.
 template <class Of, class Codes>
 struct ReadPairs {
@@ -115,7 +127,7 @@ struct TileArgs {
     bool resume;  // go on from what c holds
     const std::byte* ahead;
     std::int64_t ahead_stride;
-    const std::uint16_t* scales;  // int4: of the first group, 32 a group
+    const std::uint16_t* scales;  // of the first group, 32 a group, where there are any
 };
 
 // Sums over `num_inputs` inputs from `first_input` on, for kGroups groups of as many side by side:
@@ -186,7 +198,8 @@ void tile(const TileArgs& t) {
 
 // Groups [group, group + kTogether), scaled and added in this order to the sums in memory, in the
 // nearest cache: registers are for the sums within a group.
-template <class Of, class Read, bool kStreams, int kRows, int kVectors, int kTogether>
+template <class Of, class Read, GroupScales kScales, bool kStreams, int kRows, int kVectors,
+          int kTogether>
 KEPT_INLINE void add_groups(const TileArgs& t, std::int64_t group, bool resume) {
     vf acc[kTogether][kRows][kVectors];
     KEPT_UNROLL_ALL
@@ -203,7 +216,7 @@ KEPT_INLINE void add_groups(const TileArgs& t, std::int64_t group, bool resume) 
         vf scales[kTogether];
         KEPT_UNROLL_ALL
         for (int g = 0; g < kTogether; ++g)
-            scales[g] = load_bf16(t.scales + (group + g) * kPanel + v * W);
+            scales[g] = load_scales<kScales>(t.scales + (group + g) * kPanel + v * W);
         KEPT_UNROLL_ALL
         for (int r = 0; r < kRows; ++r) {
             float* c = t.c + r * kPanel + v * W;
@@ -216,16 +229,18 @@ KEPT_INLINE void add_groups(const TileArgs& t, std::int64_t group, bool resume) 
 }
 
 // Scales each group of 32 inputs. num_inputs is a multiple of 32.
-template <class Of, class Read, bool kStreams, int kRows, int kVectors>
+template <class Of, class Read, GroupScales kScales, bool kStreams, int kRows, int kVectors>
 void grouped_tile(const TileArgs& t) {
     constexpr int kSums = kRows * kVectors;
     constexpr int kTogether = 4 * kSums <= kTileSums ? 4 : 2 * kSums <= kTileSums ? 2 : 1;
     const std::int64_t num_groups = t.num_inputs / kGroup;
     std::int64_t group = 0;
     for (; group + kTogether <= num_groups; group += kTogether)
-        add_groups<Of, Read, kStreams, kRows, kVectors, kTogether>(t, group, t.resume || group > 0);
+        add_groups<Of, Read, kScales, kStreams, kRows, kVectors, kTogether>(t, group,
+                                                                            t.resume || group > 0);
     for (; group < num_groups; ++group)
-        add_groups<Of, Read, kStreams, kRows, kVectors, 1>(t, group, t.resume || group > 0);
+        add_groups<Of, Read, kScales, kStreams, kRows, kVectors, 1>(t, group,
+                                                                    t.resume || group > 0);
 }
 
 // Calls f.run<n>() for the n in 1..kMax that equals `rows`.

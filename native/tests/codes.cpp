@@ -43,14 +43,14 @@ void hold_codes(const Kernels& kernels, const Kernels& portable) {
                                           {3, 97, 64},  {4, 1100, 40}, {5, 64, 33},
                                           {6, 512, 34}, {13, 544, 48}, {17, 96, 1}};
     Random random(2);
-    for (const Format format : {Format::int8, Format::int4})
+    for (const Format format : {Format::int8, Format::int4, Format::q8_0, Format::q4_0})
         for (const auto& [rows, inputs, outputs] : kSizes) {
             const std::string what = std::string("codes ") + name_of(format);
             Rows x(random, rows, inputs, false);
             for (float& number : x.floats) number = std::ldexp(number, random.below(12) - 6);
             for (std::int64_t i = 0; i < inputs && rows > 2; ++i) x.put(rows - 1, i, 0);
-            const Coded codes(kernels, x, rows, format == Format::int4);
-            require(same_bits(codes.data, Coded(portable, x, rows, format == Format::int4).data),
+            const Coded codes(kernels, x, rows, is_nibbles(format));
+            require(same_bits(codes.data, Coded(portable, x, rows, is_nibbles(format)).data),
                     what + " of rows");
             const Matrix matrix(random, format, outputs, inputs, false);
             const auto found = products(kernels, matrix, codes.from(0), rows);

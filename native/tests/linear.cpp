@@ -107,8 +107,8 @@ void hold_logits(const Kernels& kernels, Random& random, Format format) {
 
 void hold_linear(const Kernels& kernels, const Kernels& portable) {
     Random random(1);
-    for (const Format format :
-         {Format::fp32, Format::bf16, Format::int8, Format::int4, Format::mxfp4}) {
+    for (const Format format : {Format::fp32, Format::bf16, Format::int8, Format::int4,
+                                Format::mxfp4, Format::q8_0, Format::q4_0}) {
         const std::string what = std::string("linear ") + name_of(format);
         for (const auto& [rows, inputs, outputs] : kSizes) {
             Rows in(random, rows, inputs, format != Format::fp32);

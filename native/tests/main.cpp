@@ -12,8 +12,9 @@ void hold_alike(const std::vector<const Kernels*>& sets) {
     const Kernels* neon = kept::find_kernels("neon");
     if (!neon) return;
     kept::Random random(6);
-    for (const kept::Format format : {kept::Format::fp32, kept::Format::bf16, kept::Format::int8,
-                                      kept::Format::int4, kept::Format::mxfp4}) {
+    for (const kept::Format format :
+         {kept::Format::fp32, kept::Format::bf16, kept::Format::int8, kept::Format::int4,
+          kept::Format::mxfp4, kept::Format::q8_0, kept::Format::q4_0}) {
         const std::int64_t rows = 5, inputs = 1100, outputs = 70;
         const kept::Matrix matrix(random, format, outputs, inputs, false);
         kept::Rows in(random, rows, inputs, format != kept::Format::fp32);

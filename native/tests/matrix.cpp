@@ -3,7 +3,7 @@
 namespace kept {
 
 const char* name_of(Format format) {
-    constexpr const char* kNames[] = {"fp32", "bf16", "int8", "int4", "mxfp4"};
+    constexpr const char* kNames[] = {"fp32", "bf16", "int8", "int4", "mxfp4", "q8_0", "q4_0"};
     return kNames[static_cast<int>(format)];
 }
 
@@ -22,19 +22,25 @@ Matrix::Matrix(Random& random, Format format, std::int64_t num_out, std::int64_t
         const std::vector<float> source = random.normals(num_out * num_in);
         pack_floats(weights, source.data(), Source::fp32, data.data());
     } else {
-        const bool int8 = format == Format::int8;
+        const bool bytes = is_bytes(format);
         std::vector<std::int8_t> codes = zeros<std::int8_t>(num_out * num_in);
         for (std::int8_t& code : codes)
-            code = static_cast<std::int8_t>(int8 ? random.below(255) - 127 : random.below(16));
+            code = static_cast<std::int8_t>(bytes ? random.below(255) - 127 : random.below(16));
         pack_codes(weights, codes.data(), data.data());
-        if (int8) {
+        if (format == Format::int8) {
             const std::vector<float> scales = random.normals(num_out);
             channel_scales = zeros<float>(outputs);
             pack_outputs(weights, scales.data(), channel_scales.data());
             weights.channel_scales = channel_scales.data();
         } else {
             std::vector<std::uint16_t> scales = zeros<std::uint16_t>(num_out * groups);
-            for (std::uint16_t& scale : scales) scale = rounded(random.normal());
+            // Bits of fp16 are those of finite numbers below 2, and subnormal ones among them.
+            const bool halves = group_scales_of(format) == GroupScales::fp16;
+            for (std::uint16_t& scale : scales)
+                scale =
+                    halves
+                        ? static_cast<std::uint16_t>(random.below(2) << 15 | random.below(0x4000))
+                        : rounded(random.normal());
             group_scales = zeros<std::uint16_t>(outputs * groups);
             pack_group_scales(weights, scales.data(), group_scales.data());
             weights.group_scales = group_scales.data();

@@ -43,8 +43,8 @@ void hold_rounding(const Kernels& kernels, const Kernels& portable, Random& rand
 }
 
 void hold_embeddings(const Kernels& kernels, const Kernels& portable, Random& random) {
-    for (const Format format :
-         {Format::fp32, Format::bf16, Format::int8, Format::int4, Format::mxfp4}) {
+    for (const Format format : {Format::fp32, Format::bf16, Format::int8, Format::int4,
+                                Format::mxfp4, Format::q8_0, Format::q4_0}) {
         const std::int64_t width = 70;
         const Matrix table(random, format, 40, width, false);
         const std::vector<std::int64_t> tokens{3, 39, 0}, positions{2, 0, 1};

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kept.models import CausalLM, build_model
-from kept.ops import PackedMatrix, pack_int4, pack_int8, pack_matrix
+from kept.ops import PackedMatrix, pack_grouped, pack_int4, pack_int8, pack_matrix
 from kept.ops.activations import Activations
 
 VOCAB = 97
@@ -201,6 +201,13 @@ def pack_as(
         codes = (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
         return pack_int8(codes, scales, gated=gated, bias=bias)
     groups = F.pad(weight, (0, -weight.shape[1] % 32)).unflatten(1, (-1, 32))
+    if format in ("q8_0", "q4_0"):
+        top = 127 if format == "q8_0" else 7
+        halves = (groups.abs().amax(2) / top).clamp(min=1e-6).half()
+        whole = (groups / halves.float()[:, :, None]).round().clamp(-top - 1, top)
+        whole = whole.clamp(min=-127).flatten(1)[:, : weight.shape[1]]
+        stored = whole.to(torch.int8) if format == "q8_0" else (whole + 8).to(torch.uint8)
+        return pack_grouped(format, stored, halves, gated=gated, bias=bias)
     scale = (groups.abs().amax(2) / 7).clamp(min=1e-30).bfloat16()
     levels = (groups / scale.float()[:, :, None]).round().clamp(-8, 7) + 8
     codes = levels.flatten(1)[:, : weight.shape[1]].to(torch.uint8)

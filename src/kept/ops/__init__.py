@@ -46,7 +46,7 @@ from kept.ops.faces import (
 from kept.ops.hadamard import rotate_heads
 from kept.ops.kv_codec import KV_CODECS, KVCodec, KVDtype, find_kv_codec
 from kept.ops.mixture import Expert, Router, Routing
-from kept.ops.packed import PackedMatrix, pack_int4, pack_int8, pack_matrix
+from kept.ops.packed import PackedMatrix, pack_grouped, pack_int4, pack_int8, pack_matrix
 from kept.ops.plain import exact_products, plain_torch
 from kept.ops.program import Program
 from kept.ops.reference import ACTIVATIONS, CLAMPED_SWIGLU, attend_with_weights, rotary
@@ -136,6 +136,7 @@ __all__ = [
     "num_threads",
     "one_block_each",
     "one_torch_thread",
+    "pack_grouped",
     "pack_int4",
     "pack_int8",
     "pack_matrix",

@@ -1,4 +1,4 @@
-"""Products of int8 activations with int8 or int4 weights: the specification.
+"""Products of int8 activations with weights that are whole numbers and scales: the specification.
 
 A row of activations becomes int8 codes and a scale for each group of 32 inputs:
 
@@ -14,6 +14,7 @@ of multiply-adds that are rounded once, as fma does; other products and sums are
             y = sum * weight's scale + bias
     int4    sum = 0;  for each 32:  sum = fma(dot * group's weight scale, scale, sum)
             y = sum + bias
+    q8_0, q4_0   as int4
 
 So results are equal bit for bit on every instruction set, whichever rows come together. Why groups
 are of 32, and what that costs: docs/decisions/integer-products.md. native/encode_rows.h and
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from kept.errors import OptionError
 from kept.ops.plain import plain_torch
-from kept.ops.quantize import INT4_LEVELS, QuantizedMatrix
+from kept.ops.quantize import QuantizedMatrix, code_levels
 
 ACTIVATION_GROUP = 32  # inputs of a row that share a scale
 
@@ -85,7 +86,7 @@ def linear_int8(rows: QuantizedRows, weight: QuantizedMatrix, bias: Tensor | Non
             f"{weight.codes.shape[1]} inputs"
         )
     is_int8 = weight.format == "int8"
-    levels = weight.codes if is_int8 else _levels(weight.codes)
+    levels = code_levels(weight.format, weight.codes, torch.int8)
     shape = len(rows.codes), len(weight.codes)
     sums = torch.zeros(shape, dtype=torch.float32, device=rows.codes.device)
     for index, dots in enumerate(_dots(rows.codes, levels)):
@@ -119,8 +120,3 @@ def _fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     even = total.view(torch.int64) & 1 == 0
     other = torch.nextafter(total, lost * torch.inf)
     return torch.where(even & lost.isfinite() & (lost != 0), other, total).float()
-
-
-def _levels(codes: Tensor) -> Tensor:
-    table = torch.tensor(INT4_LEVELS, dtype=torch.int8, device=codes.device)
-    return table[codes.int()]

@@ -275,7 +275,8 @@ class Buffer:
 
 @dataclass(eq=False)
 class CodeBuffer(Buffer):
-    """Rows of int8 codes, in the order that weights of a format take them. format: int8 or int4."""
+    """Rows of int8 codes, in the order that weights of a format take them: int8, or int4 for all
+    of four bits."""
 
     format: str = "int8"
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kept.errors import OptionError
+from kept.errors import OptionError, WeightsError
 
 if TYPE_CHECKING:
     from kept import _native
 
 PANEL = 32  # outputs that lie together
-GROUP = 32  # inputs that share an int4 scale
+GROUP = 32  # inputs that share a scale
+# Of each format with a scale for a group, what the scales are.
+GROUP_SCALES: Mapping[str, torch.dtype] = {
+    "int4": torch.bfloat16, "mxfp4": torch.bfloat16,
+    "q8_0": torch.float16, "q4_0": torch.float16,
+}  # fmt: skip
+# Of each format whose codes are whole numbers, in whose order activations of int8 meet them.
+_CODE_ORDERS = {"int8": "int8", "q8_0": "int8", "int4": "int4", "q4_0": "int4"}
 _SOURCES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -22,10 +30,10 @@ _SOURCES = (torch.float32, torch.bfloat16, torch.float16)
 class PackedMatrix:
     """Weights (num_out, num_in) cut into panels, and what belongs to their outputs.
 
-    format: "fp32", "bf16", "int8", "int4" or "mxfp4". gated: the first half of the outputs are
-    gates of the second, and the two lie interleaved. data: bytes. channel_scales: (outputs,) fp32
-    of int8; group_scales: (outputs / 32, groups, 32) bf16 of int4 and mxfp4; bias: (outputs,) fp32;
-    all in the order of the panels, padded.
+    format: "fp32", "bf16", "int8", "int4", "mxfp4", "q8_0" or "q4_0". gated: the first half of the
+    outputs are gates of the second, and the two lie interleaved. data: bytes. channel_scales:
+    (outputs,) fp32 of int8; group_scales: (outputs / 32, groups, 32), bf16 of int4 and mxfp4, fp16
+    of q8_0 and q4_0; bias: (outputs,) fp32; all in the order of the panels, padded.
     """
 
     format: str
@@ -49,9 +57,10 @@ class PackedMatrix:
                 f"{self.data.numel()} of {self.data.dtype} were given; pack it again"
             )
         outputs, groups = shape.num_panels * PANEL, shape.num_panels * shape.num_groups * PANEL
-        int8, grouped = self.format == "int8", self.format in ("int4", "mxfp4")
+        int8, of_groups = self.format == "int8", GROUP_SCALES.get(self.format)
         self._check("channel_scales", self.channel_scales, torch.float32, outputs, int8)
-        self._check("group_scales", self.group_scales, torch.bfloat16, groups, grouped)
+        dtype = of_groups or torch.bfloat16
+        self._check("group_scales", self.group_scales, dtype, groups, of_groups is not None)
         self._check("bias", self.bias, torch.float32, outputs, self.bias is not None)
         handle = _native.weights(
             getattr(_native.Format, self.format),
@@ -83,6 +92,14 @@ class PackedMatrix:
         return self.num_out, self.num_in
 
     @property
+    def code_order(self) -> str | None:
+        """Of which format activations of int8 have the order to meet it: "int8" or "int4".
+
+        None: they do not.
+        """
+        return _CODE_ORDERS.get(self.format)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes that a pass over the matrix reads: codes, scales and bias, padding included."""
         parts = (self.data, self.channel_scales, self.group_scales, self.bias)
@@ -112,7 +129,7 @@ def pack_matrix(
             "bfloat16, and pack them as 'fp32' or 'bf16'"
         )
     weight = weight.detach().contiguous()
-    shape, data = _room(format, gated, weight)
+    shape, data = _room(format, gated, weight.shape)
     _native.pack_floats(shape, weight, data)
     return PackedMatrix(
         format, gated, len(weight), weight.shape[1], data, bias=_outputs(shape, bias, len(weight))
@@ -127,7 +144,7 @@ def pack_int8(
 
     _check_codes("int8", codes, torch.int8, scales, torch.float32, (len(codes),))
     codes = codes.contiguous()
-    shape, data = _room("int8", gated, codes)
+    shape, data = _room("int8", gated, codes.shape)
     _native.pack_codes(shape, codes, data)
     parts = _outputs(shape, scales, len(codes)), None, _outputs(shape, bias, len(codes))
     return PackedMatrix("int8", gated, len(codes), codes.shape[1], data, *parts)
@@ -137,32 +154,67 @@ def pack_int4(
     codes: Tensor, scales: Tensor, *, gated: bool = False, bias: Tensor | None = None
 ) -> PackedMatrix:
     """Pack int4 levels, uint8 (num_out, num_in) of 0 to 15, with bf16 scales (num_out, groups)."""
-    return _pack_nibbles("int4", codes, scales, gated, bias)
+    return pack_grouped("int4", codes, scales, gated=gated, bias=bias)
 
 
 def pack_mxfp4(
     codes: Tensor, scales: Tensor, *, gated: bool = False, bias: Tensor | None = None
 ) -> PackedMatrix:
     """`pack_int4` of codes of e2m1, whose scales are powers of two."""
-    return _pack_nibbles("mxfp4", codes, scales, gated, bias)
+    return pack_grouped("mxfp4", codes, scales, gated=gated, bias=bias)
 
 
-def _pack_nibbles(
-    format: str, codes: Tensor, scales: Tensor, gated: bool, bias: Tensor | None
+def pack_grouped(
+    format: str, codes: Tensor, scales: Tensor, *, gated: bool = False, bias: Tensor | None = None
 ) -> PackedMatrix:
+    """Pack codes (num_out, num_in) with a scale for each group, (num_out, groups).
+
+    format: "int4", "mxfp4", "q8_0" or "q4_0". codes: int8 of q8_0, of the others uint8 of 0 to 15.
+    scales: fp16 of q8_0 and q4_0, else bf16. Raises OptionError for other dtypes or shapes.
+    """
     from kept import _native
 
-    groups = -(-codes.shape[-1] // GROUP)
-    _check_codes(format, codes, torch.uint8, scales, torch.bfloat16, (len(codes), groups))
+    dtype, groups = GROUP_SCALES[format], -(-codes.shape[-1] // GROUP)
+    kind = torch.int8 if format == "q8_0" else torch.uint8
+    _check_codes(format, codes, kind, scales, dtype, (len(codes), groups))
     codes, scales = codes.contiguous(), scales.contiguous()
-    shape, data = _room(format, gated, codes)
+    shape, data = _room(format, gated, codes.shape)
     _native.pack_codes(shape, codes, data)
-    room = torch.empty(
-        shape.num_panels, shape.num_groups, PANEL, dtype=torch.bfloat16, device="cpu"
-    )
+    room = _room_for_scales(shape, dtype)
     _native.pack_group_scales(shape, scales, room)
     parts = None, room, _outputs(shape, bias, len(codes))
     return PackedMatrix(format, gated, len(codes), codes.shape[1], data, *parts)
+
+
+def pack_blocks(
+    format: str,
+    size: tuple[int, int],
+    pieces: Iterable[tuple[int, Tensor]],
+    *,
+    gated: bool = False,
+    bias: Tensor | None = None,
+) -> PackedMatrix:
+    """Pack a matrix of `size` (num_out, num_in) out of blocks of "q8_0" or "q4_0".
+
+    pieces: the first row of each, and its rows' blocks (rows, row bytes) uint8, which `blocks.py`
+    describes; all rows of the matrix are among them. Each is read before the next is asked for.
+    Raises WeightsError for a row that no panel holds, as a scale is not finite or a code is -128.
+    """
+    from kept import _native
+
+    shape, data = _room(format, gated, size)
+    scales = _room_for_scales(shape, GROUP_SCALES[format])
+    scales.zero_()  # behind the outputs
+    for first, rows in pieces:
+        wrong = _native.pack_blocks(shape, rows.contiguous(), first, data, scales)
+        if wrong >= 0:
+            raise WeightsError(
+                f"row {wrong} of a matrix {size} has a block of {format.upper()} with a scale that "
+                "is not finite, or a code of -128, which is not held as it is; load it with "
+                "quantize='int8', which refuses the one and rounds the other"
+            )
+    parts = None, scales, _outputs(shape, bias, size[0])
+    return PackedMatrix(format, gated, *size, data, *parts)
 
 
 def _check_codes(
@@ -182,10 +234,15 @@ def _check_codes(
         )
 
 
-def _room(format: str, gated: bool, like: Tensor) -> tuple[_native.Weights, Tensor]:
+def _room_for_scales(shape: _native.Weights, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape.num_panels, shape.num_groups, PANEL, dtype=dtype, device="cpu")
+
+
+def _room(format: str, gated: bool, size: Sequence[int]) -> tuple[_native.Weights, Tensor]:
     from kept import _native
 
-    shape = _native.weights(getattr(_native.Format, format), gated, *like.shape)
+    num_out, num_in = size
+    shape = _native.weights(getattr(_native.Format, format), gated, num_out, num_in)
     return shape, _native.zeros(shape.num_panels * shape.bytes_per_panel)
 
 

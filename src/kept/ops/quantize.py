@@ -3,6 +3,11 @@
     int8    weight[o, i] = codes[o, i] * scales[o]                        codes -127 .. 127
     int4    weight[o, i] = INT4_LEVELS[codes[o, i]] * scales[o, i // 32]  codes 0 .. 15
 
+Two more that others quantize to are held as they are (blocks.py):
+
+    q8_0    weight[o, i] = codes[o, i] * scales[o, i // 32]               codes -127 .. 127
+    q4_0    weight[o, i] = (codes[o, i] - 8) * scales[o, i // 32]         codes 0 .. 15
+
 The levels of int4 lie closer together near zero, as weights do. They were found by Lloyd's
 iteration (1982) on normally distributed groups of 32 with the search below, zero held in place,
 and rounded to whole numbers, which bf16 holds exactly. They reach further down than up, so a
@@ -32,10 +37,14 @@ from kept.ops.plain import plain_torch
 
 QuantizedFormat = Literal["int8", "int4"]
 QUANTIZED_FORMATS: tuple[QuantizedFormat, ...] = get_args(QuantizedFormat)
+BlockFormat = Literal["q8_0", "q4_0"]
+BLOCK_FORMATS: tuple[BlockFormat, ...] = get_args(BlockFormat)
+CodeFormat = QuantizedFormat | BlockFormat
 
-INT4_GROUP = 32  # inputs that share a scale
+INT4_GROUP = 32  # inputs that share a scale, where an output has more than one
 INT4_LEVELS = (-127, -96, -76, -60, -46, -33, -22, -11, 0, 11, 23, 36, 49, 65, 84, 110)
 INT4_ZERO = 8  # the code of level 0
+Q4_0_LEVELS = tuple(range(-8, 8))
 
 _INT8_MAX = 127
 _LOWEST = INT4_LEVELS[0]
@@ -59,11 +68,12 @@ _LEVEL_AT = tuple(INT4_LEVELS[code] for code in _CODE_AT)
 class QuantizedMatrix:
     """A matrix (out, in) as codes and scales.
 
-    format: "int8" or "int4". codes: (out, in), int8 or, for int4, uint8 that holds one code each.
-    scales: of int8 (out,) fp32, of int4 (out, ceil(in / 32)) bf16, which may be negative.
+    format: "int8", "int4", "q8_0" or "q4_0". codes: (out, in), int8 or, where codes are of four
+    bits, uint8 that holds one each. scales: of int8 (out,) fp32, of the others (out, ceil(in / 32))
+    in bf16 (int4) or fp16, which may be negative.
     """
 
-    format: QuantizedFormat
+    format: CodeFormat
     codes: Tensor
     scales: Tensor
 
@@ -107,17 +117,25 @@ def quantize(
 
 @plain_torch()
 def dequantize(matrix: QuantizedMatrix) -> Tensor:
-    """The numbers a quantized matrix stands for, (out, in) fp32; int4 products are exact."""
+    """The numbers a quantized matrix stands for, (out, in) fp32; exact but for int8."""
     codes, scales = matrix.codes, matrix.scales
     out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
-    levels = _table(INT4_LEVELS, torch.float32, codes.device)
     for rows in _pieces(*codes.shape):
+        whole = code_levels(matrix.format, codes[rows], torch.float32)
         if matrix.format == "int8":
-            out[rows] = codes[rows].float() * scales[rows, None]
+            out[rows] = whole * scales[rows, None]
         else:
             each = scales[rows].float().repeat_interleave(INT4_GROUP, 1)[:, : codes.shape[1]]
-            out[rows] = levels[codes[rows].int()] * each
+            out[rows] = whole * each
     return out
+
+
+def code_levels(format: CodeFormat, codes: Tensor, dtype: torch.dtype) -> Tensor:
+    """The whole numbers that codes of a format stand for, as `dtype`."""
+    if format in ("int8", "q8_0"):
+        return codes.to(dtype)
+    levels = INT4_LEVELS if format == "int4" else Q4_0_LEVELS
+    return _table(levels, dtype, codes.device)[codes.int()]
 
 
 @cache

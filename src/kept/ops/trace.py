@@ -187,8 +187,8 @@ def linear(
     """See `ops.linear`; a bias is packed with the weights."""
     assert bias is None
     source = read = x.read()
-    if x.trace.activations == "int8" and weight.format in ("int8", "int4"):
-        codes = CodeBuffer(source.width, format=weight.format)
+    if x.trace.activations == "int8" and weight.code_order is not None:
+        codes = CodeBuffer(source.width, format=weight.code_order)
         x.trace.lines.append(Quantize(source, codes, x.wanted))
         source = codes
     elif (source.sums or isinstance(x.made_by, Linear)) and weight.format != "fp32":

@@ -71,8 +71,7 @@ def _matrices(choices: Sequence[Expert], name: str) -> list[PackedMatrix]:
 
 def _codes_of(trace: Trace, weight: PackedMatrix) -> str | None:
     """In which order activations become codes for such weights, if they do."""
-    is_coded = trace.activations == "int8" and weight.format in ("int8", "int4")
-    return weight.format if is_coded else None
+    return weight.code_order if trace.activations == "int8" else None
 
 
 def _score(trace: Trace, source: Buffer, router: Router, is_bf16: bool) -> Buffer:

@@ -89,7 +89,8 @@ class Rig:
 
     def quantize(self, x: trace.Buffer, format: str, *, wanted: bool = False) -> trace.CodeBuffer:
         """x as int8 codes for weights of a format."""
-        out = trace.CodeBuffer(x.width, format=format)
+        order = "int4" if format in ("int4", "q4_0") else "int8"
+        out = trace.CodeBuffer(x.width, format=order)
         self.traced.lines.append(trace.Quantize(x, out, wanted))
         return out
 

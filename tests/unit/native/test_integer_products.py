@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from kept.ops import PackedMatrix, pack_int4, pack_int8
+from kept.ops import PackedMatrix, pack_grouped, pack_int8
 from kept.ops.integer_products import linear_int8, quantize_rows
-from kept.ops.quantize import QUANTIZED_FORMATS, QuantizedMatrix, quantize
+from kept.ops.quantize import BLOCK_FORMATS, QUANTIZED_FORMATS, CodeFormat, QuantizedMatrix
 
 from .driving import Rig
 
-formats = pytest.mark.parametrize("format", QUANTIZED_FORMATS)
+formats = pytest.mark.parametrize("format", QUANTIZED_FORMATS + BLOCK_FORMATS)
 # Rows, inputs, outputs: every number of rows in a tile, tails of groups and of panels, and past the
 # slice of inputs that many rows share.
 SIZES = (
@@ -21,17 +21,25 @@ SIZES = (
 
 
 def pack(matrix: QuantizedMatrix, bias: Tensor | None, gated: bool = False) -> PackedMatrix:
-    make = pack_int8 if matrix.format == "int8" else pack_int4
-    return make(matrix.codes, matrix.scales, gated=gated, bias=bias)
+    if matrix.format == "int8":
+        return pack_int8(matrix.codes, matrix.scales, gated=gated, bias=bias)
+    return pack_grouped(matrix.format, matrix.codes, matrix.scales, gated=gated, bias=bias)
 
 
-def matrix_of(format: str, outputs: int, inputs: int) -> QuantizedMatrix:
-    """Every code, and scales of both signs and of many sizes."""
-    found = quantize(torch.randn(outputs, inputs), format)
-    low, high = (-127, 128) if format == "int8" else (0, 16)
-    codes = torch.randint(low, high, found.codes.shape).to(found.codes.dtype)
-    scales = torch.ldexp(found.scales.float(), torch.randint(-6, 6, found.scales.shape))
-    return QuantizedMatrix(found.format, codes, scales.to(found.scales.dtype))
+def matrix_of(format: CodeFormat, outputs: int, inputs: int) -> QuantizedMatrix:
+    """Every code, and scales of many sizes; those of groups of both signs, and of fp16 subnormal
+    ones among them."""
+    wide = format in ("int8", "q8_0")
+    codes = torch.randint(*((-127, 128) if wide else (0, 16)), (outputs, inputs))
+    shape = (outputs,) if format == "int8" else (outputs, -(-inputs // 32))
+    scales = torch.ldexp(torch.randn(shape), torch.randint(-12, 0, shape))
+    if format == "int8":
+        scales = scales.abs()
+    if format in BLOCK_FORMATS:
+        scales = torch.where(torch.rand(shape) < 0.2, scales * 2.0**-14, scales).half()
+    if format == "int4":
+        scales = scales.bfloat16()
+    return QuantizedMatrix(format, codes.to(torch.int8 if wide else torch.uint8), scales)
 
 
 def bits(x: Tensor) -> Tensor:
@@ -39,7 +47,7 @@ def bits(x: Tensor) -> Tensor:
 
 
 @formats
-def test_the_bits_of_the_specification(isa: str, format: str) -> None:
+def test_the_bits_of_the_specification(isa: str, format: CodeFormat) -> None:
     for rows, width, outputs in SIZES:
         x, before = torch.randn(rows, width) * 3, torch.randn(rows, outputs)
         bias = torch.randn(outputs)
@@ -66,13 +74,14 @@ def test_numbers_that_lie_about_halfway_between_two_codes(isa: str) -> None:
 
 
 @formats
-def test_the_largest_products(isa: str, format: str) -> None:
+def test_the_largest_products(isa: str, format: CodeFormat) -> None:
     """Pairs that 16 bits would not hold if a weight's offset stayed in them."""
     x = torch.full((30, 1100), 2.0)
     x[::2] = -2.0
     x[:, ::3] *= -1
     for low in (True, False):
-        end = (-127 if low else 127) if format == "int8" else (0 if low else 15)
+        wide = format in ("int8", "q8_0")
+        end = (-127 if low else 127) if wide else (0 if low else 15)
         matrix = matrix_of(format, 33, 1100)
         matrix.codes.fill_(end)
         expected = linear_int8(quantize_rows(x), matrix)
@@ -83,7 +92,7 @@ def test_the_largest_products(isa: str, format: str) -> None:
 
 
 @formats
-def test_rows_of_every_size(isa: str, format: str) -> None:
+def test_rows_of_every_size(isa: str, format: CodeFormat) -> None:
     """Zeros, subnormal numbers, huge ones and ties between two codes."""
     sizes = torch.ldexp(torch.randn(280, 96), torch.arange(-150, 130)[:, None].clamp(max=126))
     ties = torch.arange(-127, 128)[None].repeat(25, 1).float() / 2
@@ -100,7 +109,7 @@ def test_rows_of_every_size(isa: str, format: str) -> None:
 
 @formats
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_is_nan(isa: str, format: str, value: float) -> None:
+def test_what_is_not_finite_is_nan(isa: str, format: CodeFormat, value: float) -> None:
     x = torch.randn(20, 130)
     x[3, 70] = x[19, 129] = value
     rig = Rig()
@@ -113,7 +122,7 @@ def test_what_is_not_finite_is_nan(isa: str, format: str, value: float) -> None:
 
 
 @formats
-def test_gates_lie_beside_what_they_gate(isa: str, format: str) -> None:
+def test_gates_lie_beside_what_they_gate(isa: str, format: CodeFormat) -> None:
     x, matrix = torch.randn(14, 70), matrix_of(format, 2 * 37, 70)
     rig = Rig()
     codes = rig.quantize(rig.rows(x), format)
@@ -124,7 +133,7 @@ def test_gates_lie_beside_what_they_gate(isa: str, format: str) -> None:
 
 
 @formats
-def test_a_row_is_the_same_among_any_others(isa: str, format: str) -> None:
+def test_a_row_is_the_same_among_any_others(isa: str, format: CodeFormat) -> None:
     x, matrix = torch.randn(60, 1030), matrix_of(format, 70, 1030)
     expected = bits(linear_int8(quantize_rows(x), matrix))
     packed = pack(matrix, None)
@@ -137,7 +146,7 @@ def test_a_row_is_the_same_among_any_others(isa: str, format: str) -> None:
 
 
 @formats
-def test_only_the_wanted_rows_reach_the_head(isa: str, format: str) -> None:
+def test_only_the_wanted_rows_reach_the_head(isa: str, format: CodeFormat) -> None:
     x, matrix = torch.randn(7, 96), matrix_of(format, 40, 96)
     rig = Rig()
     normed = rig.norm(rig.rows(x), torch.ones(96), None, 1e-6, wanted=True)

@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kept.ops import PackedMatrix, Program
+from kept.ops.quantize import BLOCK_FORMATS
 
 from .driving import EPS, FORMATS, Rig, pack_as
 
 formats = pytest.mark.parametrize("format", FORMATS)
+all_formats = pytest.mark.parametrize("format", [*FORMATS, *BLOCK_FORMATS])
 # Rows, inputs, outputs. 512 is where many rows change to the next slice of inputs.
 SIZES = (
     (1, 1, 1), (1, 31, 33), (2, 33, 31), (3, 32, 64), (4, 64, 1), (5, 1, 40), (7, 100, 97),
@@ -62,7 +64,7 @@ def check(found: Tensor, exact: Tensor, error: Tensor) -> None:
     assert worst <= 1, f"{worst} times the bound"
 
 
-@formats
+@all_formats
 @pytest.mark.parametrize("biased", [False, True], ids=["", "bias"])
 def test_store_and_add(isa: str, format: str, biased: bool) -> None:
     for rows, width, outputs in SIZES:
@@ -164,7 +166,7 @@ def test_what_is_not_finite_stays_so(isa: str, kind: str) -> None:
         assert found[..., 3].isfinite().all()
 
 
-@formats
+@all_formats
 def test_a_row_is_the_same_among_any_others(isa: str, format: str) -> None:
     x = inputs(format, 60, 1030)
     w = pack_as(format, torch.randn(70, 1030), bias=torch.randn(70))

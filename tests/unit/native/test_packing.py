@@ -5,8 +5,15 @@ import torch
 from torch import Tensor
 
 from kept import _native
-from kept.ops import PackedMatrix, pack_int4, pack_int8, pack_matrix
-from kept.ops.quantize import INT4_LEVELS, INT4_ZERO
+from kept.ops import PackedMatrix, pack_grouped, pack_int4, pack_int8, pack_matrix
+from kept.ops.quantize import (
+    BLOCK_FORMATS,
+    INT4_LEVELS,
+    INT4_ZERO,
+    BlockFormat,
+    QuantizedMatrix,
+    dequantize,
+)
 
 # (num_out, num_in), whole panels and what is left of them.
 SHAPES = ((1, 1), (2, 31), (31, 33), (32, 32), (33, 1), (40, 65), (97, 40), (130, 31))
@@ -31,7 +38,7 @@ def same_bits(found: Tensor, expected: Tensor) -> bool:
 
 
 def codes_of(packed: PackedMatrix) -> Tensor:
-    kind = torch.uint8 if packed.format == "int4" else torch.int8
+    kind = torch.uint8 if packed.format in ("int4", "q4_0") else torch.int8
     out = torch.empty(packed.shape, dtype=kind)
     _native.unpack_codes(packed.handle, out)
     return out.to(torch.int8)
@@ -87,6 +94,26 @@ def test_int4_codes_and_scales(shape: tuple[int, int], gated: bool) -> None:
     assert torch.equal(back, scales)
     wide = scales.float().repeat_interleave(32, dim=1)[:, :width]
     assert same_bits(packed.unpack(), torch.tensor(INT4_LEVELS)[codes.int()].float() * wide)
+
+
+@shapes
+@gates
+@pytest.mark.parametrize("format", BLOCK_FORMATS)
+def test_codes_and_scales_of_blocks(
+    shape: tuple[int, int], gated: bool, format: BlockFormat
+) -> None:
+    height, width = sized(shape, gated)
+    wide = format == "q8_0"
+    codes = torch.randint(*((-127, 128) if wide else (0, 16)), (height, width))
+    codes = codes.to(torch.int8 if wide else torch.uint8)
+    scales = any_bits(torch.float16, (height, -(-width // 32))).nan_to_num(1.5, 2.0, -2.0)
+    packed = pack_grouped(format, codes, scales, gated=gated)
+    assert torch.equal(codes_of(packed), codes.to(torch.int8))
+    back = torch.empty_like(scales)
+    _native.unpack_group_scales(packed.handle, back)
+    assert torch.equal(back.view(torch.int16), scales.view(torch.int16))
+    expected = dequantize(QuantizedMatrix(format, codes, scales))
+    assert torch.equal(packed.unpack(), expected)
 
 
 @shapes
