@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import time
@@ -201,6 +202,18 @@ def test_metrics_of_blocks_and_of_files(tmp_path: Path) -> None:
         assert named[f"vllm:kv_block_{name}_seconds_count{{}}"] == evicted
         assert named[f'vllm:kv_block_{name}_seconds_bucket{{le="+Inf",}}'] == evicted
         assert named[f"vllm:kv_block_{name}_seconds_sum{{}}"] > 0
+    gaps = "vllm:kv_block_reuse_gap_seconds"
+    assert named[f"{gaps}_count{{}}"] == named[f"{gaps}_sum{{}}"] == 0
     queries = named["vllm:external_prefix_cache_queries_total{}"]
     assert 0 < queries == named["vllm:prefix_cache_queries_total{}"]  # as nothing was in memory
     assert named["vllm:external_prefix_cache_hits_total{}"] == 0
+
+
+def test_metrics_of_blocks_that_texts_go_on_from() -> None:
+    with served(LLM()) as server:
+        for more in range(3):
+            assert server.complete([*[5] * 128, more], max_tokens=1).status_code == 200
+        text = server.http.get("/metrics").text
+    found = re.search(r"^vllm:kv_block_reuse_gap_seconds_count\{.*\} (.*)$", text, re.MULTILINE)
+    assert found is not None
+    assert float(found[1]) == 128 / 64  # the third one, after the second

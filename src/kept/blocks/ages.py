@@ -21,16 +21,18 @@ class Histogram:
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     total: float = 0.0
 
-    def add(self, seconds: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
-        self.total += seconds
+    def add(self, seconds: float, count: int = 1) -> None:
+        """Count one, or several of the same."""
+        self.counts[bisect_left(BOUNDS, seconds)] += count
+        self.total += seconds * count
 
 
 @dataclass(slots=True)
 class Ages:
-    """Of the blocks of texts that have ended, as they went. lifetimes: since they were computed or
-    read. idle: since their text, or one that went on from it, was last used."""
+    """Of the blocks of texts that have ended, as they went: lifetimes, since they were computed or
+    read, and idle, since their text, or one that went on from it, was last used. gaps: of blocks
+    that texts went on from, each time but the first, since the time before."""
 
     lifetimes: Histogram = field(default_factory=Histogram)
     idle: Histogram = field(default_factory=Histogram)
+    gaps: Histogram = field(default_factory=Histogram)

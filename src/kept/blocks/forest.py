@@ -26,7 +26,7 @@ class Forest(Generic[B]):
     """Nodes by their salts' roots, and who holds them. Changes lie between `begin` and `finish`.
 
     remembered: of how many evicted blocks the keys are kept. clock: seconds. memory: see
-    `PrefixTree`. ages: of those that were evicted.
+    `PrefixTree`. ages: of those that were evicted, and gone on from.
     """
 
     def __init__(
@@ -137,6 +137,21 @@ class Forest(Generic[B]):
             self._drop_if_superseded(other)
         return node
 
+    def reuse(self, node: Node[B]) -> None:
+        """A text goes on from a node and all before it."""
+        now, before, count = self.now(), None, 0
+        while node.parent is not None:
+            # Blocks of one text were mostly last gone on from together, and are counted so.
+            if node.reused != before:
+                if before is not None:
+                    self.ages.gaps.add(now - before, count)
+                before, count = node.reused, 0
+            node.reused = now
+            count += 1
+            node = node.parent
+        if before is not None:
+            self.ages.gaps.add(now - before, count)
+
     def evict(self, until: float) -> bool:
         """Drop the block that goes first; False: there is none that nobody holds, or none of so low
         a rank."""
@@ -186,6 +201,8 @@ class Forest(Generic[B]):
             fuller.born = min(fuller.born, node.born)
             fuller.last_use = max(fuller.last_use, node.last_use)
             fuller.until = max(fuller.until, node.until)
+            if node.reused is not None:
+                fuller.reused = max(fuller.reused or node.reused, node.reused)
             self._remove(node)
 
     def _drop_if_bare(self, root: Root[B]) -> None:

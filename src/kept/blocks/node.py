@@ -21,12 +21,13 @@ class Node(Generic[B]):
     key: over all tokens up to its end. plain: the same without a salt. depth: blocks up to its end.
     block: what holds its keys and values. holds: leases of it, and children that are held.
     born, last_use, until: seconds of the tree's clock; when its first token came, when it was last
-    used, and until when it counts as used. queued: an eviction queue has an entry of it.
+    used, and until when it counts as used. reused: when a text last went on from it, None: never.
+    queued: an eviction queue has an entry of it.
     """
 
     __slots__ = (
         "block", "born", "children", "depth", "holds", "key", "last_use", "parent", "plain",
-        "queued", "sorted", "tokens", "until",
+        "queued", "reused", "sorted", "tokens", "until",
     )  # fmt: skip
     block: B
 
@@ -45,6 +46,7 @@ class Node(Generic[B]):
         self.holds = 0
         self.born = self.last_use = 0.0
         self.until = 0.0
+        self.reused: float | None = None
         self.queued = False
 
     @property

@@ -77,7 +77,7 @@ class PrefixTree(Generic[B]):
         self._block = namespace.block
         self._full = namespace.block * TOKEN_BYTES  # bytes of a whole block's tokens
         self._forest: Forest[B] = Forest(namespace, remembered, clock, memory)
-        self.ages = self._forest.ages  # of blocks that `evict` let go of
+        self.ages = self._forest.ages  # of blocks that `evict` let go of, or `reuse` heard of
 
     @property
     def num_blocks(self) -> int:
@@ -159,6 +159,14 @@ class PrefixTree(Generic[B]):
             self._forest.move(lease, end, len(tokens))
         self._forest.finish()
         return lease
+
+    def reuse(self, lease: Lease[B]) -> None:
+        """Note for `ages` that a text goes on from what its lease holds."""
+        self._forest.begin()
+        claim = lease.hold.claim
+        if claim is not None and self._forest.stands(claim[0]):
+            self._forest.reuse(claim[0])
+        self._forest.finish()
 
     def held(self, lease: Lease[B], first: int = 0) -> list[B]:
         """The blocks that a lease holds, in order, from one on that is counted from 0."""

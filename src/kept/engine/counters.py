@@ -32,12 +32,12 @@ class Counters:
     generated_tokens: drawn; encoded_tokens: of inputs that an encoder has read. cached_tokens:
     prompt tokens that were not computed, by where their keys came from, see `Usage`. misses:
     requests of whose prompt something was computed, by why no more of it was found. parked: how
-    often a request gave up its room. evicted_blocks: of texts that had ended, and ages: how old
-    they were. steps, step_seconds: of passes and all around them; repeated_steps: those that needed
-    no preparing; drafted_steps: those that verified drafts. drafts: rows of these and accepted ones
-    by where they came from; drafted_tokens, accepted_tokens: of all together, the latter of
-    generated_tokens those that needed no step of their own, as a draft had foreseen what they go on
-    from.
+    often a request gave up its room. evicted_blocks: of texts that had ended; ages: how old they
+    were, and how long after each other texts went on from a block. steps, step_seconds: of passes
+    and all around them; repeated_steps: those that needed no preparing; drafted_steps: those that
+    verified drafts. drafts: rows of these and accepted ones by where they came from;
+    drafted_tokens, accepted_tokens: of all together, the latter of generated_tokens those that
+    needed no step of their own, as a draft had foreseen what they go on from.
     """
 
     requests: Counter[str] = field(default_factory=Counter)

@@ -97,6 +97,7 @@ class Known:
 
     def gone_on(self, match: Match[Stack]) -> None:
         """Note that somebody goes on from a match."""
+        self.tree.reuse(match.lease)
         self._want(match.blocks, 0, match.num_tokens)
 
     def num_bytes(self, matches: Iterable[Match[Stack]] = ()) -> int:

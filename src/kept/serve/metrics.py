@@ -190,6 +190,7 @@ class _Engines(Collector):
         for name, text, of in (
             ("lifetime", "From a block's first token until it made room for others.", "lifetimes"),
             ("idle_before_evict", "From its last use until then.", "idle"),
+            ("reuse_gap", "From one text that went on from it until the next.", "gaps"),
         ):
             ages = [getattr(snapshot.counters.ages, of) for snapshot in snapshots]
             yield self._histogram(f"vllm:kv_block_{name}_seconds", text, ages)

@@ -321,3 +321,33 @@ def test_how_old_blocks_were_as_they_went() -> None:
     assert sum(ages.lifetimes.counts) == sum(ages.idle.counts) == 1
     ages.idle.add(1e9)
     assert ages.idle.counts[-1] == 1
+
+
+def test_how_long_blocks_were_not_gone_on_from() -> None:
+    now = [0.0]
+    tree = tree_of(clock=lambda: now[0])
+
+    def go_on(tokens: list[int], at: float) -> None:
+        now[0] = at
+        with tree.match(tokens) as found:
+            tree.reuse(found.lease)
+
+    tree.insert(range(10), [0, 1, 2]).release()
+    tree.match(range(10)).lease.release()  # looked at, which is no use
+    go_on([0, 1, 2, 3, 9], 1.0)  # the first time: after nothing
+    assert sum(tree.ages.gaps.counts) == 0
+    go_on(list(range(10)), 4.0)  # 3 s for one block, the first time for two
+    go_on(list(range(8)), 9.0)  # 5 s for two
+    assert (tree.ages.gaps.total, sum(tree.ages.gaps.counts)) == (13.0, 3)
+    assert tree.ages.gaps.counts[BOUNDS.index(5.0)] == 3
+    now[0] = 10.0
+    tree.insert(range(11), [0, 1, 2]).release()  # the last block, fuller
+    go_on(list(range(11)), 14.0)  # 5 s for two, 10 for the last
+    assert (tree.ages.gaps.total, sum(tree.ages.gaps.counts)) == (33.0, 6)
+    assert tree.ages.gaps.counts[BOUNDS.index(10.0)] == 1
+    go_on([7, 7], 20.0)
+    tree.check()
+    held = tree.match(range(8))
+    tree.clear()
+    tree.reuse(held.lease)  # of what is no longer there
+    assert sum(tree.ages.gaps.counts) == 6
