@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Codex: one prompt without a terminal, over /v1/responses.
+# Codex, as `kept connect codex` says to set it up: a turn without a terminal over /v1/responses, and
+# one that calls a tool and reads what it gave.
 set -euo pipefail
-export CODEX_HOME=$PWD/codex
+export CODEX_HOME=$PWD/codex KEPT_API_KEY=none
 mkdir -p "$CODEX_HOME" repository
-cat >"$CODEX_HOME/config.toml" <<TOML
-model = "kept"
-model_provider = "kept"
-[model_providers.kept]
-name = "kept"
-base_url = "$1/v1"
-wire_api = "responses"
-requires_openai_auth = false
+"$KEPT_PYTHON" -m kept connect codex --url "$1" >"$CODEX_HOME/config.toml"
+cat >>"$CODEX_HOME/config.toml" <<TOML
+
 request_max_retries = 0
 stream_max_retries = 0
 TOML
-"$2/node_modules/.bin/codex" exec --skip-git-repo-check --sandbox read-only -C repository \
-    --output-last-message answer 'Say hello.' </dev/null
-test -s answer
+ask() {
+    "$2/node_modules/.bin/codex" exec --skip-git-repo-check --sandbox "$3" -C repository \
+        --output-last-message answer "$4" </dev/null
+}
+ask "$@" read-only 'Say hello.'
+grep -Fx 'Hello from kept.' answer
+printf %s "$FOUND" >repository/found.txt
+ask "$@" danger-full-access 'What does found.txt say?'
+grep -F "It says: $FOUND" answer

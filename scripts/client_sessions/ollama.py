@@ -14,7 +14,8 @@ assert parts[-1].eval_count == 8
 assert client.generate(model="kept", prompt="a = ", raw=True, options={"num_predict": 4}).response
 schema = {"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]}
 schema["additionalProperties"] = False  # a small model would go on with others beyond 80 tokens
-formed = client.chat(model="kept", messages=asked, format=schema, options={"num_predict": 80})
+more = {"options": {"num_predict": 80}, "think": False}  # which would be free of the schema
+formed = client.chat(model="kept", messages=asked, format=schema, **more)
 assert isinstance(json.loads(formed.message.content or "")["n"], bool)
 assert client.list().models[0].model == "kept"
 assert client.show("kept").modelinfo

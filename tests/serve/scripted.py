@@ -34,20 +34,29 @@ _TEMPLATE: Final = (
 def scripted(folder: Path, script: Mapping[str, str]) -> LLM:
     """The bundled model with marks for tokens, which answers the last message of a user by the
     script; as it likes where its options forbid that."""
+    write(folder, {f"user: {asked}": text for asked, text in script.items()})
+    return LLM(folder)
+
+
+def write(folder: Path, script: Mapping[str, str], context: int | None = None) -> None:
+    """The same as a folder, by what a conversation ends with: a whole last message behind its role,
+    or the last `_CONTEXT` tokens of one. context: tokens, where it is to have more than it was
+    trained for."""
     shutil.copytree(Path(kept.__file__).parent / "bundled", folder, dirs_exist_ok=True)
     _mark(folder / "tokenizer.json")
     _change(folder / "tokenizer_config.json", {"chat_template": _TEMPLATE})
+    if context is not None:
+        _change(folder / "config.json", {"max_position_embeddings": context})
     tokenizer = Tokenizer.from_folder(folder)
     biases: dict[tuple[int, ...], int] = {}
-    for asked, text in script.items():
-        prompt = tokenizer.encode(f"user: {asked}\nassistant:\n")
+    for ending, text in script.items():
+        prompt = tokenizer.encode(f"{ending}\nassistant:\n")
         tokens = [*prompt, *tokenizer.encode(text + _END)]
         for i in range(len(prompt), len(tokens)):
-            context = tuple(tokens[max(i - _CONTEXT, 0) : i])
-            assert biases.setdefault(context, tokens[i]) == tokens[i], (asked, text)
-    found = [[[*context, token], 200.0] for context, token in biases.items()]
+            before = tuple(tokens[max(i - _CONTEXT, 0) : i])
+            assert biases.setdefault(before, tokens[i]) == tokens[i], (ending, text)
+    found = [[[*before, token], 200.0] for before, token in biases.items()]
     _change(folder / "generation_config.json", {"sequence_bias": found})
-    return LLM(folder)
 
 
 def _mark(file: Path) -> None:
