@@ -140,6 +140,8 @@ def test_a_client_is_told_where_and_never_the_key(
         assert tomllib.loads(found.stdout)["model"] == 'a "b"'
     if found.stdout.startswith("# Python"):
         ast.parse(found.stdout)
+    else:  # clients refuse an empty key, also where the server wants none
+        assert '"$SOME_KEY"' not in found.stdout
 
 
 def test_the_server_says_what_it_is_called() -> None:

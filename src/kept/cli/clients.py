@@ -26,6 +26,11 @@ class Server:
         """Where OpenAI's routes begin."""
         return f"{self.url}/v1"
 
+    @property
+    def key_in_shell(self) -> str:
+        """The key as a shell reads it; clients want some key, also of a server that wants none."""
+        return f'"${{{self.key}:-none}}"'
+
 
 def _text(value: str) -> str:
     return json.dumps(value)
@@ -33,6 +38,7 @@ def _text(value: str) -> str:
 
 def _codex(server: Server) -> str:
     return f"""# ~/.codex/config.toml
+# Codex wants a value in {server.key}, any where the server has no keys
 model = {_text(server.model)}
 model_provider = "kept"
 
@@ -47,7 +53,7 @@ def _claude(server: Server) -> str:
     name = shlex.quote(server.model)
     return f"""# in the shell that starts claude
 export ANTHROPIC_BASE_URL={shlex.quote(server.url)}
-export ANTHROPIC_AUTH_TOKEN="${server.key}"
+export ANTHROPIC_AUTH_TOKEN={server.key_in_shell}
 export ANTHROPIC_MODEL={name}
 export ANTHROPIC_SMALL_FAST_MODEL={name}
 export CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1
@@ -57,14 +63,14 @@ claude"""
 def _open_webui(server: Server) -> str:
     return f"""# in the shell that starts open-webui
 export OPENAI_API_BASE_URL={shlex.quote(server.v1)}
-export OPENAI_API_KEY="${server.key}"
+export OPENAI_API_KEY={server.key_in_shell}
 export ENABLE_OLLAMA_API=false
 open-webui serve"""
 
 
 def _llm(server: Server) -> str:
     return f"""# extra-openai-models.yaml in the folder of `dirname "$(llm logs path)"`,
-# and once: llm keys set kept --value "${server.key}"
+# and once: llm keys set kept --value {server.key_in_shell}
 - model_id: {_text(f"kept/{server.model}")}
   model_name: {_text(server.model)}
   api_base: {_text(server.v1)}
@@ -74,7 +80,7 @@ def _llm(server: Server) -> str:
 def _aider(server: Server) -> str:
     return f"""# in the shell that starts aider
 export OPENAI_API_BASE={shlex.quote(server.v1)}
-export OPENAI_API_KEY="${server.key}"
+export OPENAI_API_KEY={server.key_in_shell}
 aider --model {shlex.quote(f"openai/{server.model}")}"""
 
 
@@ -94,7 +100,7 @@ models:
 
 def _cline(server: Server) -> str:
     return f"""# in a shell; or in its settings, as the provider "OpenAI Compatible"
-cline auth --provider openai --apikey "${server.key}" \\
+cline auth --provider openai --apikey {server.key_in_shell} \\
   --modelid {shlex.quote(server.model)} --baseurl {shlex.quote(server.v1)}"""
 
 
