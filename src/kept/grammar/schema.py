@@ -2,7 +2,7 @@
 
 What is checked here is beyond what llguidance refuses itself: keywords that it takes for
 annotations, or follows only half way (its issue 265 among them), and sizes that take it seconds.
-`benchmarks/json_schemas.py` looks for more by walking random schemas.
+`scripts/json_schemas` looks for more by walking random schemas.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from kept.errors import OptionError
+from kept.grammar.endless import endless, escaped
 from kept.grammar.pattern import check_pattern
 
 MOST_DEPTH: Final = 48
@@ -46,12 +47,13 @@ def check_schema(schema: object, label: str) -> None:
 
     schema: JSON, of which dicts have string keys.
     """
-    refs: list[tuple[str, str]] = []
-    seen: set[str] = set()
+    refs: dict[str, str] = {}
+    seen: dict[str, Any] = {}
+    paths: dict[str, str] = {}
     waiting: list[tuple[str, str, Any, int]] = [(label, "#", schema, 0)]
     while waiting:
         path, pointer, found, depth = waiting.pop()
-        seen.add(pointer)
+        seen[pointer], paths[pointer] = found, path
         if len(seen) > MOST_SUBSCHEMAS:
             raise OptionError(
                 f"{label} holds more than {MOST_SUBSCHEMAS:,} schemas, one in another; use fewer"
@@ -67,22 +69,28 @@ def check_schema(schema: object, label: str) -> None:
         for keyword, value in found.items():
             _check_keyword(path, keyword, value, is_root=not depth)
             if keyword == "$ref":
-                refs.append((f"{path}.$ref", value))
+                refs[pointer] = _spelled(value)
         _check_counts(path, found)
         waiting += [
             (f"{path}{at}", f"{pointer}{to}", inner, depth + 1) for at, to, inner in _inner(found)
         ]
-    for path, ref in refs:
-        if _spelled(ref) not in seen:
-            raise OptionError(f"{path}={ref!r} points at no schema of this one; correct it")
+    for pointer, ref in refs.items():
+        if ref not in seen:
+            at, value = f"{paths[pointer]}.$ref", seen[pointer]["$ref"]
+            raise OptionError(f"{at}={value!r} points at no schema of this one; correct it")
+    never = endless(seen, refs)
+    if never is not None:
+        raise OptionError(
+            f"{paths[never]} has to hold itself without an end, so that no JSON satisfies it; let "
+            "it hold something else as well, or leave it out"
+        )
 
 
 def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     """The schemas right within one: how their paths go on, for people and as pointers."""
     for keyword in ("properties", "$defs", "definitions"):
         for name, inner in schema.get(keyword, {}).items():
-            escaped = name.replace("~", "~0").replace("/", "~1")
-            yield f".{keyword}.{name}", f"/{keyword}/{escaped}", inner
+            yield f".{keyword}.{name}", f"/{keyword}/{escaped(name)}", inner
     for keyword in ("anyOf", "oneOf", "allOf", "prefixItems"):
         for i, inner in enumerate(schema.get(keyword, [])):
             yield f".{keyword}[{i}]", f"/{keyword}/{i}", inner
@@ -92,7 +100,7 @@ def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _spelled(ref: str) -> str:
-    return unquote(ref).removesuffix("/") if ref == "#/" else unquote(ref)
+    return "#" if ref == "#/" else unquote(ref)
 
 
 def _check_keyword(path: str, keyword: object, value: Any, *, is_root: bool) -> None:

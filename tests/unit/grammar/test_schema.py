@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from kept.grammar import Grammar
 DEEP: dict[str, Any] = {}
 for _ in range(60):
     DEEP = {"items": DEEP}
+OBJECT: dict[str, Any] = {"type": "object"}
 CIRCLE: dict[str, Any] = {}
 CIRCLE["items"] = CIRCLE
 
@@ -68,6 +70,54 @@ CIRCLE["items"] = CIRCLE
 def test_what_cannot_be_kept_to_is_refused_by_its_path(schema: Any, path: str) -> None:
     with pytest.raises(OptionError, match=path):
         Grammar.json_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"$ref": "#"}, "json_schema"),
+        ({"allOf": [{"type": "object"}, {"$ref": "#"}]}, "json_schema"),
+        ({"oneOf": [{"$ref": "#/"}, {"$ref": "#/oneOf/0"}]}, "json_schema"),
+        ({**OBJECT, "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "json_schema"),
+        ({**OBJECT, "additionalProperties": {"$ref": "#"}, "required": ["a"]}, "json_schema"),
+        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "json_schema"),
+        ({"type": ["array"], "prefixItems": [{}, {"$ref": "#"}], "minItems": 2}, "json_schema"),
+        # Also where it need not be come to: a text might.
+        ({"properties": {"a/b": {"$ref": "#/properties/a~1b"}}}, "json_schema.properties.a/b"),
+        (
+            {
+                "items": {"$ref": "#/$defs/x"},
+                "$defs": {"x": {"$ref": "#/$defs/y"}, "y": {"anyOf": [{"$ref": "#/$defs/x"}]}},
+            },
+            "json_schema.$defs.x",
+        ),
+    ],
+)  # fmt: skip
+def test_what_has_to_hold_itself_is_refused(schema: Any, path: str) -> None:
+    with pytest.raises(OptionError, match=rf"^{re.escape(path)} has to hold itself"):
+        Grammar.json_schema(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {**OBJECT, "properties": {"a": {"$ref": "#"}}},
+        {"type": ["object", "null"], "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {"type": "array", "items": {"$ref": "#"}, "maxItems": 3},
+        {"type": "array", "prefixItems": [{}], "items": {"$ref": "#"}, "minItems": 1},
+        {"anyOf": [{"$ref": "#"}, {"type": "integer"}]},
+        {**OBJECT, "properties": {"a": {"$ref": "#"}, "b": {}}, "required": ["b", "c"]},
+        {**OBJECT, "properties": {"a": {"$ref": "#"}}, "required": ["a"], "const": {"a": {}}},
+    ],
+)
+def test_what_may_hold_itself_passes(schema: Any) -> None:
+    Grammar.json_schema(schema)
+
+
+def test_schemas_that_end_one_after_the_other_are_told_in_time() -> None:
+    chain = {f"d{i}": {"$ref": f"#/$defs/d{(i * 7 + 1) % 900}"} for i in range(900)}
+    with pytest.raises(OptionError, match=r"json_schema\.\$defs\.d\d+ has to hold itself"):
+        Grammar.json_schema({"$defs": chain})
 
 
 def test_annotations_and_whole_schemas_pass() -> None:
