@@ -18,6 +18,7 @@ import torch
 import kept
 from kept import LLM
 from kept.errors import CheckpointError
+from kept.llm.scoring import CHUNK
 from kept.serve.service import LONG, Service
 from kept.serve.settings import Settings
 
@@ -60,6 +61,17 @@ def test_echo_scores_the_prompt(server: Served, llm: LLM) -> None:
     assert "".join(c["text"] for c in pieces) == choice["text"]
     streamed = [x for c in pieces if c["logprobs"] for x in c["logprobs"]["token_logprobs"]]
     assert streamed == logprobs["token_logprobs"]
+
+
+@pytest.mark.parametrize("count", [1, CHUNK + 1])
+def test_echo_scores_a_prompt_whose_last_token_is_read_alone(server: Served, count: int) -> None:
+    found = server.complete([7] * count, echo=True, logprobs=0, max_tokens=0)
+    assert found.status_code == 200, found.text
+    told = found.json()["choices"][0]["logprobs"]["token_logprobs"]
+    longer = server.complete([7] * (count + 1), echo=True, logprobs=0, max_tokens=0).json()
+    assert told == longer["choices"][0]["logprobs"]["token_logprobs"][:count]
+    assert told[0] is None
+    assert len(told) == count
 
 
 def test_embeddings_are_means_of_length_one(server: Served, llm: LLM) -> None:

@@ -41,8 +41,10 @@ def score_tokens(
     found: list[TokenLogprobs] = []
     chunk = max(1, min(CHUNK, LOGITS // (4 * model.config.vocab_size)))
     for batch, cache, begin in _passes(model, tokens, options, chunk, adapter):
-        logits = model.run(batch, cache, Record())  # with a record they are nobody else's
         after = list(tokens[begin + 1 : begin + 1 + batch.num_rows])
+        if not after:
+            break  # the last token alone, behind which nothing is to be scored
+        logits = model.run(batch, cache, Record())  # with a record they are nobody else's
         rows = list(range(len(after)))
         peaks = logits.amax(dim=-1).tolist()[: len(after)]
         found += rows_logprobs(logits, rows, peaks, after, [num_top] * len(after))
