@@ -373,6 +373,10 @@ def replaced(part: str, by: Callable[[Tensor], Tensor]) -> Callable[[Tensors], N
     return edit
 
 
+def beside(tensors: Tensors) -> None:
+    tensors[f"{UP}.weight"] = torch.zeros(96, 64)
+
+
 def without(part: str) -> Callable[[Tensors], None]:
     return lambda tensors: tensors.__delitem__(f"{UP}.{part}")
 
@@ -401,6 +405,12 @@ def without(part: str) -> Callable[[Tensors], None]:
             replaced("weight.quant_state.bitsandbytes__nf4", lambda x: x[:-1]),
             "is not JSON",
         ),
+        (
+            "nf4",
+            replaced("weight.quant_state.bitsandbytes__nf4", lambda x: x[None]),
+            "described by a row of up to 65,536 bytes",
+        ),
+        ("gptq", beside, r"up_proj.weight' is stored as numbers and as codes \(.*qweight"),
         ("rows8", replaced("SCB", lambda x: x[:-1]), "up_proj.weight' is int8"),
         ("rows8", replaced("weight_format", lambda x: x + 2), "weight_format is 2, an order"),
         ("rows8", replaced("weight_format", lambda x: x.new_zeros(3)), "not one number"),

@@ -78,8 +78,12 @@ def _four_bits(
 
 
 def _described(state: str, info: TensorInfo, read: Callable[[str], Tensor]) -> Mapping[str, Any]:
-    if info.dtype != torch.uint8 or info.num_bytes > _MAX_STATE:
-        raise WeightsError(f"{info.file}: {state!r} is no description of a quantization")
+    if info.dtype != torch.uint8 or len(info.shape) != 1 or info.num_bytes > _MAX_STATE:
+        raise WeightsError(
+            f"{info.file}: {state!r} is {str(info.dtype).removeprefix('torch.')} {info.shape}, and "
+            f"a quantization is described by a row of up to {_MAX_STATE:,} bytes; the file is "
+            "damaged"
+        )
     try:
         found = json.loads(bytes(read(state).tolist()))
     except (ValueError, RecursionError) as error:

@@ -46,12 +46,18 @@ class CodedFile:
     """
 
     def __init__(self, files: list[SafetensorsFile], coded: Mapping[str, Coded]) -> None:
-        """coded: by the names of the matrices."""
+        """coded: by the names of the matrices. Raises WeightsError for one that is there twice."""
         self._file_of = {name: file for file in files for name in file.tensors}
         self._coded = coded
         parts = {part for each in coded.values() for part in each.parts.values()}
         self.tensors: dict[str, TensorInfo] = {}
         for name, each in coded.items():
+            if name in self._file_of and name not in each.parts.values():
+                raise WeightsError(
+                    f"{self._file_of[name].path}: {name!r} is stored as numbers and as codes "
+                    f"({next(iter(each.parts.values()))!r}); save the checkpoint again with one "
+                    "of them"
+                )
             infos = [self._file_of[part].tensors[part] for part in each.parts.values()]
             size = sum(info.num_bytes for info in infos)
             self.tensors[name] = TensorInfo(infos[0].file, torch.float32, each.shape, size)
