@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from gguf_files import Blocks, quantized, random_blocks, write_gguf
@@ -16,7 +17,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from kept import LLM, UnsupportedModelError, WeightsError
 from kept.ops.backend import say_once
 
-from . import zoo
+from .families import FAMILIES
 from .generation import prompts
 from .zoo import make_hf
 
@@ -41,8 +42,8 @@ PLAIN = (
     "qwen3",
     "qwen3_moe",
 )
+PHI = [name for name in FAMILIES if name.startswith("phi3")]
 # What no file says, as llama.cpp has it: a Gemma's scores, its windows and its local base.
-PHI = [name for name in getattr(zoo, "FAMILIES", ()) if name.startswith("phi3")]
 AS_LLAMA_CPP: dict[str, dict[str, Any]] = {
     "gemma2": {"query_pre_attn_scalar": 12},
     "gemma3": {"query_pre_attn_scalar": 12, "sliding_window_pattern": 6, "num_hidden_layers": 7},
@@ -203,6 +204,25 @@ def test_what_kept_does_not_run_is_named(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "c.gguf", hf, more=lambda w: w.add_rope_scaling_type(longrope))
     with pytest.raises(UnsupportedModelError, match=r"rope.scaling.type = 'longrope'"):
         LLM(path)
+
+
+def test_tensors_that_are_there_twice_or_by_halves(tmp_path: Path) -> None:
+    zeros = np.zeros(48, np.float32)
+    path = write_gguf(
+        tmp_path / "a.gguf",
+        make_hf("llama"),
+        more=lambda w: w.add_tensor("model.norm.weight", zeros),
+    )
+    with pytest.raises(WeightsError, match=r"holds 'model.norm.weight' twice, as .*output_norm"):
+        LLM(path)
+    path = write_gguf(tmp_path / "b.gguf", make_hf("phi3 long"))
+    for one, other in (("long", "short"), ("short", "long")):
+        name = f"rope_factors_{one}".encode()
+        (tmp_path / "c.gguf").write_bytes(path.read_bytes().replace(name, b"x" * len(name)))
+        with pytest.raises(
+            WeightsError, match=rf"rope_factors_{other}.* and not rope_factors_{one}"
+        ):
+            LLM(tmp_path / "c.gguf")
 
 
 def test_a_file_that_is_cut_after_it_was_opened_is_an_error(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kept.errors import WeightsError
 from kept.gguf import GGUFHeader, GGUFTensor
 from kept.models.gguf_experts import expert_sources
 from kept.models.gguf_rope import FACTORS, LONG, SHORT
@@ -53,7 +54,7 @@ _IN_BLOCK = re.compile(r"blk\.(\d+)\.(.+)\.(weight|bias)")
 def find_sources(header: GGUFHeader, config: Mapping[str, Any]) -> dict[str, Source]:
     """The tensors by the names a checkpoint has for them, those kept does not know by their own.
 
-    config: as `gguf_config` gives it.
+    config: as `gguf_config` gives it. Raises WeightsError for two tensors that are the same one.
     """
     kind = config["model_type"]
     names = _FOUR_NORMS if kind in ("gemma2", "gemma3_text") else _PRE_NORMS
@@ -61,6 +62,15 @@ def find_sources(header: GGUFHeader, config: Mapping[str, Any]) -> dict[str, Sou
     if kind in _MORE:
         names = {**names, **_MORE[kind]}
     found: dict[str, Source] = {}
+
+    def put(there: str, source: Source) -> None:
+        if there in found:
+            raise WeightsError(
+                f"{header.path} holds {there!r} twice, as {found[there].tensor.name!r} and as "
+                f"{source.tensor.name!r}. Convert the model again."
+            )
+        found[there] = source
+
     for name, tensor in header.tensors.items():
         if name in (FACTORS, LONG, SHORT):
             continue
@@ -69,7 +79,8 @@ def find_sources(header: GGUFHeader, config: Mapping[str, Any]) -> dict[str, Sou
         if match := _IN_BLOCK.fullmatch(name):
             layer, part, what = match.groups()
             if apart := dict(expert_sources(kind, layer, part, what, tensor)):
-                found |= apart
+                for there, source in apart.items():
+                    put(there, source)
                 continue
             if part == "attn_sinks":
                 there = f"model.layers.{layer}.self_attn.sinks"
@@ -77,7 +88,7 @@ def find_sources(header: GGUFHeader, config: Mapping[str, Any]) -> dict[str, Sou
                 there = f"model.layers.{layer}.{names[part]}.{what}"
         order = _pairs(part, tensor, config) if kind in _PERMUTED else None
         less = 1.0 if is_gemma and name.endswith("norm.weight") else 0.0
-        found[there] = Source(tensor, tensor.shape, order=order, less=less)
+        put(there, Source(tensor, tensor.shape, order=order, less=less))
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kept.errors import UnsupportedModelError
+from kept.errors import UnsupportedModelError, WeightsError
 from kept.gguf import GGUFHeader
 from kept.models.fields import Fields
 from kept.models.gguf_blocks import read_floats
@@ -33,11 +33,12 @@ def rope_scaling(
     """`rope_scaling` of config.json, None without one.
 
     fields: the architecture's metadata; config: the fields that are known. Raises
-    UnsupportedModelError for a scaling that kept does not know.
+    UnsupportedModelError for a scaling that kept does not know, WeightsError for one of LongRoPE's
+    tables without the other.
     """
     if FACTORS in header.tensors:
         return _of_factors(header, config)
-    if LONG in header.tensors and SHORT in header.tensors:
+    if LONG in header.tensors or SHORT in header.tensors:
         return _by_length(header, fields)
     kind = fields.choice("rope.scaling.type", "none", _TYPES)
     factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 1.0))
@@ -60,6 +61,11 @@ def rope_scaling(
 
 def _by_length(header: GGUFHeader, fields: Fields) -> dict[str, Any]:
     """LongRoPE's, whose temperature a file states as well."""
+    for name, other in ((LONG, SHORT), (SHORT, LONG)):
+        if name not in header.tensors:
+            raise WeightsError(
+                f"{header.path} holds the rotary factors {other} and not {name}; download it again."
+            )
     found: dict[str, Any] = {
         "rope_type": "longrope",
         "long_factor": read_floats(header.tensors[LONG]).flatten().tolist(),
