@@ -61,6 +61,10 @@ def adapter(tmp_path: Path) -> Path:
         ({"lora_alpha": "x"}, CheckpointError, "lora_alpha"),
         ({"rank_pattern": {"q_proj": 3}}, WeightsError, r"should be \(3, 48\)"),
         ({"rank_pattern": {"(": 4}}, CheckpointError, "no pattern"),
+        ({"alpha_pattern": {"([a-z._0-9]+)+X": 4}}, CheckpointError, "for ever to match"),
+        ({"rank_pattern": {".?" * 30 + "X": 4}}, CheckpointError, "for ever to match"),
+        ({"rank_pattern": {"(.|.)" * 30 + "X": 4}}, CheckpointError, "for ever to match"),
+        ({"alpha_pattern": {"(?=.*){9}" * 9: 4}}, CheckpointError, "for ever to match"),
         ({"alpha_pattern": [1]}, CheckpointError, "must be an object"),
     ],
 )
@@ -113,6 +117,22 @@ def test_tensors(
     save_file(tensors, path)
     with pytest.raises(error, match=message):
         LLM(base, adapters={"a": adapter})
+
+
+def test_patterns_that_people_write(base: Path, adapter: Path) -> None:
+    path = adapter / "adapter_config.json"
+    fields = json.loads(path.read_text())
+    several = "|".join(map(str, range(80)))
+    for pattern in (
+        "q_proj",
+        r"model\.layers\.0\.self_attn.q_proj",
+        r"^model\.layers\.(\d+)\.self_attn\.[qk]_proj",
+        rf".*?layers\.(?:{several})\..*(self_attn|mlp)\.\w+",
+    ):
+        path.write_text(json.dumps(fields | {"alpha_pattern": {pattern: 2.0}}))
+        [found] = LLM(base, adapters={"a": adapter}).model.adapters
+        scales = {part.scale for parts in found.parts.values() for part in parts}
+        assert 0.5 in scales, pattern
 
 
 def test_files(base: Path, adapter: Path, tmp_path: Path) -> None:

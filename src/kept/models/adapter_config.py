@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,10 @@ from kept.models.fields import Fields
 CONFIG: Final = "adapter_config.json"
 MAX_RANK: Final = 4096
 _MAX_PATTERN = 1000  # characters
+# In how many ways one may match at most, as branches of groups and repeats multiply: some tenths of
+# a second a name.
+_MAX_WAYS, _OF_REPEAT = 300_000, 12
+_FIXED = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]")  # escapes and classes: one character each
 
 # What else an adapter may be, and the value of the field under which it is not.
 _NEUTRAL: tuple[tuple[str, object, str], ...] = (
@@ -105,7 +109,23 @@ def _patterns(path: Path, config: Mapping[str, Any], name: str, *, whole: bool) 
                 f"{path} has {pattern!r:.100} in {name}, which is no pattern of module names of "
                 f"at most {_MAX_PATTERN} characters"
             ) from error
+        if not _is_quick(pattern):
+            raise CheckpointError(
+                f"{path} has {pattern!r:.100} in {name}, which could take for ever to match: it "
+                "repeats a group, looks around, or has more groups with branches, and repeats such "
+                "as .*, than names of modules need; write the names out"
+            )
     return found
+
+
+def _is_quick(pattern: str) -> bool:
+    """Whether a pattern, which compiles, can only match in a bounded number of ways."""
+    bare = re.sub(r"([*+?}])[?+]", r"\1", _FIXED.sub("x", pattern).replace("(?:", "("))
+    if "(?" in bare or re.search(r"\)[*+{]", bare):
+        return False
+    ways = [part.count("|") + 1 for part in bare.split("(")]
+    ways += [_OF_REPEAT] * sum(map(bare.count, "*+?{"))
+    return prod(ways) <= _MAX_WAYS
 
 
 def _of(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
