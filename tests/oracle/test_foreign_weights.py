@@ -129,7 +129,13 @@ def int8(shape: tuple[int, int], seed: int) -> Packed:
     return {"weight": codes, "weight_scale": scales, **extra}, codes.float() * scales
 
 
-def float8(shape: tuple[int, int], seed: int, *, block: int | None = None) -> Packed:
+def float8(
+    shape: tuple[int, int],
+    seed: int,
+    *,
+    block: int | None = None,
+    scale: str = "weight_scale_inv",
+) -> Packed:
     numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 20
     codes = numbers.to(torch.float8_e4m3fn)
     if block is None:
@@ -139,7 +145,7 @@ def float8(shape: tuple[int, int], seed: int, *, block: int | None = None) -> Pa
     scales = torch.from_numpy(scales_of(blocks, seed)).float() / 10
     each = torch.from_numpy(scales.numpy().repeat(block, 0).repeat(block, 1))
     each = each[: shape[0], : shape[1]]
-    return {"weight": codes, "weight_scale_inv": scales}, codes.float() * each
+    return {"weight": codes, scale: scales}, codes.float() * each
 
 
 def nf4(shape: tuple[int, int], seed: int, *, nested: bool = False) -> Packed:
@@ -190,8 +196,8 @@ def mlx(shape: tuple[int, int], seed: int, *, bits: int = 4) -> Packed:
     return tensors, torch.from_numpy(found.astype(np.float32))
 
 
-def group(bits: int, format: str) -> dict[str, Any]:
-    weights = {"num_bits": bits, "group_size": 32}
+def group(bits: int, format: str, **more: Any) -> dict[str, Any]:
+    weights = {"num_bits": bits, "group_size": 32, **more}
     return {
         "quant_method": "compressed-tensors",
         "format": format,
@@ -229,6 +235,12 @@ FORMATS: Mapping[str, tuple[Callable[..., Packed], dict[str, Any], str, Any]] = 
     "packed 8": (packed, {"bits": 8}, METHOD, group(8, "pack-quantized")),
     "int8": (int8, {}, METHOD, group(8, "int-quantized")),
     "float8": (float8, {}, METHOD, group(8, "float-quantized")),
+    "float8 blocks": (
+        float8,
+        {"block": 40, "scale": "weight_scale"},
+        METHOD,
+        group(8, "float-quantized", strategy="block", block_structure=[40, 40]),
+    ),
     "fbgemm": (float8, {}, METHOD, {"quant_method": "fbgemm_fp8"}),
     "fp8": (
         float8,
@@ -439,6 +451,11 @@ def test_parts_that_do_not_go_together_are_named(
         ("awq", {"version": "gemv"}, "version = 'gemv'"),
         ("packed", {"format": "nvfp4-pack-quantized"}, "format = 'nvfp4-pack-quantized'"),
         ("packed", {"config_groups": {"a": {"weights": {"num_bits": 2}}}}, r"groups of \[2\] bits"),
+        (
+            "float8 blocks",
+            {"config_groups": {"a": {"weights": {"block_structure": [32]}}}},
+            r"block_structure = \['\(32,\)'\]",
+        ),
         ("fp8", {"weight_block_size": [32]}, r"weight_block_size = \[32\]"),
         ("mlx", {"mode": "mxfp4"}, "mode = 'mxfp4'"),
         ("gptq", {"quant_method": "aqlm"}, "quant_method 'aqlm'.*reads awq, bitsandbytes"),

@@ -4,7 +4,7 @@ packed into words.
     pack-quantized   weight_packed (out, in * bits / 32), codes from 0, half of 2^bits the zero
                      weight_scale (out, groups), weight_shape (2), weight_zero_point, weight_g_idx
     int-quantized    weight (out, in) int8, weight_scale (out, groups), weight_zero_point
-    float-quantized  weight (out, in) E4M3, weight_scale
+    float-quantized  weight (out, in) E4M3, weight_scale; by `block_structure` also a scale a block
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def find_compressed(tensors: Mapping[str, TensorInfo], config: Fields) -> dict[s
     do not go together.
     """
     config.choice("format", "dense", (*_FORMATS, "dense"))
-    bits = _bits(config)
+    groups = _weights_of(config)
+    bits, block = _bits(groups), _block(groups)
     found: dict[str, Coded] = {}
     for name, info in tensors.items():
         base = name.rpartition(".")[0]
@@ -45,24 +46,35 @@ def find_compressed(tensors: Mapping[str, TensorInfo], config: Fields) -> dict[s
         elif info.dtype == torch.int8:
             found[name] = _int8(base, tensors)
         elif info.dtype in FLOATS8:
-            found[name] = float8(name, tensors)
+            found[name] = float8(name, tensors, block)
     return found
 
 
-def _bits(config: Fields) -> int:
+def _weights_of(config: Fields) -> list[Fields]:
+    """What is said of the weights in each group of layers."""
     groups = config.nested("config_groups") or Fields({})
-    found = set()
-    for name in groups.names():
-        group = groups.nested(name)
-        weights = None if group is None else group.nested("weights")
-        if weights is not None:
-            found.add(weights.integer("num_bits", 8))
+    found = (group.nested("weights") for name in groups.names() if (group := groups.nested(name)))
+    return [weights for weights in found if weights is not None]
+
+
+def _bits(groups: list[Fields]) -> int:
+    found = {weights.integer("num_bits", 8) for weights in groups}
     if len(found) > 1 or not found <= {4, 8}:
         raise UnsupportedFormatError(
             f"quantization_config has groups of {sorted(found)} bits, and kept reads such as have "
             "4 or 8 bits in all; load another checkpoint of the model"
         )
     return found.pop() if found else 4
+
+
+def _block(groups: list[Fields]) -> tuple[int, ...] | None:
+    found = {weights.sizes("block_structure") for weights in groups} - {None}
+    if len(found) > 1 or any(len(block or ()) != 2 for block in found):
+        raise UnsupportedFormatError(
+            f"quantization_config has block_structure = {sorted(map(str, found))}, and kept reads "
+            "one pair (rows, columns) for all layers; load another checkpoint of the model"
+        )
+    return found.pop() if found else None
 
 
 def _packed(base: str, tensors: Mapping[str, TensorInfo], bits: int) -> Coded:
