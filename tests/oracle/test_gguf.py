@@ -14,7 +14,7 @@ import torch
 from gguf_files import Blocks, quantized, random_blocks, write_gguf
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from kept import LLM, UnsupportedModelError, WeightsError
+from kept import LLM, CheckpointError, UnsupportedModelError, WeightsError
 from kept.ops.backend import say_once
 
 from .families import FAMILIES
@@ -223,6 +223,22 @@ def test_tensors_that_are_there_twice_or_by_halves(tmp_path: Path) -> None:
             WeightsError, match=rf"rope_factors_{other}.* and not rope_factors_{one}"
         ):
             LLM(tmp_path / "c.gguf")
+
+
+def test_metadata_that_contradicts_itself_or_the_tensors(tmp_path: Path) -> None:
+    """Nobody is sent to a config.json that a GGUF file does not have."""
+    hf = make_hf("llama")
+    path = write_gguf(tmp_path / "a.gguf", hf, more=lambda w: w.add_head_count_kv(4))
+    with pytest.raises(CheckpointError, match=r"^a\.gguf, whose metadata is .*_heads = 4 does not"):
+        LLM(path)
+    path = write_gguf(tmp_path / "b.gguf", hf, more=lambda w: w.add_feed_forward_length(64))
+    with pytest.raises(WeightsError, match=r"^The metadata, .*=64, .*Convert the model again\.$"):
+        LLM(path)
+    path = write_gguf(tmp_path / "c.gguf", hf, more=lambda w: w.add_block_count(3))
+    with pytest.raises(
+        WeightsError, match=r"its metadata describes\. Missing .*layers\.2.*convert"
+    ):
+        LLM(path)
 
 
 def test_a_file_that_is_cut_after_it_was_opened_is_an_error(tmp_path: Path) -> None:

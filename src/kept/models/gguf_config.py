@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kept.errors import UnsupportedModelError, WeightsError
+from kept.errors import CheckpointError, UnsupportedModelError, WeightsError
 from kept.gguf import GGUFHeader
 from kept.models.fields import Fields
 from kept.models.gguf_rope import rope_scaling
@@ -35,8 +35,8 @@ _MODEL_TYPES: Mapping[str, str] = {
 def gguf_config(header: GGUFHeader) -> dict[str, Any]:
     """What config.json would say of the model.
 
-    Raises UnsupportedModelError for an architecture that kept does not run, CheckpointError for
-    metadata that lacks or contradicts what it needs.
+    Raises UnsupportedModelError for an architecture or a feature that kept does not run,
+    CheckpointError for metadata that lacks or contradicts what it needs.
     """
     architecture = header.metadata.get("general.architecture")
     known = sorted(name for name, kind in _MODEL_TYPES.items() if kind in FAMILIES)
@@ -55,7 +55,18 @@ def gguf_config(header: GGUFHeader) -> dict[str, Any]:
     config = _dense(own, model_type)
     if architecture in _MORE:
         config |= _MORE[architecture](own, config)
+    _check(header, config)
     return config
+
+
+def _check(header: GGUFHeader, config: Mapping[str, Any]) -> None:
+    """Raise what the family has against it, and say where it comes from."""
+    try:
+        FAMILIES[config["model_type"]].read_config(dict(config))
+    except CheckpointError as error:
+        raise type(error)(
+            f"{header.path.name}, whose metadata is read as a config.json: {error}"
+        ) from error
 
 
 class _Own:

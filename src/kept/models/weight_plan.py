@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kept.errors import KeptWarning, UnsupportedFormatError, WeightsError
+from kept.gguf import is_gguf
 from kept.models.checkpoint import Checkpoint
 from kept.models.weight_map import Placement, WeightMap
 
@@ -172,11 +173,15 @@ def _place(placement: Placement, owners: Mapping[str, str]) -> tuple[str, int | 
 
 
 def _name_mismatch(checkpoint: Checkpoint, missing: list[str], unexpected: list[str]) -> str:
-    text = f"The weights in {checkpoint.folder} do not fit its config.json."
+    is_file = is_gguf(checkpoint.folder)
+    described = "the model that its metadata describes" if is_file else "its config.json"
+    text = f"The weights in {checkpoint.folder} do not fit {described}."
     if missing:
         text += f" Missing tensors: {_listed(missing)}."
     if unexpected:
         text += f" Unexpected tensors: {_listed(unexpected)}."
+    if is_file:
+        return f"{text} Download it again, or convert the model again."
     return (
         f"{text} Is the download complete, is config.json this checkpoint's own (it decides the "
         "number of layers, biases and tied embeddings), and does it name the right architecture?"
@@ -219,9 +224,12 @@ def _refuse_misshapen(
     if not wrong:
         return
     numbers = ", ".join(f"{name}={checkpoint.config.get(name)!r}" for name in fields)
+    source, remedy = "config.json", "Use the config.json the weights were saved with."
+    if is_gguf(checkpoint.folder):
+        source, remedy = "The metadata, read as a config.json", "Convert the model again."
     raise WeightsError(
-        f"config.json{f' ({numbers})' if numbers else ''} contradicts the weights in "
-        f"{checkpoint.folder}: {_listed(wrong)}. Use the config.json the weights were saved with."
+        f"{source}{f' ({numbers})' if numbers else ''} contradicts the weights in "
+        f"{checkpoint.folder}: {_listed(wrong)}. {remedy}"
     )
 
 
