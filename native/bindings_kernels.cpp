@@ -307,11 +307,44 @@ void bind_program(nb::module_& m) {
             "slopes"_a.none() = nb::none(), "crossing"_a = false, "idle"_a.none() = nb::none(),
             Keep<1, 6>(), Keep<1, 8>(), Keep<1, 10>())
         .def(
+            "head_products",
+            [](Program& p, int x, std::int64_t begin, std::int64_t apart, int weights, int out) {
+                p.head_products({x, begin, apart, weights, out});
+            },
+            "x"_a, "begin"_a, "apart"_a, "weights"_a, "out"_a)
+        .def(
+            "place_latent",
+            [](Program& p, int absorbed, int turning, std::int64_t begin, std::int64_t apart,
+               int compressed, int queries, std::int64_t layer, const AttentionShape& shape,
+               nb::handle norm, float eps, std::int64_t rope_dim, std::int64_t rope_begin,
+               std::int64_t rope_stride, bool neighbours) {
+                p.place_latent({absorbed,
+                                turning,
+                                begin,
+                                apart,
+                                compressed,
+                                queries,
+                                layer,
+                                shape,
+                                some<const float>(norm, shape.value_dim, "weights of a norm"),
+                                eps,
+                                {rope_dim, rope_begin, rope_stride, neighbours}});
+            },
+            "absorbed"_a, "turning"_a, "begin"_a, "apart"_a, "compressed"_a, "queries"_a, "layer"_a,
+            "shape"_a, "norm"_a, "eps"_a, "rope_dim"_a, "rope_begin"_a, "rope_stride"_a,
+            "neighbours"_a, Keep<1, 10>())
+        .def(
             "choose",
             [](Program& p, int scores, std::int64_t num_experts, std::int64_t top_k,
-               bool normalised,
-               bool is_shared) { p.choose(scores, {num_experts, top_k, normalised, is_shared}); },
-            "scores"_a, "num_experts"_a, "top_k"_a, "normalised"_a, "is_shared"_a)
+               bool normalised, bool is_shared, bool sigmoid, float scale, nb::handle bias,
+               std::int64_t num_groups, std::int64_t top_groups, std::int64_t group_best) {
+                const auto* biases = numbers<const float>(bias, num_experts, "biases of a choice");
+                p.choose(scores, {num_experts, top_k, normalised, is_shared, sigmoid, scale, biases,
+                                  num_groups, top_groups, group_best});
+            },
+            "scores"_a, "num_experts"_a, "top_k"_a, "normalised"_a, "is_shared"_a,
+            "sigmoid"_a = false, "scale"_a = 1.0f, "bias"_a.none() = nb::none(), "num_groups"_a = 1,
+            "top_groups"_a = 1, "group_best"_a = 1, Keep<1, 9>())
         .def("gather", &Program::gather, "x"_a, "out"_a)
         .def("experts", &Program::experts, "x"_a, "ungathered"_a, "weights"_a, "epilogue"_a,
              "activation"_a, "out"_a)

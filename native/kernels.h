@@ -200,6 +200,24 @@ struct PlaceArgs {
     Sequences sequences;
 };
 
+// Takes a row of what queries and keys are made of where all heads attend one latent, norms the
+// latent, rotates what turns with the position, and stores the key. C: size of a value, R: what is
+// left of a key.
+//
+//   absorbed   C of each head              what a query multiplies the latent with
+//   turning    R of each head, `apart`     what it multiplies with what turns, from `begin` on
+//   compressed C and R                     the latent and what turns of it, of the one key
+struct PlaceLatentArgs {
+    const float* absorbed;
+    std::int64_t absorbed_stride;
+    const float* turning;
+    std::int64_t turning_stride, begin, apart;
+    const float* compressed;
+    std::int64_t compressed_stride;
+    const float* norm;  // (C)
+    PlaceArgs to;       // qkv and the norms' weights left out
+};
+
 // Rows [first, last) of a sequence, which see chunks [chunk, chunk_end) of its tokens. `partial` is
 // where their partial results go, in floats, a head's chunks one behind the other; -1: one unit
 // covers all of these chunks, and finishes the rows.
@@ -327,6 +345,8 @@ struct Kernels {
     void (*embed)(const EmbedArgs&, std::int64_t first_row, std::int64_t last_row);
     // Units are rows times (H + 2 G) heads.
     void (*place)(const PlaceArgs&, std::int64_t first_unit, std::int64_t last_unit);
+    // Units are rows times (H + 1) heads.
+    void (*place_latent)(const PlaceLatentArgs&, std::int64_t first_unit, std::int64_t last_unit);
     void (*attend)(const AttendArgs&, const AttendUnit&, float* scratch);
     // Joins the partial results of all chunks of one head of rows, and finishes them.
     void (*merge)(const AttendArgs&, const AttendRows&, std::int64_t kv_head);

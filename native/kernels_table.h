@@ -7,6 +7,7 @@
 #include "kernels.h"
 #include "linear.h"
 #include "place.h"
+#include "place_latent.h"
 #include "quantize_rows.h"
 #include "rows.h"
 #include "streams.h"
@@ -37,6 +38,7 @@ const Kernels KEPT_JOIN(kernels_, KEPT_NS) = {
     KEPT_NS::round,
     KEPT_NS::embed,
     KEPT_NS::place,
+    KEPT_NS::place_latent,
     KEPT_NS::attend,
     KEPT_NS::merge,
     KEPT_NS::combine,

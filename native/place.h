@@ -51,13 +51,38 @@ inline void rotate_neighbours(float* x, std::int64_t width, const float* cos, co
     }
 }
 
-inline void norm_head(const PlaceArgs& args, const float* weight, float* x) {
-    const std::int64_t dim = args.shape.head_dim;
+inline void norm_head(const PlaceArgs& args, const float* weight, std::int64_t dim, float* x) {
     const auto count = static_cast<float>(dim);
     const float mean = args.centred ? row_sum(dim, Plain{x}) / count : 0.0f;
     const float square = row_sum(dim, Squares{x, mean}) / count;
     const float inverse = 1.0f / std::sqrt(square + args.eps);
     for (std::int64_t i = 0; i < dim; ++i) x[i] = (x[i] - mean) * inverse * weight[i];
+}
+
+// Turns a head by the position of its row.
+inline void rotate_head(const PlaceArgs& args, std::int64_t row, float* x) {
+    const std::int64_t at = args.rope_rows[row] * args.rope_stride + args.rope_begin;
+    if (args.neighbours)
+        rotate_neighbours(x, args.rope_dim, args.cos + at, args.sin + at);
+    else
+        rotate(x, args.rope_dim, args.cos + at, args.sin + at);
+}
+
+// Writes a head of queries, of which there is room for a multiple of 32 numbers.
+inline void put_query(const PlaceArgs& args, std::int64_t row, std::int64_t head, float* x) {
+    const std::int64_t dim = args.shape.head_dim, padded = round_up(dim, 32);
+    std::fill(x + dim, x + padded, 0.0f);
+    for (std::int64_t i = 0; i < padded; i += W)
+        put_act(args.queries, row, head * padded + i, load(x + i));
+}
+
+// Where a row's token lies for a key/value head.
+inline std::int64_t entry_of(const PlaceArgs& args, std::int64_t row, std::int64_t kv_head) {
+    const Sequences& s = args.sequences;
+    const std::int64_t sequence = s.row_sequence[row];
+    const std::int64_t token = s.lengths[sequence] - s.starts[sequence + 1] + row;
+    const BlockEntries where(args.layout, s.tables, sequence, args.shape.kv_heads, kv_head, token);
+    return where.of(token);
 }
 
 inline void place(const PlaceArgs& args, std::int64_t first_unit, std::int64_t last_unit) {
@@ -72,29 +97,15 @@ inline void place(const PlaceArgs& args, std::int64_t first_unit, std::int64_t l
         const bool is_query = head < heads, is_value = head >= heads + keys;
         const float* weight = is_query ? args.q_norm : is_value ? args.v_norm : args.k_norm;
         const std::int64_t own = is_value ? 0 : is_query ? head : head - heads;
-        if (weight) norm_head(args, weight + own * args.norm_stride, x);
-        if (!is_value && args.cos) {
-            const std::int64_t at = args.rope_rows[row] * args.rope_stride + args.rope_begin;
-            if (args.neighbours)
-                rotate_neighbours(x, args.rope_dim, args.cos + at, args.sin + at);
-            else
-                rotate(x, args.rope_dim, args.cos + at, args.sin + at);
-        }
+        if (weight) norm_head(args, weight + own * args.norm_stride, dim, x);
+        if (!is_value && args.cos) rotate_head(args, row, x);
         if (!is_value && turns_keys(args.keys)) turn_head(x, dim);
         if (is_query) {
-            const std::int64_t padded = round_up(dim, 32);
-            std::fill(x + dim, x + padded, 0.0f);
-            for (std::int64_t i = 0; i < padded; i += W)
-                put_act(args.queries, row, head * padded + i, load(x + i));
+            put_query(args, row, head, x);
             continue;
         }
-        const Sequences& s = args.sequences;
-        const std::int64_t sequence = s.row_sequence[row];
-        const std::int64_t token = s.lengths[sequence] - s.starts[sequence + 1] + row;
-        const BlockEntries where(args.layout, s.tables, sequence, keys, (head - heads) % keys,
-                                 token);
         const Stored& to = is_value ? args.values : args.keys;
-        encode(to, where.of(token), x, dim);
+        encode(to, entry_of(args, row, (head - heads) % keys), x, dim);
     }
 }
 

@@ -82,6 +82,14 @@ void Program::attend(int queries, std::int64_t layer, const AttentionShape& shap
     append(Attend{queries, layer, shape, out, bias, crossing, idle});
 }
 
+void Program::place_latent(const PlaceLatent& op) {
+    append(op);
+}
+
+void Program::head_products(const HeadProducts& op) {
+    append(op);
+}
+
 void Program::choose(int scores, const Routing& routing) {
     append(Choose{scores, routing});
 }
@@ -110,7 +118,10 @@ void Program::reserve(const Step& step) {
     for (const Op& op : ops_) {
         if (const Attend* a = std::get_if<Attend>(&op))
             needed = std::max(needed, attend_scratch(a->shape));
-        if (const Choose* c = std::get_if<Choose>(&op)) routes_.reserve(c->routing, step.rows);
+        if (const Choose* c = std::get_if<Choose>(&op)) {
+            routes_.reserve(c->routing, step.rows);
+            needed = std::max(needed, Routes::choice_scratch(c->routing));
+        }
     }
     reserve_adapters(step);
     const auto threads = static_cast<std::size_t>(Pool::shared().num_threads());

@@ -76,6 +76,29 @@ class Program {
     void attend(int queries, std::int64_t layer, const AttentionShape& shape, int out,
                 const DistanceBias& bias, bool crossing, const float* idle);
 
+    // Places what all heads attend one latent by (PlaceLatentArgs). absorbed, turning, compressed
+    // and queries: buffers.
+    struct PlaceLatent {
+        int absorbed, turning;
+        std::int64_t begin, apart;
+        int compressed, queries;
+        std::int64_t layer;
+        AttentionShape shape;
+        const float* norm;
+        float eps;
+        RotaryColumns rotary;
+    };
+    void place_latent(const PlaceLatent& op);
+    // Of each head a matrix of its own, by columns of a row: those of head h begin at `begin` + h
+    // `apart`, and what it makes of them lies one head behind the other. weights: as those of
+    // experts are added.
+    struct HeadProducts {
+        int in;
+        std::int64_t begin, apart;
+        int weights, out;
+    };
+    void head_products(const HeadProducts& op);
+
     // A mixture of experts: every row chooses by its scores; rows are gathered for those they
     // chose, unless there is but one; products of each expert with its slots; and their sum.
     // Buffers of slots hold as many a row as it chooses experts. ungathered: where a single row is
@@ -221,8 +244,9 @@ class Program {
         Activation activation;
         int out;
     };
-    using Op = std::variant<Embed, Norm, Round, Quantize, Linear, Shrink, Place, Attend, Choose,
-                            Gather, Experts, Combine, Columns, Match, Streams, Sparse>;
+    using Op = std::variant<Embed, Norm, Round, Quantize, Linear, Shrink, Place, PlaceLatent,
+                            Attend, HeadProducts, Choose, Gather, Experts, Combine, Columns, Match,
+                            Streams, Sparse>;
 
     struct Run;
 
@@ -247,7 +271,9 @@ class Program {
     void check_op(const Linear& op) const;
     void check_op(const Shrink& op) const;
     void check_op(const Place& op) const;
+    void check_op(const PlaceLatent& op) const;
     void check_op(const Attend& op) const;
+    void check_op(const HeadProducts& op) const;
     void check_op(const Choose& op) const;
     void check_op(const Gather& op) const;
     void check_op(const Experts& op) const;
@@ -301,7 +327,9 @@ class Program {
     void operate(Run& run, const Linear& op, Part part);
     void operate(Run& run, const Shrink& op, Part part);
     void operate(Run& run, const Place& op, Part part);
+    void operate(Run& run, const PlaceLatent& op, Part part);
     void operate(Run& run, const Attend& op, Part part);
+    void operate(Run& run, const HeadProducts& op, Part part);
     void operate(Run& run, const Choose& op, Part part);
     void operate(Run& run, const Gather& op, Part part);
     void operate(Run& run, const Experts& op, Part part);
@@ -316,6 +344,7 @@ class Program {
     }
     Sequences sequences(const Step& step, std::int64_t layout) const;
     PlaceArgs place_args(const Run& run, const Place& op, std::int64_t layer);
+    static void check_rotary(const RotaryColumns& rotary, std::int64_t width);
     AttendArgs attend_args(const Run& run, const Attend& op, std::int64_t layer);
     // Calls f with the plan and the arguments of each layer that an attention reads.
     template <class F>

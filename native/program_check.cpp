@@ -137,6 +137,13 @@ void Program::check(const Step& step, std::int64_t first, std::int64_t last) con
     check_inputs(step);
     check_adapted(step);
     std::int64_t rope_rows = -1;  // of the tables whose rows have been checked
+    const auto check_tables = [&](const RotaryColumns& rotary) {
+        if (rotary.dim == 0) return;
+        must(step.cos && step.sin && step.rope_rows, "the step has no rotary tables");
+        if (rope_rows == step.rope_count / rotary.stride) return;
+        rope_rows = step.rope_count / rotary.stride;
+        within("row of the rotary tables", step.rope_rows, step.rows, rope_rows);
+    };
     for (std::int64_t i = first; i < last; ++i) {
         const Op& op = this->op(i);
         if (const Embed* e = std::get_if<Embed>(&op)) {
@@ -150,12 +157,10 @@ void Program::check(const Step& step, std::int64_t first, std::int64_t last) con
             check_layers(step, p->layer, p->crossing, p->shape);
             must(!p->crossing || p->shape.kv_heads == 0 || brings_inputs(step),
                  "the rows of a step are not those of its inputs");
-            if (p->rotary.dim == 0) continue;
-            must(step.cos && step.sin && step.rope_rows, "the step has no rotary tables");
-            if (rope_rows != step.rope_count / p->rotary.stride) {
-                rope_rows = step.rope_count / p->rotary.stride;
-                within("row of the rotary tables", step.rope_rows, step.rows, rope_rows);
-            }
+            check_tables(p->rotary);
+        } else if (const PlaceLatent* latent = std::get_if<PlaceLatent>(&op)) {
+            check_layers(step, latent->layer, false, latent->shape);
+            check_tables(latent->rotary);
         } else if (const Attend* a = std::get_if<Attend>(&op)) {
             check_layers(step, a->layer, a->crossing, a->shape);
         } else if (const Linear* l = std::get_if<Linear>(&op)) {
@@ -249,8 +254,11 @@ void Program::check_op(const Place& op) const {
     must((s.heads + 2 * s.kv_heads) * s.head_dim <= known(op.qkv).width() &&
              s.heads * round_up(s.head_dim, 32) <= known(op.queries).stride(),
          "heads outgrow the rows that they are taken from or put into");
-    const RotaryColumns& r = op.rotary;
-    must(r.dim >= 0 && r.dim <= s.head_dim && r.begin >= 0 &&
+    check_rotary(op.rotary, s.head_dim);
+}
+
+void Program::check_rotary(const RotaryColumns& r, std::int64_t width) {
+    must(r.dim >= 0 && r.dim <= width && r.begin >= 0 &&
              (r.dim == 0 || r.begin + r.dim / 2 <= r.stride),
          "a layer's columns lie outside of the rotary tables");
     must(r.dim == 0 || r.stride > 0, "the rotary tables have no columns");

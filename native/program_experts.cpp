@@ -31,7 +31,8 @@ CodeRows from_row(CodeRows rows, std::int64_t first) {
 void Program::operate(Run& run, const Choose& op, Part part) {
     const auto [begin, end] = part.of(run.step.rows);
     const RowBuffer& scores = buffer(op.scores);
-    routes_.choose(op.routing, scores.floats(), scores.stride(), begin, end);
+    routes_.choose(op.routing, scores.floats(), scores.stride(), begin, end,
+                   scratch_[static_cast<std::size_t>(part.thread)].data());
 }
 
 void Program::group(const Run& run, const Choose& op) {
@@ -111,6 +112,11 @@ void Program::check_op(const Choose& op) const {
     must(!known(op.scores).holds_codes() && !known(op.scores).act().is_bf16,
          "experts are chosen by floats");
     must(r.top_k >= 1 && r.top_k <= r.num_experts, "rows go to at least one expert, each once");
+    must(r.num_groups >= 1 && r.num_experts % r.num_groups == 0 && r.top_groups >= 1 &&
+             r.top_groups <= r.num_groups && r.top_k <= r.top_groups * r.group_size() &&
+             r.group_best >= 1 && r.group_best <= std::min(r.group_size(), kMostGroupBest),
+         "groups hold as many experts each, and the best of them enough");
+    must(r.sigmoid || !r.bias, "only sigmoids are chosen by with a bias");
     must(r.num_experts + r.is_shared <= known(op.scores).width() && known(op.scores).per_row() == 1,
          "each row has a score for every expert");
 }

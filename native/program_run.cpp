@@ -91,6 +91,8 @@ bool Program::is_small(const Step& step, const Op& op) const {
     if (std::holds_alternative<Shrink>(op)) return adapted_.empty();
     if (const Place* p = std::get_if<Place>(&op))
         return step.rows * buffer(p->qkv).width() <= kAlone;
+    if (const PlaceLatent* p = std::get_if<PlaceLatent>(&op))
+        return step.rows * buffer(p->queries).width() <= kAlone;
     return false;
 }
 

@@ -16,9 +16,19 @@ namespace kept {
 // How a row chooses among experts by its scores: the top_k highest, of equal ones the first.
 struct Routing {
     std::int64_t num_experts, top_k;
-    bool normalised;  // weights are a softmax over the chosen scores alone, else over all
-    bool is_shared;   // a score behind those of the experts is the gate of one that is shared
+    bool normalised;       // weights are those of the chosen alone, which add up to 1
+    bool is_shared;        // a score behind those of the experts is the gate of one that is shared
+    bool sigmoid = false;  // weights are sigmoids of the scores, else their softmax
+    float scale = 1;       // of the weights
+    const float* bias = nullptr;  // (num_experts), on sigmoids, for the choice alone; or null
+    // Experts lie in so many groups of one size, of which a row chooses from the best top_groups:
+    // by the sum of so many of their highest scores.
+    std::int64_t num_groups = 1, top_groups = 1, group_best = 1;
+
+    std::int64_t group_size() const { return num_experts / num_groups; }
 };
+
+constexpr std::int64_t kMostGroupBest = 8;  // scores that decide for a group
 
 // An expert that some rows chose, and their slots.
 struct Chosen {
@@ -32,7 +42,11 @@ class Routes {
 
     // Has rows [first, last) choose by scores (rows, stride). Rows may be shared among threads.
     void choose(const Routing& routing, const float* scores, std::int64_t stride,
-                std::int64_t first_row, std::int64_t last_row);
+                std::int64_t first_row, std::int64_t last_row, float* scratch);
+    // Floats of scratch that choosing needs.
+    static std::int64_t choice_scratch(const Routing& routing) {
+        return routing.num_experts + routing.num_groups;
+    }
     // Gives slots to rows that have chosen.
     void group(const Routing& routing, std::int64_t rows);
 

@@ -205,7 +205,36 @@ class Program:
     def add_code_buffer(self, width: int, for_int4: bool, per_row: int = 1) -> int: ...
     def add_expert_weights(self, weights: list[Weights]) -> int: ...
     def choose(
-        self, scores: int, num_experts: int, top_k: int, normalised: bool, is_shared: bool
+        self,
+        scores: int,
+        num_experts: int,
+        top_k: int,
+        normalised: bool,
+        is_shared: bool,
+        sigmoid: bool = False,
+        scale: float = 1.0,
+        bias: Tensor | None = None,
+        num_groups: int = 1,
+        top_groups: int = 1,
+        group_best: int = 1,
+    ) -> None: ...
+    def head_products(self, x: int, begin: int, apart: int, weights: int, out: int) -> None: ...
+    def place_latent(
+        self,
+        absorbed: int,
+        turning: int,
+        begin: int,
+        apart: int,
+        compressed: int,
+        queries: int,
+        layer: int,
+        shape: AttentionShape,
+        norm: Tensor,
+        eps: float,
+        rope_dim: int,
+        rope_begin: int,
+        rope_stride: int,
+        neighbours: bool,
     ) -> None: ...
     def gather(self, x: int, out: int) -> None: ...
     def experts(

@@ -28,6 +28,7 @@ from kept.ops.faces import (
     gated,
     gated_sparsely,
     joined,
+    head_products,
     layer_norm,
     linear,
     norm_parts,
@@ -39,12 +40,14 @@ from kept.ops.faces import (
     soft_cap,
     split_heads,
     split_keys,
+    split_latent,
     split_queries,
     spread,
     times,
 )
 from kept.ops.hadamard import rotate_heads
 from kept.ops.kv_codec import KV_CODECS, KVCodec, KVDtype, find_kv_codec
+from kept.ops.latent import HeadMatrices, LatentSpec, pack_heads
 from kept.ops.mixture import Expert, Router, Routing
 from kept.ops.packed import PackedMatrix, pack_grouped, pack_int4, pack_int8, pack_matrix
 from kept.ops.plain import exact_products, plain_torch
@@ -90,11 +93,13 @@ __all__ = [
     "CrossView",
     "Expert",
     "Group",
+    "HeadMatrices",
     "HeadSpec",
     "InputBuffers",
     "KVCodec",
     "KVDtype",
     "KVView",
+    "LatentSpec",
     "LentBuffers",
     "LentInputs",
     "LinearBias",
@@ -127,6 +132,7 @@ __all__ = [
     "find_kv_codec",
     "gated",
     "gated_sparsely",
+    "head_products",
     "isa",
     "joined",
     "layer_norm",
@@ -137,6 +143,7 @@ __all__ = [
     "one_block_each",
     "one_torch_thread",
     "pack_grouped",
+    "pack_heads",
     "pack_int4",
     "pack_int8",
     "pack_matrix",
@@ -152,6 +159,7 @@ __all__ = [
     "soft_cap",
     "split_heads",
     "split_keys",
+    "split_latent",
     "split_queries",
     "spread",
     "table_of",

@@ -7,9 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
-from kept.ops import mixture, reference, streams, trace, trace_experts, trace_streams
+from kept.ops import (
+    latent,
+    mixture,
+    reference,
+    streams,
+    trace,
+    trace_experts,
+    trace_latent,
+    trace_streams,
+)
 from kept.ops.adapters import Adapters, adapt
 from kept.ops.bias import Bias
+from kept.ops.latent import HeadMatrices, LatentSpec
 from kept.ops.mixture import Expert, Router, Routing
 from kept.ops.spec import AttentionSpec, HeadSpec
 from kept.ops.views import KVView
@@ -75,6 +85,37 @@ def split_keys(kv: Tensor, heads: HeadSpec) -> tuple[Tensor, Tensor]:
     """
     take = _trace if trace.is_traced(kv) else reference
     found: tuple[Tensor, Tensor] = take.split_keys(kv, heads)
+    return found
+
+
+def head_products(x: Tensor, matrices: HeadMatrices, apart: int) -> Tensor:
+    """What each of H heads' matrices (B, A) makes of its own numbers in a row.
+
+    x: (N, ..); those of head h are A from h * apart on. Returns (N, H B).
+    """
+    take: Any = trace_latent if trace.is_traced(x) else latent
+    out: Tensor = take.head_products(x, matrices, apart)
+    return out
+
+
+def split_latent(
+    absorbed: Tensor,
+    q: Tensor,
+    compressed: Tensor,
+    norm: Tensor,
+    spec: LatentSpec,
+    rope: Rope,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (N, H, C + R), keys (N, 1, C + R) and values (N, 1, C), which begin the keys.
+
+    absorbed: (N, H C) what queries multiply the latent with. q: (N, H (plain + R)), of which what
+    turns is the end of each head. compressed: (N, C + R), the latent, normed with the weights norm
+    (C,), and what turns of it. rope: cos and sin (N, 1, R). Source: see `ops/latent.py`.
+    """
+    take: Any = trace_latent if trace.is_traced(q) else latent
+    found: tuple[Tensor, Tensor, Tensor] = take.split_latent(
+        absorbed, q, compressed, norm, spec, rope
+    )
     return found
 
 

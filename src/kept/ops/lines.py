@@ -11,6 +11,7 @@ from torch import Tensor
 from kept.ops.activations import Activations
 from kept.ops.adapters import Adapters
 from kept.ops.bias import Bias
+from kept.ops.latent import LatentSpec
 from kept.ops.mixture import Routing
 from kept.ops.packed import PackedMatrix
 from kept.ops.spec import AttentionSpec, HeadSpec
@@ -120,6 +121,39 @@ class Place:
 
 
 @dataclass
+class PlaceLatent:
+    """What all heads attend one latent by, normed, rotated and stored; see `ops.split_latent`.
+    rope_begin, rope_stride: as of a `Place`."""
+
+    absorbed: Buffer
+    turning: Buffer
+    compressed: Buffer
+    queries: Buffer
+    layer: int
+    spec: LatentSpec
+    norm: Tensor
+    rope_begin: int
+    rope_stride: int
+    crossing: bool = False
+    only: None = None
+
+    @property
+    def heads(self) -> HeadSpec:
+        """What attention sees of them."""
+        return self.spec.heads
+
+
+@dataclass
+class HeadProducts:
+    """Each head's matrix by its own columns of a row, so many apart from the next one's."""
+
+    x: Buffer
+    weights: Sequence[PackedMatrix]
+    apart: int
+    out: Buffer
+
+
+@dataclass
 class Attend:
     """Attention over what a layer stores. crossing: a cross layer, of the inputs of a step."""
 
@@ -135,12 +169,13 @@ class Attend:
 @dataclass
 class Choose:
     """The choice of each row among experts, by its scores. has_shared: behind these lies the gate
-    of a shared expert."""
+    of a shared expert. bias: on scores, for the choice alone."""
 
     scores: Buffer
     num_experts: int
     routing: Routing
     has_shared: bool
+    bias: Tensor | None = None
 
 
 @dataclass
@@ -243,6 +278,8 @@ Line = (
     | Shrink
     | Linear
     | Place
+    | PlaceLatent
+    | HeadProducts
     | Attend
     | Choose
     | Gather

@@ -23,6 +23,7 @@ from kept.ops.native_shape import computes_in_floats, native_shape, or_none
 from kept.ops.packed import PackedMatrix
 from kept.ops.packed_adapters import add_adapters
 from kept.ops.program_experts import add_expert_line
+from kept.ops.program_latent import add_latent_line
 from kept.ops.program_streams import add_stream_line
 from kept.ops.row_buffers import RowBuffers
 from kept.ops.spec import AttentionSpec
@@ -247,6 +248,8 @@ class Program:
                     native_activation(activation), self._buffers[out], wanted, softcap, scale,
                     -1 if adapted is None else self._adapters[adapted],
                 )  # fmt: skip
+            case lines.PlaceLatent() | lines.HeadProducts():
+                add_latent_line(native, self._buffers, line)
             case lines.Choose() | lines.Gather() | lines.Experts() | lines.Combine():
                 add_expert_line(native, self._buffers, line)
             case (

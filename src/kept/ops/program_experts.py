@@ -21,10 +21,12 @@ def add_expert_line(native: _native.Program, buffers: RowBuffers, line: ExpertLi
     from kept import _native
 
     match line:
-        case lines.Choose(scores, num_experts, routing, has_shared):
+        case lines.Choose(scores, num_experts, routing, has_shared, bias):
             native.choose(
-                buffers[scores], num_experts, routing.top_k, routing.normalised, has_shared
-            )
+                buffers[scores], num_experts, routing.top_k, routing.normalised, has_shared,
+                routing.scoring == "sigmoid", routing.scale, bias, routing.num_groups,
+                routing.top_groups, routing.group_best,
+            )  # fmt: skip
         case lines.Gather(x, out):
             native.gather(buffers[x], buffers[out])
         case lines.Experts(x, ungathered, weights, out, epilogue, activation):

@@ -31,6 +31,7 @@ from kept.ops.lines import (
     Linear,
     Norm,
     Place,
+    PlaceLatent,
     PositionBuffer,
     Quantize,
     Round,
@@ -118,7 +119,7 @@ class Heads:
     """Stands in for queries, keys or values (N, heads, D)."""
 
     rows: Rows
-    place: Place
+    place: Place | PlaceLatent
 
 
 def embedding(
@@ -249,8 +250,7 @@ def split_heads(
     v_norm: Tensor | None = None,
 ) -> tuple[Heads, Heads, Heads]:
     """See `ops.split_heads`."""
-    found = _place(qkv, heads, rope, q_norm, k_norm)
-    found.place.v_norm = None if v_norm is None else _widened(v_norm)
+    found = _place(qkv, heads, rope, q_norm, k_norm, v_norm=v_norm)
     return found, found, found
 
 
@@ -274,14 +274,17 @@ def _place(
     q_norm: Tensor | None,
     k_norm: Tensor | None,
     only: Literal["queries", "keys"] | None = None,
+    v_norm: Tensor | None = None,
 ) -> Heads:
     padded = -(-heads.head_dim // 32) * 32
     queries = x if only == "keys" else Rows(x.trace, Buffer(heads.num_heads * padded))
-    q_weight, k_weight = (None if w is None else _widened(w) for w in (q_norm, k_norm))
+    q_weight, k_weight, v_weight = (
+        None if w is None else _widened(w) for w in (q_norm, k_norm, v_norm)
+    )
     tables = TracedRope(0) if rope is None else rope
     place = Place(
         x.read(), queries.buffer, -1, heads, q_weight, k_weight,
-        tables.dim, tables.begin, tables.stride, only,
+        tables.dim, tables.begin, tables.stride, only, v_norm=v_weight,
     )  # fmt: skip
     x.trace.lines.append(place)
     return Heads(queries, place)

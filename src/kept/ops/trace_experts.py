@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from kept.ops.lines import (
     Buffer,
     Choose,
@@ -44,7 +46,9 @@ def experts(
     codes = _codes_of(trace, gate_ups[0])
     is_bf16 = codes is None and gate_ups[0].format != "fp32"
     scores = _score(trace, source, router, is_bf16)
-    trace.lines.append(Choose(scores, len(choices), routing, shared is not None))
+    trace.lines.append(
+        Choose(scores, len(choices), routing, shared is not None, _widened(router.choice_bias))
+    )
     source = _quantized(trace, source, codes)
     source.feeds.append(gate_ups[0])
     gathered = replace(source, feeds=[gate_ups[0]], per_row=top_k)
@@ -58,6 +62,10 @@ def experts(
     combine = Combine(made, None if shared is None else shared.read(), Buffer(made.width))
     trace.lines.append(combine)
     return Rows(trace, combine.out, made_by=combine)
+
+
+def _widened(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach().float().contiguous()
 
 
 def _matrices(choices: Sequence[Expert], name: str) -> list[PackedMatrix]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 import torch
@@ -51,6 +52,7 @@ def drawn(format: str) -> list[Expert]:
 def run(
     x: Tensor, router: Tensor, experts: Sequence[Expert], routing: Routing,
     activations: Activations = "bfloat16", shared: Tensor | None = None, threads: int = 2,
+    choice_bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """What the kernels make of rows (N, WIDTH)."""
     rig = Rig()
@@ -58,16 +60,18 @@ def run(
     is_bf16 = experts[0].gate_up.format != "fp32" and activations == "bfloat16"
     rows = Rows(rig.traced, rig.rows(x, bf16=is_bf16))
     beside = None if shared is None else Rows(rig.traced, rig.rows(shared))
-    out = trace_experts.experts(rows, Router(router), experts, routing, "silu", beside)
+    chosen_by = Router(router, choice_bias=choice_bias)
+    out = trace_experts.experts(rows, chosen_by, experts, routing, "silu", beside)
     return rig.run(len(x), threads=threads)[0].rows(out.buffer, len(x))
 
 
 def expected(
     x: Tensor, router: Tensor, experts: Sequence[Expert], routing: Routing,
-    shared: Tensor | None = None,
+    shared: Tensor | None = None, choice_bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     plain = [Expert(each.gate_up.unpack(), each.down.unpack()) for each in experts]
-    return mixture.experts(x, Router(router), plain, routing, "silu", shared)
+    chosen_by = Router(router, choice_bias=choice_bias)
+    return mixture.experts(x, chosen_by, plain, routing, "silu", shared)
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -128,3 +132,37 @@ def test_equal_scores_and_those_that_are_no_numbers(normalised: bool) -> None:
     found, exact = (make(x, router, experts, routing) for make in (run, expected))
     assert exact.isnan().all(1).tolist() == [i == 3 for i in range(9)]
     torch.testing.assert_close(found, exact, rtol=0.0, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+def test_groups_sigmoids_and_a_bias(
+    monkeypatch: pytest.MonkeyPatch, scoring: Literal["softmax", "sigmoid"], normalised: bool
+) -> None:
+    monkeypatch.setenv("KEPT_ISA", NAMES[0])
+    experts = [*drawn("fp32"), *drawn("fp32")[:5]]
+    router, x = torch.randn(len(experts), WIDTH), torch.randn(41, WIDTH)
+    x[7] = torch.nan
+    bias = torch.randn(len(experts)) if scoring == "sigmoid" else None
+    for groups, top_groups, best in ((1, 1, 1), (4, 2, 2), (3, 1, 1), (6, 3, 2), (2, 2, 3)):
+        group_best = best if scoring == "sigmoid" else 1
+        routing = Routing(3, normalised, scoring, 2.5, groups, top_groups, group_best)
+        found = run(x, router, experts, routing, choice_bias=bias)
+        exact = expected(x, router, experts, routing, choice_bias=bias)
+        torch.testing.assert_close(found, exact, rtol=0.0, atol=3e-5, equal_nan=True)
+        alone = run(x[3:4], router, experts, routing, choice_bias=bias, threads=1)
+        assert torch.equal(alone, found[3:4])
+
+
+@pytest.mark.parametrize(
+    "routing",
+    [
+        Routing(2, False, num_groups=2),
+        Routing(4, False, num_groups=7, top_groups=3),
+        Routing(2, False, num_groups=7, top_groups=8),
+        Routing(2, False, num_groups=7, top_groups=2, group_best=2),
+    ],
+)
+def test_groups_that_cannot_be(routing: Routing) -> None:
+    with pytest.raises(ValueError, match="groups hold as many experts each"):
+        run(torch.randn(2, WIDTH), torch.randn(NUM_EXPERTS, WIDTH), drawn("fp32"), routing)
