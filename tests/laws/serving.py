@@ -34,7 +34,7 @@ from kept.sampling import TokenHistory, TokenLogprobs, derive_seed
 from kept.store import PrefixStore
 from laws.planted import clock, drafting_freely, failing
 from laws.pool_sums import check_nothing_is_left, check_pool
-from laws.tiny import FORMATS, VOCAB, native_model
+from laws.tiny import FORMATS, VOCAB, codec_for, native_model
 
 LONGEST = 140  # tokens of a prompt
 MOST_STEPS = 20_000
@@ -132,7 +132,7 @@ class Setting:
         """The engine, in whose pool each of the requests has room when it is alone. store: where
         its prefixes outlive it."""
         model = self.made
-        fields: dict[str, Any] = {"dtype": model.dtype, "kv_dtype": self.codec}
+        fields: dict[str, Any] = {"dtype": model.dtype, "kv_dtype": codec_for(model, self.codec)}
         needed = max(map(self._num_blocks, asks)) + self.spare
         pool_bytes = needed * make_cache(model.kv_shapes, **fields).block_bytes
         slots = max(self.slots, *(ask.width for ask in asks))
@@ -158,7 +158,7 @@ class Setting:
             num_slots=served.ask.width,
             max_cache_len=longest,
             dtype=model.dtype,
-            kv_dtype=self.codec,
+            kv_dtype=codec_for(model, self.codec),
         )
         return Engine(model, cache, rule)
 

@@ -99,7 +99,7 @@ def some_asks(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Ask]:
 def some_settings(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Setting]:
     """Engines, some of whose fields are of these."""
     usual = {
-        "model": st.sampled_from([*CONFIGS, "poisoned"]),
+        "model": st.sampled_from([*CONFIGS, "deepseek_v3", "poisoned"]),
         "format": st.sampled_from(FORMATS),
         "isa": st.sampled_from([None, *ISAS]),
         "codec": st.sampled_from(CODECS),

@@ -24,7 +24,15 @@ from kept.ops import KVDtype, use_threads
 from kept.ops.activations import Activations
 from kept.ops.quantize import QUANTIZED_FORMATS
 from laws.schedules import ACTIONS, Alone, DifferentBitsError, Schedule, caches, play
-from laws.tiny import CONFIGS, FAMILIES, FORMATS, VOCAB, native_model, plain_model
+from laws.tiny import (
+    CONFIGS,
+    FAMILIES,
+    FORMATS,
+    VOCAB,
+    codec_for,
+    native_model,
+    plain_model,
+)
 
 KINDS = ("dynamic", "static", "sliding", "window")
 CODECS: tuple[KVDtype, ...] = (
@@ -74,6 +82,7 @@ def check(
     windowed = any(shape.window is not None for shape in model.kv_shapes)
     if kind == "window" and not windowed:
         kind = "sliding"
+    codec = codec_for(model, codec) or codec
     random, limit = Random(seed), LIMIT + story
     make = caches(model, kind, codec, limit)
     # What the model's own window hides may be forgotten or kept; so may the cache itself.

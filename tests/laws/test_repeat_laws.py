@@ -50,7 +50,7 @@ def repeated(model: CausalLM, cache: Cache, slots: Sequence[int]) -> RepeatedSte
 
 
 # Of model, format and codec any two meet.
-CASES = cells([*CONFIGS], FORMATS, CODECS, out_of=4)
+CASES = cells([*CONFIGS, "deepseek_v3"], FORMATS, CODECS, out_of=4)
 
 
 @pytest.mark.parametrize(("name", "format", "codec"), CASES)

@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kept.models import CausalLM, build_model
-from kept.ops import PackedMatrix, pack_grouped, pack_int4, pack_int8, pack_matrix
+from kept.ops import (
+    KVDtype,
+    PackedMatrix,
+    find_kv_codec,
+    pack_grouped,
+    pack_int4,
+    pack_int8,
+    pack_matrix,
+)
 from kept.ops.activations import Activations
 
 VOCAB = 97
@@ -107,7 +115,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
 }
 # What other families' blocks are made of: neighbours that turn, layers that do not, one norm for
 # attention and MLP; norms behind these and over all heads; and a bias by distance over keys that no
-# heads share; layers that attend what others store, and take something of the token.
+# heads share; layers that attend what others store, and take something of the token; latents that
+# all heads attend.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "cohere2": {
         **_LLAMA,
@@ -133,6 +142,22 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "laurel_rank": 5,
         "activation_sparsity_pattern": [0.7, 0.0, 0.0],
         "tie_word_embeddings": True,
+    },
+    "deepseek_v3": {
+        **_LLAMA,
+        "model_type": "deepseek_v3",
+        "num_attention_heads": 3,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 64,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 20,
+        "v_head_dim": 32,
+        "first_k_dense_replace": 1,
+        "moe_intermediate_size": 24,
+        "n_routed_experts": 6,
+        "num_experts_per_tok": 2,
+        "n_group": 3,
+        "topk_group": 2,
     },
     "gemma4": {
         **_LLAMA,
@@ -187,6 +212,13 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     },
     "poisoned": CONFIGS["mistral"],
 }
+
+
+def codec_for(model: CausalLM, codec: KVDtype | None) -> KVDtype | None:
+    """A codec, or the one of keys where a model stores values with them."""
+    if codec is None or not any(shape.values_in_keys for shape in model.kv_shapes):
+        return codec
+    return find_kv_codec(codec).pair[0]
 
 
 def pack_as(

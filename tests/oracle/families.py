@@ -55,6 +55,7 @@ from transformers import (
     Starcoder2ForCausalLM,
 )
 
+from .latents import LATENT_MODELS, LATENTS
 from .sizes import DYNAMIC_CONTEXT, GPT2, LLAMA, THREE, VOCAB, longrope, yarn
 
 MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
@@ -171,6 +172,7 @@ MODELS: Mapping[str, tuple[type[PreTrainedModel], Any, Mapping[str, Any]]] = {
     ),
     "stablelm": (StableLmForCausalLM, StableLmConfig, {**LLAMA, "partial_rotary_factor": 0.5}),
     "starcoder2": (Starcoder2ForCausalLM, Starcoder2Config, LLAMA),
+    **LATENT_MODELS,
 }
 # The first of a family has its name; the others are what its configs can ask for besides.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
@@ -247,5 +249,6 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "stablelm": {"use_qkv_bias": True, "num_key_value_heads": 2},
     "stablelm beside": {"use_parallel_residual": True},
     "starcoder2": {"sliding_window": 7},
+    **LATENTS,
 }
 FIRST = [name for name in FAMILIES if " " not in name]

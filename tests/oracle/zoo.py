@@ -211,6 +211,8 @@ def randomise(hf: PreTrainedModel, seed: int) -> None:
         for name, buffer in hf.named_buffers():
             if name.endswith("layer_scalar"):
                 buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
 
 
 def settle(hf: PreTrainedModel) -> None:

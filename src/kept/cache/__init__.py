@@ -10,6 +10,7 @@ from kept.cache.contiguous import grown
 from kept.cache.encoded_input import EncodedInput
 from kept.cache.evicting import EVICTION_GRAIN
 from kept.cache.files import load_cache, saved_shapes
+from kept.cache.in_keys import why_not_in_keys
 from kept.cache.indices import check_num_slots
 from kept.cache.layer import LayerCache
 from kept.cache.legacy import LegacyCache, from_legacy, to_legacy
@@ -52,4 +53,5 @@ __all__ = [
     "saved_shapes",
     "stores",
     "to_legacy",
+    "why_not_in_keys",
 ]

@@ -154,10 +154,12 @@ class Description:
 
 
 def _bytes_of(shapes: Sequence[KVShape]) -> dict[str, int]:
+    from kept.cache import why_not_in_keys
     from kept.ops import find_kv_codec
     from kept.options import KV_DTYPES
 
     codecs = [find_kv_codec(name) for name in KV_DTYPES]
+    codecs = [codec for codec in codecs if why_not_in_keys(shapes, codec) is None]
     return {c.name: sum(shape.num_bytes(c) for shape in shapes) for c in codecs}
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kept.cli.description import Description, token_costs
 from kept.format import format_bytes, format_count, table
+
+if TYPE_CHECKING:
+    from kept.cache import KVShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +46,24 @@ def heading(
             "model",
             f"{found.name}: {found.architecture}, {format_count(found.num_parameters)} parameters",
         ),
-        (
-            "a token",
-            f"{config.num_layers} layers x 2 x {first.num_kv_heads} key/value heads (shared by "
-            f"{config.num_heads} query heads) x {first.head_dim}",
-        ),
+        ("a token", f"{config.num_layers} layers x {_stored(first, config.num_heads)}"),
         ("bytes per token", token_costs(found.token_bytes())),
         *([("past the windows", beyond)] if found.windows else []),
         *of_input,
         ("planned", planned),
         ("memory", memory),
     ]
+
+
+def _stored(shape: KVShape, num_heads: int) -> str:
+    """What a layer stores of a token."""
+    if shape.values_in_keys:
+        return (
+            f"{shape.head_dim} numbers for all {num_heads} query heads, the first "
+            f"{shape.value_width} the value too"
+        )
+    heads = f"{shape.num_kv_heads} key/value heads (shared by {num_heads} query heads)"
+    return f"2 x {heads} x {shape.head_dim}"
 
 
 def rows_table(rows: list[Row], limit: int) -> str:

@@ -24,6 +24,15 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
+# Of these a rounding would send tokens to other experts.
+_KEPT_IN_FP32 = (".choice_bias",)
+
+
+def dtype_of_parameter(name: str, dtype: torch.dtype) -> torch.dtype:
+    """What the parameter of that name is loaded in where a model is in `dtype`."""
+    return torch.float32 if name.endswith(_KEPT_IN_FP32) else dtype
+
+
 def resolve_dtype(
     dtype: str | torch.dtype | None,
     config: Mapping[str, Any],

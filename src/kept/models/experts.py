@@ -36,6 +36,8 @@ class Router(nn.Module):
         num_scores = config.num_experts + (config.shared_size > 0)
         self.weight = parameter(num_scores, width)
         self.bias = parameter(num_scores) if config.biased else None
+        corrected = config.routing.scoring == "sigmoid"
+        self.choice_bias = parameter(config.num_experts) if corrected else None
 
 
 class Experts(nn.Module):
@@ -55,7 +57,7 @@ class Experts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, E) -> (N, E)."""
         config, shared = self.config, None if self.shared is None else self.shared(x)
-        router = ops.Router(self.router.weight, self.router.bias)
+        router = ops.Router(self.router.weight, self.router.bias, self.router.choice_bias)
         choices = [_weights(each) for each in self.experts]
         return ops.experts(x, router, choices, config.routing, config.activation, shared)
 

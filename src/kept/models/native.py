@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kept.batch import Batch
 from kept.cache import Cache, check_sources, make_cache
+from kept.models.head_matrices import LatentMatrices
 from kept.models.layers import Embedding, Linear
 from kept.models.next_logits import NextLogits, likeliest
 from kept.models.record import Record
@@ -181,6 +182,10 @@ def pack_model(model: CausalLM, pack_weight: PackWeight, progress: Progress | No
         _pack(modules, pack_weight)
         if progress is not None:
             progress(done, total)
+    in_floats = sharing[0][0].weight.format == "fp32"
+    for module in model.modules():
+        if isinstance(module, LatentMatrices):
+            module.pack("fp32" if in_floats else "bf16")
     return num_parameters
 
 

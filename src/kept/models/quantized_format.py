@@ -32,6 +32,7 @@ from torch import Tensor
 from kept.errors import CheckpointError, UnsupportedFormatError
 from kept.models.causal_lm import CausalLM
 from kept.models.checkpoint import QUANTIZATION, QUANTIZE_AGAIN
+from kept.models.dtypes import dtype_of_parameter
 from kept.models.layers import Linear
 from kept.models.native import matrices
 from kept.ops.packed_layout import GROUP, LAYOUT_VERSION, PANEL, STEP_BYTES, PackedShape
@@ -88,7 +89,7 @@ def stored_tensors(model: CausalLM, format: QuantizedFormat, dtype: torch.dtype)
         for part, kind in matrix.shape.parts(matrix.has_bias).items():
             found[f"{matrix.name}.{part}"] = kind
     for name, parameter in plain_parameters(model).items():
-        found[name] = dtype, tuple(parameter.shape)
+        found[name] = dtype_of_parameter(name, dtype), tuple(parameter.shape)
     return found
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kept.errors import CheckpointError, WeightsError
 from kept.models.causal_lm import CausalLM
 from kept.models.checkpoint import PACKED_WEIGHTS, QUANTIZATION, Checkpoint
+from kept.models.dtypes import dtype_of_parameter
 from kept.models.huge_pages import advise_huge_pages
 from kept.models.layers import Linear
 from kept.models.native import Progress, matrices
@@ -121,7 +122,7 @@ def _verify(checkpoint: Checkpoint, expected: TensorTypes) -> None:
 
 def _cast(checkpoint: Checkpoint, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     stored = checkpoint.read(name)
-    out = stored.to(device=device, dtype=dtype, copy=True)
+    out = stored.to(device=device, dtype=dtype_of_parameter(name, dtype), copy=True)
     refuse_overflow(out, stored.dtype, checkpoint.tensors[name].file, name)
     return out
 

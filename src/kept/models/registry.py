@@ -10,6 +10,9 @@ import torch
 
 from kept.errors import CheckpointError, KeptError, OptionError, UnsupportedModelError
 from kept.models.causal_lm import CausalLM, ModelConfig
+from kept.models.deepseek import Deepseek
+from kept.models.deepseek_config import read_deepseek_config
+from kept.models.deepseek_weights import DEEPSEEK_NAMES, deepseek_weight_map
 from kept.models.families import DECODERS, ENCODER_DECODERS
 from kept.models.family import Family
 from kept.models.gemma import Gemma, gemma3_weight_map, gemma_weight_map
@@ -47,6 +50,13 @@ def _qwen_moe(architecture: str) -> Family:
     )  # fmt: skip
 
 
+def _deepseek(architecture: str) -> Family:
+    return Family(
+        architecture, read_deepseek_config, Deepseek, deepseek_weight_map,
+        expert_names=DEEPSEEK_NAMES,
+    )  # fmt: skip
+
+
 def _gemma(architecture: str) -> Family:
     return Family(architecture, read_gemma_config, Gemma, gemma_weight_map)
 
@@ -54,6 +64,8 @@ def _gemma(architecture: str) -> Family:
 FAMILIES: Mapping[str, Family] = {
     **DECODERS,
     **ENCODER_DECODERS,
+    "deepseek_v2": _deepseek("DeepseekV2ForCausalLM"),
+    "deepseek_v3": _deepseek("DeepseekV3ForCausalLM"),
     "gemma": _gemma("GemmaForCausalLM"),
     "gemma2": _gemma("Gemma2ForCausalLM"),
     "gemma3": Family(

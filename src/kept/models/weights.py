@@ -13,7 +13,7 @@ from kept.errors import WeightsError
 from kept.exiting import computing
 from kept.format import dtype_name
 from kept.models.checkpoint import Checkpoint
-from kept.models.dtypes import DTYPES
+from kept.models.dtypes import DTYPES, dtype_of_parameter
 from kept.models.freed_memory import give_back_freed_memory
 from kept.models.weight_map import WeightMap, arranged
 from kept.models.weight_plan import Copy, plan_weights
@@ -82,7 +82,7 @@ class StoredWeights:
         if not copies:  # which the files leave out because it is zero
             return torch.zeros(shape, dtype=self.dtype, device=self._device)
         stored = [self._checkpoint.tensors[copy.stored] for copy in copies]
-        dtype = self.dtype
+        dtype = dtype_of_parameter(name, self.dtype)
         if exact:
             kinds = {info.dtype for info in stored} & set(DTYPES.values())
             dtype = kinds.pop() if len(kinds) == 1 else torch.float32
