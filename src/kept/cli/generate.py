@@ -60,6 +60,25 @@ def generate(
             rich_help_panel=PROMPT,
         ),
     ] = False,
+    src_lang: Annotated[
+        str | None,
+        typer.Option(
+            "--src-lang",
+            help="The prompt's language, by its code in a tokenizer of mBART, mBART-50, NLLB or "
+            "M2M-100, as eng_Latn. Default: the checkpoint's.",
+            rich_help_panel=PROMPT,
+            show_default=False,
+        ),
+    ] = None,
+    tgt_lang: Annotated[
+        str | None,
+        typer.Option(
+            "--tgt-lang",
+            help="The language to translate to, likewise.",
+            rich_help_panel=PROMPT,
+            show_default=False,
+        ),
+    ] = None,
     echo: Annotated[
         bool | None,
         typer.Option(
@@ -105,14 +124,15 @@ def generate(
     texts = len(prompts) * _num_texts(llm, params, cache_options)
     if echo is None:
         echo = not llm.model.is_encoder_decoder
+    given = {"adapter": used, "src_lang": src_lang, "tgt_lang": tgt_lang}
     if as_json:
-        completions, ending = _run(llm, prompts, params, cache_options, used)
+        completions, ending = _run(llm, prompts, params, cache_options, given)
         for completion in completions:
             print(to_json(completion, prompts[completion.prompt_index], llm.tokenizer), flush=True)
     elif texts == 1:
-        completions, ending = _stream(llm, prompts[0], params, cache_options, used, echo)
+        completions, ending = _stream(llm, prompts[0], params, cache_options, given, echo)
     else:
-        completions, ending = _run(llm, prompts, params, cache_options, used)
+        completions, ending = _run(llm, prompts, params, cache_options, given)
         _print_all(completions, prompts, echo)
     if stats:
         typer.echo(format_stats(completions, loading), err=True)
@@ -131,11 +151,12 @@ def _stream(
     prompt: str,
     params: SamplingParams,
     cache_options: CacheOptions,
-    adapter: str | None,
+    given: dict[str, str | None],
     echo: bool,
 ) -> tuple[list[Completion], Exception | None]:
-    """The completion, and what there is to raise once it has been reported."""
-    stream = llm.stream(prompt, params, cache_options=cache_options, adapter=adapter)
+    """The completion, and what there is to raise once it has been reported. given: see
+    `LLM.stream`."""
+    stream = llm.stream(prompt, params, cache_options=cache_options, **given)
     out = Writer(sys.stdout)
     if echo:
         out.write(prompt, BOLD)
@@ -158,7 +179,7 @@ def _run(
     prompts: list[str],
     params: SamplingParams,
     cache_options: CacheOptions,
-    adapter: str | None,
+    given: dict[str, str | None],
 ) -> tuple[list[Completion], Exception | None]:
     """The completions, and what there is to raise once they have been reported."""
     from kept.engine import GenerationInterrupted
@@ -166,7 +187,7 @@ def _run(
     try:
         with bar("Generating", unit="texts") as update:
             completions = llm.generate(
-                prompts, params, cache_options=cache_options, adapter=adapter, progress=update
+                prompts, params, cache_options=cache_options, progress=update, **given
             )
             return completions, None
     except GenerationInterrupted as error:

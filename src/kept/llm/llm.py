@@ -14,6 +14,7 @@ from kept.llm.options import check_single
 from kept.llm.prompts import Prompt, Prompts, start_token
 from kept.llm.reading import Message, Reading
 from kept.llm.stream import Stream
+from kept.llm.translating import towards
 from kept.options import CacheOptions, ResolvedCacheOptions
 from kept.sampling import ResolvedParams, SamplingParams
 
@@ -34,6 +35,8 @@ class LLM(Reading):
         cache_options: CacheOptions | None = None,
         attention_mask: Any = None,
         adapter: str | None = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> list[Completion]:
@@ -44,6 +47,9 @@ class LLM(Reading):
         attention_mask: of the prompts' shape, 0 where they are padding, on either side. Ids that
             look padded are refused without it.
         adapter: the name of one of `adapters` that the texts go through, None: none.
+        src_lang, tgt_lang: the languages of prompts of text and of what is written, by their codes
+            in a tokenizer of mBART, mBART-50, NLLB or M2M-100, as "eng_Latn". None: as the
+            checkpoint says.
         params, cache_options, options: a SamplingParams, a CacheOptions, fields of both as
             keywords, or all of these (keywords win).
         progress: called after each step with the finished and all completions.
@@ -57,8 +63,11 @@ class LLM(Reading):
         """
         resolved, caching = self.resolve(params, options, cache_options)
         seed = options.get("seed", None if params is None else params.seed)
-        read = self._read(prompts, attention_mask)
-        found = self._begin(read, resolved, caching, vary=seed is None, adapter=adapter)
+        read = self._read(prompts, attention_mask, src_lang=src_lang)
+        resolved, start = self._towards(resolved, tgt_lang, params, options)
+        found = self._begin(
+            read, resolved, caching, vary=seed is None, adapter=adapter, start=start
+        )
         return found.run(progress)
 
     def stream(
@@ -69,6 +78,8 @@ class LLM(Reading):
         cache_options: CacheOptions | None = None,
         attention_mask: Any = None,
         adapter: str | None = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
         **options: Any,
     ) -> Stream:
         """Continue one prompt, handing out text as it is written.
@@ -78,8 +89,10 @@ class LLM(Reading):
         """
         resolved, caching = self.resolve(params, options, cache_options)
         check_single(resolved)
-        read = self._read(prompt, attention_mask, single=True)
-        return Stream(self._begin(read, resolved, caching, interactive=True, adapter=adapter))
+        read = self._read(prompt, attention_mask, single=True, src_lang=src_lang)
+        resolved, start = self._towards(resolved, tgt_lang, params, options)
+        found = self._begin(read, resolved, caching, interactive=True, adapter=adapter, start=start)
+        return Stream(found)
 
     def chat(
         self,
@@ -182,6 +195,18 @@ class LLM(Reading):
         along."""
         return self._begin([tokens], params, caching, interactive=interactive, adapter=adapter)
 
+    def _towards(
+        self,
+        resolved: ResolvedParams,
+        tgt_lang: str | None,
+        params: SamplingParams | None,
+        options: Mapping[str, Any],
+    ) -> tuple[ResolvedParams, int | None]:
+        """See `towards`."""
+        asked = None if params is None else params.forced_bos_token_id
+        forced = options.get("forced_bos_token_id", asked)
+        return towards(resolved, self.tokenizer, tgt_lang, forced)
+
     def _begin(
         self,
         prompts: Sequence[Sequence[int]],
@@ -191,7 +216,9 @@ class LLM(Reading):
         vary: bool = False,
         interactive: bool = False,
         adapter: str | None = None,
+        start: int | None = None,
     ) -> Generation:
+        own = start_token(self.model, self.checkpoint)
         return Generation(
             self.model,
             self.tokenizer,
@@ -199,7 +226,7 @@ class LLM(Reading):
             params,
             caching,
             self._engines,
-            start=start_token(self.model, self.checkpoint),
+            start=own if start is None else start,
             vary=vary,
             conversation=conversation,
             interactive=interactive,

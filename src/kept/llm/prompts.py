@@ -24,15 +24,17 @@ def read_prompts(
     attention_mask: object = None,
     padding: Padding = NO_PADDING,
     single: bool = False,
+    src_lang: str | None = None,
 ) -> list[list[int]]:
     """One list of token ids per prompt.
 
     prompts: a string, a list, array or tensor of token ids, or a list of those; or what a tokenizer
     of transformers gives, a mapping with input_ids and attention_mask. attention_mask: 0 where ids
     are padding, which is left out; None: nothing may be padded. An empty string becomes the
-    tokenizer's beginning-of-sequence token. Raises OptionError for anything else, for no prompt,
-    for what looks like `padding`, for an id outside the vocabulary, and for an empty prompt where
-    there is no such token.
+    tokenizer's beginning-of-sequence token. src_lang: the language of the texts, see
+    `Tokenizer.encode_prompt`. Raises OptionError for anything else, for no prompt, for what looks
+    like `padding`, for an id outside the vocabulary, for an empty prompt where there is no such
+    token, and for a language of what is ids.
     """
     given, mask = unpack(prompts, attention_mask)
     if mask is not None:
@@ -42,7 +44,7 @@ def read_prompts(
         raise OptionError("no prompt was given; pass a string, token ids, or a list of them")
     if single and len(listed) != 1:
         raise OptionError(f"stream() takes one prompt, not {len(listed)}; use generate()")
-    found = [_read_prompt(prompt, tokenizer, vocab_size) for prompt in listed]
+    found = [_read_prompt(prompt, tokenizer, vocab_size, src_lang) for prompt in listed]
     if mask is None and not any(isinstance(prompt, str) for prompt in listed):
         padding.refuse(found)
     return found
@@ -64,14 +66,21 @@ def _is_id(token: object) -> bool:
     return isinstance(token, int | np.integer) and not isinstance(token, bool)
 
 
-def _read_prompt(prompt: object, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
+def _read_prompt(
+    prompt: object, tokenizer: Tokenizer | None, vocab_size: int, src_lang: str | None
+) -> list[int]:
     if isinstance(prompt, str):
         if tokenizer is None:
             raise TokenizerError(
                 "this checkpoint has no tokenizer.json, so a prompt of text cannot be read; "
                 "add the file, or pass token ids"
             )
-        ids = tokenizer.encode_prompt(prompt)
+        ids = tokenizer.encode_prompt(prompt, src_lang)
+    elif src_lang is not None:
+        raise OptionError(
+            f"src_lang={src_lang!r:.80} says how a text becomes tokens, and a prompt is token ids "
+            "already; leave it out, or pass the text"
+        )
     else:
         ids = _read_ids(prompt)
     if not ids:

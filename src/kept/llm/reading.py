@@ -91,6 +91,8 @@ class Reading(Loaded):
         [tokens] = read_prompts(prompt, self.tokenizer, self.model.config.vocab_size, single=True)
         return tokens
 
-    def _read(self, prompts: Prompts, mask: Any, single: bool = False) -> list[list[int]]:
+    def _read(
+        self, prompts: Prompts, mask: Any, single: bool = False, src_lang: str | None = None
+    ) -> list[list[int]]:
         padding, size = padding_of(self.checkpoint, self.tokenizer), self.model.config.vocab_size
-        return read_prompts(prompts, self.tokenizer, size, mask, padding, single)
+        return read_prompts(prompts, self.tokenizer, size, mask, padding, single, src_lang)

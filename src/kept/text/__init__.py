@@ -3,6 +3,7 @@
 from kept.text.chat_template import ChatTemplate
 from kept.text.detokenizer import IncrementalDetokenizer
 from kept.text.gguf_tokenizer import gguf_tokenizer
+from kept.text.languages import Languages, find_language_option
 from kept.text.spelling import Spelling, ends_in_stop
 from kept.text.stop import StopChecker
 from kept.text.tokenizer import Tokenizer, find_tokenizer
@@ -10,10 +11,12 @@ from kept.text.tokenizer import Tokenizer, find_tokenizer
 __all__ = [
     "ChatTemplate",
     "IncrementalDetokenizer",
+    "Languages",
     "Spelling",
     "StopChecker",
     "Tokenizer",
     "ends_in_stop",
+    "find_language_option",
     "find_tokenizer",
     "gguf_tokenizer",
 ]

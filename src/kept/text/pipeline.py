@@ -14,17 +14,21 @@ from tokenizers import AddedToken, models
 
 from kept.errors import TokenizerError
 from kept.json_file import check_regular, read_text
+from kept.text.class_rules import Rules
 from kept.text.library import refusing
 from kept.text.sentencepiece_file import SENTENCEPIECE_FILES, sentencepiece_backend
-from kept.text.tokenizer_classes import GENERIC, RULES, Rules, add_bos_eos
+from kept.text.tokenizer_classes import GENERIC, RULES, add_bos_eos
 from kept.text.tokenizer_file import check_backend, check_text
 
 log = logging.getLogger("kept")
 
 _REGISTERED = {
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
+    "bart": "RobertaTokenizer",
     "gpt2": "GPT2Tokenizer",
+    "mbart": "MBartTokenizer",
     "mistral": GENERIC,
+    "pegasus": "PegasusTokenizer",
     **dict.fromkeys(("qwen2", "qwen3"), "Qwen2Tokenizer"),
     "t5": "T5Tokenizer",
 }

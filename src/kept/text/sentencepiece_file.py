@@ -17,6 +17,7 @@ from tokenizers import AddedToken, models
 
 from kept.errors import TokenizerError
 from kept.json_file import check_regular
+from kept.text.class_rules import Config, Pieces
 from kept.text.derived_merges import derive_merges
 from kept.text.library import refusing
 from kept.text.tokenizer_classes import RULES
@@ -26,6 +27,9 @@ from kept.text.tokenizer_file import check_file
 SENTENCEPIECE_FILES: Final[Mapping[str, str]] = {
     "GemmaTokenizer": "tokenizer.model",
     "LlamaTokenizer": "tokenizer.model",
+    "MBart50Tokenizer": "sentencepiece.bpe.model",
+    "MBartTokenizer": "sentencepiece.bpe.model",
+    "PegasusTokenizer": "spiece.model",
     "T5Tokenizer": "spiece.model",
 }
 _MAX_BYTES: Final = 256 << 20
@@ -62,16 +66,18 @@ def sentencepiece_backend(
         last = reversed(range(100 if extra is None else int(extra)))
         pieces.tokens.extend(f"<extra_id_{i}>" for i in last)
         pieces.scores.extend([0.0] * (len(pieces.tokens) - len(pieces.scores)))
+    arrange = rules.arrange or _as_they_come
     # Extra tokens that config names take the place of the file's own, as they do in transformers.
     names_extra = any(config.get(name) for name in _EXTRA)
     added = {} if names_extra else pieces.added
     file: dict[str, Any] = {}
     with refusing(f"{path} cannot be made into a tokenizer", "copy or download it again"):
         if rules.model == "Unigram":
-            scored = list(zip(pieces.tokens, pieces.scores, strict=True))
-            file = {"model": {"unk_id": 2, "vocab": scored}, "normalizer": _normalizer(pieces)}
+            listed = list(zip(pieces.tokens, pieces.scores, strict=True))
+            scored, unk = arrange(listed, config)
+            file = {"model": {"unk_id": unk, "vocab": scored}, "normalizer": _normalizer(pieces)}
             check_file(file, path)
-            backend = tokenizers.Tokenizer(models.Unigram(scored, unk_id=2, byte_fallback=False))
+            backend = tokenizers.Tokenizer(models.Unigram(scored, unk_id=unk, byte_fallback=False))
         else:
             vocabulary = {token: i for i, token in enumerate(pieces.tokens)}
             merges = derive_merges(vocabulary, None, path)
@@ -81,6 +87,10 @@ def sentencepiece_backend(
             add = backend.add_special_tokens if token.special else backend.add_tokens
             add([token])
     return backend, added
+
+
+def _as_they_come(pieces: Pieces, config: Config) -> tuple[Pieces, int]:
+    return pieces, 2
 
 
 def _normalizer(pieces: _Pieces) -> dict[str, Any] | None:

@@ -96,13 +96,18 @@ def resolve_special_tokens(
 
     known = {token.content: token for token in added.values()}
     named: dict[str, AddedToken] = {}
+    loose = "mask_token" if rules is not None and rules.loose_mask else None
     for name, entry in (_named_entries(declared) | texts | by_name).items():
         token = _token(entry, name)
+        if name == loose and isinstance(entry, str):
+            token = AddedToken(entry, lstrip=True, normalized=True, special=True)
         named[name] = known.get(token.content, token) if name in NAMED_TOKENS else token
     extra = tuple(
         _token(entry, _EXTRA)
         for entry in _extra_list(declared, numbered=rules is not None and rules.numbered)
     )
+    there = {token.content for token in extra}
+    extra += tuple(_token(x, _EXTRA) for x in (rules.extra if rules else ()) if x not in there)
     return SpecialTokens(named, extra, added)
 
 

@@ -13,6 +13,7 @@ from kept.errors import OptionError, TokenizerError
 from kept.gguf import is_gguf, read_header
 from kept.text.cleanup import clean_up
 from kept.text.gguf_tokenizer import gguf_tokenizer
+from kept.text.languages import Languages, find_language_option, find_languages
 from kept.text.library import DECODING, ENCODING, refusing
 from kept.text.pipeline import (
     TOKENIZER_FILES,
@@ -21,6 +22,7 @@ from kept.text.pipeline import (
     resolve_tokenizer_class,
 )
 from kept.text.special_tokens import resolve_special_tokens
+from kept.text.tokenizer_classes import RULES
 from kept.text.tokenizer_config import TokenizerConfig, read_tokenizer_config
 from kept.text.tokenizer_file import Growth
 
@@ -43,13 +45,15 @@ class Tokenizer:
         special_tokens: Mapping[str, str] | None = None,
         *,
         clean_up_spaces: bool = False,
+        languages: Languages | None = None,
     ) -> None:
         """Wrap a library tokenizer.
 
         `special_tokens` maps names (`bos_token` ...) to their text, `clean_up_spaces` removes
-        spaces before punctuation when decoding. Padding and truncation stored in `backend` are
-        switched off (this mutates it), because they would cut or lengthen prompts in silence.
-        Raises `TokenizerError` for a special token that is not in the vocabulary.
+        spaces before punctuation when decoding, `languages` are those that a text may be in.
+        Padding and truncation stored in `backend` are switched off (this mutates it), because they
+        would cut or lengthen prompts in silence. Raises `TokenizerError` for a special token that
+        is not in the vocabulary.
         """
         backend.no_padding()
         backend.no_truncation()
@@ -57,6 +61,7 @@ class Tokenizer:
         self._growth = Growth(backend)
         self.special_tokens = dict(special_tokens or {})
         self.clean_up_spaces = clean_up_spaces
+        self.languages = languages
         self._bos_text = self.special_tokens.get("bos_token", "")
         self._said_bos = False
         for name, token in self.special_tokens.items():
@@ -74,9 +79,9 @@ class Tokenizer:
     def from_folder(cls, folder: Path) -> Tokenizer:
         """Load the tokenizer of a checkpoint folder.
 
-        Reads tokenizer.json (else vocab.json with merges.txt, or the SentencePiece file of Llama's,
-        Gemma's and T5's classes), tokenizer_config.json,
-        special_tokens_map.json, added_tokens.json and, for the model type, config.json.
+        Reads tokenizer.json (else vocab.json with merges.txt, or a SentencePiece file of a class
+        that `sentencepiece_file.py` names), tokenizer_config.json, special_tokens_map.json,
+        added_tokens.json and, for the model type, config.json.
         Raises `TokenizerError` naming the file and the remedy when one is missing or broken.
         """
         folder = Path(folder)
@@ -97,7 +102,12 @@ class Tokenizer:
             backend.add_tokens(tokens.to_add(backend.get_added_tokens_decoder().values()))
             backend.encode_special_tokens = bool(config.fields.get("split_special_tokens", False))
             finish_backend(loaded, config.fields, named, [t.content for t in tokens.extra])
-        return cls(backend, named, clean_up_spaces=_cleans_up(backend, config.fields))
+        rules, languages = RULES.get(loaded.tokenizer_class), None
+        if rules is not None and rules.languages is not None:
+            behind = config.fields.get("legacy_behaviour") is True
+            languages = find_languages(backend, rules.languages, behind, named["eos_token"])
+        cleans_up = _cleans_up(backend, config.fields)
+        return cls(backend, named, clean_up_spaces=cleans_up, languages=languages)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Turn a text into token ids, with the bos and eos the tokenizer adds by itself.
@@ -119,12 +129,17 @@ class Tokenizer:
             [found] = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
             return list(found.ids)
 
-    def encode_prompt(self, text: str) -> list[int]:
+    def encode_prompt(self, text: str, src_lang: str | None = None) -> list[int]:
         """Encode a prompt: like `encode`, but a bos that the text begins with is not doubled.
 
-        A prompt out of a chat template has its bos already; a second one, which transformers adds,
-        costs quality. The log says so once for each tokenizer.
+        src_lang: the language it is in; None: the one that tokenizer_config.json says, or the
+        class. A prompt out of a chat template has its bos already; a second one, which transformers
+        adds, costs quality. The log says so once for each tokenizer. Raises as `encode`, and
+        OptionError for a language that there is not, also where there are none.
         """
+        if src_lang is not None:
+            known = find_language_option(self.languages, "src_lang")
+            return known.around(self.encode(text, add_special_tokens=False), src_lang)
         ids, bos = self.encode(text), self.bos_token_id
         if bos is None or ids[:2] != [bos, bos] or not text.startswith(self._bos_text):
             return ids

@@ -7,9 +7,7 @@ decides the ids.
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Final
 
 import tokenizers
@@ -21,6 +19,9 @@ from tokenizers import (
     pre_tokenizers,
     processors,
 )
+
+from kept.text.class_rules import Build, Config, Finish, Rules, character_table, content
+from kept.text.translation_classes import TRANSLATORS
 
 GENERIC: Final = "PreTrainedTokenizerFast"  # tokenizer.json as it is written
 _END = "<|endoftext|>"
@@ -36,33 +37,6 @@ QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-
-Config = Mapping[str, Any]
-Build = Callable[[tokenizers.Tokenizer, Config, Config], None]
-Finish = Callable[[tokenizers.Tokenizer, Config, Mapping[str, str]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How a class makes its tokenizer.
-
-    `tokens` are its special tokens by name. `build` sets normalizer, pre-tokenizer and decoder of a
-    tokenizer that has only its model; it is given tokenizer_config.json, and the parsed
-    tokenizer.json where it `reads_file`. `finish` sets the post-processor once all tokens are
-    there, None: it is the one of tokenizer.json. `model` is the kind of model it takes, `files`
-    whether vocab.json and merges.txt suffice, `adds_again` whether it takes its special tokens
-    without the spaces they were declared with, `numbered` whether it has <extra_id_0> and so on
-    unasked.
-    """
-
-    model: str
-    tokens: Mapping[str, str]
-    build: Build
-    finish: Finish | None = None
-    files: bool = False
-    adds_again: bool = False
-    numbered: bool = False
-    reads_file: bool = False
 
 
 def byte_level(*, nfc: bool = False, split: str | None = None) -> Build:
@@ -101,7 +75,7 @@ def _llama(backend: tokenizers.Tokenizer, config: Config, _: Config) -> None:
 
 
 def _code_llama(backend: tokenizers.Tokenizer, config: Config, _: Config) -> None:
-    unk = _content(config.get("unk_token"), "<unk>")
+    unk = content(config.get("unk_token"), "<unk>")
     _set_model(backend.model, fuse_unk=True, byte_fallback=True, unk=unk)
     space = config.get("add_prefix_space")
     _sentence_pieces(backend, "first" if space is None or space else "never", strip=True)
@@ -116,7 +90,7 @@ def _sentence_pieces(backend: tokenizers.Tokenizer, scheme: str, *, strip: bool)
 
 
 def _gemma(backend: tokenizers.Tokenizer, config: Config, _: Config) -> None:
-    unk = _content(config.get("unk_token"), "<unk>")
+    unk = content(config.get("unk_token"), "<unk>")
     _set_model(backend.model, fuse_unk=True, byte_fallback=True, unk=unk)
     backend.normalizer = normalizers.Replace(" ", "▁")
     backend.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous")
@@ -130,25 +104,16 @@ def _t5(backend: tokenizers.Tokenizer, _: Config, file: Config) -> None:
     if described.get("unk_id") != 2 or described.get("byte_fallback"):
         vocabulary = [(piece, score) for piece, score in described.get("vocab", ())]
         backend.model = models.Unigram(vocabulary, unk_id=2, byte_fallback=False)
-    backend.normalizer = _character_table(file)
+    backend.normalizer = character_table(file)
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
     )
     backend.decoder = decoders.Metaspace(prepend_scheme="always")
 
 
-def _character_table(file: Config) -> normalizers.Normalizer | None:
-    """SentencePiece's own normalizer, out of what may be a sequence of several."""
-    state = file.get("normalizer") or {}
-    for step in state.get("normalizers", [state]):
-        if step.get("type") == "Precompiled":
-            return normalizers.Precompiled(base64.b64decode(step["precompiled_charsmap"]))
-    return None
-
-
 def _bert(backend: tokenizers.Tokenizer, config: Config, _: Config) -> None:
     model: Any = backend.model
-    model.unk_token = _content(config.get("unk_token"), "[UNK]")
+    model.unk_token = content(config.get("unk_token"), "[UNK]")
     model.continuing_subword_prefix, model.max_input_chars_per_word = "##", 100
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
@@ -158,11 +123,6 @@ def _bert(backend: tokenizers.Tokenizer, config: Config, _: Config) -> None:
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
-
-
-def _content(entry: Any, default: str) -> str:
-    entry = entry.get("content") if isinstance(entry, Mapping) else entry
-    return entry if isinstance(entry, str) else default
 
 
 def _surround(
@@ -266,6 +226,7 @@ RULES: Final[Mapping[str, Rules]] = {
         adds_again=True,
     ),
     "RobertaTokenizer": _ROBERTA,
+    **TRANSLATORS,
     "T5Tokenizer": Rules(
         "Unigram",
         {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},

@@ -13,6 +13,7 @@ from kept.json_file import read_json_object
 _TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _FLAGS = (
     *("add_bos_token", "add_eos_token", "add_prefix_space", "legacy", "split_special_tokens"),
+    "legacy_behaviour",
     *("clean_up_tokenization_spaces", "do_lower_case", "tokenize_chinese_chars", "strip_accents"),
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
 )
@@ -63,6 +64,7 @@ def read_tokenizer_config(folder: Path) -> TokenizerConfig:
         lambda value: type(value) is int and 0 <= value <= _MAX_EXTRA,
         f"a number up to {_MAX_EXTRA:,}",
     )
+    _check("tokenizer_config.json", found.fields, "src_lang", _is_name, "a string")
     _check("config.json", found.model, "model_type", _is_name, "a string")
     _check_added(found)
     return found
