@@ -14,12 +14,15 @@ from transformers import (
     AutoTokenizer,
     M2M100Config,
     M2M100ForConditionalGeneration,
+    MarianConfig,
+    MarianMTModel,
     MBartConfig,
     MBartForConditionalGeneration,
 )
+from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
 
 from cli.running import kept
-from kept import LLM
+from kept import LLM, machine, quantize_checkpoint
 from kept.errors import OptionError
 
 CORPUS = ["The house is wonderful and the garden is too.", "La maison est belle, le jardin aussi."]
@@ -29,6 +32,10 @@ OPTIONS = {"max_new_tokens": 12, "no_repeat_ngram_size": 1}
 KINDS: dict[str, tuple[str, str, list[str], tuple[type[Any], type[Any]]]] = {
     "nllb": (
         "NllbTokenizer", "bpe", ["eng_Latn", "fra_Latn"],
+        (M2M100Config, M2M100ForConditionalGeneration),
+    ),
+    "m2m_100": (
+        "M2M100Tokenizer", "bpe", ["en", "fr"],
         (M2M100Config, M2M100ForConditionalGeneration),
     ),
     "mbart": (
@@ -47,41 +54,61 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
-def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """mBART's kinds with SentencePiece's file alone, NLLB with tokenizer.json, as on the hub."""
-    path = tmp_path_factory.mktemp("models") / kind
-    path.mkdir()
-    name, pieces, codes, (config_class, model_class) = KINDS[kind]
+def train(path: Path, pieces: str, prefix: str = "sentencepiece.bpe") -> list[str]:
+    """Write a SentencePiece file, and give its pieces."""
     (path / "corpus.txt").write_text("\n".join(CORPUS * 8))
     sentencepiece.SentencePieceTrainer.train(
         input=str(path / "corpus.txt"),
-        model_prefix=str(path / "sentencepiece.bpe"),
+        model_prefix=str(path / prefix),
         model_type=pieces,
         vocab_size=60,
         minloglevel=2,
         hard_vocab_limit=False,
     )
-    (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
-    (path / "config.json").write_text(json.dumps({"model_type": config_class.model_type}))
-    more = {"extra_special_tokens": codes} if kind == "nllb" else {}
-    tokenizer = AutoTokenizer.from_pretrained(path, **more)
-    if kind == "nllb":
-        tokenizer.save_pretrained(path)
+    cut = sentencepiece.SentencePieceProcessor(model_file=str(path / f"{prefix}.model"))
+    return [cut.id_to_piece(i) for i in range(cut.get_piece_size())]
+
+
+def make_model(path: Path, config_class: type[Any], model_class: type[Any], size: int) -> None:
     torch.manual_seed(3)
     sizes = {
         "d_model": 24, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 3,
         "decoder_attention_heads": 3, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
         "max_position_embeddings": 64, "decoder_start_token_id": 2, "forced_eos_token_id": None,
+        "pad_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
-    model = model_class(config_class(vocab_size=len(tokenizer), **sizes))
+    model = model_class(config_class(vocab_size=size, **sizes))
     with torch.no_grad():
-        for parameter_name, weights in model.named_parameters():
-            if "norm" not in parameter_name:
+        for name, weights in model.named_parameters():
+            computed = model_class is MarianMTModel and "embed_positions" in name
+            if "norm" not in name and not computed:
                 weights.normal_(0, 0.4)
     # A padding token in a text has no place in transformers' M2M-100.
-    model.generation_config.suppress_tokens = [tokenizer.pad_token_id]
+    model.generation_config.suppress_tokens = [1]
     model.save_pretrained(path)
+
+
+@pytest.fixture(scope="module")
+def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mBART's kinds with SentencePiece's file alone, NLLB with tokenizer.json, as on the hub."""
+    path = tmp_path_factory.mktemp("models") / kind
+    path.mkdir()
+    name, pieces, codes, classes = KINDS[kind]
+    found = train(path, pieces)
+    (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+    (path / "config.json").write_text(json.dumps({"model_type": classes[0].model_type}))
+    if kind == "m2m_100":
+        listed = dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>", *found])
+        (path / "vocab.json").write_text(json.dumps({x: i for i, x in enumerate(listed)}))
+        named = [f"__{code}__" for code in FAIRSEQ_LANGUAGE_CODES["m2m100"]]
+        (path / "special_tokens_map.json").write_text(
+            json.dumps({"additional_special_tokens": named})
+        )
+    more = {"extra_special_tokens": codes} if kind == "nllb" else {}
+    tokenizer = AutoTokenizer.from_pretrained(path, **more)
+    if kind == "nllb":
+        tokenizer.save_pretrained(path)
+    make_model(path, *classes, len(tokenizer))
     return path
 
 
@@ -93,7 +120,8 @@ def expected(folder: Path, kind: str, source: str | None, target: str | None) ->
     options: dict[str, Any] = {**OPTIONS, "do_sample": False}
     if target is not None:
         where = "decoder_start_token_id" if kind == "mbart" else "forced_bos_token_id"
-        options[where] = tokenizer.convert_tokens_to_ids(target)
+        token = f"__{target}__" if kind == "m2m_100" else target
+        options[where] = tokenizer.convert_tokens_to_ids(token)
     [row] = model.generate(**tokenizer(TEXT, return_tensors="pt"), **options)
     text: str = tokenizer.decode(row[1:], skip_special_tokens=True)
     return text
@@ -138,3 +166,37 @@ def test_what_is_refused(folder: Path, kind: str) -> None:
     wrong = kept("generate", TEXT, "--model", folder, "--tgt-lang", "xx")
     assert wrong.exit_code == 2
     assert "tgt_lang='xx' is no language of this tokenizer" in wrong.stderr
+
+
+@pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
+def test_marian_takes_a_language_out_of_the_text(tmp_path: Path) -> None:
+    found = train(tmp_path, "unigram", "source")
+    (tmp_path / "source.model").rename(tmp_path / "source.spm")
+    (tmp_path / "target.spm").write_bytes((tmp_path / "source.spm").read_bytes())
+    listed = dict.fromkeys(["<unk>", "<pad>", "</s>", *found[3:], ">>fra<<", ">>deu<<"])
+    (tmp_path / "vocab.json").write_text(json.dumps({x: i for i, x in enumerate(listed)}))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    make_model(tmp_path, MarianConfig, MarianMTModel, len(listed))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    model, llm = AutoModelForSeq2SeqLM.from_pretrained(tmp_path), LLM(tmp_path)
+    texts = set()
+    for prompt in (TEXT, f">>fra<< {TEXT}", f">>deu<< {TEXT}"):
+        given = tokenizer(prompt, return_tensors="pt")
+        [row] = model.generate(**given, **OPTIONS, num_beams=3, do_sample=False)
+        wanted = tokenizer.decode(row, skip_special_tokens=True)
+        [completion] = llm.generate(prompt, **OPTIONS, num_beams=3)
+        assert completion.text == wanted
+        assert completion.prompt_tokens == given.input_ids.shape[1]
+        [row] = model.generate(**given, **OPTIONS, do_sample=False)
+        streamed = "".join(llm.stream(prompt, **OPTIONS))
+        assert streamed == tokenizer.decode(row, skip_special_tokens=True)
+        texts.add(streamed)
+    assert len(texts) == 3
+    if machine.NATIVE_AVAILABLE:
+        rounded = LLM(quantize_checkpoint(tmp_path, tmp_path / "int8", "int8"))
+        assert rounded.tokenizer is not None
+        assert rounded.tokenizer.encode(TEXT) == tokenizer(TEXT).input_ids, "its pieces come along"
+    with pytest.raises(OptionError, match="say in the prompt what the model takes there"):
+        llm.generate(TEXT, tgt_lang="fra")
+    with pytest.raises(OptionError, match="no grammar can be kept to with this tokenizer"):
+        llm.generate(TEXT, regex="a+")

@@ -15,7 +15,7 @@ from kept.errors import CheckpointError, CheckpointNotFoundError
 
 # Weights only ever as safetensors: a pickled file can run code when it is opened.
 _WEIGHTS = ["*.safetensors"]
-DESCRIPTIONS = ["*.json", "*.jinja", "*.txt", "*.model"]
+DESCRIPTIONS = ["*.json", "*.jinja", "*.txt", "*.model", "*.spm"]
 # Subfolders hold other formats; "consolidated" files repeat the weights under other names.
 _BLOCK = 1 << 20  # bytes of a file that are fetched at a time
 _IGNORE = ["*/*", "consolidated*"]

@@ -228,6 +228,25 @@ class ReplaceText(_Forks):
         return [held]
 
 
+class TrimEnd(_Forks):
+    """No spaces at the end of the whole text: those of an end so far are kept back."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, tokens: list[str]) -> list[str]:
+        text = self._held + "".join(tokens)
+        shown = text.rstrip(" ")
+        self._held = text[len(shown) :]
+        return [shown]
+
+    def settle(self) -> list[str]:
+        return []
+
+    def finish(self) -> list[str]:
+        return []
+
+
 class WholeText(_Forks):
     """Any steps whose output at one place may depend on all the tokens: decoded at the end."""
 

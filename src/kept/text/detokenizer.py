@@ -22,6 +22,7 @@ from kept.text.decode_steps import (
     SpaceBetween,
     Step,
     StripStart,
+    TrimEnd,
     WholeText,
     common_length,
 )
@@ -30,6 +31,7 @@ from kept.text.tokenizer import Tokenizer
 
 # A character spans at most four byte tokens; the rest is for runs of them.
 _PROMPT_WINDOW = 64
+_ALL = 2**31  # spaces, more than any text begins with
 
 
 class IncrementalDetokenizer:
@@ -126,7 +128,7 @@ def _build_steps(tokenizer: Tokenizer) -> list[Step]:
     steps = _decoder_chain(decoder_steps(tokenizer.backend))
     if tokenizer.clean_up_spaces:
         steps += [ReplaceText(old, new) for old, new in CLEANUP_RULES]
-    return steps
+    return [*steps, StripStart(" ", _ALL), TrimEnd()] if tokenizer.trims else steps
 
 
 def _decoder_chain(descriptions: list[dict[str, Any]]) -> list[Step]:

@@ -26,6 +26,8 @@ _REGISTERED = {
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
     "bart": "RobertaTokenizer",
     "gpt2": "GPT2Tokenizer",
+    "m2m_100": "M2M100Tokenizer",
+    "marian": "MarianTokenizer",
     "mbart": "MBartTokenizer",
     "mistral": GENERIC,
     "pegasus": "PegasusTokenizer",
@@ -38,7 +40,7 @@ _GENERIC_NAMES = frozenset(
     {GENERIC, "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend", "BloomTokenizer"}
 )
 _FOREIGN: Final = (
-    *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "tiktoken.model"),
+    *("tokenizer.model", "source.spm", "sentencepiece.bpe.model", "spiece.model", "tiktoken.model"),
     *("tekken.json", "vocab.txt"),
 )
 _MAX_BYTES: Final = 256 << 20  # the largest in use, of 262,144 tokens, have 33 MB

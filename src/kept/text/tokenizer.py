@@ -5,18 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tokenizers
 
 from kept.errors import OptionError, TokenizerError
-from kept.gguf import is_gguf, read_header
 from kept.text.cleanup import clean_up
-from kept.text.gguf_tokenizer import gguf_tokenizer
 from kept.text.languages import Languages, find_language_option, find_languages
 from kept.text.library import DECODING, ENCODING, refusing
 from kept.text.pipeline import (
-    TOKENIZER_FILES,
     finish_backend,
     load_backend,
     resolve_tokenizer_class,
@@ -36,8 +33,11 @@ _LONG = 1 << 12
 class Tokenizer:
     """Turns text into token ids and back, as transformers does for the same folder.
 
-    Its tokens never change, and it is safe to share between threads.
+    Its tokens never change, and it is safe to share between threads. trims: whether a text has no
+    spaces at its ends.
     """
+
+    trims: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Tokenizer:
         """
         folder = Path(folder)
         config = read_tokenizer_config(folder)
-        loaded = load_backend(folder, config.fields, _class_of(config))
+        loaded = load_backend(folder, config.fields, tokenizer_class_of(config))
         backend = loaded.backend
         if "pad_token" not in config.fields and backend.padding is not None:
             config.fields["pad_token"] = backend.padding["pad_token"]
@@ -196,21 +196,8 @@ class Tokenizer:
         return None if token is None else self.backend.token_to_id(token)
 
 
-def find_tokenizer(folder: Path) -> Tokenizer | None:
-    """Load the tokenizer of a checkpoint folder, or of a GGUF file; None only where it has none.
-
-    Raises `TokenizerError` as `Tokenizer.from_folder` does, also for a kind of file that kept does
-    not read.
-    """
-    if is_gguf(folder):
-        found = gguf_tokenizer(read_header(folder))
-        return None if found is None else Tokenizer(*found)
-    if not any((folder / name).exists() for name in TOKENIZER_FILES):
-        return None
-    return Tokenizer.from_folder(folder)
-
-
-def _class_of(config: TokenizerConfig) -> str:
+def tokenizer_class_of(config: TokenizerConfig) -> str:
+    """The class that a folder's files name, see `resolve_tokenizer_class`."""
     declared = config.fields.get("tokenizer_class") or config.model.get("tokenizer_class")
     return resolve_tokenizer_class(declared, config.model.get("model_type"))
 
