@@ -10,6 +10,7 @@ from gguf_files import from_folder, quantized
 
 from cli.running import kept
 from kept import LLM, machine, quantize_checkpoint
+from kept.bench.work import stored_bytes
 
 packs = pytest.mark.skipif(not machine.NATIVE_AVAILABLE, reason="the native module packs")
 OPTIONS = ("def add", "--max-new-tokens", 8)
@@ -40,17 +41,19 @@ def test_it_writes_what_the_folder_does(folder: Path, tmp_path: Path) -> None:
 def test_info_and_plan_say_what_it_becomes(blocks: Path) -> None:
     found = json.loads(kept("info", blocks, "--json").stdout)["model"]
     assert found["stored_as"].startswith("Q8_0 (")
-    assert found["loaded_as"] == "int8"
+    assert found["loaded_as"] == "q8_0, int8"  # of matrices whose rows are no whole blocks
     assert found["architecture"] == "LlamaForCausalLM"
     assert found["tokenizer"] == {"kind": "BPE", "tokens": found["vocab_size"]}
     assert found["chat_template"]
     shown = " ".join(kept("info", blocks).stdout.split())
-    assert f"stored as {found['stored_as']}, loaded as int8" in shown
+    assert f"stored as {found['stored_as']}, loaded as q8_0, int8 (" in shown
     rows = json.loads(kept("plan", blocks, "--json").stdout)["rows"]
     assert {row["dtype"] for row in rows} == {"float32", "bfloat16", "int8", "int4"}
     rows = json.loads(kept("plan", blocks, "--dtype", "auto", "--json").stdout)["rows"]
-    assert {row["dtype"] for row in rows} == {"int8"}
-    assert {row["weight_bytes"] for row in rows} == {found["quantized_weight_bytes"]["int8"]}
+    assert {row["dtype"] for row in rows} == {found["loaded_as"]}
+    assert {row["weight_bytes"] for row in rows} == {found["loaded_weight_bytes"]}
+    if machine.NATIVE_AVAILABLE:
+        assert found["loaded_weight_bytes"] == stored_bytes(LLM(blocks).model)
 
 
 @packs

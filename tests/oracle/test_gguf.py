@@ -15,6 +15,7 @@ from gguf_files import Blocks, quantized, random_blocks, write_gguf
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from kept import LLM, CheckpointError, UnsupportedModelError, WeightsError
+from kept.models.native import matrices
 from kept.ops.backend import say_once
 
 from .families import FAMILIES
@@ -132,6 +133,54 @@ def test_experts_in_mxfp4_stay_as_they_are(tmp_path: Path, backend: str) -> None
         assert coded is not None
         assert torch.equal(coded.numbers(torch.float32), checkpoint.read(name))
     assert logits(LLM(path, quantize="int8")).isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "type"), [("llama", "Q8_0"), ("qwen2", "Q4_0"), ("mixtral", "Q8_0")]
+)
+def test_blocks_stay_as_they_are(
+    name: str, type: str, tmp_path: Path, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    heads = {"head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    path = write_gguf(tmp_path / "m.gguf", make_hf(name, **WIDE, **heads), quantized(type))
+    say_once.cache_clear()
+    with caplog.at_level(logging.WARNING, "kept"):
+        llm = LLM(path)
+    assert not [record for record in caplog.records if "int8" in record.message]
+    exact, rounded = LLM(path, dtype="float32"), LLM(path, quantize="int4")
+    expected, near = logits(exact), (logits(llm) - logits(exact)).norm()
+    assert near < (logits(rounded) - expected).norm() / 2
+    assert near < 0.1 * expected.norm()
+    held, numbers = (
+        [modules[0].weight for modules in matrices(each.model)] for each in (llm, exact)
+    )
+    if backend == "reference":
+        assert all(torch.equal(x, y.bfloat16()) for x, y in zip(held, numbers, strict=True))
+        return
+    assert {x.format for x in held} == {type.lower()}
+    assert all(torch.equal(x.unpack(), y.unpack()) for x, y in zip(held, numbers, strict=True))
+
+
+@torch.no_grad()
+def test_what_no_panel_holds_becomes_int8_beside_what_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def store(numbers: np.ndarray) -> tuple[np.ndarray, gguf.GGMLQuantizationType]:
+        # Of keys and values 128 rows, which one matrix holds beside the queries'.
+        return quantized("Q5_0" if len(numbers) == 128 else "Q4_0")(numbers)
+
+    hf = make_hf("llama", **WIDE, head_dim=64, num_attention_heads=4, num_key_value_heads=2)
+    path = write_gguf(tmp_path / "m.gguf", hf, store)
+    say_once.cache_clear()
+    with caplog.at_level(logging.WARNING, "kept"):
+        llm = LLM(path)
+    said = "holds Q4_0, Q5_0 (4.6 bits a weight), of which Q4_0 stays as it is and the rest"
+    assert any(said in record.message for record in caplog.records), caplog.text
+    if llm.model.native is not None:
+        formats = {x[0].weight.format for x in matrices(llm.model)}
+        assert formats == {"q4_0", "int8"}
+    assert logits(llm).isfinite().all()
 
 
 def llama(path: Path, store: Blocks | None) -> Path:

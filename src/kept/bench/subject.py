@@ -19,12 +19,13 @@ from kept.models import (
     CausalLM,
     Checkpoint,
     build_model,
-    default_format,
     open_checkpoint,
     resolve_dtype,
 )
+from kept.models.native import matrices
 from kept.models.packing import prepare
 from kept.models.quantized_format import quantized_format
+from kept.ops import PackedMatrix
 from kept.ops.backend import isa
 
 
@@ -139,8 +140,15 @@ def checkpoint_subject(
     )
     held = quantized_format(checkpoint.folder, checkpoint.config)
     name = Path(source).name or str(source)
-    stored = None if held is not None else default_format(checkpoint, dtype, llm.model.device)
+    stored = None if checkpoint.stored_as is None else _formats_of(llm.model)
     return Subject(name, llm.model, random=False, quantize=quantize or held or stored)
+
+
+def _formats_of(model: CausalLM) -> str | None:
+    """What a model's matrices are held in, as far as they are codes; None: numbers."""
+    packed = [modules[0].weight for modules in matrices(model)]
+    held = {x.format for x in packed if isinstance(x, PackedMatrix)} - {"fp32", "bf16"}
+    return ", ".join(sorted(held)) or None
 
 
 def refuse_encoders(checkpoint: Checkpoint) -> None:

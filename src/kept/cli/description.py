@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kept.cache import KVShape
     from kept.gguf import GGUFHeader
-    from kept.models import CausalLM
+    from kept.models import CausalLM, Checkpoint
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,9 @@ class Description:
     """A model on the meta device: shapes without memory.
 
     folder: or the GGUF file, None for a named shape. stored_dtype: of its weights, None where they
-    are not there. stored_as, loaded_as: the blocks that its matrices are in and what they become
-    where no dtype is asked for, None for plain numbers. header: of a GGUF file that is not fetched.
+    are not there. stored_as, loaded_as: the blocks that its matrices are in and what they are held
+    in where no dtype is asked for, None for plain numbers; loaded_bytes: of the weights then.
+    header: of a GGUF file that is not fetched.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Description:
     stored_dtype: torch.dtype | None = None
     stored_as: str | None = None
     loaded_as: str | None = None
+    loaded_bytes: int | None = None
     header: GGUFHeader | None = None
 
     @property
@@ -175,7 +177,7 @@ def describe_model(source: str | None, revision: str | None = None) -> Descripti
     CheckpointError and its kinds, OptionError for the revision of a folder.
     """
     from kept.json_file import read_json_object
-    from kept.models import default_format, find_folder, find_remote, open_checkpoint
+    from kept.models import find_folder, find_remote, open_checkpoint
 
     if (remote := find_remote(source, revision)) is not None:
         return _describe_remote(str(source), remote)
@@ -191,21 +193,25 @@ def describe_model(source: str | None, revision: str | None = None) -> Descripti
             _build(config),
             checkpoint.stored_dtype,
             checkpoint.stored_as,
-            default_format(checkpoint, None),
+            *_loading_of(checkpoint),
         )
     config = read_json_object(folder / "config.json", CheckpointError)
     return Description(name, folder, config, _build(config))
 
 
 def _describe_remote(name: str, header: GGUFHeader) -> Description:
-    from kept.models import blocks_become, describe_header
+    from kept.models import describe_header, gguf_checkpoint
 
     found = describe_header(header)
     config, blocks = found.config, found.stored_as
-    loaded_as = blocks_become(blocks)
-    return Description(
-        name, None, config, _build(config), stored_as=blocks, loaded_as=loaded_as, header=header
-    )
+    loaded_as, size = _loading_of(gguf_checkpoint(header.path, found))
+    return Description(name, None, config, _build(config), None, blocks, loaded_as, size, header)
+
+
+def _loading_of(checkpoint: Checkpoint) -> tuple[str | None, int | None]:
+    from kept.models import describe_loading
+
+    return (None, None) if checkpoint.stored_as is None else describe_loading(checkpoint)
 
 
 def describe_shape(name: str) -> Description:

@@ -149,6 +149,7 @@ def _model(d: Description) -> dict[str, Any]:
         "weight_bytes": d.weight_bytes(dtype),
         "quantized": d.quantized,
         "stored_as": d.stored_as,
+        "loaded_weight_bytes": d.loaded_bytes,
         "loaded_as": d.loaded_as,
         "quantized_weight_bytes": d.quantized_bytes(),
         "bytes_per_token": d.token_bytes(),
@@ -208,7 +209,9 @@ def _weights(m: dict[str, Any]) -> str:
     each = ", ".join(f"{format_bytes(count)} in {name}" for name, count in sizes.items())
     if m["stored_as"] is None:
         return each
-    loaded = "" if m["loaded_as"] is None else f", loaded as {m['loaded_as']}"
+    loaded = ""
+    if m["loaded_as"] is not None:
+        loaded = f", loaded as {m['loaded_as']} ({format_bytes(m['loaded_weight_bytes'])})"
     return f"{each}; stored as {m['stored_as']}{loaded}"
 
 

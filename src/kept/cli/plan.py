@@ -9,7 +9,7 @@ import typer
 
 from kept.cli.description import Description, describe_model, describe_shape
 from kept.cli.memory import CachePlan, kinds
-from kept.cli.options import CACHE, MODEL, QuantizedFormat, option
+from kept.cli.options import CACHE, MODEL, option
 from kept.cli.plan_draft import plan_draft
 from kept.cli.plan_report import Row, heading, rows_table, to_json
 from kept.errors import OptionError
@@ -87,6 +87,7 @@ def plan(
     For example: kept plan --shape llama-3.2-1b --context 8192 --batch 4
     """
     from kept.machine import describe_machine
+    from kept.models import DTYPES
     from kept.ops import find_kv_codec
 
     if model is not None and shape is not None:
@@ -113,7 +114,7 @@ def plan(
         for each, weights in _weights(found, dtype).items()
         for cache in _caches(
             found,
-            find_kv_codec(kv_dtype or ("bfloat16" if each in list(QuantizedFormat) else each)),
+            find_kv_codec(kv_dtype or (each if each in DTYPES else "bfloat16")),
             sliding_window,
             num_sinks or 0,
             num_read,
@@ -193,8 +194,8 @@ def _weights(found: Description, dtype: str | None) -> dict[str, int]:
                 f"{found.quantized}; leave it out"
             )
         return {found.quantized: quantized[found.quantized]}
-    if dtype == "auto" and found.loaded_as is not None:
-        return {found.loaded_as: quantized[found.loaded_as]}
+    if dtype == "auto" and found.loaded_as is not None and found.loaded_bytes is not None:
+        return {found.loaded_as: found.loaded_bytes}
     if dtype in quantized:
         return {dtype: quantized[dtype]}
     floats = [found.dtype(name) for name in (("float32", "bfloat16") if dtype is None else [dtype])]

@@ -3,13 +3,13 @@
 from kept.models.adapter import Adapter
 from kept.models.adapters import load_adapters
 from kept.models.causal_lm import CausalLM, CausalLMOutput, ModelConfig
-from kept.models.checkpoint import Checkpoint, open_checkpoint
+from kept.models.checkpoint import Checkpoint, gguf_checkpoint, open_checkpoint
 from kept.models.dtypes import DTYPES, resolve_dtype
 from kept.models.encoder_decoder import EncoderDecoderLM, Seq2SeqLMOutput
 from kept.models.folder import find_folder
 from kept.models.gguf_checkpoint import describe_header
 from kept.models.gguf_hub import find_remote
-from kept.models.loading import blocks_become, default_format, load_model
+from kept.models.loading import describe_loading, load_model
 from kept.models.next_logits import NextLogits
 from kept.models.quantized_format import quantized_format, quantized_sizes
 from kept.models.quantized_writer import quantize_checkpoint
@@ -33,12 +33,12 @@ __all__ = [
     "NextLogits",
     "RepeatedStep",
     "Seq2SeqLMOutput",
-    "blocks_become",
     "build_model",
-    "default_format",
     "describe_header",
+    "describe_loading",
     "find_folder",
     "find_remote",
+    "gguf_checkpoint",
     "load_adapters",
     "load_model",
     "open_checkpoint",

@@ -30,12 +30,12 @@ from kept.models.foreign_formats import (
     refuse_quantized_tensors,
 )
 from kept.models.foreign_schemes import METHOD_ENTRY, MLX_ENTRY, Scheme, find_scheme
-from kept.models.gguf_checkpoint import open_gguf
+from kept.models.gguf_checkpoint import GGUFModel, open_gguf
 from kept.models.registry import find_family
 from kept.models.safetensors_file import SafetensorsFile, TensorInfo
 from kept.models.stacked_experts import unstacked
 from kept.models.weight_files import all_tensors, fetch_weights, open_weight_files
-from kept.ops.mxfp4 import Mxfp4Matrix
+from kept.ops.blocks import CodedMatrix
 from kept.ops.quantize import QuantizedMatrix
 from kept.options import GENERATION_CONFIG
 from kept.sampling import settings_of_model_config
@@ -63,8 +63,11 @@ class WeightFile(Protocol):
     def codes(self, name: str) -> QuantizedMatrix | None:
         """Kept's own codes of a matrix that is stored as such."""
 
-    def coded(self, name: str) -> Mxfp4Matrix | None:
-        """A matrix that is stored in MXFP4, as it is."""
+    def coded_as(self, name: str) -> str | None:
+        """The format of panels that hold a matrix as it is stored."""
+
+    def coded(self, name: str) -> CodedMatrix | None:
+        """Such a matrix as it is."""
 
     def close(self) -> None:
         """Let go of what reading has taken."""
@@ -124,8 +127,15 @@ class Checkpoint:
             raise WeightsError(f"{self.folder} holds no tensor named {name!r}.")
         return self.files[self.tensors[name].file]
 
-    def coded(self, name: str) -> Mxfp4Matrix | None:
-        """Tensor `name` where it is stored in MXFP4, as it is; None for any other."""
+    def coded_as(self, name: str) -> str | None:
+        """The format of panels that hold matrix `name` as it is stored: "mxfp4", "q8_0" or "q4_0".
+
+        None for any other tensor.
+        """
+        return self._file_of(name).coded_as(name)
+
+    def coded(self, name: str) -> CodedMatrix | None:
+        """Matrix `name` as it is stored, where `coded_as` names a format; None for any other."""
         return self._file_of(name).coded(name)
 
     def close(self) -> None:
@@ -166,7 +176,11 @@ def open_checkpoint(
 
 
 def _open_gguf(path: Path) -> Checkpoint:
-    found = open_gguf(path)
+    return gguf_checkpoint(path, open_gguf(path))
+
+
+def gguf_checkpoint(path: Path, found: GGUFModel) -> Checkpoint:
+    """The checkpoint of a GGUF file whose header is known; the file need not be there yet."""
     return Checkpoint(
         path,
         found.config,

@@ -6,7 +6,9 @@ weights are its codes by its scale, in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
+from io import RawIOBase
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,15 @@ from torch import Tensor
 
 from kept.errors import UnsupportedFormatError, WeightsError
 from kept.gguf import GGUFTensor
+from kept.ops.blocks import BlockMatrix
 from kept.ops.mxfp4 import Mxfp4Matrix
+from kept.ops.quantize import BlockFormat
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PIECE = 1 << 18  # weights made at a time: what the outer cache holds
+_PIECE_BYTES = 1 << 20  # of blocks read at a time, the same
+_PANEL = 32  # rows that are packed together
+KEPT_BLOCKS: Mapping[str, BlockFormat] = {"Q8_0": "q8_0", "Q4_0": "q4_0"}
 
 
 def read_floats(tensor: GGUFTensor) -> Tensor:
@@ -64,12 +71,44 @@ def read_mxfp4(tensor: GGUFTensor, start: int, stop: int) -> Mxfp4Matrix:
     return Mxfp4Matrix(codes.flatten(1), blocks[..., 0].contiguous())
 
 
+def block_matrix(
+    tensor: GGUFTensor, size: tuple[int, int], start: int, order: Tensor | None = None
+) -> BlockMatrix:
+    """A matrix of `size` (out, in) in Q8_0 or Q4_0, of the rows of a tensor from `start` on.
+
+    order: as of `read_rows`. Reading it raises as `read_rows`.
+    """
+    pieces = partial(_read_blocks, tensor, start, size[0], order)
+    return BlockMatrix(KEPT_BLOCKS[tensor.type.name], *size, pieces)
+
+
+def _read_blocks(
+    tensor: GGUFTensor, start: int, count: int, order: Tensor | None
+) -> Iterator[tuple[int, Tensor]]:
+    """Pieces of rows, each read where the one before was: memory that is new to a process takes
+    longer to come by than what is then read into it."""
+    if order is not None:
+        yield 0, torch.from_numpy(_read(tensor, start, start + count)[order.numpy()])
+        return
+    step = min(max(_PIECE_BYTES // tensor.row_bytes // _PANEL, 1) * _PANEL, count)
+    room = np.empty((step, tensor.row_bytes), dtype=np.uint8)
+    for first in range(0, count, step):
+        rows = room[: min(step, count - first)]
+        _read_into(rows, tensor, start + first)
+        yield first, torch.from_numpy(rows)
+
+
 def _read(tensor: GGUFTensor, start: int, stop: int) -> Any:  # (rows, row_bytes) uint8
     found = np.empty((stop - start, tensor.row_bytes), dtype=np.uint8)
+    _read_into(found, tensor, start)
+    return found
+
+
+def _read_into(found: Any, tensor: GGUFTensor, start: int) -> None:
     try:
-        with tensor.path.open("rb") as file:
+        with tensor.path.open("rb", buffering=0) as file:
             file.seek(tensor.start + start * tensor.row_bytes)
-            count = file.readinto(found.data)
+            count = _fill(file, memoryview(found).cast("B"))
     except OSError as error:
         raise WeightsError(f"{tensor.path} cannot be read: {error.strerror}.") from error
     if count != found.nbytes:
@@ -77,7 +116,17 @@ def _read(tensor: GGUFTensor, start: int, stop: int) -> Any:  # (rows, row_bytes
             f"{tensor.path} ends within tensor {tensor.name!r}: it has become shorter since it was "
             "opened. Download it again."
         )
-    return found
+
+
+def _fill(file: RawIOBase, room: memoryview) -> int:
+    """How many bytes were read: the system may give fewer at once than are there."""
+    count = 0
+    while count < len(room):
+        got = file.readinto(room[count:])
+        if not got:
+            break
+        count += got
+    return count
 
 
 def _numbers(tensor: GGUFTensor, raw: Any) -> Tensor:

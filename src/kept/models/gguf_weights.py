@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from kept.gguf import GGUFHeader
-from kept.models.gguf_blocks import dtype_of, read_mxfp4, read_rows
+from kept.models.gguf_blocks import KEPT_BLOCKS, block_matrix, dtype_of, read_mxfp4, read_rows
 from kept.models.gguf_source import Source
 from kept.models.safetensors_file import TensorInfo
-from kept.ops.mxfp4 import Mxfp4Matrix
+from kept.ops.blocks import CodedMatrix
 
 
 class GGUFWeights:
@@ -66,17 +66,27 @@ class GGUFWeights:
             yield rows, _less(numbers, source.less)
 
     def codes(self, name: str) -> None:
-        """Nothing: no block is one of kept's formats."""
+        """Nothing: no block is one that `kept quantize` writes."""
 
-    def coded(self, name: str) -> Mxfp4Matrix | None:
-        """A matrix that is stored in MXFP4, as it is; None for any other tensor.
-
-        Raises as `read`.
-        """
+    def coded_as(self, name: str) -> str | None:
+        """The format of panels that hold a matrix as it is stored; None for any other tensor."""
         source = self._sources[name]
-        if source.tensor.type.name != "MXFP4" or source.order is not None or source.less:
+        if source.less or len(source.shape) != 2:
             return None
-        return read_mxfp4(source.tensor, source.first, source.first + source.num_rows)
+        if source.tensor.type.name == "MXFP4":
+            return "mxfp4" if source.order is None else None
+        return KEPT_BLOCKS.get(source.tensor.type.name)
+
+    def coded(self, name: str) -> CodedMatrix | None:
+        """A matrix that `coded_as` names a format for, as it is. Raises as `read`, in part when it
+        is packed."""
+        source, format = self._sources[name], self.coded_as(name)
+        if format is None:
+            return None
+        if format == "mxfp4":
+            return read_mxfp4(source.tensor, source.first, source.first + source.num_rows)
+        num_out, num_in = source.shape
+        return block_matrix(source.tensor, (num_out, num_in), source.first, source.order)
 
     def close(self) -> None:
         """Nothing is held between reads."""

@@ -13,6 +13,15 @@ from kept.models.causal_lm import CausalLM
 from kept.models.checkpoint import QUANTIZATION, Checkpoint
 from kept.models.dtypes import is_unsaid, own_dtype, resolve_dtype
 from kept.models.freed_memory import give_back_freed_memory
+from kept.models.held_blocks import (
+    MXFP4,
+    Holding,
+    holdings,
+    mostly,
+    names_of,
+    staying_formats,
+    total_bytes,
+)
 from kept.models.native import matrices
 from kept.models.packing import Fetch, check_format, find_activations, may_run_natively, prepare
 from kept.models.quantized_format import read_format
@@ -23,10 +32,10 @@ from kept.models.weights import StoredWeights
 from kept.ops import plain_torch
 from kept.ops.activations import check_activations
 from kept.ops.backend import say_once
+from kept.ops.blocks import CodedMatrix
 from kept.ops.quantize import QuantizedFormat, QuantizedMatrix
 
 _CPU = torch.device("cpu")
-MXFP4 = "MXFP4"
 
 
 @torch.inference_mode(False)  # what is loaded outlives the caller's mode
@@ -98,20 +107,29 @@ def _load_original(
     packing: Callable[[int, int], None] | None,
 ) -> CausalLM:
     place = resolve_device(device)
-    quantize = quantize or _kept_as(checkpoint, dtype, place)
+    rest = check_format(quantize) or default_format(checkpoint, dtype, place)
     model, weights = open_weights(checkpoint, dtype=dtype, device=place, progress=progress)
-    find_activations(model, activations, check_format(quantize), weights.dtype, place)
-    if quantize is None and not may_run_natively(model, weights.dtype, place):
+    stays = () if quantize is not None else staying_formats(dtype, weights.dtype, place)
+    held = holdings(model, weights, stays, rest)
+    most = mostly(held)
+    find_activations(model, activations, most, weights.dtype, place)
+    if quantize is None:
+        _say_held(checkpoint, held, rest)
+    if rest is None and not may_run_natively(model, weights.dtype, place):
         weights.place_all()
         return model.eval()
     # Matrices are read when they are packed or rounded, so that memory holds one of them.
-    fetch: Fetch
-    if quantize is not None:
-        fetch = fetch_to_quantize(checkpoint, dtype, model, weights, quantize)
+    fetch_other: Fetch
+    if rest is not None:
+        fetch_other = fetch_to_quantize(checkpoint, dtype, model, weights, rest)
     else:
-        numbers = fetch_matrices(model, weights)
-        fetch = weights.fetch_coded if weights.dtype == torch.bfloat16 else numbers
-    prepare(model, quantize, packing, fetch=fetch, device=place, activations=activations)
+        fetch_other = fetch_matrices(model, weights)
+
+    def fetch(parameter: Tensor) -> Tensor | QuantizedMatrix | CodedMatrix:
+        coded = weights.fetch_coded(parameter, stays)
+        return fetch_other(parameter) if coded is None else coded
+
+    prepare(model, rest, packing, fetch=fetch, device=place, activations=activations, mostly=most)
     give_back_freed_memory()
     return model.eval()
 
@@ -119,39 +137,44 @@ def _load_original(
 def default_format(
     checkpoint: Checkpoint, dtype: str | torch.dtype | None, device: torch.device = _CPU
 ) -> QuantizedFormat | None:
-    """What matrices in blocks are kept as on a CPU where neither a format nor a dtype is asked for.
+    """What matrices in blocks become on a CPU that do not stay as they are, where neither a format
+    nor a dtype is asked for.
 
-    None for those in MXFP4, which the kernels read as they are.
+    None beside MXFP4: the model's dtype, as the files that hold some have little else in blocks
+    that do not stay.
 
     A byte a weight is at most twice what most files take, and rounds by far less than they did;
     int4 would round as much again, and bfloat16 take three to four times their memory.
     """
     on_cpu = device.type == "cpu"
-    return blocks_become(checkpoint.stored_as) if on_cpu and is_unsaid(dtype) else None
+    if not on_cpu or not is_unsaid(dtype) or checkpoint.stored_as is None:
+        return None
+    return None if MXFP4.upper() in checkpoint.stored_as else "int8"
 
 
-def blocks_become(stored_as: str | None) -> QuantizedFormat | None:
-    """`default_format` on a CPU for a checkpoint's `stored_as`."""
-    return None if stored_as is None or MXFP4 in stored_as else "int8"
+def describe_loading(checkpoint: Checkpoint) -> tuple[str, int]:
+    """The formats that a checkpoint in blocks is held in where nothing is asked for, and the bytes
+    of its weights then; nothing is read. Raises as `load_model`."""
+    model, weights = open_weights(checkpoint)
+    rest = default_format(checkpoint, None)
+    held = holdings(model, weights, staying_formats(None, weights.dtype, _CPU), rest)
+    return names_of(held, dtype_name(weights.dtype)), total_bytes(model, held, weights.dtype)
 
 
-def _kept_as(
-    checkpoint: Checkpoint, dtype: str | torch.dtype | None, device: torch.device
-) -> QuantizedFormat | None:
-    """`default_format`, said once."""
-    found = default_format(checkpoint, dtype, device)
-    if found is None and MXFP4 in (checkpoint.stored_as or "") and is_unsaid(dtype):
-        say_once(
-            f"{checkpoint.folder} holds {checkpoint.stored_as}, of which {MXFP4} stays as it is "
-            "and the rest becomes bfloat16; quantize='int8' or 'int4' rounds all of it"
-        )
-    if found is not None:
-        say_once(
-            f"{checkpoint.folder} holds {checkpoint.stored_as}, which becomes {found}, a byte a "
-            "weight; quantize='int4' takes half of that and rounds again, dtype='bfloat16' twice "
-            "that and keeps all but the last bits (`kept bench quality` says what each costs)"
-        )
-    return found
+def _say_held(checkpoint: Checkpoint, held: list[Holding], rest: QuantizedFormat | None) -> None:
+    """What becomes of blocks that do not stay as they are, said once."""
+    if checkpoint.stored_as is None or rest is None:
+        return
+    stay = [each for each in held if each.format != rest]
+    if len(stay) == len(held):
+        return
+    names = names_of(stay, dtype_name(torch.bfloat16)).upper()
+    which = f"of which {names} stays as it is and the rest" if stay else "which"
+    say_once(
+        f"{checkpoint.folder} holds {checkpoint.stored_as}, {which} becomes {rest}, a byte a "
+        "weight; quantize='int4' takes half of that and rounds again, dtype='bfloat16' twice "
+        "that and keeps all but the last bits (`kept bench quality` says what each costs)"
+    )
 
 
 def open_weights(

@@ -100,8 +100,11 @@ class SafetensorsFile:
     def codes(self, name: str) -> None:
         """Nothing: it holds numbers, and no codes of kept's."""
 
+    def coded_as(self, name: str) -> None:
+        """Nothing: none is stored as panels hold it."""
+
     def coded(self, name: str) -> None:
-        """Nothing: none is in MXFP4."""
+        """Nothing, as `coded_as`."""
 
     def close(self) -> None:
         """Drop the file's mapping; a later `read` maps it again.

@@ -104,6 +104,11 @@ class StackedFiles:
         found = self.read(name)
         yield slice(0, len(found)), found
 
+    def coded_as(self, name: str) -> str | None:
+        """The format of panels that hold a matrix as it is stored; None for any other tensor."""
+        found = self._slices.get(name)
+        return "mxfp4" if found is not None and found.blocks else None
+
     def coded(self, name: str) -> Mxfp4Matrix | None:
         """A matrix that is stored in MXFP4, as it is; None for any other tensor."""
         found = self._slices.get(name)

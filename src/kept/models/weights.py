@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import reduce
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from kept.models.dtypes import DTYPES, dtype_of_parameter
 from kept.models.freed_memory import give_back_freed_memory
 from kept.models.weight_map import WeightMap, arranged
 from kept.models.weight_plan import Copy, plan_weights
+from kept.ops.blocks import BlockMatrix, CodedMatrix
 from kept.ops.mxfp4 import Mxfp4Matrix
 from kept.ops.quantize import QuantizedMatrix
 
@@ -129,17 +129,27 @@ class StoredWeights:
         left = set(self._name_of.values())
         self._place({name: self.read(name) for name in self.names if name not in left})
 
-    def fetch_coded(self, parameter: Tensor) -> Tensor | Mxfp4Matrix:
-        """`fetch`, but what is stored in MXFP4 as it is."""
-        copies = self._copies[self._name_of[id(parameter)]]
-        coded = [self._checkpoint.coded(copy.stored) for copy in copies]
-        found = [each for each in coded if each is not None]
-        if len(found) < len(copies):
-            return self.fetch(parameter)
-        by_row = sorted(zip(copies, found, strict=True), key=lambda each: each[0].start)
+    def coded_as(self, name: str) -> str | None:
+        """`Checkpoint.coded_as` of all tensors that make parameter `name`; None where they differ,
+        or are not put together row by row."""
+        copies = self._copies[self._owners[name]]
+        kinds = {self._checkpoint.coded_as(copy.stored) for copy in copies}
+        moved = any(copy.transpose or copy.moves_rows for copy in copies)
+        return kinds.pop() if len(kinds) == 1 and not moved else None
+
+    def fetch_coded(self, parameter: Tensor, formats: Collection[str]) -> CodedMatrix | None:
+        """A matrix that `place_all_but` has left out, as it is stored, where that is one of
+        `formats`; None: it is for `fetch`. Raises as `read`, in part when it is packed."""
+        name = self._name_of[id(parameter)]
+        if self.coded_as(name) not in formats:
+            return None
+        copies = sorted(self._copies[name], key=lambda copy: copy.start)
+        found = None
         for copy in copies:
+            coded = self._checkpoint.coded(copy.stored)
+            found = coded if found is None else _joined(found, coded)
             self._tell(self._checkpoint.tensors[copy.stored].num_bytes)
-        return reduce(Mxfp4Matrix.joined, (each for _, each in by_row))
+        return found
 
     def fetch(self, parameter: Tensor, *, exact: bool = False, borrow: bool = True) -> Tensor:
         """`read` one that `place_all_but` has left out."""
@@ -200,6 +210,14 @@ class StoredWeights:
             self._progress(self._done, self._total)
         if self._done == self._total:
             self._checkpoint.close()
+
+
+def _joined(above: CodedMatrix, below: CodedMatrix | None) -> CodedMatrix:
+    if isinstance(above, Mxfp4Matrix) and isinstance(below, Mxfp4Matrix):
+        return above.joined(below)
+    assert isinstance(above, BlockMatrix)
+    assert isinstance(below, BlockMatrix)
+    return above.joined(below)
 
 
 def _fill(parameter: Tensor, checkpoint: Checkpoint, copy: Copy) -> None:

@@ -1,4 +1,4 @@
-"""The layout of packed int8 and int4 matrices in plain torch, as native/layout.h draws it.
+"""The layout of packed matrices of codes in plain torch, as native/layout.h draws it.
 
 This is what files of packed weights are read with where the native kernels do not run them, and
 what the sizes of packed matrices are known from without packing any.
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kept.ops.quantize import QuantizedFormat, QuantizedMatrix
+from kept.ops.quantize import CodeFormat, QuantizedMatrix
 
 LAYOUT_VERSION = 1
 PANEL = 32  # outputs that lie together
-GROUP = 32  # inputs that share an int4 scale, and what inputs are padded to
+GROUP = 32  # inputs that share a group's scale, and what inputs are padded to
 STEP_BYTES = 128  # of a panel's step of inputs
-_STEP_INPUTS: Mapping[QuantizedFormat, int] = {"int8": 4, "int4": 8}
+_STEP_INPUTS: Mapping[CodeFormat, int] = {"int8": 4, "int4": 8, "q8_0": 4, "q4_0": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class PackedShape:
     gated: the first half of the outputs are gates of the second, and the two lie interleaved.
     """
 
-    format: QuantizedFormat
+    format: CodeFormat
     gated: bool
     num_out: int
     num_in: int
@@ -57,7 +57,8 @@ class PackedShape:
         if self.format == "int8":
             found["channel_scales"] = torch.float32, (panels * PANEL,)
         else:
-            found["group_scales"] = torch.bfloat16, (panels, groups, PANEL)
+            dtype = torch.bfloat16 if self.format == "int4" else torch.float16
+            found["group_scales"] = dtype, (panels, groups, PANEL)
         if bias:
             found["bias"] = torch.float32, (panels * PANEL,)
         return found
@@ -73,8 +74,8 @@ def unpack_matrix(
 ) -> tuple[QuantizedMatrix, Tensor | None]:
     """Codes and scales in the order of the model's outputs and inputs, and the bias (out,) fp32.
 
-    data, scales, bias: a PackedMatrix's tensors, on any device. The inverse of `pack_int8` and
-    `pack_int4`.
+    shape: of int8 or int4. data, scales, bias: a PackedMatrix's tensors, on any device. The inverse
+    of `pack_int8` and `pack_int4`.
     """
     panels, num_in = shape.num_panels, shape.num_in
     if shape.format == "int8":

@@ -24,6 +24,8 @@ def test_who_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_activations("bfloat16", "int8", None) == "bfloat16"
     monkeypatch.setattr(activations, "isa", lambda: "amx")
     assert choose_activations("auto", "int8", None) == "bfloat16"
+    assert choose_activations("auto", "q8_0", None) == "int8"
+    assert choose_activations("auto", "q4_0", None) == "int8"
     assert choose_activations("int8", "int4", None) == "int8"
     with pytest.raises(OptionError, match="'int4' is not one of auto, bfloat16, int8"):
         choose_activations("int4", "int8", None)
