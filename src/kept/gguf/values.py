@@ -19,6 +19,7 @@ from kept.errors import WeightsError
 MAX_TEXT = 1 << 24  # bytes
 MAX_ITEMS = 1 << 22
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")
 _SCALARS: Mapping[int, str] = {
     **{0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"},
     **{10: "Q", 11: "q", 12: "d"},
@@ -94,11 +95,31 @@ class Values:
             raise self.wrong(f"{key[:80]!r} has a value of type {kind}, which GGUF has not")
         return self.number(_SCALARS[kind])
 
+    def _texts(self, what: str, count: int) -> list[str]:
+        """`text` so many times. A vocabulary and its merges are half a million of them, which would
+        take longer than all weights if each had a call for each of its parts."""
+        read, unpack, left = self._file.read, _LENGTH.unpack, self.left
+        found: list[str] = []
+        for _ in range(count):
+            head = read(8)
+            length = unpack(head)[0] if len(head) == 8 else MAX_TEXT + 1
+            left -= 8 + length
+            data = read(length) if length <= MAX_TEXT and left >= 0 else b""
+            try:
+                text = data.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise self.wrong(f"{what} are not UTF-8 text") from error
+            if len(data) != length:
+                raise self.wrong(f"a text among {what} is too long, or reaches beyond its end")
+            found.append(text)
+        self.position = self._size - left
+        return found
+
     def _items(self, key: str) -> list[Any]:
         kind = self.number("I")
         what = f"items of {key[:80]!r}"
         if kind == _STRING:
-            return [self.text(what) for _ in range(self.count(what, 8))]
+            return self._texts(what, self.count(what, 8))
         if kind not in _SCALARS:
             raise self.wrong(f"{key[:80]!r} has items of type {kind}, which kept does not read")
         code = _SCALARS[kind]

@@ -115,7 +115,7 @@ class Loaded:
             packing=packing,
         )
         load_adapters(self.model, self.checkpoint, adapters)
-        self.tokenizer = find_tokenizer(self.checkpoint.folder)
+        self.tokenizer = find_tokenizer(self.checkpoint.folder, self.checkpoint.header)
         self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
         name = "the bundled model" if source is None else str(source)
         loaded_as = dtype, quantize

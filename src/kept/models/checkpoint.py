@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kept.errors import CheckpointError, UnsupportedFormatError, WeightsError
-from kept.gguf import is_gguf
+from kept.gguf import GGUFHeader, is_gguf
 from kept.json_file import read_json_object
 from kept.models import hub
 from kept.models.dtypes import DTYPES
@@ -82,6 +82,7 @@ class Checkpoint:
     `generation_config` is what `generation_source` says: generation_config.json, or the settings
     that config.json holds where there is none, as old ones do. `stored_as` names what
     others have made of the matrices, as the blocks of a GGUF file, None for plain numbers.
+    header: of a GGUF file, which also holds the tokenizer.
     """
 
     folder: Path
@@ -91,6 +92,7 @@ class Checkpoint:
     files: Mapping[Path, WeightFile] = field(repr=False)
     generation_source: str = GENERATION_CONFIG
     stored_as: str | None = None
+    header: GGUFHeader | None = field(default=None, repr=False)
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -189,6 +191,7 @@ def gguf_checkpoint(path: Path, found: GGUFModel) -> Checkpoint:
         dict.fromkeys(found.weights.paths, found.weights),
         f"the metadata of {path.name}",
         found.stored_as,
+        found.weights.header,
     )
 
 
