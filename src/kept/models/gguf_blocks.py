@@ -23,7 +23,9 @@ from kept.ops.quantize import BlockFormat
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PIECE = 1 << 18  # weights made at a time: what the outer cache holds
-_PIECE_BYTES = 1 << 20  # of blocks read at a time, the same
+# Of blocks read at a time: threads that share less touch the same huge page for the first time, and
+# each clears all of it.
+_PIECE_BYTES = 8 << 20
 _PANEL = 32  # rows that are packed together
 KEPT_BLOCKS: Mapping[str, BlockFormat] = {"Q8_0": "q8_0", "Q4_0": "q4_0"}
 
