@@ -22,17 +22,21 @@ from kept.text.tokenizer_file import check_backend, check_text
 
 log = logging.getLogger("kept")
 
+# What transformers registers for the families of kept, those without one left out.
 _REGISTERED = {
+    **dict.fromkeys(("cohere", "cohere2"), "CohereTokenizer"),
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
     "bart": "RobertaTokenizer",
-    "gpt2": "GPT2Tokenizer",
     "m2m_100": "M2M100Tokenizer",
     "marian": "MarianTokenizer",
     "mbart": "MBartTokenizer",
-    "mistral": GENERIC,
     "pegasus": "PegasusTokenizer",
-    **dict.fromkeys(("qwen2", "qwen3"), "Qwen2Tokenizer"),
+    **dict.fromkeys(("gpt2", "gpt_neo", "gptj", "opt", "phi", "starcoder2"), "GPT2Tokenizer"),
+    **dict.fromkeys(("gpt_neox", "mpt", "olmo", "olmoe"), "GPTNeoXTokenizer"),
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
     "t5": "T5Tokenizer",
+    **dict.fromkeys(("glm", "glm4", "granite", "internlm2", "mistral", "mistral3"), GENERIC),
+    **dict.fromkeys(("mixtral", "olmo2", "olmo3", "phi3", "stablelm"), GENERIC),
 }
 # Classes that transformers serves with another's.
 _ALIASES = {"LongformerTokenizer": "RobertaTokenizer"}
@@ -157,6 +161,9 @@ def _backend_without_json(
                 f"{_named(tokenizer_class)} splits text is not in them; {_CONVERT}"
             )
         return _backend_from_merges(vocab, merges, rules, config), {}
+    words, rules = folder / "vocab.txt", RULES.get(tokenizer_class)
+    if words.is_file() and rules is not None and rules.model == "WordPiece":
+        return _backend_from_words(words, rules, config), {}
     pieces = SENTENCEPIECE_FILES.get(tokenizer_class)
     if pieces is not None and (folder / pieces).is_file():
         return sentencepiece_backend(folder / pieces, tokenizer_class, config)
@@ -188,6 +195,19 @@ def _backend_from_merges(
         "they are damaged or do not belong together, copy or download both again",
     ):
         backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+        rules.build(backend, config, {})
+    return backend
+
+
+def _backend_from_words(
+    vocab: Path, rules: Rules, config: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    check_regular(vocab, TokenizerError, max_bytes=_MAX_BYTES)
+    with refusing(
+        f"{vocab} cannot be read as words and parts of words, one a line",
+        "it is damaged, copy or download it again",
+    ):
+        backend = tokenizers.Tokenizer(models.WordPiece.from_file(str(vocab)))
         rules.build(backend, config, {})
     return backend
 

@@ -79,9 +79,9 @@ class Tokenizer:
     def from_folder(cls, folder: Path) -> Tokenizer:
         """Load the tokenizer of a checkpoint folder.
 
-        Reads tokenizer.json (else vocab.json with merges.txt, or a SentencePiece file of a class
-        that `sentencepiece_file.py` names), tokenizer_config.json, special_tokens_map.json,
-        added_tokens.json and, for the model type, config.json.
+        Reads tokenizer.json (else vocab.json with merges.txt, vocab.txt of BERT's class, or a
+        SentencePiece file of a class that `sentencepiece_file.py` names), tokenizer_config.json,
+        special_tokens_map.json, added_tokens.json and, for the model type, config.json.
         Raises `TokenizerError` naming the file and the remedy when one is missing or broken.
         """
         folder = Path(folder)

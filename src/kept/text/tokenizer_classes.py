@@ -39,10 +39,11 @@ QWEN2_SPLIT = (
 )
 
 
-def byte_level(*, nfc: bool = False, split: str | None = None) -> Build:
+def byte_level(*, nfc: bool = False, split: str | None = None, digits: bool = False) -> Build:
     """Make the build of a byte-level BPE.
 
-    nfc: with that normalizer. split: the regex that cuts words, None for GPT-2's.
+    nfc: with that normalizer. split: the regex that cuts words, None for GPT-2's. digits: each of
+    them is cut apart before.
     """
 
     def build(backend: tokenizers.Tokenizer, config: Config, _: Config) -> None:
@@ -52,6 +53,8 @@ def byte_level(*, nfc: bool = False, split: str | None = None) -> Build:
         if split is not None:
             cut = pre_tokenizers.Split(Regex(split), behavior="isolated")
             words = pre_tokenizers.Sequence([cut, words])
+        if digits:
+            words = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
         backend.normalizer = normalizers.NFC() if nfc else None
         backend.pre_tokenizer, backend.decoder = words, decoders.ByteLevel()
 
@@ -188,6 +191,11 @@ _GEMMA_TOKENS = {
     **{"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"},
     **{"pad_token": "<pad>", "mask_token": "<mask>"},
 }
+_COHERE_TOKENS = {
+    **{"bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>", "unk_token": "<UNK>"},
+    **{"sep_token": "<SEP>", "pad_token": "<PAD>", "cls_token": "<CLS>"},
+    "mask_token": "<MASK_TOKEN>",
+}
 _ROBERTA = Rules(
     "BPE", _ROBERTA_TOKENS, byte_level(), _surround("cls_token", "sep_token"), files=True
 )
@@ -198,6 +206,7 @@ RULES: Final[Mapping[str, Rules]] = {
         "WordPiece", _BERT_TOKENS, _bert, _surround("cls_token", "sep_token", unnamed=(2, 3))
     ),
     "CodeGenTokenizer": Rules("BPE", _GPT2_TOKENS, byte_level(), files=True),
+    "CohereTokenizer": Rules("BPE", _COHERE_TOKENS, byte_level(nfc=True, digits=True)),
     "CodeLlamaTokenizer": Rules("BPE", _CODE_LLAMA_TOKENS, _code_llama, _code_llama_bos),
     "DebertaTokenizer": Rules(
         "BPE",

@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
+from transformers.models.auto.tokenization_auto import (
+    MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS,
+    TOKENIZER_MAPPING_NAMES,
+)
 
 from kept.errors import TokenizerError
+from kept.models import FAMILIES
 from kept.text import Tokenizer
+from kept.text.pipeline import resolve_tokenizer_class
+from kept.text.tokenizer_classes import GENERIC
 
 from . import conftest as kinds
 
@@ -109,7 +116,24 @@ def test_byte_level_classes(tmp_path: Path, name: str, setting: str) -> None:
         assert_same(write(tmp_path / str(i), state, "llama", **config))
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma"])
+def test_every_family_has_the_class_that_transformers_registers() -> None:
+    generic = ("TokenizersBackend", "PreTrainedTokenizerFast", "PythonBackend")
+    for family in FAMILIES:
+        registered = TOKENIZER_MAPPING_NAMES.get(family)
+        expected = GENERIC if registered in (None, *generic) else registered.removesuffix("Fast")
+        assert resolve_tokenizer_class(None, family) == expected, family
+        if registered in generic:  # which wins over what a folder declares
+            assert resolve_tokenizer_class("GPT2Tokenizer", family) == GENERIC, family
+        wrong = family in MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
+        if registered not in generic:
+            expected = registered if wrong and registered else "GPT2Tokenizer"
+            assert resolve_tokenizer_class("GPT2Tokenizer", family) == expected, family
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "cohere", "gpt_neox", "opt", "phi3"],
+)
 @pytest.mark.parametrize("name", [None, "GPT2Tokenizer", "LlamaTokenizerFast", "Unheard"])
 def test_the_model_type_against_the_class(
     tmp_path: Path, model_type: str, name: str | None
@@ -180,6 +204,41 @@ def test_vocab_and_merges_have_the_tokens_of_their_class(
     state = byte_level(contradicting=False)
     config = {"tokenizer_class": name, **SETTINGS[setting]}
     assert_same(without_json(write(tmp_path / "x", state, "t5", **config)))
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "opt", "qwen3_moe"])
+def test_vocab_and_merges_of_a_family_need_no_class(tmp_path: Path, model_type: str) -> None:
+    state = byte_level(contradicting=False)
+    config = {"add_bos_token": True, "bos_token": "</s>"}
+    assert_same(without_json(write(tmp_path / "x", state, model_type, **config)))
+
+
+def words_alone(folder: Path, **config: Any) -> Path:
+    folder.mkdir()
+    vocabulary = kinds.wordpiece().get_vocab()
+    words = sorted(vocabulary, key=lambda word: vocabulary[word])
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "BertTokenizerFast"])
+@pytest.mark.parametrize("setting", ["none", "case", "other tokens", "extra", "added", "clean up"])
+def test_words_alone_are_those_of_bert(tmp_path: Path, name: str, setting: str) -> None:
+    config = {"tokenizer_class": name, **SETTINGS[setting]}
+    assert_same(words_alone(tmp_path / "x", **config), "The quick brown Fox", "ÀÉ 你好", "[CLS]")
+
+
+def test_words_of_other_classes_are_refused_by_name(tmp_path: Path) -> None:
+    for i, name in enumerate(("BertweetTokenizer", "GPT2Tokenizer")):
+        folder = words_alone(tmp_path / str(i), tokenizer_class=name)
+        with pytest.raises(TokenizerError, match=rf"has vocab\.txt but no .*'{name}'"):
+            Tokenizer.from_folder(folder)
+    folder = words_alone(tmp_path / "x", tokenizer_class="BertTokenizer")
+    (folder / "vocab.txt").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(TokenizerError, match=r"vocab\.txt cannot be read as words"):
+        Tokenizer.from_folder(folder)
 
 
 @pytest.mark.parametrize(
