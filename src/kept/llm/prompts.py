@@ -59,11 +59,12 @@ def _are_several(prompts: object) -> TypeGuard[Iterable[object]]:
 def _is_ids(prompt: object) -> bool:
     if isinstance(prompt, torch.Tensor | np.ndarray):
         return prompt.ndim == 1
-    return isinstance(prompt, Sequence) and len(prompt) > 0 and all(map(_is_id, prompt))
+    return isinstance(prompt, Sequence) and len(prompt) > 0 and _are_ids(prompt)
 
 
-def _is_id(token: object) -> bool:
-    return isinstance(token, int | np.integer) and not isinstance(token, bool)
+def _are_ids(tokens: Iterable[object]) -> bool:
+    kinds = set(map(type, tokens))  # as there are few, each is looked at once
+    return all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds)
 
 
 def _read_prompt(
@@ -85,8 +86,8 @@ def _read_prompt(
         ids = _read_ids(prompt)
     if not ids:
         return [_begin(tokenizer)]
-    wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
-    if wrong is not None:
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        wrong = next(token for token in ids if not 0 <= token < vocab_size)
         raise OptionError(
             f"token id {wrong} is outside the model's vocabulary of {vocab_size}; "
             "use the tokenizer that belongs to this model"
@@ -100,12 +101,12 @@ def _read_ids(prompt: object) -> list[int]:
         raise OptionError(f"a prompt is {prompt!r:.100}, whose token ids cannot be read")
     if isinstance(prompt, torch.Tensor | np.ndarray):
         given = prompt.tolist()
-    if isinstance(given, bytes) or not isinstance(given, Sequence) or not all(map(_is_id, given)):
+    if isinstance(given, bytes) or not isinstance(given, Sequence) or not _are_ids(given):
         raise OptionError(
             f"a prompt is a string or a list of token ids, and {prompt!r} is neither; "
             "for chat messages use chat()"
         )
-    return [int(token) for token in given]
+    return list(map(int, given))
 
 
 def _begin(tokenizer: Tokenizer | None) -> int:
