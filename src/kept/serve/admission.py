@@ -25,16 +25,16 @@ class Ticket:
     def __init__(self, num_texts: int, place: int, wait: float) -> None:
         self.num_texts, self.place, self.wait = num_texts, place, wait
         self.requests: tuple[Request, ...] = ()
-        self.has_begun = False  # what no engine runs
+        self.has_begun = False  # told by what no engine runs, else found by `has_started`
 
     @property
     def has_started(self) -> bool:
         """Whether an engine, or whoever does it, has taken it in."""
-        if self.has_begun:
-            return True
-        return bool(self.requests) and all(
-            request.group.results[0].usage.admitted is not None for request in self.requests
-        )
+        if not self.has_begun:
+            self.has_begun = bool(self.requests) and all(
+                request.group.results[0].usage.admitted is not None for request in self.requests
+            )
+        return self.has_begun
 
 
 class Admission:
@@ -42,7 +42,7 @@ class Admission:
 
     max_wait: seconds. num_slots: texts that run side by side. The wait for place k is k times the
     mean time between the ends of texts, measured while others were waiting; before any was, that
-    of all texts over the slots.
+    of all texts over the slots. num_texts: of all requests that have not ended.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Admission:
         self._open: dict[Ticket, float] = {}  # when each came
         self._ends: deque[float] = deque(maxlen=REMEMBERED)  # of texts, without a pause between
         self._times: deque[float] = deque(maxlen=REMEMBERED)  # seconds that a text took
+        self.num_texts = 0
         self.rejected = 0
 
     def enter(self, num_texts: int) -> Ticket:
@@ -59,13 +60,13 @@ class Admission:
         place, wait = self.check(num_texts)
         ticket = Ticket(num_texts, place, wait)
         self._open[ticket] = self._clock()
+        self.num_texts += num_texts
         return ticket
 
     def check(self, num_texts: int) -> tuple[int, float]:
         """How many texts were to start before a request, and the seconds it would wait; takes
         nothing in. Raises the Refusal (429) that says when to come again."""
-        before = sum(ticket.num_texts for ticket in self._open)
-        place = max(before + num_texts - self._num_slots, 0)
+        place = max(self.num_texts + num_texts - self._num_slots, 0)
         wait = place * self._interval()
         if wait > self._max_wait:
             self.rejected += 1
@@ -82,19 +83,17 @@ class Admission:
     def leave(self, ticket: Ticket) -> None:
         """The request has ended, however; without effect a second time."""
         came = self._open.pop(ticket, None)
-        if came is None or not ticket.has_started:
+        if came is None:
+            return
+        self.num_texts -= ticket.num_texts
+        if not ticket.has_started:
             return
         now = self._clock()
         self._times.append(now - came)
-        if self.num_waiting == 0 and self.num_texts < self._num_slots:
+        if self.num_texts < self._num_slots and self.num_waiting == 0:
             self._ends.clear()  # what comes next is not held up by these
         else:
             self._ends.extend([now] * ticket.num_texts)
-
-    @property
-    def num_texts(self) -> int:
-        """Texts of all requests that have not ended."""
-        return sum(ticket.num_texts for ticket in self._open)
 
     @property
     def num_open(self) -> int:

@@ -190,7 +190,7 @@ def _delta(index: int, piece: Piece) -> Delta:
 
 
 def _started(number: int, text: Continuation) -> Started:
-    found = _completion(text, number, 0)
+    found = count_of(text, number, 0)
     return Started(
         number, found.prompt_tokens, found.cached_from, found.miss_reason, found.queue_time
     )

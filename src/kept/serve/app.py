@@ -33,6 +33,7 @@ from kept.serve.refusal import Refusal
 from kept.serve.responses.router import router as responses_router
 from kept.serve.service import Service
 from kept.serve.sse import GoneError
+from kept.serve.straight import Straight, endpoints_of
 from kept.serve.vllm.router import router as vllm_router
 
 log = logging.getLogger("kept.serve")
@@ -92,9 +93,12 @@ def make_app(service: Service, *, is_local: bool = True) -> ASGIApp:
     app.add_exception_handler(GoneError, _gone)
     for kind in (KeptError, MemoryError, Exception):
         app.add_exception_handler(kind, _failed)
-    texts = frozenset(path for protocol in PROTOCOLS for path in protocol.texts)
+    texts: dict[str, Any] = {}
+    for protocol in PROTOCOLS:
+        texts |= endpoints_of(protocol.router, protocol.texts)
+    straight = Straight(app, texts, failed=_failed, handled=(KeptError, MemoryError, GoneError))
     guarded = Guard(
-        Door(app, texts, check_room=service.check_room, refuse=refused),
+        Door(straight, texts, check_room=service.check_room, refuse=refused),
         service.settings,
         service.keys,
         is_local=is_local,
@@ -135,6 +139,8 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
+    if isinstance(error, GoneError):
+        return await _gone(request, error)
     refusal = service_of(request).refusal_of(error)
     is_failure = refusal.status >= 500 and refusal.code not in ("draining", "interrupted")
     if is_failure and isinstance(error, KeptError):  # others the server logs itself

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from kept.sampling import SamplingParams
 from kept.serve.tenants import NOBODY, Tenant
 
+SMALL: Final = 2048  # tokens, or characters with their template
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -77,6 +78,18 @@ class Asked:
     def num_characters(self) -> int:
         """Of all prompts together, as they were given; those of token ids have none."""
         return sum(map(characters_of, self.prompts))
+
+    @property
+    def is_small(self) -> bool:
+        """Whether reading it takes a millisecond or two: one short prompt, and no grammar."""
+        [first, *others] = self.prompts
+        params = self.params
+        if others or params.json_schema or params.regex or params.grammar:
+            return False
+        if isinstance(first, Chat) and (first.must_call or first.strict_tools):
+            return False
+        length = len(first) if isinstance(first, tuple) else characters_of(first)
+        return length <= SMALL
 
 
 def characters_of(prompt: Prompt) -> int:

@@ -87,6 +87,8 @@ def shaped(llm: LLM, asked: Asked, prompt: Prompt, shape: Shape | None) -> Sampl
             GrammarCompiler.of(tokenizer).compile(grammar)
     except OptionError as error:
         raise Refusal(str(error), 400, "invalid_value", field) from error
+    if grammar is None and shape is None:
+        return params
     marks = () if shape is None else shape.form.marks
     shows = any(tokenizer.is_special(mark) for mark in marks)
     return replace(

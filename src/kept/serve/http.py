@@ -71,16 +71,20 @@ async def begin(request: Request, service: Service, asked: Asked, model: str) ->
     It is closed when the request ends, whether its events were heard or not. Raises GoneError where
     the client leaves first, and as `Service.begin`.
     """
-
     asked = replace(asked, adapter=service.adapter_of(model))
+    ends = ends_of(request.scope)
 
     async def take_in() -> Answer:
         answer = await service.begin(asked)
         # Here, as whoever waits for this may be cancelled just when it is done.
-        ends_of(request.scope).callback(answer.close)
+        ends.callback(answer.close)
         return answer
 
-    answer = await unless_gone(request, take_in())
+    answer = service.begin_at_once(asked)
+    if answer is None:
+        answer = await unless_gone(request, take_in())
+    else:
+        ends.callback(answer.close)
     answer.log = request.scope["state"]["log"]
     if service.settings.log_prompts and service.llm.tokenizer is not None:
         tokenizer = service.llm.tokenizer

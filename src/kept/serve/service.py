@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -19,7 +20,7 @@ from kept.serve.answer import Answer
 from kept.serve.asked import Asked, Prompt, characters_of
 from kept.serve.footprint import MAX_REMEMBERED, NUM_BYTES, Footprint
 from kept.serve.metrics import Metrics
-from kept.serve.reading import read, read_prompt
+from kept.serve.reading import Read, read, read_prompt
 from kept.serve.refusal import Refusal, refusal_of
 from kept.serve.runners import Runners
 from kept.serve.settings import Settings
@@ -76,6 +77,7 @@ class Service:
         self.responses: Shelf[Any] = Shelf(MAX_RESPONSES, settings.response_store)
         self.footprints: Shelf[Footprint] = Shelf(MAX_REMEMBERED, MAX_REMEMBERED * NUM_BYTES)
         self.is_draining = False
+        self._has_engine = False  # that runs what comes; to make one takes a while
         self.runners = Runners()
         self._scorer = ThreadPoolExecutor(1, thread_name_prefix="kept scorer")
         self.scoring = Admission(settings.max_queue_time, 1)
@@ -106,25 +108,21 @@ class Service:
         Close it, or hear its events to their end. Raises Refusal where there is too much to do or
         the server drains, and whatever is wrong with the request.
         """
-        self.check_open()
-        if asked.num_texts > self.llm.max_batch_size:
-            raise Refusal(
-                f"{asked.num_texts} texts are asked for at once, and this server computes "
-                f"{self.llm.max_batch_size} side by side (--max-batch-size); ask for fewer"
-            )
-        ticket = self._enter(self.admission, asked.num_texts)
-        try:
+        with self._taking_in(asked) as ticket:
             found = await self.in_thread(
                 lambda: read(self.llm, self._bounded(asked), self.caching),
                 is_long=asked.num_characters > LONG,
             )
-        except BaseException as error:
-            self.leave(ticket)
-            if isinstance(error, Exception):
-                raise self.refusal_of(error, asked) from error
-            raise
-        ticket.requests = tuple(each.request for each in found)
-        return Answer(self, asked, ticket, found)
+        return self._answer(asked, ticket, found)
+
+    def begin_at_once(self, asked: Asked) -> Answer | None:
+        """As `begin`, on the loop's own thread, which costs less than to wait for another; None: it
+        might hold up others for long, so that it has to be begun by `begin`."""
+        if not (self._has_engine and asked.is_small):
+            return None
+        with self._taking_in(asked) as ticket:
+            found = read(self.llm, self._bounded(asked), self.caching)
+        return self._answer(asked, ticket, found)
 
     async def tokens_of(self, prompts: Sequence[Prompt]) -> list[Sequence[int]]:
         """The tokens of prompts that are not answered. Raises as `read_prompt`."""
@@ -207,6 +205,29 @@ class Service:
     def leave(self, ticket: Ticket) -> None:
         """An answer has ended."""
         self.admission.leave(ticket)
+
+    @contextmanager
+    def _taking_in(self, asked: Asked) -> Iterator[Ticket]:
+        """A request's place; it leaves again where the block raises, which is told as a Refusal."""
+        self.check_open()
+        if asked.num_texts > self.llm.max_batch_size:
+            raise Refusal(
+                f"{asked.num_texts} texts are asked for at once, and this server computes "
+                f"{self.llm.max_batch_size} side by side (--max-batch-size); ask for fewer"
+            )
+        ticket = self._enter(self.admission, asked.num_texts)
+        try:
+            yield ticket
+        except BaseException as error:
+            self.leave(ticket)
+            if isinstance(error, Exception):
+                raise self.refusal_of(error, asked) from error
+            raise
+
+    def _answer(self, asked: Asked, ticket: Ticket, found: Sequence[Read]) -> Answer:
+        ticket.requests = tuple(each.request for each in found)
+        self._has_engine = self._has_engine or all(each.lives_on for each in found)
+        return Answer(self, asked, ticket, found)
 
     def _bounded(self, asked: Asked) -> Asked:
         """The request with as many tokens as one gets that does not say how many."""

@@ -73,6 +73,8 @@ class EventStream(Response):
         self._pieces, self._comment = pieces, comment
         self._hand_on: Callable[[bytes], bool] = _never
         self._is_sending, self._sent_at = False, 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._beating: asyncio.Task[None] | None = None
         given = {
             "Content-Type": f"{media_type}; charset=utf-8",
             "Cache-Control": "no-store",
@@ -87,21 +89,36 @@ class EventStream(Response):
         begin = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(begin)
         self._hand_on = scope.get("state", {}).get(HAND_ON, _never)
-        sending = asyncio.ensure_future(self._send(send))
+        sending, has_left = asyncio.current_task(), False
+        assert sending is not None
+
+        def leave(_: object) -> None:
+            nonlocal has_left
+            has_left = True
+            sending.cancel()
+
+        # The one task for a stream beside the request's own: each costs as much as some pieces.
         leaving = asyncio.ensure_future(_left(receive))
+        leaving.add_done_callback(leave)
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await self._send(send)
+        except OSError:
+            pass
+        except asyncio.CancelledError:
+            if not has_left:
+                raise
         finally:
-            for task in (sending, leaving):
-                if not task.done():
-                    task.cancel()
-            with suppress(asyncio.CancelledError, OSError):
-                await sending
+            leaving.remove_done_callback(leave)
+            leaving.cancel()
             with suppress(asyncio.CancelledError):
                 await leaving
+            if has_left:
+                sending.uncancel()
 
     async def _send(self, send: Send) -> None:
-        beating = asyncio.ensure_future(self._beat(send))
+        self._sent_at = monotonic()
+        if self._comment is not None:
+            self._rest(send, KEEP_ALIVE)
         try:
             async with aclosing(self._pieces) as pieces:
                 async for piece in pieces:
@@ -111,9 +128,12 @@ class EventStream(Response):
                         else:
                             await self._send_on(piece, send)
         finally:
-            beating.cancel()
-            with suppress(asyncio.CancelledError, OSError):
-                await beating
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._beating is not None:
+                self._beating.cancel()
+                with suppress(asyncio.CancelledError, OSError):
+                    await self._beating
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_on(self, body: bytes, send: Send) -> None:
@@ -122,14 +142,27 @@ class EventStream(Response):
         self._is_sending = False
         self._sent_at = monotonic()
 
-    async def _beat(self, send: Send) -> None:
-        """Send comments: one task for all, as one for each piece would cost more than the piece."""
-        self._sent_at = monotonic()
-        while self._comment is not None:
-            wait = self._sent_at + KEEP_ALIVE - monotonic()
-            if wait <= 0 and not self._is_sending:
-                await self._send_on(self._comment(), send)
-            await asyncio.sleep(wait if wait > 0 else KEEP_ALIVE)
+    def _rest(self, send: Send, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._beat, send)
+
+    def _beat(self, send: Send) -> None:
+        """Have a comment sent where nothing was for long. No task waits for that, as most streams
+        are never silent."""
+        wait = self._sent_at + KEEP_ALIVE - monotonic()
+        if wait <= 0 and not self._is_sending:
+            self._beating = asyncio.ensure_future(self._send_comment(send))
+            self._beating.add_done_callback(_heard)
+        self._rest(send, wait if wait > 0 else KEEP_ALIVE)
+
+    async def _send_comment(self, send: Send) -> None:
+        if self._comment is not None and not self._is_sending:
+            await self._send_on(self._comment(), send)  # which may count what is sent
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    """What a comment failed by is no news: the client has left."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _never(piece: bytes) -> bool:
