@@ -1,26 +1,26 @@
-"""What every decoder shares: the pass over packed rows, and the padded face over it."""
+"""What every decoder shares: the pass over packed rows."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from kept import ops
 from kept.batch import Batch
-from kept.cache import Cache, KVShape, make_cache, stores
-from kept.errors import ContextLengthError, OptionError
+from kept.cache import Cache, KVShape, stores
+from kept.errors import OptionError
 from kept.exiting import computing
 from kept.models.adapter import Adapter, check_numbers, find
 from kept.models.matching import OwnLayers
+from kept.models.model_config import ModelConfig
 from kept.models.native import NativeDecoder, PackWeight, Progress, pack_model
 from kept.models.next_logits import NextLogits
-from kept.models.padded import PaddedInput, read_padded
+from kept.models.padded_face import PaddedFace
 from kept.models.record import Record
 from kept.models.repeated_step import RepeatedStep
 from kept.ops import PackedMatrix, Rope, RopeTables
@@ -30,48 +30,17 @@ from kept.turns import Turn
 Found = TypeVar("Found")
 
 
-class ModelConfig(Protocol):
-    """What the engine and the caches need to know of a model's config."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def context(self) -> int: ...
-    @property
-    def num_layers(self) -> int: ...
-    @property
-    def num_heads(self) -> int: ...
-    @property
-    def kv_shapes(self) -> tuple[KVShape, ...]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class CausalLMOutput:
-    """What the padded face returns.
-
-    logits: (B, T, V) fp32, zero at padding. cache: the one given, or a new one; None without.
-    hidden_states: (L + 1) of (B, T, E). attentions: (L,) of (B, H, T, past + T).
-    """
-
-    logits: Tensor
-    cache: Cache | None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
 _CPU = torch.device("cpu")
 
 
-class CausalLM(nn.Module, ABC):
+class CausalLM(PaddedFace):
     """A decoder. Families say how tokens are embedded and what a block does.
 
-    is_rotary: whether positions are relative, so that they may run past the context.
     is_encoder_decoder: whether a prompt goes to an encoder, see `EncoderDecoderLM`.
     not_native: why the native kernels cannot run the family; None: they can. not_evicting: why an
     evicting cache cannot serve it; None: it can. too_narrow: dtypes that its activations outgrow.
     """
 
-    is_rotary: ClassVar[bool]
     is_encoder_decoder: ClassVar[bool] = False
     not_native: ClassVar[str | None] = None
     not_evicting: ClassVar[str | None] = None
@@ -311,55 +280,3 @@ class CausalLM(nn.Module, ABC):
 
     def _logits(self, x: Tensor) -> Tensor:  # (M, E) -> (M, V)
         return self.project(x).float()
-
-    @ops.plain_torch(watched=True)
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cache: Cache | None = None,
-        use_cache: bool = True,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-    ) -> CausalLMOutput:
-        """The face people know from transformers, over padded input.
-
-        input_ids: (B, T) int. attention_mask: (B, T) for the new tokens, or (B, past + T) with the
-            mask of what the cache holds in front; 0 is padding, left or right, and is never
-            computed or stored. position_ids: (B, T); by default each sequence counts its own
-            tokens. cache: continue from it (mutated); with use_cache and none, a dynamic one is
-            made and returned.
-
-        Raises OptionError for shapes, ids or masks that do not fit, ContextLengthError past the
-        context where positions are absolute (rotary ones run on, beyond what the model was trained
-        for), and OptionError for a cache in training, or attentions over an evicting cache.
-        """
-        if cache is not None and not use_cache:
-            raise OptionError("a cache was passed with use_cache=False; drop one of the two")
-        if output_attentions and cache is not None and cache.name == "evicting":
-            raise OptionError(
-                "attention weights come with a column for each token, and the heads of an evicting "
-                "cache hold different ones; pass a dynamic cache, or leave output_attentions out"
-            )
-        padded = read_padded(input_ids, attention_mask, position_ids, cache, self.config.vocab_size)
-        self._check_positions(padded)
-        if use_cache and cache is None:
-            cache = make_cache(
-                self.kv_shapes, num_slots=input_ids.shape[0], dtype=self.dtype, device=self.device
-            )
-        record = Record(output_hidden_states, output_attentions)
-        logits = self.run(padded.batch, cache, record)
-        return CausalLMOutput(
-            logits=padded.unpack(logits),
-            cache=cache,
-            hidden_states=tuple(padded.unpack(x) for x in record.hidden) or None,
-            attentions=tuple(padded.unpack_weights(*x) for x in record.attention) or None,
-        )
-
-    def _check_positions(self, padded: PaddedInput) -> None:
-        if not self.is_rotary and int(padded.batch.positions.max()) >= self.config.context:
-            raise ContextLengthError(
-                f"position {int(padded.batch.positions.max())} is past this model's context of "
-                f"{self.config.context}; pass fewer tokens, or start a new cache"
-            )

@@ -16,8 +16,9 @@ from kept.errors import ContextLengthError, OptionError
 from kept.exiting import computing
 from kept.format import format_bytes
 from kept.machine import describe_machine
-from kept.models.causal_lm import CausalLM, ModelConfig
+from kept.models.causal_lm import CausalLM
 from kept.models.encoder_passes import ENCODER_ROWS, passes
+from kept.models.model_config import ModelConfig
 from kept.models.native_encoder import NativeEncoderDecoder
 from kept.models.next_logits import NextLogits
 from kept.models.padded import PaddedInput, read_padded

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kept.errors import CheckpointError, KeptError, OptionError, UnsupportedModelError
-from kept.models.causal_lm import CausalLM, ModelConfig
+from kept.models.causal_lm import CausalLM
 from kept.models.deepseek import Deepseek
 from kept.models.deepseek_config import read_deepseek_config
 from kept.models.deepseek_weights import DEEPSEEK_NAMES, deepseek_weight_map
@@ -33,6 +33,7 @@ from kept.models.mixture import (
     qwen_moe_weight_map,
 )
 from kept.models.mixture_config import read_mixture_config
+from kept.models.model_config import ModelConfig
 from kept.models.olmoe import Olmoe, olmoe_weight_map, read_olmoe_config
 from kept.models.t5 import T5
 from kept.models.t5_config import read_t5_config
