@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from kept.models.experts import Experts
+from kept.models.head_matrices import LatentMatrices
 from kept.models.layers import Linear
 from kept.ops import PackedMatrix
 
@@ -67,7 +68,8 @@ def _layers(part: nn.Module) -> list[Experts]:
 
 def matrix_elements(part: nn.Module) -> int:
     """Numbers in its matrices."""
-    return sum(m.weight.numel() for m in part.modules() if isinstance(m, Linear))
+    linear = sum(m.weight.numel() for m in part.modules() if isinstance(m, Linear))
+    return linear + sum(m.numel for m in part.modules() if isinstance(m, LatentMatrices))
 
 
 def held_bytes(modules: Iterable[nn.Module]) -> int:
@@ -77,6 +79,8 @@ def held_bytes(modules: Iterable[nn.Module]) -> int:
         weight = getattr(module, "weight", None)
         if isinstance(weight, PackedMatrix):
             found[id(weight)] = weight.num_bytes
+        if isinstance(module, LatentMatrices):
+            found.update((id(each), each.num_bytes) for each in module.packed)
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             found[id(tensor)] = tensor.nbytes
     return sum(found.values())

@@ -14,6 +14,7 @@ from kept.bench.kernel_walk import NUM_INPUTS, BoundStep, Case, Stored, Walk, ra
 from kept.bench.shapes import shape_config
 from kept.bench.work import Work, num_pairs
 from kept.cache import memory
+from kept.errors import OptionError
 from kept.machine import MatrixDtype
 from kept.models import build_model
 from kept.ops import AttentionSpec, Codec, HeadSpec, Program, find_kv_codec, lines, pack_matrix
@@ -24,9 +25,15 @@ _BLOCK = 64
 
 
 def shape_heads(shape: str) -> HeadSpec:
-    """How a shape's attention falls into heads. Raises OptionError for no such shape."""
+    """How a shape's attention falls into heads. Raises OptionError for no such shape, and for one
+    that attends latents."""
     model = build_model(shape_config(shape))
     kv = model.kv_shapes[0]
+    if kv.values_in_keys:
+        raise OptionError(
+            f"the attention of {shape} is not timed alone: its values lie in its keys; time the "
+            f"model, as kept bench decode --shape {shape} does"
+        )
     return HeadSpec(model.config.num_heads, kv.num_kv_heads, kv.head_dim)
 
 

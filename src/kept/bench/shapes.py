@@ -131,6 +131,37 @@ def _qwen3_moe(*, experts: int, **fields: Any) -> Config:
     )
 
 
+def _deepseek_v2(*, experts: int, num_experts: int, **fields: Any) -> Config:
+    """experts: the size of each."""
+    scaling = {
+        "type": "yarn",
+        "factor": 40,
+        "mscale": 0.707,
+        "mscale_all_dim": 0.707,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "original_max_position_embeddings": 4096,
+    }
+    return _llama_like(
+        "deepseek_v2",
+        "DeepseekV2ForCausalLM",
+        context=163840,
+        theta=10000.0,
+        eps=1e-6,
+        rope_scaling=scaling,
+        kv_lora_rank=512,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        moe_intermediate_size=experts,
+        n_routed_experts=num_experts,
+        first_k_dense_replace=1,
+        topk_method="greedy",
+        norm_topk_prob=False,
+        **fields,
+    )
+
+
 def _gemma(model_type: str, architecture: str, **fields: Any) -> Config:
     return _llama_like(
         model_type,
@@ -208,6 +239,20 @@ SHAPES: Final[Mapping[str, Config]] = MappingProxyType(
         # billion of which a token meets 0.2.
         "qwen3-30b-a3b-small": _qwen3_moe(
             vocab=32768, width=1024, mlp=3072, layers=14, heads=(16, 2), experts=256, tied=True
+        ),
+        "deepseek-v2-lite": _deepseek_v2(
+            vocab=102400,
+            width=2048,
+            mlp=10944,
+            layers=27,
+            heads=(16, 16),
+            experts=1408,
+            num_experts=64,
+            n_shared_experts=2,
+            num_experts_per_tok=6,
+            q_lora_rank=None,
+            routed_scaling_factor=1.0,
+            tied=False,
         ),
         "llama-3.2-1b": _llama3(
             width=2048, mlp=8192, layers=16, heads=(32, 8), tied=True, rope_factor=32.0, head_dim=64

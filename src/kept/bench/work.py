@@ -137,9 +137,8 @@ class Costs:
         """Multiplications of the tokens from `past` to `length`: queries by keys, weights by
         values."""
         return sum(
-            2
-            * self.num_heads
-            * s.head_dim
+            self.num_heads
+            * (s.head_dim + s.value_width)
             * (num_pairs(length, s.window) - num_pairs(past, s.window))
             for s in self.kv_shapes
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kept.models.layers import parameter
-from kept.ops import HeadMatrices, LatentSpec, pack_heads
+from kept.ops import HeadMatrices, LatentSpec, PackedMatrix, pack_heads
 
 
 class LatentMatrices(nn.Module):
@@ -19,8 +19,19 @@ class LatentMatrices(nn.Module):
         super().__init__()
         self._latent = latent
         size = latent.num_heads * (latent.plain + value_dim), latent.latent
+        self._numel = size[0] * size[1]
         self.weight: Tensor | None = parameter(*size)
         self._packed: tuple[HeadMatrices, HeadMatrices] | None = None
+
+    @property
+    def numel(self) -> int:
+        """How many numbers the matrices are."""
+        return self._numel
+
+    @property
+    def packed(self) -> tuple[PackedMatrix, ...]:
+        """Of all heads, where the kernels have them."""
+        return () if self._packed is None else sum((each.packed for each in self._packed), ())
 
     @property
     def keys(self) -> HeadMatrices:

@@ -228,6 +228,7 @@ def test_the_reference_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--shape", "gpt9"], "no shape is called 'gpt9'"),
         (["--formats", "fp32,fp8"], "'fp8' is not one of fp32"),
         (["--codecs", "float64"], "'float64' is not one of float32"),
+        (["--shape", "deepseek-v2-lite"], "kept bench decode --shape deepseek-v2-lite"),
         (["--rows", "0"], "rows=0: give at least 1"),
         (["--rows", "", "--lengths", ""], "nothing to measure"),
     ],

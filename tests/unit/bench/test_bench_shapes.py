@@ -27,6 +27,7 @@ PARAMETERS = {
     "qwen2.5-7b": 7_615_616_512,
     "qwen3-0.6b": 596_049_920,
     "qwen3-1.7b": 1_720_574_976,
+    "deepseek-v2-lite": 15_706_484_224,
     "llama-3.2-1b": 1_235_814_400,
     "llama-3.2-3b": 3_212_749_824,
     "llama-3.1-8b": 8_030_261_248,
@@ -53,6 +54,7 @@ CACHE_BYTES = {
     "qwen2.5-7b": 2 * 28 * 4 * 128 * 2,
     "qwen3-0.6b": 2 * 28 * 8 * 128 * 2,
     "qwen3-1.7b": 2 * 28 * 8 * 128 * 2,
+    "deepseek-v2-lite": 27 * (512 + 64) * 2,  # what keys and values are made of
     "llama-3.2-1b": 2 * 16 * 8 * 64 * 2,
     "llama-3.2-3b": 2 * 28 * 8 * 128 * 2,
     "llama-3.1-8b": 2 * 32 * 8 * 128 * 2,
@@ -71,6 +73,7 @@ CONTEXTS = {
     "qwen2.5-7b": 131072,
     "qwen3-1.7b": 40960,
     "qwen3-30b-a3b": 40960,
+    "deepseek-v2-lite": 163840,
     "llama-3.2-1b": 131072,
     "llama-2-7b": 4096,
     "mistral-7b-v0.1": 32768,

@@ -118,3 +118,33 @@ def test_the_floor_is_the_slower_of_reading_and_arithmetic() -> None:
     assert work.floor(bandwidth=100, peak=1000) == 10
     assert work.floor(bandwidth=1000, peak=1000) == 5
     assert work.floor(bandwidth=1000, peak=None) == pytest.approx(1)
+
+
+def test_latents_are_attended_as_they_are_and_their_matrices_count() -> None:
+    """Two heads of 64 numbers and 16 that turn, over latents of 32, and values of 96."""
+    config = {
+        **TINY,
+        "model_type": "deepseek_v3",
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "num_attention_heads": 2,
+        "q_lora_rank": None,
+        "kv_lora_rank": 32,
+        "qk_nope_head_dim": 64,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 96,
+        "first_k_dense_replace": 2,
+    }
+    model = random_model(config, torch.float32, seed=0)
+    costs = Costs.of(model)
+    latents = 2 * 32 * (64 + 96)
+    attention = 16 * 2 * 80 + 16 * 48 + latents + 2 * 96 * 16
+    assert costs.block_elements == 2 * (attention + 3 * 16 * 24)
+    assert costs.kv_bytes(10) == 10 * 2 * 48 * 4
+    assert costs.operations(0, 1, 0) == 2 * (costs.block_elements + 2 * 2 * (48 + 32))
+    held = weight_bytes(model)
+    prepare(model)
+    if model.native is not None:  # in panels of 32 outputs and inputs; of these none is filled up
+        rest = {"q", "kv_a", "out", "gate_up", "down", "head"}
+        filled = [m for n, m in model.named_modules() if n.rpartition(".")[2] in rest]
+        grown = sum(m.weight.num_bytes - 4 * m.weight.num_out * m.weight.num_in for m in filled)
+        assert weight_bytes(model) == held + grown
