@@ -14,7 +14,6 @@ from kept.llm.options import check_single
 from kept.llm.prompts import Prompt, Prompts, start_token
 from kept.llm.reading import Message, Reading
 from kept.llm.stream import Stream
-from kept.llm.translating import towards
 from kept.options import CacheOptions, ResolvedCacheOptions
 from kept.sampling import ResolvedParams, SamplingParams
 
@@ -64,7 +63,7 @@ class LLM(Reading):
         resolved, caching = self.resolve(params, options, cache_options)
         seed = options.get("seed", None if params is None else params.seed)
         read = self._read(prompts, attention_mask, src_lang=src_lang)
-        resolved, start = self._towards(resolved, tgt_lang, params, options)
+        resolved, start = self.towards(resolved, tgt_lang, _forced(params, options))
         found = self._begin(
             read, resolved, caching, vary=seed is None, adapter=adapter, start=start
         )
@@ -90,7 +89,7 @@ class LLM(Reading):
         resolved, caching = self.resolve(params, options, cache_options)
         check_single(resolved)
         read = self._read(prompt, attention_mask, single=True, src_lang=src_lang)
-        resolved, start = self._towards(resolved, tgt_lang, params, options)
+        resolved, start = self.towards(resolved, tgt_lang, _forced(params, options))
         found = self._begin(read, resolved, caching, interactive=True, adapter=adapter, start=start)
         return Stream(found)
 
@@ -190,22 +189,13 @@ class LLM(Reading):
         *,
         interactive: bool = False,
         adapter: str | None = None,
+        start: int | None = None,
     ) -> Generation:
         """As `begin`, for tokens that `read` or `read_chat` gave. interactive: somebody reads
-        along."""
-        return self._begin([tokens], params, caching, interactive=interactive, adapter=adapter)
-
-    def _towards(
-        self,
-        resolved: ResolvedParams,
-        tgt_lang: str | None,
-        params: SamplingParams | None,
-        options: Mapping[str, Any],
-    ) -> tuple[ResolvedParams, int | None]:
-        """See `towards`."""
-        asked = None if params is None else params.forced_bos_token_id
-        forced = options.get("forced_bos_token_id", asked)
-        return towards(resolved, self.tokenizer, tgt_lang, forced)
+        along. start: as `towards` gave it."""
+        return self._begin(
+            [tokens], params, caching, interactive=interactive, adapter=adapter, start=start
+        )
 
     def _begin(
         self,
@@ -232,3 +222,9 @@ class LLM(Reading):
             interactive=interactive,
             adapter=self.model.find_adapter(adapter),
         )
+
+
+def _forced(params: SamplingParams | None, options: Mapping[str, Any]) -> object:
+    """What a caller says a text begins with."""
+    asked = None if params is None else params.forced_bos_token_id
+    return options.get("forced_bos_token_id", asked)

@@ -11,6 +11,7 @@ from kept.llm.loaded import Loaded
 from kept.llm.options import read_template_options
 from kept.llm.padding import padding_of
 from kept.llm.prompts import Prompt, Prompts, read_prompts
+from kept.llm.translating import towards
 from kept.llm.turn_ends import turn_end, with_turn_ends
 from kept.sampling import ResolvedParams
 from kept.text import ChatTemplate
@@ -85,11 +86,19 @@ class Reading(Loaded):
         assert self.tokenizer is not None
         return turn_end(self.chat_template, self.tokenizer)
 
-    def read(self, prompt: Prompt) -> list[int]:
-        """The tokens of one prompt, a text or ids, with nothing taken for padding. Raises as
-        `generate`."""
-        [tokens] = read_prompts(prompt, self.tokenizer, self.model.config.vocab_size, single=True)
+    def read(self, prompt: Prompt, src_lang: str | None = None) -> list[int]:
+        """The tokens of one prompt, a text or ids, with nothing taken for padding. Arguments and
+        errors as of `generate`."""
+        size = self.model.config.vocab_size
+        [tokens] = read_prompts(prompt, self.tokenizer, size, single=True, src_lang=src_lang)
         return tokens
+
+    def towards(
+        self, params: ResolvedParams, tgt_lang: str | None, forced: object = None
+    ) -> tuple[ResolvedParams, int | None]:
+        """Options of a text in that language, and what its decoder starts from; see
+        `translating.towards`."""
+        return towards(params, self.tokenizer, tgt_lang, forced)
 
     def _read(
         self, prompts: Prompts, mask: Any, single: bool = False, src_lang: str | None = None

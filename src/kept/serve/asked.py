@@ -53,7 +53,8 @@ class Asked:
     timeout: seconds from now after which nobody wants it, None: never.
     interactive: somebody reads along. wants_progress: say how far the prompt is read. fields: what
     the wire calls fields of `params`, for errors. grammar_field: what it calls the one that holds
-    the grammar. adapter: which of the model's the texts go through, None: none.
+    the grammar. adapter: which of the model's the texts go through, None: none. src_lang, tgt_lang:
+    the languages of prompts and texts, see `LLM.generate`.
     """
 
     prompts: tuple[Prompt, ...]
@@ -68,6 +69,8 @@ class Asked:
     fields: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     grammar_field: str | None = None
     adapter: str | None = None
+    src_lang: str | None = None
+    tgt_lang: str | None = None
 
     @property
     def num_texts(self) -> int:

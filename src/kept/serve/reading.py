@@ -42,7 +42,7 @@ def read(llm: LLM, asked: Asked, caching: ResolvedCacheOptions) -> list[Read]:
     """Every prompt of a request. Raises what is wrong with it, before anything is computed."""
     found = []
     for number, prompt in enumerate(asked.prompts):
-        tokens = read_prompt(llm, prompt)
+        tokens = read_prompt(llm, prompt, asked.src_lang)
         shape = shape_of(llm, prompt, tokens)
         wanted = shaped(llm, asked, prompt, shape)
         params, copies = resolve(llm, wanted, isinstance(prompt, Chat))
@@ -53,8 +53,14 @@ def read(llm: LLM, asked: Asked, caching: ResolvedCacheOptions) -> list[Read]:
         if number and asked.params.seed is None:
             params = replace(params, seed=fresh_seed())
         _check_length(llm, tokens, caching)
+        params, start = llm.towards(params, asked.tgt_lang)
         generation = llm.begin_tokens(
-            tokens, params, caching, interactive=asked.interactive, adapter=asked.adapter
+            tokens,
+            params,
+            caching,
+            interactive=asked.interactive,
+            adapter=asked.adapter,
+            start=start,
         )
         [request] = generation.requests
         request.tenant, request.salt = asked.tenant.name, asked.tenant.salt
@@ -75,10 +81,10 @@ def _check_ends(llm: LLM, ends: Sequence[int]) -> None:
         )
 
 
-def read_prompt(llm: LLM, prompt: Prompt) -> Sequence[int]:
+def read_prompt(llm: LLM, prompt: Prompt, src_lang: str | None = None) -> Sequence[int]:
     """The tokens of a prompt. Raises OptionError, or TemplateError."""
     if not isinstance(prompt, Chat):
-        return llm.read(prompt)
+        return llm.read(prompt, src_lang)
     options = dict(prompt.template_options)
     if prompt.tools:
         options["tools"] = list(prompt.tools)

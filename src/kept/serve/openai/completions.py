@@ -38,6 +38,9 @@ class CompletionRequest(Sampling):
     echo: bool = False
     best_of: Annotated[int, Field(ge=0, le=4096)] | None = None
     suffix: str | None = None
+    # Of kept, for models that translate:
+    src_lang: ShortText | None = None
+    tgt_lang: ShortText | None = None
     # Of no effect on the text:
     metadata: dict[str, Any] | None = None
     store: bool | None = None
@@ -79,6 +82,8 @@ class CompletionRequest(Sampling):
             interactive=self.stream,
             wants_progress=self.return_progress,
             fields=FIELDS,
+            src_lang=self.src_lang,
+            tgt_lang=self.tgt_lang,
         )
 
 
