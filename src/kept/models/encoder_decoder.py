@@ -215,7 +215,8 @@ class EncoderDecoderLM(CausalLM):
             (mutated); with use_cache and none, a dynamic one is made and returned.
 
         Raises OptionError for shapes, ids or masks that do not fit, and for a cache in training;
-        CacheError for new inputs where the cache holds tokens that attended others.
+        ContextLengthError past the context of either side where positions are absolute; CacheError
+        for new inputs where the cache holds tokens that attended others.
         """
         if cache is not None and not use_cache:
             raise OptionError("a cache was passed with use_cache=False; drop one of the two")
