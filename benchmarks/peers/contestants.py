@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from figures import kept_rates, kept_share, peer_rates
-from rows import ENVIRONMENT_OF, Row
+from rows import BLOCKS, ENVIRONMENT_OF, Row
 from worker import Job
 
 HERE = Path(__file__).resolve().parent
@@ -51,7 +51,6 @@ def _measure_kept(row: Row, setting: Setting) -> Found:
     command = [sys.executable, "-m", "kept", "bench", "prefill" if row.is_prefill else "decode"]
     options = {
         "model": model,
-        "dtype": "bfloat16",
         "prompt-tokens": row.prompt,
         "batch": row.batch,
         "runs": setting.runs,
@@ -60,8 +59,10 @@ def _measure_kept(row: Row, setting: Setting) -> Found:
     }
     if not row.is_prefill:
         options["new"] = row.new
-    if row.weights != "bf16":
-        options["quantize"] = row.weights
+    if row.weights not in BLOCKS:
+        options["dtype"] = "bfloat16"
+        if row.weights != "bf16":
+            options["quantize"] = row.weights
     if row.cache != "bf16":
         options["kv-dtype"] = row.cache
     for option, value in options.items():

@@ -17,16 +17,17 @@ NAMES: Final = {
     "vllm": "vLLM",
 }
 _OPENVINO: Final = {"bf16": "ov-", "int8": "ov8-", "int4": "ov4-"}
-_GGUF: Final = {"bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}
+_GGUF: Final = {"bf16": "bf16", "int8": "q8_0", "int4": "q4_0", "q8_0": "q8_0", "q4_0": "q4_0"}
+BLOCKS: Final = ("q8_0", "q4_0")  # of a GGUF file, which kept reads as well
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One piece of work that kept and its peers are given.
 
-    model: a checkpoint under FOLDER/models. weights, cache: bf16, int8 or int4. batch: sequences
-    side by side. new: tokens drawn after each prompt; with 1 the reading of the prompt is what is
-    measured.
+    model: a checkpoint under FOLDER/models. weights, cache: bf16, int8 or int4; weights also the
+    blocks of a GGUF file, which is then the same for all. batch: sequences side by side. new:
+    tokens drawn after each prompt; with 1 the reading of the prompt is what is measured.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Row:
             return models / f"{_OPENVINO[self.weights]}{self.model}"
         if peer == "ctranslate2":
             return models / f"ct2-{self.model}"
-        if peer == "llamacpp":
+        if peer == "llamacpp" or self.weights in BLOCKS:
             return models / f"{self.model}-{_GGUF[self.weights]}.gguf"
         return models / self.model
 
@@ -83,6 +84,9 @@ ROWS: Final = (
         ("openvino", "ctranslate2", "llamacpp"),
     ),
     Row("qwen05-int4-decode", "qwen05", "int4", "bf16", 1, 128, 64, ("openvino", "llamacpp")),
+    Row("qwen05-q8_0-decode", "qwen05", "q8_0", "bf16", 1, 128, 64, ("llamacpp",)),
+    Row("qwen05-q4_0-decode", "qwen05", "q4_0", "bf16", 1, 128, 64, ("llamacpp",)),
+    Row("qwen05-q4_0-prefill-128", "qwen05", "q4_0", "bf16", 1, 128, 1, ("llamacpp",)),
     Row("gpt2-bf16-decode", "gpt2", "bf16", "bf16", 1, 8, 500, ("openvino", "llamacpp")),
     Row("gpt2-int8-decode", "gpt2", "int8", "bf16", 1, 8, 500, ("openvino", "llamacpp")),
     Row(

@@ -73,29 +73,45 @@ def read_mxfp4(tensor: GGUFTensor, start: int, stop: int) -> Mxfp4Matrix:
     return Mxfp4Matrix(codes.flatten(1), blocks[..., 0].contiguous())
 
 
+class ReadingRoom:
+    """Memory that pieces of rows are read into, each where the one before was: what is new to a
+    process takes longer to come by than what is then read into it."""
+
+    def __init__(self) -> None:
+        self._held = np.empty(0, dtype=np.uint8)
+
+    def rows(self, count: int, row_bytes: int) -> Any:
+        """Room for so many rows (count, row_bytes) uint8, in place of what was there."""
+        size = count * row_bytes
+        if self._held.nbytes < size:
+            self._held = np.empty(size, dtype=np.uint8)
+        return self._held[:size].reshape(count, row_bytes)
+
+
 def block_matrix(
-    tensor: GGUFTensor, size: tuple[int, int], start: int, order: Tensor | None = None
+    tensor: GGUFTensor,
+    size: tuple[int, int],
+    start: int,
+    order: Tensor | None = None,
+    room: ReadingRoom | None = None,
 ) -> BlockMatrix:
     """A matrix of `size` (out, in) in Q8_0 or Q4_0, of the rows of a tensor from `start` on.
 
-    order: as of `read_rows`. Reading it raises as `read_rows`.
+    order: as of `read_rows`; room: where its pieces are to lie. Reading it raises as `read_rows`.
     """
-    pieces = partial(_read_blocks, tensor, start, size[0], order)
+    pieces = partial(_read_blocks, tensor, start, size[0], order, room or ReadingRoom())
     return BlockMatrix(KEPT_BLOCKS[tensor.type.name], *size, pieces)
 
 
 def _read_blocks(
-    tensor: GGUFTensor, start: int, count: int, order: Tensor | None
+    tensor: GGUFTensor, start: int, count: int, order: Tensor | None, room: ReadingRoom
 ) -> Iterator[tuple[int, Tensor]]:
-    """Pieces of rows, each read where the one before was: memory that is new to a process takes
-    longer to come by than what is then read into it."""
     if order is not None:
         yield 0, torch.from_numpy(_read(tensor, start, start + count)[order.numpy()])
         return
     step = min(max(_PIECE_BYTES // tensor.row_bytes // _PANEL, 1) * _PANEL, count)
-    room = np.empty((step, tensor.row_bytes), dtype=np.uint8)
     for first in range(0, count, step):
-        rows = room[: min(step, count - first)]
+        rows = room.rows(min(step, count - first), tensor.row_bytes)
         _read_into(rows, tensor, start + first)
         yield first, torch.from_numpy(rows)
 

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from kept.gguf import GGUFHeader
-from kept.models.gguf_blocks import KEPT_BLOCKS, block_matrix, dtype_of, read_mxfp4, read_rows
+from kept.models.gguf_blocks import (
+    KEPT_BLOCKS,
+    ReadingRoom,
+    block_matrix,
+    dtype_of,
+    read_mxfp4,
+    read_rows,
+)
 from kept.models.gguf_source import Source
 from kept.models.safetensors_file import TensorInfo
 from kept.ops.blocks import CodedMatrix
@@ -35,6 +42,7 @@ class GGUFWeights:
             for name, source in sources.items()
         }
         self.metadata: Mapping[str, str] = {}
+        self._room = ReadingRoom()
 
     @property
     def paths(self) -> list[Path]:
@@ -86,10 +94,13 @@ class GGUFWeights:
         if format == "mxfp4":
             return read_mxfp4(source.tensor, source.first, source.first + source.num_rows)
         num_out, num_in = source.shape
-        return block_matrix(source.tensor, (num_out, num_in), source.first, source.order)
+        return block_matrix(
+            source.tensor, (num_out, num_in), source.first, source.order, self._room
+        )
 
     def close(self) -> None:
-        """Nothing is held between reads."""
+        """Let go of the room that blocks were read into."""
+        self._room = ReadingRoom()
 
 
 def _less(numbers: Tensor, less: float) -> Tensor:
