@@ -10,8 +10,8 @@ from typing import Any
 from kept.cache import KVShape
 from kept.errors import CheckpointError
 from kept.models.experts import ExpertsConfig
-from kept.models.fields import MAX_HEAD, MAX_LAYERS, Fields
-from kept.models.mixture_config import MAX_EXPERTS, read_top_k
+from kept.models.fields import MAX_EXPERTS, MAX_HEAD, MAX_LAYERS, Fields
+from kept.models.mixture_config import read_top_k
 from kept.models.rope_config import RopeConfig, read_rope
 from kept.ops import ACTIVATIONS, LatentSpec, Routing
 
