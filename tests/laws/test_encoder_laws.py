@@ -44,6 +44,13 @@ KINDS = {
     "dynamic": {}, "static": {"max_cache_len": 150}, "sliding": {"sliding_window": 150},
 }  # fmt: skip
 
+CASES: tuple[tuple[str, KVDtype, int], ...] = (
+    ("dynamic", "bfloat16", 1100),
+    ("static", "int8", 130),
+    ("sliding", "float32", 130),
+    ("dynamic", "int4", 200),
+)
+
 every_product = pytest.mark.parametrize(
     ("format", "activations"),
     [(x, "bfloat16") for x in FORMATS] + [(x, "int8") for x in QUANTIZED_FORMATS],
@@ -169,21 +176,15 @@ def test_repeated_steps_are_steps_prepared_anew(format: str, activations: Activa
 
 @needs_native
 @every_product
-@pytest.mark.parametrize(
-    ("kind", "codec", "longest"),
-    [
-        ("dynamic", "bfloat16", 1100),
-        ("static", "int8", 130),
-        ("sliding", "float32", 130),
-        ("dynamic", "int4", 200),
-    ],
-)
+@pytest.mark.parametrize("case", range(len(CASES)))
 def test_logits_depend_on_prefix_and_input_alone(
-    format: str, activations: Activations, kind: str, codec: KVDtype, longest: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    format: str, activations: Activations, case: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each product meets every model in one of the cases, and each case several models."""
+    kind, codec, longest = CASES[case]
     random = Random(f"{format} {activations} {kind} {codec}")
-    model = make(random.choice(list(CONFIGS)), format, activations)
+    names, turn = list(CONFIGS), FORMATS.index(format) + (activations == "int8")
+    model = make(names[(case + turn) % len(names)], format, activations)
     sources, texts = inputs_and_texts(random, longest)
     expected = [alone(model, *pair, codec) for pair in zip(sources, texts, strict=True)]
     monkeypatch.setattr(encoder_passes, "ENCODER_ROWS", 150)
