@@ -6,6 +6,8 @@
 namespace kept {
 namespace {
 
+constexpr std::int64_t kLeastHeads = 16;  // of a row that one thread goes through: a turn of them
+
 using Group = std::vector<std::size_t>;  // rows that go through a chunk together, by number
 
 // The first token that a row sees, of those whose row has `query` tokens before it.
@@ -184,18 +186,34 @@ class Planner {
     AttendPlan made_;
 };
 
+// Where all heads have one key and rows are fewer than threads, threads share the heads of a row:
+// products with a latent outweigh reading it more than once.
+AttentionShape split_heads(const Step& step, AttentionShape shape, std::int64_t threads) {
+    if (!shape.in_keys) return shape;
+    const std::int64_t rows = query_rows(shape.heads / shape.kv_heads);
+    std::int64_t parts = 0;
+    for (std::size_t s = 0; s + 1 < step.starts.size(); ++s)
+        parts += (step.starts[s + 1] - step.starts[s] + rows - 1) / rows;
+    const auto halves = [&] {
+        const std::int64_t share = shape.heads / shape.kv_heads;
+        return share % 2 == 0 && share / 2 >= kLeastHeads;
+    };
+    while (parts * shape.kv_heads < threads && halves()) shape.kv_heads *= 2, shape.split *= 2;
+    return shape;
+}
+
 }  // namespace
 
 bool AttendPlan::fits(const AttentionShape& other, std::int64_t other_layout) const {
     return layout == other_layout && shape.heads == other.heads &&
-           shape.kv_heads == other.kv_heads && shape.value_dim == other.value_dim &&
+           shape.stored_heads() == other.stored_heads() && shape.value_dim == other.value_dim &&
            shape.causal == other.causal && shape.window == other.window &&
            shape.sinks == other.sinks;
 }
 
 AttendPlan make_attend_plan(const Step& step, const AttentionShape& shape, std::int64_t layout,
                             std::int64_t threads) {
-    return Planner(step, shape, layout, threads).make();
+    return Planner(step, split_heads(step, shape, threads), layout, threads).make();
 }
 
 }  // namespace kept

@@ -47,8 +47,12 @@ struct UnitRows {
         return {};
     }
     BlockEntries where(const AttendRows& rows, std::int64_t token) const {
-        return {args.layout,         args.sequences.tables, rows.sequence,
-                args.shape.kv_heads, unit.kv_head,          token};
+        return {args.layout,
+                args.sequences.tables,
+                rows.sequence,
+                args.shape.stored_heads(),
+                unit.kv_head / args.shape.split,
+                token};
     }
 };
 

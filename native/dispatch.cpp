@@ -147,7 +147,7 @@ std::int64_t linear_scratch(const Weights& weights, std::int64_t rows) {
 std::int64_t attend_scratch(const AttentionShape& shape) {
     constexpr std::int64_t kLanes = 16, kMost = 16;  // of the widest vectors, and queries of a turn
     const std::int64_t share = shape.heads / shape.kv_heads;
-    const std::int64_t q = query_rows(share) * share,
+    const std::int64_t q = std::max(share, kMaxQueries),
                        padded = round_up(std::max(shape.head_dim, shape.value_dim), 64);
     const std::int64_t groups = padded / 32;
     // Queries and two states; keys, values and their copies; weights, scores and scales of a tile;

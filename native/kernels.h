@@ -174,6 +174,10 @@ struct AttentionShape {
     float softcap;  // 0: none
     std::int64_t value_dim;
     bool in_keys = false;
+    // Groups of heads that share a stored key/value head: 1, or where units go by fewer heads.
+    std::int64_t split = 1;
+
+    std::int64_t stored_heads() const { return kv_heads / split; }
 
     // Numbers in the stored rows that values are read from.
     std::int64_t value_row() const { return in_keys ? head_dim : value_dim; }

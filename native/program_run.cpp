@@ -255,6 +255,8 @@ void Program::for_each_layer(Run& run, const Attend& op, const F& f) {
     for (std::int64_t i = 0; i < num_layers(run.step, op); ++i) {
         const AttendPlan& units = plan(run.step, op, i);
         AttendArgs args = attend_args(run, op, layer_of(run.step, op.layer, op.crossing, i));
+        args.shape.kv_heads = units.shape.kv_heads;
+        args.shape.split = units.shape.split;
         args.all_rows = units.rows.data();
         args.partials = partials;
         partials += units.floats;

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "c_attn", "attn.c_proj")
+LATENT = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "c_attn", "attn.c_proj", *LATENT)
 EVERY = (*ATTENTION, "gate_proj", "up_proj", "down_proj", "c_fc", "mlp.c_proj")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kept.cache import KVShape, make_cache
-from kept.ops import AttentionSpec, attend_stored
+from kept.ops import AttentionSpec, attend_stored, use_threads
 
 CODECS = ("float32", "float16", "bfloat16", "int8", "int4", "k8v4", ("int4", "bfloat16"))
 WIDTHS = ((48, 32), (24, 72), (5, 130), (576, 512))
@@ -87,3 +87,17 @@ def test_sums_over_wide_heads_stay_within_an_int32(isa: str) -> None:
     k[0, 0, 1] = -127.0
     found = attended(shape, "int8", k, k[..., :512], torch.full((1, 2, 576), size))
     torch.testing.assert_close(found, torch.full((1, 2, 512), 127.0))
+
+
+@pytest.mark.parametrize("codec", ["float32", "bfloat16", "int8", "int4"])
+def test_threads_share_the_heads_of_a_row(isa: str, codec: str) -> None:
+    inside = KVShape(1, 48, value_dim=32, values_in_keys=True)
+    k = torch.randn(1, 1, LENGTH, 48)
+    for heads, rows in ((32, 1), (24, 2), (5, 1), (200, 1)):
+        q = torch.randn(rows, heads, 48)
+        found = attended(inside, codec, k, k[..., :32], q)
+        for threads in (1, 3, 7):
+            use_threads(threads)
+            assert torch.equal(attended(inside, codec, k, k[..., :32], q), found)
+        few = attended(inside, codec, k, k[..., :32], q[:, :4])
+        assert torch.equal(few, found[:, :4])
