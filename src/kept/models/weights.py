@@ -66,6 +66,7 @@ class StoredWeights:
         self._largest = max(sizes, default=0)
         self._name_of: dict[int, str] = {}
         self._since_given_back = 0
+        self._room = torch.empty(0, dtype=torch.uint8, device="cpu")
         checkpoint.close()  # comparing tied tensors may have mapped some
         if progress is not None:
             progress(0, self._total)
@@ -74,9 +75,9 @@ class StoredWeights:
         """The numbers of parameter `name`.
 
         exact: as they are stored, whatever the dtype to load in; tensors of several dtypes meet in
-        float32. borrow: they may lie in the mapped file, and are to be dropped before the next
-        `read`. Raises `WeightsError` for a tensor that is unreadable, and for values that the dtype
-        cannot hold.
+        float32. borrow: they may lie in the mapped file, or where the next ones will, and are to be
+        dropped before the next `read`. Raises `WeightsError` for a tensor that is unreadable, and
+        for values that the dtype cannot hold.
         """
         copies, shape = self._copies[name], self._meta[name].shape
         if not copies:  # which the files leave out because it is zero
@@ -96,13 +97,24 @@ class StoredWeights:
             # A file may begin its numbers at any byte, and kernels want them where they belong.
             return found if found.data_ptr() % dtype.itemsize == 0 else found.clone()
         with computing():
-            filled = torch.empty(shape, dtype=dtype, device=self._device)
+            if borrow and self._device.type == "cpu":
+                filled = self._borrowed(shape, dtype)
+            else:
+                filled = torch.empty(shape, dtype=dtype, device=self._device)
         for copy, info in zip(copies, stored, strict=True):
             self._make_room(info.num_bytes)
             with computing():
                 _fill(filled, self._checkpoint, copy)
             self._tell(info.num_bytes)
         return filled
+
+    def _borrowed(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Room for a matrix, in place of the one before: memory that is new to a process takes
+        longer to come by than a matrix to be copied."""
+        size = shape.numel() * dtype.itemsize
+        if self._room.numel() < size:
+            self._room = torch.empty(size, dtype=torch.uint8, device="cpu")
+        return self._room[:size].view(dtype).view(shape)
 
     def place_all(self) -> None:
         """Read every parameter into the module; if that raises, the module is as it was.
@@ -209,6 +221,7 @@ class StoredWeights:
         if self._progress is not None:
             self._progress(self._done, self._total)
         if self._done == self._total:
+            self._room = self._room[:0].clone()
             self._checkpoint.close()
 
 
