@@ -57,6 +57,21 @@ def test_info_and_plan_say_what_it_becomes(blocks: Path) -> None:
 
 
 @packs
+def test_what_is_lost_of_what_is_stored(blocks: Path, tmp_path: Path) -> None:
+    text, out = tmp_path / "a.txt", tmp_path / "a.json"
+    text.write_text("def add(a, b):\n    return a + b\n" * 4)
+    options = ("--text", text, "--formats", "stored,int4", "--kv-dtypes", "", "--json", out)
+    done = kept("bench", "quality", "--model", blocks, *options)
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(out.read_text())["weights"]
+    model = LLM(blocks).model
+    assert found["stored"]["bits"] == 8 * stored_bytes(model) / model.num_parameters
+    assert found["fp32"]["bits"] == 32
+    losses = {name: each["divergence"] for name, each in found.items() if name != "fp32"}
+    assert losses["stored"] < losses["int4"] / 4, losses
+
+
+@packs
 @pytest.mark.parametrize("format", ["int8", "int4"])
 def test_quantizing_keeps_bits_tokens_and_template(
     format: str, blocks: Path, tmp_path: Path

@@ -24,9 +24,10 @@ from kept.models import CausalLM, load_model, open_checkpoint
 from kept.models.quantized_format import quantized_format
 from kept.ops.quantize import INT4_GROUP, QUANTIZED_FORMATS
 
-WeightFormat = Literal["fp32", "bf16", "int8", "int4"]
+WeightFormat = Literal["fp32", "bf16", "int8", "int4", "stored"]
 FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
-# Of codes and group scales; int8's scale a row, 32 / in bits, is left out.
+# Of codes and group scales; int8's scale a row, 32 / in bits, is left out. What is stored has bits
+# of its own.
 BITS: Mapping[WeightFormat, float] = {
     "fp32": 32,
     "bf16": 16,
@@ -53,7 +54,8 @@ def load_variant(
 
     fp32 and bf16 are the dtype of the whole model. int8 and int4 round its fp32 weights, the
     embedding and the head included, and compute as `kept.LLM(source, quantize=format)` does.
-    activations: of these two, as there.
+    stored: as `kept.LLM(source)` holds them where nothing is asked for, blocks of a GGUF file that
+    stay as they are among them. activations: of these three, as there.
     progress: called with the bytes read and their total; packing: with the weights quantized, or
     packed for the kernels, and their total.
 
@@ -68,6 +70,8 @@ def load_variant(
             f"{checkpoint.folder} holds its weights as {held}, and not those in fp32 that formats "
             "are compared with; name the checkpoint it was made from"
         )
+    if format == "stored":
+        return load_model(checkpoint, activations=activations, progress=progress, packing=packing)
     return load_model(
         checkpoint,
         dtype=torch.bfloat16 if format == "bf16" else torch.float32,

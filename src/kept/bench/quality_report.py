@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kept import ops
 from kept.bench.json_report import header
-from kept.bench.quality import BITS, Quality, Score
+from kept.bench.quality import BITS, Quality, Score, WeightFormat
 from kept.bench.subject import Subject
 from kept.bench.tables import new_table
 from kept.format import format_count
@@ -24,13 +24,19 @@ from kept.ops import find_kv_codec
 class Setting:
     """What was measured on.
 
-    subject: the model in fp32. text: in words. context: tokens a window reads at most.
+    subject: the model in fp32. text: in words. context: tokens a window reads at most. stored_bits:
+    of a weight as the checkpoint is loaded by itself, where that is measured.
     """
 
     subject: Subject
     text: str
     context: int
     num_windows: int
+    stored_bits: float | None = None
+
+    def bits(self, format: WeightFormat) -> float | None:
+        """Of a weight in a format."""
+        return self.stored_bits if format == "stored" else BITS[format]
 
 
 def quality_report(setting: Setting, found: Quality) -> RenderableType:
@@ -51,7 +57,7 @@ def _parts(setting: Setting, found: Quality) -> Iterator[RenderableType]:
             style="yellow",
         )
     yield Text()
-    yield _table(found)
+    yield _table(setting, found)
     if found.kv_scores:
         yield Text()
         yield _kv_table(setting, found)
@@ -64,12 +70,14 @@ def _parts(setting: Setting, found: Quality) -> Iterator[RenderableType]:
     )
 
 
-def _table(found: Quality) -> Table:
+def _table(setting: Setting, found: Quality) -> Table:
     columns = ("weights", "bits", "perplexity", "change (%)", "KL", "top-1 (%)")
     table = new_table("The same text in every format", *columns)
     for name, score in found.scores.items():
         last = ("-", "-", "-") if name == "fp32" else compared(score)
-        table.add_row(name, f"{BITS[name]:g}", f"{score.perplexity:.3f}", *last)
+        bits = setting.bits(name)
+        shown = "-" if bits is None else f"{bits:.3g}"
+        table.add_row(name, shown, f"{score.perplexity:.3f}", *last)
     return table
 
 
@@ -108,7 +116,8 @@ def quality_json(setting: Setting, found: Quality) -> dict[str, Any]:
         "num_windows": setting.num_windows,
         "num_windows_scored": found.num_windows,
         "weights": {
-            name: {"bits": BITS[name], **score_json(score)} for name, score in found.scores.items()
+            name: {"bits": setting.bits(name), **score_json(score)}
+            for name, score in found.scores.items()
         },
         "kv_dtypes": {
             name: {"bytes_per_token": _token_bytes(setting, name), **score_json(score)}

@@ -47,8 +47,9 @@ def quality(
     formats: Annotated[
         str,
         typer.Option(
-            help="Weight formats to measure, separated by commas; fp32, which the others are "
-            "compared with, is always measured.",
+            help="Weight formats to measure, separated by commas: bf16, int8, int4, or stored, as "
+            "the model is held where nothing is asked for (blocks of a GGUF file). fp32, which the "
+            "others are compared with, is always measured.",
             metavar="NAME[,NAME...]",
         ),
     ] = _FORMATS,
@@ -122,7 +123,7 @@ def quality(
         found = measure_quality(models, windows, update, kv_dtypes=caches)
     check_measured(found.num_windows)
     subject = Subject(name, models["fp32"], random=False)
-    setting = Setting(subject, described, context, len(windows))
+    setting = Setting(subject, described, context, len(windows), _bits_of(models.get("stored")))
     targets = [(json_file, write_json(quality_json(setting, found)))]
     deliver(quality_report(setting, found), targets, interrupted=found.interrupted)
 
@@ -183,6 +184,12 @@ def _load(
         with bars(*steps) as (loading, packing):
             found[name] = load_variant(model, name, loading, packing, activations)
     return found
+
+
+def _bits_of(model: CausalLM | None) -> float | None:
+    from kept.bench.work import stored_bytes
+
+    return None if model is None else 8 * stored_bytes(model) / model.num_parameters
 
 
 def _check_evict(evict: bool, budgets: str | None, others: tuple[str, str]) -> None:
