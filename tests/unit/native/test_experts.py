@@ -22,8 +22,17 @@ from .driving import pack_as as pack_others
 WIDTH, INNER, NUM_EXPERTS = 72, 40, 7
 KINDS: tuple[tuple[str, Activations], ...] = (
     *((format, "bfloat16") for format in (*FORMATS, "mxfp4")), ("int8", "int8"), ("int4", "int8"),
+    ("q8_0", "bfloat16"), ("q4_0", "int8"),
 )  # fmt: skip
-CLOSE = {"fp32": 1e-5, "bf16": 2e-2, "int8": 3e-2, "int4": 3e-2, "mxfp4": 2e-2}
+CLOSE = {
+    "fp32": 1e-5,
+    "bf16": 2e-2,
+    "int8": 3e-2,
+    "int4": 3e-2,
+    "mxfp4": 2e-2,
+    "q8_0": 3e-2,
+    "q4_0": 3e-2,
+}
 
 
 def pack_as(format: str, weight: Tensor, *, gated: bool = False) -> PackedMatrix:
