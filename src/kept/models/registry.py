@@ -36,7 +36,7 @@ from kept.models.mixture_config import read_mixture_config
 from kept.models.model_config import ModelConfig
 from kept.models.olmoe import Olmoe, olmoe_weight_map, read_olmoe_config
 from kept.models.t5 import T5
-from kept.models.t5_config import read_t5_config
+from kept.models.t5_config import read_mt5_config, read_t5_config
 from kept.models.t5_weights import t5_weight_map
 
 
@@ -94,6 +94,7 @@ FAMILIES: Mapping[str, Family] = {
         mixtral_weight_map,
         expert_names=MIXTRAL_NAMES,
     ),
+    "mt5": Family("MT5ForConditionalGeneration", read_mt5_config, T5, t5_weight_map),
     "olmoe": Family(
         "OlmoeForCausalLM",
         read_olmoe_config,

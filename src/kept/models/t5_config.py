@@ -82,6 +82,25 @@ def read_t5_config(config: dict[str, Any]) -> T5Config:
     )
 
 
+def read_mt5_config(config: dict[str, Any]) -> T5Config:
+    """Read config.json of model type mt5: a T5 v1.1 of more languages.
+
+    Published configs say that the head is no table, which transformers overrules; either way a head
+    in the file is loaded, and its outputs are never scaled.
+    """
+    usual = {
+        "vocab_size": 250_112,
+        "d_ff": 1024,
+        "num_layers": 8,
+        "num_heads": 6,
+        "feed_forward_proj": "gated-gelu",
+    }
+    given = {name: value for name, value in config.items() if value is not None}
+    return read_t5_config(
+        {**usual, **given, "tie_word_embeddings": True, "scale_decoder_outputs": False}
+    )
+
+
 def _feed_forward(name: object) -> tuple[bool, str]:
     """Whether it is gated, and its activation. "gated-gelu" means the approximation, by T5 v1.1."""
     known = {

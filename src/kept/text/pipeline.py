@@ -34,7 +34,7 @@ _REGISTERED = {
     **dict.fromkeys(("gpt2", "gpt_neo", "gptj", "opt", "phi", "starcoder2"), "GPT2Tokenizer"),
     **dict.fromkeys(("gpt_neox", "mpt", "olmo", "olmoe"), "GPTNeoXTokenizer"),
     **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
-    "t5": "T5Tokenizer",
+    **dict.fromkeys(("mt5", "t5"), "T5Tokenizer"),
     **dict.fromkeys(("glm", "glm4", "granite", "internlm2", "mistral", "mistral3"), GENERIC),
     **dict.fromkeys(("mixtral", "olmo2", "olmo3", "phi3", "stablelm"), GENERIC),
 }

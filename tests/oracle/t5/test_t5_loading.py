@@ -12,14 +12,21 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import kept
 from kept import BackendError, CacheError, ContextLengthError, OptionError, make_cache
 from kept.batch import pack
 from kept.models import build_model, encoder_decoder
+from kept.models.t5_config import read_mt5_config
 
 from ..seq2seq import BASE, START, T5S, VOCAB, Pair, draw, prompts
+from ..test_files import rewrite_config
 
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
 
@@ -174,3 +181,32 @@ def test_a_tied_head_that_is_not_scaled(tmp_path: Path) -> None:
     torch.testing.assert_close(
         found(tokens[0], decoder_input_ids=tokens[1]).logits, expected, **CLOSE
     )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_mt5(tied: bool, tmp_path: Path) -> None:
+    hf = MT5ForConditionalGeneration(MT5Config(**BASE)).eval()
+    if not tied:
+        hf.lm_head.weight = torch.nn.Parameter(torch.randn_like(hf.lm_head.weight))
+    hf.save_pretrained(tmp_path)
+    tokens = draw(2, 9), draw(2, 5, seed=4)
+    expected = hf(input_ids=tokens[0], decoder_input_ids=tokens[1]).logits
+    rewrite_config(tmp_path, tie_word_embeddings=False)  # as published ones have it
+    llm = kept.LLM(tmp_path)
+    found = llm.model(tokens[0], decoder_input_ids=tokens[1]).logits
+    torch.testing.assert_close(found, expected, **CLOSE)
+    texts = hf.generate(tokens[0], do_sample=False, max_new_tokens=12, min_new_tokens=12)
+    ours = llm.generate(tokens[0].tolist(), max_new_tokens=12, min_new_tokens=12)
+    assert [list(x.token_ids) for x in ours] == texts[:, 1:].tolist()
+
+
+def test_what_an_mt5_config_leaves_out() -> None:
+    hf, found = MT5Config(), read_mt5_config({"model_type": "mt5"})
+    assert found.vocab_size == hf.vocab_size
+    assert (found.hidden_size, found.mlp_size) == (hf.d_model, hf.d_ff)
+    assert found.num_encoder_layers == found.num_layers == hf.num_layers
+    assert (found.num_heads, found.head_dim) == (hf.num_heads, hf.d_kv)
+    assert found.gated
+    assert found.activation == hf.dense_act_fn
+    assert found.tied
+    assert found.output_scale == 1.0
