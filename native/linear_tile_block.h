@@ -115,11 +115,11 @@ void block_sums(const TileBlock& x, Upcoming& upcoming, Unfinished& unfinished) 
     std::byte* packed = x.packed;
     for (std::int64_t k = 0; k < x.num_inputs; k += kDotInputs) {
         Tiles::template load<6>(b, kStepBytes);
-        Tiles::template load<4>(a, stride);
+        Tiles::template load_passing<4>(a, stride);
         Tiles::template dot<0, 4, 6>();
         Tiles::template load<7>(b + kTileRowBytes, kStepBytes);
         Tiles::template dot<1, 4, 7>();
-        Tiles::template load<5>(a + kTileRows * stride, stride);
+        Tiles::template load_passing<5>(a + kTileRows * stride, stride);
         Tiles::template dot<2, 5, 6>();
         if constexpr (kPacks) {
             Tiles::template store<4>(packed, kTileRowBytes);

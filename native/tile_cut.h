@@ -15,7 +15,7 @@ namespace kept {
 
 constexpr std::int64_t kTileBlock = 32;                   // rows that matrix tiles take together
 constexpr std::int64_t kTileRowsAtOnce = 512;             // that read weights together
-constexpr std::int64_t kTileSlice = 320;                  // inputs of a slice at most
+constexpr std::int64_t kTileSlice = 640;                  // inputs of a slice at most
 constexpr std::int64_t kTileRowBytesHeld = 1 << 20;       // of rows, in a cache of 2 MiB
 constexpr std::int64_t kTileStretchBytes = 384 << 10;     // of rows beside a group's sums
 constexpr std::int64_t kTileSumBytes = 1 << 20;           // of a group's sums

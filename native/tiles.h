@@ -9,6 +9,7 @@
 //   configure(config), release()     every tile's shape; tiles are zero afterwards
 //   zero<t>()
 //   load<t>(from, stride)            the rows and columns of t's shape, `stride` bytes between rows
+//   load_passing<t>(from, stride)    the same, of what the nearest cache had better not keep
 //   store<t>(to, stride)
 //   dot<c, a, b>()                   c += a b
 #pragma once

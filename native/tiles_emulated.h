@@ -81,6 +81,10 @@ class EmulatedTiles {
         load(t, from, stride);
     }
     template <int t>
+    static void load_passing(const void* from, std::int64_t stride) {
+        load(t, from, stride);
+    }
+    template <int t>
     static void store(void* to, std::int64_t stride) {
         store(t, to, stride);
     }

@@ -98,6 +98,25 @@ def test_more_rows_than_go_together(
         assert torch.equal(stored(x[few], w), whole[few])
 
 
+@pytest.mark.parametrize("kind", ["silu", "gelu_new", "relu"])
+@pytest.mark.parametrize("num_in", [40, 700])
+def test_gates_between_products(tiles: str, kind: str, num_in: int) -> None:
+    """Of many rows they are worked out beside the next panel: fewer rows than steps, and more."""
+    bias, eye = torch.randn(140), pack_as("bf16", torch.eye(70))
+    w = pack_as("bf16", torch.randn(140, num_in) / 8, gated=True, bias=bias)
+    x = inputs("bf16", 70, num_in)
+
+    def gates(rows: Tensor) -> Tensor:
+        rig = Rig()
+        gated = rig.linear(rig.rows(rows, bf16=True), w, "gate", kind)
+        out = rig.linear(gated, eye)
+        return rig.run(len(rows))[0].rows(out, len(rows))
+
+    whole = gates(x)
+    for first, last in ((0, 1), (69, 70), (0, 16), (9, 26), (30, 63), (2, 70)):
+        assert torch.equal(gates(x[first:last]), whole[first:last])
+
+
 @formats
 def test_any_number_of_threads(tiles: str, format: str) -> None:
     w = some(format, 96, 230)

@@ -79,7 +79,7 @@ void on_unknown_instruction(int, siginfo_t*, void* context) {
         EmulatedTiles::release();
     else if (what == 0x496)
         EmulatedTiles::zero(i.reg);
-    else if (what == 0x4b7)
+    else if (what == 0x4b7 || what == 0x4b3)  // TILELOADD, TILELOADDT1
         EmulatedTiles::load(i.reg, i.address, i.stride);
     else if (what == 0x4b5)
         EmulatedTiles::store(i.reg, i.address, i.stride);
