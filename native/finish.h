@@ -68,6 +68,13 @@ inline void offer(TopRow& top, std::int64_t column, int count, vf y, const float
     }
 }
 
+// Logits of many rows are more than caches hold, and most of them nobody reads: to fetch what they
+// overwrite would take longer than to write them.
+inline bool writes_past_caches(const LinearArgs& args, const float* out) {
+    return args.rows > kFewRows &&
+           reinterpret_cast<std::uintptr_t>(out) % static_cast<std::uintptr_t>(W * 4) == 0;
+}
+
 inline void put_logits(const LinearArgs& args, std::int64_t row, std::int64_t column, vf y) {
     Best& best = args.best[row];
     const std::int64_t left = args.weights->num_out - column;
@@ -75,7 +82,9 @@ inline void put_logits(const LinearArgs& args, std::int64_t row, std::int64_t co
     store(lanes, y);
     const int count = left < W ? static_cast<int>(left) : W;
     float* out = args.out + row * args.out_stride + column;
-    if (count == W)
+    if (count == W && writes_past_caches(args, out))
+        store_past_caches(out, y);
+    else if (count == W)
         store(out, y);
     else
         for (int i = 0; i < count; ++i) out[i] = lanes[i];

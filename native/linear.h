@@ -148,6 +148,7 @@ struct RowBlock {
 
 // Fetches where finish_row() will write, or a line of each row.
 inline void fetch_out(const LinearArgs& args, std::int64_t panel, std::int64_t row) {
+    if (args.epilogue == Epilogue::logits && writes_past_caches(args, args.out)) return;
     const std::int64_t width = args.weights->panel_width(), column = panel * width;
     const bool is_act = args.epilogue == Epilogue::activate || args.epilogue == Epilogue::gate;
     const ActRows& act = args.act;
@@ -269,6 +270,7 @@ void many_rows(const LinearArgs& args, std::int64_t first_panel, std::int64_t la
             }
         }
     }
+    settle_stores();
 }
 
 template <Format format>

@@ -150,6 +150,7 @@ inline void linear_on_pairs(const LinearArgs& args, std::int64_t first_panel,
         for (std::int64_t row = 0; row < args.rows; ++row)
             finish_row(args, panel, row, sums + row * kPanel);
     }
+    settle_stores();
 }
 
 }  // namespace kept::KEPT_NS

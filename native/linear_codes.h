@@ -117,6 +117,7 @@ void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t
                 finish_row(args, panel, block.first + row, sums + row * kPanel);
         }
     }
+    settle_stores();
 }
 
 }  // namespace kept::KEPT_NS

@@ -174,6 +174,7 @@ void linear_on_tiles(const LinearArgs& args, std::int64_t first_panel, std::int6
         shapes.use(part.block_rows());
         part.run();
     }
+    settle_stores();
 }
 
 }  // namespace kept::KEPT_NS

@@ -26,6 +26,14 @@ inline vf load(const float* p) {
 inline void store(float* p, vf x) {
     _mm512_storeu_ps(p, x);
 }
+// To memory, past the caches: p is a multiple of a vector's bytes. Others see what was stored so
+// after settle_stores().
+inline void store_past_caches(float* p, vf x) {
+    _mm512_stream_ps(p, x);
+}
+inline void settle_stores() {
+    _mm_sfence();
+}
 inline vf fma(vf a, vf b, vf c) {
     return _mm512_fmadd_ps(a, b, c);
 }

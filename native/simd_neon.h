@@ -25,6 +25,10 @@ inline vf load(const float* p) {
 inline void store(float* p, vf x) {
     vst1q_f32(p, x);
 }
+inline void store_past_caches(float* p, vf x) {
+    store(p, x);
+}
+inline void settle_stores() {}
 inline vf fma(vf a, vf b, vf c) {
     return vfmaq_f32(c, a, b);
 }

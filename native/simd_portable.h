@@ -26,6 +26,10 @@ inline vf load(const float* p) {
 inline void store(float* p, vf x) {
     std::memcpy(p, &x, sizeof x);
 }
+inline void store_past_caches(float* p, vf x) {
+    store(p, x);
+}
+inline void settle_stores() {}
 inline vf fma(vf a, vf b, vf c) {
     return a * b + c;
 }

@@ -197,6 +197,22 @@ def test_logits_and_the_first_of_the_largest(isa: str, format: str) -> None:
 
 
 @formats
+# Rows of whole cache lines, which many go past the caches, and others.
+@pytest.mark.parametrize("vocabulary", [160, 99])
+def test_logits_of_many_rows(isa: str, format: str, vocabulary: int) -> None:
+    x, w = inputs(format, 40, 50), pack_as(format, torch.randn(vocabulary, 50))
+
+    def logits(rows: Tensor, threads: int) -> Tensor:
+        rig = Rig()
+        rig.linear(rig.rows(rows, bf16=format != "fp32"), w, "logits")
+        return rig.run(len(rows), threads=threads)[1]
+
+    whole = logits(x, 2)
+    for row in range(0, 40, 13):
+        assert torch.equal(logits(x[row : row + 1], 1), whole[row : row + 1])
+
+
+@formats
 def test_capped_logits_and_the_first_of_the_largest(isa: str, format: str) -> None:
     """Caps bend logits, and make equals of those far beyond them."""
     x, weight = inputs(format, 12, 40), torch.randn(97, 40)
