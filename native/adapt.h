@@ -68,38 +68,64 @@ inline void shrink(const ShrinkArgs& args, std::int64_t first, std::int64_t last
                                  : shrink_rows<float, float>(args, first, last);
 }
 
-template <int R, class D>
-KEPT_INLINE void expand_tile(const ExpandArgs& args, std::int64_t index, const Strip& strip,
+// So many strips from `index` on, of equally many ranks each, for R rows: one chain for each of
+// them and vector, so that none waits for the sum before.
+template <int R, int S, class D>
+KEPT_INLINE void expand_tile(const ExpandArgs& args, std::int64_t index, const Strip* strips,
                              std::int64_t row) {
     constexpr int V = kStrip / W;
-    const D* up = static_cast<const D*>(args.adapter->up) + strip.at;
+    const D* up[S];
     const float* narrow[R];
-    vf sums[R][V];
+    vf sums[R][S * V];
+    for (int s = 0; s < S; ++s) up[s] = static_cast<const D*>(args.adapter->up) + strips[s].at;
     for (int r = 0; r < R; ++r) {
         narrow[r] = args.narrow + args.rows[row + r] * args.narrow_stride;
         for (vf& sum : sums[r]) sum = zero();
     }
-    for (std::int64_t k = strip.first; k < strip.last; ++k, up += kStrip)
-        KEPT_UNROLL_ALL for (int v = 0; v < V; ++v) {
-            const vf wide = load_wide(up + v * W);
-            KEPT_UNROLL_ALL for (int r = 0; r < R; ++r) sums[r][v] =
-                add_product(sums[r][v], set1(narrow[r][k]), wide);
+    const std::int64_t ranks = strips[0].last - strips[0].first;
+    for (std::int64_t k = 0; k < ranks; ++k) KEPT_UNROLL_ALL for (int s = 0; s < S; ++s) {
+            vf wide[V];
+            KEPT_UNROLL_ALL for (int v = 0; v < V; ++v) wide[v] =
+                load_wide(up[s] + k * kStrip + v * W);
+            KEPT_UNROLL_ALL for (int r = 0; r < R; ++r) {
+                const vf own = set1(narrow[r][strips[s].first + k]);
+                KEPT_UNROLL_ALL for (int v = 0; v < V; ++v) sums[r][s * V + v] =
+                    add_product(sums[r][s * V + v], own, wide[v]);
+            }
         }
     for (int r = 0; r < R; ++r) {
         float* out = args.sums + args.rows[row + r] * args.sums_stride + index * kStrip;
-        for (int v = 0; v < V; ++v) store(out + v * W, sums[r][v]);
+        for (int v = 0; v < S * V; ++v) store(out + v * W, sums[r][v]);
     }
+}
+
+template <int S, class D>
+KEPT_INLINE void expand_rows(const ExpandArgs& args, std::int64_t index, const Strip* strips) {
+    std::int64_t row = 0;
+    for (; row + 4 <= args.num_rows; row += 4) expand_tile<4, S, D>(args, index, strips, row);
+    for (; row + 2 <= args.num_rows; row += 2) expand_tile<2, S, D>(args, index, strips, row);
+    for (; row < args.num_rows; ++row) expand_tile<1, S, D>(args, index, strips, row);
 }
 
 template <class D>
 inline void expand_strips(const ExpandArgs& args, std::int64_t first, std::int64_t last) {
-    for (std::int64_t index = first; index < last; ++index) {
-        // An adapter that leaves the layer alone has no strips.
-        const Strip strip = args.adapter->rank ? args.adapter->strip(index) : Strip{0, 0, 0};
-        std::int64_t row = 0;
-        for (; row + 4 <= args.num_rows; row += 4) expand_tile<4, D>(args, index, strip, row);
-        for (; row + 2 <= args.num_rows; row += 2) expand_tile<2, D>(args, index, strip, row);
-        for (; row < args.num_rows; ++row) expand_tile<1, D>(args, index, strip, row);
+    constexpr int kAtOnce = W < kStrip ? 2 : 4;
+    for (std::int64_t index = first; index < last;) {
+        Strip strips[kAtOnce];
+        int count = 0;
+        for (; count < kAtOnce && index + count < last; ++count) {
+            // An adapter that leaves the layer alone has no strips.
+            Strip& strip = strips[count];
+            strip = args.adapter->rank ? args.adapter->strip(index + count) : Strip{0, 0, 0};
+            if (strip.last - strip.first != strips[0].last - strips[0].first) break;
+        }
+        if (count == kAtOnce) {
+            expand_rows<kAtOnce, D>(args, index, strips);
+            index += kAtOnce;
+        } else {
+            expand_rows<1, D>(args, index, strips);
+            ++index;
+        }
     }
 }
 
