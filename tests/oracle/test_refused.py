@@ -112,7 +112,7 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("gemma3", {"model_type": "gemma3", "architectures": None}, CheckpointError, "no text_config"),
     (
         "gemma3",
-        {"model_type": "gemma3n_text"},
+        {"model_type": "vaultgemma"},
         UnsupportedModelError,
         r"runs .*gemma3_text,",
     ),

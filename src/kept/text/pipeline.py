@@ -25,7 +25,9 @@ log = logging.getLogger("kept")
 # What transformers registers for the families of kept, those without one left out.
 _REGISTERED = {
     **dict.fromkeys(("cohere", "cohere2"), "CohereTokenizer"),
-    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
+    **dict.fromkeys(
+        ("gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text"), "GemmaTokenizer"
+    ),
     "bart": "RobertaTokenizer",
     "m2m_100": "M2M100Tokenizer",
     "marian": "MarianTokenizer",

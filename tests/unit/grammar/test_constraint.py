@@ -162,10 +162,6 @@ def test_a_grammar_is_compiled_once() -> None:
         (Grammar.lark("start: a\na: /(/"), r"at 2\(4\)"),
         (Grammar.json_schema({"type": "string", "minLength": 2, "maxLength": 1}), "minLength"),
         (Grammar.json_schema({"oneOf": [{"minimum": 1}, {"maximum": 3}]}), "use anyOf"),
-        (
-            Grammar.json_schema({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}),
-            "the JSON schema",
-        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compiled_is_said_in_a_line(grammar: Grammar, says: str) -> None:
