@@ -18,6 +18,7 @@ from kept.errors import OptionError
 from kept.machine import MatrixDtype
 from kept.models import build_model
 from kept.ops import AttentionSpec, Codec, HeadSpec, Program, find_kv_codec, lines, pack_matrix
+from kept.ops.buffers import Buffer
 
 CODECS = ("float32", "bfloat16", "float16", "int8", "k8v4", "int4")
 _FLOAT_CODECS = ("float32", "float16")  # over these the kernels compute in fp32
@@ -101,8 +102,8 @@ class AttentionGroup:
         table_of_inputs = pack_matrix(random_numbers(NUM_INPUTS, fused), "fp32")
         ones = torch.ones(1, width, dtype=torch.float32, device="cpu")
         last = pack_matrix(ones, self.cases[0].arithmetic)
-        qkv, out = lines.Buffer(fused), lines.Buffer(width, [last])
-        queries = lines.Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32)
+        qkv, out = Buffer(fused), Buffer(width, [last])
+        queries = Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32)
         spec = AttentionSpec(heads.head_dim**-0.5)
         written: list[lines.Line] = [
             lines.Embed(table_of_inputs, None, qkv),
@@ -110,7 +111,7 @@ class AttentionGroup:
         ]
         before = len(written)
         written += (lines.Attend(queries, layer, heads, spec, out) for layer in range(num_copies))
-        written.append(lines.Linear(out, last, lines.Buffer(1), "logits"))
+        written.append(lines.Linear(out, last, Buffer(1), "logits"))
         program = Program(lines.Trace(written))
         for case in self.cases:
             step = BoundStep(program, case.rows, 1, stored)

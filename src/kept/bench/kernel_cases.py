@@ -15,6 +15,7 @@ from kept.bench.work import Work
 from kept.models import build_model
 from kept.models.layers import Linear
 from kept.ops import PackedMatrix, Program, lines, pack_int4, pack_int8, pack_matrix
+from kept.ops.buffers import Buffer
 from kept.ops.quantize import QUANTIZED_FORMATS, quantize
 
 FORMATS = ("fp32", "bf16", "int8", "int4")
@@ -96,8 +97,8 @@ class LinearGroup:
         # What is written for the next layer is rounded as that one reads it.
         feeds = [first] if layer.epilogue in ("activate", "gate") else []
         width = layer.num_out // 2 if layer.gated else layer.num_out
-        residual, x = lines.Buffer(layer.num_in), lines.Buffer(layer.num_in, [first])
-        out = lines.Buffer(width, feeds)
+        residual, x = Buffer(layer.num_in), Buffer(layer.num_in, [first])
+        out = Buffer(width, feeds)
         written: list[lines.Line] = [
             lines.Embed(table, None, residual),
             lines.Norm(residual, _ones(layer.num_in), None, 1e-6, x, False),

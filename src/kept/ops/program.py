@@ -17,6 +17,7 @@ from kept.ops import lines, norms
 from kept.ops.adapters import Adapters
 from kept.ops.backend import MAX_HEAD_DIM, isa, use_threads
 from kept.ops.bias import Bias, LinearBias
+from kept.ops.buffers import Buffer
 from kept.ops.kv_codec import KVCodec
 from kept.ops.native_activation import native_activation
 from kept.ops.native_shape import computes_in_floats, native_shape, or_none
@@ -194,7 +195,7 @@ class Program:
         found = self._native.top
         return found if found[0].shape[1] else None
 
-    def rows(self, buffer: lines.Buffer, count: int) -> Tensor:
+    def rows(self, buffer: Buffer, count: int) -> Tensor:
         """Rows (count, width) of an fp32 buffer as the last run left them."""
         out = torch.empty(count, buffer.width, dtype=torch.float32, device="cpu")
         self._native.read_buffer(self._buffers[buffer], count, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kept.ops import lines
+from kept.ops.buffers import Buffer, CodeBuffer
 
 if TYPE_CHECKING:
     from kept import _native
@@ -22,19 +22,19 @@ class RowBuffers:
 
     def __init__(self, native: _native.Program, reuses: bool) -> None:
         self._native, self._reuses = native, reuses
-        self._found: dict[lines.Buffer, int] = {}
+        self._found: dict[Buffer, int] = {}
         # What the block that is being added has taken, and what those before it have left.
         self._taken: list[tuple[Kind, int]] = []
         self._left: list[tuple[Kind, int]] = []
         self.row_bytes = 0  # of all of them together, for each row of a step
 
-    def __getitem__(self, buffer: lines.Buffer) -> int:
+    def __getitem__(self, buffer: Buffer) -> int:
         """The number of the buffer's memory, which is its own for the block that it belongs to."""
         if buffer not in self._found:
             self._found[buffer] = self._take(buffer)
         return self._found[buffer]
 
-    def keep(self, buffer: lines.Buffer) -> None:
+    def keep(self, buffer: Buffer) -> None:
         """Give a buffer memory that is no block's."""
         self._found[buffer] = self._take(buffer)
         self._taken.pop()
@@ -46,8 +46,8 @@ class RowBuffers:
         ]
         self._taken = []
 
-    def _take(self, buffer: lines.Buffer) -> int:
-        format = buffer.format if isinstance(buffer, lines.CodeBuffer) else None
+    def _take(self, buffer: Buffer) -> int:
+        format = buffer.format if isinstance(buffer, CodeBuffer) else None
         bf16 = format is None and bool(buffer.feeds) and buffer.feeds[0].format != "fp32"
         kind = buffer.width, bf16, format, buffer.per_row
         index = next((i for i, (left, _) in enumerate(self._left) if left == kind), None)

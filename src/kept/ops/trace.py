@@ -22,17 +22,15 @@ from torch import Tensor
 
 from kept.ops.adapters import Adapters
 from kept.ops.bias import Bias
+from kept.ops.buffers import Buffer, CodeBuffer, PositionBuffer
 from kept.ops.lines import (
     Attend,
-    Buffer,
-    CodeBuffer,
     Combine,
     Embed,
     Linear,
     Norm,
     Place,
     PlaceLatent,
-    PositionBuffer,
     Quantize,
     Round,
     Shrink,

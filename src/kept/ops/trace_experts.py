@@ -16,17 +16,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from kept.ops.lines import (
-    Buffer,
-    Choose,
-    CodeBuffer,
-    Combine,
-    Experts,
-    Gather,
-    Linear,
-    Quantize,
-    Trace,
-)
+from kept.ops.buffers import Buffer, CodeBuffer
+from kept.ops.lines import Choose, Combine, Experts, Gather, Linear, Quantize, Trace
 from kept.ops.mixture import Expert, Router, Routing
 from kept.ops.packed import PackedMatrix, pack_matrix
 from kept.ops.trace import Rows

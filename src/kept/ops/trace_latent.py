@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kept.ops.buffers import Buffer
 from kept.ops.latent import HeadMatrices, LatentSpec
-from kept.ops.lines import Buffer, HeadProducts, PlaceLatent, Round
+from kept.ops.lines import HeadProducts, PlaceLatent, Round
 from kept.ops.trace import Heads, Rows
 from kept.ops.traced_batch import TracedRope
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kept.ops.lines import Buffer, Columns, Correct, GateSparsely, Linear, Match, Predict, Round
+from kept.ops.buffers import Buffer
+from kept.ops.lines import Columns, Correct, GateSparsely, Linear, Match, Predict, Round
 from kept.ops.packed import pack_matrix
 from kept.ops.trace import Rows
 

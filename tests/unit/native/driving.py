@@ -30,6 +30,7 @@ from kept.ops import (
     trace,
     use_threads,
 )
+from kept.ops.buffers import Buffer, CodeBuffer
 
 __all__ = ["EPS", "FORMATS", "HALF_STEP", "Rig", "pack_as"]
 
@@ -44,7 +45,7 @@ class Rig:
 
     traced: trace.Trace = field(default_factory=trace.Trace)
 
-    def rows(self, x: Tensor, *, bf16: bool = False) -> trace.Buffer:
+    def rows(self, x: Tensor, *, bf16: bool = False) -> Buffer:
         """x: (N, K) fp32, rounded where `bf16`."""
         out = self.embed(pack_matrix(x, "fp32"))
         # A linear layer's input of bf16 is only ever written by an epilogue that rounds.
@@ -52,69 +53,69 @@ class Rig:
 
     def embed(
         self, table: PackedMatrix, positions: Tensor | None = None, scale: float = 1.0
-    ) -> trace.Buffer:
-        out = trace.Buffer(table.num_in)
+    ) -> Buffer:
+        out = Buffer(table.num_in)
         self.traced.lines.append(trace.Embed(table, positions, out, scale))
         return out
 
     def norm(
         self,
-        x: trace.Buffer,
+        x: Buffer,
         weight: Tensor,
         bias: Tensor | None,
         eps: float,
         wanted: bool = False,
-        add_to: trace.Buffer | None = None,
-    ) -> trace.Buffer:
-        out = add_to or trace.Buffer(x.width)
+        add_to: Buffer | None = None,
+    ) -> Buffer:
+        out = add_to or Buffer(x.width)
         add = add_to is not None
         self.traced.lines.append(trace.Norm(x, weight, bias, eps, out, wanted, add))
         return out
 
-    def norm_parts(self, x: trace.Buffer, weights: Sequence[Tensor], eps: float) -> trace.Buffer:
+    def norm_parts(self, x: Buffer, weights: Sequence[Tensor], eps: float) -> Buffer:
         """In place."""
         return trace.norm_parts(trace.Rows(self.traced, x), weights, eps).buffer
 
     def round(
         self,
-        x: trace.Buffer,
+        x: Buffer,
         factor: float = 1.0,
-        by: trace.Buffer | None = None,
+        by: Buffer | None = None,
         begin: int = 0,
-        out: trace.Buffer | None = None,
-    ) -> trace.Buffer:
-        out = out or trace.Buffer(x.width)
+        out: Buffer | None = None,
+    ) -> Buffer:
+        out = out or Buffer(x.width)
         self.traced.lines.append(trace.Round(x, out, factor, by, begin))
         return out
 
-    def quantize(self, x: trace.Buffer, format: str, *, wanted: bool = False) -> trace.CodeBuffer:
+    def quantize(self, x: Buffer, format: str, *, wanted: bool = False) -> CodeBuffer:
         """x as int8 codes for weights of a format."""
         order = "int4" if format in ("int4", "q4_0") else "int8"
-        out = trace.CodeBuffer(x.width, format=order)
+        out = CodeBuffer(x.width, format=order)
         self.traced.lines.append(trace.Quantize(x, out, wanted))
         return out
 
     def linear(
         self,
-        x: trace.Buffer,
+        x: Buffer,
         weight: PackedMatrix,
         epilogue: str = "store",
         activation: str = "none",
-        out: trace.Buffer | None = None,
+        out: Buffer | None = None,
         wanted: bool = False,
         softcap: float = 0.0,
         scale: float = 1.0,
-    ) -> trace.Buffer:
+    ) -> Buffer:
         x.feeds.append(weight)
         width = weight.num_out // 2 if epilogue == "gate" else weight.num_out
-        out = out or trace.Buffer(width)
+        out = out or Buffer(width)
         line = trace.Linear(x, weight, out, epilogue, activation, wanted, softcap, scale)
         self.traced.lines.append(line)
         return out
 
     def place(
         self,
-        qkv: trace.Buffer,
+        qkv: Buffer,
         heads: HeadSpec,
         norms: tuple[Tensor, Tensor] | None = None,
         rope_dim: int = 0,
@@ -122,8 +123,8 @@ class Rig:
         rope_begin: int = 0,
         rope_stride: int | None = None,
         v_norm: Tensor | None = None,
-    ) -> trace.Buffer:
-        queries = trace.Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32)
+    ) -> Buffer:
+        queries = Buffer(heads.num_heads * -(-heads.head_dim // 32) * 32)
         line = trace.Place(
             qkv,
             queries,
@@ -140,13 +141,13 @@ class Rig:
 
     def attend(
         self,
-        queries: trace.Buffer,
+        queries: Buffer,
         heads: HeadSpec,
         spec: AttentionSpec,
         layer: int = 0,
         bias: Bias | None = None,
-    ) -> trace.Buffer:
-        out = trace.Buffer(heads.num_heads * heads.head_dim)
+    ) -> Buffer:
+        out = Buffer(heads.num_heads * heads.head_dim)
         self.traced.lines.append(trace.Attend(queries, layer, heads, spec, out, bias))
         return out
 
@@ -175,7 +176,7 @@ class Rig:
         if not isinstance(self.traced.lines[-1], trace.Linear):
             # A program ends in a head; this one reads nothing that matters.
             one = pack_matrix(torch.ones(1, 1), "fp32")
-            self.linear(trace.Buffer(1), one, "logits", wanted=True)
+            self.linear(Buffer(1), one, "logits", wanted=True)
         program = Program(self.traced)
         use_threads(threads)  # a new program has set them to the default
         rows = torch.arange(num_rows)
