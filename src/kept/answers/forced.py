@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from kept.answers.form import AnswerForm, CallStyle
+from kept.answers.harmony_grammar import forced_message, reasoned_message
+from kept.answers.rules import Tool, call_lines, spelled
 from kept.errors import OptionError
 from kept.grammar import Grammar, json_rule, regex_rule
 from kept.text import Tokenizer
 
 _SPACE: Final = r"/[ \n]{0,2}/"
-_NO_ARGUMENTS: Final[Mapping[str, Any]] = {"type": "object", "additionalProperties": False}
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A function: its name, the JSON schema of its arguments, None: it takes none, and what errors
-    call that. is_strict: whether that is kept to where the model is free to call it or not."""
-
-    name: str
-    parameters: Mapping[str, Any] | None = None
-    label: str = "tools"
-    is_strict: bool = False
 
 
 def forced_calls(
@@ -41,6 +30,8 @@ def forced_calls(
     """
     if not tools:
         raise OptionError("a call is asked for, and there is no tool to be called; give tools")
+    if form.style is CallStyle.HARMONY:
+        return forced_message(form, tools, tokenizer, in_reasoning)
     lines = call_lines(form, tools)
     if form.style is CallStyle.HERMES:
         around = f'{spelled("<tool_call>", tokenizer)} "\\n" call "\\n" '
@@ -52,14 +43,6 @@ def forced_calls(
     else:
         body = "call"
     return with_reasoning(form, body, lines, tokenizer, in_reasoning)
-
-
-def call_lines(form: AnswerForm, tools: Sequence[Tool]) -> list[str]:
-    """The rule `call` of one of some tools, and those it is made of."""
-    key = "parameters" if form.style is CallStyle.LLAMA else "arguments"
-    rules = [_call_rule(tool, key) for tool in tools]
-    names = " | ".join(f"call_{i}" for i in range(len(rules)))
-    return [f"call: {names}", *(f"call_{i}: {rule}" for i, rule in enumerate(rules))]
 
 
 def reasoned(
@@ -78,6 +61,8 @@ def reasoned(
         )
     is_regex = grammar.kind == "regex"
     body = regex_rule(grammar.text) if is_regex else json_rule(json.loads(grammar.text))
+    if form.style is CallStyle.HARMONY:
+        return reasoned_message(body, tokenizer, in_reasoning)
     return with_reasoning(form, "body", [f"body: {body}"], tokenizer, in_reasoning)
 
 
@@ -99,50 +84,3 @@ def with_reasoning(
         else:
             start = f"({spelled(opening, tokenizer)} {free} {_SPACE})? {body}"
     return Grammar("lark", "\n".join([f"start: {start}", *lines]))
-
-
-def _call_rule(tool: Tool, key: str) -> str:
-    given = _NO_ARGUMENTS if tool.parameters is None else tool.parameters
-    parameters: dict[str, Any] = dict(given)
-    Grammar.json_schema(parameters, tool.label)  # its check, under the name of what is at fault
-    definitions: dict[str, Any] = {
-        name: parameters.pop(name) for name in _OF_ROOT if name in parameters
-    }
-    if not _keeps_its_place(parameters, definitions):
-        raise OptionError(
-            f"{tool.label} refers to its own root, which lies deeper in a call; give what it means "
-            "a name in $defs"
-        )
-    schema: dict[str, Any] = {
-        "type": "object",
-        "properties": {"name": {"const": tool.name}, key: parameters},
-        "required": ["name", key],
-        "additionalProperties": False,
-        **definitions,
-    }
-    return json_rule(schema)
-
-
-_OF_ROOT: Final = ("$schema", "$id", "$defs", "definitions")
-
-
-def _keeps_its_place(*schemas: Any) -> bool:
-    """Whether every reference is to a definition, which stays where it is."""
-    waiting = list(schemas)
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, Mapping):
-            ref = found.get("$ref")
-            if isinstance(ref, str) and not ref.startswith(("#/$defs/", "#/definitions/")):
-                return False
-            waiting += found.values()
-        elif isinstance(found, list):
-            waiting += found
-    return True
-
-
-def spelled(mark: str, tokenizer: Tokenizer) -> str:
-    """A mark as a part of a rule: the one token, where no text spells it."""
-    if tokenizer.is_special(mark):
-        return f"<[{tokenizer.backend.token_to_id(mark)}]>"
-    return json.dumps(mark)

@@ -17,12 +17,14 @@ class CallStyle(Enum):
     `[TOOL_CALLS]name[ARGS]{...}` of the later ones.
     LLAMA: `{"name": ..., "parameters": {...}}` as the whole answer, perhaps behind
     `<|python_tag|>` (Llama 3.1 and 3.2).
+    HARMONY: a message of its own on the channel commentary, see `HarmonyParser` (gpt-oss).
     JSON: an object with name and arguments as the whole answer; of templates that say nothing.
     """
 
     HERMES = "hermes"
     MISTRAL = "mistral"
     LLAMA = "llama"
+    HARMONY = "harmony"
     JSON = "json"
 
 
@@ -49,23 +51,38 @@ class AnswerForm:
         found = (self.opening, *_INNER[self.style], *(self.reasoning or ()))
         return tuple(mark for mark in found if mark is not None)
 
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The tokens that end an answer whatever a checkpoint's settings say, where an answer in
+        the template's own words does not show them all."""
+        return ("<|return|>", "<|call|>") if self.style is CallStyle.HARMONY else ()
+
     def opens_reasoning(self, prompt: str) -> bool:
         """Whether a prompt, or its end, has begun the reasoning that the answer goes on with."""
         return self.reasoning is not None and prompt.rstrip().endswith(self.reasoning[0])
+
+    def closes_reasoning(self, prompt: str) -> bool:
+        """Whether a prompt, or its end, has left no place for reasoning in the answer."""
+        if self.style is CallStyle.HARMONY:
+            return prompt.rstrip().endswith("<|channel|>final<|message|>")
+        return self.reasoning is not None and prompt.rstrip().endswith(self.reasoning[1])
 
 
 _OPENINGS: Final = {
     CallStyle.HERMES: "<tool_call>",
     CallStyle.MISTRAL: "[TOOL_CALLS]",
     CallStyle.LLAMA: "<|python_tag|>",
+    CallStyle.HARMONY: "<|channel|>",
     CallStyle.JSON: None,
 }
 _INNER: Final[dict[CallStyle, tuple[str, ...]]] = {
     CallStyle.HERMES: ("</tool_call>",),
     CallStyle.MISTRAL: ("[ARGS]", "[CALL_ID]"),
     CallStyle.LLAMA: (),
+    CallStyle.HARMONY: ("<|start|>", "<|message|>", "<|constrain|>", "<|end|>"),
     CallStyle.JSON: (),
 }
+_ANALYSIS: Final = ("<|channel|>analysis<|message|>", "<|end|>")
 _REASONING: Final = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 _TOOLS: Final = re.compile(r"\btools\b")
 
@@ -74,6 +91,8 @@ def form_of(templates: Iterable[str]) -> AnswerForm:
     """The form of the answers to prompts of some chat templates, all of one model."""
     text = "\n".join(templates)
     takes_tools = bool(_TOOLS.search(text))
+    if "<|channel|>" in text:
+        return AnswerForm(CallStyle.HARMONY, _ANALYSIS, takes_tools)
     if "<tool_call>" in text:
         style = CallStyle.HERMES
     elif "[TOOL_CALLS]" in text:

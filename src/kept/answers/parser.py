@@ -7,12 +7,12 @@ at a time, and what may be the beginning of a mark is held back until it is cert
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from kept.answers.call_object import CallObject, Nesting, State
 from kept.answers.form import AnswerForm, CallStyle
-from kept.answers.parts import Arguments, CallBegun, Content, Part, Reasoning
+from kept.answers.parts import Arguments, CallBegun, Content, Part, Reasoning, merged
 
 _BARE: Final = (CallStyle.LLAMA, CallStyle.JSON)  # a call may be the whole answer, without a mark
 _NAMED: Final = re.compile(r"\[TOOL_CALLS\]\s*([\w.-]{1,256})(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*")
@@ -56,7 +56,7 @@ class AnswerParser:
 
     def add(self, text: str) -> list[Part]:
         """Take the next piece of text, give what is certain now."""
-        return _merged(self._add(text))
+        return merged(self._add(text))
 
     def _add(self, text: str) -> Iterator[Part]:
         for character in text:
@@ -65,7 +65,7 @@ class AnswerParser:
 
     def finish(self) -> list[Part]:
         """Say that no more text comes, and give the rest."""
-        return _merged(self._finish())
+        return merged(self._finish())
 
     def _finish(self) -> Iterator[Part]:
         rest, self._held = self._held, ""
@@ -216,20 +216,3 @@ class AnswerParser:
         self._read, text, self._held = read, self._held + character, ""
         for each in text:
             yield from self._read(each)
-
-
-def _merged(parts: Iterable[Part]) -> list[Part]:
-    """Parts of one kind, side by side, as one."""
-    found: list[Part] = []
-    for part in parts:
-        last = found[-1] if found else None
-        match part, last:
-            case Reasoning(text), Reasoning(before):
-                found[-1] = Reasoning(before + text)
-            case Content(text), Content(before):
-                found[-1] = Content(before + text)
-            case Arguments(index, text), Arguments(same, before) if index == same:
-                found[-1] = Arguments(index, before + text)
-            case _:
-                found.append(part)
-    return found

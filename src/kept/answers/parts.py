@@ -88,3 +88,20 @@ class Message:
                     self.calls.append(ToolCall(name))
                 case Arguments(index, text):
                     self.calls[index].arguments += text
+
+
+def merged(parts: Iterable[Part]) -> list[Part]:
+    """Parts of one kind, side by side, as one."""
+    found: list[Part] = []
+    for part in parts:
+        last = found[-1] if found else None
+        match part, last:
+            case Reasoning(text), Reasoning(before):
+                found[-1] = Reasoning(before + text)
+            case Content(text), Content(before):
+                found[-1] = Content(before + text)
+            case Arguments(index, text), Arguments(same, before) if index == same:
+                found[-1] = Arguments(index, before + text)
+            case _:
+                found.append(part)
+    return found

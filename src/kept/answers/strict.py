@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from kept.answers.forced import Tool, call_lines, spelled, with_reasoning
+from kept.answers.forced import with_reasoning
 from kept.answers.form import AnswerForm, CallStyle
+from kept.answers.harmony_grammar import strict_messages
+from kept.answers.rules import Tool, call_lines, spelled
 from kept.grammar import Grammar
 from kept.text import Tokenizer
 
@@ -32,6 +34,8 @@ def strict_calls(
     tool that cannot be kept to.
     """
     kept = [tool if tool.is_strict else replace(tool, parameters=_ANY) for tool in tools]
+    if form.style is CallStyle.HARMONY:
+        return strict_messages(form, kept, tokenizer, in_reasoning)
     lines, mark = call_lines(form, kept), form.opening
     unlike_reasoning = _unless_reasoning(form, tokenizer, in_reasoning)
     lines.append(f"TEXT: {_TEXT}{unlike_reasoning}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from kept.answers import form_of
 from kept.errors import CheckpointNotFoundError, OptionError
 from kept.llm.loaded import Loaded
 from kept.llm.options import read_template_options
@@ -69,7 +70,8 @@ class Reading(Loaded):
         """Options under which an answer also ends at the end of sequence or turn that only
         tokenizer, config.json or template know."""
         assert self.tokenizer is not None
-        named = self.tokenizer.special_tokens.get("eos_token"), self._turn_end
+        ends = form_of(self.chat_template.templates.values()).ends
+        named = ends or (self.tokenizer.special_tokens.get("eos_token"), self._turn_end)
         return with_turn_ends(params, self.tokenizer, named, self.checkpoint.config)
 
     @cached_property

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from kept.answers import AnswerParser, Content, Message, Part
+from kept.answers import Content, Message, Parser, Part
 from kept.engine import Completion, Continuation, Piece
 from kept.serve.admission import Ticket
 from kept.serve.asked import Asked
@@ -39,7 +39,7 @@ class Answer:
         self.place, self.wait = ticket.place, ticket.wait
         self.log: dict[str, Any] = {}
         self._is_closed = False
-        self._parsers: dict[int, AnswerParser] = {}  # the last of each text
+        self._parsers: dict[int, Parser] = {}  # the last of each text
         self.prompts = [each.tokens for each in found]
 
     @property
@@ -77,7 +77,7 @@ class Answer:
         prompt, text = self._texts()[index]
         return self._count(index, prompt, text)
 
-    def parser(self, index: int) -> AnswerParser | None:
+    def parser(self, index: int) -> Parser | None:
         """A new parser of a text's parts, by its index; None: it has none but its text. Counts say
         of reasoning what the last one of a text has read."""
         shape = self._read[index // self.texts_of_prompt].shape

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from kept.answers import (
     AnswerForm,
-    AnswerParser,
+    CallStyle,
+    Parser,
     Tool,
     forced_calls,
     form_of,
+    parser_of,
     reasoned,
     strict_calls,
 )
@@ -37,9 +39,9 @@ class Shape:
     tools: tuple[str, ...]
     in_reasoning: bool
 
-    def parser(self) -> AnswerParser:
+    def parser(self) -> Parser:
         """A parser of one text."""
-        return AnswerParser(self.form, self.tools, in_reasoning=self.in_reasoning)
+        return parser_of(self.form, self.tools, in_reasoning=self.in_reasoning)
 
 
 def shape_of(llm: LLM, prompt: Prompt, tokens: Sequence[int]) -> Shape | None:
@@ -48,10 +50,10 @@ def shape_of(llm: LLM, prompt: Prompt, tokens: Sequence[int]) -> Shape | None:
         return None
     form = form_of(llm.chat_template.templates.values())
     tail = llm.tokenizer.decode(tokens[-_TAIL:], skip_special_tokens=False)
-    if form.reasoning is not None and (prompt.goes_on or tail.rstrip().endswith(form.reasoning[1])):
+    if form.reasoning is not None and (prompt.goes_on or form.closes_reasoning(tail)):
         form = replace(form, reasoning=None)  # it is over before the answer begins
     tools = tuple(_name(tool) for tool in prompt.tools)
-    if form.reasoning is None and not tools:
+    if form.reasoning is None and not tools and form.style is not CallStyle.HARMONY:
         return None
     return Shape(form, tools, form.opens_reasoning(tail))
 

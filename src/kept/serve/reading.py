@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from kept.answers import CallStyle, form_of
 from kept.engine import Engine, Request
 from kept.errors import ContextLengthError
 from kept.options import ResolvedCacheOptions
@@ -92,6 +93,8 @@ def read_prompt(llm: LLM, prompt: Prompt, src_lang: str | None = None) -> Sequen
     if not any("developer" in text for text in llm.chat_template.templates.values()):
         messages = tuple(_as_system(message) for message in messages)
     messages = tuple(_with_objects(message) for message in messages)
+    if form_of(llm.chat_template.templates.values()).style is CallStyle.HARMONY:
+        messages = tuple(_with_one_thought(message) for message in messages)
     return llm.read_chat(
         messages,
         add_generation_prompt=prompt.begins_answer,
@@ -103,6 +106,15 @@ def read_prompt(llm: LLM, prompt: Prompt, src_lang: str | None = None) -> Sequen
 def _as_system(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """A developer's message for a template that knows only the older name of it."""
     return {**message, "role": "system"} if message.get("role") == "developer" else message
+
+
+def _with_one_thought(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message that thinks, says something and calls for a template that takes what comes before
+    a call as thoughts, and refuses to be given it under two names."""
+    thought = message.get("reasoning_content")
+    if not (thought and message.get("content") and message.get("tool_calls")):
+        return message
+    return {**message, "reasoning_content": f"{thought}\n{message['content']}", "content": ""}
 
 
 def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:

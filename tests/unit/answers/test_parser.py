@@ -13,7 +13,7 @@ from kept.answers import AnswerForm, AnswerParser, CallStyle, Message, form_of
 
 THINKS = ("<think>", "</think>")
 FORMS = [
-    *(AnswerForm(style) for style in CallStyle),
+    *(AnswerForm(style) for style in CallStyle if style is not CallStyle.HARMONY),
     AnswerForm(CallStyle.HERMES, THINKS),
 ]
 WHOLE = '{"name": "f", "arguments": {"a": "}<"}}'

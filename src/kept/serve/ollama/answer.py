@@ -9,7 +9,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
-from kept.answers import AnswerParser, Content, Message
+from kept.answers import Content, Message, Parser
 from kept.engine import Completion
 from kept.sampling import TokenLogprobs
 from kept.serve.answer import Answer
@@ -109,7 +109,7 @@ class Telling:
         return {**self._object(Message(), (), done=True), "done_reason": "load"}
 
     def _told(
-        self, event: Delta, parser: AnswerParser | None, calls: WholeCalls
+        self, event: Delta, parser: Parser | None, calls: WholeCalls
     ) -> Iterator[dict[str, Any]]:
         parts = [Content(event.text)] if parser is None else parser.add(event.text)
         told = list(calls.add(parts if event.text else ()))
