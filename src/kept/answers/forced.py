@@ -8,7 +8,7 @@ from typing import Final
 
 from kept.answers.form import AnswerForm, CallStyle
 from kept.answers.harmony_grammar import forced_message, reasoned_message
-from kept.answers.rules import Tool, call_lines, spelled
+from kept.answers.rules import Tool, call_lines, section_rule, spelled
 from kept.errors import OptionError
 from kept.grammar import Grammar, json_rule, regex_rule
 from kept.text import Tokenizer
@@ -32,14 +32,13 @@ def forced_calls(
         raise OptionError("a call is asked for, and there is no tool to be called; give tools")
     if form.style is CallStyle.HARMONY:
         return forced_message(form, tools, tokenizer, in_reasoning)
-    lines = call_lines(form, tools)
+    lines = call_lines(form, tools, tokenizer)
     if form.style is CallStyle.HERMES:
         around = f'{spelled("<tool_call>", tokenizer)} "\\n" call "\\n" '
         lines.append(f"one: {around}{spelled('</tool_call>', tokenizer)}")
         body = 'one ("\\n" one)*' if several else "one"
-    elif form.style is CallStyle.MISTRAL:
-        calls = 'call (", " call)*' if several else "call"
-        body = f'{spelled("[TOOL_CALLS]", tokenizer)} "[" {calls} "]"'
+    elif form.opening is not None and (section := section_rule(form, tokenizer, several)):
+        body = f"{spelled(form.opening, tokenizer)} {section}"
     else:
         body = "call"
     return with_reasoning(form, body, lines, tokenizer, in_reasoning)

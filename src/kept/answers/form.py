@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from kept.answers.deepseek import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, SEPARATOR
+
 
 class CallStyle(Enum):
     """How calls of tools are written.
@@ -18,6 +20,9 @@ class CallStyle(Enum):
     LLAMA: `{"name": ..., "parameters": {...}}` as the whole answer, perhaps behind
     `<|python_tag|>` (Llama 3.1 and 3.2).
     HARMONY: a message of its own on the channel commentary, see `HarmonyParser` (gpt-oss).
+    DEEPSEEK: `<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME`, the arguments
+    fenced behind it, `<｜tool▁call▁end｜>`, more of them, `<｜tool▁calls▁end｜>` (V3, R1).
+    DEEPSEEK_V31: the same without kind and fence, the name before `<｜tool▁sep｜>` (V3.1).
     JSON: an object with name and arguments as the whole answer; of templates that say nothing.
     """
 
@@ -25,6 +30,8 @@ class CallStyle(Enum):
     MISTRAL = "mistral"
     LLAMA = "llama"
     HARMONY = "harmony"
+    DEEPSEEK = "deepseek"
+    DEEPSEEK_V31 = "deepseek-v3.1"
     JSON = "json"
 
 
@@ -33,12 +40,14 @@ class AnswerForm:
     """The marks of a model's answers.
 
     style: of its calls. reasoning: what stands around its reasoning, None: it has none.
-    takes_tools: whether its template shows the model what tools there are.
+    takes_tools: whether its template shows the model what tools there are. takes_text: whether it
+    wants the arguments of calls as the text they are, and objects are nothing to it.
     """
 
     style: CallStyle = CallStyle.JSON
     reasoning: tuple[str, str] | None = None
     takes_tools: bool = False
+    takes_text: bool = False
 
     @property
     def opening(self) -> str | None:
@@ -73,17 +82,23 @@ _OPENINGS: Final = {
     CallStyle.MISTRAL: "[TOOL_CALLS]",
     CallStyle.LLAMA: "<|python_tag|>",
     CallStyle.HARMONY: "<|channel|>",
+    CallStyle.DEEPSEEK: CALLS_BEGIN,
+    CallStyle.DEEPSEEK_V31: CALLS_BEGIN,
     CallStyle.JSON: None,
 }
+_DEEPSEEK: Final = (CALL_BEGIN, SEPARATOR, CALL_END, CALLS_END)
 _INNER: Final[dict[CallStyle, tuple[str, ...]]] = {
     CallStyle.HERMES: ("</tool_call>",),
     CallStyle.MISTRAL: ("[ARGS]", "[CALL_ID]"),
     CallStyle.LLAMA: (),
     CallStyle.HARMONY: ("<|start|>", "<|message|>", "<|constrain|>", "<|end|>"),
+    CallStyle.DEEPSEEK: _DEEPSEEK,
+    CallStyle.DEEPSEEK_V31: _DEEPSEEK,
     CallStyle.JSON: (),
 }
 _ANALYSIS: Final = ("<|channel|>analysis<|message|>", "<|end|>")
 _REASONING: Final = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+_WRITES_JSON: Final = re.compile(r"""\barguments(['"]\])?\s*\)?\s*\|\s*tojson\b""")
 _TOOLS: Final = re.compile(r"\btools\b")
 
 
@@ -93,7 +108,9 @@ def form_of(templates: Iterable[str]) -> AnswerForm:
     takes_tools = bool(_TOOLS.search(text))
     if "<|channel|>" in text:
         return AnswerForm(CallStyle.HARMONY, _ANALYSIS, takes_tools)
-    if "<tool_call>" in text:
+    if CALLS_BEGIN in text:
+        style = CallStyle.DEEPSEEK if "```json" in text else CallStyle.DEEPSEEK_V31
+    elif "<tool_call>" in text:
         style = CallStyle.HERMES
     elif "[TOOL_CALLS]" in text:
         style = CallStyle.MISTRAL
@@ -102,4 +119,5 @@ def form_of(templates: Iterable[str]) -> AnswerForm:
     else:
         style = CallStyle.JSON
     reasoning = next((pair for pair in _REASONING if pair[1] in text), None)
-    return AnswerForm(style, reasoning, takes_tools)
+    joins = style in (CallStyle.DEEPSEEK, CallStyle.DEEPSEEK_V31)
+    return AnswerForm(style, reasoning, takes_tools, joins and not _WRITES_JSON.search(text))

@@ -7,7 +7,6 @@ its channel or in front of it: models write both.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,7 +19,6 @@ from kept.text import Tokenizer
 
 _FREE: Final = r"/(.|\n)*/"
 _ANALYSIS: Final = '"analysis"'
-_NAME: Final = re.compile(r"[^\s<]+")
 
 
 def forced_message(
@@ -90,11 +88,6 @@ class _Messages:
         channel, typed = self.mark(CHANNEL), f'{self.mark(CONSTRAIN)}? "json"'
         lines = [f"call: {names}"]
         for i, tool in enumerate(tools):
-            if not _NAME.fullmatch(tool.name):
-                raise OptionError(
-                    f"the tool {tool.name!r} cannot be called by this model, whose calls have "
-                    'names without spaces and "<"; give it another name'
-                )
             to = f"to=functions.{tool.name}"
             behind = f"{channel} {_quoted(f'commentary {to} ')}"
             before = f'{_quoted(f" {to}")} {channel} "commentary "'

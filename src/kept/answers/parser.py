@@ -11,10 +11,16 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from kept.answers.call_object import CallObject, Nesting, State
+from kept.answers.deepseek import DeepSeekCalls
 from kept.answers.form import AnswerForm, CallStyle
 from kept.answers.parts import Arguments, CallBegun, Content, Part, Reasoning, merged
+from kept.answers.section import Section, SectionReader
 
 _BARE: Final = (CallStyle.LLAMA, CallStyle.JSON)  # a call may be the whole answer, without a mark
+_SECTIONS: Final[dict[CallStyle, SectionReader]] = {
+    CallStyle.DEEPSEEK: DeepSeekCalls,
+    CallStyle.DEEPSEEK_V31: DeepSeekCalls,
+}
 _NAMED: Final = re.compile(r"\[TOOL_CALLS\]\s*([\w.-]{1,256})(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*")
 _MOST_NAME: Final = 512
 _CLOSING: Final = "</tool_call>"
@@ -35,6 +41,7 @@ class AnswerParser:
         self._form, self._tools = form, frozenset(tools)
         self._opening = form.opening if tools else None
         self._call: CallObject | None = None
+        self._section: Section | None = None
         self._arguments: Nesting | None = None
         self._held = ""  # perhaps the beginning of a mark, or white space that may be dropped
         self._raw = ""  # the mark of a call that has not been understood yet, and what follows
@@ -72,6 +79,9 @@ class AnswerParser:
         if self._read == self._in_reasoning:
             if rest.strip():
                 yield Reasoning(rest)
+        elif self._section is not None:
+            if text := self._section.rest():
+                yield Content(text)
         elif self._read == self._behind_call:
             if rest.strip(" \t\r\n;,") and not _CLOSING.startswith(rest.strip()):
                 yield Content(rest)
@@ -104,7 +114,11 @@ class AnswerParser:
         self._held += character
         found = self._held.lstrip()
         begins = found == "{" and not self._has_content
-        if found == self._opening:
+        if found == self._opening and self._form.style in _SECTIONS:
+            reader = _SECTIONS[self._form.style]
+            self._section, self._read = reader(self._held, self.num_calls), self._in_section
+            self._held = ""
+        elif found == self._opening:
             self._raw, self._held, self._read = self._held, "", self._behind_mark
         elif begins and self._tools and self._form.style in _BARE:
             self._raw, self._held = self._held[:-1], ""
@@ -112,6 +126,17 @@ class AnswerParser:
         elif text := self._let_go(self._opening):
             self._has_content = True
             yield Content(text)
+
+    def _in_section(self, character: str) -> Iterator[Part]:
+        section = self._section
+        assert section is not None, "a mark has opened it"
+        yield from section.see(character)
+        self.num_calls = section.num_calls
+        if section.state in (State.DONE, State.NO_CALL):
+            self._section, self._read = None, self._in_content
+        if section.state is State.NO_CALL:
+            self._raw = section.raw
+            yield from self._fail("")
 
     def _behind_mark(self, character: str) -> Iterator[Part]:
         """Behind what announces a call: the object, a list of them, or a name."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from kept.answers.deepseek import CALL_BEGIN, CALL_END, CALLS_END, FENCE, SEPARATOR
 from kept.answers.form import AnswerForm, CallStyle
 from kept.errors import OptionError
 from kept.grammar import Grammar, json_rule
 from kept.text import Tokenizer
 
+_NAME: Final = re.compile(r"[^\s<{`]{1,256}")
+_NAMED: Final = (CallStyle.DEEPSEEK, CallStyle.DEEPSEEK_V31)  # names are no JSON, arguments are
 _NO_ARGUMENTS: Final[Mapping[str, Any]] = {"type": "object", "additionalProperties": False}
 
 
@@ -26,17 +30,61 @@ class Tool:
     is_strict: bool = False
 
 
-def call_lines(form: AnswerForm, tools: Sequence[Tool]) -> list[str]:
+def call_lines(form: AnswerForm, tools: Sequence[Tool], tokenizer: Tokenizer) -> list[str]:
     """The rule `call` of one of some tools, and those it is made of."""
-    key = "parameters" if form.style is CallStyle.LLAMA else "arguments"
-    rules = [_call_rule(tool, key) for tool in tools]
-    names = " | ".join(f"call_{i}" for i in range(len(rules)))
-    return [f"call: {names}", *(f"call_{i}: {rule}" for i, rule in enumerate(rules))]
+    lines = [f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}"]
+    for i, tool in enumerate(tools):
+        if form.style not in _NAMED:
+            key = "parameters" if form.style is CallStyle.LLAMA else "arguments"
+            lines.append(f"call_{i}: {_call_rule(tool, key)}")
+            continue
+        before, behind = (
+            " ".join(_part(text, form, tokenizer) for text in texts)
+            for texts in _around(form.style, tool.name)
+        )
+        lines.append(f"call_{i}: {before} arguments_{i} {behind}")
+        lines.append(f"arguments_{i}: {arguments_rule(tool)}")
+    return lines
+
+
+def _around(style: CallStyle, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What stands before and behind the arguments of a call of that name."""
+    if style is CallStyle.DEEPSEEK_V31:
+        return (CALL_BEGIN, name, SEPARATOR), (CALL_END,)
+    named = f"{name}\n{FENCE}json\n"
+    return (CALL_BEGIN, "function", SEPARATOR, named), (f"\n{FENCE}", CALL_END)
+
+
+def _part(text: str, form: AnswerForm, tokenizer: Tokenizer) -> str:
+    if text in form.marks:
+        return spelled(text, tokenizer)
+    return json.dumps(text, ensure_ascii=False)
+
+
+def section_rule(form: AnswerForm, tokenizer: Tokenizer, several: bool) -> str | None:
+    """What follows the mark of a section of calls, of the rule `call`; None: this style has none.
+
+    several: more than one may be in it.
+    """
+    if form.style is CallStyle.MISTRAL:
+        calls = 'call (", " call)*' if several else "call"
+        return f'"[" {calls} "]"'
+    if form.style in _NAMED:
+        between = '"\\n" ' if form.style is CallStyle.DEEPSEEK else ""
+        more = f" ({between}call)*" if several else ""
+        return f"call{more} {spelled(CALLS_END, tokenizer)}"
+    return None
 
 
 def arguments_rule(tool: Tool) -> str:
-    """The arguments of a call of a tool, an object by itself. Raises OptionError for a schema that
-    cannot be kept to, or is of something else."""
+    """The arguments of a call of a tool, an object by itself, where its name is no JSON. Raises
+    OptionError for a schema that cannot be kept to, or is of something else, and for a name that
+    could not be told from what is around it."""
+    if not _NAME.fullmatch(tool.name):
+        raise OptionError(
+            f"the tool {tool.name!r} cannot be called by this model, whose calls have names of at "
+            'most 256 characters without spaces, "<", "{" and "`"; give it another name'
+        )
     parameters = _parameters(tool)
     kind = parameters.setdefault("type", "object")
     if kind != "object":

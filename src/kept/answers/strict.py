@@ -10,7 +10,7 @@ from typing import Any, Final
 from kept.answers.forced import with_reasoning
 from kept.answers.form import AnswerForm, CallStyle
 from kept.answers.harmony_grammar import strict_messages
-from kept.answers.rules import Tool, call_lines, spelled
+from kept.answers.rules import Tool, call_lines, section_rule, spelled
 from kept.grammar import Grammar
 from kept.text import Tokenizer
 
@@ -36,15 +36,14 @@ def strict_calls(
     kept = [tool if tool.is_strict else replace(tool, parameters=_ANY) for tool in tools]
     if form.style is CallStyle.HARMONY:
         return strict_messages(form, kept, tokenizer, in_reasoning)
-    lines, mark = call_lines(form, kept), form.opening
+    lines, mark = call_lines(form, kept, tokenizer), form.opening
     unlike_reasoning = _unless_reasoning(form, tokenizer, in_reasoning)
     lines.append(f"TEXT: {_TEXT}{unlike_reasoning}")
     if form.style is CallStyle.HERMES:
         call = f'"\\n" call "\\n" {spelled("</tool_call>", tokenizer)}'
         body = _marked(call, "*" if several else "?", form, tokenizer, lines)
-    elif form.style is CallStyle.MISTRAL:
-        calls = 'call (", " call)*' if several else "call"
-        body = _marked(f'"[" {calls} "]"', "?", form, tokenizer, lines)
+    elif section := section_rule(form, tokenizer, several):
+        body = _marked(section, "?", form, tokenizer, lines)
     else:
         others = f"{_without(mark, tokenizer)}{unlike_reasoning}"
         lines.append(f"BARE: /\\s*([^{{\\s](?s:.*))?/{others}")

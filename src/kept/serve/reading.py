@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +92,10 @@ def read_prompt(llm: LLM, prompt: Prompt, src_lang: str | None = None) -> Sequen
     messages = prompt.messages
     if not any("developer" in text for text in llm.chat_template.templates.values()):
         messages = tuple(_as_system(message) for message in messages)
-    messages = tuple(_with_objects(message) for message in messages)
-    if form_of(llm.chat_template.templates.values()).style is CallStyle.HARMONY:
+    form = form_of(llm.chat_template.templates.values())
+    given = _as_text if form.takes_text else _as_object
+    messages = tuple(_with_arguments(message, given) for message in messages)
+    if form.style is CallStyle.HARMONY:
         messages = tuple(_with_one_thought(message) for message in messages)
     return llm.read_chat(
         messages,
@@ -117,26 +119,34 @@ def _with_one_thought(message: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**message, "reasoning_content": f"{thought}\n{message['content']}", "content": ""}
 
 
-def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A message with the arguments of its calls as objects, as templates take them; what is no
-    object of JSON stays the text it is."""
+def _with_arguments(message: Mapping[str, Any], given: Callable[[Any], Any]) -> Mapping[str, Any]:
+    """A message with the arguments of its calls as its template takes them."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list | tuple):
         return message
-    return {**message, "tool_calls": [_with_object(call) for call in calls]}
+    return {**message, "tool_calls": [_with_argument(call, given) for call in calls]}
 
 
-def _with_object(call: Any) -> Any:
+def _with_argument(call: Any, given: Callable[[Any], Any]) -> Any:
     function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+    if not isinstance(function, Mapping) or "arguments" not in function:
         return call
+    return {**call, "function": {**function, "arguments": given(function["arguments"])}}
+
+
+def _as_object(arguments: Any) -> Any:
+    """What is no object of JSON stays the text it is."""
+    if not isinstance(arguments, str):
+        return arguments
     try:
-        found = json.loads(function["arguments"])
+        found = json.loads(arguments)
     except (ValueError, RecursionError):
-        return call
-    if not isinstance(found, dict):
-        return call
-    return {**call, "function": {**function, "arguments": found}}
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
+def _as_text(arguments: Any) -> Any:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def resolve(llm: LLM, params: SamplingParams, is_chat: bool) -> tuple[ResolvedParams, int]:

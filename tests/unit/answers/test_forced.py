@@ -11,6 +11,9 @@ from kept.grammar import Grammar, GrammarCompiler
 from kept.text import Tokenizer
 
 THINKS = ("<think>", "</think>")
+DEEP, DEEP_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
+V3 = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{}\n```<｜tool▁call▁end｜>"
+V31 = "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜>"
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,8 @@ def test_calls_are_as_many_as_asked_for(
             f"<tool_call>\n{call}\n</tool_call>",
             "\n".join([f"<tool_call>\n{call}\n</tool_call>"] * 2),
         ),
+        CallStyle.DEEPSEEK: (f"{DEEP}{V3}{DEEP_END}", f"{DEEP}{V3}\n{V3}{DEEP_END}"),
+        CallStyle.DEEPSEEK_V31: (f"{DEEP}{V31}{DEEP_END}", f"{DEEP}{V31}{V31}{DEEP_END}"),
         CallStyle.MISTRAL: (f"[TOOL_CALLS][{call}]", f"[TOOL_CALLS][{call}, {call}]"),
     }.get(style, (call, None))
     assert takes(grammar, tokenizer, one)

@@ -18,10 +18,16 @@ FORMS = [
 ]
 WHOLE = '{"name": "f", "arguments": {"a": "}<"}}'
 EMPTY = '{"name": "f", "parameters": {}}'
+DEEP, DEEP_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
+CLOSE = "<｜tool▁call▁end｜>"
+NAMED, FENCED = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n", f"\n```{CLOSE}"
+V3 = f'{NAMED}```json\n{{"a": 1}}{FENCED}'
+V31 = '<｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": 1}<｜tool▁call▁end｜>'
 PIECES = (
     *("<tool_call>", "</tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "[ARGS]", "f", "g"),
     *("<|python_tag|>", "{", "}", "[", "]", '"', '"name"', '"f"', '"arguments"', '"parameters"'),
     *(":", ",", ";", " ", "\n", "\\", "1", "text", "<", WHOLE, '{"name": "f", "parameters": {}}'),
+    *(DEEP, NAMED, f"{DEEP}{V3}", f"{DEEP}{V31}{DEEP_END}", FENCED, "```", "function", "text"),
     *('{"type": "function", "function": ', '"arguments": "{}"', '{"name": "f", "arguments": {'),
 )
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
@@ -64,6 +70,18 @@ def test_the_parts_do_not_depend_on_how_the_text_was_cut(
         ("mistral", "[TOOL_CALLS] no call", "[TOOL_CALLS] no call", []),
         ("llama", '{"name": "f", "parameters": {"a": 1}}', "", [("f", '{"a": 1}')]),
         ("llama", f"<|python_tag|>{EMPTY}; {EMPTY}", "", [("f", "{}")] * 2),
+        ("deepseek", f"Sure.{DEEP}{V3}\n{V3}{DEEP_END}", "Sure.", [("f", '{"a": 1}')] * 2),
+        ("deepseek", f"{DEEP}{V3}{V31}{DEEP_END}\n", "", [("f", '{"a": 1}')] * 2),
+        ("deepseek", f"{DEEP}{NAMED}{{}}<｜tool▁call▁end｜>", "", [("f", "{}")]),
+        ("deepseek", f"{DEEP}{V3[:-20]}", "", [("f", '{"a": 1}')]),
+        ("deepseek", f"{DEEP}{V3} So.", " So.", [("f", '{"a": 1}')]),
+        ("deepseek", f"{DEEP}{V3[:-23]}]", "", [("f", '{"a": ]')]),
+        ("deepseek", f"{DEEP}{DEEP_END}", f"{DEEP}{DEEP_END}", []),
+        ("deepseek", f"{DEEP}{NAMED}```json", f"{DEEP}{NAMED}```json", []),
+        ("deepseek", f"{DEEP}{V3}{NAMED}", NAMED, [("f", '{"a": 1}')]),
+        ("deepseek", f"a {DEEP}b", f"a {DEEP}b", []),
+        ("deepseek-v3.1", f"{DEEP}{V31}{V31}{DEEP_END}", "", [("f", '{"a": 1}')] * 2),
+        ("deepseek-v3.1", f"{DEEP}{V31.removesuffix(CLOSE)},", ",", [("f", '{"a": 1}')]),
         ("json", '{"name": "Bob", "arguments": {}}', '{"name": "Bob", "arguments": {}}', []),
         ("json", '{"answer": 3}', '{"answer": 3}', []),
         ("json", '\n{"type": "function", "name": "f"}', "", [("f", "{}")]),
@@ -106,6 +124,8 @@ def test_without_tools_calls_are_content() -> None:
         ("{%- if tools %}<tool_call>{%- endif %}<think>\n</think>", CallStyle.HERMES, True),
         ("{% if tools %}[AVAILABLE_TOOLS]{% endif %}[TOOL_CALLS]", CallStyle.MISTRAL, False),
         ('tools {"name": function name, "parameters": dict}', CallStyle.LLAMA, False),
+        (f"{DEEP}{{{{ tools }}}}\n```json\n</think><think>", CallStyle.DEEPSEEK, True),
+        (f"{DEEP}{{% if tools %}}", CallStyle.DEEPSEEK_V31, False),
         ("{{ messages }}", CallStyle.JSON, False),
     ],
 )

@@ -12,6 +12,12 @@ from kept.text import Tokenizer
 
 THINKS = ("<think>", "</think>")
 MARKS = [*THINKS, "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>"]
+MARKS += ["<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>"]
+MARKS += ["<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"]
+DEEPSEEK = {
+    CallStyle.DEEPSEEK: ("function<｜tool▁sep｜>{}\n```json\n", "\n```"),
+    CallStyle.DEEPSEEK_V31: ("{}<｜tool▁sep｜>", ""),
+}
 SCHEMA = {
     "type": "object",
     "properties": {"n": {"type": "integer"}},
@@ -48,13 +54,17 @@ def test_calls_of_strict_tools(
     def call(name: str, arguments: str) -> str:
         around = {CallStyle.HERMES: ("<tool_call>\n", "\n</tool_call>")}
         around[CallStyle.MISTRAL] = ("[TOOL_CALLS][", "]")
+        if style in DEEPSEEK:
+            named, fence = DEEPSEEK[style]
+            made = f"{named.format(name)}{arguments}{fence}<｜tool▁call▁end｜>"
+            return f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{made}<｜tool▁calls▁end｜>"
         before, behind = around.get(style, ("", ""))
         return f'{before}{{"name": "{name}", "{key}": {arguments}}}{behind}'
 
     good, bad = call("f", '{"n": 1}'), call("f", '{"n": "1"}')
     allowed = ["", "hello { there", "  hi", good, call("g", '{"q": [1]}')]
     refused = [bad, call("f", "{}"), call("h", "{}"), good[:-1], f"{good} {bad}"]
-    if style in (CallStyle.HERMES, CallStyle.MISTRAL):
+    if style in (CallStyle.HERMES, CallStyle.MISTRAL, *DEEPSEEK):
         allowed.append(f"Sure. {good}")
         refused.append(f"Sure. {bad}")
     else:
