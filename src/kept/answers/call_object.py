@@ -10,11 +10,16 @@ from typing import Any, Final
 
 from kept.answers.parts import Arguments, CallBegun, Part
 
+_STRING: Final = r'"(?:[^"\\\x00-\x1f]|\\.)*"'
 _HEAD: Final = re.compile(
-    r'\{\s*"name"\s*:\s*("(?:[^"\\\x00-\x1f]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*\{'
+    rf'\{{\s*(?:"tool_call_id"\s*:\s*{_STRING}\s*,\s*)?"(?:tool_)?name"\s*:\s*({_STRING})\s*,'
+    r'\s*"(?:arguments|parameters)"\s*:\s*\{'
 )
 _FIRST_KEY: Final = re.compile(r'\{\s*"([^"\\]*)"')
-_KEYS: Final = ("name", "arguments", "parameters", "type", "id", "function")
+_KEYS: Final = (
+    *("name", "arguments", "parameters", "type", "id", "function"),
+    *("tool_name", "tool_call_id"),
+)
 _NAMES: Final = ("arguments", "parameters")
 _PAIRS: Final = {"}": "{", "]": "["}
 MOST_HEAD: Final = 1 << 16  # characters that are held back to see whether this is a call
@@ -122,7 +127,7 @@ def call_of(text: str) -> tuple[str, str] | None:
     inner = found.get("function")
     if isinstance(inner, dict) and "name" not in found:
         found = inner
-    name = found.get("name")
+    name = found.get("name", found.get("tool_name"))
     given = [found[key] for key in _NAMES if key in found]
     if not isinstance(name, str) or not name or len(given) > 1:
         return None

@@ -51,7 +51,7 @@ def reasoned(
 
     Raises OptionError for one in Lark where there is reasoning.
     """
-    if form.reasoning is None:
+    if form.reasoning is None and (form.response is None or grammar.kind == "lark"):
         return grammar
     if grammar.kind == "lark":
         raise OptionError(
@@ -62,7 +62,18 @@ def reasoned(
     body = regex_rule(grammar.text) if is_regex else json_rule(json.loads(grammar.text))
     if form.style is CallStyle.HARMONY:
         return reasoned_message(body, tokenizer, in_reasoning)
-    return with_reasoning(form, "body", [f"body: {body}"], tokenizer, in_reasoning)
+    content = in_response(form, "body", tokenizer)
+    return with_reasoning(form, content, [f"body: {body}"], tokenizer, in_reasoning)
+
+
+def in_response(form: AnswerForm, body: str, tokenizer: Tokenizer) -> str:
+    """A body of content, with what may stand around it."""
+    if form.response is None:
+        return body
+    opening, closing = (spelled(mark, tokenizer) for mark in form.response)
+    if form.in_response:
+        return f"{body} {closing}?"
+    return f"({body} | {opening} {_SPACE} {body} {_SPACE} {closing})"
 
 
 def with_reasoning(

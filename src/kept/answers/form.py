@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -14,7 +14,8 @@ from kept.answers.deepseek import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, 
 class CallStyle(Enum):
     """How calls of tools are written.
 
-    HERMES: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (Qwen 2.5 and 3, Hermes).
+    HERMES: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (Qwen 2.5 and 3, Hermes),
+    or a list of such objects.
     MISTRAL: `[TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]`, and
     `[TOOL_CALLS]name[ARGS]{...}` of the later ones.
     LLAMA: `{"name": ..., "parameters": {...}}` as the whole answer, perhaps behind
@@ -23,6 +24,10 @@ class CallStyle(Enum):
     DEEPSEEK: `<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME`, the arguments
     fenced behind it, `<｜tool▁call▁end｜>`, more of them, `<｜tool▁calls▁end｜>` (V3, R1).
     DEEPSEEK_V31: the same without kind and fence, the name before `<｜tool▁sep｜>` (V3.1).
+    PHI: `<|tool_call|>[{"name": ..., "arguments": {...}}, ...]<|/tool_call|>` (Phi 4 mini).
+    GRANITE: the same without a mark at the end (Granite 3).
+    COMMAND: `<|START_ACTION|>[{"tool_call_id": ..., "tool_name": ..., "parameters": {...}}, ...]
+    <|END_ACTION|>` (Command R7B, A).
     JSON: an object with name and arguments as the whole answer; of templates that say nothing.
     """
 
@@ -32,6 +37,9 @@ class CallStyle(Enum):
     HARMONY = "harmony"
     DEEPSEEK = "deepseek"
     DEEPSEEK_V31 = "deepseek-v3.1"
+    PHI = "phi"
+    GRANITE = "granite"
+    COMMAND = "command"
     JSON = "json"
 
 
@@ -41,13 +49,16 @@ class AnswerForm:
 
     style: of its calls. reasoning: what stands around its reasoning, None: it has none.
     takes_tools: whether its template shows the model what tools there are. takes_text: whether it
-    wants the arguments of calls as the text they are, and objects are nothing to it.
+    wants the arguments of calls as the text they are, and objects are nothing to it. response: what
+    may stand around content, and is none of it. in_response: the answer begins within that.
     """
 
     style: CallStyle = CallStyle.JSON
     reasoning: tuple[str, str] | None = None
     takes_tools: bool = False
     takes_text: bool = False
+    response: tuple[str, str] | None = None
+    in_response: bool = False
 
     @property
     def opening(self) -> str | None:
@@ -57,7 +68,8 @@ class AnswerForm:
     @property
     def marks(self) -> tuple[str, ...]:
         """Every mark there may be, which a tokenizer may hold for special tokens."""
-        found = (self.opening, *_INNER[self.style], *(self.reasoning or ()))
+        around = (*(self.reasoning or ()), *(self.response or ()))
+        found = (self.opening, *_INNER[self.style], *around)
         return tuple(mark for mark in found if mark is not None)
 
     @property
@@ -65,6 +77,18 @@ class AnswerForm:
         """The tokens that end an answer whatever a checkpoint's settings say, where an answer in
         the template's own words does not show them all."""
         return ("<|return|>", "<|call|>") if self.style is CallStyle.HARMONY else ()
+
+    @property
+    def within_content(self) -> AnswerForm:
+        """The form of an answer that goes on with content that the prompt has begun."""
+        is_around = self.style is CallStyle.COMMAND and self.response is not None
+        return replace(self, reasoning=None, in_response=is_around)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether an answer is content and nothing else where no tools may be called."""
+        no_marks = self.reasoning is None and self.response is None
+        return no_marks and self.style is not CallStyle.HARMONY
 
     def opens_reasoning(self, prompt: str) -> bool:
         """Whether a prompt, or its end, has begun the reasoning that the answer goes on with."""
@@ -84,6 +108,9 @@ _OPENINGS: Final = {
     CallStyle.HARMONY: "<|channel|>",
     CallStyle.DEEPSEEK: CALLS_BEGIN,
     CallStyle.DEEPSEEK_V31: CALLS_BEGIN,
+    CallStyle.PHI: "<|tool_call|>",
+    CallStyle.GRANITE: "<|tool_call|>",
+    CallStyle.COMMAND: "<|START_ACTION|>",
     CallStyle.JSON: None,
 }
 _DEEPSEEK: Final = (CALL_BEGIN, SEPARATOR, CALL_END, CALLS_END)
@@ -94,10 +121,21 @@ _INNER: Final[dict[CallStyle, tuple[str, ...]]] = {
     CallStyle.HARMONY: ("<|start|>", "<|message|>", "<|constrain|>", "<|end|>"),
     CallStyle.DEEPSEEK: _DEEPSEEK,
     CallStyle.DEEPSEEK_V31: _DEEPSEEK,
+    CallStyle.PHI: ("<|/tool_call|>",),
+    CallStyle.GRANITE: (),
+    CallStyle.COMMAND: ("<|END_ACTION|>",),
     CallStyle.JSON: (),
 }
 _ANALYSIS: Final = ("<|channel|>analysis<|message|>", "<|end|>")
-_REASONING: Final = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+_REASONING: Final = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+)
+_RESPONSES: Final = (
+    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+    ("<response>", "</response>"),
+)
 _WRITES_JSON: Final = re.compile(r"""\barguments(['"]\])?\s*\)?\s*\|\s*tojson\b""")
 _TOOLS: Final = re.compile(r"\btools\b")
 
@@ -110,6 +148,10 @@ def form_of(templates: Iterable[str]) -> AnswerForm:
         return AnswerForm(CallStyle.HARMONY, _ANALYSIS, takes_tools)
     if CALLS_BEGIN in text:
         style = CallStyle.DEEPSEEK if "```json" in text else CallStyle.DEEPSEEK_V31
+    elif "<|START_ACTION|>" in text:
+        style = CallStyle.COMMAND
+    elif "<|tool_call|>" in text or "<|tool|>" in text:
+        style = CallStyle.PHI if "<|tool|>" in text else CallStyle.GRANITE
     elif "<tool_call>" in text:
         style = CallStyle.HERMES
     elif "[TOOL_CALLS]" in text:
@@ -120,4 +162,6 @@ def form_of(templates: Iterable[str]) -> AnswerForm:
         style = CallStyle.JSON
     reasoning = next((pair for pair in _REASONING if pair[1] in text), None)
     joins = style in (CallStyle.DEEPSEEK, CallStyle.DEEPSEEK_V31)
-    return AnswerForm(style, reasoning, takes_tools, joins and not _WRITES_JSON.search(text))
+    takes_text = joins and not _WRITES_JSON.search(text)
+    response = next((pair for pair in _RESPONSES if pair[1] in text), None)
+    return AnswerForm(style, reasoning, takes_tools, takes_text, response)

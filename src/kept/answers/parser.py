@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Final
 
 from kept.answers.call_object import CallObject, Nesting, State
 from kept.answers.deepseek import DeepSeekCalls
 from kept.answers.form import AnswerForm, CallStyle
+from kept.answers.listed import ListedCalls
 from kept.answers.parts import Arguments, CallBegun, Content, Part, Reasoning, merged
 from kept.answers.section import Section, SectionReader
 
@@ -20,6 +22,9 @@ _BARE: Final = (CallStyle.LLAMA, CallStyle.JSON)  # a call may be the whole answ
 _SECTIONS: Final[dict[CallStyle, SectionReader]] = {
     CallStyle.DEEPSEEK: DeepSeekCalls,
     CallStyle.DEEPSEEK_V31: DeepSeekCalls,
+    CallStyle.PHI: partial(ListedCalls, closing="<|/tool_call|>"),
+    CallStyle.GRANITE: ListedCalls,
+    CallStyle.COMMAND: partial(ListedCalls, closing="<|END_ACTION|>"),
 }
 _NAMED: Final = re.compile(r"\[TOOL_CALLS\]\s*([\w.-]{1,256})(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*")
 _MOST_NAME: Final = 512
@@ -42,6 +47,9 @@ class AnswerParser:
         self._opening = form.opening if tools else None
         self._call: CallObject | None = None
         self._section: Section | None = None
+        # The mark around content that may come next, and whether it is the closing one.
+        self._is_around = form.in_response
+        self._around = form.response[self._is_around] if form.response is not None else None
         self._arguments: Nesting | None = None
         self._held = ""  # perhaps the beginning of a mark, or white space that may be dropped
         self._raw = ""  # the mark of a call that has not been understood yet, and what follows
@@ -120,10 +128,15 @@ class AnswerParser:
             self._held = ""
         elif found == self._opening:
             self._raw, self._held, self._read = self._held, "", self._behind_mark
+        elif found and found == self._around and (not self._has_content or self._is_around):
+            self._held, self._drops_space = "", not self._is_around
+            self._is_around = not self._is_around
+            closing = self._form.response[1] if self._form.response else None
+            self._around = closing if self._is_around else None
         elif begins and self._tools and self._form.style in _BARE:
             self._raw, self._held = self._held[:-1], ""
             yield from self._begin_call(character)
-        elif text := self._let_go(self._opening):
+        elif text := self._let_go(self._opening, self._around):
             self._has_content = True
             yield Content(text)
 
@@ -143,6 +156,10 @@ class AnswerParser:
         is_mistral = self._form.style is CallStyle.MISTRAL
         if character == "{" and (not is_mistral or self._raw.strip().endswith(("[", ","))):
             yield from self._begin_call(character)
+        elif character == "[" and self._form.style is CallStyle.HERMES:
+            self._section = ListedCalls(self._raw, self.num_calls, closing=_CLOSING)
+            self._raw, self._read = "", self._in_section
+            yield from self._in_section(character)
         elif character.isspace() or (
             is_mistral and character == "[" and self._raw.strip() == self._opening
         ):
@@ -212,11 +229,11 @@ class AnswerParser:
         elif rest and (style is CallStyle.MISTRAL or rest not in (";", ",")):
             yield from self._again(self._in_content)
 
-    def _let_go(self, mark: str | None) -> str:
+    def _let_go(self, *marks: str | None) -> str:
         """What of the text held back can be none of a mark, nor of the space before it."""
         shown = ""
         while rest := self._held.lstrip():
-            if mark is not None and mark.startswith(rest):
+            if any(mark is not None and mark.startswith(rest) for mark in marks):
                 break
             count = len(self._held) - len(rest) + 1
             skipped = count - 1 if self._drops_space else 0

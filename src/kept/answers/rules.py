@@ -16,6 +16,13 @@ from kept.text import Tokenizer
 
 _NAME: Final = re.compile(r"[^\s<{`]{1,256}")
 _NAMED: Final = (CallStyle.DEEPSEEK, CallStyle.DEEPSEEK_V31)  # names are no JSON, arguments are
+_LISTED: Final = {  # and what ends the list
+    CallStyle.PHI: "<|/tool_call|>",
+    CallStyle.GRANITE: None,
+    CallStyle.COMMAND: "<|END_ACTION|>",
+}
+_SPACE: Final = r"/[ \n]{0,6}/"
+_ID: Final = {"tool_call_id": {"type": "string", "pattern": "^[0-9]{1,4}$"}}  # of Command's
 _NO_ARGUMENTS: Final[Mapping[str, Any]] = {"type": "object", "additionalProperties": False}
 
 
@@ -35,8 +42,7 @@ def call_lines(form: AnswerForm, tools: Sequence[Tool], tokenizer: Tokenizer) ->
     lines = [f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}"]
     for i, tool in enumerate(tools):
         if form.style not in _NAMED:
-            key = "parameters" if form.style is CallStyle.LLAMA else "arguments"
-            lines.append(f"call_{i}: {_call_rule(tool, key)}")
+            lines.append(f"call_{i}: {_call_rule(tool, form.style)}")
             continue
         before, behind = (
             " ".join(_part(text, form, tokenizer) for text in texts)
@@ -73,6 +79,11 @@ def section_rule(form: AnswerForm, tokenizer: Tokenizer, several: bool) -> str |
         between = '"\\n" ' if form.style is CallStyle.DEEPSEEK else ""
         more = f" ({between}call)*" if several else ""
         return f"call{more} {spelled(CALLS_END, tokenizer)}"
+    if form.style in _LISTED:
+        closing = _LISTED[form.style]
+        calls = f'call ("," {_SPACE} call)*' if several else "call"
+        end = "" if closing is None else spelled(closing, tokenizer)
+        return f'{_SPACE} "[" {_SPACE} {calls} {_SPACE} "]" {end}'
     return None
 
 
@@ -101,7 +112,11 @@ def _parameters(tool: Tool) -> dict[str, Any]:
     return parameters
 
 
-def _call_rule(tool: Tool, key: str) -> str:
+def _call_rule(tool: Tool, style: CallStyle) -> str:
+    is_command = style is CallStyle.COMMAND
+    key = "parameters" if is_command or style is CallStyle.LLAMA else "arguments"
+    name = "tool_name" if is_command else "name"
+    number: dict[str, Any] = _ID if is_command else {}
     parameters = _parameters(tool)
     definitions: dict[str, Any] = {
         name: parameters.pop(name) for name in _OF_ROOT if name in parameters
@@ -113,8 +128,8 @@ def _call_rule(tool: Tool, key: str) -> str:
         )
     schema: dict[str, Any] = {
         "type": "object",
-        "properties": {"name": {"const": tool.name}, key: parameters},
-        "required": ["name", key],
+        "properties": {**number, name: {"const": tool.name}, key: parameters},
+        "required": [*number, name, key],
         "additionalProperties": False,
         **definitions,
     }

@@ -57,13 +57,24 @@ def _marked(call: str, times: str, form: AnswerForm, tokenizer: Tokenizer, lines
     assert mark is not None, "of this style each call has one"
     if tokenizer.is_special(mark):  # which is in no text
         lines += [f"marked: {spelled(mark, tokenizer)} {call}", f"LATER: {_TEXT}"]
-        return f"(TEXT | marked) (marked | LATER){times}" if times == "*" else "TEXT marked?"
+        if times == "*":
+            return "(TEXT | marked) (marked | LATER)*"
+        return f"{_said(form, tokenizer)} marked?"
     lines += [
         f"before[suffix={json.dumps(mark)}]: TEXT",
         f"marked: before {call}",
         f"LAST: TEXT{_without(mark, tokenizer)}",
     ]
     return f"marked{times} LAST"
+
+
+def _said(form: AnswerForm, tokenizer: Tokenizer) -> str:
+    """Text, with marks around it that may be there and are in no text."""
+    if form.response is None or not tokenizer.is_special(form.response[1]):
+        return "TEXT"
+    opening, closing = (spelled(mark, tokenizer) for mark in form.response)
+    around = f"TEXT {closing}?"
+    return f"({around})" if form.in_response else f"(TEXT | {opening} {around})"
 
 
 def _without(mark: str | None, tokenizer: Tokenizer) -> str:

@@ -70,8 +70,10 @@ class Reading(Loaded):
         """Options under which an answer also ends at the end of sequence or turn that only
         tokenizer, config.json or template know."""
         assert self.tokenizer is not None
-        ends = form_of(self.chat_template.templates.values()).ends
-        named = ends or (self.tokenizer.special_tokens.get("eos_token"), self._turn_end)
+        form = form_of(self.chat_template.templates.values())
+        # What ends content ends no turn, though it stands behind an answer.
+        turn_end = None if self._turn_end in form.marks else self._turn_end
+        named = form.ends or (self.tokenizer.special_tokens.get("eos_token"), turn_end)
         return with_turn_ends(params, self.tokenizer, named, self.checkpoint.config)
 
     @cached_property

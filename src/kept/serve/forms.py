@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from kept.answers import (
     AnswerForm,
-    CallStyle,
     Parser,
     Tool,
     forced_calls,
@@ -50,10 +49,12 @@ def shape_of(llm: LLM, prompt: Prompt, tokens: Sequence[int]) -> Shape | None:
         return None
     form = form_of(llm.chat_template.templates.values())
     tail = llm.tokenizer.decode(tokens[-_TAIL:], skip_special_tokens=False)
-    if form.reasoning is not None and (prompt.goes_on or form.closes_reasoning(tail)):
+    if prompt.goes_on:
+        form = form.within_content
+    elif form.closes_reasoning(tail):
         form = replace(form, reasoning=None)  # it is over before the answer begins
     tools = tuple(_name(tool) for tool in prompt.tools)
-    if form.reasoning is None and not tools and form.style is not CallStyle.HARMONY:
+    if form.is_plain and not tools:
         return None
     return Shape(form, tools, form.opens_reasoning(tail))
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kept.answers import CallStyle, form_of
 from kept.engine import Engine, Request
 from kept.errors import ContextLengthError
 from kept.options import ResolvedCacheOptions
 from kept.sampling import ResolvedParams, SamplingParams, fresh_seed
 from kept.serve.asked import Asked, Chat, Prompt
+from kept.serve.conversation import for_template
 from kept.serve.forms import Shape, shape_of, shaped
 from kept.serve.refusal import Refusal, not_done
 
@@ -89,64 +88,13 @@ def read_prompt(llm: LLM, prompt: Prompt, src_lang: str | None = None) -> Sequen
     options = dict(prompt.template_options)
     if prompt.tools:
         options["tools"] = list(prompt.tools)
-    messages = prompt.messages
-    if not any("developer" in text for text in llm.chat_template.templates.values()):
-        messages = tuple(_as_system(message) for message in messages)
-    form = form_of(llm.chat_template.templates.values())
-    given = _as_text if form.takes_text else _as_object
-    messages = tuple(_with_arguments(message, given) for message in messages)
-    if form.style is CallStyle.HARMONY:
-        messages = tuple(_with_one_thought(message) for message in messages)
+    messages = for_template(prompt.messages, prompt.tools, llm.chat_template)
     return llm.read_chat(
         messages,
         add_generation_prompt=prompt.begins_answer,
         continue_final_message=prompt.goes_on,
         template_options=options,
     )
-
-
-def _as_system(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A developer's message for a template that knows only the older name of it."""
-    return {**message, "role": "system"} if message.get("role") == "developer" else message
-
-
-def _with_one_thought(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A message that thinks, says something and calls for a template that takes what comes before
-    a call as thoughts, and refuses to be given it under two names."""
-    thought = message.get("reasoning_content")
-    if not (thought and message.get("content") and message.get("tool_calls")):
-        return message
-    return {**message, "reasoning_content": f"{thought}\n{message['content']}", "content": ""}
-
-
-def _with_arguments(message: Mapping[str, Any], given: Callable[[Any], Any]) -> Mapping[str, Any]:
-    """A message with the arguments of its calls as its template takes them."""
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list | tuple):
-        return message
-    return {**message, "tool_calls": [_with_argument(call, given) for call in calls]}
-
-
-def _with_argument(call: Any, given: Callable[[Any], Any]) -> Any:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or "arguments" not in function:
-        return call
-    return {**call, "function": {**function, "arguments": given(function["arguments"])}}
-
-
-def _as_object(arguments: Any) -> Any:
-    """What is no object of JSON stays the text it is."""
-    if not isinstance(arguments, str):
-        return arguments
-    try:
-        found = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments
-    return found if isinstance(found, dict) else arguments
-
-
-def _as_text(arguments: Any) -> Any:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def resolve(llm: LLM, params: SamplingParams, is_chat: bool) -> tuple[ResolvedParams, int]:

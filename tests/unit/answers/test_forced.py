@@ -41,6 +41,7 @@ def test_calls_are_as_many_as_asked_for(
     grammar = forced_calls(form, [Tool("f")], tokenizer, several=several)
     key = "parameters" if style is CallStyle.LLAMA else "arguments"
     call = f'{{"name": "f", "{key}": {{}}}}'
+    action = '{"tool_call_id": "0", "tool_name": "f", "parameters": {}}'
     one, two = {
         CallStyle.HERMES: (
             f"<tool_call>\n{call}\n</tool_call>",
@@ -48,6 +49,15 @@ def test_calls_are_as_many_as_asked_for(
         ),
         CallStyle.DEEPSEEK: (f"{DEEP}{V3}{DEEP_END}", f"{DEEP}{V3}\n{V3}{DEEP_END}"),
         CallStyle.DEEPSEEK_V31: (f"{DEEP}{V31}{DEEP_END}", f"{DEEP}{V31}{V31}{DEEP_END}"),
+        CallStyle.PHI: (
+            f"<|tool_call|>[{call}]<|/tool_call|>",
+            f"<|tool_call|>[{call}, {call}]<|/tool_call|>",
+        ),
+        CallStyle.GRANITE: (f"<|tool_call|>[{call}]", f"<|tool_call|> [{call}, {call}]"),
+        CallStyle.COMMAND: (
+            f"<|START_ACTION|>[\n    {action}\n]<|END_ACTION|>",
+            f"<|START_ACTION|>[\n    {action},\n    {action}\n]<|END_ACTION|>",
+        ),
         CallStyle.MISTRAL: (f"[TOOL_CALLS][{call}]", f"[TOOL_CALLS][{call}, {call}]"),
     }.get(style, (call, None))
     assert takes(grammar, tokenizer, one)

@@ -12,8 +12,10 @@ from thinning import examples
 from kept.answers import AnswerForm, AnswerParser, CallStyle, Message, form_of
 
 THINKS = ("<think>", "</think>")
+AROUND = ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
 FORMS = [
     *(AnswerForm(style) for style in CallStyle if style is not CallStyle.HARMONY),
+    AnswerForm(CallStyle.COMMAND, response=AROUND),
     AnswerForm(CallStyle.HERMES, THINKS),
 ]
 WHOLE = '{"name": "f", "arguments": {"a": "}<"}}'
@@ -23,7 +25,11 @@ CLOSE = "<｜tool▁call▁end｜>"
 NAMED, FENCED = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n", f"\n```{CLOSE}"
 V3 = f'{NAMED}```json\n{{"a": 1}}{FENCED}'
 V31 = '<｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": 1}<｜tool▁call▁end｜>'
+CALLS = f'[{{"name": "f", "arguments": {{"a": 1}}}}, {EMPTY}]'
+ACTION = '[\n    {"tool_call_id": "0", "tool_name": "f", "parameters": {"a": 1}}\n]'
+LISTED = ("<|tool_call|>", "<|/tool_call|>", "<|START_ACTION|>", "<|END_ACTION|>")
 PIECES = (
+    *(*LISTED, *AROUND, CALLS, ACTION, f"<|tool_call|>{CALLS}", f"<|START_ACTION|>{ACTION}"),
     *("<tool_call>", "</tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "[ARGS]", "f", "g"),
     *("<|python_tag|>", "{", "}", "[", "]", '"', '"name"', '"f"', '"arguments"', '"parameters"'),
     *(":", ",", ";", " ", "\n", "\\", "1", "text", "<", WHOLE, '{"name": "f", "parameters": {}}'),
@@ -50,7 +56,7 @@ def test_the_parts_do_not_depend_on_how_the_text_was_cut(
     whole, edges = read(form, [text]), [0, *sorted(cuts), len(text)]
     assert read(form, [text[a:b] for a, b in pairwise(edges)]) == whole
     assert read(form, list(text)) == whole
-    if not whole.calls and form.reasoning is None:
+    if not whole.calls and form.reasoning is None and form.response is None:
         assert whole.content == text
 
 
@@ -82,6 +88,20 @@ def test_the_parts_do_not_depend_on_how_the_text_was_cut(
         ("deepseek", f"a {DEEP}b", f"a {DEEP}b", []),
         ("deepseek-v3.1", f"{DEEP}{V31}{V31}{DEEP_END}", "", [("f", '{"a": 1}')] * 2),
         ("deepseek-v3.1", f"{DEEP}{V31.removesuffix(CLOSE)},", ",", [("f", '{"a": 1}')]),
+        ("phi", f"<|tool_call|>{CALLS}<|/tool_call|>", "", [("f", '{"a": 1}'), ("f", "{}")]),
+        ("phi", f"Sure.<|tool_call|>{EMPTY}<|/tool_call|>", "Sure.", [("f", "{}")]),
+        ("phi", f"<|tool_call|>{CALLS[:-1]}", "", [("f", '{"a": 1}'), ("f", "{}")]),
+        ("hermes", f"<tool_call>\n{CALLS}", "", [("f", '{"a": 1}'), ("f", "{}")]),
+        ("hermes", f"<tool_call>[{WHOLE}]</tool_call>", "", [("f", '{"a": "}<"}')]),
+        ("hermes", "<tool_call>[1]</tool_call>", "<tool_call>[1]</tool_call>", []),
+        ("phi", f"<|tool_call|>{CALLS}.", ".", [("f", '{"a": 1}'), ("f", "{}")]),
+        ("phi", "<|tool_call|>[]<|/tool_call|>", "<|tool_call|>[]<|/tool_call|>", []),
+        ("phi", '<|tool_call|>[{"x": 1}]', '<|tool_call|>[{"x": 1}]', []),
+        ("phi", f'<|tool_call|>[{EMPTY}, {{"name"', ', {"name"', [("f", "{}")]),
+        ("granite", f"<|tool_call|>{CALLS}\nSo.", "\nSo.", [("f", '{"a": 1}'), ("f", "{}")]),
+        ("granite", f"<|tool_call|> {EMPTY}", "", [("f", "{}")]),
+        ("granite", "<|tool_call|>", "<|tool_call|>", []),
+        ("command", f"<|START_ACTION|>{ACTION}<|END_ACTION|>", "", [("f", '{"a": 1}')]),
         ("json", '{"name": "Bob", "arguments": {}}', '{"name": "Bob", "arguments": {}}', []),
         ("json", '{"answer": 3}', '{"answer": 3}', []),
         ("json", '\n{"type": "function", "name": "f"}', "", [("f", "{}")]),
@@ -126,6 +146,9 @@ def test_without_tools_calls_are_content() -> None:
         ('tools {"name": function name, "parameters": dict}', CallStyle.LLAMA, False),
         (f"{DEEP}{{{{ tools }}}}\n```json\n</think><think>", CallStyle.DEEPSEEK, True),
         (f"{DEEP}{{% if tools %}}", CallStyle.DEEPSEEK_V31, False),
+        ("<|tool|>{{ message['tools'] }}<|/tool|>", CallStyle.PHI, False),
+        ("{{ tools }} <|tool_call|> <think></think>", CallStyle.GRANITE, True),
+        ("{{ tools }} <|START_ACTION|>", CallStyle.COMMAND, False),
         ("{{ messages }}", CallStyle.JSON, False),
     ],
 )
@@ -150,3 +173,18 @@ def test_where_reasoning_has_ended(step: int, in_reasoning: bool) -> None:
     plain = AnswerParser(FORMS[-1])
     plain.add("no <think>of</think> it")
     assert plain.reasoned == 0
+
+
+def test_what_stands_around_content_is_none_of_it() -> None:
+    form = form_of([f"{{{{ tools }}}}<|END_THINKING|><|START_ACTION|>{''.join(AROUND)}"])
+    thought = "<|START_THINKING|>well<|END_THINKING|>"
+    assert read(form, [f"{thought}{AROUND[0]}Yes.\n{AROUND[1]}"]) == Message("well", "Yes.")
+    assert read(form, [f"{thought}Yes."]) == Message("well", "Yes.")
+    assert read(form, ["a", *AROUND]).content == f"a{''.join(AROUND)}"
+    assert read(form.within_content, [f" so.{AROUND[1]}"]).content == " so."
+    assert not form.is_plain
+    called = read(form, [f"{thought}<|START_ACTION|>{ACTION}<|END_ACTION|>"])
+    assert [(call.name, call.arguments) for call in called.calls] == [("f", '{"a": 1}')]
+    granite = form_of(["{{ tools }}<|tool_call|><think></think><response></response>"])
+    assert read(granite, ["<think>a</think>\n<response>b</response>"]) == Message("a", "b")
+    assert read(granite, ["a </response>"]).content == "a </response>"

@@ -11,12 +11,18 @@ from kept.grammar import Grammar, GrammarCompiler
 from kept.text import Tokenizer
 
 THINKS = ("<think>", "</think>")
+AROUND = ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
 MARKS = [*THINKS, "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>"]
 MARKS += ["<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>"]
+MARKS += [*AROUND, "<|tool_call|>", "<|/tool_call|>", "<|START_ACTION|>", "<|END_ACTION|>"]
 MARKS += ["<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"]
 DEEPSEEK = {
     CallStyle.DEEPSEEK: ("function<｜tool▁sep｜>{}\n```json\n", "\n```"),
     CallStyle.DEEPSEEK_V31: ("{}<｜tool▁sep｜>", ""),
+}
+LISTED = {
+    CallStyle.PHI: ("<|tool_call|>[", "]<|/tool_call|>"),
+    CallStyle.GRANITE: ("<|tool_call|>[", "]"),
 }
 SCHEMA = {
     "type": "object",
@@ -48,7 +54,8 @@ def takes(grammar: Grammar, tokenizer: Tokenizer, text: str) -> bool:
 def test_calls_of_strict_tools(
     tokenizer: Tokenizer, style: CallStyle, reasoning: tuple[str, str] | None
 ) -> None:
-    form, key = AnswerForm(style, reasoning), "arguments"
+    around = AROUND if style is CallStyle.COMMAND else None
+    form, key = AnswerForm(style, reasoning, response=around), "arguments"
     key = "parameters" if style is CallStyle.LLAMA else key
 
     def call(name: str, arguments: str) -> str:
@@ -58,17 +65,24 @@ def test_calls_of_strict_tools(
             named, fence = DEEPSEEK[style]
             made = f"{named.format(name)}{arguments}{fence}<｜tool▁call▁end｜>"
             return f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{made}<｜tool▁calls▁end｜>"
+        if style is CallStyle.COMMAND:
+            made = f'"tool_call_id": "0", "tool_name": "{name}", "parameters": {arguments}'
+            return f"<|START_ACTION|>[{{{made}}}]<|END_ACTION|>"
+        around |= LISTED
         before, behind = around.get(style, ("", ""))
         return f'{before}{{"name": "{name}", "{key}": {arguments}}}{behind}'
 
     good, bad = call("f", '{"n": 1}'), call("f", '{"n": "1"}')
     allowed = ["", "hello { there", "  hi", good, call("g", '{"q": [1]}')]
     refused = [bad, call("f", "{}"), call("h", "{}"), good[:-1], f"{good} {bad}"]
-    if style in (CallStyle.HERMES, CallStyle.MISTRAL, *DEEPSEEK):
+    if style in (CallStyle.HERMES, CallStyle.MISTRAL, CallStyle.COMMAND, *DEEPSEEK, *LISTED):
         allowed.append(f"Sure. {good}")
         refused.append(f"Sure. {bad}")
     else:
         refused.append('{"answer": 1}')  # which nothing tells from a call while it is written
+    if style is CallStyle.COMMAND:
+        allowed.append(f"{AROUND[0]}hello{AROUND[1]}")
+        refused.append(f"{AROUND[0]}hello{AROUND[1]}{bad}")
     if style is CallStyle.LLAMA and tokenizer.is_special("<|python_tag|>"):  # as Llama's is
         allowed.append(f"<|python_tag|>{good}")
         refused.append(f"<|python_tag|>{bad}")

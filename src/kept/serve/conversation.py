@@ -1,0 +1,100 @@
+"""A conversation as the protocols have it, made what a model's chat template takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from kept.answers import CallStyle, form_of
+from kept.text import ChatTemplate
+
+_TOOLS_OF_SYSTEM: Final = "message['tools']"  # where Phi 4 mini's template finds them
+
+
+def for_template(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    template: ChatTemplate,
+) -> Sequence[Mapping[str, Any]]:
+    """The messages with what only this template wants otherwise; they are not changed.
+
+    A developer is a system where the template knows no developers, the arguments of calls are
+    objects or text, and what was thought before a call goes by the template's name for it.
+    """
+    texts = template.templates.values()
+    form = form_of(texts)
+    if not any("developer" in text for text in texts):
+        messages = [_as_system(message) for message in messages]
+    given = _as_text if form.takes_text else _as_object
+    messages = [_with_arguments(message, given) for message in messages]
+    if form.style is CallStyle.HARMONY:
+        messages = [_with_one_thought(message) for message in messages]
+    if form.style is CallStyle.COMMAND:
+        messages = [_with_plan(message) for message in messages]
+    if tools and form.style is CallStyle.PHI and any(_TOOLS_OF_SYSTEM in text for text in texts):
+        messages = _with_tools(messages, tools)
+    return messages
+
+
+def _with_plan(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is thought before a call is called a plan by Command's templates."""
+    plan = message.get("reasoning_content") or message.get("content")
+    if not message.get("tool_calls") or not plan or "tool_plan" in message:
+        return message
+    return {**message, "tool_plan": plan}
+
+
+def _with_tools(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> Sequence[Mapping[str, Any]]:
+    """Tools as the text of the first system message, which is made where there is none."""
+    functions = [tool.get("function", tool) for tool in tools]
+    shown = json.dumps(functions, ensure_ascii=False)
+    if not messages or messages[0].get("role") != "system":
+        messages = [{"role": "system", "content": ""}, *messages]
+    return [{**messages[0], "tools": shown}, *messages[1:]]
+
+
+def _as_system(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A developer's message for a template that knows only the older name of it."""
+    return {**message, "role": "system"} if message.get("role") == "developer" else message
+
+
+def _with_one_thought(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message that thinks, says something and calls for a template that takes what comes before
+    a call as thoughts, and refuses to be given it under two names."""
+    thought = message.get("reasoning_content")
+    if not (thought and message.get("content") and message.get("tool_calls")):
+        return message
+    return {**message, "reasoning_content": f"{thought}\n{message['content']}", "content": ""}
+
+
+def _with_arguments(message: Mapping[str, Any], given: Callable[[Any], Any]) -> Mapping[str, Any]:
+    """A message with the arguments of its calls as its template takes them."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list | tuple):
+        return message
+    return {**message, "tool_calls": [_with_argument(call, given) for call in calls]}
+
+
+def _with_argument(call: Any, given: Callable[[Any], Any]) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or "arguments" not in function:
+        return call
+    return {**call, "function": {**function, "arguments": given(function["arguments"])}}
+
+
+def _as_object(arguments: Any) -> Any:
+    """What is no object of JSON stays the text it is."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        found = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
+def _as_text(arguments: Any) -> Any:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
