@@ -1,4 +1,4 @@
-"""Answers as Command R7B writes them, and conversations as templates of its kind take them."""
+"""Answers as Command R7B writes them, and what of them goes back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import Any, Final
 
 import pytest
 from jsonschema import validate
-
-from kept.serve.conversation import for_template
-from kept.text import ChatTemplate
 
 from .scripted import Dialect, scripted
 from .serving import Served, served
@@ -95,18 +92,3 @@ def test_what_was_called_goes_back(server: Served) -> None:
     assert tokenizer is not None
     shown = tokenizer.decode(asked.json()["tokens"], skip_special_tokens=False)
     assert f"assistant: {SCRIPT['call']}" in shown
-
-
-def test_tools_of_a_template_that_finds_them_in_the_system_s_message() -> None:
-    """As Phi 4 mini's."""
-    template = ChatTemplate(
-        "{% for message in messages %}{{ message['content'] }}"
-        "{% if 'tools' in message %}<|tool|>{{ message['tools'] }}<|/tool|>{% endif %}{% endfor %}"
-    )
-    for messages in (said("Hi"), [{"role": "system", "content": "Be."}, *said("Hi")]):
-        shown = template.render(for_template(messages, TOOLS, template), tools=TOOLS)
-        head, _, rest = shown.partition("<|tool|>")
-        assert head == ("" if len(messages) == 1 else "Be.")
-        tools, _, rest = rest.partition("<|/tool|>")
-        assert (json.loads(tools), rest) == ([TOOLS[0]["function"]], "Hi")
-    assert for_template(said("Hi"), (), template) == said("Hi")

@@ -28,6 +28,7 @@ class CallStyle(Enum):
     GRANITE: the same without a mark at the end (Granite 3).
     COMMAND: `<|START_ACTION|>[{"tool_call_id": ..., "tool_name": ..., "parameters": {...}}, ...]
     <|END_ACTION|>` (Command R7B, A).
+    GLM: a tool's name as the first line of the answer and its arguments behind it (GLM-4-0414).
     JSON: an object with name and arguments as the whole answer; of templates that say nothing.
     """
 
@@ -40,6 +41,7 @@ class CallStyle(Enum):
     PHI = "phi"
     GRANITE = "granite"
     COMMAND = "command"
+    GLM = "glm"
     JSON = "json"
 
 
@@ -50,7 +52,8 @@ class AnswerForm:
     style: of its calls. reasoning: what stands around its reasoning, None: it has none.
     takes_tools: whether its template shows the model what tools there are. takes_text: whether it
     wants the arguments of calls as the text they are, and objects are nothing to it. response: what
-    may stand around content, and is none of it. in_response: the answer begins within that.
+    may stand around content, and is none of it. in_response: the answer begins within that, or
+    within content that begins with a line break (GLM).
     """
 
     style: CallStyle = CallStyle.JSON
@@ -76,19 +79,20 @@ class AnswerForm:
     def ends(self) -> tuple[str, ...]:
         """The tokens that end an answer whatever a checkpoint's settings say, where an answer in
         the template's own words does not show them all."""
-        return ("<|return|>", "<|call|>") if self.style is CallStyle.HARMONY else ()
+        return _ENDS.get(self.style, ())
 
     @property
     def within_content(self) -> AnswerForm:
         """The form of an answer that goes on with content that the prompt has begun."""
         is_around = self.style is CallStyle.COMMAND and self.response is not None
+        is_around = is_around or self.style is CallStyle.GLM
         return replace(self, reasoning=None, in_response=is_around)
 
     @property
     def is_plain(self) -> bool:
         """Whether an answer is content and nothing else where no tools may be called."""
         no_marks = self.reasoning is None and self.response is None
-        return no_marks and self.style is not CallStyle.HARMONY
+        return no_marks and self.style not in (CallStyle.HARMONY, CallStyle.GLM)
 
     def opens_reasoning(self, prompt: str) -> bool:
         """Whether a prompt, or its end, has begun the reasoning that the answer goes on with."""
@@ -111,6 +115,7 @@ _OPENINGS: Final = {
     CallStyle.PHI: "<|tool_call|>",
     CallStyle.GRANITE: "<|tool_call|>",
     CallStyle.COMMAND: "<|START_ACTION|>",
+    CallStyle.GLM: None,
     CallStyle.JSON: None,
 }
 _DEEPSEEK: Final = (CALL_BEGIN, SEPARATOR, CALL_END, CALLS_END)
@@ -124,7 +129,12 @@ _INNER: Final[dict[CallStyle, tuple[str, ...]]] = {
     CallStyle.PHI: ("<|/tool_call|>",),
     CallStyle.GRANITE: (),
     CallStyle.COMMAND: ("<|END_ACTION|>",),
+    CallStyle.GLM: (),
     CallStyle.JSON: (),
+}
+_ENDS: Final = {
+    CallStyle.HARMONY: ("<|return|>", "<|call|>"),
+    CallStyle.GLM: ("<|endoftext|>", "<|user|>", "<|observation|>"),
 }
 _ANALYSIS: Final = ("<|channel|>analysis<|message|>", "<|end|>")
 _REASONING: Final = (
@@ -148,6 +158,8 @@ def form_of(templates: Iterable[str]) -> AnswerForm:
         return AnswerForm(CallStyle.HARMONY, _ANALYSIS, takes_tools)
     if CALLS_BEGIN in text:
         style = CallStyle.DEEPSEEK if "```json" in text else CallStyle.DEEPSEEK_V31
+    elif "<|observation|>" in text and "metadata" in text:
+        style = CallStyle.GLM
     elif "<|START_ACTION|>" in text:
         style = CallStyle.COMMAND
     elif "<|tool_call|>" in text or "<|tool|>" in text:

@@ -15,6 +15,7 @@ from kept.answers.call_object import CallObject, Nesting, State
 from kept.answers.deepseek import DeepSeekCalls
 from kept.answers.form import AnswerForm, CallStyle
 from kept.answers.listed import ListedCalls
+from kept.answers.named import NamedCalls
 from kept.answers.parts import Arguments, CallBegun, Content, Part, Reasoning, merged
 from kept.answers.section import Section, SectionReader
 
@@ -54,7 +55,9 @@ class AnswerParser:
         self._held = ""  # perhaps the beginning of a mark, or white space that may be dropped
         self._raw = ""  # the mark of a call that has not been understood yet, and what follows
         self._has_content = False
-        self._drops_space = in_reasoning  # as at the beginning of reasoning, and behind it
+        self._begins_line = form.style is CallStyle.GLM and not form.in_response
+        # As at the beginning of reasoning, and behind it:
+        self._drops_space = in_reasoning or self._begins_line
         self.num_calls = 0  # that have begun
         self._num_read = self._num_reasoned = 0  # characters
         self._read: Callable[[str], Iterator[Part]] = self._at_start
@@ -119,6 +122,11 @@ class AnswerParser:
             yield Reasoning(text)
 
     def _in_content(self, character: str) -> Iterator[Part]:
+        if self._begins_line and self._tools:
+            self._begins_line = False
+            self._section, self._read = NamedCalls(self._tools, self.num_calls), self._in_section
+            yield from self._in_section(character)
+            return
         self._held += character
         found = self._held.lstrip()
         begins = found == "{" and not self._has_content

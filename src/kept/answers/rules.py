@@ -15,7 +15,8 @@ from kept.grammar import Grammar, json_rule
 from kept.text import Tokenizer
 
 _NAME: Final = re.compile(r"[^\s<{`]{1,256}")
-_NAMED: Final = (CallStyle.DEEPSEEK, CallStyle.DEEPSEEK_V31)  # names are no JSON, arguments are
+# Of these names are no JSON, and arguments are:
+_NAMED: Final = (CallStyle.DEEPSEEK, CallStyle.DEEPSEEK_V31, CallStyle.GLM)
 _LISTED: Final = {  # and what ends the list
     CallStyle.PHI: "<|/tool_call|>",
     CallStyle.GRANITE: None,
@@ -55,6 +56,8 @@ def call_lines(form: AnswerForm, tools: Sequence[Tool], tokenizer: Tokenizer) ->
 
 def _around(style: CallStyle, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What stands before and behind the arguments of a call of that name."""
+    if style is CallStyle.GLM:
+        return (f"{name}\n",), ()
     if style is CallStyle.DEEPSEEK_V31:
         return (CALL_BEGIN, name, SEPARATOR), (CALL_END,)
     named = f"{name}\n{FENCE}json\n"
@@ -75,7 +78,7 @@ def section_rule(form: AnswerForm, tokenizer: Tokenizer, several: bool) -> str |
     if form.style is CallStyle.MISTRAL:
         calls = 'call (", " call)*' if several else "call"
         return f'"[" {calls} "]"'
-    if form.style in _NAMED:
+    if form.style in _NAMED and form.style is not CallStyle.GLM:
         between = '"\\n" ' if form.style is CallStyle.DEEPSEEK else ""
         more = f" ({between}call)*" if several else ""
         return f"call{more} {spelled(CALLS_END, tokenizer)}"

@@ -29,9 +29,9 @@ def strict_calls(
     """The grammar of an answer of any text, in which a call of a tool is one: of a tool there is,
     and of one that is strict by its schema.
 
-    Where a call has no mark in front of it (see `CallStyle`), an answer that begins with "{" is
-    one. several, in_reasoning: as for `forced_calls`. Raises OptionError for the schema of a strict
-    tool that cannot be kept to.
+    Where a call has no mark in front of it (see `CallStyle`), an answer that begins with "{", or
+    for GLM with a tool's name on a line and "{", is one. several, in_reasoning: as for
+    `forced_calls`. Raises OptionError for the schema of a strict tool that cannot be kept to.
     """
     kept = [tool if tool.is_strict else replace(tool, parameters=_ANY) for tool in tools]
     if form.style is CallStyle.HARMONY:
@@ -44,6 +44,11 @@ def strict_calls(
         body = _marked(call, "*" if several else "?", form, tokenizer, lines)
     elif section := section_rule(form, tokenizer, several):
         body = _marked(section, "?", form, tokenizer, lines)
+    elif form.style is CallStyle.GLM:
+        names = "|".join(_escaped(tool.name) for tool in kept)
+        called = f"~/({names})[ \\t]*\\n\\s*\\{{(?s:.*)/"
+        lines.append(f"SAID: /\\S(?s:.*)/ & {called}{unlike_reasoning}")
+        body = "/\\s*/ (call | SAID)?"
     else:
         others = f"{_without(mark, tokenizer)}{unlike_reasoning}"
         lines.append(f"BARE: /\\s*([^{{\\s](?s:.*))?/{others}")
@@ -92,4 +97,4 @@ def _unless_reasoning(form: AnswerForm, tokenizer: Tokenizer, in_reasoning: bool
 
 
 def _escaped(mark: str) -> str:
-    return "".join(f"\\{x}" if x in "[]|/" else x for x in mark)
+    return "".join(f"\\{x}" if x in "[]|/.*+?(){}^$\\" else x for x in mark)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from kept.answers import CallStyle, form_of
@@ -32,9 +32,28 @@ def for_template(
         messages = [_with_one_thought(message) for message in messages]
     if form.style is CallStyle.COMMAND:
         messages = [_with_plan(message) for message in messages]
+    if form.style is CallStyle.GLM:
+        messages = [each for message in messages for each in _as_metadata(message)]
     if tools and form.style is CallStyle.PHI and any(_TOOLS_OF_SYSTEM in text for text in texts):
         messages = _with_tools(messages, tools)
     return messages
+
+
+def _as_metadata(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Calls as messages of their own, by a name as metadata, and results as observations."""
+    calls = message.get("tool_calls")
+    if message.get("role") == "tool":
+        yield {**message, "role": "observation"}
+        return
+    if not isinstance(calls, list | tuple):
+        yield message
+        return
+    if message.get("content"):
+        yield {key: value for key, value in message.items() if key != "tool_calls"}
+    for call in calls:
+        function = call.get("function", call) if isinstance(call, Mapping) else {}
+        arguments = _as_text(function.get("arguments", {}))
+        yield {"role": "assistant", "metadata": function.get("name", ""), "content": arguments}
 
 
 def _with_plan(message: Mapping[str, Any]) -> Mapping[str, Any]:

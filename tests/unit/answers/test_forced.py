@@ -58,6 +58,7 @@ def test_calls_are_as_many_as_asked_for(
             f"<|START_ACTION|>[\n    {action}\n]<|END_ACTION|>",
             f"<|START_ACTION|>[\n    {action},\n    {action}\n]<|END_ACTION|>",
         ),
+        CallStyle.GLM: ("f\n{}", None),
         CallStyle.MISTRAL: (f"[TOOL_CALLS][{call}]", f"[TOOL_CALLS][{call}, {call}]"),
     }.get(style, (call, None))
     assert takes(grammar, tokenizer, one)

@@ -68,6 +68,8 @@ def test_calls_of_strict_tools(
         if style is CallStyle.COMMAND:
             made = f'"tool_call_id": "0", "tool_name": "{name}", "parameters": {arguments}'
             return f"<|START_ACTION|>[{{{made}}}]<|END_ACTION|>"
+        if style is CallStyle.GLM:
+            return f"{name}\n{arguments}"
         around |= LISTED
         before, behind = around.get(style, ("", ""))
         return f'{before}{{"name": "{name}", "{key}": {arguments}}}{behind}'
@@ -78,6 +80,9 @@ def test_calls_of_strict_tools(
     if style in (CallStyle.HERMES, CallStyle.MISTRAL, CallStyle.COMMAND, *DEEPSEEK, *LISTED):
         allowed.append(f"Sure. {good}")
         refused.append(f"Sure. {bad}")
+    elif style is CallStyle.GLM:
+        allowed += ["\nf", "\nh\n{}", f"Sure. {bad}"]
+        refused = [text for text in refused if not text.startswith("h")]
     else:
         refused.append('{"answer": 1}')  # which nothing tells from a call while it is written
     if style is CallStyle.COMMAND:
