@@ -91,3 +91,18 @@ def test_tools_of_a_template_that_finds_them_in_the_system_s_message() -> None:
         tools, _, rest = rest.partition("<|/tool|>")
         assert (json.loads(tools), rest) == ([TOOLS[0]["function"]], "Hi")
     assert for_template(said("Hi"), (), template) == said("Hi")
+
+
+@pytest.mark.parametrize(
+    ("marks", "shown"),
+    [
+        ("<|tool|>", 'Sure.<|tool_call|>[{"name": "count", "arguments": {"n": 7}}]<|/tool_call|>'),
+        ("<|tool_call|>", 'Sure.<|tool_call|>[{"name": "count", "arguments": {"n": 7}}]'),
+        ("<|tool_call|> tool_calls", "Sure."),
+    ],
+)
+def test_calls_of_a_template_that_shows_text_alone(marks: str, shown: str) -> None:
+    template = ChatTemplate("{{ messages[0].content }}{# " + marks + " #}")
+    call = {"type": "function", "function": {"name": "count", "arguments": '{"n": 7}'}}
+    answer = {"role": "assistant", "content": "Sure.", "tool_calls": [call]}
+    assert template.render(for_template([answer], TOOLS, template)) == shown

@@ -143,10 +143,11 @@ _REASONING: Final = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
 _RESPONSES: Final = (
-    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
-    ("<response>", "</response>"),
+    (CallStyle.COMMAND, ("<|START_RESPONSE|>", "<|END_RESPONSE|>")),
+    (CallStyle.COMMAND, ("<|START_TEXT|>", "<|END_TEXT|>")),
+    (CallStyle.GRANITE, ("<response>", "</response>")),
 )
-_WRITES_JSON: Final = re.compile(r"""\barguments(['"]\])?\s*\)?\s*\|\s*tojson\b""")
+_WRITES_JSON: Final = re.compile(r"""arg\w*(['"]\])?\s*\)?\s*\|\s*tojson\b""")
 _TOOLS: Final = re.compile(r"\btools\b")
 
 
@@ -175,5 +176,5 @@ def form_of(templates: Iterable[str]) -> AnswerForm:
     reasoning = next((pair for pair in _REASONING if pair[1] in text), None)
     joins = style in (CallStyle.DEEPSEEK, CallStyle.DEEPSEEK_V31)
     takes_text = joins and not _WRITES_JSON.search(text)
-    response = next((pair for pair in _RESPONSES if pair[1] in text), None)
+    response = next((pair for x, pair in _RESPONSES if x is style and pair[1] in text), None)
     return AnswerForm(style, reasoning, takes_tools, takes_text, response)

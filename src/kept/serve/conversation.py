@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from kept.answers import CallStyle, form_of
+from kept.answers import AnswerForm, CallStyle, form_of
 from kept.text import ChatTemplate
 
 _TOOLS_OF_SYSTEM: Final = "message['tools']"  # where Phi 4 mini's template finds them
@@ -32,11 +32,26 @@ def for_template(
         messages = [_with_one_thought(message) for message in messages]
     if form.style is CallStyle.COMMAND:
         messages = [_with_plan(message) for message in messages]
+    shows_calls = any("tool_calls" in text for text in texts)
+    if form.style in (CallStyle.PHI, CallStyle.GRANITE) and not shows_calls:
+        messages = [_with_calls(message, form) for message in messages]
     if form.style is CallStyle.GLM:
         messages = [each for message in messages for each in _as_metadata(message)]
     if tools and form.style is CallStyle.PHI and any(_TOOLS_OF_SYSTEM in text for text in texts):
         messages = _with_tools(messages, tools)
     return messages
+
+
+def _with_calls(message: Mapping[str, Any], form: AnswerForm) -> Mapping[str, Any]:
+    """Calls as the text they were, for a template that shows an answer's text alone."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list | tuple) or not calls:
+        return message
+    functions = [call.get("function", call) for call in calls if isinstance(call, Mapping)]
+    told = [{"name": x.get("name"), "arguments": x.get("arguments", {})} for x in functions]
+    closing = "<|/tool_call|>" if form.style is CallStyle.PHI else ""
+    text = f"{form.opening}{json.dumps(told, ensure_ascii=False)}{closing}"
+    return {**message, "content": f"{message.get('content') or ''}{text}"}
 
 
 def _as_metadata(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -195,6 +195,23 @@ def test_what_stands_around_content_is_none_of_it() -> None:
     assert not form.is_plain
     called = read(form, [f"{thought}<|START_ACTION|>{ACTION}<|END_ACTION|>"])
     assert [(call.name, call.arguments) for call in called.calls] == [("f", '{"a": 1}')]
+    texts = form_of(["<|START_ACTION|><|END_TEXT|>"])
+    assert read(texts, ["<|START_TEXT|>Yes.<|END_TEXT|>"]).content == "Yes."
+    assert form_of(["<tool_call></response>"]).response is None
     granite = form_of(["{{ tools }}<|tool_call|><think></think><response></response>"])
     assert read(granite, ["<think>a</think>\n<response>b</response>"]) == Message("a", "b")
     assert read(granite, ["a </response>"]).content == "a </response>"
+
+
+@pytest.mark.parametrize(
+    ("written", "takes_text"),
+    [
+        ("'\\n' + call['function']['arguments'] + '\\n'", True),
+        ("call['function']['arguments'] | tojson", False),
+        ("call.function.arguments|tojson", False),
+        ("tool_args | tojson", False),
+    ],
+)
+def test_a_template_tells_how_it_takes_arguments(written: str, takes_text: bool) -> None:
+    assert form_of([f"{DEEP}{{{{ {written} }}}}"]).takes_text is takes_text
+    assert not form_of([f"<tool_call>{{{{ {written} }}}}"]).takes_text
