@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 from jsonschema import validate
 
-from kept.serve.conversation import for_template
+from kept.serve.conversation import for_template, options_for
 from kept.text import ChatTemplate
 
 from .scripted import Dialect, scripted
@@ -106,3 +106,22 @@ def test_calls_of_a_template_that_shows_text_alone(marks: str, shown: str) -> No
     call = {"type": "function", "function": {"name": "count", "arguments": '{"n": 7}'}}
     answer = {"role": "assistant", "content": "Sure.", "tool_calls": [call]}
     assert template.render(for_template([answer], TOOLS, template)) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{% if thinking %}<think>{% endif %}", {"enable_thinking": True, "thinking": True}),
+        (
+            "{% if not thinking is defined %}!{% endif %}",
+            {"enable_thinking": True, "thinking": True},
+        ),
+        ("{% if thinking or enable_thinking %}{% endif %}", {"enable_thinking": True}),
+        ("{% if message.thinking %}{% endif %}", {"enable_thinking": True}),
+    ],
+)
+def test_thinking_goes_by_the_template_s_name_for_it(text: str, expected: dict[str, bool]) -> None:
+    assert options_for({"enable_thinking": True}, ChatTemplate(text)) == expected
+    assert options_for({}, ChatTemplate(text)) == {}
+    given = {"enable_thinking": True, "thinking": False}
+    assert options_for(given, ChatTemplate(text)) == given

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from kept.answers.deepseek import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, SEPARATOR
@@ -153,7 +154,11 @@ _TOOLS: Final = re.compile(r"\btools\b")
 
 def form_of(templates: Iterable[str]) -> AnswerForm:
     """The form of the answers to prompts of some chat templates, all of one model."""
-    text = "\n".join(templates)
+    return _form_of("\n".join(templates))
+
+
+@lru_cache(maxsize=8)  # each request asks, and a server has a model or two
+def _form_of(text: str) -> AnswerForm:
     takes_tools = bool(_TOOLS.search(text))
     if "<|channel|>" in text:
         return AnswerForm(CallStyle.HARMONY, _ANALYSIS, takes_tools)

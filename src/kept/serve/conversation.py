@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from kept.answers import AnswerForm, CallStyle, form_of
 from kept.text import ChatTemplate
 
+_READS_THINKING: Final = re.compile(r"\bif (not )?thinking\b|(?<![.\w])thinking is (not )?defined")
 _TOOLS_OF_SYSTEM: Final = "message['tools']"  # where Phi 4 mini's template finds them
 
 
@@ -40,6 +42,16 @@ def for_template(
     if tools and form.style is CallStyle.PHI and any(_TOOLS_OF_SYSTEM in text for text in texts):
         messages = _with_tools(messages, tools)
     return messages
+
+
+def options_for(options: Mapping[str, Any], template: ChatTemplate) -> dict[str, Any]:
+    """What the template reads beside the conversation: whether to think, by the name it has there
+    (`thinking` for DeepSeek V3.1 and Granite 3)."""
+    found, texts = dict(options), template.templates.values()
+    is_known = any("enable_thinking" in text for text in texts)
+    if "enable_thinking" in found and not is_known and any(map(_READS_THINKING.search, texts)):
+        found.setdefault("thinking", found["enable_thinking"])
+    return found
 
 
 def _with_calls(message: Mapping[str, Any], form: AnswerForm) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from kept.errors import ContextLengthError
 from kept.options import ResolvedCacheOptions
 from kept.sampling import ResolvedParams, SamplingParams, fresh_seed
 from kept.serve.asked import Asked, Chat, Prompt
-from kept.serve.conversation import for_template
+from kept.serve.conversation import for_template, options_for
 from kept.serve.forms import Shape, shape_of, shaped
 from kept.serve.refusal import Refusal, not_done
 
@@ -85,7 +85,7 @@ def read_prompt(llm: LLM, prompt: Prompt, src_lang: str | None = None) -> Sequen
     """The tokens of a prompt. Raises OptionError, or TemplateError."""
     if not isinstance(prompt, Chat):
         return llm.read(prompt, src_lang)
-    options = dict(prompt.template_options)
+    options = options_for(prompt.template_options, llm.chat_template)
     if prompt.tools:
         options["tools"] = list(prompt.tools)
     messages = for_template(prompt.messages, prompt.tools, llm.chat_template)
