@@ -266,8 +266,8 @@ def _settle_tied(
         differ = f"{checkpoint.folder}: {kept.stored!r} and {copy.stored!r} hold different values"
         if uses[copy.parameter, copy.start] > 1:
             raise WeightsError(
-                f"{differ} for one parameter. Set tie_word_embeddings to false in config.json "
-                "if they are meant to differ, or save the checkpoint again with one of them."
+                f"{differ} for one parameter, which kept has but once, whatever config.json says "
+                "of tie_word_embeddings. Save the checkpoint again with one of the two."
             )
         if warns:
             warnings.warn(

@@ -104,6 +104,17 @@ def test_tensors_that_do_not_fit(pair: Pair, copy: Path) -> None:
             kept.LLM(copy)
 
 
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+@pytest.mark.parametrize("pair", ["bart untied"], indirect=True)
+def test_tables_of_tokens_that_differ(pair: Pair, copy: Path, side: str) -> None:
+    """Which no field of config.json changes, so that the error names none to set."""
+    name = f"model.{side}.embed_tokens.weight"
+    save_file(load_file(copy / FILE) | {name: torch.ones(VOCAB, 40)}, copy / FILE)
+    with pytest.raises(WeightsError, match=f"{name}.* one parameter.* once, whatever") as found:
+        kept.LLM(copy)
+    assert "Set tie_word_embeddings" not in str(found.value)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
