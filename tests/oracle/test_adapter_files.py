@@ -119,6 +119,14 @@ def test_tensors(
         LLM(base, adapters={"a": adapter})
 
 
+def test_what_expands_latents(tmp_path: Path) -> None:
+    hf = make_hf("deepseek_v3")
+    hf.save_pretrained(tmp_path)
+    write_adapter(tmp_path / "a", hf, ["q_b_proj", "kv_b_proj"])
+    with pytest.raises(UnsupportedModelError, match=r"kv_b_proj', which expands.* Merge"):
+        LLM(tmp_path, adapters={"a": tmp_path / "a"})
+
+
 def test_patterns_that_people_write(base: Path, adapter: Path) -> None:
     path = adapter / "adapter_config.json"
     fields = json.loads(path.read_text())

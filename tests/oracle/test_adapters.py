@@ -16,7 +16,7 @@ from kept.errors import OptionError
 
 from .zoo import make_hf
 
-FAMILIES = ("deepseek_v3", "gemma3", "gpt2", "llama", "qwen2", "qwen2_moe")
+FAMILIES = ("deepseek_v3", "gemma3", "gemma3n", "gpt2", "llama", "qwen2", "qwen2_moe")
 TEXTS = [[5, 6, 7, 8, 9, 3, 44, 21, 6], [1, 2, 3], [5, 6, 7, 8, 9, 3], [90]]
 
 

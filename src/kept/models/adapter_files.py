@@ -20,6 +20,7 @@ from kept.errors import (
 from kept.models.adapter import Adapter
 from kept.models.adapter_config import CONFIG, AdapterConfig, read_adapter_config
 from kept.models.causal_lm import CausalLM
+from kept.models.head_matrices import LatentMatrices
 from kept.models.layers import Linear
 from kept.models.safetensors_file import SafetensorsFile
 from kept.models.weight_map import Placement, WeightMap, arranged
@@ -146,6 +147,12 @@ def _find(
     placement = weight_map.placements[canonical]
     home = placement.parameter.removesuffix(".weight")
     layer = model.get_submodule(home)
+    if isinstance(layer, LatentMatrices):
+        raise UnsupportedModelError(
+            f"{file.path} adapts {module!r}, which expands the latents that all heads attend; kept "
+            "multiplies it with queries and sums instead, where it runs no adapters. Merge the "
+            "adapter into the checkpoint"
+        )
     if not isinstance(layer, Linear) or layer is model.head or ".experts." in home:
         raise UnsupportedModelError(
             f"{file.path} adapts {module!r}, and kept runs adapters of the linear layers of "
