@@ -1,6 +1,6 @@
 // Kernels over single rows: norms, embeddings, quantizing, and the weights of tokens.
+#include "../stream_args.h"
 #include "held.h"
-#include "stream_args.h"
 
 namespace kept {
 namespace {
@@ -101,13 +101,15 @@ void hold_weights(const Kernels& kernels, const Kernels& portable, Random& rando
 
 // Rows that chose two of three experts, and a shared one.
 void hold_sums(const Kernels& kernels, const Kernels& portable, Random& random) {
-    const Routing routing{3, 2, true, true};
+    Routing routing{};
+    routing.num_experts = 3, routing.top_k = 2, routing.normalised = routing.is_shared = true;
     const std::int64_t rows = 9, width = 700;
     Rows scores(random, rows, 4, false), made(random, 2 * rows, width, false);
     Rows shared(random, rows, width, false);
     Routes routes;
     routes.reserve(routing, rows);
-    routes.choose(routing, scores.floats.data(), scores.stride, 0, rows);
+    auto scratch = zeros<float>(Routes::choice_scratch(routing));
+    routes.choose(routing, scores.floats.data(), scores.stride, 0, rows, scratch.data());
     routes.group(routing, rows);
     for (const bool add : {false, true}) {
         const Rows before(random, rows, width, false);

@@ -52,7 +52,7 @@ void hold_placing(const Kernels& kernels, const Kernels& portable, Random& rando
                 Heads k(Codec::fp32, 4 * keys * block, dim), v(Codec::fp32, 4 * keys * block, dim);
                 PlaceArgs args{};
                 args.qkv = qkv.floats.data(), args.qkv_stride = qkv.stride;
-                args.shape = {heads, keys, dim, 1, true, -1, 0, 0};
+                args.shape = {heads, keys, dim, 1, true, -1, 0, 0, dim};
                 if (kind > 0) args.q_norm = q_norm.data(), args.k_norm = k_norm.data();
                 if (kind == 2) args.norm_stride = dim, args.centred = args.neighbours = true;
                 args.eps = 1e-6f, args.cos = cos.data(), args.sin = sin.data();
