@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from kept import ops
-from kept.batch import Batch
 from kept.cache import LayerStore
-from kept.models.causal_lm import CausalLM
 from kept.models.deepseek_config import DeepseekConfig
 from kept.models.experts import Experts
 from kept.models.head_matrices import LatentMatrices
 from kept.models.layers import Embedding, GatedMLP, Linear, RMSNorm, attend
 from kept.models.record import Record
-from kept.models.rope import Rotary
-from kept.ops import AttentionSpec, Rope, RopeTables
+from kept.models.rotary_model import RotaryModel
+from kept.ops import AttentionSpec, Rope
 
 _WHOLE = 32  # of so many numbers the kernels multiply a head's
 
@@ -82,15 +78,13 @@ class DeepseekBlock(nn.Module):
         return x
 
 
-class Deepseek(CausalLM):
+class Deepseek(RotaryModel):
     """A decoder of the DeepSeek family."""
 
-    is_rotary = True
     config: DeepseekConfig
 
     def __init__(self, config: DeepseekConfig) -> None:
-        super().__init__(config)
-        self.rotary = Rotary(config.rope)
+        super().__init__(config, config.rope)
         self.embedding = Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(DeepseekBlock(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
@@ -114,26 +108,3 @@ class Deepseek(CausalLM):
                     f"{_WHOLE}, and config.json has {size}"
                 )
         return None
-
-    def embed(self, batch: Batch) -> tuple[Tensor, Rope]:
-        """Token vectors (N, E), and the rotary tables of their positions."""
-        x = self.embedding(batch.tokens)
-        return x, self.rotary.tables(batch, self.dtype)
-
-    @property
-    def keys_follow_length(self) -> bool:
-        """See `CausalLM.keys_follow_length`."""
-        return self.rotary.config.follows_length
-
-    @property
-    def reread_at(self) -> int | None:
-        """See `CausalLM.reread_at`."""
-        return self.rotary.config.reread_at
-
-    def rope_tables(self, batch: Batch) -> RopeTables:
-        """See `CausalLM.rope_tables`."""
-        return self.rotary.halves(batch)
-
-    def rope_ahead(self, lengths: Sequence[int]) -> RopeTables:
-        """See `CausalLM.rope_ahead`."""
-        return self.rotary.ahead(lengths)

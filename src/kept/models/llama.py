@@ -5,24 +5,21 @@ They differ in what their configs say: biases, query and key norms, a window, ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from kept import ops
-from kept.batch import Batch
 from kept.cache import KVShape, LayerStore
 from kept.errors import CheckpointError
-from kept.models.causal_lm import CausalLM
 from kept.models.fields import MAX_HEAD, MAX_LAYERS, Fields
 from kept.models.layers import Embedding, GatedMLP, Linear, RMSNorm, attend
 from kept.models.record import Record
-from kept.models.rope import Rotary
 from kept.models.rope_config import RopeConfig, read_rope
+from kept.models.rotary_model import RotaryModel
 from kept.models.weight_map import Placement, WeightMap
-from kept.ops import ACTIVATIONS, AttentionSpec, HeadSpec, Rope, RopeTables
+from kept.ops import ACTIVATIONS, AttentionSpec, HeadSpec, Rope
 
 # What transformers' classes take for fields that config.json leaves out.
 KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
@@ -168,43 +165,17 @@ class LlamaBlock(nn.Module):
         return out
 
 
-class Llama(CausalLM):
+class Llama(RotaryModel):
     """A decoder of the Llama family."""
 
-    is_rotary = True
-
     def __init__(self, config: LlamaConfig) -> None:
-        super().__init__(config)
-        self.rotary = Rotary(config.rope)
+        super().__init__(config, config.rope)
         self.embedding = Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(LlamaBlock(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tied:
             self.head.weight = self.embedding.weight
-
-    def embed(self, batch: Batch) -> tuple[Tensor, Rope]:
-        """Token vectors (N, E), and the rotary tables of their positions."""
-        x = self.embedding(batch.tokens)
-        return x, self.rotary.tables(batch, self.dtype)
-
-    @property
-    def keys_follow_length(self) -> bool:
-        """See `CausalLM.keys_follow_length`."""
-        return self.rotary.config.follows_length
-
-    @property
-    def reread_at(self) -> int | None:
-        """See `CausalLM.reread_at`."""
-        return self.rotary.config.reread_at
-
-    def rope_tables(self, batch: Batch) -> RopeTables:
-        """See `CausalLM.rope_tables`."""
-        return self.rotary.halves(batch)
-
-    def rope_ahead(self, lengths: Sequence[int]) -> RopeTables:
-        """See `CausalLM.rope_ahead`."""
-        return self.rotary.ahead(lengths)
 
 
 def llama_weight_map(config: LlamaConfig) -> WeightMap:
