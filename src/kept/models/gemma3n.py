@@ -14,7 +14,7 @@ from kept.batch import Batch
 from kept.cache import LayerStore
 from kept.models.gemma3n_config import Gemma3nConfig
 from kept.models.gemma4 import Gemma4, Gemma4Attention, Gemma4MLP, LayerInput, Seen
-from kept.models.layers import Embedding, Linear, WideRMSNorm, parameter
+from kept.models.layers import Linear, WideRMSNorm, parameter
 from kept.models.record import Record
 
 _LEAST = 1e-5  # mean square of what is matched to the first stream
@@ -129,8 +129,6 @@ class Gemma3n(Gemma4):
     def __init__(self, config: Gemma3nConfig) -> None:
         super().__init__(config)
         width, beside = config.hidden_size, config.num_streams - 1
-        assert self.inputs is not None
-        self.inputs = Embedding(config.input_vocab, self.inputs.weight.shape[1], others_first=True)
         self.spreads = nn.ModuleList(Linear(width, width, bias=False) for _ in range(beside))
         self.joins = nn.ModuleList(Linear(width, width, bias=False) for _ in range(beside))
 

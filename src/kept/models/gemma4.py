@@ -132,7 +132,11 @@ class Gemma4(CausalLM):
         self.rotaries = Rotaries(config.ropes)
         width, count = config.hidden_size, config.num_layers * config.input_size
         self.embedding = Embedding(config.vocab_size, width)
-        self.inputs = Embedding(config.input_vocab, count) if count else None
+        # Tokens that the table ends before have its first vector.
+        others_first = config.input_vocab < config.vocab_size
+        self.inputs = (
+            Embedding(config.input_vocab, count, others_first=others_first) if count else None
+        )
         self.inputs_projection = Linear(width, count, bias=False) if count else None
         self.inputs_norm = WideRMSNorm(config.input_size, config.norm_eps) if count else None
         self.blocks = nn.ModuleList(self._make_block(i) for i in range(config.num_layers))
