@@ -103,7 +103,7 @@ class EventStream(Response):
         try:
             await self._send(send)
         except OSError:
-            pass
+            pass  # the client is gone, and nobody else is to be told
         except asyncio.CancelledError:
             if not has_left:
                 raise
