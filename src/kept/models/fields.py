@@ -152,6 +152,18 @@ class Fields:
             raise self._wrong(name, value, "an object")
         return Fields(value, f"{self._where}'s {name}")
 
+    def text_config(self) -> Fields:
+        """What describes the text model of one that also sees or hears; raises CheckpointError
+        where nothing does."""
+        found = self.nested("text_config")
+        if found is None:
+            raise CheckpointError(
+                f"{self._where} has model_type = {self._config.get('model_type')!r} and no "
+                "text_config, which describes its text model; is it the config of this model, "
+                "complete?"
+            )
+        return found
+
     def over(self, below: Fields) -> Fields:
         """These fields, and those of `below` that are not among them."""
         return Fields({**below._config, **self._config}, self._where)

@@ -8,7 +8,7 @@ from typing import Any
 
 from kept.errors import CheckpointError
 from kept.models.fields import MAX_HEAD, MAX_LAYERS, Fields
-from kept.models.gemma4_config import Gemma4Config, Gemma4Layer
+from kept.models.gemma4_config import Gemma4Config, Gemma4Layer, read_sharing
 from kept.models.rope_config import RopeConfig, read_rope
 from kept.ops import ACTIVATIONS, MAX_STREAMS
 
@@ -39,12 +39,7 @@ def read_gemma3n_text_config(config: dict[str, Any]) -> Gemma3nConfig:
 def read_gemma3n_config(config: dict[str, Any]) -> Gemma3nConfig:
     """Read config.json of model type gemma3n, which also sees and hears: its text model alone."""
     outer = Fields(config)
-    fields = outer.nested("text_config")
-    if fields is None:
-        raise CheckpointError(
-            "config.json has model_type = 'gemma3n' and no text_config, which describes its text "
-            "model; is it the config of this model, complete?"
-        )
+    fields = outer.text_config()
     return _read(fields, tied=outer.flag("tie_word_embeddings", True))
 
 
@@ -87,14 +82,7 @@ def _read_layers(fields: Fields) -> tuple[Gemma4Layer, ...]:
     count = fields.integer("num_hidden_layers", 35, maximum=MAX_LAYERS)
     usual = [_WHOLE if (i + 1) % 5 == 0 else _LOCAL for i in range(count)]
     types = list(fields.strings("layer_types", count, choices=(_WHOLE, _LOCAL)) or usual)
-    shared = fields.integer("num_kv_shared_layers", 15, minimum=0, maximum=count - 1)
-    own = types[: count - shared]
-    missing = sorted(set(types) - set(own))
-    if missing:
-        raise CheckpointError(
-            f"config.json has num_kv_shared_layers = {shared}, but no layer before these is of "
-            f"type {missing[0]!r} and stores what they would attend"
-        )
+    shares = read_sharing(fields, types, usual=15)
     heads = fields.integer("num_attention_heads", 8)
     kv_heads = fields.integer("num_key_value_heads", 2)
     if heads % kv_heads:
@@ -112,7 +100,7 @@ def _read_layers(fields: Fields) -> tuple[Gemma4Layer, ...]:
             window=window if kind == _LOCAL else None,
             turn=int(kind == _LOCAL),
             equal=False,
-            shares=len(own) - 1 - own[::-1].index(kind) if i >= len(own) else None,
+            shares=shares[i],
         )
         for i, (kind, size) in enumerate(zip(types, _sizes(fields, count), strict=True))
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +69,7 @@ def read_gemma4_text_config(config: dict[str, Any]) -> Gemma4Config:
 def read_gemma4_config(config: dict[str, Any]) -> Gemma4Config:
     """Read config.json of model type gemma4, which also sees and hears: its text model alone."""
     outer = Fields(config)
-    fields = outer.nested("text_config")
-    if fields is None:
-        raise CheckpointError(
-            "config.json has model_type = 'gemma4' and no text_config, which describes its text "
-            "model; is it the config of this model, complete?"
-        )
+    fields = outer.text_config()
     return _read(fields, tied=outer.flag("tie_word_embeddings", True))
 
 
@@ -113,14 +109,7 @@ def _read_layers(
     usual = [_WHOLE if (i + 1) % 6 == 0 else _LOCAL for i in range(count)]
     types = list(fields.strings("layer_types", count, choices=(_WHOLE, _LOCAL)) or usual)
     types[-1] = _WHOLE  # as transformers has it, whatever is said
-    shared = fields.integer("num_kv_shared_layers", 0, minimum=0, maximum=count - 1)
-    own = types[: count - shared]
-    missing = sorted(set(types) - set(own))
-    if missing:
-        raise CheckpointError(
-            f"config.json has num_kv_shared_layers = {shared}, but no layer before these is of "
-            f"type {missing[0]!r} and stores what they would attend"
-        )
+    shares = read_sharing(fields, types, usual=0)
     heads = fields.integer("num_attention_heads", 8)
     size, wide = (
         fields.integer("intermediate_size", 9216),
@@ -135,21 +124,36 @@ def _read_layers(
                 f"config.json has num_attention_heads = {heads}, which {kv_heads} key heads of "
                 f"layer {i} do not divide"
             )
-        reads = i >= len(own)
         layers.append(
             Gemma4Layer(
                 width=width,
                 num_kv_heads=kv_heads,
-                mlp_size=size * (2 if reads and wide else 1),
+                mlp_size=size * (2 if shares[i] is not None and wide else 1),
                 window=window if kind == _LOCAL else None,
                 turn=int(kind == _LOCAL),
                 equal=equal and kind == _WHOLE,
-                shares=len(own) - 1 - own[::-1].index(kind) if reads else None,
+                shares=shares[i],
             )
         )
     widths = [layer.width for layer in layers]
     local = widths[types.index(_LOCAL)] if _LOCAL in types else widths[0]
     return tuple(layers), _read_ropes(fields, widths[types.index(_WHOLE)], local)
+
+
+def read_sharing(fields: Fields, types: Sequence[str], *, usual: int) -> tuple[int | None, ...]:
+    """Which layer's keys each of the last layers attends: the last of its type that has some of
+    its own; None: its own. usual: how many share where `num_kv_shared_layers` does not say."""
+    count = len(types)
+    shared = fields.integer("num_kv_shared_layers", usual, minimum=0, maximum=count - 1)
+    own = types[: count - shared]
+    missing = sorted(set(types) - set(own))
+    if missing:
+        raise CheckpointError(
+            f"config.json has num_kv_shared_layers = {shared}, but no layer before these is of "
+            f"type {missing[0]!r} and stores what they would attend"
+        )
+    last = {kind: index for index, kind in enumerate(own)}
+    return tuple(last[kind] if i >= len(own) else None for i, kind in enumerate(types))
 
 
 def _heads_of(fields: Fields, layer: int, *, whole: bool, equal: bool) -> tuple[int, int]:

@@ -77,12 +77,7 @@ def read_gemma_config(config: dict[str, Any]) -> GemmaConfig:
 def read_gemma3_config(config: dict[str, Any]) -> GemmaConfig:
     """Read config.json of model type gemma3, which also sees images: its text model alone."""
     outer = Fields(config)
-    fields = outer.nested("text_config")
-    if fields is None:
-        raise CheckpointError(
-            "config.json has model_type = 'gemma3' and no text_config, which describes its text "
-            "model; is it the config of this model, complete?"
-        )
+    fields = outer.text_config()
     return _read(fields, "gemma3_text", tied=outer.flag("tie_word_embeddings", True))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from kept.errors import CheckpointError, UnsupportedModelError
+from kept.errors import UnsupportedModelError
 from kept.models.family import Family
 from kept.models.fields import Fields
 from kept.models.llama import Llama, LlamaConfig, llama_weight_map, read_llama_config
@@ -15,11 +15,7 @@ from kept.models.weight_map import WeightMap
 def read_mistral3_config(config: dict[str, Any]) -> LlamaConfig:
     """Read config.json of model type mistral3: its text model alone."""
     outer = Fields(config)
-    if outer.nested("text_config") is None:
-        raise CheckpointError(
-            "config.json has model_type = 'mistral3' and no text_config, which describes its text "
-            "model; is it the config of this model, complete?"
-        )
+    outer.text_config()
     text = config["text_config"]
     kind = text.get("model_type", "mistral")
     if kind != "mistral":
