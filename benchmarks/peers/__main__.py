@@ -14,6 +14,7 @@ from pathlib import Path
 
 from contestants import Setting
 from document import update
+from instruction_sets import ISAS
 from rows import NAMES, ROWS
 from sitting import Results, read_results, sit, write_results
 
@@ -26,7 +27,7 @@ def main() -> int:
     """Measure, write and, where asked to, document; returns the exit code."""
     asked = _arguments()
     results = read_results(asked.json)
-    setting = Setting(asked.peers, asked.runs, asked.threads, asked.seed, asked.timeout)
+    setting = Setting(asked.peers, asked.runs, asked.threads, asked.seed, asked.timeout, asked.isa)
     code = 0
     try:
         for row in [] if asked.no_measuring else ROWS:
@@ -34,7 +35,9 @@ def main() -> int:
                 continue
             contestants = [n for n in ("kept", *row.peers) if not asked.peer or n in asked.peer]
 
-            def keep(found: Results, name: str = row.name) -> None:
+            key = row.name if asked.isa is None else f"{row.name}@{asked.isa}"
+
+            def keep(found: Results, name: str = key) -> None:
                 results["rows"][name] = found
                 write_results(results, asked.json)
 
@@ -79,6 +82,11 @@ def _arguments() -> argparse.Namespace:
         choices=sorted(NAMES),
         metavar="NAME",
         help=f"measure only this one of {', '.join(sorted(NAMES))}; may be given several times",
+    )
+    parser.add_argument(
+        "--isa",
+        choices=ISAS,
+        help="hold everybody to this instruction set; default: each takes the best it can",
     )
     parser.add_argument("--rounds", type=int, default=2, help="turns of each (%(default)s)")
     parser.add_argument(

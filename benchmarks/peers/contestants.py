@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from figures import kept_rates, kept_share, peer_rates
+from instruction_sets import BUILT_FOR, HELD_BY_ENVIRONMENT, held_to
 from rows import BLOCKS, ENVIRONMENT_OF, Row
 from worker import Job
 
@@ -28,13 +29,18 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for all. folder: of the peers. timeout: seconds for one measurement."""
+    """What is the same for all.
+
+    folder: of the peers. timeout: seconds for one measurement. isa: the instruction set, as kept
+    names it, that all are held to; None: each takes the best that this CPU has.
+    """
 
     folder: Path
     runs: int
     threads: int
     seed: int
     timeout: float
+    isa: str | None = None
 
 
 def measure(name: str, row: Row, setting: Setting) -> Found:
@@ -82,6 +88,10 @@ def _measure_kept(row: Row, setting: Setting) -> Found:
 
 def _measure_peer(name: str, row: Row, setting: Setting) -> Found:
     environment = ENVIRONMENT_OF.get(name, name)
+    if setting.isa is not None and name in BUILT_FOR:
+        environment += f"-{setting.isa}"
+    elif setting.isa is not None and name not in HELD_BY_ENVIRONMENT:
+        raise Failed(f"nothing holds it to {setting.isa}")
     python = _present(setting.folder / environment / "bin" / "python")
     job = Job(
         peer=name,
@@ -117,6 +127,8 @@ def run(command: Sequence[str], setting: Setting) -> str:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if setting.isa is not None:
+        environment |= {"KEPT_ISA": setting.isa} | held_to(setting.isa)
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=setting.timeout

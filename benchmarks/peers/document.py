@@ -35,7 +35,8 @@ def markdown(results: Results) -> Iterator[str]:
 
 def _row(row: Results) -> Iterator[str]:
     prefill = row["row"]["new"] == 1
-    yield f"### {row['row']['title']}"
+    isa = row["row"].get("isa")
+    yield f"### {row['row']['title']}{'' if isa is None else f', held to {isa}'}"
     yield ""
     yield _where(row)
     yield ""

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # install.sh FOLDER PEER...: a virtual environment per peer under FOLDER.
-# PEER: transformers, openvino (with CTranslate2 in it), llamacpp, vllm
+# PEER: transformers, openvino (with CTranslate2 in it), llamacpp, vllm; or llamacpp built for less
+# than this CPU has: llamacpp-avx512vnni, llamacpp-avx512, llamacpp-avx2
 set -euo pipefail
-usage="usage: install.sh FOLDER {transformers|openvino|llamacpp|vllm}..."
+usage="usage: install.sh FOLDER {transformers|openvino|llamacpp[-avx512vnni|-avx512|-avx2]|vllm}..."
 folder=${1:?$usage}
 shift
 (($#)) || { echo "$usage" >&2; exit 2; }
@@ -22,13 +23,23 @@ for peer in "$@"; do
       # Comes along for image models; one built for another torch keeps transformers from loading.
       pip uninstall -q -y torchvision
       ;;
-    llamacpp)
+    llamacpp | llamacpp-avx512vnni | llamacpp-avx512 | llamacpp-avx2)
       # With what this CPU has, but AMX, whose kernels crash on Q8_0 in this version.
+      case $peer in
+        *-avx2) beyond="AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16" ;;
+        *-avx512) beyond="AVX512_VBMI AVX512_VNNI AVX512_BF16" ;;
+        *-avx512vnni) beyond=AVX512_BF16 ;;
+        *) beyond="" ;;
+      esac
       on=""
       for feature in AVX AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16; do
         flag=${feature,,}
         [[ $flag == avx512 ]] && flag=avx512f
-        grep -qw -- "$flag" /proc/cpuinfo && on+=" -DGGML_$feature=ON" || on+=" -DGGML_$feature=OFF"
+        if [[ " $beyond " != *" $feature "* ]] && grep -qw -- "$flag" /proc/cpuinfo; then
+          on+=" -DGGML_$feature=ON"
+        else
+          on+=" -DGGML_$feature=OFF"
+        fi
       done
       CMAKE_ARGS="-DGGML_NATIVE=OFF$on" pip install -q --no-cache-dir \
         --no-binary llama-cpp-python llama-cpp-python==0.3.36

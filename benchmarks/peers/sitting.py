@@ -54,14 +54,14 @@ def sit(
     the machine did meanwhile can be seen.
     """
     result: Results = {
-        "row": dataclasses.asdict(row) | {"title": row.title},
+        "row": dataclasses.asdict(row) | {"title": row.title, "isa": setting.isa},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": dataclasses.asdict(describe_machine()) | {"python": platform.python_version()},
         "settings": {"rounds": rounds, "runs": setting.runs, "threads": setting.threads},
         "bandwidths": [],
         "contestants": {name: [] for name in contestants},
     }
-    say(f"{row.name}: {row.title}")
+    say(f"{row.name}: {row.title}" + ("" if setting.isa is None else f", held to {setting.isa}"))
     for index in range(rounds):
         result["bandwidths"].append(_bandwidth(say))
         for name in contestants:
