@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kept.batch import pack
 from kept.blocks import BLOCK, Block, BlockPool, Stack
-from kept.cache import Cache, KVShape, block_memory, make_cache, memory
+from kept.cache import Cache, KVShape, block_memories, make_cache, memory
 from kept.errors import CacheError, CacheFullError, OptionError
 from kept.machine import NATIVE_AVAILABLE
 from kept.ops import AttentionSpec, attend
@@ -212,7 +212,7 @@ def test_who_goes_back_writes_over_nothing_that_others_read(how: str) -> None:
 @given(acts)
 def test_so_it_is_where_memory_cannot_be_reserved(acts: list[tuple[str, int, bool]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(block_memory, "CAN_RESERVE", False)
+        patch.setattr(block_memories, "CAN_RESERVE", False)
         assert played(acts).num_used == 0
 
 
@@ -349,7 +349,7 @@ def test_adopted_tokens_give_the_bits_of_computed_ones(
     codec: str, reserves: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever goes on from a prefix that somebody else computed, and is going on from itself."""
-    monkeypatch.setattr(block_memory, "CAN_RESERVE", reserves)
+    monkeypatch.setattr(block_memories, "CAN_RESERVE", reserves)
     model, random = native_model("llama", "bf16"), Random(3)
     prompt = [random.randrange(90) for _ in range(150)]
     cache = make_cache(model.kv_shapes, num_slots=3, kv_dtype=codec, pool_bytes=1 << 20)

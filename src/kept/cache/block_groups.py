@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from kept.cache.block_layout import BlockLayout
-from kept.cache.block_memory import block_memories
+from kept.cache.block_memories import block_memories
 from kept.cache.block_table import EMPTY
 from kept.cache.layout import Layout
 from kept.cache.place import InMemory, Place
