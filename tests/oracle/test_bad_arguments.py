@@ -13,6 +13,7 @@ from kept import (
     LLM,
     CacheError,
     CacheOptions,
+    ContextLengthError,
     KeptError,
     OptionError,
     SamplingParams,
@@ -23,7 +24,7 @@ from kept.batch import pack
 from kept.cache import KVShape
 
 from .talker import make_talker
-from .zoo import Pair
+from .zoo import SHORT, Pair
 
 USER = [{"role": "user", "content": "hello"}]
 IDS = torch.tensor([[1, 2, 3]])
@@ -140,6 +141,21 @@ def test_a_cache_of_another_model(
         with pytest.raises(CacheError, match=message + r".*make_cache\(model\.kv_shapes\)"):
             run()
     assert cache.lengths == (0,)
+
+
+@pytest.mark.parametrize("past", [0, SHORT - 2])
+def test_more_tokens_than_there_are_positions(
+    backend: str, made: Callable[[str], Pair], past: int
+) -> None:
+    model = made("gpt2 short").llm.model
+    cache = make_cache(model.kv_shapes)
+    if past:
+        model.run(pack([[1] * past]), cache)
+    batch = pack([[1] * (SHORT + 1 - past)], past=[past])
+    for held in (cache, None):
+        with pytest.raises(ContextLengthError, match=f"position {SHORT} is past .* of {SHORT}; "):
+            model.run(batch, held)
+    assert cache.lengths == (past,)
 
 
 def test_a_cache_that_has_become_another_models(backend: str, made: Callable[[str], Pair]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kept import ops
 from kept.batch import Batch
 from kept.cache import Cache, KVShape, stores
-from kept.errors import OptionError
+from kept.errors import ContextLengthError, OptionError
 from kept.exiting import computing
 from kept.models.adapter import Adapter, check_numbers, find
 from kept.models.matching import OwnLayers
@@ -168,8 +168,8 @@ class CausalLM(PaddedFace):
         Returns logits (M, V) fp32 of the rows the batch wants. Mutates the cache, whose lengths
         advance when every layer has run, and the record. With a cache nothing that comes back has
         a gradient. The model's dtype says what it computes in, and autocast does not reach it.
-        Raises OptionError for a cache in training, CacheError or CacheFullError before anything is
-        stored.
+        Raises, before anything is stored, OptionError for a cache in training, ContextLengthError
+        past the context where positions are absolute, CacheError or CacheFullError.
         """
         if cache is not None and self.training and torch.is_grad_enabled():
             raise OptionError(
@@ -177,6 +177,7 @@ class CausalLM(PaddedFace):
                 "cached keys carry no gradient, so a backward pass would silently miss their part; "
                 "call model.eval(), use torch.no_grad(), or pass use_cache=False"
             )
+        self._check_positions(batch)
         with computing(), self._turn.lock:
             if self.native is not None:
                 return self._run_native(batch, cache, record or Record()).logits
@@ -248,6 +249,14 @@ class CausalLM(PaddedFace):
         self._check_native(cache)
         check_numbers(batch, len(self.adapters))
         return self.native.run(batch, cache, record, top_k)
+
+    def _check_positions(self, batch: Batch) -> None:
+        if self.is_rotary or (last := int(batch.positions.max())) < self.config.context:
+            return
+        raise ContextLengthError(
+            f"position {last} is past this model's context of {self.config.context}; pass fewer "
+            "tokens, or start a new cache"
+        )
 
     def _check_native(self, cache: Cache | None) -> None:
         if self.training and torch.is_grad_enabled():

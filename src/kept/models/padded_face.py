@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from kept import ops
 from kept.batch import Batch
 from kept.cache import Cache, KVShape, make_cache
-from kept.errors import ContextLengthError, OptionError
+from kept.errors import OptionError
 from kept.models.model_config import ModelConfig
-from kept.models.padded import PaddedInput, read_padded
+from kept.models.padded import read_padded
 from kept.models.record import Record
 
 
@@ -91,7 +91,6 @@ class PaddedFace(nn.Module, ABC):
                 "cache hold different ones; pass a dynamic cache, or leave output_attentions out"
             )
         padded = read_padded(input_ids, attention_mask, position_ids, cache, self.config.vocab_size)
-        self._check_positions(padded)
         if use_cache and cache is None:
             cache = make_cache(
                 self.kv_shapes, num_slots=input_ids.shape[0], dtype=self.dtype, device=self.device
@@ -104,10 +103,3 @@ class PaddedFace(nn.Module, ABC):
             hidden_states=tuple(padded.unpack(x) for x in record.hidden) or None,
             attentions=tuple(padded.unpack_weights(*x) for x in record.attention) or None,
         )
-
-    def _check_positions(self, padded: PaddedInput) -> None:
-        if not self.is_rotary and int(padded.batch.positions.max()) >= self.config.context:
-            raise ContextLengthError(
-                f"position {int(padded.batch.positions.max())} is past this model's context of "
-                f"{self.config.context}; pass fewer tokens, or start a new cache"
-            )
