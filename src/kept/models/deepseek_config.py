@@ -15,7 +15,7 @@ from kept.models.mixture_config import read_top_k
 from kept.models.rope_config import RopeConfig, read_rope
 from kept.ops import ACTIVATIONS, LatentSpec, Routing
 
-# What transformers' classes take for fields that config.json leaves out.
+# What transformers' classes take for fields that config.json leaves out. A flag of null is off.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "deepseek_v2": {
         "max_position_embeddings": 2048,
@@ -45,6 +45,8 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "routed_scaling_factor": 2.5,
         "n_group": 8,
         "topk_group": 4,
+        "norm_topk_prob": True,
+        "rope_interleave": True,
     },
 }
 _LATENT_EPS = 1e-6  # whatever `rms_norm_eps` is
@@ -125,7 +127,7 @@ def read_deepseek_config(config: dict[str, Any]) -> DeepseekConfig:
             turning=turning,
             plain=plain,
             norm_eps=_LATENT_EPS,
-            neighbours=family == "deepseek_v2" or of.flag("rope_interleave", True),
+            neighbours=family == "deepseek_v2" or of.flag("rope_interleave", False),
         ),
         value_dim=of.integer("v_head_dim", maximum=MAX_HEAD),
         query_rank=of.integer("q_lora_rank") if of.has("q_lora_rank") else None,
@@ -174,7 +176,7 @@ def _experts(of: Fields, family: str, activation: str) -> ExpertsConfig:
     _check_groups(count, groups, top_groups, top_k, best=2 if is_v3 else 1)
     routing = Routing(
         top_k,
-        is_v3 and of.flag("norm_topk_prob", True),
+        is_v3 and of.flag("norm_topk_prob", False),
         "sigmoid" if is_v3 else "softmax",
         of.number("routed_scaling_factor"),
         groups,

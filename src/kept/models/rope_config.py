@@ -79,7 +79,8 @@ def read_rope(
     if dim % 2 or (kind == "dynamic" and dim == 2):
         raise UnsupportedModelError(
             f"config.json has heads of {head_dim} elements, {dim} of which are rotated; rotary "
-            "embedding turns them in pairs, and its dynamic scaling needs more than one"
+            "embedding turns them in pairs, and its dynamic scaling needs more than one, in "
+            "transformers too. Is it the config of this model, complete?"
         )
     if kind == "default":
         return RopeConfig(kind, theta, dim, context), context
