@@ -28,6 +28,11 @@ def write_nothing(_: str) -> None:
     """For when the text is not looked at."""
 
 
+def ask(session: Session, text: str, say: Callable[[str], None] = write_nothing) -> Completion:
+    """Of a model that does not think."""
+    return session.ask(text, say, pytest.fail)
+
+
 def test_every_line_is_a_turn(folder: Path, llm: LLM) -> None:
     result = kept("chat", "-m", folder, *FEW, "--system", "Be brief.", stdin="Hello\n\nMore\n")
     assert result.exit_code == 0
@@ -63,11 +68,13 @@ def test_an_unknown_command_is_an_error(folder: Path) -> None:
 
 def test_a_message_that_begins_with_a_slash(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    ask = Session.ask
+    asks = Session.ask
 
-    def asking(session: Session, text: str, write: Callable[[str], None]) -> Completion:
+    def asking(
+        session: Session, text: str, say: Callable[[str], None], think: Callable[[str], None]
+    ) -> Completion:
         asked.append(text)
-        return ask(session, text, write)
+        return asks(session, text, say, think)
 
     monkeypatch.setattr(Session, "ask", asking)
     assert kept("chat", "-m", folder, *FEW, stdin="//etc\n").exit_code == 0
@@ -87,8 +94,8 @@ def test_options_a_chat_cannot_honour(folder: Path) -> None:
 
 
 def test_a_turn_reads_only_what_is_new(session: Session) -> None:
-    first = session.ask("Hello", write_nothing)
-    second = session.ask("And now?", write_nothing)
+    first = ask(session, "Hello")
+    second = ask(session, "And now?")
     # All but the last token of the first answer, which was drawn and never read.
     assert second.cached_tokens >= first.prompt_tokens
     new = second.prompt_tokens - second.cached_tokens
@@ -99,12 +106,12 @@ def test_a_turn_reads_only_what_is_new(session: Session) -> None:
 
 
 def test_undo_takes_back_a_turn(session: Session, llm: LLM) -> None:
-    first = session.ask("Hello", write_nothing)
-    again = session.ask("And now?", write_nothing)
+    first = ask(session, "Hello")
+    again = ask(session, "And now?")
     assert session.undo()
-    assert session.ask("And now?", write_nothing).token_ids == again.token_ids
+    assert ask(session, "And now?").token_ids == again.token_ids
     session.reset()
-    fresh = session.ask("Hello", write_nothing)
+    fresh = ask(session, "Hello")
     assert (fresh.token_ids, fresh.cached_tokens) == (first.token_ids, 0)
     assert session.undo()
     assert not session.undo()
@@ -115,10 +122,10 @@ def test_ctrl_c_keeps_what_there_is_of_an_answer(
 ) -> None:
     pieces: list[str] = []
     interrupt_after(4)
-    stopped = session.ask("Hello", pieces.append)
+    stopped = ask(session, "Hello", pieces.append)
     assert stopped.finish_reason == "interrupted"
     assert stopped.text == "".join(pieces) != ""
-    following = session.ask("Go on", write_nothing)
+    following = ask(session, "Go on")
     assert following.prompt_tokens > stopped.prompt_tokens + 1
     assert following.cached_tokens >= stopped.prompt_tokens
 
@@ -127,7 +134,7 @@ def test_ctrl_c_before_any_text_drops_the_turn(
     session: Session, interrupt_after: Callable[[int], None]
 ) -> None:
     interrupt_after(0)
-    assert session.ask("Hello", write_nothing).text == ""
+    assert ask(session, "Hello").text == ""
     assert not session.undo()
 
 

@@ -95,6 +95,10 @@ class AnswerForm:
         no_marks = self.reasoning is None and self.response is None
         return no_marks and self.style not in (CallStyle.HARMONY, CallStyle.GLM)
 
+    def behind(self, prompt: str) -> AnswerForm:
+        """The form of the answer to a prompt that ends so: its reasoning may be over by then."""
+        return replace(self, reasoning=None) if self.closes_reasoning(prompt) else self
+
     def opens_reasoning(self, prompt: str) -> bool:
         """Whether a prompt, or its end, has begun the reasoning that the answer goes on with."""
         return self.reasoning is not None and prompt.rstrip().endswith(self.reasoning[0])

@@ -34,7 +34,7 @@ _HELP: Final = """\
 Ctrl-C while an answer is written stops it and keeps what there is of it.
 A message that begins with / is written with //."""
 
-_NOTHING: Final = "[stopped before any text; the turn is dropped]"
+_NOTHING: Final = "[stopped before any answer; the turn is dropped]"
 
 
 def chat(
@@ -59,6 +59,8 @@ def chat(
 ) -> None:
     """Talk with a model. It keeps what it has read, so a turn computes only what is new.
 
+    What a model thinks before an answer goes to stderr, and later turns do not read it; with
+    --no-skip-special-tokens it stays in the answer, marks and all.
     Ctrl-C stops an answer and keeps the conversation; at the prompt it leaves, as Ctrl-D does.
     What it has read outlives the command, in --prefix-store.
     /help lists what else can be typed. Through a pipe every line is a turn, commands included.
@@ -125,11 +127,21 @@ def _turn(session: Session, line: str) -> bool:
         return True
     if line.startswith("/") and not line.startswith("//"):
         return _obey(session, line)
-    out = Writer(sys.stdout)
+    out, beside = Writer(sys.stdout), Writer(sys.stderr)
+
+    def say(text: str) -> None:
+        beside.end_line()
+        out.write(text)
+
+    def think(text: str) -> None:
+        out.end_line()
+        beside.write(text, DIM)
+
     try:
         question = line.removeprefix("/") if line.startswith("//") else line
-        completion = session.ask(question, out.write)
+        completion = session.ask(question, say, think)
     finally:
+        beside.end_line()
         out.end_line()
     if completion.finish_reason == "interrupted" and not sys.stdin.isatty():
         raise typer.Exit(INTERRUPTED)

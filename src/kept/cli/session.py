@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kept.cli.saved_chat import Saved, SavedChat
 from kept.cli.streaming import show
+from kept.cli.told_apart import ToldApart
 from kept.format import format_bytes, format_rate, format_seconds, table
 
 if TYPE_CHECKING:
@@ -48,19 +50,29 @@ class Session:
         self._completions: list[Completion] = []  # of the last turns, those of this session
         llm.render_chat(self._messages("Hello"))
 
-    def ask(self, text: str, write: Callable[[str], None]) -> Completion:
-        """Answer, handing the text to `write`. After Ctrl-C the text so far is the answer.
+    def ask(
+        self, text: str, say: Callable[[str], None], think: Callable[[str], None]
+    ) -> Completion:
+        """Answer, handing what is said to `say` and what is thought before it to `think`, which
+        has no part in the completion's text and in the turns to come. After Ctrl-C the text so far
+        is the answer.
 
         A turn that was interrupted before any text leaves no trace. Raises as `LLM.chat_stream`,
         the conversation unchanged.
         """
+        messages = self._messages(text)
+        told = ToldApart(self._llm, messages, self._params, say=say, think=think)
         stream = self._llm.chat_stream(
-            self._messages(text),
-            self._params,
+            messages,
+            told.marked(self._params),
             cache_options=self._cache_options,
             adapter=self._adapter,
         )
-        completion = show(stream, write)
+        try:
+            completion = show(stream, told.add)
+        finally:
+            told.finish()
+        completion = replace(completion, text=told.content)
         if completion.finish_reason != "interrupted" or completion.text:
             self._turns.append((text, completion.text))
             self._completions.append(completion)

@@ -49,10 +49,7 @@ def shape_of(llm: LLM, prompt: Prompt, tokens: Sequence[int]) -> Shape | None:
         return None
     form = form_of(llm.chat_template.templates.values())
     tail = llm.tokenizer.decode(tokens[-_TAIL:], skip_special_tokens=False)
-    if prompt.goes_on:
-        form = form.within_content
-    elif form.closes_reasoning(tail):
-        form = replace(form, reasoning=None)  # it is over before the answer begins
+    form = form.within_content if prompt.goes_on else form.behind(tail)
     tools = tuple(_name(tool) for tool in prompt.tools)
     if form.is_plain and not tools:
         return None
