@@ -21,9 +21,9 @@ from kept.errors import (
 from kept.models import read_config
 from kept.models.deepseek_config import DeepseekConfig
 
+from .foreign_formats import METHOD, float8
 from .generation import prompts
 from .test_files import rewrite_config, rewrite_tensors
-from .test_foreign_weights import METHOD, float8
 from .zoo import make_hf
 
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
