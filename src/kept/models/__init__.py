@@ -3,7 +3,7 @@
 from kept.models.adapter import Adapter
 from kept.models.adapters import load_adapters
 from kept.models.causal_lm import CausalLM
-from kept.models.checkpoint import Checkpoint, gguf_checkpoint, open_checkpoint
+from kept.models.checkpoint import Checkpoint
 from kept.models.dtypes import DTYPES, resolve_dtype
 from kept.models.encoder_decoder import EncoderDecoderLM, Seq2SeqLMOutput
 from kept.models.folder import find_folder
@@ -12,6 +12,7 @@ from kept.models.gguf_hub import find_remote
 from kept.models.loading import describe_loading, load_model
 from kept.models.model_config import ModelConfig
 from kept.models.next_logits import NextLogits
+from kept.models.opening import gguf_checkpoint, open_checkpoint
 from kept.models.padded_face import CausalLMOutput
 from kept.models.quantized_format import quantized_format, quantized_sizes
 from kept.models.quantized_writer import quantize_checkpoint

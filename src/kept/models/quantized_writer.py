@@ -22,7 +22,7 @@ from kept.format import dtype_name
 from kept.gguf import is_gguf
 from kept.machine import NATIVE_AVAILABLE, native_error
 from kept.models.causal_lm import CausalLM
-from kept.models.checkpoint import PACKED_WEIGHTS, QUANTIZATION, Checkpoint, open_checkpoint
+from kept.models.checkpoint import PACKED_WEIGHTS, QUANTIZATION, Checkpoint
 from kept.models.claim import UNFINISHED, claimed, discard, name_beside
 from kept.models.gguf_description import describe_gguf
 from kept.models.hub import DESCRIPTIONS
@@ -30,6 +30,7 @@ from kept.models.layers import Linear
 from kept.models.loading import fetch_to_quantize, open_weights
 from kept.models.moving import move
 from kept.models.native import Progress, matrices
+from kept.models.opening import open_checkpoint
 from kept.models.packing import Quantizer, check_format
 from kept.models.quantized_format import (
     as_metadata,

@@ -29,7 +29,7 @@ from kept.errors import (
     UnsupportedModelError,
     WeightsError,
 )
-from kept.models.checkpoint import open_checkpoint
+from kept.models.opening import open_checkpoint
 
 
 def refuse_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,8 @@ from kept.errors import (
     CheckpointError,
     CheckpointNotFoundError,
 )
-from kept.models.checkpoint import open_checkpoint
 from kept.models.gguf_hub import split_gguf
+from kept.models.opening import open_checkpoint
 
 
 @pytest.fixture

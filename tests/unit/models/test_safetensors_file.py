@@ -22,7 +22,8 @@ from kept.errors import (
     UnsupportedFormatError,
     WeightsError,
 )
-from kept.models.checkpoint import Checkpoint, open_checkpoint
+from kept.models.checkpoint import Checkpoint
+from kept.models.opening import open_checkpoint
 
 
 def damage(folder: Path, content: bytes) -> str:

@@ -22,7 +22,7 @@ from kept.errors import (
     KeptError,
     WeightsError,
 )
-from kept.models.checkpoint import open_checkpoint
+from kept.models.opening import open_checkpoint
 
 
 def test_a_missing_shard(tmp_path: Path) -> None:

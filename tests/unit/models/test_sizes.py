@@ -12,7 +12,7 @@ import pytest
 from checkpoint_files import INDEX, SHARD_1, write_shards
 
 from kept.errors import CheckpointError, WeightsError
-from kept.models.checkpoint import open_checkpoint
+from kept.models.opening import open_checkpoint
 from kept.models.registry import build_model
 from kept.text import Tokenizer
 

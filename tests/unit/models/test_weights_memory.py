@@ -18,7 +18,8 @@ from kept.bench.random_weights import random_model, save_checkpoint
 from kept.bench.work import stored_bytes
 from kept.machine import NATIVE_AVAILABLE
 from kept.models import load_model, quantize_checkpoint
-from kept.models.checkpoint import Checkpoint, open_checkpoint
+from kept.models.checkpoint import Checkpoint
+from kept.models.opening import open_checkpoint
 from kept.models.weight_map import Placement, WeightMap
 from kept.ops.quantize import QUANTIZED_FORMATS
 

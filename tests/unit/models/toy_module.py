@@ -10,7 +10,8 @@ import torch
 from checkpoint_files import CONFIG, write_folder
 from torch import Tensor, nn
 
-from kept.models.checkpoint import Checkpoint, open_checkpoint
+from kept.models.checkpoint import Checkpoint
+from kept.models.opening import open_checkpoint
 from kept.models.weight_map import Placement, WeightMap
 from kept.models.weights import StoredWeights
 
