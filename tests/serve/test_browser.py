@@ -32,6 +32,7 @@ TEXTS = [
     "\n\n   \n",
 ]
 LOOKS = [(320, "light"), (1280, "dark"), (320, "dark"), (1280, "light")][: examples(2, 4)]
+IS_SHOWN = "(section) => getComputedStyle(section).display !== 'none'"
 MARKED = """async ([text, begin, end]) => {
   const { render } = await import("/page/markdown.js");
   const home = document.createElement("div");
@@ -230,12 +231,16 @@ def test_nobody_is_left_out(chromium: Any, open_server: Served, width: int, sche
     with page_of(chromium, open_server.url, **options) as page:
         set_option(page, "max_tokens", "12")
         ask(page, "a `b` and https://c.example/" + "long" * 40, 2)
+        until(page, "document.querySelector('#cache caption') !== null")
         page.click("#options-button")
         views = ["list", "chat", "cache"] if width < 1100 else ["chat"]
         for view in views:
             if width < 1100:
                 page.click(f"[data-to={view}]")
+                shown = f"[...document.querySelectorAll('main > section')].map({IS_SHOWN})"
+                assert page.evaluate(shown) == [view == name for name in views]
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate("document.documentElement.scrollHeight") <= 640
             if AXE.is_file():
                 page.evaluate(AXE.read_text())
                 found = page.evaluate("axe.run().then((r) => r.violations)")
