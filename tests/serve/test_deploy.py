@@ -35,6 +35,16 @@ def test_the_image_runs_as_nobody_in_particular() -> None:
     assert not any(re.search(r"(API_KEY|SECRET)[ =]\S", line) for line in lines if "ENV" in line)
 
 
+def test_the_image_has_one_torch() -> None:
+    """A torch that constraints.txt does not allow would be replaced by the one with CUDA."""
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    [torch] = [at for at, line in enumerate(lines) if "download.pytorch.org/whl/cpu" in line]
+    assert lines[torch].endswith("\"$(grep '^torch==' constraints.txt)\"")
+    assert "COPY constraints.txt ." in lines[:torch]
+    pinned = (DEPLOY.parent / "constraints.txt").read_text().splitlines()
+    assert len([line for line in pinned if line.startswith("torch==")]) == 1
+
+
 def test_the_unit_keeps_its_hands_to_itself() -> None:
     unit = configparser.RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
