@@ -1,4 +1,4 @@
-"""Many streams for a long time: none lost, none cut, none in another order."""
+"""Many streams for a long time: none lost, none cut, none in another order; flat memory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from collections import Counter
 from typing import Any
 
 from client import Told, ask, percentile
-from serve.process import serving
+from serve.process import resident, serving
 
 TEXTS = 32  # different requests, each of which has one right answer
+ALLOWED = 32 << 20  # bytes by which the server's memory may grow after a fifth of the time
 
 
 def body_of(number: int) -> dict[str, Any]:
@@ -38,7 +39,8 @@ async def run(given: Namespace) -> dict[str, Any]:
         alone = [await ask(server.address, body_of(i)) for i in range(TEXTS)]
         assert all(told.is_whole for told in alone), [told.error for told in alone]
         wrong, gaps, number = Counter[str](), list[float](), 0
-        until = time.monotonic() + 60 * given.minutes
+        seconds = 60 * given.minutes
+        until = time.monotonic() + seconds
 
         async def one(worker: int) -> None:
             nonlocal number
@@ -51,15 +53,22 @@ async def run(given: Namespace) -> dict[str, Any]:
                 if problem := compare(told, alone[which]):
                     wrong[problem] += 1
 
+        async def warm() -> int:
+            await asyncio.sleep(seconds / 5)
+            return resident(server.pid)
+
         began = time.monotonic()
-        await asyncio.gather(*(one(i) for i in range(given.streams)))
+        at_first, *_ = await asyncio.gather(warm(), *(one(i) for i in range(given.streams)))
+        grown = resident(server.pid) - at_first
         return {
             "streams": number,
             "at_a_time": given.streams,
             "seconds": round(time.monotonic() - began, 1),
             "wrong": dict(wrong),
             "gap_p99_ms": round(1e3 * percentile(gaps, 0.99), 1),
-            "passed": not wrong and number > 0,
+            "resident_mib": round(at_first / 2**20, 1),
+            "grown_mib": round(grown / 2**20, 1),
+            "passed": not wrong and number > 0 and grown <= ALLOWED,
         }
 
 
