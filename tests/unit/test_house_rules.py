@@ -14,7 +14,7 @@ FLOORS = (
     ("errors",),
     ("interrupt", "json_file", "options", "paths", "system"),
     ("gguf",),
-    ("batch", "exiting", "format", "machine", "text", "turns"),
+    ("batch", "entropy", "exiting", "format", "machine", "text", "turns"),
     ("grammar",),
     ("answers", "sampling"),
     ("ops",),

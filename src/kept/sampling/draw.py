@@ -7,7 +7,6 @@ which were made before it, and neither the batch nor a rejected draft moves one.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kept.entropy import random_bytes
 from kept.errors import SamplingError
 from kept.sampling import kernels
 from kept.sampling.weights import Floats, places, weights_of
@@ -33,7 +33,7 @@ class Key(NamedTuple):
 
 def fresh_seed() -> int:
     """Return a seed from the system's entropy, below 2**53 so that JSON carries it exactly."""
-    return secrets.randbits(_BITS)
+    return int.from_bytes(random_bytes(8), "little") >> (64 - _BITS)
 
 
 def derive_seed(seed: int, index: int) -> int:

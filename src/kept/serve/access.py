@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 import sys
 import time
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kept.entropy import random_name
 
 log = logging.getLogger("kept.serve")
 
@@ -67,7 +68,7 @@ def _id_of(scope: Scope) -> str:
     for key, value in scope["headers"]:
         if key.lower() == REQUEST_ID and 0 < len(value) <= 64 and _FITTING.issuperset(value):
             return str(value.decode())
-    return f"req_{secrets.token_hex(12)}"
+    return f"req_{random_name(12)}"
 
 
 def _write(entry: dict[str, Any]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kept.answers import Arguments, CallBegun, Content, Part, Reasoning, ToolCall
+from kept.entropy import random_name
 
 Told = Iterator[dict[str, Any]]
 
@@ -76,7 +76,7 @@ class Writing:
         yield self._event("delta", delta={"type": "text_delta", "text": text})
 
     def _call_tool(self, name: str) -> Told:
-        block = {"id": f"toolu_{secrets.token_hex(12)}", "name": name, "input": {}}
+        block = {"id": f"toolu_{random_name(12)}", "name": name, "input": {}}
         yield from self._start({"type": "tool_use", **block})
         self._call = ToolCall(name)
 

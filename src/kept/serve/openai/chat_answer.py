@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kept.answers import Arguments, CallBegun, Content, Message, Part, Reasoning
 from kept.engine import Completion
+from kept.entropy import random_name
 from kept.sampling import TokenLogprobs
 from kept.serve.answer import Answer
 from kept.serve.events import Delta, Event, Finished, Started
@@ -61,7 +61,7 @@ def _message(parts: Message) -> dict[str, Any]:
 
 
 def _call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"
+    return f"call_{random_name(12)}"
 
 
 def _reason(found: Completion, num_calls: int) -> str | None:

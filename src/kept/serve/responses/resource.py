@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 from kept.engine import Completion
+from kept.entropy import random_name
 from kept.serve.asked import Asked, Chat
 from kept.serve.footprint import (
     NUM_BYTES,
@@ -33,7 +33,7 @@ class Resource:
     ) -> None:
         [chat] = asked.prompts
         assert isinstance(chat, Chat)
-        self.id = f"resp_{secrets.token_hex(16)}"
+        self.id = f"resp_{random_name(16)}"
         self._service, self._tenant, self._body, self._chat = service, tenant, body, chat
         self._created = int(time.time())
         self._drawing = _drawing(service, body)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from kept.answers import Arguments, CallBegun, Content, Part, Reasoning
+from kept.entropy import random_name
 from kept.sampling import TokenLogprobs
 from kept.serve.openai.logprobs import chat_logprobs
 from kept.serve.responses.item_events import CALL, PARTS, Told, closing, delta, opening
@@ -41,7 +41,7 @@ class Writing:
                     yield self._delta(text)
                 case CallBegun(_, name):
                     self._drawn.clear()
-                    call_id = f"call_{secrets.token_hex(12)}"
+                    call_id = f"call_{random_name(12)}"
                     yield from self._open(CALL, call_id=call_id, name=name, arguments="")
                 case Arguments(_, text):
                     self._drawn.clear()
@@ -71,7 +71,7 @@ class Writing:
     def _open(self, kind: str, **more: Any) -> Told:
         yield from self.close()
         self._is_open = True
-        item = {"id": f"{_IDS[kind]}_{secrets.token_hex(16)}", "type": kind, **more}
+        item = {"id": f"{_IDS[kind]}_{random_name(16)}", "type": kind, **more}
         item["status"] = "in_progress"
         if kind in PARTS:
             said: dict[str, Any] = {"annotations": [], "logprobs": []} if kind == "message" else {}
