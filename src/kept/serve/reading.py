@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kept.engine import Engine, Request
 from kept.errors import ContextLengthError
 from kept.options import ResolvedCacheOptions
-from kept.sampling import ResolvedParams, SamplingParams, fresh_seed
+from kept.sampling import fresh_seed
 from kept.serve.asked import Asked, Chat, Prompt
 from kept.serve.conversation import for_template, options_for
 from kept.serve.forms import Shape, shape_of, shaped
 from kept.serve.refusal import Refusal, not_done
+from kept.serve.resolving import resolve
 
 if TYPE_CHECKING:
     from kept.llm import LLM
-
-_FILTERS = ("top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,32 +94,6 @@ def read_prompt(llm: LLM, prompt: Prompt, src_lang: str | None = None) -> Sequen
         continue_final_message=prompt.goes_on,
         template_options=options,
     )
-
-
-def resolve(llm: LLM, params: SamplingParams, is_chat: bool) -> tuple[ResolvedParams, int]:
-    """Options made concrete, and how many times each text is answered.
-
-    Clients of the protocols expect more of some options than the library allows: filters of a draw
-    are without effect at temperature 0, several of the likeliest text are copies of it, and
-    without `top_k` all tokens can be drawn.
-    """
-    config = llm.checkpoint.generation_config
-    asked: dict[str, Any] = {
-        "num_return_sequences": None,
-        "max_new_tokens": params.max_new_tokens or llm.model.config.context,
-    }
-    if params.temperature == 0:
-        asked |= dict.fromkeys(_FILTERS)
-    draws = params.temperature or params.top_p is not None or params.min_p is not None
-    if draws and params.top_k is None and config.get("top_k") is None:
-        asked["top_k"] = 0
-    resolved, _ = llm.resolve(replace(params, **asked), {})
-    width = params.num_return_sequences or 1
-    if is_chat and params.eos_token_id is None and not params.ignore_eos:
-        resolved = llm.with_turn_ends(resolved)
-    if resolved.do_sample and width > 1:
-        return replace(resolved, num_return_sequences=width), 1
-    return resolved, width
 
 
 def _check_length(llm: LLM, tokens: Sequence[int], caching: ResolvedCacheOptions) -> None:

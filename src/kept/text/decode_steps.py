@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import re
 from copy import copy
+from functools import lru_cache
 from typing import Protocol, Self
 
 from tokenizers import decoders, pre_tokenizers
@@ -292,6 +293,7 @@ def _byte_of_character() -> dict[str, int]:
 _BYTES = _byte_of_character()
 
 
+@lru_cache(1 << 15)  # texts are made of few tokens, again and again
 def _token_bytes(token: str) -> bytes:
     try:
         return bytes([_BYTES[c] for c in token])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from copy import copy
 from itertools import islice
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import tokenizers
 from tokenizers import decoders
@@ -32,6 +33,7 @@ from kept.text.tokenizer import Tokenizer
 # A character spans at most four byte tokens; the rest is for runs of them.
 _PROMPT_WINDOW = 64
 _ALL = 2**31  # spaces, more than any text begins with
+_MADE = WeakKeyDictionary[Tokenizer, list[Step]]()  # as a text begins, never fed
 
 
 class IncrementalDetokenizer:
@@ -125,6 +127,14 @@ class IncrementalDetokenizer:
 
 
 def _build_steps(tokenizer: Tokenizer) -> list[Step]:
+    # Made once: steps of the library's take longer to make than a text of some tokens to spell.
+    found = _MADE.get(tokenizer)
+    if found is None:
+        found = _MADE[tokenizer] = _make_steps(tokenizer)
+    return [step.fork() for step in found]
+
+
+def _make_steps(tokenizer: Tokenizer) -> list[Step]:
     steps = _decoder_chain(decoder_steps(tokenizer.backend))
     if tokenizer.clean_up_spaces:
         steps += [ReplaceText(old, new) for old, new in CLEANUP_RULES]

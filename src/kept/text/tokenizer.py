@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ log = logging.getLogger("kept")
 # Characters from which on the library is asked as for a batch, as it lets go of Python's lock then
 # alone: a text of a megabyte would hold up every other thread for seconds.
 _LONG = 1 << 12
+_REMEMBERED = 1 << 15  # tokens whose form was asked for of late
 
 
 class Tokenizer:
@@ -59,6 +61,7 @@ class Tokenizer:
         backend.no_truncation()
         self.backend = backend
         self._growth = Growth(backend)
+        self._known = lru_cache(_REMEMBERED)(backend.id_to_token)
         self.special_tokens = dict(special_tokens or {})
         self.clean_up_spaces = clean_up_spaces
         self.languages = languages
@@ -166,7 +169,7 @@ class Tokenizer:
 
     def id_to_token(self, token_id: int) -> str | None:
         """Give the vocabulary's form of a token, None for an id outside the vocabulary."""
-        return self.backend.id_to_token(token_id)
+        return self._known(token_id)
 
     def tokens(self) -> dict[str, int]:
         """The ids of all tokens, added ones included, by the vocabulary's form of each."""
