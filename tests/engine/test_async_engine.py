@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kept import EngineError, OptionError
-from kept.engine import AsyncEngine, Engine, Event, Request, make_group
+from kept.engine import AsyncEngine, Engine, Event, Piece, Request, make_group
 
 from .requests import expected, outcome, pooled, resolved
 from .test_sharing import RULE, check_nothing_is_left, story
@@ -53,6 +53,50 @@ def test_everyone_hears_a_text_of_theirs() -> None:
         assert found == [tokens for tokens, _ in outcome(one.group)]
         if one.group.params.num_beams == 1:
             assert outcome(one.group) == expected(prompt, one.group.params, RULE)
+    check_nothing_is_left(runs)
+
+
+@pytest.mark.parametrize("takes", [lambda _: True, lambda n: n % 3 == 0, lambda _: False])
+def test_pieces_are_passed_on_in_their_order(takes: Any) -> None:
+    """Behind the first, but for the last of each text; what is not taken is yielded, once."""
+    one = request(PROMPTS[0], max_new_tokens=40, do_sample=True, num_return_sequences=2)
+    found: list[tuple[int, ...]] = [(), ()]
+    passed, yielded = list[int](), list[bool]()
+
+    def pass_on(piece: Piece) -> bool:
+        assert yielded, "the first is yielded"
+        assert not piece.is_last
+        passed.append(piece.index)
+        if taken := bool(takes(len(passed))):
+            found[piece.index] += piece.token_ids
+        return taken
+
+    async def run() -> None:
+        async with AsyncEngine(engine()) as served:
+            async for piece in served.generate(one, pass_on):
+                yielded.append(piece.is_last)
+                found[piece.index] += piece.token_ids
+
+    asyncio.run(run())
+    assert found == [tokens for tokens, _ in outcome(one.group)]
+    assert sum(yielded) == 2
+    assert passed
+
+
+def test_what_passing_on_raises_ends_the_request() -> None:
+    runs, one = engine(), request(PROMPTS[0], max_new_tokens=200)
+
+    def pass_on(piece: Piece) -> bool:
+        raise ValueError("cannot be told")
+
+    async def run() -> None:
+        async with AsyncEngine(runs) as served:
+            async for _ in served.generate(one, pass_on):
+                continue
+
+    with pytest.raises(ValueError, match="cannot be told"):
+        asyncio.run(run())
+    assert outcome(one.group)[0][1] == "interrupted"
     check_nothing_is_left(runs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kept.serve.connection import Connection
+from kept.serve.connection import Connection, Gathering
 from kept.serve.sse import sse
 from kept.serve.template import TEXT, Template
 
@@ -42,7 +43,7 @@ def test_half_a_surrogate_in_a_template() -> None:
         (b"1.1", False, False, [b"3\r\nabc\r\n"]),
         (b"1.1", True, False, None),  # until its client has read more
         (b"1.0", False, False, None),  # whose pieces have no sizes
-        (b"1.1", True, True, []),
+        (b"1.1", False, True, []),
     ],
 )
 def test_a_piece_goes_straight_to_the_connection(
@@ -55,8 +56,32 @@ def test_a_piece_goes_straight_to_the_connection(
         flow=SimpleNamespace(write_paused=paused),
         transport=SimpleNamespace(write=found.append),
     )
-    assert Connection.hand_on(fake, b"abc") is (written is not None)
+    takes = Connection.takes_pieces.fget(fake)  # type: ignore[attr-defined]
+    assert takes is (written is not None)
+    if takes:
+        Connection.hand_on(fake, b"abc")
     assert found == (written or [])
+
+
+def test_what_is_written_in_a_turn_of_the_loop_goes_at_once() -> None:
+    sent: list[bytes] = []
+    closed: list[int] = []
+    under: Any = SimpleNamespace(write=sent.append, close=lambda: closed.append(len(sent)))
+
+    async def write() -> None:
+        transport = Gathering(under, asyncio.get_running_loop())
+        for data in (b"head", b"", b"body"):
+            transport.write(data)
+        assert not sent
+        await asyncio.sleep(0)
+        assert sent == [b"headbody"]
+        transport.write(b"end")
+        transport.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(write())
+    assert sent == [b"headbody", b"end"]
+    assert closed == [2], "closed before its last words"
 
 
 def test_streams_are_the_same_to_older_clients(server: Served) -> None:

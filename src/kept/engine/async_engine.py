@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
@@ -74,8 +74,15 @@ class AsyncEngine:
             return EngineError("its thread has ended, or is not in this forked process")
         return self._failure
 
-    async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
+    async def generate(
+        self, request: Request, pass_on: Callable[[Piece], bool] | None = None
+    ) -> AsyncGenerator[Piece, None]:
         """Run a request; yields pieces of its texts as they are written.
+
+        pass_on: is called with a piece on the loop's thread, in place of it being yielded, once the
+        first has been and while the next is awaited, unless it is the last of its text; False: it
+        has to be yielded after all. To wake a task through generators takes longer than most of
+        what is done with a piece. What it raises is raised here.
 
         It is cancelled if the iteration is left before its end, by `aclose` or a cancelled task. At
         the end its completions are final; a text that failed says so there. Raises OptionError once
@@ -85,15 +92,13 @@ class AsyncEngine:
         """
         if request.on_event is not None:
             raise OptionError("generate hears of the request's events itself; leave on_event out")
-        post, news = self._post(), asyncio.Event()
+        post, news = self._post(), _Hearing(request, pass_on)
         request.on_event = lambda event: post.put(news, is_urgent=_is_urgent(event))
-        taken = [_Taken() for _ in request.group.results]
         try:
             self._submit(request)
             while True:
-                news.clear()
                 is_over = request.finished  # before the pieces: none comes behind these then
-                for piece in _pieces(request, taken):
+                for piece in news.pieces():
                     yield piece
                 if is_over:
                     return
@@ -202,6 +207,55 @@ def _is_urgent(event: Event) -> bool:
     """Whether somebody has waited for it and nothing else: a text's first token, or the end."""
     text = event.continuation
     return text is None or text.history.num_generated <= 1
+
+
+class _Hearing:
+    """The news of a request, and what has been taken of its texts."""
+
+    def __init__(self, request: Request, pass_on: Callable[[Piece], bool] | None) -> None:
+        self._request, self._pass_on = request, pass_on
+        self._taken = [_Taken() for _ in request.group.results]
+        self._event = asyncio.Event()
+        self._has_begun = self._is_waiting = False
+        self._back: list[Piece] = []  # that could not be passed on
+        self._error: Exception | None = None  # by which one could not
+
+    def pieces(self) -> list[Piece]:
+        """What there is to be yielded; more is news. Raises what passing one on has raised."""
+        self._event.clear()
+        if self._error is not None:
+            raise self._error
+        back, self._back = self._back, []
+        found = back + _pieces(self._request, self._taken)
+        self._has_begun = self._has_begun or bool(found)
+        return found
+
+    async def wait(self) -> None:
+        """Return once there may be more."""
+        self._is_waiting = self._has_begun
+        try:
+            await self._event.wait()
+        finally:
+            self._is_waiting = False
+
+    def set(self) -> None:
+        """See `News`."""
+        takes = self._pass_on if self._is_waiting and not self._event.is_set() else None
+        if takes is None or self._request.finished or not self._passes(takes):
+            self._event.set()
+
+    def _passes(self, pass_on: Callable[[Piece], bool]) -> bool:
+        """Whether all that is new could be passed on."""
+        found = _pieces(self._request, self._taken)
+        try:
+            for number, piece in enumerate(found):
+                if piece.is_last or not pass_on(piece):
+                    self._back = found[number:]
+                    return False
+        except Exception as error:
+            self._error = error
+            return False
+        return True
 
 
 @dataclass(slots=True)

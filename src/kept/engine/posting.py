@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import Final
+from typing import Final, Protocol
 
 SHARE: Final = 0.025  # of the time, that telling of tokens may take the loop's thread
-LONGEST: Final = 0.05  # seconds that a token is kept back, however long telling takes
+LONGEST: Final = 0.1  # seconds that a token is kept back, however long telling takes
+
+
+class News(Protocol):
+    """What hears that there is something new, as an `asyncio.Event` does."""
+
+    def set(self) -> None:
+        """Be told, on the loop's thread."""
 
 
 class Post:
-    """Sets events of a loop from threads that step.
+    """Tells a loop's `News` from threads that step.
 
     Each wake-up makes the stepping thread let go of the interpreter, and what the loop does then
     is done on the processors that the kernels compute on. So there is one for all that a step
@@ -23,14 +30,14 @@ class Post:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._urgent, self._others = deque[asyncio.Event](), deque[asyncio.Event]()
+        self._urgent, self._others = deque[News](), deque[News]()
         # Whether the loop is going to deliver. It says no more before it looks at what there is,
         # so what came while it said so is delivered.
         self._is_called = self._is_called_for_others = False
         self._not_before = 0.0
 
-    def put(self, news: asyncio.Event, *, is_urgent: bool) -> None:
-        """Have the loop set an event, now or with others. Any thread may.
+    def put(self, news: News, *, is_urgent: bool) -> None:
+        """Have the loop set it, now or with others. Any thread may.
 
         Raises RuntimeError where the loop has been closed.
         """
@@ -68,6 +75,6 @@ class Post:
         self._not_before = self._loop.time() + min(took / SHARE, LONGEST)
 
 
-def _set(waiting: deque[asyncio.Event]) -> None:
+def _set(waiting: deque[News]) -> None:
     while waiting:
         waiting.popleft().set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -112,12 +112,18 @@ class Answer:
         self.log["cached_tokens"] = sum(completion.cached_tokens for completion in first)
         self.log["completion_tokens"] = sum(len(completion.token_ids) for completion in found)
 
-    async def events(self) -> AsyncGenerator[Event, None]:
+    async def events(
+        self, pass_on: Callable[[Delta], bool] | None = None
+    ) -> AsyncGenerator[Event, None]:
         """What happens to it; to be iterated once.
 
-        Leaving the iteration, or cancelling the task, ends it with the engine's next step.
+        pass_on: may be called with a Delta while the next event is awaited, in place of it being
+        an event; False: it has to be one. Leaving the iteration, or cancelling the task, ends it
+        with the engine's next step.
         """
-        sources = [self._run(number, each) for number, each in enumerate(self._read)]
+        if len(self._read) > 1:
+            pass_on = None  # what one source passes on would overtake what it has yielded
+        sources = [self._run(number, each, pass_on) for number, each in enumerate(self._read)]
         source = sources[0] if len(sources) == 1 else merged(sources)
         try:
             async with aclosing(source):
@@ -126,13 +132,18 @@ class Answer:
         finally:
             self.close()
 
-    async def _run(self, number: int, one: Read) -> AsyncGenerator[Event, None]:
+    async def _run(
+        self, number: int, one: Read, pass_on: Callable[[Delta], bool] | None
+    ) -> AsyncGenerator[Event, None]:
         texts, has_started = one.request.group.results, False
         first = sum(
             len(before.request.group.results) * before.copies for before in self._read[:number]
         )
+        passes: Callable[[Piece], bool] | None = None
+        if pass_on is not None and one.copies == 1:
+            passes = _passing(first, pass_on)
         async with self.service.runners.running(one.engine, one.lives_on) as engine:
-            pieces: AsyncGenerator[Piece | None, None] = engine.generate(one.request)
+            pieces: AsyncGenerator[Piece | None, None] = engine.generate(one.request, passes)
             if self._asked.wants_progress:
                 pieces = ticking(pieces, PROGRESS_EVERY)
             async with aclosing(pieces):
@@ -183,6 +194,10 @@ def _completion(text: Continuation, prompt: int, index: int) -> Completion:
     found = text.completion()
     reason = own_reason(found.miss_reason)
     return replace(found, prompt_index=prompt, index=index, miss_reason=reason)
+
+
+def _passing(first: int, pass_on: Callable[[Delta], bool]) -> Callable[[Piece], bool]:
+    return lambda piece: pass_on(_delta(first + piece.index, piece))
 
 
 def _delta(index: int, piece: Piece) -> Delta:

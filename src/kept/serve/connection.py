@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -15,7 +15,7 @@ class Connection(H11Protocol):
     """uvicorn's, which waits for the head of a request for ever once a byte of it is there, and
     for the first one from the beginning. Bodies the guard has an eye on.
 
-    `scope["state"]["hand_on"]` of its requests is `hand_on`.
+    `scope["state"]["hand_on"]` of its requests is the connection itself, a `HandsOn`.
     """
 
     seconds = 30.0
@@ -24,26 +24,27 @@ class Connection(H11Protocol):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self.app_state = {**self.app_state, HAND_ON: self.hand_on}
+        self.app_state = {**self.app_state, HAND_ON: self}
 
-    def hand_on(self, body: bytes) -> bool:
-        """Write a piece of the body of a streamed answer that has begun and has no Content-Length;
-        False: it has to be sent as any other.
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether `hand_on` will do now."""
+        version = self.conn.their_http_version
+        return not self.flow.write_paused and version is not None and version >= b"1.1"
+
+    def hand_on(self, body: bytes) -> None:
+        """Write a piece, of some bytes, of the body of a streamed answer that has begun and has no
+        Content-Length.
 
         Each message that is sent goes through the states of h11, which takes longer than all that
         has to be done to tell a token.
         """
-        if self.cycle.disconnected:
-            return True
-        version = self.conn.their_http_version
-        if self.flow.write_paused or version is None or version < b"1.1":
-            return False
-        self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
-        return True
+        if not self.cycle.disconnected:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", Gathering(transport, self.loop)))
         self._is_late = self.loop.call_later(self.seconds, self._end)
 
     def data_received(self, data: bytes) -> None:
@@ -68,6 +69,38 @@ class Connection(H11Protocol):
     def _end(self) -> None:
         self._is_late = None
         self.transport.close()
+
+
+class Gathering:
+    """A transport that sends at once what is written in one turn of the loop.
+
+    An answer's head, its body and its end are written apart, and each that is sent costs a call to
+    the system, and one or two of a client that wakes up for it.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._written: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """See asyncio.Transport."""
+        if data:
+            if not self._written:
+                self._loop.call_soon(self._send)
+            self._written.append(data)
+
+    def close(self) -> None:
+        """See asyncio.Transport."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._written:
+            written, self._written = self._written, []
+            self._transport.write(b"".join(written))
 
 
 def connection_of(seconds: float) -> type[Connection]:

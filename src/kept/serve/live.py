@@ -62,7 +62,8 @@ async def live(request: Request) -> Response:
             "too_many_listeners",
             headers={"Retry-After": "5"},
         )
-    return EventStream(_events(watch, eyes_of(request), service.models[0]))
+    eyes = eyes_of(request)
+    return EventStream(lambda _: _events(watch, eyes, service.models[0]))
 
 
 def eyes_of(request: Request) -> Eyes:

@@ -8,7 +8,7 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -54,8 +54,24 @@ def sse(data: object, event: str | None = None) -> bytes:
     return name + b"data: " + text + b"\n\n"
 
 
+class HandsOn(Protocol):
+    """A connection that takes pieces of a stream past ASGI, see `Connection`."""
+
+    @property
+    def takes_pieces(self) -> bool: ...
+
+    def hand_on(self, body: bytes) -> None: ...
+
+
+# Sends the piece that is made, in place of it being yielded; False: it was not made, and is to be.
+AtOnce = Callable[[Callable[[], bytes]], bool]
+
+
 class EventStream(Response):
     """An ASGI answer of pieces that are sent as they come.
+
+    pieces: makes them. While the next one is awaited, it may have one sent by what it is given, an
+    `AtOnce`.
 
     Its headers go at once. While `pieces` is silent, what `comment` returns is sent every five
     seconds by the loop's own clock, whatever the engine does; None: nothing is. A client that
@@ -64,14 +80,14 @@ class EventStream(Response):
 
     def __init__(
         self,
-        pieces: AsyncGenerator[bytes, None],
+        pieces: Callable[[AtOnce], AsyncGenerator[bytes, None]],
         *,
         media_type: str = "text/event-stream",
         comment: Callable[[], bytes] | None = lambda: COMMENT,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._pieces, self._comment = pieces, comment
-        self._hand_on: Callable[[bytes], bool] = _never
+        self._straight: HandsOn | None = None
         self._is_sending, self._sent_at = False, 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -88,7 +104,7 @@ class EventStream(Response):
         """See ASGI."""
         begin = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(begin)
-        self._hand_on = scope.get("state", {}).get(HAND_ON, _never)
+        self._straight = scope.get("state", {}).get(HAND_ON)
         sending, has_left = asyncio.current_task(), False
         assert sending is not None
 
@@ -120,13 +136,14 @@ class EventStream(Response):
         if self._comment is not None:
             self._rest(send, KEEP_ALIVE)
         try:
-            async with aclosing(self._pieces) as pieces:
+            async with aclosing(self._pieces(self._at_once)) as pieces:
                 async for piece in pieces:
-                    if piece:
-                        if self._hand_on(piece):
-                            self._sent_at = monotonic()
-                        else:
-                            await self._send_on(piece, send)
+                    if not piece:
+                        continue
+                    if (straight := self._way_past()) is not None:
+                        self._hand_on(straight, piece)
+                    else:
+                        await self._send_on(piece, send)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -135,6 +152,22 @@ class EventStream(Response):
                 with suppress(asyncio.CancelledError, OSError):
                     await self._beating
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _at_once(self, make: Callable[[], bytes]) -> bool:
+        if (straight := self._way_past()) is None:
+            return False
+        if piece := make():
+            self._hand_on(straight, piece)
+        return True
+
+    def _way_past(self) -> HandsOn | None:
+        """The connection, where it takes a piece past ASGI now."""
+        found = self._straight
+        return None if found is None or self._is_sending or not found.takes_pieces else found
+
+    def _hand_on(self, straight: HandsOn, piece: bytes) -> None:
+        straight.hand_on(piece)
+        self._sent_at = monotonic()
 
     async def _send_on(self, body: bytes, send: Send) -> None:
         self._is_sending = True
@@ -163,11 +196,6 @@ def _heard(task: asyncio.Task[None]) -> None:
     """What a comment failed by is no news: the client has left."""
     if not task.cancelled():
         task.exception()
-
-
-def _never(piece: bytes) -> bool:
-    """Of a server that is not our own."""
-    return False
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any, Final
 
 from kept.answers import Content
 from kept.engine import Completion
+from kept.entropy import random_name
 from kept.serve.answer import Answer
 from kept.serve.anthropic.diagnosis import Diagnosis
 from kept.serve.anthropic.errors import error_body
@@ -19,7 +19,7 @@ from kept.serve.events import Delta, Event, Finished, Started
 from kept.serve.openai.usage import kept_usage
 from kept.serve.refusal import Refusal
 from kept.serve.service import Service
-from kept.serve.sse import COMMENT, sse
+from kept.serve.sse import COMMENT, AtOnce, sse
 
 log = logging.getLogger("kept.serve")
 
@@ -30,7 +30,7 @@ class Envelope:
     """What a message is, whatever it says: its id, and what it took."""
 
     def __init__(self, service: Service, body: MessagesRequest, diagnosis: Diagnosis) -> None:
-        self.id = f"msg_{secrets.token_hex(12)}"
+        self.id = f"msg_{random_name(12)}"
         self._body, self._diagnosis = body, diagnosis
         self._model, self._context = service.models[0], service.llm.model.config.context
 
@@ -109,13 +109,17 @@ class Telling:
         """What is to be sent while nothing happens."""
         return self._idle
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self, at_once: AtOnce) -> AsyncGenerator[bytes, None]:
         """The stream, down to its last event."""
+
+        def pass_on(event: Delta) -> bool:
+            return at_once(lambda: b"".join(map(_written, self._tell(event))))
+
         try:
-            async with aclosing(self._answer.events()) as events:
+            async with aclosing(self._answer.events(pass_on)) as events:
                 async for event in events:
                     for told in self._tell(event):
-                        yield sse(told, told["type"])
+                        yield _written(told)
                     if isinstance(event, Started):
                         self._idle = PING
                         yield PING
@@ -147,3 +151,7 @@ class Telling:
         end = self._envelope.end(found, self._writing.num_calls)
         yield {"type": "message_delta", "delta": end, "usage": self._envelope.usage(found)}
         yield {"type": "message_stop"}
+
+
+def _written(told: dict[str, Any]) -> bytes:
+    return sse(told, told["type"])

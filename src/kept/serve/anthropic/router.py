@@ -28,7 +28,7 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
     headers = {**place_headers(answer), "request-id": request.state.request_id}
     if body.stream:
         telling = Telling(answer, body, envelope)
-        return EventStream(telling.pieces(), comment=telling.idle, headers=headers)
+        return EventStream(telling.pieces, comment=telling.idle, headers=headers)
     [found] = await unless_gone(request, hear(answer))
     return json_response(envelope.whole(answer, found), headers)
 

@@ -19,7 +19,7 @@ from kept.serve.ollama.whole_calls import WholeCalls
 from kept.serve.openai.logprobs import chat_logprobs
 from kept.serve.openai.usage import kept_usage
 from kept.serve.refusal import Refusal
-from kept.serve.sse import to_json
+from kept.serve.sse import AtOnce, to_json
 from kept.text import Tokenizer
 
 log = logging.getLogger("kept.serve")
@@ -51,12 +51,16 @@ class Telling:
         self._model, self._tokenizer, self._word = model, tokenizer, word
         self._began = time.perf_counter_ns()
 
-    async def pieces(self, answer: Answer) -> AsyncGenerator[bytes, None]:
+    async def pieces(self, answer: Answer, at_once: AtOnce) -> AsyncGenerator[bytes, None]:
         """The stream, down to its last line."""
         failure: Refusal | None = None
         parser, calls = answer.parser(0), WholeCalls()
+
+        def pass_on(event: Delta) -> bool:
+            return at_once(lambda: b"".join(map(_line, self._told(event, parser, calls))))
+
         try:
-            async with aclosing(answer.events()) as events:
+            async with aclosing(answer.events(pass_on)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
                         for found in self._told(event, parser, calls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -110,7 +111,7 @@ async def _answer(body: ChatRequest | GenerateRequest, request: Request, word: W
     headers = place_headers(answer)
     if body.stream:
         # Lines have no comments; their readers wait for as long as the connection stands.
-        pieces = telling.pieces(answer)
+        pieces = partial(telling.pieces, answer)
         return EventStream(pieces, media_type=LINES, comment=None, headers=headers)
     [found] = await unless_gone(request, hear(answer))
     return json_response(telling.whole(answer, found), headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -11,13 +10,14 @@ from contextlib import aclosing
 from typing import Any
 
 from kept.engine import Completion
+from kept.entropy import random_name
 from kept.serve.answer import Answer
-from kept.serve.events import Event, Finished, Progress
+from kept.serve.events import Delta, Event, Finished, Progress
 from kept.serve.openai.errors import error_body
 from kept.serve.openai.usage import timings_of, usage_of
 from kept.serve.refusal import Refusal
 from kept.serve.service import Service
-from kept.serve.sse import sse
+from kept.serve.sse import AtOnce, sse
 from kept.serve.template import Template
 
 log = logging.getLogger("kept.serve")
@@ -28,7 +28,7 @@ class Envelope:
 
     def __init__(self, service: Service, prefix: str, kind: str, model: str) -> None:
         self._fixed = {
-            "id": f"{prefix}-{secrets.token_hex(12)}",
+            "id": f"{prefix}-{random_name(12)}",
             "object": kind,
             "created": int(time.time()),
             "model": model,
@@ -44,7 +44,7 @@ async def hear(answer: Answer) -> list[Completion]:
     """Every text of an answer, by index. Raises the Refusal of the first that failed."""
     found: dict[int, Completion] = {}
     failure: Refusal | None = None
-    async with aclosing(answer.events()) as events:
+    async with aclosing(answer.events(lambda _: True)) as events:  # the end has all of it
         async for event in events:
             if isinstance(event, Finished):
                 found[event.index] = event.completion
@@ -70,11 +70,15 @@ class Telling(ABC):
         self._finished: dict[int, Completion] = {}
         self._failure: Refusal | None = None
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self, at_once: AtOnce) -> AsyncGenerator[bytes, None]:
         """The stream, down to its last line."""
         last = b""
+
+        def pass_on(event: Delta) -> bool:
+            return at_once(lambda: b"".join(self.tell_text(event)))
+
         try:
-            async with aclosing(self._answer.events()) as events:
+            async with aclosing(self._answer.events(pass_on)) as events:
                 async for event in events:
                     piece = b"".join(self.tell(event))
                     if len(self._finished) == self._answer.num_texts:

@@ -39,7 +39,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     answer = await begin(request, service, body.to_asked(tenant_of(request)), body.model)
     if body.stream:
         telling = ChatTelling(service, answer, *_wants(body), body.timings_per_token)
-        return EventStream(telling.pieces(), headers=place_headers(answer))
+        return EventStream(telling.pieces, headers=place_headers(answer))
     found = await unless_gone(request, hear(answer))
     return json_response(chat_body(service, answer, found), place_headers(answer))
 
@@ -57,7 +57,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         echoes = await unless_gone(request, _echoes(service, answer.prompts, body))
     if body.stream:
         telling = CompletionTelling(service, answer, *_wants(body), echoes)
-        return EventStream(telling.pieces(), headers=place_headers(answer))
+        return EventStream(telling.pieces, headers=place_headers(answer))
     found = await unless_gone(request, hear(answer))
     return json_response(completion_body(service, answer, found, echoes), place_headers(answer))
 

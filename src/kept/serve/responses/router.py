@@ -16,7 +16,7 @@ from kept.serve.responses.resource import Resource
 from kept.serve.responses.stored import Stored, find, keep, resolved
 from kept.serve.responses.telling import Telling, told_again
 from kept.serve.service import Service
-from kept.serve.sse import EventStream, sse, unless_gone
+from kept.serve.sse import AtOnce, EventStream, sse, unless_gone
 from kept.serve.tenants import Tenant
 
 router = APIRouter(tags=["OpenAI"])
@@ -42,7 +42,7 @@ async def create(body: ResponsesRequest, request: Request) -> Response:
     telling = Telling(resource, answer, service.llm.tokenizer, body.caching.prewarm, on_end)
     headers = place_headers(answer)
     if body.stream:
-        return EventStream(telling.pieces(), comment=telling.idle, headers=headers)
+        return EventStream(telling.pieces, comment=telling.idle, headers=headers)
     found = await unless_gone(request, telling.hear())
     return json_response(found, headers)
 
@@ -69,12 +69,12 @@ async def retrieve(
     if not stream:
         return json_response(body)
 
-    async def pieces() -> AsyncGenerator[bytes, None]:
+    async def pieces(_: AtOnce) -> AsyncGenerator[bytes, None]:
         for told in told_again(body):
             if starting_after is None or told["sequence_number"] > starting_after:
                 yield sse(told, told["type"])
 
-    return EventStream(pieces())
+    return EventStream(pieces)
 
 
 @router.delete("/v1/responses/{name}", response_model=None)

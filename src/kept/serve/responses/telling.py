@@ -15,7 +15,7 @@ from kept.serve.refusal import Refusal
 from kept.serve.responses.item_events import CALL, closing, delta, opening
 from kept.serve.responses.resource import Resource
 from kept.serve.responses.writing import Writing
-from kept.serve.sse import sse
+from kept.serve.sse import AtOnce, sse
 from kept.text import Tokenizer
 
 log = logging.getLogger("kept.serve")
@@ -52,29 +52,37 @@ class Telling:
         """What is sent while nothing happens: Codex gives up where it hears no event for long, and
         does not count comments."""
         told = self._event("response.in_progress", response=self._resource.body([]))
-        return sse(told, told["type"])
+        return _written(told)
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self, at_once: AtOnce) -> AsyncGenerator[bytes, None]:
         """The stream, down to its last event."""
+
+        def pass_on(event: Delta) -> bool:
+            return at_once(lambda: b"".join(map(_written, self.tell(event))))
+
         try:
             for told in self.begin():
-                yield sse(told, told["type"])
-            async with aclosing(self._answer.events()) as events:
+                yield _written(told)
+            async with aclosing(self._answer.events(pass_on)) as events:
                 async for event in events:
                     for told in self.tell(event):
-                        yield sse(told, told["type"])
+                        yield _written(told)
         except Exception as error:
             log.exception("a stream failed")
             self.failure = self._answer.service.refusal_of(error)
-        last = self.end()
-        yield sse(last, last["type"])
+        yield _written(self.end())
 
     async def hear(self) -> dict[str, Any]:
         """The object at the end, with nothing told before. Raises the Refusal it ended in."""
-        async with aclosing(self._answer.events()) as events:
+
+        def read(event: Event) -> bool:
+            for _ in self.tell(event):
+                continue  # what it tells is in the object at the end
+            return True
+
+        async with aclosing(self._answer.events(read)) as events:
             async for event in events:
-                for _ in self.tell(event):
-                    continue  # what it tells is in the object at the end
+                read(event)
         if self.failure is not None:
             raise self.failure
         found: dict[str, Any] = self.end()["response"]
@@ -120,6 +128,10 @@ class Telling:
     def _event(self, kind: str, **more: Any) -> dict[str, Any]:
         self._number += 1
         return {"type": kind, "sequence_number": self._number - 1, **more}
+
+
+def _written(told: dict[str, Any]) -> bytes:
+    return sse(told, told["type"])
 
 
 def told_again(body: dict[str, Any]) -> list[dict[str, Any]]:
