@@ -1,11 +1,11 @@
 """What a server does under load: streams, clients that leave, its end, too much, and its cost.
 
     python benchmarks/serving streams --minutes 3
-    python benchmarks/serving disconnects | drain | overload | cost | tenants
+    python benchmarks/serving disconnects | drain | overload | cost | masks | tenants
     python benchmarks/serving cost --model FOLDER --prompt 256 --new 32
 
-Each starts `kept serve` in a process of its own, on the bundled model or that of --model, prints
-one object of JSON, and exits 1 where its target was missed.
+Each but masks, which asks the engine, starts `kept serve` in a process of its own, on the bundled
+model or that of --model, prints one object of JSON, and exits 1 where its target was missed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 def main() -> int:
     import cost
     import leaving
+    import masks
     import overload
     import streams
     import tenants
@@ -33,6 +34,7 @@ def main() -> int:
         "drain": leaving.drain,
         "overload": overload.run,
         "cost": cost.run,
+        "masks": masks.run,
         "tenants": tenants.run,
     }
     parser = argparse.ArgumentParser(
@@ -44,7 +46,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=256, help="at a time")
     parser.add_argument("--requests", type=int, default=64, help="of cost; pairs of tenants")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of each prompt, of cost")
-    parser.add_argument("--new", type=int, default=64, help="tokens drawn for each, of cost")
+    parser.add_argument("--new", type=int, default=64, help="drawn for each, of cost and masks")
     parser.add_argument("--runs", type=int, default=7, help="turns of cost")
     given = parser.parse_args()
     found = asyncio.run(runs[given.scenario](given))

@@ -65,11 +65,9 @@ async def ask(
     key: str | None = None,
     path: str = "/v1/completions",
     leave_after: int | None = None,
-    reads_later: bool = False,
 ) -> Told:
     """Send a request and hear its answer. leave_after: pieces after which the client just leaves;
-    0: with the head of the answer, or before, where there is no stream. reads_later: a stream is
-    only heard, for `Told.read`, so that parsing it takes nothing from the server's processors."""
+    0: with the head of the answer, or before, where there is no stream."""
     told, began = Told(), time.perf_counter()
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -89,9 +87,6 @@ async def ask(
             pass
         if told.status != 200 or not body.get("stream"):
             await _whole(reader, told)
-        elif reads_later:
-            while piece := await reader.read(1 << 16):
-                told.heard.append((time.perf_counter() - began, piece))
         else:
             await _stream(reader, told, began, leave_after)
     except (OSError, ValueError, asyncio.IncompleteReadError) as error:

@@ -6,14 +6,15 @@ each turn the ratio counts, and of all turns the median.
 
 from __future__ import annotations
 
-import asyncio
+import math
 import random
 import time
 from argparse import Namespace
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from client import ask, percentile
+from client import percentile
+from lean import Client, made, read
 from serve.process import serving
 
 if TYPE_CHECKING:
@@ -55,24 +56,27 @@ def bare(given: Namespace, llm: LLM, prompts: list[list[int]], interactive: bool
     return Taken(sum(len(c.token_ids) for c in completions) / seconds, first)
 
 
-async def over_http(given: Namespace, address: tuple[str, int], prompts: list[list[int]]) -> Taken:
+def over_http(given: Namespace, address: tuple[str, int], prompts: list[list[int]]) -> Taken:
     """The same, of streams."""
-    bodies = [
-        {
-            "prompt": prompt,
-            "max_tokens": given.new,
-            "ignore_eos": True,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+    requests = [
+        made(
+            {
+                "prompt": prompt,
+                "max_tokens": given.new,
+                "ignore_eos": True,
+                "temperature": 0,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+        )
         for prompt in prompts
     ]
-    began = time.perf_counter()
-    told = await asyncio.gather(*(ask(address, body, reads_later=True) for body in bodies))
+    client, began = Client(address), time.perf_counter()
+    told = [client.ask(data) for data in requests]
+    client.hear(math.inf)
     seconds = time.perf_counter() - began
     for each in told:
-        each.read()
+        read(each)
     assert all(each.is_whole for each in told), told[0].error
     tokens = sum(each.usage["completion_tokens"] for each in told)
     firsts = [each.at[0] for each in told if each.at]
@@ -93,11 +97,11 @@ async def run(given: Namespace) -> dict[str, Any]:
         for turn in range(given.runs + 1):
             new = (prompts_of(given, 6 * turn + i, given.requests) for i in range(3))
             one = (prompts_of(given, 6 * turn + 3 + i, 1) for i in range(2))
-            theirs = await over_http(given, server.address, next(new))
+            theirs = over_http(given, server.address, next(new))
             ours, along = (
                 bare(given, llm, next(new), interactive) for interactive in (False, True)
             )
-            lone = await over_http(given, server.address, next(one))
+            lone = over_http(given, server.address, next(one))
             many.append((ours, along, theirs))
             alone.append((bare(given, llm, next(one), False), lone))
     del many[0], alone[0]  # memory was new, and nothing known of how long passes take
