@@ -1,6 +1,6 @@
 """Requests to tokens: groups of sequences, their schedule, and the loop that runs them."""
 
-from kept.engine.async_engine import AsyncEngine, Piece
+from kept.engine.async_engine import AsyncEngine
 from kept.engine.beams import BeamGroup
 from kept.engine.completion import (
     Completion,
@@ -13,6 +13,7 @@ from kept.engine.counters import Counters, Snapshot
 from kept.engine.draft_model import DraftModel
 from kept.engine.engine import PREFILL_CHUNK, Engine
 from kept.engine.group import Draw, Group, Move
+from kept.engine.hearing import Piece
 from kept.engine.holds import Hold
 from kept.engine.inputs import Inputs
 from kept.engine.make_group import make_group
