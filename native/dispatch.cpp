@@ -28,15 +28,27 @@ void linear_by_tiles(const LinearArgs& args, std::int64_t first_panel, std::int6
                      float* scratch);
 void attend_by_tiles(const AttendArgs& args, const AttendUnit& unit, float* scratch);
 }  // namespace amx
+namespace avx2 {
+void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                  float* scratch);
+}  // namespace avx2
+namespace avx512 {
+void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                  float* scratch);
+}  // namespace avx512
 namespace avx2vnni {
 void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                   float* scratch);
 void encode_rows(const EncodeRowsArgs& args, std::int64_t first_row, std::int64_t last_row);
+void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                  float* scratch);
 }  // namespace avx2vnni
 namespace avx512vnni {
 void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                   float* scratch);
 void encode_rows(const EncodeRowsArgs& args, std::int64_t first_row, std::int64_t last_row);
+void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                  float* scratch);
 void attend_codes(const AttendArgs& args, const AttendUnit& unit, float* scratch);
 }  // namespace avx512vnni
 #elif defined(__aarch64__)
@@ -65,6 +77,21 @@ Kernels with_tiles(const Kernels& base, const char* name, decltype(Kernels::line
 const Kernels kernels_amx_emulated = with_tiles(
     kernels_portable, "amx_emulated", amx_emulated::linear_by_tiles, amx_emulated::attend_by_tiles);
 #if defined(__x86_64__)
+// Weights of 4 bits as whole numbers, by `fixed`, and the others as before.
+template <const Kernels& kBase, decltype(Kernels::linear) fixed>
+void linear_of(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+               float* scratch) {
+    const auto linear = is_nibbles(args.weights->format) ? fixed : kBase.linear;
+    linear(args, first_panel, last_panel, scratch);
+}
+
+template <const Kernels& kBase, decltype(Kernels::linear) fixed>
+Kernels with_fixed() {
+    Kernels found = kBase;
+    found.linear = linear_of<kBase, fixed>;
+    return found;
+}
+
 Kernels with_codes(const Kernels& base, const char* name, decltype(Kernels::linear_codes) linear,
                    decltype(Kernels::encode_rows) encode, decltype(Kernels::attend) attend) {
     Kernels found = base;
@@ -75,11 +102,14 @@ Kernels with_codes(const Kernels& base, const char* name, decltype(Kernels::line
 
 const Kernels kernels_amx =
     with_tiles(kernels_avx512bf16, "amx", amx::linear_by_tiles, amx::attend_by_tiles);
+const Kernels fixed_avx512 = with_fixed<kernels_avx512, avx512::linear_fixed>();
+const Kernels fixed_avx2 = with_fixed<kernels_avx2, avx2::linear_fixed>();
 const Kernels kernels_avx512vnni =
-    with_codes(kernels_avx512, "avx512vnni", avx512vnni::linear_codes, avx512vnni::encode_rows,
-               avx512vnni::attend_codes);
-const Kernels kernels_avx2vnni = with_codes(kernels_avx2, "avx2vnni", avx2vnni::linear_codes,
-                                            avx2vnni::encode_rows, kernels_avx2.attend);
+    with_codes(with_fixed<kernels_avx512, avx512vnni::linear_fixed>(), "avx512vnni",
+               avx512vnni::linear_codes, avx512vnni::encode_rows, avx512vnni::attend_codes);
+const Kernels kernels_avx2vnni =
+    with_codes(with_fixed<kernels_avx2, avx2vnni::linear_fixed>(), "avx2vnni",
+               avx2vnni::linear_codes, avx2vnni::encode_rows, kernels_avx2.attend);
 #elif defined(__aarch64__)
 Kernels with_products(const char* name, decltype(Kernels::linear) linear,
                       decltype(Kernels::linear_codes) linear_codes) {
@@ -107,9 +137,9 @@ std::vector<const Kernels*> available_kernels() {
     if (avx512bf16 && f.amx_tile && f.amx_bf16) found.push_back(&kernels_amx);
     if (avx512bf16) found.push_back(&kernels_avx512bf16);
     if (avx512vnni) found.push_back(&kernels_avx512vnni);
-    if (avx512) found.push_back(&kernels_avx512);
+    if (avx512) found.push_back(&fixed_avx512);
     if (avx2 && f.avx_vnni) found.push_back(&kernels_avx2vnni);
-    if (avx2) found.push_back(&kernels_avx2);
+    if (avx2) found.push_back(&fixed_avx2);
 #elif defined(__aarch64__)
     const CpuFeatures& f = cpu_features();
     const bool neondotprod = f.neon && f.dotprod;

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "dispatch.h"
+#include "fp4_bytes.h"
 #include "pool.h"
 
 #define KEPT_NS portable
@@ -35,6 +36,11 @@ alignas(16) const std::uint8_t kInt4Bytes[2 * kNumInt4Levels] = {
 alignas(16) const std::uint8_t kNibbleBytes[2 * kNumInt4Levels] = {
     248, 249, 250, 251, 252, 253, 254, 255, 0,   1,   2,   3,   4,   5,   6,   7,
     120, 121, 122, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132, 133, 134, 135,
+};
+
+alignas(16) const std::uint8_t kFp4Bytes[2 * kNumInt4Levels] = {
+    0,   1,   2,   3,   4,   6,   8,   12,  0,   255, 254, 253, 252, 250, 248, 244,
+    128, 129, 130, 131, 132, 134, 136, 140, 128, 127, 126, 125, 124, 122, 120, 116,
 };
 
 alignas(64) const std::uint16_t kNibbleLevels[32] = {

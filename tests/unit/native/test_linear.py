@@ -5,6 +5,9 @@ sum|a b| where roundings are as often up as down. The bound is twice that, since
 sets round a product and its sum one by one:
 
     |y - exact| <= sqrt(K) EPS sum|a b| + EPS (|exact| + |bias|)
+
+Where weights of 4 bits meet whole numbers in place of bf16, each input of a group of 32 is rounded
+by at most 2^-15 of the largest of them besides.
 """
 
 import math
@@ -16,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kept.ops import PackedMatrix, Program
+from kept.ops.backend import isa as chosen_isa
 from kept.ops.quantize import BLOCK_FORMATS
 
 from .driving import EPS, FORMATS, Rig, pack_as
@@ -28,6 +32,8 @@ SIZES = (
     (11, 40, 70), (12, 65, 32), (13, 33, 33), (24, 544, 5), (25, 31, 48), (26, 1030, 34),
     (37, 513, 17), (100, 97, 66), (300, 48, 35),
 )  # fmt: skip
+# Where weights of 4 bits are multiplied as whole numbers.
+WHOLE = ("avx512vnni", "avx512", "avx2vnni", "avx2")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
     "silu": F.silu,
@@ -49,7 +55,20 @@ def product(x: Tensor, w: PackedMatrix, bias: Tensor | None) -> tuple[Tensor, Te
     exact, sizes = wide @ weight.T, wide.abs() @ weight.abs().T
     added = torch.zeros(()) if bias is None else bias.double()
     exact = exact + added
-    return exact, EPS * (math.sqrt(x.shape[1]) * sizes + exact.abs() + added.abs())
+    error = EPS * (math.sqrt(x.shape[1]) * sizes + exact.abs() + added.abs())
+    if chosen_isa() in WHOLE and w.format in ("int4", "mxfp4", "q4_0"):
+        error = error + unit_error(wide) @ weight.abs().T
+    return exact, error
+
+
+def unit_error(x: Tensor) -> Tensor:
+    """How far each of x (N, K) may be from a multiple of its group's unit: half of that, which is
+    2^-14 of the power of 2 below the largest. A multiple itself is exact."""
+    padded = F.pad(x, (0, -x.shape[1] % 32)).unflatten(1, (-1, 32))
+    largest = padded.abs().amax(2, keepdim=True)
+    unit = torch.exp2(torch.frexp(largest).exponent.double() - 15)
+    wrong = (padded / unit).round() * unit != padded
+    return (wrong * unit / 2).flatten(1)[:, : x.shape[1]]
 
 
 def activated(kind: str, x: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
@@ -321,3 +340,45 @@ def test_only_the_wanted_rows_reach_the_head(isa: str, format: str) -> None:
         program, logits = rig.run(7, wanted=torch.tensor(wanted, dtype=torch.int64))
         assert torch.equal(logits, whole[wanted])
         assert len(program.best()) == len(wanted)
+
+
+@pytest.mark.parametrize("format", ["int4", "mxfp4", "q4_0"])
+def test_whole_numbers_give_the_same_bits_everywhere(
+    monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """Weights of 4 bits and rows of bf16, on all sets that have no instruction for them; rows of
+    every size, up to what overflows if the unit were smaller."""
+    from kept import _native
+
+    names = [name for name in WHOLE if name in _native.isa_names()]
+    if len(names) < 2:
+        pytest.skip("needs two instruction sets without products of bf16")
+    for rows, width, outputs in SIZES:
+        sizes = torch.randint(-40, 40, (rows, 1)) - torch.randint(0, 20, (rows, width))
+        x = torch.ldexp(torch.randn(rows, width), sizes).bfloat16().float()
+        x[0] = x[0].sign() * 255 * 2.0**90
+        w = pack_as(format, torch.randn(outputs, width))
+        found = []
+        for name in names:
+            monkeypatch.setenv("KEPT_ISA", name)
+            rig = Rig()
+            out = rig.linear(rig.rows(x, bf16=True), w)
+            found.append(rig.run(rows)[0].rows(out, rows))
+            check(found[-1], *product(x, w, None))
+        for other in found[1:]:
+            assert torch.equal(other, found[0])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_row_that_is_not_finite_is_nan_and_no_other(isa: str, value: float) -> None:
+    x = inputs("int4", 20, 130)
+    x[3, 70] = x[19, 129] = value
+    w = pack_as("int4", torch.randn(50, 130))
+    rig = Rig()
+    out = rig.linear(rig.rows(x, bf16=True), w)
+    found = rig.run(20)[0].rows(out, 20)
+    rest = [i for i in range(20) if i not in (3, 19)]
+    check(found[rest], *product(x[rest], w, None))
+    assert not found[[3, 19]].isfinite().all(1).any()
+    if isa in WHOLE:  # a group has one unit
+        assert found[[3, 19]].isnan().all()

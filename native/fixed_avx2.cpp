@@ -1,0 +1,2 @@
+#define KEPT_NS avx2
+#include "linear_fixed.h"

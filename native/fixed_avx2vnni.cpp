@@ -1,0 +1,2 @@
+#define KEPT_NS avx2vnni
+#include "linear_fixed.h"

@@ -1,0 +1,2 @@
+#define KEPT_NS avx512vnni
+#include "linear_fixed.h"

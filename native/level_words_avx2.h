@@ -1,0 +1,66 @@
+// level_words.h in vectors of AVX2.
+#pragma once
+
+#include <immintrin.h>
+
+namespace kept::KEPT_NS {
+
+constexpr int kWordVectorBytes = 4 * W;
+
+struct Two {
+    __m256i x;
+    explicit Two(const std::int16_t* p) {
+        int two;
+        std::memcpy(&two, p, sizeof two);
+        x = _mm256_set1_epi32(two);
+    }
+};
+
+struct Word {
+    __m256i x;
+};
+inline Word load_word(const std::byte* p) {
+    return {read_quads(p)};
+}
+inline void store_word(std::byte* p, Word w) {
+    write_quads(p, w.x);
+}
+
+KEPT_INLINE vi dot(vi sum, Word w, Two a) {
+#if defined(__AVXVNNI__)
+    // By hand, as in quads_avx2.h.
+    asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(w.x), "x"(a.x));
+    return sum;
+#else
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(w.x, a.x));
+#endif
+}
+
+// A byte shuffle finds the levels of two nibbles of each 16 bits, of inputs four apart.
+struct LevelWords {
+    __m256i even, odd;
+    LevelWords(const std::byte* p, const std::uint8_t* table) {
+        const __m256i codes = read_quads(p), lowest = _mm256_set1_epi8(15);
+        const __m256i levels = _mm256_broadcastsi128_si256(
+            _mm_load_si128(reinterpret_cast<const __m128i*>(table + kNumInt4Levels)));
+        even = _mm256_shuffle_epi8(levels, _mm256_and_si256(codes, lowest));
+        odd = _mm256_shuffle_epi8(levels, _mm256_and_si256(_mm256_srli_epi16(codes, 4), lowest));
+    }
+    KEPT_INLINE Word word(int i) const {
+        const __m256i two = i % 2 ? odd : even;
+        return {i < 2 ? _mm256_and_si256(two, _mm256_set1_epi16(0xff)) : _mm256_srli_epi16(two, 8)};
+    }
+};
+
+inline vi set1_whole(std::int32_t x) {
+    return _mm256_set1_epi32(x);
+}
+
+inline void store_words(std::int16_t* p, vf x) {
+    const __m256i words = _mm256_cvtps_epi32(x);
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(p),
+        _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+
+}  // namespace kept::KEPT_NS
