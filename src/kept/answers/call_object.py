@@ -69,19 +69,25 @@ class CallObject:
 
     `{"name": ..., "arguments": {` is certain at once; an object that says it otherwise is
     read to its end first. What was told is never taken back: arguments that turn out to be no JSON
-    are told as they are. state: how far it is. raw: what it has read, while it is undecided or no
-    call.
+    are told as they are. Where something else follows them than an end or more keys, the call ends
+    in front of it. state: how far it is. raw: what it has read, while it is undecided or no call.
+    rest: what it has read beyond its end.
     """
 
     def __init__(self, index: int) -> None:
         """index: its place among the calls of the answer."""
         self._index, self._nesting = index, Nesting()
-        self.state, self.raw = State.OPEN, ""
+        self.state, self.raw, self.rest = State.OPEN, "", ""
         self._in_arguments = False
+        self._behind = ""  # the arguments; none of it once another key has begun
+        self._has_more = False  # such a key
 
     def see(self, character: str) -> Iterator[Part]:
         """Take the next character, of which the first is "{"."""
         nesting = self._nesting
+        if self.state is State.CALL and not self._in_arguments and not self._has_more:
+            self._see_behind(character)
+            return
         nesting.see(character)
         if self.state is State.OPEN:
             self.raw += character
@@ -93,6 +99,17 @@ class CallObject:
                 self.state = State.DONE
         elif nesting.is_broken or not nesting.depth:
             self.state = State.DONE
+
+    def _see_behind(self, character: str) -> None:
+        """Behind the arguments: the object's end, or a comma and another key."""
+        found = self._behind.strip()
+        self._behind += character
+        if character == '"' and found == ",":
+            self._has_more = True
+            self._nesting.see(character)
+        elif not character.isspace() and (found or character != ","):
+            self.state = State.DONE
+            self.rest = "" if character == "}" else self._behind.lstrip()
 
     def _decide(self, character: str) -> Iterator[Part]:
         nesting = self._nesting

@@ -56,7 +56,13 @@ class ListedCalls:
         elif call.state is State.DONE:
             self._call, self._starts = None, (",{",) if self._is_list else ()
             if not self._is_list and not self._closing:
-                self.state = State.DONE
+                self.state, self.raw = State.NO_CALL if call.rest else State.DONE, call.rest
+                return
+            for each in call.rest:
+                if self.state is State.NO_CALL:
+                    self.raw += each
+                else:
+                    yield from self.see(each)
 
     def _ends(self, found: str) -> bool:
         return self.state is State.CALL and found == ("]" if self._is_list else "") + self._closing

@@ -215,7 +215,9 @@ class AnswerParser:
             self._raw, self._call = self._raw + self._call.raw, None
             yield from self._fail("")
         elif self._call.state is State.DONE:
-            self._call, self._read = None, self._behind_call
+            rest, self._call, self._read = self._call.rest, None, self._behind_call
+            for each in rest:
+                yield from self._read(each)
 
     def _behind_call(self, character: str) -> Iterator[Part]:
         self._held += character
