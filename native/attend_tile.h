@@ -92,6 +92,13 @@ struct SeenTile {
     }
 };
 
+// Whether values in bf16 are widened as they are multiplied, whose sums then lie as StoredValues
+// has them until order_sums().
+template <class Of>
+bool widens_values(const AttendArgs& args) {
+    return kWidens<Of> && args.values.codec == Codec::bf16 && args.shape.value_dim % kPanel == 0;
+}
+
 // One tile and where its queries look for its keys and values.
 template <class Of>
 struct TileWork {
@@ -144,24 +151,35 @@ struct TileWork {
 
     bool keys_wide() const { return Of::kWide && is_coded(keys.stored.codec); }
     bool values_wide() const { return Of::kWide && is_coded(values.stored.codec); }
-    // Where queries are few, bf16 goes into the products at once.
+    // Where queries are few, bf16 goes into the products at once, and so do floats.
     bool keys_as_stored(std::int64_t count) const {
-        return kTransposesInRegisters && count <= kTurn && is_whole(args.shape.head_dim);
+        return kTransposesInRegisters && count <= kTurn && is_whole(keys);
     }
     bool values_as_stored(std::int64_t count) const {
-        return count <= 2 * kTurn && is_whole(args.shape.value_dim);
+        return kWidens<Of> ? widens_values<Of>(args) : count <= 2 * kTurn && is_whole(values);
     }
-    static bool is_whole(std::int64_t dim) { return Of::kRounds && dim % 64 == 0; }
+    static bool is_whole(const TileRows& of) {
+        return (Of::kRounds || is_float(of.stored.codec)) && of.head_dim % 64 == 0;
+    }
+    template <class F>
+    static void with_stored(const TileRows& of, const F& f) {
+        if constexpr (Of::kRounds)
+            f(Bf16Code{});
+        else
+            with_float_code(of, f);
+    }
 
     void score(std::int64_t begin, int rows, std::int64_t count) {
         if (keys_wide()) return score_wide(begin, rows);
         const auto* queries = reinterpret_cast<const Act*>(s.queries) + begin * s.padded;
-        if constexpr (kTransposesInRegisters && Of::kRounds)
+        LaterTile ahead = later(next_keys, keys, s.padded / Of::kKeyInputs);
+        if constexpr (kTransposesInRegisters)
             if (keys_as_stored(count))
-                return with_rows<kTurn>(
-                    rows,
-                    ScoreStored<Of, Bf16Code>{keys.rows, queries, s.padded, s.scores, next_keys});
-        with_rows<kTurn>(rows, ScoreTurn<Of>{s.keys, queries, s.padded, s.scores, next_keys});
+                return with_stored(keys, [&](auto code) {
+                    with_rows<kTurn>(rows, ScoreStored<Of, decltype(code)>{
+                                               keys.rows, queries, s.padded, s.scores, ahead});
+                });
+        with_rows<kTurn>(rows, ScoreTurn<Of>{s.keys, queries, s.padded, s.scores, ahead});
     }
 
     void weigh(std::int64_t begin, int rows, std::int64_t count) {
@@ -172,14 +190,21 @@ struct TileWork {
         soften<Of::kRounds>(
             args.shape, s, begin, rows, correction,
             [&](TokenSet, int row, const vf* p) { return Of::put(weights + row * kTile, p); });
+        LaterTile ahead = later(next_values, values, kTile / Of::kInputs);
         const auto over = [&](const auto& from) {
             with_rows<kTurn>(rows, WeighTurn<Of, std::decay_t<decltype(from)>>{
                                        from, weights, s.padded_values, correction,
-                                       s.state.out + begin * s.padded_values, next_values});
+                                       s.state.out + begin * s.padded_values, ahead});
         };
-        if constexpr (Of::kRounds)
-            if (values_as_stored(count)) return over(StoredValues<Of, Bf16Code>{values.rows});
+        if (values_as_stored(count))
+            return with_stored(
+                values, [&](auto code) { over(StoredValues<Of, decltype(code)>{values.rows}); });
         over(Expanded<Of>{s.values, s.padded_values * 4});
+    }
+
+    // What the products fetch that go over a tile twice in so many steps, or more often.
+    static LaterTile later(const Fetch& next, const TileRows& of, std::int64_t steps) {
+        return {next.p, next.stride == 0 ? 0 : kTile * of.bytes, 2 * steps};
     }
 
     void score_wide(std::int64_t begin, int rows) {

@@ -107,6 +107,15 @@ void gather_queries(const UnitRows& rows, const AttendScratch& s) {
                     query);
 }
 
+// Puts sums of each two vectors in order, of which the first holds elements 0, 2, 4, ...
+inline void order_sums(float* sums, std::int64_t count) {
+    for (float* at = sums; at < sums + count; at += 2 * W) {
+        float apart[2 * W];
+        std::copy_n(at, 2 * W, apart);
+        for (int i = 0; i < W; ++i) at[2 * i] = apart[i], at[2 * i + 1] = apart[W + i];
+    }
+}
+
 template <class Of>
 void attend_chunk(const UnitRows& rows, const AttendScratch& s, std::int64_t chunk,
                   std::int64_t num_queries) {
@@ -136,6 +145,7 @@ void attend_chunk(const UnitRows& rows, const AttendScratch& s, std::int64_t chu
         }
     }
     end_state(s.state, num_queries);
+    if (widens_values<Of>(args)) order_sums(s.state.out, num_queries * s.padded_values);
 }
 
 inline AttendState state_at(float* partial, std::int64_t num_queries) {

@@ -115,13 +115,16 @@ inline void read_floats(Codec codec, const std::byte* codes, const std::uint16_t
             std::memcpy(out, codes, 4 * static_cast<std::size_t>(head_dim));
             break;
         case Codec::fp16:
-        case Codec::bf16:
-            for (std::int64_t i = 0; i < head_dim; ++i) {
-                std::uint16_t half;
-                std::memcpy(&half, codes + 2 * i, sizeof half);
-                out[i] = codec == Codec::fp16 ? fp16_to_float(half) : bf16_to_float(half);
-            }
+        case Codec::bf16: {
+            const auto* halves = reinterpret_cast<const std::uint16_t*>(codes);
+            const bool is_fp16 = codec == Codec::fp16;
+            std::int64_t i = 0;
+            for (; i + W <= head_dim; i += W)
+                store(out + i, is_fp16 ? load_fp16(halves + i) : load_bf16(halves + i));
+            for (; i < head_dim; ++i)
+                out[i] = is_fp16 ? fp16_to_float(halves[i]) : bf16_to_float(halves[i]);
             break;
+        }
         case Codec::int8: {
             const float scale = bf16_to_float(scales[0]);
             for (std::int64_t i = 0; i < head_dim; ++i)

@@ -11,7 +11,7 @@ namespace kept::KEPT_NS {
 struct MatrixOperands {
     using Act = std::uint16_t;
     static constexpr bool kPairs = true, kRounds = true, kWide = false;
-    static constexpr int kInputs = 2;
+    static constexpr int kInputs = 2, kKeyInputs = 2;
     // Stores the weights of a tile, and adds them up as they are stored.
     KEPT_INLINE static vf put(Act* to, const vf* p) {
 #if defined(__AVX512BF16__)

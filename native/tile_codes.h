@@ -1,7 +1,7 @@
 // A tile of stored keys or values, expanded once from whatever codec to the operands of
 // tile_products.h. int8 and int4 codes stay as they are; their scales are read apart.
 //
-//   keys     (inputs of a step, 64 tokens)     a step is two elements of a head, or one
+//   keys     (inputs of a step, 64 tokens)     a step is two elements of a head, or a float
 //   values   (inputs of a step, padded D)      a step is two tokens, or one
 #pragma once
 
@@ -91,10 +91,15 @@ void expand_keys(const std::byte* const* rows, std::int64_t dims, std::byte* out
     for (std::int64_t d = 0; d < dims; d += kDims)
         for (std::int64_t t = 0; t < kTile; t += W) {
             vb words[Code::kWords];
-            load_transposed<Code::kWords>(rows + t, d / Code::kInWord * 4, words);
-            std::byte* to = out + d / Of::kInputs * kKeyStep + t * 4;
+            load_words<Code>(rows + t, d, words);
+            std::byte* to = out + d / Of::kKeyInputs * kKeyStep + t * 4;
             KEPT_UNROLL_ALL
             for (int i = 0; i < Code::kWords; ++i) {
+                if constexpr (kWidens<Of>) {
+                    store_pairs(to, words[i]);
+                    to += kKeyStep;
+                    continue;
+                }
                 constexpr int kSteps = Code::kInWord / Of::kInputs;
                 typename Of::Vector x[kSteps];
                 split<Of, Code>(words[i], x);
@@ -162,21 +167,28 @@ KEPT_INLINE void with_code(const TileRows& of, const F& f) {
     }
 }
 
-// The same of keys and values as floats, scaled.
+template <class F>
+KEPT_INLINE void with_float_code(const TileRows& of, const F& f) {
+    if (of.stored.codec == Codec::fp16) return f(Fp16Code{});
+    f(Fp32Code{});
+}
+
+// The same of keys and values as floats, scaled: of what stands apart from its scales, or does not
+// fill vectors.
 inline void expand_float_keys(const TileRows& from, std::int64_t padded, float* out) {
-    alignas(64) float x[W][kMaxHeadDim];
+    alignas(64) float x[W][kMaxHeadDim + W];  // rows in different sets of the nearest cache
     for (std::int64_t t = 0; t < kTile; t += W) {
+        const std::byte* rows[W];
         for (int i = 0; i < W; ++i) {
             std::fill_n(x[i], padded, 0.0f);
             from.floats(t + i, x[i]);
+            rows[i] = reinterpret_cast<const std::byte*>(x[i]);
         }
         for (std::int64_t d = 0; d < padded; d += W) {
-            vb rows[W];
+            vb words[W];
+            load_words<Fp32Code>(rows, d, words);
             KEPT_UNROLL_ALL
-            for (int i = 0; i < W; ++i) rows[i] = load_pairs(x[i] + d);
-            transpose(rows);
-            KEPT_UNROLL_ALL
-            for (int i = 0; i < W; ++i) store_pairs(out + (d + i) * kTile + t, rows[i]);
+            for (int i = 0; i < W; ++i) store_pairs(out + (d + i) * kTile + t, words[i]);
         }
     }
 }
@@ -191,9 +203,14 @@ inline void expand_float_values(const TileRows& from, std::int64_t padded, float
 template <class Of>
 void expand(const TileRows& from, bool are_keys, std::int64_t padded, std::byte* staged,
             std::byte* out) {
-    if constexpr (Of::kRounds)
+    if constexpr (kWidens<Of>)
+        expand_rows<Of, Bf16Code>(from, are_keys, staged, out);  // codes are multiplied as they are
+    else if constexpr (Of::kRounds)
         with_code(from,
                   [&](auto code) { expand_rows<Of, decltype(code)>(from, are_keys, staged, out); });
+    else if (is_float(from.stored.codec) && from.head_dim == padded)
+        with_float_code(
+            from, [&](auto code) { expand_rows<Of, decltype(code)>(from, are_keys, staged, out); });
     else if (are_keys)
         expand_float_keys(from, padded, reinterpret_cast<float*>(out));
     else

@@ -60,6 +60,11 @@ struct LaterTile {
         for (std::int64_t i = 0; i < each; i += 64) prefetch_outer(p + i);
         p += each;
     }
+    KEPT_INLINE void fetch_line() {
+        if (p >= end) return;
+        prefetch_outer(p);
+        p += 64;
+    }
 };
 
 }  // namespace kept::KEPT_NS
