@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from kept import LLM
-from kept.serve import sse
+from kept.serve import running, sse
 
 from .serving import Served, served
 from .test_openai import chunks
@@ -217,3 +218,14 @@ def test_metrics_of_blocks_that_texts_go_on_from() -> None:
     found = re.search(r"^vllm:kv_block_reuse_gap_seconds_count\{.*\} (.*)$", text, re.MULTILINE)
     assert found is not None
     assert float(found[1]) == 128 / 64  # the third one, after the second
+
+
+def test_the_collector_passes_over_what_was_there_before() -> None:
+    before = gc.get_threshold()
+    try:
+        running._spare_the_collector()
+        assert gc.get_freeze_count() > 10_000
+        assert len(gc.get_objects()) < gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import socket
@@ -22,6 +23,7 @@ from kept.serve.settings import Settings
 log = logging.getLogger("kept.serve")
 
 BACKLOG: Final = 2048
+YOUNG: Final = 10_000  # objects, after which the collector looks at those that are new
 IDLE: Final = 75  # seconds after which a connection without requests is closed
 LAST_WORDS: Final = 5  # seconds that answers cut short have to say so
 
@@ -73,7 +75,17 @@ def serve(service: Service, listener: socket.socket) -> None:
     """Answer until a signal ends it: SIGTERM or Ctrl-C have it take no more and end what there
     is, a second one cuts that short."""
     app = make_app(service, is_local=is_local(listener))
-    asyncio.run(server_of(app, service).serve(sockets=[listener]))
+    server = server_of(app, service)
+    _spare_the_collector()
+    asyncio.run(server.serve(sockets=[listener]))
+
+
+def _spare_the_collector() -> None:
+    """Have no collection of garbage go through what is there for good: all modules, torch's among
+    them, take a tenth of a second and more, in which nobody computes or is answered."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG, 10, 10)
 
 
 def server_of(app: ASGIApp, service: Service) -> uvicorn.Server:
