@@ -39,8 +39,15 @@ LEFT_OUT: Mapping[str, Mapping[str, str]] = {
         "personality": "a prompt is read as it stands",
         "previous_response_id": "names none that there is",
     },
-    "/chat/completions": {},
-    "/completions": {},
+    "/chat/completions": {
+        "moderation": "nothing is judged",
+        "web_search_options": "nothing is looked up",
+    },
+    "/completions": {
+        "echo": "the first token has no log-probability, a null that the client's type forgot",
+        "suffix": "the model goes on at ends alone",
+    },
+    "/embeddings": {"dimensions": "a vector is as long as the model has it"},
 }
 # Fields that are put in where a test gives none.
 PUT: Mapping[str, Mapping[str, Any]] = {
@@ -107,6 +114,15 @@ def _change(options: Any) -> None:
     if body.get("max_tokens", 0) > MOST:
         body["max_tokens"] = MOST
         _changes[f"{path} with max_tokens={MOST}: to be done in time"] += 1
+    if not body.get("stream") and _pop(body, "stream_options"):
+        _changes[f"{path} without stream_options: where nothing streams, they are of nothing"] += 1
+    if body.get("encoding_format") == "base64":
+        body["encoding_format"] = "float"
+        _changes[f"{path} as float: base64 is held to be no list before the client decodes it"] += 1
+    for name in ("max_tokens", "max_completion_tokens"):
+        if body.get(name) == 0:
+            body[name] = MOST
+            _changes[f"{path} with {name}={MOST}: 0, as in the example, asks for nothing"] += 1
     for name, value in PUT.get(path, {}).items():
         if body.get(name) is None:
             body[name] = value
