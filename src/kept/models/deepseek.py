@@ -14,7 +14,7 @@ from kept.models.record import Record
 from kept.models.rotary_model import RotaryModel
 from kept.ops import AttentionSpec, Rope
 
-_WHOLE = 32  # of so many numbers the kernels multiply a head's
+_GROUP = 32  # numbers of a head that the kernels multiply together
 
 
 class DeepseekAttention(nn.Module):
@@ -26,8 +26,8 @@ class DeepseekAttention(nn.Module):
         latent, bias, width = config.latent, config.attention_bias, config.hidden_size
         self.latent = latent
         self.spec = AttentionSpec(config.scale)
-        self.apart = latent.plain + latent.turning
-        rank, queries = config.query_rank, latent.num_heads * self.apart
+        self.query_dim = latent.plain + latent.turning
+        rank, queries = config.query_rank, latent.num_heads * self.query_dim
         self.q_a = None if rank is None else Linear(width, rank, bias)
         self.q_norm = None if rank is None else RMSNorm(rank, latent.norm_eps)
         self.q = Linear(width if rank is None else rank, queries, bias=False)
@@ -40,7 +40,7 @@ class DeepseekAttention(nn.Module):
         """x: (N, E) -> (N, E)."""
         low = x if self.q_a is None or self.q_norm is None else self.q_norm(self.q_a(x))
         q = self.q(low)
-        absorbed = ops.head_products(q, self.kv_b.keys, self.apart)
+        absorbed = ops.head_products(q, self.kv_b.keys, self.query_dim)
         q, k, v = ops.split_latent(
             absorbed, q, self.kv_a(x), self.kv_norm.weight, self.latent, rope
         )
@@ -102,9 +102,9 @@ class Deepseek(RotaryModel):
             "v_head_dim": self.config.value_dim,
         }
         for name, size in sizes.items():
-            if size % _WHOLE:
+            if size % _GROUP:
                 return (
                     f"the native kernels take latent attention whose {name} is a multiple of "
-                    f"{_WHOLE}, and config.json has {size}"
+                    f"{_GROUP}, and config.json has {size}"
                 )
         return None

@@ -17,8 +17,8 @@ from kept.models.gemma4 import Gemma4, Gemma4Attention, Gemma4MLP, LayerInput, S
 from kept.models.layers import Linear, WideRMSNorm, parameter
 from kept.models.record import Record
 
-_LEAST = 1e-5  # mean square of what is matched to the first stream
-_HALF = 2.0**-0.5
+_MIN_SQUARE = 1e-5  # a mean square below it counts as it, where streams are matched to the first
+_ROOT_HALF = 2.0**-0.5
 
 
 class Streams(nn.Module):
@@ -114,7 +114,7 @@ class Gemma3nBlock(nn.Module):
         # Normed anew: what is added is not rounded as what products read.
         found = active + self.attention_norm(active)
         found = found + self.side_norm(side)
-        found = ops.scaled(found + self.attention_post_norm(attended), _HALF)
+        found = ops.scaled(found + self.attention_post_norm(attended), _ROOT_HALF)
         found = found + self.mlp_post_norm(self.mlp(self.mlp_norm(found)))
         x = self.streams.correct(x, found)
         scale = self.input_scale if self.scales_active else None
@@ -138,7 +138,7 @@ class Gemma3n(Gemma4):
     def embed(self, batch: Batch) -> tuple[Tensor, Seen]:  # type: ignore[override]
         """Streams (N, S * E), and what `Gemma4.embed` brings beside vectors of tokens."""
         x, seen = super().embed(batch)
-        return ops.spread(x, [spread(x) for spread in self.spreads], _LEAST), seen
+        return ops.spread(x, [spread(x) for spread in self.spreads], _MIN_SQUARE), seen
 
     def finish(self, x: Tensor) -> Tensor:
         """See `CausalLM.finish`: the mean of the streams, each seen through a matrix of its own."""
@@ -146,4 +146,4 @@ class Gemma3n(Gemma4):
         sides = [
             join(ops.columns(x, index * width, width)) for index, join in enumerate(self.joins, 1)
         ]
-        return ops.joined(ops.columns(x, 0, width), sides, _LEAST)
+        return ops.joined(ops.columns(x, 0, width), sides, _MIN_SQUARE)

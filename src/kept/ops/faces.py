@@ -88,13 +88,13 @@ def split_keys(kv: Tensor, heads: HeadSpec) -> tuple[Tensor, Tensor]:
     return found
 
 
-def head_products(x: Tensor, matrices: HeadMatrices, apart: int) -> Tensor:
+def head_products(x: Tensor, matrices: HeadMatrices, stride: int) -> Tensor:
     """What each of H heads' matrices (B, A) makes of its own numbers in a row.
 
-    x: (N, ..); those of head h are A from h * apart on. Returns (N, H B).
+    x: (N, ..); those of head h are A from h * stride on. Returns (N, H B).
     """
     take: Any = trace_latent if trace.is_traced(x) else latent
-    out: Tensor = take.head_products(x, matrices, apart)
+    out: Tensor = take.head_products(x, matrices, stride)
     return out
 
 

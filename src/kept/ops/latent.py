@@ -61,12 +61,12 @@ def pack_heads(weight: Tensor, format: str) -> HeadMatrices:
     return HeadMatrices(None, tuple(pack_matrix(each.contiguous(), format) for each in weight))
 
 
-def head_products(x: Tensor, matrices: HeadMatrices, apart: int) -> Tensor:
+def head_products(x: Tensor, matrices: HeadMatrices, stride: int) -> Tensor:
     """Each head's matrix by its own numbers; see `ops`."""
     weight = matrices.numbers
     assert weight is not None, "packed matrices are for the kernels"
     heads, _, width = weight.shape
-    own = x.unflatten(1, (heads, apart))[..., :width]  # (N, H, A)
+    own = x.unflatten(1, (heads, stride))[..., :width]  # (N, H, A)
     return torch.einsum("nha,hba->nhb", own, weight).flatten(1)
 
 

@@ -150,7 +150,7 @@ class HeadProducts:
 
     x: Buffer
     weights: Sequence[PackedMatrix]
-    apart: int
+    stride: int
     out: Buffer
 
 

@@ -18,9 +18,9 @@ LatentLine = lines.PlaceLatent | lines.HeadProducts
 def add_latent_line(native: _native.Program, buffers: RowBuffers, line: LatentLine) -> None:
     """Add a line to a program. Mutates both."""
     match line:
-        case lines.HeadProducts(x, weights, apart, out):
+        case lines.HeadProducts(x, weights, stride, out):
             matrices = native.add_expert_weights([each.handle for each in weights])
-            native.head_products(buffers[x], 0, apart, matrices, buffers[out])
+            native.head_products(buffers[x], 0, stride, matrices, buffers[out])
         case lines.PlaceLatent(
             absorbed, turning, compressed, queries, layer, spec, norm, rope_begin, rope_stride
         ):

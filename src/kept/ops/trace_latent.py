@@ -18,7 +18,7 @@ from kept.ops.trace import Heads, Rows
 from kept.ops.traced_batch import TracedRope
 
 
-def head_products(x: Rows, matrices: HeadMatrices, apart: int) -> Rows:
+def head_products(x: Rows, matrices: HeadMatrices, stride: int) -> Rows:
     """See `ops.head_products`."""
     trace, source, first = x.trace, x.read(), matrices.packed[0]
     # What attention leaves is as it is read; what a product does is read as floats, too.
@@ -28,7 +28,7 @@ def head_products(x: Rows, matrices: HeadMatrices, apart: int) -> Rows:
         source = rounded
     source.feeds.append(first)
     out = Buffer(len(matrices.packed) * first.num_out)
-    trace.lines.append(HeadProducts(source, matrices.packed, apart, out))
+    trace.lines.append(HeadProducts(source, matrices.packed, stride, out))
     return Rows(trace, out)
 
 
