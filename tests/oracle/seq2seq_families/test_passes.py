@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
-import kept
-from kept import ContextLengthError, make_cache
+from kept import ContextLengthError
 from kept.batch import pack, pack_source
 from kept.models import encoder_passes
 from kept.models.record import Record
 
 from ..seq2seq import pad
+from ..seq2seq_passes import (
+    CLOSE,
+    KINDS,
+    check_bfloat16,
+    check_cached_steps,
+    check_everything_of_a_pass,
+)
 from .checkpoints import CONFIGS, CONTEXT, FAMILIES, Pair, draw
-
-CLOSE = {"rtol": 0.0, "atol": 1e-4}
-KINDS: dict[str, dict[str, Any]] = {
-    "dynamic": {},
-    "static": {"max_cache_len": 20},
-    "sliding": {"sliding_window": 20},
-    "evicting": {"budget": 40},
-}
 
 every_family = pytest.mark.parametrize("pair", FAMILIES, indirect=True)
 
@@ -30,47 +26,13 @@ every_family = pytest.mark.parametrize("pair", FAMILIES, indirect=True)
 @pytest.mark.parametrize("pair_on", CONFIGS, indirect=True)
 @torch.no_grad()
 def test_everything_of_a_pass(pair_on: Pair) -> None:
-    pair = pair_on
-    ids, new = draw(2, 23), draw(2, 19, seed=4)
-    wanted = pair.hf(
-        input_ids=ids, decoder_input_ids=new, output_hidden_states=True, output_attentions=True
-    )
-    assert wanted.logits.std() > 0.5
-    for use_cache in (True, False):
-        found = pair.model(
-            ids,
-            decoder_input_ids=new,
-            use_cache=use_cache,
-            output_hidden_states=True,
-            output_attentions=True,
-        )
-        torch.testing.assert_close(found.logits, wanted.logits, **CLOSE)
-        states = found.encoder_last_hidden_state
-        torch.testing.assert_close(states, wanted.encoder_last_hidden_state, **CLOSE)
-        for name in (
-            "decoder_hidden_states",
-            "decoder_attentions",
-            "cross_attentions",
-            "encoder_hidden_states",
-            "encoder_attentions",
-        ):
-            torch.testing.assert_close(getattr(found, name), getattr(wanted, name), **CLOSE)
-        plain = pair.model(ids, decoder_input_ids=new, use_cache=use_cache)
-        torch.testing.assert_close(plain.logits, wanted.logits, **CLOSE)
+    check_everything_of_a_pass(pair_on, draw)
 
 
 @every_family
 @torch.no_grad()
 def test_cached_steps_equal_one_pass(pair: Pair) -> None:
-    ids, new = draw(2, 11), draw(2, 17, seed=4)
-    expected = pair.hf(input_ids=ids, decoder_input_ids=new).logits
-    for kind, options in KINDS.items():
-        held = make_cache(pair.model.kv_shapes, kind, num_slots=2, **options)
-        first, *rest = new.split([1, 1, 6, 1, 8], dim=1)
-        found = [pair.model(ids, decoder_input_ids=first, cache=held).logits]
-        found += [pair.model(decoder_input_ids=part, cache=held).logits for part in rest]
-        torch.testing.assert_close(torch.cat(found, dim=1), expected, **CLOSE)
-        assert (held.lengths, held.input_lengths) == ((17, 17), (11, 11))
+    check_cached_steps(pair, draw, {**KINDS, "evicting": {"budget": 40}})
 
 
 @every_family
@@ -103,12 +65,7 @@ def test_many_inputs_are_read_in_several_passes(
 @every_family
 @torch.no_grad()
 def test_bfloat16(pair: Pair) -> None:
-    rounded = kept.LLM(pair.folder, dtype="bfloat16").model
-    ids, new = draw(2, 9), draw(2, 6, seed=4)
-    wanted = pair.model(ids, decoder_input_ids=new).logits
-    found = rounded(ids, decoder_input_ids=new)
-    assert found.cache.dtype == torch.bfloat16
-    assert (found.logits - wanted).abs().mean() < 0.05 * wanted.std()
+    check_bfloat16(pair, draw)
 
 
 @pytest.mark.parametrize("pair_on", ["bart", "marian"], indirect=True)
