@@ -8,12 +8,17 @@
 
 namespace kept::KEPT_NS {
 
-constexpr std::int64_t kCodeSlice = 512;           // inputs whose Quads are made for many rows
+// Inputs whose Quads are made for many rows, and bytes of four inputs of a panel there.
+constexpr std::int64_t kCodeSlice = W == 16 ? 1024 : 512;
+#if defined(KEPT_FLIPS)
+constexpr std::int64_t kKeptBytes = NV * (2 * kQuadBytes + kQuadBytes / 8);
+#else
+constexpr std::int64_t kKeptBytes = NV * kQuadBytes;
+#endif
 constexpr std::int64_t kCodeBlockBytes = 1 << 19;  // of rows that stay in the second cache
 constexpr std::int64_t kLeastBlock = 96;           // rows
 static_assert(kCodeSlice % kCodeGroup == 0 && kCodeGroup == kGroup, "whole groups");
-static_assert(kCodeSlice * kPanel * kQuadBytes / (4 * W) <= 2 * kSliceInputs * kPanel,
-              "in scratch");
+static_assert(kCodeSlice / 4 * kKeptBytes <= 2 * kSliceInputs * kPanel, "in scratch");
 
 // Rows of activations that are multiplied with all panels before the next are.
 struct CodeBlock {

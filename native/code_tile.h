@@ -16,17 +16,18 @@
 
 namespace kept::KEPT_NS {
 
-// How a step of weights is read: Quads of W columns, kUnits of them, kStep bytes a panel's step.
+// How a step of weights is read: Quads of W columns, kUnits of them, kStep bytes for kWide vectors
+// side by side.
 struct ReadInt8Quads {
     using Codes = Int8Quads;
-    static constexpr int kUnits = 1, kStep = kStepBytes;
+    static constexpr int kUnits = 1, kStep = kStepBytes, kWide = NV;
     static constexpr bool kMade = false, kKeeps = false;
 };
 
 template <class Levels>
 struct ReadLevelQuads {
     using Codes = Levels;
-    static constexpr int kUnits = 2, kStep = kStepBytes;
+    static constexpr int kUnits = 2, kStep = kStepBytes, kWide = NV;
     static constexpr bool kMade = false, kKeeps = false;
 };
 
@@ -43,16 +44,38 @@ struct ReadQuads {
         explicit Codes(const std::byte* p) : x(load_quads(p)) {}
         Quads unit(int) const { return x; }
     };
-    static constexpr int kUnits = 1, kStep = NV * kQuadBytes;
+    static constexpr int kUnits = 1, kStep = NV * kQuadBytes, kWide = NV;
     static constexpr bool kMade = true, kKeeps = false;
 };
+
+#if defined(KEPT_FLIPS)
+// The same for half a panel, with what a group's sums begin with in front of its steps.
+struct ReadFlips {
+    struct Codes {
+        FlipQuads x;
+        explicit Codes(const std::byte* p) : x(load_flips(p)) {}
+        FlipQuads unit(int) const { return x; }
+    };
+    static constexpr int kUnits = 1, kStep = NV * kQuadBytes, kWide = NV / 2, kStarts = kStep / 2;
+    static constexpr bool kMade = true, kKeeps = false;
+};
+#endif
 
 constexpr std::int64_t kOuterAhead = 3072;  // bytes beyond what comes into the nearest cache
 constexpr std::int64_t kScalesAhead = 8;    // groups
 
-// Rows of a tile, and how many of them have registers for their floats beside their whole numbers.
+// Rows of a tile as wide as a panel, and how many of them have registers for their floats beside
+// their whole numbers.
 constexpr int kCodeRows = W == 16 ? 7 : kMaxRows;
 constexpr int kHeldRows = W == 16 ? kCodeRows : kMaxRows / 2;
+
+// A tile of many rows, in vectors and rows.
+#if defined(KEPT_FLIPS)
+constexpr int kCodeVectors = NV / 2, kCodeTurnRows = 5;  // 10 of 16 registers
+#else
+constexpr int kCodeVectors = NV, kCodeTurnRows = kCodeRows;
+#endif
+constexpr int kCodeStrips = NV / kCodeVectors;
 
 // A stretch of a panel's inputs: whole groups of activations.
 struct CodeTileArgs {
@@ -115,28 +138,28 @@ KEPT_INLINE vf scales_or_zero(const std::uint16_t* p) {
 }
 
 // One step's products. a: the first row's codes.
-template <class Read, int kRows>
+template <class Read, int kRows, int kVectors>
 KEPT_INLINE void add_step(const std::byte* b, const std::int8_t* a, std::int64_t a_stride,
-                          std::byte* kept, vi sums[kRows][NV]) {
+                          std::byte* kept, vi sums[kRows][kVectors]) {
     [&]<std::size_t... v>(std::index_sequence<v...>) __attribute__((always_inline)) {
-        const typename Read::Codes codes[NV] = {
-            typename Read::Codes(b + static_cast<std::int64_t>(v) * (Read::kStep / NV))...};
+        const typename Read::Codes codes[kVectors] = {typename Read::Codes(
+            b + static_cast<std::int64_t>(v) * (Read::kStep / Read::kWide))...};
         for_each_of<Read::kUnits>([&](auto u) __attribute__((always_inline)) {
-            const Quads w[NV] = {codes[v].unit(u)...};
+            const decltype(codes[0].unit(0)) w[kVectors] = {codes[v].unit(u)...};
             if constexpr (Read::kKeeps) (store_quads(kept + (u * NV + v) * kQuadBytes, w[v]), ...);
             for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
                 const Fours x(a + r * a_stride + 4 * u);
                 ((sums[r][v] = dot(sums[r][v], w[v], x)), ...);
             });
         });
-    }(std::make_index_sequence<static_cast<std::size_t>(NV)>());
+    }(std::make_index_sequence<static_cast<std::size_t>(kVectors)>());
 }
 
-template <class Read, GroupScales kScales, int kRows>
+template <class Read, GroupScales kScales, int kRows, int kVectors>
 void code_tile(const CodeTileArgs& t) {
     constexpr bool kScaled = kScales != GroupScales::none;
     // With more rows the sums lie in the nearest cache.
-    constexpr bool kHeld = kRows <= kHeldRows;
+    constexpr bool kHeld = kRows * kVectors <= kHeldRows * NV;
     constexpr int kInputs = 4 * Read::kUnits, kSteps = kCodeGroup / kInputs;
     const std::byte* b = t.b;
     const std::byte* ahead = t.ahead;
@@ -148,9 +171,9 @@ void code_tile(const CodeTileArgs& t) {
     const float* scales = t.a.scales(t.first_row) + first_group;
     const std::int32_t* starts = t.a.starts(t.first_row) + first_group;
     const std::uint16_t* own_scales = kScaled ? t.scales + first_group * kPanel : nullptr;
-    vf held[kHeld ? kRows : 1][NV];
-    for_each_of<kRows * NV>([&](auto i) __attribute__((always_inline)) {
-        constexpr int r = i / NV, v = i % NV;
+    vf held[kHeld ? kRows : 1][kVectors];
+    for_each_of<kRows * kVectors>([&](auto i) __attribute__((always_inline)) {
+        constexpr int r = i / kVectors, v = i % kVectors;
         float* c = t.c + r * kPanel + v * W;
         if constexpr (kHeld)
             held[r][v] = t.resume ? load(c) : zero();
@@ -159,19 +182,27 @@ void code_tile(const CodeTileArgs& t) {
     });
     for (; codes != end; codes += kCodeGroup, ++scales, ++starts) {
         if constexpr (kScaled) prefetch_near(own_scales + kScalesAhead * kPanel);
-        vi sums[kRows][NV];
+        vi sums[kRows][kVectors];
         for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
-            const vi begin = start(starts + r * (stride / 4));
-            for_each_of<NV>([&](auto v) __attribute__((always_inline)) { sums[r][v] = begin; });
+            if constexpr (requires { Read::kStarts; }) {
+                for_each_of<kVectors>([&](auto v) __attribute__((always_inline)) {
+                    sums[r][v] = read_quads(b + v * kQuadBytes);
+                });
+            } else {
+                const vi begin = start(starts + r * (stride / 4));
+                for_each_of<kVectors>([&](auto v)
+                                          __attribute__((always_inline)) { sums[r][v] = begin; });
+            }
         });
+        if constexpr (requires { Read::kStarts; }) b += Read::kStarts;
         const auto step = [&](int i) __attribute__((always_inline)) {
             prefetch_codes<Read>(ahead);
-            add_step<Read, kRows>(b, codes + i * kInputs, stride, kept, sums);
+            add_step<Read, kRows, kVectors>(b, codes + i * kInputs, stride, kept, sums);
             b += Read::kStep, ahead += ahead_stride;
             if constexpr (Read::kKeeps) kept += Read::kUnits * NV * kQuadBytes;
         };
         for_each_of<kSteps>(step);
-        for_each_of<NV>([&](auto v) __attribute__((always_inline)) {
+        for_each_of<kVectors>([&](auto v) __attribute__((always_inline)) {
             const vf own = scales_or_zero<kScales>(own_scales + v * W);
             for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
                 vf x = to_float(sums[r][v]);
@@ -187,8 +218,8 @@ void code_tile(const CodeTileArgs& t) {
         if constexpr (kScaled) own_scales += kPanel;
     }
     if constexpr (kHeld)
-        for_each_of<kRows * NV>([&](auto i) __attribute__((always_inline)) {
-            constexpr int r = i / NV, v = i % NV;
+        for_each_of<kRows * kVectors>([&](auto i) __attribute__((always_inline)) {
+            constexpr int r = i / kVectors, v = i % kVectors;
             store(t.c + r * kPanel + v * W, held[r][v]);
         });
 }

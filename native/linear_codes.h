@@ -5,7 +5,7 @@
 
 #include "code_block.h"
 #include "code_tile.h"
-#include "finish.h"
+#include "finish_codes.h"
 
 namespace kept::KEPT_NS {
 
@@ -14,12 +14,12 @@ inline std::int64_t codes_ahead() {
     return kPrefetchPastCaches ? 8192 : 1024;
 }
 
-template <class Read, GroupScales kScales>
+template <class Read, GroupScales kScales, int kVectors>
 struct RunCodeTile {
     const CodeTileArgs& t;
     template <int kRows>
     void run() const {
-        code_tile<Read, kScales, kRows>(t);
+        code_tile<Read, kScales, kRows, kVectors>(t);
     }
 };
 
@@ -42,6 +42,55 @@ void with_code_format(Format format, const F& f) {
     }
 }
 
+#if defined(KEPT_FLIPS)
+// A stretch of a panel's inputs for ReadFlips, half a panel behind the other.
+template <class Read>
+void make_flips(const std::byte* b, std::int64_t num_inputs, std::byte* out) {
+    constexpr int kSteps = kCodeGroup / (4 * Read::kUnits);
+    for (int strip = 0; strip < kCodeStrips; ++strip) {
+        const std::byte* p = b + strip * (Read::kStep / kCodeStrips);
+        for (std::int64_t k = 0; k < num_inputs; k += kCodeGroup) {
+            std::byte* const starts = out;
+            out += ReadFlips::kStarts;
+            vi taken[kCodeVectors] = {};
+            for (int i = 0; i < kSteps; ++i, p += Read::kStep) {
+                for (int v = 0; v < kCodeVectors; ++v) {
+                    const typename Read::Codes codes(p + v * (Read::kStep / NV));
+                    for (int u = 0; u < Read::kUnits; ++u) {
+                        std::byte* const to = out + (u * kCodeVectors + v) * 2 * kQuadBytes;
+                        taken[v] = store_flips(to, codes.unit(u), taken[v]);
+                    }
+                }
+                out += Read::kUnits * ReadFlips::kStep;
+            }
+            for (int v = 0; v < kCodeVectors; ++v) write_quads(starts + v * kQuadBytes, taken[v]);
+        }
+    }
+}
+
+// A block over one stretch of a panel's inputs. All rows meet one half of it before the other.
+template <class Read, GroupScales kScales>
+void flip_turns(CodeTileArgs t, CodeBlock block) {
+    const std::int64_t num_turns = (block.rows + kCodeTurnRows - 1) / kCodeTurnRows;
+    const std::int64_t steps = t.num_inputs / 4, bytes = steps / Read::kUnits * Read::kStep;
+    const std::int64_t share = bytes / (kCodeStrips * num_turns);
+    make_flips<Read>(t.b, t.num_inputs, t.kept);
+    t.ahead = t.b + bytes;
+    t.ahead_stride = share / steps;
+    float* const c = t.c;
+    for (int strip = 0; strip < kCodeStrips; ++strip) {
+        t.b = t.kept + strip * (steps * kKeptBytes / kCodeStrips);
+        for (std::int64_t turn = 0; turn < num_turns; ++turn, t.ahead += share) {
+            const std::int64_t first = block.rows * turn / num_turns;
+            const int rows = static_cast<int>(block.rows * (turn + 1) / num_turns - first);
+            t.first_row = block.first + first;
+            t.c = c + first * kPanel + strip * kCodeVectors * W;
+            with_rows<kCodeTurnRows>(rows, RunCodeTile<ReadFlips, kScales, kCodeVectors>{t});
+        }
+        if (t.scales) t.scales += kCodeVectors * W;
+    }
+}
+#else
 // A block over one stretch of a panel's inputs, in as few and as even turns as registers allow. The
 // first keeps its Quads for the others, which fetch what comes next, so that memory is never idle.
 template <class Read, GroupScales kScales>
@@ -56,17 +105,19 @@ void code_turns(CodeTileArgs t, CodeBlock block) {
         t.first_row = block.first + first;
         t.c = c + first * kPanel;
         if (turn == 0) {
-            with_rows<kCodeRows>(rows, RunCodeTile<KeepQuads<Read>, kScales>{t});
+            with_rows<kCodeRows>(rows, RunCodeTile<KeepQuads<Read>, kScales, NV>{t});
             t.b = t.kept;
             t.ahead_stride = bytes / (num_turns - 1) / (t.num_inputs / 4);
         } else {
             t.ahead = next + bytes * (turn - 1) / (num_turns - 1);
-            with_rows<kCodeRows>(rows, RunCodeTile<ReadQuads, kScales>{t});
+            with_rows<kCodeRows>(rows, RunCodeTile<ReadQuads, kScales, NV>{t});
         }
     }
 }
+#endif
 
-// kept: room for the Quads of a slice, aligned to a cache line.
+// The sums of a block for one panel, finished. kept: room for the Quads of a slice, aligned to a
+// cache line.
 template <class Read, GroupScales kScales>
 void code_sums(const LinearArgs& args, std::int64_t panel, CodeBlock block, float* sums,
                std::byte* kept) {
@@ -86,17 +137,24 @@ void code_sums(const LinearArgs& args, std::int64_t panel, CodeBlock block, floa
         is_grouped(w.format) ? w.group_scales + panel * w.num_groups() * kPanel : nullptr,
         kept};
     if (block.rows <= kCodeRows) {
-        with_rows<kCodeRows>(static_cast<int>(block.rows), RunCodeTile<Read, kScales>{t});
+        with_rows<kCodeRows>(static_cast<int>(block.rows), RunCodeTile<Read, kScales, NV>{t});
+        finish_codes(args, panel, block.first, block.rows, sums);
         return;
     }
-    for (std::int64_t k = 0; k < inputs; k += kCodeSlice) {
+    const std::int64_t part = even_part(inputs, kCodeSlice);
+    for (std::int64_t k = 0; k < inputs; k += part) {
         t.first_input = k;
-        t.num_inputs = std::min(inputs - k, kCodeSlice);
+        t.num_inputs = std::min(inputs - k, part);
         t.resume = k > 0;
         t.b = data + k / step_inputs(w.format) * kStepBytes;
         t.ahead = t.b + codes_ahead();
+#if defined(KEPT_FLIPS)
+        flip_turns<Read, kScales>(t, block);
+#else
         code_turns<Read, kScales>(t, block);
+#endif
     }
+    finish_codes(args, panel, block.first, block.rows, sums);
 }
 
 void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
@@ -109,13 +167,10 @@ void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t
     for (std::int64_t i = 0; i < num_blocks; ++i) {
         const std::int64_t first = args.rows * i / num_blocks;
         const CodeBlock block{first, args.rows * (i + 1) / num_blocks - first};
-        for (std::int64_t panel = first_panel; panel < last_panel; ++panel) {
+        for (std::int64_t panel = first_panel; panel < last_panel; ++panel)
             with_code_format(args.weights->format, [&]<class Read, GroupScales kScales>() {
                 code_sums<Read, kScales>(args, panel, block, sums, kept);
             });
-            for (std::int64_t row = 0; row < block.rows; ++row)
-                finish_row(args, panel, block.first + row, sums + row * kPanel);
-        }
     }
     settle_stores();
 }

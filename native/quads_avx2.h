@@ -75,6 +75,31 @@ inline Quads quads_of_levels(__m256i levels) {
     return quads_of(levels);
 }
 
+// Quads for many rows. VPSIGNB takes the units that products need on AMD Zen 4; an exclusive or
+// does not. It turns an activation x into -x - 1 where a weight is negative, and a group's sums
+// begin with what that takes too much: the sizes of its negative weights. A pair is at most 2 * 127
+// * 128.
+#define KEPT_FLIPS
+struct FlipQuads {
+    __m256i size, flips;
+};
+inline FlipQuads load_flips(const std::byte* p) {
+    return {read_quads(p), read_quads(p + kQuadBytes)};
+}
+// Adds to `taken` the sizes of a column's negative weights.
+inline vi store_flips(std::byte* p, Quads w, vi taken) {
+    const __m256i flips = _mm256_cmpgt_epi8(_mm256_setzero_si256(), w.x);
+    write_quads(p, w.size);
+    write_quads(p + kQuadBytes, flips);
+    const __m256i pairs =
+        _mm256_maddubs_epi16(_mm256_and_si256(w.size, flips), _mm256_set1_epi8(1));
+    return _mm256_add_epi32(taken, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline vi dot(vi sum, FlipQuads w, Fours a) {
+    const __m256i pairs = _mm256_maddubs_epi16(w.size, _mm256_xor_si256(a.x, w.flips));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
 #endif
 
 inline void store_quads(std::byte* p, Quads w) {
