@@ -1,13 +1,18 @@
 // Packing and quantizing for Python; handed.h says what tensors must be.
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <stdexcept>
+#include <tuple>
+#include <vector>
 
 #include "bindings_kernels.h"
 #include "dispatch.h"
 #include "handed.h"
 #include "pack.h"
 #include "pack_blocks.h"
+#include "pack_stored.h"
 #include "quantize.h"
 
 namespace nb = nanobind;
@@ -118,6 +123,32 @@ std::int64_t pack_blocks_of(const Weights& shape, nb::handle rows, std::int64_t 
     return pack_blocks(shape, from.data, first_row, num_rows, to, beside);
 }
 
+// (file, first byte, rows) of each part. Returns (how it ended, where, the system's error).
+std::tuple<int, std::int64_t, int> pack_stored_of(
+    const Weights& shape, const std::vector<std::tuple<int, std::int64_t, std::int64_t>>& parts,
+    nb::handle data, nb::handle scales) {
+    const GroupScales kind = group_scales_of(shape.format);
+    const bool floats = shape.format == Format::fp32 || shape.format == Format::bf16;
+    if (!floats && (kind != GroupScales::fp16 || shape.num_in % kGroup))
+        throw std::invalid_argument("rows are stored as fp32, bf16, or whole blocks of q8_0, q4_0");
+    std::vector<StoredRows> rows;
+    std::int64_t num_rows = 0;
+    for (const auto& [file, start, count] : parts) {
+        if (start < 0 || count < 0 || count > shape.num_out - num_rows)
+            throw std::invalid_argument("parts have other rows than the matrix");
+        rows.push_back({file, start, count});
+        num_rows += count;
+    }
+    if (num_rows != shape.num_out)
+        throw std::invalid_argument("parts have other rows than the matrix");
+    std::byte* to = some<std::byte>(data, bytes(shape), "packed weights");
+    std::uint16_t* beside = nullptr;
+    if (!floats) beside = group_scales_in(scales, shape.format, scales_of(shape));
+    const nb::gil_scoped_release release;
+    const PackedRows found = pack_stored(shape, rows, to, beside);
+    return {static_cast<int>(found.end), found.where, found.error};
+}
+
 std::int64_t quantize_rows_of(const std::string& isa, Format format, nb::handle source,
                               std::int64_t num_rows, std::int64_t num_in, nb::handle codes,
                               nb::handle scales) {
@@ -175,6 +206,7 @@ void bind_packing(nb::module_& m) {
     m.def("pack_floats", &pack_floats_of);
     m.def("pack_codes", &pack_codes_of);
     m.def("pack_blocks", &pack_blocks_of);
+    m.def("pack_stored", &pack_stored_of, "shape"_a, "parts"_a, "data"_a, "scales"_a.none());
     m.def("unpack_codes", [](const Weights& w, nb::handle codes) {
         std::int8_t* to = codes_in(codes, whole(w).format, elements(w));
         const nb::gil_scoped_release release;

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 #include "dispatch.h"
 #include "fp4_bytes.h"
+#include "pack_strips.h"
 #include "pool.h"
 
 #define KEPT_NS portable
@@ -86,6 +86,7 @@ void for_panels(const Weights& w, const F& f) {
             const std::int64_t panels = c.w.num_panels();
             const std::int64_t last = panels * (thread + 1) / c.threads;
             for (std::int64_t i = panels * thread / c.threads; i < last; ++i) c.f(i);
+            settle_strips();
         },
         &context);
 }
@@ -106,91 +107,83 @@ float read_number(const void* source, Source type, std::int64_t i) {
     return type == Source::bf16 ? portable::bf16_to_float(x) : portable::fp16_to_float(x);
 }
 
-// What a step of inputs comes to in the column of an output.
-using Word = std::uint32_t;
-
-Word some_bytes(const void* from, std::int64_t count) {
-    Word word = 0;
-    std::memcpy(&word, from, static_cast<std::size_t>(count));
-    return word;
-}
-
-constexpr auto put_whole = [](std::byte* step, std::int64_t column, Word word) {
-    std::memcpy(step + 4 * column, &word, sizeof word);
-};
-
-// Of int8: two pairs, those of four columns together.
-constexpr auto put_pairs = [](std::byte* step, std::int64_t column, Word word) {
-    std::byte* to = step + column / 4 * 16 + column % 4 * 2;
-    std::memcpy(to, &word, 2);
-    std::memcpy(to + 8, reinterpret_cast<const std::byte*>(&word) + 2, 2);
-};
-
-// word_of(first, count): the word of so many of the model's numbers, of kInputs unless a row ends.
-// What is written a stretch of steps at a time stays in the nearest cache until it is whole.
-template <int kInputs, class Put, class F>
-void pack_words(const Weights& w, std::byte* data, Word nothing, const Put& put, const F& word_of) {
-    constexpr std::int64_t kTogether = 32;
-    const std::int64_t steps = w.padded_in() / kInputs, whole = w.num_in / kInputs;
-    const std::int64_t rest = w.num_in % kInputs;
+// words(first, count): the words of so many of the model's numbers, of those of four steps or,
+// where a row ends, fewer. nothing: the words of padding.
+template <class F>
+void pack_words(const Weights& w, std::byte* data, Word nothing, const F& words_of) {
+    const std::int64_t inputs = 4 * step_inputs(w.format), fours = w.padded_in() / inputs;
+    const Words padding{nothing, nothing, nothing, nothing};
     for_panels(w, [&](std::int64_t panel) {
         std::byte* const out = data + panel * w.bytes_per_panel();
-        for (std::int64_t begin = 0; begin < steps; begin += kTogether) {
-            const std::int64_t end = std::min(begin + kTogether, steps);
-            for (std::int64_t column = 0; column < kPanel; ++column) {
-                const std::int64_t row = row_at(w, panel, column), first = row * w.num_in;
-                std::int64_t step = begin;
-                for (const std::int64_t last = row < 0 ? begin : std::min(end, whole); step < last;
-                     ++step)
-                    put(out + step * kStepBytes, column,
-                        word_of(first + step * kInputs,
-                                std::integral_constant<std::int64_t, kInputs>{}));
-                for (; step < end; ++step)
-                    put(out + step * kStepBytes, column,
-                        row >= 0 && step == whole && rest > 0
-                            ? word_of(first + step * kInputs, rest)
-                            : nothing);
-            }
+        for (int strip = 0; strip < kPanel; strip += kStripRows) {
+            const std::int64_t first = row_at(w, panel, strip);
+            int count = 0;
+            while (count < kStripRows && row_at(w, panel, strip + count) >= 0) ++count;
+            const auto words = [&](int i, std::int64_t four) {
+                const std::int64_t left = w.num_in - four * inputs;
+                if (left <= 0) return padding;
+                return words_of((first + i) * w.num_in + four * inputs, std::min(left, inputs));
+            };
+            StripRows{w.format, out, strip, count}.put(0, fours, words);
+            StripRows{w.format, out, strip + count, kStripRows - count}.put(
+                0, fours, [&](int, std::int64_t) { return padding; });
         }
     });
+}
+
+// The bytes of numbers that are stored as panels have them.
+Words some_bytes(const void* from, std::int64_t count) {
+    Words words{};
+    if (count == sizeof words) return load_words(static_cast<const std::byte*>(from));
+    std::memcpy(&words, from, static_cast<std::size_t>(count));
+    return words;
 }
 
 }  // namespace
 
 void pack_floats(const Weights& w, const void* source, Source type, std::byte* data) {
-    const auto number = [&](std::int64_t i) { return read_number(source, type, i); };
-    if (w.format == Format::fp32)
-        return pack_words<1>(w, data, 0, put_whole, [&](std::int64_t first, auto) {
-            return portable::float_to_bits(number(first));
+    const auto* bytes = static_cast<const std::byte*>(source);
+    if (w.format == Format::fp32 && type == Source::fp32)
+        return pack_words(w, data, 0, [&](std::int64_t first, std::int64_t count) {
+            return some_bytes(bytes + 4 * first, 4 * count);
         });
-    if (type == Source::bf16)
-        return pack_words<2>(w, data, 0, put_whole, [&](std::int64_t first, auto count) {
-            return some_bytes(static_cast<const std::uint16_t*>(source) + first, 2 * count);
+    if (w.format == Format::bf16 && type == Source::bf16)
+        return pack_words(w, data, 0, [&](std::int64_t first, std::int64_t count) {
+            return some_bytes(bytes + 2 * first, 2 * count);
         });
-    pack_words<2>(w, data, 0, put_whole, [&](std::int64_t first, auto count) {
-        const auto half = [&](std::int64_t i) -> Word {
-            return portable::float_to_bf16(number(i));
-        };
-        return half(first) | (count > 1 ? half(first + 1) << 16 : 0);
+    const bool wide = w.format == Format::fp32;
+    pack_words(w, data, 0, [&](std::int64_t first, std::int64_t count) {
+        Words words{};
+        for (std::int64_t i = 0; i < count; ++i) {
+            const float x = read_number(source, type, first + i);
+            if (wide)
+                words[i] = portable::float_to_bits(x);
+            else
+                words[i / 2] |= static_cast<Word>(portable::float_to_bf16(x)) << i % 2 * 16;
+        }
+        return words;
     });
 }
 
 void pack_codes(const Weights& w, const std::int8_t* codes, std::byte* data) {
     if (is_bytes(w.format))
-        return pack_words<4>(w, data, 0, put_pairs, [&](std::int64_t first, auto count) {
+        return pack_words(w, data, 0, [&](std::int64_t first, std::int64_t count) {
             return some_bytes(codes + first, count);
         });
     // Code 8 is zero.
-    pack_words<8>(w, data, 0x88888888u, put_whole, [&](std::int64_t first, auto count) {
-        std::uint64_t eight = 0x0808080808080808u;
-        std::memcpy(&eight, codes + first, static_cast<std::size_t>(count));
+    pack_words(w, data, 0x88888888u, [&](std::int64_t first, std::int64_t count) {
+        std::uint64_t all[4];
+        std::memset(all, 8, sizeof all);
+        std::memcpy(all, codes + first, static_cast<std::size_t>(count));
         // Every other of the low nibbles of bytes, one behind the other in 16 bits.
         const auto gather = [](std::uint64_t x) {
             x &= 0x000f000f000f000fu;
             x = (x | x >> 12) & 0x000000ff000000ffu;
             return static_cast<Word>((x | x >> 24) & 0xffffu);
         };
-        return gather(eight) | gather(eight >> 8) << 16;
+        Words words;
+        for (int i = 0; i < 4; ++i) words[i] = gather(all[i]) | gather(all[i] >> 8) << 16;
+        return words;
     });
 }
 

@@ -4,114 +4,124 @@
 #include <cstring>
 #include <vector>
 
+#include "pack_strips.h"
 #include "pool.h"
 
 namespace kept {
 namespace {
 
-constexpr std::int64_t kTogether = 8;  // blocks of a row, which the nearest cache holds of a panel
+constexpr std::int64_t kScaleBytes = 2;
 
-using Word = std::uint32_t;
+// Of nibbles, each in a byte, in 64 bits: what eight of them come to in a column, every other one,
+// then those between, in the low half.
+typedef std::uint64_t Longs __attribute__((vector_size(16)));
 
-// Eight nibbles, each in a byte, as a column has them: every other one, then those between.
-Word gathered(std::uint64_t eight) {
-    // Bytes 0 and 2 as one, 1 and 3, and so on.
-    const std::uint64_t x = eight | eight >> 12;
-    return static_cast<Word>((x & 0xff) | (x >> 24 & 0xff00) | (x << 8 & 0xff0000) |
-                             (x >> 16 & 0xff000000));
+Longs gathered(Longs eight) {
+    // Bytes 0 and 2 as one, 1 and 3, and so on; then these from places 0, 1, 4, 5 to 0, 2, 1, 3.
+    const Longs pairs = (eight | eight >> 12) & 0x0000ffff0000ffffull;
+    const Longs spread = (pairs | pairs << 8) & 0x00ff00ff00ff00ffull;
+    return spread | spread >> 24;
 }
 
-void put_nibbles(const std::byte* codes, std::byte* steps, std::int64_t column) {
-    constexpr std::uint64_t kLow = 0x0f0f0f0f0f0f0f0f;
-    for (int half = 0; half < 2; ++half) {  // of the 16 bytes
-        std::uint64_t eight;
-        std::memcpy(&eight, codes + 8 * half, sizeof eight);
-        const Word low = gathered(eight & kLow), high = gathered(eight >> 4 & kLow);
-        std::memcpy(steps + half * kStepBytes + 4 * column, &low, sizeof low);
-        std::memcpy(steps + (2 + half) * kStepBytes + 4 * column, &high, sizeof high);
-    }
+// The four words of a block of nibbles.
+Words nibble_words(const std::byte* codes) {
+    constexpr std::uint64_t kLow = 0x0f0f0f0f0f0f0f0full;
+    const auto all = reinterpret_cast<Longs>(load_words(codes));
+    const auto low = reinterpret_cast<Words>(gathered(all & kLow));
+    const auto high = reinterpret_cast<Words>(gathered(all >> 4 & kLow));
+    return KEPT_SHUFFLE(Words, low, high, 0, 2, 4, 6);
 }
 
-// Whether none of the codes is -128.
-bool put_bytes(const std::byte* codes, std::byte* steps, std::int64_t column) {
-    std::byte* const to = steps + column / 4 * 16 + column % 4 * 2;
-    std::uint64_t strange = 0;
-    for (int i = 0; i < kGroup; i += 8) {
-        std::uint64_t eight;
-        std::memcpy(&eight, codes + i, sizeof eight);
-        // A byte of 0x80 is zero once its sign is flipped, and none below it borrows.
-        const std::uint64_t flipped = eight ^ 0x8080808080808080;
-        strange |= (flipped - 0x0101010101010101) & ~flipped & 0x8080808080808080;
-        for (int pair = 0; pair < 4; ++pair)
-            std::memcpy(to + (i / 4 + pair / 2) * kStepBytes + pair % 2 * 8, codes + i + 2 * pair,
-                        2);
-    }
-    return strange == 0;
+// Which bytes are -128, each as its highest bit.
+Longs lowest_codes(Words codes) {
+    // A byte of 0x80 is zero once its sign is flipped, and none below it borrows.
+    const Longs flipped = reinterpret_cast<Longs>(codes) ^ 0x8080808080808080ull;
+    return (flipped - 0x0101010101010101ull) & ~flipped & 0x8080808080808080ull;
 }
 
 bool is_finite(std::uint16_t fp16) {
     return (fp16 & 0x7c00) != 0x7c00;
 }
 
-struct BlockRows {
-    const Weights& w;
-    const std::byte* rows;
-    std::int64_t first_row;
-    std::byte* data;
+// Rows that go into one strip, and where the scales of their first one's panel lie.
+struct BlockStrip {
+    StripRows to;
+    const std::byte* blocks;
+    std::int64_t groups;
     std::uint16_t* scales;
 
-    // Blocks [begin, end) of a row; whether the panels hold them.
-    bool put(std::int64_t row, std::int64_t begin, std::int64_t end) const {
-        const std::int64_t size = block_bytes(w.format), groups = w.num_groups();
-        const std::int64_t place = w.place(first_row + row);
-        const std::int64_t panel = place / kPanel, column = place % kPanel;
-        const std::int64_t bytes = panel_bytes(w.format, kGroup);
-        const std::byte* block = rows + (row * groups + begin) * size;
-        std::byte* steps = data + panel * w.bytes_per_panel() + begin * bytes;
+    const std::byte* block(std::int64_t row, std::int64_t group) const {
+        return blocks + (row * groups + group) * block_bytes(to.format);
+    }
+
+    bool put_scales() const {
         bool held = true;
-        for (std::int64_t group = begin; group < end; ++group, block += size, steps += bytes) {
-            std::uint16_t scale;
-            std::memcpy(&scale, block, sizeof scale);
-            scales[(panel * groups + group) * kPanel + column] = scale;
-            held &= is_finite(scale);
-            if (w.format == Format::q8_0)
-                held &= put_bytes(block + sizeof scale, steps, column);
-            else
-                put_nibbles(block + sizeof scale, steps, column);
-        }
+        for (std::int64_t group = 0; group < groups; ++group)
+            for (int i = 0; i < to.count; ++i) {
+                std::uint16_t scale;
+                std::memcpy(&scale, block(i, group), sizeof scale);
+                scales[group * kPanel + to.column + i] = scale;
+                held &= is_finite(scale);
+            }
         return held;
     }
 
-    // Rows of a panel are written together, some blocks at a time, so that lines are whole when
-    // they leave the cache. The first row that is not held, or `last`.
-    std::int64_t put_all(std::int64_t first, std::int64_t last) const {
-        std::int64_t wrong = last;
-        for (std::int64_t row = first; row < last;) {
-            const std::int64_t end = std::min((row / kPanel + 1) * kPanel, last);
-            for (std::int64_t group = 0; group < w.num_groups(); group += kTogether)
-                for (std::int64_t i = row; i < end; ++i)
-                    if (!put(i, group, std::min(group + kTogether, w.num_groups())))
-                        wrong = std::min(wrong, i);
-            row = end;
+    // Whether the panel holds them.
+    bool put() const {
+        const bool held = put_scales();
+        if (is_nibbles(to.format)) {
+            to.put(0, groups, [&](int i, std::int64_t group) {
+                return nibble_words(block(i, group) + kScaleBytes);
+            });
+            return held;
         }
-        return wrong;
+        Longs lowest{};
+        to.put(0, 2 * groups, [&](int i, std::int64_t four) {
+            const Words codes = load_words(block(i, four / 2) + kScaleBytes + four % 2 * 16);
+            lowest |= lowest_codes(codes);
+            return codes;
+        });
+        return held && (lowest[0] | lowest[1]) == 0;
     }
 };
 
+// The first of rows among which there is one that no panel holds.
+std::int64_t first_wrong(BlockStrip strip) {
+    strip.to.count = 1;
+    for (std::int64_t row = 0;; ++row, ++strip.to.column) {
+        if (!strip.put()) return row;
+        strip.blocks += strip.groups * block_bytes(strip.to.format);
+    }
+}
+
 }  // namespace
 
-std::int64_t pack_blocks(const Weights& shape, const std::byte* rows, std::int64_t first_row,
+std::int64_t pack_block_rows(const Weights& w, const std::byte* rows, std::int64_t first_row,
+                             std::int64_t num_rows, std::byte* data, std::uint16_t* scales) {
+    const std::int64_t groups = w.num_groups(), row_bytes = groups * block_bytes(w.format);
+    std::int64_t wrong = -1;
+    for_strips(w, data, first_row, first_row + num_rows, [&](std::int64_t row, StripRows to) {
+        const std::int64_t panel = (to.panel - data) / w.bytes_per_panel();
+        const BlockStrip strip{to, rows + (row - first_row) * row_bytes, groups,
+                               scales + panel * groups * kPanel};
+        if (wrong < 0 && !strip.put()) wrong = row + first_wrong(strip);
+    });
+    return wrong;
+}
+
+std::int64_t pack_blocks(const Weights& w, const std::byte* rows, std::int64_t first_row,
                          std::int64_t num_rows, std::byte* data, std::uint16_t* scales) {
     struct Context {
-        const BlockRows all;
-        std::int64_t num_rows;
-        std::vector<std::int64_t> wrong;
+        const Weights& w;
+        const std::byte* rows;
+        std::int64_t first_row, num_rows;
+        std::byte* data;
+        std::uint16_t* scales;
+        std::vector<std::int64_t> wrong;  // of each thread
     };
     Pool::Turn turn(Pool::shared());
-    const int threads = turn.num_threads();
-    Context context{{shape, rows, first_row, data, scales},
-                    num_rows,
-                    std::vector<std::int64_t>(static_cast<std::size_t>(threads), num_rows)};
+    Context context{w, rows, first_row, num_rows, data, scales, {}};
+    context.wrong.assign(static_cast<std::size_t>(turn.num_threads()), -1);
     turn.run(
         [](void* p, int thread) {
             Context& c = *static_cast<Context*>(p);
@@ -119,12 +129,17 @@ std::int64_t pack_blocks(const Weights& shape, const std::byte* rows, std::int64
             const std::int64_t panels = (c.num_rows + kPanel - 1) / kPanel;
             const std::int64_t first = panels * thread / count * kPanel;
             const std::int64_t last = std::min(panels * (thread + 1) / count * kPanel, c.num_rows);
-            const std::int64_t found = c.all.put_all(first, last);
-            if (found < last) c.wrong[static_cast<std::size_t>(thread)] = found;
+            const std::int64_t bytes = c.w.num_groups() * block_bytes(c.w.format);
+            if (first < last)
+                c.wrong[static_cast<std::size_t>(thread)] =
+                    pack_block_rows(c.w, c.rows + first * bytes, c.first_row + first, last - first,
+                                    c.data, c.scales);
+            settle_strips();
         },
         &context);
-    const std::int64_t wrong = *std::min_element(context.wrong.begin(), context.wrong.end());
-    return wrong < num_rows ? first_row + wrong : -1;
+    const auto found = std::find_if(context.wrong.begin(), context.wrong.end(),
+                                    [](std::int64_t row) { return row >= 0; });
+    return found == context.wrong.end() ? -1 : *found;
 }
 
 }  // namespace kept

@@ -20,6 +20,7 @@ from kept.gguf import GGUFTensor
 from kept.ops.blocks import BlockMatrix
 from kept.ops.mxfp4 import Mxfp4Matrix
 from kept.ops.quantize import BlockFormat
+from kept.ops.stored_rows import StoredRows
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PIECE = 1 << 18  # weights made at a time: what the outer cache holds
@@ -100,7 +101,9 @@ def block_matrix(
     order: as of `read_rows`; room: where its pieces are to lie. Reading it raises as `read_rows`.
     """
     pieces = partial(_read_blocks, tensor, start, size[0], order, room or ReadingRoom())
-    return BlockMatrix(KEPT_BLOCKS[tensor.type.name], *size, pieces)
+    begin = tensor.start + start * tensor.row_bytes
+    parts = () if order is not None else (StoredRows(tensor.path, tensor.name, begin, size[0]),)
+    return BlockMatrix(KEPT_BLOCKS[tensor.type.name], *size, pieces, parts)
 
 
 def _read_blocks(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kept.gguf import GGUFHeader
 from kept.models.gguf_blocks import (
+    DTYPES,
     KEPT_BLOCKS,
     ReadingRoom,
     block_matrix,
@@ -38,6 +39,7 @@ class GGUFWeights:
                 dtype_of(source.tensor),
                 source.shape,
                 source.num_bytes,
+                _start_of(source),
             )
             for name, source in sources.items()
         }
@@ -101,6 +103,14 @@ class GGUFWeights:
     def close(self) -> None:
         """Let go of the room that blocks were read into."""
         self._room = ReadingRoom()
+
+
+def _start_of(source: Source) -> int | None:
+    """The first byte of numbers that lie in the file as they are read."""
+    tensor = source.tensor
+    if tensor.type.name not in DTYPES or source.order is not None or source.less:
+        return None
+    return tensor.start + source.first * tensor.row_bytes
 
 
 def _less(numbers: Tensor, less: float) -> Tensor:

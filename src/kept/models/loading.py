@@ -34,6 +34,7 @@ from kept.ops.activations import check_activations
 from kept.ops.backend import say_once
 from kept.ops.blocks import CodedMatrix
 from kept.ops.quantize import QuantizedFormat, QuantizedMatrix
+from kept.ops.stored_rows import StoredMatrix
 
 _CPU = torch.device("cpu")
 
@@ -125,9 +126,11 @@ def _load_original(
     else:
         fetch_other = fetch_matrices(model, weights)
 
-    def fetch(parameter: Tensor) -> Tensor | QuantizedMatrix | CodedMatrix:
-        coded = weights.fetch_coded(parameter, stays)
-        return fetch_other(parameter) if coded is None else coded
+    def fetch(parameter: Tensor) -> Tensor | QuantizedMatrix | CodedMatrix | StoredMatrix:
+        found: CodedMatrix | StoredMatrix | None = weights.fetch_coded(parameter, stays)
+        if found is None and rest is None:
+            found = weights.fetch_stored(parameter)
+        return fetch_other(parameter) if found is None else found
 
     prepare(model, rest, packing, fetch=fetch, device=place, activations=activations, mostly=most)
     give_back_freed_memory()

@@ -24,6 +24,7 @@ from kept.ops.quantize import (
     dequantize,
     quantize,
 )
+from kept.ops.stored_rows import StoredMatrix
 
 if TYPE_CHECKING:
     from kept.models.causal_lm import CausalLM
@@ -41,7 +42,7 @@ def check_format(format: str | None) -> QuantizedFormat | None:
     )
 
 
-Fetch = Callable[[Tensor], Tensor | QuantizedMatrix | CodedMatrix]
+Fetch = Callable[[Tensor], Tensor | QuantizedMatrix | CodedMatrix | StoredMatrix]
 
 
 def prepare(
@@ -102,7 +103,7 @@ def _pack_floats(
     format: str, fetch: Fetch, weight: Tensor, gated: bool, bias: Tensor | None
 ) -> PackedMatrix:
     found = fetch(weight)
-    if isinstance(found, Mxfp4Matrix | BlockMatrix):
+    if isinstance(found, Mxfp4Matrix | BlockMatrix | StoredMatrix):
         return found.pack(gated=gated, bias=bias)
     assert isinstance(found, Tensor)
     return pack_matrix(found, format, gated=gated, bias=bias)
@@ -141,6 +142,7 @@ class Quantizer:
     def next(self, weight: Tensor) -> QuantizedMatrix | BlockMatrix:
         """`round`, but a matrix that stays in its blocks as it is."""
         found = self._fetch(weight)
+        assert not isinstance(found, StoredMatrix), "who rounds fetches numbers"
         if isinstance(found, Mxfp4Matrix):
             found = found.numbers(torch.bfloat16)
         if isinstance(found, QuantizedMatrix | BlockMatrix):

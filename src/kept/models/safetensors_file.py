@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,17 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one stored tensor lies and what it looks like, known without reading its data."""
+    """Where one stored tensor lies and what it looks like, known without reading its data.
+
+    start: the first byte of its numbers in the file, None where they do not lie there in this dtype
+    one behind the other.
+    """
 
     file: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
     num_bytes: int
+    start: int | None = None
 
 
 class SafetensorsFile:
@@ -72,10 +78,15 @@ class SafetensorsFile:
         self._handle: Any = None
         handle = self._open()
         try:
-            tensors = {name: self._info(handle, name) for name in handle.offset_keys()}
+            infos = [(name, self._info(handle, name)) for name in handle.offset_keys()]
         except SafetensorError as error:
             raise self._broken(error) from error
-        self.tensors: Mapping[str, TensorInfo] = tensors
+        # In the order of their data, between which the format leaves no gap.
+        starts = accumulate((info.num_bytes for _, info in infos), initial=self._data_start())
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: replace(info, start=start)
+            for (name, info), start in zip(infos, starts, strict=False)
+        }
         self.metadata: Mapping[str, str] = handle.metadata() or {}
 
     def read(self, name: str) -> Tensor:
@@ -129,6 +140,13 @@ class SafetensorsFile:
         except (SafetensorError, OSError) as error:
             raise self._broken(error) from error
         return self._handle
+
+    def _data_start(self) -> int:
+        try:
+            with self.path.open("rb") as file:
+                return _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        except OSError as error:
+            raise self._broken(error) from error
 
     def _info(self, handle: Any, name: str) -> TensorInfo:
         part = handle.get_slice(name)

@@ -193,7 +193,11 @@ class StackedFiles:
                 size = info.num_bytes // info.shape[0] * count // shape[0]
                 is_turned = turned and not blocks and len(shape) == 2
                 self._slices[name] = _Slice(stored, expert, own, is_turned, blocks)
-                self._put(name, TensorInfo(info.file, dtype, (count, *shape[1:]), size))
+                start = None
+                if info.start is not None and not turned and not blocks:
+                    first = expert * shape[0] + own.start
+                    start = info.start + first * info.num_bytes // (info.shape[0] * shape[0])
+                self._put(name, TensorInfo(info.file, dtype, (count, *shape[1:]), size, start))
 
 
 def unstacked(

@@ -19,7 +19,9 @@ from kept.models.weight_plan import Copy, plan_weights
 from kept.ops.blocks import BlockMatrix, CodedMatrix
 from kept.ops.mxfp4 import Mxfp4Matrix
 from kept.ops.quantize import QuantizedMatrix
+from kept.ops.stored_rows import StoredMatrix, StoredRows
 
+_STORED_FORMATS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _GIVE_BACK = 16 << 20  # bytes fetched and freed before the system gets them back
 
 
@@ -162,6 +164,28 @@ class StoredWeights:
             found = coded if found is None else _joined(found, coded)
             self._tell(self._checkpoint.tensors[copy.stored].num_bytes)
         return found
+
+    def fetch_stored(self, parameter: Tensor) -> StoredMatrix | None:
+        """A matrix that `place_all_but` has left out, as rows of the files, where those are of the
+        dtype to load in and lie as it has them; None: it is for `fetch`. Packing it raises as
+        `read`."""
+        name = self._name_of[id(parameter)]
+        copies = sorted(self._copies[name], key=lambda copy: copy.start)
+        infos = [self._checkpoint.tensors[copy.stored] for copy in copies]
+        format = _STORED_FORMATS.get(dtype_of_parameter(name, self.dtype))
+        moved = any(copy.transpose or copy.moves_rows or copy.flat for copy in copies)
+        if format is None or self._device.type != "cpu" or moved or parameter.dim() != 2:
+            return None
+        parts = []
+        for copy, info in zip(copies, infos, strict=True):
+            if info.start is None or info.dtype != self.dtype or len(info.shape) != 2:
+                return None
+            parts.append(StoredRows(info.file, copy.stored, info.start, info.shape[0]))
+        if sum(rows.num_rows for rows in parts) != len(parameter):
+            return None
+        for info in infos:
+            self._tell(info.num_bytes)
+        return StoredMatrix(format, *parameter.shape, tuple(parts))
 
     def fetch(self, parameter: Tensor, *, exact: bool = False, borrow: bool = True) -> Tensor:
         """`read` one that `place_all_but` has left out."""

@@ -22,6 +22,7 @@ from kept.ops.mxfp4 import Mxfp4Matrix
 from kept.ops.packed import PackedMatrix, pack_blocks
 from kept.ops.plain import plain_torch
 from kept.ops.quantize import BlockFormat, QuantizedMatrix, dequantize
+from kept.ops.stored_rows import StoredRows, pack_stored
 
 BLOCK = 32  # inputs that share a scale
 BLOCK_BYTES: Mapping[BlockFormat, int] = {"q8_0": 34, "q4_0": 18}
@@ -33,13 +34,15 @@ class BlockMatrix:
     """A matrix (out, in) of blocks, which are read as they are asked for.
 
     pieces: gives the first row of each piece, and the blocks of its rows, (rows, row bytes) uint8,
-    which may be overwritten once the next is asked for.
+    which may be overwritten once the next is asked for. parts: where the rows lie in files one
+    behind the other, if they do; they are then packed from there.
     """
 
     format: BlockFormat
     num_out: int
     num_in: int
     pieces: Callable[[], Iterable[tuple[int, Tensor]]]
+    parts: tuple[StoredRows, ...] = ()
 
     def joined(self, below: BlockMatrix) -> BlockMatrix:
         """This matrix with another's rows below it. Raises WeightsError for one of other blocks."""
@@ -54,7 +57,8 @@ class BlockMatrix:
             for first, rows in below.pieces():
                 yield self.num_out + first, rows
 
-        return BlockMatrix(self.format, self.num_out + below.num_out, self.num_in, pieces)
+        parts = (*self.parts, *below.parts) if self.parts and below.parts else ()
+        return BlockMatrix(self.format, self.num_out + below.num_out, self.num_in, pieces, parts)
 
     @plain_torch()
     def numbers(self, dtype: torch.dtype) -> Tensor:
@@ -67,6 +71,8 @@ class BlockMatrix:
     def pack(self, *, gated: bool, bias: Tensor | None) -> PackedMatrix:
         """As the native kernels read it, bit for bit the same numbers. Raises as `pack_blocks`."""
         size = self.num_out, self.num_in
+        if self.parts:
+            return pack_stored(self.format, size, self.parts, gated=gated, bias=bias)
         return pack_blocks(self.format, size, self.pieces(), gated=gated, bias=bias)
 
 

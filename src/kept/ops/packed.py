@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -129,10 +130,10 @@ def pack_matrix(
             "bfloat16, and pack them as 'fp32' or 'bf16'"
         )
     weight = weight.detach().contiguous()
-    shape, data = _room(format, gated, weight.shape)
+    shape, data = room_for(format, gated, weight.shape)
     _native.pack_floats(shape, weight, data)
     return PackedMatrix(
-        format, gated, len(weight), weight.shape[1], data, bias=_outputs(shape, bias, len(weight))
+        format, gated, len(weight), weight.shape[1], data, bias=outputs(shape, bias, len(weight))
     )
 
 
@@ -144,9 +145,9 @@ def pack_int8(
 
     _check_codes("int8", codes, torch.int8, scales, torch.float32, (len(codes),))
     codes = codes.contiguous()
-    shape, data = _room("int8", gated, codes.shape)
+    shape, data = room_for("int8", gated, codes.shape)
     _native.pack_codes(shape, codes, data)
-    parts = _outputs(shape, scales, len(codes)), None, _outputs(shape, bias, len(codes))
+    parts = outputs(shape, scales, len(codes)), None, outputs(shape, bias, len(codes))
     return PackedMatrix("int8", gated, len(codes), codes.shape[1], data, *parts)
 
 
@@ -178,11 +179,11 @@ def pack_grouped(
     kind = torch.int8 if format == "q8_0" else torch.uint8
     _check_codes(format, codes, kind, scales, dtype, (len(codes), groups))
     codes, scales = codes.contiguous(), scales.contiguous()
-    shape, data = _room(format, gated, codes.shape)
+    shape, data = room_for(format, gated, codes.shape)
     _native.pack_codes(shape, codes, data)
-    room = _room_for_scales(shape, dtype)
+    room = room_for_scales(shape, dtype)
     _native.pack_group_scales(shape, scales, room)
-    parts = None, room, _outputs(shape, bias, len(codes))
+    parts = None, room, outputs(shape, bias, len(codes))
     return PackedMatrix(format, gated, len(codes), codes.shape[1], data, *parts)
 
 
@@ -202,19 +203,23 @@ def pack_blocks(
     """
     from kept import _native
 
-    shape, data = _room(format, gated, size)
-    scales = _room_for_scales(shape, GROUP_SCALES[format])
-    scales.zero_()  # behind the outputs
+    shape, data = room_for(format, gated, size)
+    scales = room_for_scales(shape, GROUP_SCALES[format])
     for first, rows in pieces:
         wrong = _native.pack_blocks(shape, rows.contiguous(), first, data, scales)
         if wrong >= 0:
-            raise WeightsError(
-                f"row {wrong} of a matrix {size} has a block of {format.upper()} with a scale that "
-                "is not finite, or a code of -128, which is not held as it is; load it with "
-                "quantize='int8', which refuses the one and rounds the other"
-            )
-    parts = None, scales, _outputs(shape, bias, size[0])
+            raise refuse_row(wrong, format, size)
+    parts = None, scales, outputs(shape, bias, size[0])
     return PackedMatrix(format, gated, *size, data, *parts)
+
+
+def refuse_row(row: int, format: str, size: tuple[int, int]) -> WeightsError:
+    """The error for a row of blocks that no panel holds."""
+    return WeightsError(
+        f"row {row} of a matrix {size} has a block of {format.upper()} with a scale that is not "
+        "finite, or a code of -128, which is not held as it is; load it with quantize='int8', "
+        "which refuses the one and rounds the other"
+    )
 
 
 def _check_codes(
@@ -234,11 +239,16 @@ def _check_codes(
         )
 
 
-def _room_for_scales(shape: _native.Weights, dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape.num_panels, shape.num_groups, PANEL, dtype=dtype, device="cpu")
+def room_for_scales(shape: _native.Weights, dtype: torch.dtype) -> Tensor:
+    """Zeros (panels, groups, 32) of 16 bits."""
+    from kept import _native
+
+    size = shape.num_panels, shape.num_groups, PANEL
+    return _native.zeros(2 * math.prod(size)).view(dtype).view(size)
 
 
-def _room(format: str, gated: bool, size: Sequence[int]) -> tuple[_native.Weights, Tensor]:
+def room_for(format: str, gated: bool, size: Sequence[int]) -> tuple[_native.Weights, Tensor]:
+    """The shape of a matrix (num_out, num_in), and zeros (bytes) for its panels."""
     from kept import _native
 
     num_out, num_in = size
@@ -246,7 +256,8 @@ def _room(format: str, gated: bool, size: Sequence[int]) -> tuple[_native.Weight
     return shape, _native.zeros(shape.num_panels * shape.bytes_per_panel)
 
 
-def _outputs(shape: _native.Weights, values: Tensor | None, num_out: int) -> Tensor | None:
+def outputs(shape: _native.Weights, values: Tensor | None, num_out: int) -> Tensor | None:
+    """A number for each of a matrix's outputs, as `PackedMatrix` has them; None for None."""
     from kept import _native
 
     if values is None:

@@ -11,6 +11,7 @@ it does not know is refused, and not taken for GPT-2's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import compress
 from typing import Any
 
 import tokenizers
@@ -77,7 +78,8 @@ class _Vocabulary:
             named = self._named()
             backend.add_special_tokens(self._added(_CONTROL, backend))
             backend.add_tokens(self._added(_USER_DEFINED, backend))
-            missing = [text for text in named.values() if text not in self._specials()]
+            specials = set(self._of_kind(_CONTROL))
+            missing = [text for text in named.values() if text not in specials]
             backend.add_special_tokens(
                 [AddedToken(text, normalized=False, special=True) for text in missing]
             )
@@ -95,7 +97,7 @@ class _Vocabulary:
                 "folder with tokenizer.json."
             )
         merges = [self._pair(merge) for merge in self._list("merges", str)]
-        vocabulary = {_spelled(token): i for i, token in enumerate(self.tokens)}
+        vocabulary = {token: i for i, token in enumerate(_spelled(self.tokens))}
         backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
         RULES["GPT2Tokenizer"].build(backend, {}, {})
         cut_by(backend, SPLITS[pre])
@@ -151,16 +153,12 @@ class _Vocabulary:
         """The tokens of a kind that stay whole in any text, all of them in the vocabulary."""
         return [
             AddedToken(token, normalized=False, special=kind == _CONTROL)
-            for token, found in zip(self.tokens, self.types, strict=False)
-            if found == kind and token and backend.token_to_id(token) is not None
+            for token in self._of_kind(kind)
+            if token and backend.token_to_id(token) is not None
         ]
 
-    def _specials(self) -> set[str]:
-        return {
-            token
-            for token, found in zip(self.tokens, self.types, strict=False)
-            if found == _CONTROL
-        }
+    def _of_kind(self, kind: int) -> list[str]:
+        return list(compress(self.tokens, map(kind.__eq__, self.types)))
 
     def _pair(self, merge: str) -> tuple[str, str]:
         left, space, right = merge.partition(" ")
@@ -188,11 +186,15 @@ class _Vocabulary:
         return TokenizerError(f"the tokenizer of {self.path} {what}; download the file again")
 
 
-def _spelled(token: str) -> str:
-    """A token in the letters of its bytes, which those that llama.cpp has added are not in."""
-    if _ALPHABET.issuperset(token):
-        return token
-    return "".join(_LETTERS[byte] for byte in token.encode())
+def _spelled(tokens: list[str]) -> list[str]:
+    """Tokens in the letters of their bytes, which those that llama.cpp has added are not in."""
+    strange = set("".join(tokens)) - _ALPHABET
+    if not strange:
+        return tokens
+    return [
+        token if strange.isdisjoint(token) else "".join(_LETTERS[byte] for byte in token.encode())
+        for token in tokens
+    ]
 
 
 def _letters() -> dict[int, str]:
