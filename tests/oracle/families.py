@@ -237,6 +237,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         },
     },
     "opt": {},
+    "opt behind": {"do_layer_norm_before": False, "word_embed_proj_dim": 32},
     "phi": {},
     "phi3": {},
     "phi3 window": {"sliding_window": 7},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from kept import ops
 from kept.batch import Batch
 from kept.cache import LayerStore
 from kept.models.causal_lm import CausalLM
-from kept.models.decoder_config import DecoderConfig, HeadNorm, NormKind
-from kept.models.layers import Embedding, LayerNorm, Linear, PlainNorm, RMSNorm, attend
+from kept.models.decoder_config import DecoderConfig, HeadNorm, NormKind, Order
+from kept.models.layers import Embedding, LayerNorm, Linear, PlainNorm, PostNorm, RMSNorm, attend
 from kept.models.record import Record
 from kept.models.rotaries import Rotaries
 from kept.ops import AttentionSpec, HeadSpec, LinearBias, Rope, RopeTables
@@ -139,6 +139,30 @@ class ParallelBlock(nn.Module):
         return out
 
 
+class PostNormBlock(nn.Module):
+    """norm(x + attention(x)), then norm(x + mlp(x)).
+
+    The norm behind the last block's MLP is what others have behind all blocks, and is kept there.
+    """
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        size = config.hidden_size, config.norm_eps
+        self.attention, self.mlp = Attention(config, layer), MLP(config)
+        self.attention_norm = PostNorm(*size)
+        self.mlp_norm = None if layer == config.num_layers - 1 else PostNorm(*size)
+
+    def forward(self, x: Tensor, places: Places, store: LayerStore, record: Record) -> Tensor:
+        """x: (N, E) -> (N, E)."""
+        x = self.attention_norm(x + self.attention(x, places, store, record))
+        return _normed(x + self.mlp(x), self.mlp_norm)
+
+
+_BLOCKS: Mapping[Order, Callable[[DecoderConfig, int], nn.Module]] = {
+    "beside": ParallelBlock, "beside apart": ParallelBlock, "behind sums": PostNormBlock,
+}  # fmt: skip
+
+
 def _normed(x: Tensor, norm: nn.Module | None) -> Tensor:
     return x if norm is None else norm(x)
 
@@ -156,16 +180,30 @@ class Decoder(CausalLM):
         super().__init__(config)
         self.rotaries = Rotaries(config.ropes) if config.ropes else None
         width, eps = config.hidden_size, config.norm_eps
-        self.embedding = Embedding(config.vocab_size, width)
+        words = config.word_size or width
+        self.embedding = Embedding(config.vocab_size, words)
+        # What is projected is added to positions, which lie where the residual stream begins.
+        self.project_in = self.project_out = self.blank = None
+        if config.word_size is not None:
+            self.project_in, self.project_out = (
+                Linear(words, width, False),
+                Linear(width, words, False),
+            )
+            self.blank = Embedding(1, width, others_first=True)
         first = config.positions_from
         self.positions = None if first is None else Embedding(config.context + first, width)
         self.embedding_norm = make_norm(config.norm, width, eps) if config.embedding_norm else None
-        block = ParallelBlock if config.order in ("beside", "beside apart") else Block
+        block = _BLOCKS.get(config.order, Block)
         self.blocks = nn.ModuleList(block(config, i) for i in range(config.num_layers))
         self.norm = make_norm(config.norm, width, eps)
-        self.head = Linear(width, config.vocab_size, config.head_bias)
+        self.head = Linear(words, config.vocab_size, config.head_bias)
         if config.tied:
             self.head.weight = self.embedding.weight
+
+    @property
+    def tables(self) -> tuple[nn.Module, ...]:
+        """See `CausalLM.tables`."""
+        return (self.embedding,) if self.blank is None else (self.embedding, self.blank)
 
     @property
     def is_rotary(self) -> bool:  # type: ignore[override]
@@ -185,10 +223,12 @@ class Decoder(CausalLM):
     def embed(self, batch: Batch) -> tuple[Tensor, Places]:  # type: ignore[override]
         """Token vectors (N, E), and what blocks need to know of their places."""
         config = self.config
-        x = self.embedding(batch.tokens, config.embedding_scale)
+        x = (self.blank or self.embedding)(batch.tokens, config.embedding_scale)
         if self.positions is not None:
             assert config.positions_from is not None
             x = x + self.positions(batch.positions + config.positions_from)
+        if self.project_in is not None:
+            x = x + self.project_in(self.embedding(batch.tokens))
         x = _normed(x, self.embedding_norm)
         ropes = () if self.rotaries is None else self.rotaries.tables(batch, self.dtype)
         return x, (ropes, self._bias())
@@ -218,4 +258,6 @@ class Decoder(CausalLM):
 
     def project(self, x: Tensor) -> Tensor:
         """See `CausalLM.project`; scaled where the config says so."""
+        if self.project_out is not None:
+            x = self.project_out(x)
         return _scaled(super().project(x), self.config.logit_scale)

@@ -15,8 +15,8 @@ from kept.models.rope_config import RopeConfig
 NormKind = Literal["rms", "layer", "unbiased", "plain"]
 # Where norms stand: in front of attention and MLP (x + f(norm(x))), behind them (x + norm(f(x))),
 # or both; or in front of the two side by side, x + attention(norm(x)) + mlp(norm(x)), with one norm
-# for both or one each.
-Order = Literal["before", "after", "around", "beside", "beside apart"]
+# for both or one each; or behind the sums, norm(x + f(x)).
+Order = Literal["before", "after", "around", "beside", "beside apart", "behind sums"]
 # Of queries and keys before their rotation: over each head, over each head with weights of its own,
 # or over all heads together.
 HeadNorm = Literal["head", "own", "all"]
@@ -30,9 +30,10 @@ class DecoderConfig:
     which of them each layer rotates with, None: it does not. neighbours: see `HeadSpec`. windows:
     (L,). head_norm: None: there is none. slopes: (H,) of a bias by distance, or none of them.
     positions_from: row of a table of learned positions that the first token takes; None: there is
-    no table. embedding_norm: of the vectors of tokens. embedding_scale, residual_scale,
-    logit_scale: what the vectors of tokens are multiplied with, what is added to the residual
-    stream, and the logits.
+    no table. word_size: of the vectors of tokens, in their table and in front of the head, where
+    matrices project those; None: hidden_size, and none does. embedding_norm: of the vectors of
+    tokens. embedding_scale, residual_scale, logit_scale: what the vectors of tokens are multiplied
+    with, what is added to the residual stream, and the logits.
     """
 
     vocab_size: int
@@ -58,6 +59,7 @@ class DecoderConfig:
     head_norm_kind: NormKind = "rms"
     slopes: tuple[float, ...] = ()
     positions_from: int | None = None
+    word_size: int | None = None
     embedding_norm: bool = False
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
@@ -81,9 +83,9 @@ class DecoderConfig:
             return self.head_norm_kind == "layer"
         if name.endswith("norm"):
             return self.norm == "layer"
-        return {"head": self.head_bias, "embedding": False, "positions": False}.get(
-            name, self.mlp_bias
-        )
+        if name in ("embedding", "positions", "project_in", "project_out"):
+            return False
+        return self.head_bias if name == "head" else self.mlp_bias
 
 
 def read_sizes(
