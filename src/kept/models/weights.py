@@ -185,7 +185,8 @@ class StoredWeights:
             return None
         for info in infos:
             self._tell(info.num_bytes)
-        return StoredMatrix(format, *parameter.shape, tuple(parts))
+        num_out, num_in = parameter.shape
+        return StoredMatrix(format, num_out, num_in, tuple(parts))
 
     def fetch(self, parameter: Tensor, *, exact: bool = False, borrow: bool = True) -> Tensor:
         """`read` one that `place_all_but` has left out."""
