@@ -100,6 +100,7 @@ Kernels with_codes(const Kernels& base, const char* name, decltype(Kernels::line
     return found;
 }
 
+const Kernels fixed_avx512bf16 = with_fixed<kernels_avx512bf16, avx512vnni::linear_fixed>();
 const Kernels kernels_amx =
     with_tiles(kernels_avx512bf16, "amx", amx::linear_by_tiles, amx::attend_by_tiles);
 const Kernels fixed_avx512 = with_fixed<kernels_avx512, avx512::linear_fixed>();
@@ -135,7 +136,7 @@ std::vector<const Kernels*> available_kernels() {
     const bool avx512vnni = avx512 && f.avx512_vnni;
     const bool avx512bf16 = avx512vnni && f.avx512_bf16 && f.avx512_vbmi;
     if (avx512bf16 && f.amx_tile && f.amx_bf16) found.push_back(&kernels_amx);
-    if (avx512bf16) found.push_back(&kernels_avx512bf16);
+    if (avx512bf16) found.push_back(&fixed_avx512bf16);
     if (avx512vnni) found.push_back(&kernels_avx512vnni);
     if (avx512) found.push_back(&fixed_avx512);
     if (avx2 && f.avx_vnni) found.push_back(&kernels_avx2vnni);

@@ -33,7 +33,7 @@ SIZES = (
     (37, 513, 17), (100, 97, 66), (300, 48, 35),
 )  # fmt: skip
 # Where weights of 4 bits are multiplied as whole numbers.
-WHOLE = ("avx512vnni", "avx512", "avx2vnni", "avx2")
+WHOLE = ("avx512bf16", "avx512vnni", "avx512", "avx2vnni", "avx2")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
     "silu": F.silu,
