@@ -1,5 +1,7 @@
 """Products of int8 activations: on every instruction set the bits of the specification in torch."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,7 @@ SIZES = (
 _ACTIVATIONS = {
     "relu": torch.relu,
     "silu": F.silu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
 }
 
 
@@ -129,7 +132,7 @@ def test_what_is_not_finite_is_nan(isa: str, format: CodeFormat, value: float) -
 
 
 @formats
-@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("activation", ["relu", "silu", "gelu_new"])
 def test_gates_lie_beside_what_they_gate(isa: str, format: CodeFormat, activation: str) -> None:
     x, matrix = torch.randn(14, 70), matrix_of(format, 2 * 37, 70)
     rig = Rig()
