@@ -125,8 +125,6 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         UnsupportedModelError,
         "parallel_attn = False",
     ),
-    ("opt", {"do_layer_norm_before": False}, UnsupportedModelError, "350M"),
-    ("opt", {"word_embed_proj_dim": 512}, UnsupportedModelError, "word_embed_proj_dim = 512"),
     ("gpt_neo", {"attention_types": [[["global"], 2]]}, CheckpointError, "24 layers in all"),
     ("gpt_neo", {"attention_types": [["global"]]}, CheckpointError, "attention_types"),
     (

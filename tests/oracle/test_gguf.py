@@ -117,7 +117,8 @@ def test_blocks_are_what_transformers_reads(name: str, store: Blocks, tmp_path: 
     assert set(unread.missing_keys) <= {"lm_head.weight"}
     hf.tie_weights()
     expected = hf(torch.tensor(prompts(24))).logits
-    torch.testing.assert_close(logits(LLM(path, dtype="float32")), expected, rtol=0, atol=2e-4)
+    # Blocks that are drawn at random make logits of hundreds, which fp32 itself rounds by 3e-5.
+    torch.testing.assert_close(logits(LLM(path, dtype="float32")), expected, rtol=2e-6, atol=2e-4)
 
 
 @torch.no_grad()

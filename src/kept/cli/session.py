@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from kept.cli.saved_chat import Saved, SavedChat
 from kept.cli.streaming import show
-from kept.cli.told_apart import ToldApart
 from kept.format import format_bytes, format_rate, format_seconds, table
 
 if TYPE_CHECKING:
@@ -60,6 +59,8 @@ class Session:
         A turn that was interrupted before any text leaves no trace. Raises as `LLM.chat_stream`,
         the conversation unchanged.
         """
+        from kept.cli.told_apart import ToldApart
+
         messages = self._messages(text)
         told = ToldApart(self._llm, messages, self._params, say=say, think=think)
         stream = self._llm.chat_stream(

@@ -18,7 +18,9 @@
 
 namespace kept {
 
-const bool kPrefetchPastCaches = false;  // as on the CPUs that have these instructions
+// As on the CPUs that have these instructions.
+const bool kPrefetchPastCaches = false;
+const std::int64_t kPrefetchAhead = 2048;
 
 }  // namespace kept
 
