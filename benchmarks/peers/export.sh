@@ -22,7 +22,7 @@ if [ -x ../openvino/bin/optimum-cli ]; then
     --model qwen05 --output_dir ct2-qwen05 --copy_files tokenizer.json
 fi
 if [ -x ../llamacpp/bin/python ]; then
-  for model in gpt2 qwen05; do
+  for model in gpt2 qwen05 qwen3moe; do
     for format in bf16 q8_0 q4_0; do
       [ -e "$model-$format.gguf" ] ||
         ../llamacpp/bin/python "$here/to_gguf.py" "$model" "$model-$format.gguf" "$format"

@@ -95,6 +95,8 @@ ROWS: Final = (
     Row("qwen05-q8_0-decode", "qwen05", "q8_0", "bf16", 1, 128, 64, ("llamacpp",)),
     Row("qwen05-q4_0-decode", "qwen05", "q4_0", "bf16", 1, 128, 64, ("llamacpp",)),
     Row("qwen05-q4_0-prefill-128", "qwen05", "q4_0", "bf16", 1, 128, 1, ("llamacpp",)),
+    Row("qwen3moe-int4-decode", "qwen3moe", "int4", "bf16", 1, 128, 64, ("llamacpp",)),
+    Row("qwen3moe-q4_0-decode", "qwen3moe", "q4_0", "bf16", 1, 128, 64, ("llamacpp",)),
     Row("gpt2-bf16-decode", "gpt2", "bf16", "bf16", 1, 8, 500, ("openvino", "llamacpp")),
     Row("gpt2-int8-decode", "gpt2", "int8", "bf16", 1, 8, 500, ("openvino", "llamacpp")),
     Row(

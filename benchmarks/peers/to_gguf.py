@@ -1,10 +1,11 @@
-"""Writes a GPT-2 or Qwen2 checkpoint as GGUF, for llama.cpp.
+"""Writes a GPT-2, Qwen2 or Qwen3-MoE checkpoint as GGUF, for llama.cpp.
 
     FOLDER/llamacpp/bin/python to_gguf.py CHECKPOINT OUT.gguf {bf16,q8_0,q4_0}
 
 Needs gguf, numpy, torch and safetensors. Matrices get the format that is asked for, except that
 with q4_0 the table of embeddings, which is also the output head, gets q8_0: llama.cpp's own recipe
-keeps it wider, too. Vectors and learned positions stay fp32.
+keeps it wider, too. Vectors, learned positions and routers stay fp32. The experts of a layer become
+one tensor for each of their three matrices.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ FILE_TYPES = {
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
     "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
 }
+FAMILIES = {"gpt2": "gpt2", "qwen2": "qwen2", "qwen3_moe": "qwen3moe"}  # as llama.cpp has them
 EMBEDDING = "token_embd.weight"
+IN_FP32 = ("position_embd.weight", "ffn_gate_inp.weight")
 
-# Of both families: how a stored name begins, and the names of the parts of a layer.
+# Of each family: how a stored name begins, and the names of the parts of a layer.
 GPT2_LAYER = re.compile(r"(?:transformer\.)?h\.(\d+)\.(.+)\.(weight|bias)$")
 GPT2_PARTS = {
     "ln_1": "attn_norm",
@@ -44,7 +47,7 @@ GPT2_REST = {
     "ln_f.weight": "output_norm.weight",
     "ln_f.bias": "output_norm.bias",
 }
-QWEN2_LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.(.+)\.(weight|bias)$")
+QWEN_LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.(.+)\.(weight|bias)$")
 QWEN2_PARTS = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -56,7 +59,13 @@ QWEN2_PARTS = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-QWEN2_REST = {"embed_tokens.weight": EMBEDDING, "norm.weight": "output_norm.weight"}
+QWEN3_MOE_PARTS = QWEN2_PARTS | {
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate": "ffn_gate_inp",
+}
+EXPERT = re.compile(r"(.+layers\.(\d+)\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight$")
+QWEN_REST = {"embed_tokens.weight": EMBEDDING, "norm.weight": "output_norm.weight"}
 
 
 def main() -> None:
@@ -65,15 +74,14 @@ def main() -> None:
         raise SystemExit(__doc__)
     folder, out, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config["model_type"] not in ("gpt2", "qwen2") or not config.get("tie_word_embeddings", True):
-        raise SystemExit(f"{folder} is not a GPT-2 or Qwen2 with a tied output head")
+    check(folder, config)
     unfinished = out.with_suffix(".unfinished")
-    writer = gguf.GGUFWriter(unfinished, config["model_type"])
+    writer = gguf.GGUFWriter(unfinished, FAMILIES[config["model_type"]])
     writer.add_file_type(FILE_TYPES[kind])
     add_shape(writer, config)
     add_tokenizer(writer, folder, config["vocab_size"])
-    for name, matrix in tensors(folder, config["model_type"]):
-        if matrix.ndim == 1 or name == "position_embd.weight":
+    for name, matrix in tensors(folder, config):
+        if matrix.ndim == 1 or name.endswith(IN_FP32):
             writer.add_tensor(name, matrix)
             continue
         width = "q8_0" if kind == "q4_0" and name == EMBEDDING else kind
@@ -84,6 +92,19 @@ def main() -> None:
     writer.write_tensors_to_file()
     writer.close()
     unfinished.replace(out)
+
+
+def check(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse what would become another model."""
+    family = config["model_type"]
+    if family not in FAMILIES or not config.get("tie_word_embeddings", family == "gpt2"):
+        raise SystemExit(f"{folder} is not a {', '.join(FAMILIES)} with a tied output head")
+    if family == "qwen3_moe" and not (
+        config.get("norm_topk_prob", False)
+        and config.get("decoder_sparse_step", 1) == 1
+        and not config.get("mlp_only_layers")
+    ):
+        raise SystemExit(f"llama.cpp has experts in every layer and norms their shares: {folder}")
 
 
 def add_shape(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
@@ -106,6 +127,12 @@ def add_shape(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(rope["rope_theta"])
+    if config["model_type"] == "qwen3_moe":
+        writer.add_key_length(config["head_dim"])
+        writer.add_value_length(config["head_dim"])
+        writer.add_expert_count(config["num_experts"])
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
@@ -123,25 +150,39 @@ def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
     writer.add_eos_token_id(0)
 
 
-def tensors(folder: Path, family: str) -> Iterator[tuple[str, np.ndarray]]:
-    """llama.cpp's names, and the values as fp32, matrices (out, in)."""
-    gpt2 = family == "gpt2"
+def tensors(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """llama.cpp's names, and the values as fp32: matrices (out, in), of experts (X, out, in)."""
+    family = config["model_type"]
     with safe_open(folder / "model.safetensors", framework="pt") as stored:
         for name in stored.keys():  # noqa: SIM118 (no mapping: it cannot be iterated)
-            target = renamed(name, gpt2)
+            if found := EXPERT.match(name):
+                begin, layer, number, part = found.groups()
+                if number == "0":  # which stands for all of them
+                    target = f"blk.{layer}.ffn_{part}_exps.weight"
+                    yield target, stacked(stored, begin, part, config["num_experts"])
+                continue
+            target = renamed(name, family)
             if target is None:
                 continue
             values = stored.get_tensor(name).to(torch.float32)
-            if gpt2 and values.ndim == 2 and target.startswith("blk."):
+            if family == "gpt2" and values.ndim == 2 and target.startswith("blk."):
                 values = values.T  # GPT-2 stores (in, out)
             yield target, np.ascontiguousarray(values.numpy())
 
 
-def renamed(name: str, gpt2: bool) -> str | None:
+def stacked(stored: safe_open, begin: str, part: str, count: int) -> np.ndarray:
+    """One matrix of all experts of a layer, in the order of their numbers."""
+    experts = [stored.get_tensor(f"{begin}.{i}.{part}_proj.weight") for i in range(count)]
+    return torch.stack(experts).to(torch.float32).numpy()
+
+
+def renamed(name: str, family: str) -> str | None:
     """llama.cpp's name of a tensor; None for one it has no use for."""
-    layer, parts, rest = (
-        (GPT2_LAYER, GPT2_PARTS, GPT2_REST) if gpt2 else (QWEN2_LAYER, QWEN2_PARTS, QWEN2_REST)
-    )
+    layer, parts, rest = {
+        "gpt2": (GPT2_LAYER, GPT2_PARTS, GPT2_REST),
+        "qwen2": (QWEN_LAYER, QWEN2_PARTS, QWEN_REST),
+        "qwen3_moe": (QWEN_LAYER, QWEN3_MOE_PARTS, QWEN_REST),
+    }[family]
     if name == "lm_head.weight" or name.endswith((".attn.bias", ".attn.masked_bias")):
         return None
     if found := layer.match(name):
