@@ -68,7 +68,7 @@ def _model(subject: Subject) -> dict[str, Any]:
     return {
         "name": subject.name,
         "random_weights": subject.random,
-        "config": dataclasses.asdict(model.config),  # type: ignore[call-overload]  # all families' are dataclasses
+        "config": config_fields(model.config),
         "dtype": dtype_name(model.dtype),
         "quantize": subject.quantize,
         "kernels": subject.kernels,
@@ -77,6 +77,15 @@ def _model(subject: Subject) -> dict[str, Any]:
         "weight_bytes": subject.weight_bytes,
         "weight_bytes_per_step": subject.step_weight_bytes,
         "cache_bytes_per_token": subject.kv_bytes(1),
+    }
+
+
+def config_fields(config: Any) -> dict[str, Any]:
+    """The fields of a family's config as JSON has them; sets, which it has not, become lists."""
+    fields = dataclasses.asdict(config)  # all families' are dataclasses
+    return {
+        name: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in fields.items()
     }
 
 

@@ -1,9 +1,12 @@
 """Shapes are the published ones, and random models are what their config says."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
+from kept.bench.json_report import config_fields
 from kept.bench.random_weights import random_model
 from kept.bench.shapes import SHAPES, shape_config
 from kept.bench.subject import random_subject
@@ -158,3 +161,9 @@ def test_weights_beyond_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(random_weights, "describe_machine", lambda: small)
     with pytest.raises(OptionError, match=r"12\.6 GiB as bfloat16 and 1\.9 GiB .* smaller shape"):
         random_subject("llama-2-7b")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_report_can_say_what_was_measured(name: str) -> None:
+    config = read_config(SHAPES[name])
+    assert json.loads(json.dumps(config_fields(config)))["vocab_size"] == config.vocab_size
