@@ -8,6 +8,7 @@ import re
 import urllib.request
 from collections import Counter
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -123,11 +124,26 @@ def _change(options: Any) -> None:
         if body.get(name) == 0:
             body[name] = MOST
             _changes[f"{path} with {name}={MOST}: 0, as in the example, asks for nothing"] += 1
+    if _mend_schemas(body):
+        _changes[f"{path} with properties of tools as strings: 'bar' is no schema"] += 1
     for name, value in PUT.get(path, {}).items():
         if body.get(name) is None:
             body[name] = value
             _changes[f"{path} with {name}={value!r}: {PUT_IN}, or not in time"] += 1
     options.json_data = body
+
+
+def _mend_schemas(body: dict[str, Any]) -> bool:
+    """Make a schema of what is none among the properties of tools; whether there was any."""
+    tools, found = deepcopy(body.get("tools") or []), False
+    for tool in tools:
+        properties = tool.get("input_schema", {}).get("properties") or {}
+        for name, schema in properties.items():
+            if not isinstance(schema, dict | bool):
+                properties[name], found = {"type": "string"}, True
+    if found:
+        body["tools"] = tools
+    return found
 
 
 def _pop(body: dict[str, Any], name: str) -> bool:
