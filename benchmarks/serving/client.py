@@ -84,7 +84,7 @@ async def ask(
         first = await reader.readline()
         told.status = int(first.split()[1]) if first else 0
         while (await reader.readline()).strip():
-            pass
+            continue  # no header says what is counted
         if told.status != 200 or not body.get("stream"):
             await _whole(reader, told)
         else:

@@ -84,9 +84,9 @@ class Envelope:
         """The message of a text that has ended."""
         writing = Writing(shows_thinking=self._body.shows_thinking)
         for _ in writing.add(() if self._body.is_prewarming else answer.parts(found)):
-            pass
+            continue  # what it tells is in the blocks at the end
         for _ in writing.close():
-            pass
+            continue  # and so is this
         return self.message(found, writing.blocks, writing.num_calls)
 
 
