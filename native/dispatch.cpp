@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "cpu_features.h"
@@ -16,51 +17,44 @@ extern const Kernels kernels_avx512bf16, kernels_avx512, kernels_avx2;
 extern const Kernels kernels_neon;
 #endif
 
+using Linear = std::remove_pointer_t<decltype(Kernels::linear)>;
+using EncodeRows = std::remove_pointer_t<decltype(Kernels::encode_rows)>;
+using Attend = std::remove_pointer_t<decltype(Kernels::attend)>;
+
 // What instructions add to those of another set; the rest is compiled once for both.
 namespace amx_emulated {
-void linear_by_tiles(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
-                     float* scratch);
-void attend_by_tiles(const AttendArgs& args, const AttendUnit& unit, float* scratch);
+Linear linear_by_tiles;
+Attend attend_by_tiles;
 }  // namespace amx_emulated
 #if defined(__x86_64__)
 namespace amx {
-void linear_by_tiles(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
-                     float* scratch);
-void attend_by_tiles(const AttendArgs& args, const AttendUnit& unit, float* scratch);
+Linear linear_by_tiles;
+Attend attend_by_tiles;
 }  // namespace amx
 namespace avx2 {
-void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
-                  float* scratch);
+Linear linear_fixed;
 }  // namespace avx2
 namespace avx512 {
-void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
-                  float* scratch);
+Linear linear_fixed;
 }  // namespace avx512
 namespace avx2vnni {
-void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
-                  float* scratch);
-void encode_rows(const EncodeRowsArgs& args, std::int64_t first_row, std::int64_t last_row);
-void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
-                  float* scratch);
+Linear linear_codes;
+EncodeRows encode_rows;
+Linear linear_fixed;
 }  // namespace avx2vnni
 namespace avx512vnni {
-void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
-                  float* scratch);
-void encode_rows(const EncodeRowsArgs& args, std::int64_t first_row, std::int64_t last_row);
-void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
-                  float* scratch);
-void attend_codes(const AttendArgs& args, const AttendUnit& unit, float* scratch);
+Linear linear_codes;
+EncodeRows encode_rows;
+Linear linear_fixed;
+Attend attend_codes;
 }  // namespace avx512vnni
 #elif defined(__aarch64__)
 namespace neondotprod {
-void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
-                  float* scratch);
+Linear linear_codes;
 }
 namespace neonbf16 {
-void linear_of_bf16(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
-                    float* scratch);
-void linear_codes_by_pairs(const LinearArgs& args, std::int64_t first_panel,
-                           std::int64_t last_panel, float* scratch);
+Linear linear_of_bf16;
+Linear linear_codes_by_pairs;
 }  // namespace neonbf16
 #endif
 

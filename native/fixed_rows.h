@@ -1,5 +1,5 @@
-// Rows of bf16 as whole numbers, for weights of 4 bits where no instruction multiplies bf16: 16
-// bits each, in units that 32 inputs share.
+// Rows of bf16 as whole numbers, for weights of 4 bits where no tiles multiply bf16: 16 bits each,
+// in units that 32 inputs share.
 //
 // The unit is a power of 2, 2^-14 of that of a group's largest number: what is at least 2^-7 of the
 // largest is held exactly, as a bf16 has 8 bits, and the rest to within half a unit, which is at

@@ -1,5 +1,4 @@
-// Weights of 4 bits as whole numbers of 16, times activations of as many, where no instruction
-// multiplies bf16.
+// Weights of 4 bits as whole numbers of 16, times activations of as many.
 //
 //   Two                   two activations, for every column
 //   LevelWords(p, table)  word(i): of W columns the weights of inputs 2 i and 2 i + 1 of a step,
@@ -11,6 +10,16 @@
 
 #include "code_rows.h"
 #include "quads.h"
+
+namespace kept::KEPT_NS {
+
+constexpr int kWordVectorBytes = 4 * W;
+
+struct Two : Fours {
+    explicit Two(const std::int16_t* p) : Fours(reinterpret_cast<const std::int8_t*>(p)) {}
+};
+
+}  // namespace kept::KEPT_NS
 
 #if defined(__AVX512F__)
 #include "level_words_avx512.h"

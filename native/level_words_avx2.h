@@ -5,17 +5,6 @@
 
 namespace kept::KEPT_NS {
 
-constexpr int kWordVectorBytes = 4 * W;
-
-struct Two {
-    __m256i x;
-    explicit Two(const std::int16_t* p) {
-        int two;
-        std::memcpy(&two, p, sizeof two);
-        x = _mm256_set1_epi32(two);
-    }
-};
-
 struct Word {
     __m256i x;
 };

@@ -1,5 +1,5 @@
-// linear() where weights are of 4 bits and no instruction multiplies bf16: rows become whole
-// numbers of 16 bits, once for all panels (fixed_rows.h).
+// linear() where weights are of 4 bits and no tiles multiply bf16: rows become whole numbers of 16
+// bits, once for all panels (fixed_rows.h).
 #pragma once
 
 #include <algorithm>

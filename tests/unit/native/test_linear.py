@@ -346,7 +346,7 @@ def test_only_the_wanted_rows_reach_the_head(isa: str, format: str) -> None:
 def test_whole_numbers_give_the_same_bits_everywhere(
     monkeypatch: pytest.MonkeyPatch, format: str
 ) -> None:
-    """Weights of 4 bits and rows of bf16, on all sets that have no instruction for them; rows of
+    """Weights of 4 bits and rows of bf16, on all sets that make whole numbers of them; rows of
     every size, up to what overflows if the unit were smaller."""
     from kept import _native
 
