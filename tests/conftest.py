@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 import torch
+from thinning import FULL, left_out
 
 torch.set_num_threads(1)
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -15,6 +16,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("KEPT_NUM_THREADS", "1")
 hypothesis.settings.register_profile("kept", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("kept")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    gone = set() if FULL else left_out(items)
+    config.hook.pytest_deselected(items=list(gone))
+    items[:] = [item for item in items if item not in gone]
 
 
 def pytest_collection_finish() -> None:

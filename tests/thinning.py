@@ -6,9 +6,12 @@ the variable takes the same part every time.
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
+
+import pytest
 
 FULL = os.environ.get("KEPT_TEST_FULL") == "1"
 
@@ -34,3 +37,22 @@ def cells(*axes: Sequence[Any], out_of: int) -> list[tuple[Any, ...]]:
     return [
         cell for at, cell in zip(places, product(*axes), strict=True) if in_part(*at, out_of=out_of)
     ]
+
+
+def left_out(items: Sequence[pytest.Item]) -> set[pytest.Item]:
+    """Those of a grid of instruction sets that a run leaves: every other cell, by turns that keep
+    step with no axis. Two sets that are next to each other share most of their code, and take all
+    cells between them."""
+    grids: dict[object, dict[str, list[pytest.Item]]] = defaultdict(lambda: defaultdict(list))
+    for item in items:
+        of = getattr(item, "callspec", None)
+        if of and "isa" in of.params:
+            others = repr([value for name, value in of.params.items() if name != "isa"])
+            grids[item.path, item.name.partition("[")[0]][others].append(item)
+    return {
+        item
+        for cells in grids.values()
+        for number, cell in enumerate(cells.values())
+        for isa, item in enumerate(cell)
+        if len(cells) >= 4 and (number.bit_count() + isa) % 2
+    }

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from thinning import FULL
 
 from cli.running import SOURCES, heed_ctrl_c, start
 from kept import __version__
@@ -41,7 +42,7 @@ def test_a_reader_that_leaves(folder: Path) -> None:
         assert process.wait(timeout=TIMEOUT) == 141
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("backend", ["auto", "reference"] if FULL else ["auto"])
 def test_an_interpreter_that_ends_while_a_daemon_thread_generates(
     folder: Path, backend: str
 ) -> None:

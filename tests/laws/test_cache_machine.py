@@ -29,7 +29,7 @@ MAX_SLOTS = 4
 MAX_FORKS = 3
 COUNTS = st.one_of(st.just(1), st.integers(1, 3), st.integers(1, 14))
 SETTINGS = settings(
-    max_examples=examples(2, 7), stateful_step_count=12, suppress_health_check=list(HealthCheck)
+    max_examples=examples(1, 7), stateful_step_count=12, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -84,7 +84,7 @@ def refused_or_alike(place: Path, content: bytes, cache: Cache) -> bool:
 
 
 @every_cache
-@settings(FIXTURES, max_examples=examples(6, 12))
+@settings(FIXTURES, max_examples=examples(3, 12))
 @given(data=st.data())
 def test_bits_that_changed_anywhere(name: str, tmp_path: Path, data: st.DataObject) -> None:
     cache = CACHES[name]()
@@ -103,7 +103,7 @@ def test_bits_that_changed_anywhere(name: str, tmp_path: Path, data: st.DataObje
 
 
 @every_cache
-@settings(FIXTURES, max_examples=examples(4, 6))
+@settings(FIXTURES, max_examples=examples(2, 6))
 @given(data=st.data())
 def test_files_that_end_early_or_late(name: str, tmp_path: Path, data: st.DataObject) -> None:
     cache = CACHES[name]()
