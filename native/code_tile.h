@@ -10,6 +10,7 @@
 #pragma once
 
 #include "code_rows.h"
+#include "fused.h"
 #include "prefetch.h"
 #include "quads.h"
 #include "tile.h"
@@ -97,18 +98,6 @@ KEPT_INLINE void for_each_of(const F& f) {
     [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
         (f(std::integral_constant<int, i>{}), ...);
     }(std::make_integer_sequence<int, kCount>{});
-}
-
-// a * b + c, rounded once, on every instruction set.
-KEPT_INLINE vf fused(vf a, vf b, vf c) {
-#if defined(__FMA__) || defined(KEPT_NEON)
-    return fma(a, b, c);
-#else
-    float x[W], y[W], z[W];
-    store(x, a), store(y, b), store(z, c);
-    for (int i = 0; i < W; ++i) z[i] = std::fma(x[i], y[i], z[i]);
-    return load(z);
-#endif
 }
 
 // Of weights that a tile reads as they are, what comes soon is fetched into the nearest cache, and

@@ -95,8 +95,19 @@ Kernels with_codes(const Kernels& base, const char* name, decltype(Kernels::line
 }
 
 const Kernels fixed_avx512bf16 = with_fixed<kernels_avx512bf16, avx512vnni::linear_fixed>();
+
+// From so many rows on tiles are the faster way through weights of 4 bits, to the same bits.
+constexpr std::int64_t kLeastTileRows = 9;
+
+void linear_of_amx(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
+                   float* scratch) {
+    const bool is_fixed = is_nibbles(args.weights->format) && args.rows < kLeastTileRows;
+    const auto linear = is_fixed ? avx512vnni::linear_fixed : amx::linear_by_tiles;
+    linear(args, first_panel, last_panel, scratch);
+}
+
 const Kernels kernels_amx =
-    with_tiles(kernels_avx512bf16, "amx", amx::linear_by_tiles, amx::attend_by_tiles);
+    with_tiles(kernels_avx512bf16, "amx", linear_of_amx, amx::attend_by_tiles);
 const Kernels fixed_avx512 = with_fixed<kernels_avx512, avx512::linear_fixed>();
 const Kernels fixed_avx2 = with_fixed<kernels_avx2, avx2::linear_fixed>();
 const Kernels kernels_avx512vnni =
@@ -165,7 +176,8 @@ std::int64_t linear_scratch(const Weights& weights, std::int64_t rows) {
     const std::int64_t many =
         kBlockWords * kBlockInputs + std::min(rows, kBlockRows) * kBlockPanels * kPanel;
     const std::int64_t blocks = kExpandInputs * kPanel + std::max(few, rows > 1 ? many : 0);
-    const std::int64_t tiles = tile_scratch(inputs, weights.num_panels(), rows);
+    const std::int64_t block = is_nibbles(weights.format) ? kGroupBlock : kTileBlock;
+    const std::int64_t tiles = tile_scratch(inputs, weights.num_panels(), rows, block);
     return std::max({kExpanded + rows * kPanel, tiles, blocks}) + 16;  // to be aligned
 }
 

@@ -2,10 +2,10 @@
 // 4 bits.
 //
 // Products are summed in int32 over a group of 32 inputs, exactly and so in any order: at most 32 *
-// 255 * 32640. What follows is one chain of fused multiply-adds in fp32 for each output, as in
-// code_tile.h:
+// 255 * 32640, and 2^24 when what weights are too large by is taken away. So a float times the unit
+// holds it exactly, and what follows is one chain of fused multiply-adds in fp32 for each output:
 //
-//   sum = 0;  for each group in ascending order:  sum = fma(float(group's sum) * scale, unit, sum)
+//   sum = 0;  for each group in ascending order:  sum = fma(float(group's sum) * unit, scale, sum)
 #pragma once
 
 #include "code_tile.h"
@@ -137,7 +137,7 @@ void fixed_tile(const FixedTileArgs& t) {
             for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
                 float* c = t.c + r * kPanel + v * W;
                 const vf unit = set1(units[group + r * (stride / 4)]);
-                store(c, fma(mul(to_float(sums[r][v]), own), unit, load(c)));
+                store(c, fma(mul(to_float(sums[r][v]), unit), own, load(c)));
             });
         });
         scales += kPanel;

@@ -1,5 +1,5 @@
-// linear() where weights are of 4 bits and no tiles multiply bf16: rows become whole numbers of 16
-// bits, once for all panels (fixed_rows.h).
+// linear() where weights are of 4 bits, for any rows where no tiles multiply bf16 and for a few
+// where they do: rows become whole numbers of 16 bits, once for all panels (fixed_rows.h).
 #pragma once
 
 #include <algorithm>
@@ -109,7 +109,7 @@ void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t
     for (std::int64_t i = 0; i < blocks; ++i) {
         const std::int64_t first = args.rows * i / blocks;
         const std::int64_t rows = args.rows * (i + 1) / blocks - first;
-        make_fixed(args.in, first, rows, fixed_levels(w.format).factor, a);
+        make_fixed(args.in, first, rows, code_bits(w.format), fixed_levels(w.format).factor, a);
         for (std::int64_t panel = first_panel; panel < last_panel; ++panel) {
             fixed_sums(w, panel, a, rows, s.sums, s.kept);
             for (std::int64_t row = 0; row < rows; ++row)

@@ -1,4 +1,5 @@
-// linear() on matrix tiles, for bf16 and int8 weights; other formats go the way of linear.h.
+// linear() on matrix tiles, for bf16 and int8 weights; those of 4 bits go the way of
+// linear_tile_grouped.h, and other formats that of linear.h.
 //
 // Every output element is one chain of dot() over its inputs in ascending order, 32 at a time,
 // whether its row comes alone or among others: sums that leave a tile between two of them come back
@@ -13,7 +14,7 @@
 
 #include <algorithm>
 
-#include "linear_tile_parts.h"
+#include "linear_tile_grouped.h"
 
 namespace kept::KEPT_NS {
 
@@ -157,6 +158,8 @@ class FewLinear {
 template <class Tiles>
 void linear_on_tiles(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                      float* scratch) {
+    if (is_nibbles(args.weights->format))
+        return grouped_on_tiles<Tiles>(args, first_panel, last_panel, scratch);
     if (args.weights->format != Format::bf16 && args.weights->format != Format::int8)
         return linear(args, first_panel, last_panel, scratch);
     if (args.rows == 0 || first_panel == last_panel) return;

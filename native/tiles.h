@@ -4,6 +4,9 @@
 //   sums (rows, 16) floats  +=  a (rows, 32) bf16  times  b (16 pairs of inputs, 16 columns, 2)
 //   bf16
 //
+// Those of the second kind leave vectors in registers where they are, as the others do not: the
+// compiler takes what it is told of no memory for one that may read and write any.
+//
 // Kernels are written over a policy with these static functions, numbers of tiles being constants:
 //
 //   configure(config), release()     every tile's shape; tiles are zero afterwards
@@ -11,6 +14,9 @@
 //   load<t>(from, stride)            the rows and columns of t's shape, `stride` bytes between rows
 //   load_passing<t>(from, stride)    the same, of what the nearest cache had better not keep
 //   store<t>(to, stride)
+//   settle()                         what is written to memory is there for what comes next:
+//   load_settled<t>(from, stride), load_settled_passing<t>(from, stride)
+//   store_rows<t>(to)                rows one behind the other, in room for 16
 //   dot<c, a, b>()                   c += a b
 #pragma once
 

@@ -88,6 +88,19 @@ class EmulatedTiles {
     static void store(void* to, std::int64_t stride) {
         store(t, to, stride);
     }
+    static void settle() {}
+    template <int t>
+    static void load_settled(const void* from, std::int64_t stride) {
+        load(t, from, stride);
+    }
+    template <int t>
+    static void load_settled_passing(const void* from, std::int64_t stride) {
+        load(t, from, stride);
+    }
+    template <int t>
+    static void store_rows(void* to) {
+        store(t, to, kTileRowBytes);
+    }
     template <int c, int a, int b>
     static void dot() {
         dot(c, a, b);

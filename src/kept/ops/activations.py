@@ -16,8 +16,8 @@ ACTIVATIONS: tuple[str, ...] = ("auto", *get_args(Activations))
 # activations would cost as much as its products; the portable kernels were not found faster.
 _FASTER = ("avx512bf16", "avx512vnni", "avx512", "avx2vnni", "avx2")
 _AS_GOOD: tuple[CodeFormat, ...] = ("int8", "q8_0", "q4_0")
-# Weights with a scale for each 32 inputs take no way on matrix tiles, whatever they are multiplied
-# by: whole numbers are the faster ones beside them as well.
+# Weights with a scale for each 32 inputs: whole numbers are the faster ones for one row on AMX as
+# well, where tiles multiply bf16 by weights of 4 bits of many rows alone.
 _FASTER_IN_GROUPS = (*_FASTER, "amx")
 
 

@@ -103,7 +103,7 @@ def test_against_the_reference(isa: str, format: str, activations: Activations) 
         adapters = drawn(dtype)
         found = run(x, weight, ending, adapters, activations, before=before, **TOGETHER)
         exact = expected(x, weight, ending, adapters, before)
-        # Whole numbers in place of bf16 move an input by up to 2^-15 of its group's largest.
+        # Whole numbers in place of bf16 move an input by up to half a unit of its group.
         rounding = 3e-2 if activations == "int8" else 5e-5 if format == "int4" else 1e-5
         atol = float(exact.abs().max()) * rounding
         torch.testing.assert_close(found, exact, rtol=0.0, atol=atol)

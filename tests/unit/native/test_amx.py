@@ -25,7 +25,7 @@ if not machine.NATIVE_AVAILABLE:
 from kept import _native
 
 NAMES = [*(name for name in _native.isa_names() if name == "amx"), "amx_emulated"]
-formats = pytest.mark.parametrize("format", ["bf16", "int8"])
+formats = pytest.mark.parametrize("format", ["bf16", "int8", "int4"])
 
 
 @pytest.fixture(params=NAMES)
@@ -48,7 +48,7 @@ def some(format: str, num_in: int, num_out: int) -> PackedMatrix:
     return pack_as(format, torch.randn(num_out, num_in), bias=torch.randn(num_out))
 
 
-@formats
+@pytest.mark.parametrize("format", ["bf16", "int8", "int4", "mxfp4", "q4_0"])
 # Inputs around whole tiles and stretches of codes; outputs around whole panels and pairs of them.
 @pytest.mark.parametrize(
     ("num_in", "num_out"), [(1, 1), (33, 65), (100, 31), (300, 97), (1030, 34)]

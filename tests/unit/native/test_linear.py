@@ -7,7 +7,7 @@ sets round a product and its sum one by one:
     |y - exact| <= sqrt(K) EPS sum|a b| + EPS (|exact| + |bias|)
 
 Where weights of 4 bits meet whole numbers in place of bf16, each input of a group of 32 is rounded
-by at most 2^-15 of the largest of them besides.
+by at most half of the group's unit besides.
 """
 
 import math
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kept.ops import PackedMatrix, Program
 from kept.ops.backend import isa as chosen_isa
+from kept.ops.packed import pack_int4
 from kept.ops.quantize import BLOCK_FORMATS
 
 from .driving import EPS, FORMATS, Rig, pack_as
@@ -32,8 +33,8 @@ SIZES = (
     (11, 40, 70), (12, 65, 32), (13, 33, 33), (24, 544, 5), (25, 31, 48), (26, 1030, 34),
     (37, 513, 17), (100, 97, 66), (300, 48, 35),
 )  # fmt: skip
-# Where weights of 4 bits are multiplied as whole numbers.
-WHOLE = ("avx512bf16", "avx512vnni", "avx512", "avx2vnni", "avx2")
+# Where weights of 4 bits are multiplied as whole numbers, or as floats that hold these exactly.
+WHOLE = ("amx", "amx_emulated", "avx512bf16", "avx512vnni", "avx512", "avx2vnni", "avx2")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
     "silu": F.silu,
@@ -57,16 +58,20 @@ def product(x: Tensor, w: PackedMatrix, bias: Tensor | None) -> tuple[Tensor, Te
     exact = exact + added
     error = EPS * (math.sqrt(x.shape[1]) * sizes + exact.abs() + added.abs())
     if chosen_isa() in WHOLE and w.format in ("int4", "mxfp4", "q4_0"):
-        error = error + unit_error(wide) @ weight.abs().T
+        error = error + unit_error(wide, w.format) @ weight.abs().T
     return exact, error
 
 
-def unit_error(x: Tensor) -> Tensor:
-    """How far each of x (N, K) may be from a multiple of its group's unit: half of that, which is
-    2^-14 of the power of 2 below the largest. A multiple itself is exact."""
+def unit_error(x: Tensor, format: str) -> Tensor:
+    """How far each of x (N, K) may be from a multiple of its group's unit: half of that. A multiple
+    itself is exact. A unit is 2^-14 of the power of 2 below the largest number, or of int4 the
+    least one more of which a group comes to less than 2^17."""
     padded = F.pad(x, (0, -x.shape[1] % 32)).unflatten(1, (-1, 32))
     largest = padded.abs().amax(2, keepdim=True)
     unit = torch.exp2(torch.frexp(largest).exponent.double() - 15)
+    if format == "int4":
+        total = (padded / unit).abs().round().sum(2, keepdim=True)
+        unit = unit * torch.exp2((torch.frexp(total).exponent - 17).clamp(min=0))
     wrong = (padded / unit).round() * unit != padded
     return (wrong * unit / 2).flatten(1)[:, : x.shape[1]]
 
@@ -351,12 +356,15 @@ def test_whole_numbers_give_the_same_bits_everywhere(
     from kept import _native
 
     names = [name for name in WHOLE if name in _native.isa_names()]
+    names += _native.emulated_isa_names()
     if len(names) < 2:
-        pytest.skip("needs two instruction sets without products of bf16")
+        pytest.skip("needs another instruction set than the emulated one")
     for rows, width, outputs in SIZES:
         sizes = torch.randint(-40, 40, (rows, 1)) - torch.randint(0, 20, (rows, width))
         x = torch.ldexp(torch.randn(rows, width), sizes).bfloat16().float()
         x[0] = x[0].sign() * 255 * 2.0**90
+        if rows > 1:  # the largest sum that is exact: 32 times the largest level
+            x[1] = 255.0
         w = pack_as(format, torch.randn(outputs, width))
         found = []
         for name in names:
@@ -367,6 +375,22 @@ def test_whole_numbers_give_the_same_bits_everywhere(
             check(found[-1], *product(x, w, None))
         for other in found[1:]:
             assert torch.equal(other, found[0])
+
+
+def test_the_largest_sums_are_exact(isa: str) -> None:
+    """A group of numbers of one size, all times the largest level: no sum is more units than a
+    float holds, so tiles and whole numbers agree."""
+    if isa not in WHOLE:
+        pytest.skip("adds floats up in an order of its own")
+    x = torch.cat((1 + torch.rand(20, 30), torch.full((20, 2), 0.0117)), 1).bfloat16().float()
+    codes = torch.zeros(40, 32, dtype=torch.uint8)  # of level -127
+    w = pack_int4(codes, torch.ones(40, 1).bfloat16(), gated=False, bias=None)
+    rig = Rig()
+    out = rig.linear(rig.rows(x, bf16=True), w)
+    found = rig.run(20)[0].rows(out, 20).double()
+    unit = 2.0**-11  # 2^-14, and 8 times as much as the sum is between 2^19 and 2^20 of these
+    expected = ((x.double() / unit).round() * unit).sum(1, keepdim=True) * -127
+    assert torch.equal(found, expected.expand(20, 40))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

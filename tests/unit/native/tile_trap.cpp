@@ -132,6 +132,9 @@ void compare(Format format, std::int64_t inputs, std::int64_t outputs) {
     for (auto& bits : x) bits = number();
     w.data = reinterpret_cast<const std::byte*>(data.data());
     w.channel_scales = scales.data();
+    const std::vector<std::uint16_t> group_scales(
+        static_cast<std::size_t>(w.num_panels() * w.num_groups() * kPanel), 0x3c40);
+    w.group_scales = group_scales.data();
     for (const std::int64_t rows : {1, 2, 15, 16, 17, 31, 32, 33, 48, 49, 64, 70}) {
         const int before = num_trapped;
         const auto found = run<AmxTiles>(w, x, rows);
@@ -206,7 +209,9 @@ int main() {
     action.sa_sigaction = kept::trapped::on_unknown_instruction;
     action.sa_flags = SA_SIGINFO;
     sigaction(SIGILL, &action, nullptr);
-    for (const kept::Format format : {kept::Format::bf16, kept::Format::int8})
+    using kept::Format;
+    for (const Format format :
+         {Format::bf16, Format::int8, Format::int4, Format::mxfp4, Format::q4_0})
         for (const auto& [inputs, outputs] : {std::pair{32, 32}, {33, 65}, {300, 97}, {64, 1100}})
             kept::trapped::compare(format, inputs, outputs);
     using kept::Codec;
