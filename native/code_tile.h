@@ -73,6 +73,8 @@ constexpr int kHeldRows = W == 16 ? kCodeRows : kMaxRows / 2;
 // A tile of many rows, in vectors and rows.
 #if defined(KEPT_FLIPS)
 constexpr int kCodeVectors = NV / 2, kCodeTurnRows = 5;  // 10 of 16 registers
+// Rows, at most, whose signs cost less than flips that have to be made of all weights.
+constexpr int kSignRows = 2 * kCodeRows;
 #else
 constexpr int kCodeVectors = NV, kCodeTurnRows = kCodeRows;
 #endif
@@ -100,19 +102,18 @@ KEPT_INLINE void for_each_of(const F& f) {
     }(std::make_integer_sequence<int, kCount>{});
 }
 
-// Of weights that a tile reads as they are, what comes soon is fetched into the nearest cache, and
-// what follows it into the second: the nearest has too few buffers for all that is on its way from
-// memory. While a tile reads Quads, the nearest is theirs.
+// Of weights that one tile alone reads, what comes soon is fetched into the nearest cache, and what
+// follows it into the second: the nearest has too few buffers for all that is on its way from
+// memory. While several tiles read the same, the nearest is theirs, and each fetches its share of
+// what comes next into the second.
 template <class Read>
 KEPT_INLINE void prefetch_codes(const std::byte* p) {
-    if (kPrefetchPastCaches) {
-        prefetch_near(p);
-        if constexpr (!Read::kMade) prefetch_near(p + 64);
-    } else if constexpr (Read::kMade) {
+    if constexpr (Read::kMade || Read::kKeeps) {
         prefetch_outer(p);
     } else {
         prefetch_near(p);
         prefetch_near(p + 64);
+        if (kPrefetchPastCaches) return;
         prefetch_outer(p + kOuterAhead);
         prefetch_outer(p + kOuterAhead + 64);
     }

@@ -90,9 +90,11 @@ void flip_turns(CodeTileArgs t, CodeBlock block) {
         if (t.scales) t.scales += kCodeVectors * W;
     }
 }
-#else
+#endif
+
 // A block over one stretch of a panel's inputs, in as few and as even turns as registers allow. The
-// first keeps its Quads for the others, which fetch what comes next, so that memory is never idle.
+// first keeps its Quads for the others. All of them fetch a share of what comes next, so that
+// memory is never idle: fetched by some of them alone, it takes turns with the others.
 template <class Read, GroupScales kScales>
 void code_turns(CodeTileArgs t, CodeBlock block) {
     const std::int64_t num_turns = (block.rows + kCodeRows - 1) / kCodeRows;
@@ -102,19 +104,19 @@ void code_turns(CodeTileArgs t, CodeBlock block) {
     for (std::int64_t turn = 0; turn < num_turns; ++turn) {
         const std::int64_t first = block.rows * turn / num_turns;
         const int rows = static_cast<int>(block.rows * (turn + 1) / num_turns - first);
+        const std::int64_t steps = t.num_inputs / (turn == 0 ? 4 * Read::kUnits : 4);
         t.first_row = block.first + first;
         t.c = c + first * kPanel;
+        t.ahead = next + bytes * turn / num_turns;
+        t.ahead_stride = (bytes + num_turns * steps - 1) / (num_turns * steps);
         if (turn == 0) {
             with_rows<kCodeRows>(rows, RunCodeTile<KeepQuads<Read>, kScales, NV>{t});
             t.b = t.kept;
-            t.ahead_stride = bytes / (num_turns - 1) / (t.num_inputs / 4);
         } else {
-            t.ahead = next + bytes * (turn - 1) / (num_turns - 1);
             with_rows<kCodeRows>(rows, RunCodeTile<ReadQuads, kScales, NV>{t});
         }
     }
 }
-#endif
 
 // The sums of a block for one panel, finished. kept: room for the Quads of a slice, aligned to a
 // cache line.
@@ -147,12 +149,13 @@ void code_sums(const LinearArgs& args, std::int64_t panel, CodeBlock block, floa
         t.num_inputs = std::min(inputs - k, part);
         t.resume = k > 0;
         t.b = data + k / step_inputs(w.format) * kStepBytes;
-        t.ahead = t.b + codes_ahead();
 #if defined(KEPT_FLIPS)
-        flip_turns<Read, kScales>(t, block);
-#else
-        code_turns<Read, kScales>(t, block);
+        if (block.rows > kSignRows) {
+            flip_turns<Read, kScales>(t, block);
+            continue;
+        }
 #endif
+        code_turns<Read, kScales>(t, block);
     }
     finish_codes(args, panel, block.first, block.rows, sums);
 }

@@ -17,7 +17,7 @@ formats = pytest.mark.parametrize("format", QUANTIZED_FORMATS + BLOCK_FORMATS)
 # Rows, inputs, outputs: every number of rows in a tile, tails of groups and of panels, and past the
 # slice of inputs that many rows share.
 SIZES = (
-    (1, 1, 1), (1, 31, 33), (2, 33, 31), (3, 64, 64), (4, 65, 1), (5, 96, 40), (6, 130, 32),
+    (1, 1, 1), (1, 31, 33), (2, 33, 31), (3, 64, 64), (4, 65, 1), (5, 600, 40), (6, 130, 32),
     (7, 100, 97), (8, 63, 33), (9, 160, 32), (10, 1, 34), (11, 40, 70), (12, 200, 32),
     (13, 33, 33), (25, 600, 48), (37, 513, 17), (100, 1100, 66),
 )  # fmt: skip
