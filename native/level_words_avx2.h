@@ -21,7 +21,10 @@ KEPT_INLINE vi dot(vi sum, Word w, Two a) {
     asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(w.x), "x"(a.x));
     return sum;
 #else
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(w.x, a.x));
+    // By hand, as in quads_avx2.h.
+    __m256i products = a.x;
+    asm("vpmaddwd %1, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "+x"(products) : "x"(w.x));
+    return sum;
 #endif
 }
 
