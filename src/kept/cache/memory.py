@@ -8,11 +8,14 @@ ones are torch's.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from math import prod
 
 import torch
@@ -76,7 +79,7 @@ def enlarge(memory: mmap.mmap, begin: int, end: int) -> None:
         return
     for advice in (mmap.MADV_HUGEPAGE, _COLLAPSE):  # of pages to come, and of those there are
         with suppress(OSError):  # no page there yet, none to be had, or an older system
-            memory.madvise(advice, begin, end - begin)
+            _madvise(memory, advice, begin, end - begin)
 
 
 def populate(memory: mmap.mmap, begin: int, end: int) -> None:
@@ -85,14 +88,14 @@ def populate(memory: mmap.mmap, begin: int, end: int) -> None:
     begin, end = begin // PAGE * PAGE, -(-end // PAGE) * PAGE
     if sys.platform.startswith("linux") and begin < end:
         with suppress(OSError):  # an older system, or none is left: then writing tells
-            memory.madvise(_POPULATE_WRITE, begin, end - begin)
+            _madvise(memory, _POPULATE_WRITE, begin, end - begin)
 
 
 def forget(memory: mmap.mmap, begin: int, end: int) -> None:
     """Give the whole pages from byte `begin` to `end` back to the system; they are zeros then."""
     begin, end = -(-begin // PAGE) * PAGE, end // PAGE * PAGE
     if begin < end:
-        memory.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+        _madvise(memory, mmap.MADV_DONTNEED, begin, end - begin)
 
 
 def _mapped(num_bytes: int) -> mmap.mmap:
@@ -108,12 +111,29 @@ def _mapped(num_bytes: int) -> mmap.mmap:
 def _advise(memory: mmap.mmap, advice: int) -> bool:
     """Whether the kernel knows this advice, which came with Linux 5.14 or is left out of some."""
     try:
-        memory.madvise(advice)
+        _madvise(memory, advice, 0, len(memory))
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         return False
     return True
+
+
+def _madvise(memory: mmap.mmap, advice: int, begin: int, size: int) -> None:
+    """As `mmap.madvise`, which keeps the interpreter to itself for as long as that takes: while
+    pages are put together, some tens of milliseconds in which a server would answer nobody."""
+    if not sys.platform.startswith("linux"):
+        memory.madvise(advice, begin, size)
+        return
+    first = ctypes.addressof(ctypes.c_char.from_buffer(memory, begin))
+    if _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), advice):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _says_full(error: BaseException) -> bool:
