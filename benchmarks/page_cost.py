@@ -18,7 +18,6 @@ import httpx2
 import uvicorn
 
 from kept import LLM
-from kept.serve.app import make_app
 from kept.serve.running import address_of, bind, server_of
 from kept.serve.service import Service
 from kept.serve.settings import Settings
@@ -35,7 +34,7 @@ def main() -> None:
     settings = Settings(port=0, max_batch_size=given.streams, access_log=False)
     service = Service(LLM(max_batch_size=given.streams), settings)
     listener = bind(settings)
-    server = server_of(make_app(service), service)
+    server = server_of(service, is_local=True)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     stop = threading.Event()

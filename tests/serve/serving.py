@@ -12,7 +12,6 @@ import httpx2
 import uvicorn
 
 from kept import LLM, CacheOptions
-from kept.serve.app import make_app
 from kept.serve.running import address_of, bind, is_local, server_of
 from kept.serve.service import Service
 from kept.serve.settings import Settings
@@ -61,7 +60,7 @@ def served(
     chosen = Settings(port=0, **settings)
     service = Service(llm, chosen, cache_options)
     listener = bind(chosen)
-    server = server_of(make_app(service, is_local=is_local(listener)), service)
+    server = server_of(service, is_local=is_local(listener))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:

@@ -6,12 +6,14 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kept.entropy import random_name
+from kept.serve.tenants import Tenant
 
 log = logging.getLogger("kept.serve")
 
@@ -49,26 +51,44 @@ class AccessLog:
             await self._app(scope, receive, answer)
         finally:
             if self._is_on:
-                tenant = state.get("tenant")
-                _write(
-                    {
-                        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                        "id": name,
-                        "method": scope["method"],
-                        "path": scope["path"][:200],
-                        "status": status[0],
-                        "seconds": round(time.perf_counter() - began, 6),
-                        **({"tenant": tenant.name} if tenant is not None and tenant.name else {}),
-                        **state["log"],
-                    }
-                )
+                took, tenant = time.perf_counter() - began, state.get("tenant")
+                note(name, scope["method"], scope["path"], status[0], took, tenant, state["log"])
 
 
 def _id_of(scope: Scope) -> str:
     for key, value in scope["headers"]:
         if key.lower() == REQUEST_ID and 0 < len(value) <= 64 and _FITTING.issuperset(value):
             return str(value.decode())
+    return new_id()
+
+
+def new_id() -> str:
+    """A request's, of a client that gives it none."""
     return f"req_{random_name(12)}"
+
+
+def note(
+    name: str,
+    method: str,
+    path: str,
+    status: int,
+    seconds: float,
+    tenant: Tenant | None,
+    more: Mapping[str, Any],
+) -> None:
+    """Write the line of a request, by its id."""
+    _write(
+        {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "id": name,
+            "method": method,
+            "path": path[:200],
+            "status": status,
+            "seconds": round(seconds, 6),
+            **({"tenant": tenant.name} if tenant is not None and tenant.name else {}),
+            **more,
+        }
+    )
 
 
 def _write(entry: dict[str, Any]) -> None:

@@ -66,8 +66,7 @@ class Admission:
     def check(self, num_texts: int) -> tuple[int, float]:
         """How many texts were to start before a request, and the seconds it would wait; takes
         nothing in. Raises the Refusal (429) that says when to come again."""
-        place = max(self.num_texts + num_texts - self._num_slots, 0)
-        wait = place * self._interval()
+        place, wait = self._reckon(num_texts)
         if wait > self._max_wait:
             self.rejected += 1
             again = max(math.ceil(wait - self._max_wait), LEAST_RETRY)
@@ -79,6 +78,11 @@ class Admission:
                 headers={"Retry-After": f"{again:.0f}"},
             )
         return place, wait
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `check` would take a request of one text in."""
+        return self._reckon(1)[1] <= self._max_wait
 
     def leave(self, ticket: Ticket) -> None:
         """The request has ended, however; without effect a second time."""
@@ -104,6 +108,10 @@ class Admission:
     def num_waiting(self) -> int:
         """Requests that no engine has taken in yet."""
         return sum(not ticket.has_started for ticket in self._open)
+
+    def _reckon(self, num_texts: int) -> tuple[int, float]:
+        place = max(self.num_texts + num_texts - self._num_slots, 0)
+        return place, place * self._interval() if place else 0.0
 
     def _interval(self) -> float:
         """Seconds from one start to the next while somebody waits."""

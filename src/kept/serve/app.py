@@ -20,7 +20,9 @@ from kept.serve import cache, health, live, page_files
 from kept.serve.access import AccessLog
 from kept.serve.anthropic.errors import error_body as anthropic_error
 from kept.serve.anthropic.router import router as anthropic_router
+from kept.serve.callers import Callers
 from kept.serve.door import Door
+from kept.serve.gate import Gate
 from kept.serve.guard import Guard
 from kept.serve.http import refusal_response, service_of
 from kept.serve.invalid import refusal_of_validation
@@ -97,20 +99,36 @@ def make_app(service: Service, *, is_local: bool = True) -> ASGIApp:
     for protocol in PROTOCOLS:
         texts |= endpoints_of(protocol.router, protocol.texts)
     straight = Straight(app, texts, failed=_failed, handled=(KeptError, MemoryError, GoneError))
-    guarded = Guard(
-        Door(straight, texts, check_room=service.check_room, refuse=refused),
-        service.settings,
-        service.keys,
-        is_local=is_local,
-        refuse=refused,
-        open_paths=page_files.OPEN_PATHS,
-    )
+    door = Door(straight, texts, check_room=service.check_room, refuse=refused)
+    callers = _callers(service, is_local)
+    guarded = Guard(door, service.settings, callers, refuse=refused)
     return AccessLog(Lasting(guarded), is_on=service.settings.access_log)
+
+
+def make_gate(service: Service, *, is_local: bool = True) -> Gate:
+    """What stands in front of that application, at each connection."""
+    return Gate(
+        service.settings,
+        [path for protocol in PROTOCOLS for path in protocol.texts],
+        _callers(service, is_local),
+        has_room=lambda: service.has_room,
+        check_room=service.check_room,
+        refused=_refused_on,
+    )
+
+
+def _callers(service: Service, is_local: bool) -> Callers:
+    return Callers(
+        service.settings, service.keys, is_local=is_local, open_paths=page_files.OPEN_PATHS
+    )
 
 
 def refused(scope: Scope, refusal: Refusal) -> Response:
     """The answer that a refusal is, in the words of the path's protocol."""
-    path = scope["path"]
+    return _refused_on(scope["path"], refusal)
+
+
+def _refused_on(path: str, refusal: Refusal) -> Response:
     protocol = next(p for p in PROTOCOLS if path.startswith(p.paths) or p is PROTOCOLS[-1])
     return refusal_response(protocol.error_body(refusal), refusal)
 

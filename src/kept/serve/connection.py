@@ -8,6 +8,8 @@ from typing import Any, Final, cast
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from kept.serve.gate import Gate, Turned
+
 HAND_ON: Final = "hand_on"
 
 
@@ -15,10 +17,12 @@ class Connection(H11Protocol):
     """uvicorn's, which waits for the head of a request for ever once a byte of it is there, and
     for the first one from the beginning. Bodies the guard has an eye on.
 
-    `scope["state"]["hand_on"]` of its requests is the connection itself, a `HandsOn`.
+    `scope["state"]["hand_on"]` of its requests is the connection itself, a `HandsOn`. gate: turns
+    requests away that there is no room for, before they are made anything of.
     """
 
     seconds = 30.0
+    gate: Gate | None = None
 
     _is_late: asyncio.TimerHandle | None = None
 
@@ -49,6 +53,11 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        if self.gate is not None and not self.gate.is_open and self._is_between_requests:
+            turned = self.gate.turn_away(data)
+            if turned is not None:
+                self._turn_away(turned)
+                return
         super().data_received(data)
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             if self._is_late is None:
@@ -60,6 +69,20 @@ class Connection(H11Protocol):
         """See asyncio.Protocol."""
         self._forget()
         super().connection_lost(exc)
+
+    @property
+    def _is_between_requests(self) -> bool:
+        conn = self.conn
+        is_idle = conn.our_state is h11.IDLE and conn.their_state is h11.IDLE
+        return is_idle and not conn.trailing_data[0]
+
+    def _turn_away(self, turned: Turned) -> None:
+        self._forget()
+        self._unset_keepalive_if_required()
+        self.transport.write(turned.encoded(self.server_state.default_headers))
+        if turned.closes:
+            self.transport.close()
+        self.on_response_complete()
 
     def _forget(self) -> None:
         if self._is_late is not None:
@@ -103,6 +126,7 @@ class Gathering:
             self._transport.write(b"".join(written))
 
 
-def connection_of(seconds: float) -> type[Connection]:
-    """The class of connections on which the head of a request may take so many seconds."""
-    return type("Connection", (Connection,), {"seconds": seconds})
+def connection_of(seconds: float, gate: Gate) -> type[Connection]:
+    """The class of connections on which the head of a request may take so many seconds, behind a
+    gate."""
+    return type("Connection", (Connection,), {"seconds": seconds, "gate": gate})

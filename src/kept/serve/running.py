@@ -12,10 +12,9 @@ from types import FrameType
 from typing import Final
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from kept.errors import OptionError
-from kept.serve.app import make_app
+from kept.serve.app import make_app, make_gate
 from kept.serve.connection import connection_of
 from kept.serve.service import Service
 from kept.serve.settings import Settings
@@ -74,8 +73,7 @@ def address_of(listener: socket.socket) -> str:
 def serve(service: Service, listener: socket.socket) -> None:
     """Answer until a signal ends it: SIGTERM or Ctrl-C have it take no more and end what there
     is, a second one cuts that short."""
-    app = make_app(service, is_local=is_local(listener))
-    server = server_of(app, service)
+    server = server_of(service, is_local=is_local(listener))
     _spare_the_collector()
     asyncio.run(server.serve(sockets=[listener]))
 
@@ -88,12 +86,14 @@ def _spare_the_collector() -> None:
     gc.set_threshold(YOUNG, 10, 10)
 
 
-def server_of(app: ASGIApp, service: Service) -> uvicorn.Server:
-    """A server of an application, which drains the service before it ends."""
+def server_of(service: Service, *, is_local: bool) -> uvicorn.Server:
+    """A server of a service's application, which drains it before it ends. is_local: only this
+    machine can reach it."""
+    gate = make_gate(service, is_local=is_local)
     config = uvicorn.Config(
-        app,
+        make_app(service, is_local=is_local),
         # Not whichever is installed: httptools' has no limit on headers.
-        http=connection_of(service.settings.body_timeout),
+        http=connection_of(service.settings.body_timeout, gate),
         log_level="warning",
         access_log=False,
         lifespan="on",

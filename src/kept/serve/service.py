@@ -168,6 +168,12 @@ class Service:
                 headers={"Retry-After": "5"},
             )
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `check_room` would raise nothing."""
+        is_open = not self.is_draining and self.runners.failure is None
+        return is_open and self.admission.has_room
+
     def check_room(self) -> None:
         """Raise Refusal where there is no room for any request of a text, however short."""
         self.check_open()
