@@ -179,15 +179,18 @@ class Continuation:
 
         One thread may take while another steps.
         """
-        return self.take_marked()[0]
-
-    def take_marked(self) -> tuple[str, bool]:
-        """What `take_text` returns, and whether its token needed no step of its own."""
         while self._taken < len(self._pieces):
             self._taken += 1
             if piece := self._pieces[self._taken - 1]:
-                return piece, self._foreseen[self._taken - 1]
-        return "", False
+                return piece
+        return ""
+
+    def take_new(self) -> tuple[list[str], list[bool]]:
+        """The text of all tokens since the last call, in pieces, and of each whether its token
+        needed no step of its own. One thread may take while another steps."""
+        begin, end = self._taken, len(self._pieces)
+        self._taken = end
+        return self._pieces[begin:end], self._foreseen[begin:end]
 
     def completion(self) -> Completion:
         """The result so far, as "interrupted" if it has not finished."""

@@ -104,8 +104,7 @@ def _pieces(request: Request, taken: list[_Taken]) -> list[Piece]:
         if text.params.logprobs is not None:
             logprobs = tuple(text.logprobs[begin:end])
             end = begin + len(logprobs)
-        first = text.history.num_prompt
-        tokens = tuple(text.history.tokens[first + begin : first + end].tolist())
+        tokens = tuple(text.history.generated(begin, end))
         if tokens or piece or is_last:
             so_far.num_tokens, so_far.is_over = end, is_last
             found.append(Piece(index, piece, tokens, logprobs, is_last, foreseen))
@@ -114,11 +113,14 @@ def _pieces(request: Request, taken: list[_Taken]) -> list[Piece]:
 
 def _text(continuation: Continuation) -> tuple[str, tuple[tuple[int, int], ...]]:
     """What has become certain of a text, and which characters of it were foreseen."""
+    pieces, foreseen = continuation.take_new()
+    if True not in foreseen:
+        return "".join(pieces), ()
     text, ranges = "", list[tuple[int, int]]()
-    for piece, is_foreseen in iter(continuation.take_marked, ("", False)):
+    for piece, is_foreseen in zip(pieces, foreseen, strict=True):
         if is_foreseen and ranges and ranges[-1][1] == len(text):
             ranges[-1] = ranges[-1][0], len(text) + len(piece)
-        elif is_foreseen:
+        elif is_foreseen and piece:
             ranges.append((len(text), len(text) + len(piece)))
         text += piece
     return text, tuple(ranges)

@@ -88,6 +88,12 @@ class TokenHistory:
             return len(drafts)
         return self.constraint.num_allowed(self._buffer[self.num_prompt : self._length], drafts)
 
+    def generated(self, begin: int, end: int) -> list[int]:
+        """Tokens [begin, end) of those that follow the prompt."""
+        first = self.num_prompt
+        found: list[int] = self._buffer[first + begin : first + end].tolist()
+        return found
+
     @property
     def num_generated(self) -> int:
         """How many tokens follow the prompt."""

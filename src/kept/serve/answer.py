@@ -40,6 +40,7 @@ class Answer:
         self.log: dict[str, Any] = {}
         self._is_closed = False
         self._parsers: dict[int, Parser] = {}  # the last of each text
+        self._ended: dict[int, Completion] = {}
         self.prompts = [each.tokens for each in found]
 
     @property
@@ -65,7 +66,10 @@ class Answer:
     @property
     def completions(self) -> list[Completion]:
         """What every text has come to, by index."""
-        return [_completion(text, prompt, i) for i, (prompt, text) in enumerate(self._texts())]
+        return [
+            self._ended.get(index) or _completion(text, prompt, index)
+            for index, (prompt, text) in enumerate(self._texts())
+        ]
 
     @property
     def counts(self) -> list[Count]:
@@ -186,7 +190,8 @@ class Answer:
                 failure = Refusal(
                     f"the text had not ended after {self._asked.timeout:g} s", 408, "timeout"
                 )
-        return Finished(index, _completion(text, prompt, index), failure)
+        found = self._ended[index] = _completion(text, prompt, index)
+        return Finished(index, found, failure)
 
 
 def _completion(text: Continuation, prompt: int, index: int) -> Completion:

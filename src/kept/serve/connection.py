@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import h11
@@ -25,6 +26,7 @@ class Connection(H11Protocol):
     gate: Gate | None = None
 
     _is_late: asyncio.TimerHandle | None = None
+    _when_gone: Callable[[], None] | None = None
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -45,6 +47,19 @@ class Connection(H11Protocol):
         """
         if not self.cycle.disconnected:
             self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        """Have something called once the client leaves, at once where it has; None: nothing."""
+        self._when_gone = call
+        if call is not None:
+            self.flow.resume_reading()  # else nobody would hear of it
+            if self.cycle.disconnected:
+                self.loop.call_soon(self._tell_gone)
+
+    def _tell_gone(self) -> None:
+        call, self._when_gone = self._when_gone, None
+        if call is not None:
+            call()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol."""
@@ -69,6 +84,7 @@ class Connection(H11Protocol):
         """See asyncio.Protocol."""
         self._forget()
         super().connection_lost(exc)
+        self._tell_gone()
 
     @property
     def _is_between_requests(self) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
 
@@ -62,6 +62,8 @@ class HandsOn(Protocol):
 
     def hand_on(self, body: bytes) -> None: ...
 
+    def when_gone(self, call: Callable[[], None] | None) -> None: ...
+
 
 # Sends the piece that is made, in place of it being yielded; False: it was not made, and is to be.
 AtOnce = Callable[[Callable[[], bytes]], bool]
@@ -108,26 +110,20 @@ class EventStream(Response):
         sending, has_left = asyncio.current_task(), False
         assert sending is not None
 
-        def leave(_: object) -> None:
+        def leave() -> None:
             nonlocal has_left
             has_left = True
             sending.cancel()
 
-        # The one task for a stream beside the request's own: each costs as much as some pieces.
-        leaving = asyncio.ensure_future(_left(receive))
-        leaving.add_done_callback(leave)
         try:
-            await self._send(send)
+            async with _told_of_leaving(leave, self._straight, receive):
+                await self._send(send)
         except OSError:
             pass  # the client is gone, and nobody else is to be told
         except asyncio.CancelledError:
             if not has_left:
                 raise
         finally:
-            leaving.remove_done_callback(leave)
-            leaving.cancel()
-            with suppress(asyncio.CancelledError):
-                await leaving
             if has_left:
                 sending.uncancel()
 
@@ -213,6 +209,33 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+
+
+@asynccontextmanager
+async def _told_of_leaving(
+    leave: Callable[[], None], straight: HandsOn | None, receive: Receive
+) -> AsyncGenerator[None, None]:
+    """Has `leave` called where the client leaves before the end of the block."""
+    if straight is not None:  # a task of its own costs as much as some pieces
+        straight.when_gone(leave)
+        try:
+            yield
+        finally:
+            straight.when_gone(None)
+        return
+
+    def leave_with(_: object) -> None:
+        leave()
+
+    leaving = asyncio.ensure_future(_left(receive))
+    leaving.add_done_callback(leave_with)
+    try:
+        yield
+    finally:
+        leaving.remove_done_callback(leave_with)
+        leaving.cancel()
+        with suppress(asyncio.CancelledError):
+            await leaving
 
 
 async def _left(receive: Receive) -> None:

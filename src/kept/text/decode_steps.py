@@ -22,6 +22,7 @@ from kept.text.library import DECODING
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _UNKNOWN = "\ufffd"
+_UTF_8 = codecs.getincrementaldecoder("utf-8")
 
 
 class Step(Protocol):
@@ -143,7 +144,7 @@ class ByteRuns(_Forks):
         return outputs
 
     def settle(self) -> list[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")()
+        decoder = _UTF_8()
         try:
             text = decoder.decode(self._run)
         except UnicodeDecodeError:
@@ -165,11 +166,11 @@ class ByteLevelText:
     """ByteLevel: every character of a token stands for a byte, the bytes are UTF-8."""
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = _UTF_8("replace")
 
     def fork(self) -> Self:
-        forked = copy(self)
-        forked._decoder = copy(self._decoder)
+        forked = type(self)()
+        forked._decoder.setstate(self._decoder.getstate())
         return forked
 
     def feed(self, tokens: list[str]) -> list[str]:

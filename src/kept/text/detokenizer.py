@@ -30,8 +30,9 @@ from kept.text.decode_steps import (
 from kept.text.pipeline import decoder_steps
 from kept.text.tokenizer import Tokenizer
 
-# A character spans at most four byte tokens; the rest is for runs of them.
-_PROMPT_WINDOW = 64
+# A character spans at most four byte tokens; the rest is for runs of them, which where all tokens
+# are bytes (`ByteLevelText`) have nothing to do with each other.
+_PROMPT_WINDOW, _BYTES_WINDOW = 64, 4
 _ALL = 2**31  # spaces, more than any text begins with
 _MADE = WeakKeyDictionary[Tokenizer, list[Step]]()  # as a text begins, never fed
 
@@ -61,7 +62,9 @@ class IncrementalDetokenizer:
         self._steps = _build_steps(tokenizer)
         self._of_prompt = self._held = ""
         tokens = filter(None, map(self._token, reversed(prompt_ids)))
-        if window := list(islice(tokens, _PROMPT_WINDOW))[::-1]:
+        are_bytes = all(isinstance(step, ByteLevelText) for step in self._steps)
+        count = _BYTES_WINDOW if are_bytes else _PROMPT_WINDOW
+        if window := list(islice(tokens, count))[::-1]:
             self._run(window)
             self._drain("settle")
             self._of_prompt = self._forked()._drain("finish")
