@@ -196,19 +196,25 @@ def _heard(task: asyncio.Task[None]) -> None:
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     """What `work` comes to, which is cancelled if the client leaves; then GoneError is raised."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request.receive))
+    working, has_left = asyncio.current_task(), False
+    assert working is not None
+
+    def leave() -> None:
+        nonlocal has_left
+        has_left = True
+        working.cancel()
+
+    straight = request.scope.get("state", {}).get(HAND_ON)
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise GoneError
-        return working.result()
+        async with _told_of_leaving(leave, straight, request.receive):
+            return await work
+    except asyncio.CancelledError:
+        if not has_left:
+            raise
+        raise GoneError from None
     finally:
-        for task in (working, leaving):
-            if not task.done():
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        if has_left:
+            working.uncancel()
 
 
 @asynccontextmanager
