@@ -38,6 +38,13 @@ struct Packing {
     std::byte* data;
     std::uint16_t* scales;
     std::int64_t row_bytes = stored_row_bytes(w);
+    std::int64_t panel_bytes = std::max<std::int64_t>(w.panel_width() * row_bytes, 1);
+    std::int64_t step = std::max<std::int64_t>(kTogether / panel_bytes, 1);  // panels at a time
+
+    // For one of `threads` that share the panels.
+    std::int64_t room_bytes(std::int64_t threads) const {
+        return std::min(step, (w.num_panels() + threads - 1) / threads) * panel_bytes;
+    }
 
     // Rows [first, last) of the matrix.
     PackedRows read_rows(std::int64_t first, std::int64_t last, std::byte* room) const {
@@ -76,20 +83,16 @@ struct Packing {
         return {};
     }
 
-    // Of a gated matrix a panel has gates, and the ups that belong to them.
-    PackedRows pack_panels(std::int64_t first, std::int64_t last) const {
+    // Of a gated matrix a panel has gates, and the ups that belong to them. room: `room_bytes`.
+    PackedRows pack_panels(std::int64_t first, std::int64_t last, std::byte* room) const {
         const std::int64_t rows_each = w.panel_width();
-        const std::int64_t step = std::max<std::int64_t>(kTogether / (rows_each * row_bytes), 1);
-        const std::int64_t most = std::min(step, last - first) * rows_each * row_bytes;
-        const auto room = std::make_unique_for_overwrite<std::byte[]>(
-            static_cast<std::size_t>(std::max<std::int64_t>(most, 1)));
         for (std::int64_t panel = first; panel < last; panel += step)
             for (std::int64_t half = 0; half < w.num_out; half += w.width()) {
                 const std::int64_t begin = panel * rows_each;
                 const std::int64_t end =
                     std::min(std::min(panel + step, last) * rows_each, w.width());
-                PackedRows found = read_rows(half + begin, half + end, room.get());
-                if (found.end == End::whole) found = put_rows(half + begin, half + end, room.get());
+                PackedRows found = read_rows(half + begin, half + end, room);
+                if (found.end == End::whole) found = put_rows(half + begin, half + end, room);
                 if (found.end != End::whole) return found;
             }
         settle_strips();
@@ -110,17 +113,24 @@ PackedRows pack_stored(const Weights& w, std::span<const StoredRows> parts, std:
     struct Context {
         const Packing packing;
         std::vector<PackedRows> found;  // of each thread
+        std::int64_t room_bytes = 0;
+        std::unique_ptr<std::byte[]> room;  // of each thread, made here as a job must not throw
     };
     Pool::Turn turn(Pool::shared());
-    Context context{{w, parts, data, scales}, {}};
-    context.found.resize(static_cast<std::size_t>(turn.num_threads()));
+    Context context{{w, parts, data, scales}, {}, 0, nullptr};
+    const auto threads = static_cast<std::size_t>(turn.num_threads());
+    context.found.resize(threads);
+    context.room_bytes = context.packing.room_bytes(turn.num_threads());
+    context.room = std::make_unique_for_overwrite<std::byte[]>(
+        threads * static_cast<std::size_t>(context.room_bytes));
     turn.run(
         [](void* p, int thread) {
             Context& c = *static_cast<Context*>(p);
             const auto count = static_cast<std::int64_t>(c.found.size());
             const std::int64_t panels = c.packing.w.num_panels();
             c.found[static_cast<std::size_t>(thread)] =
-                c.packing.pack_panels(panels * thread / count, panels * (thread + 1) / count);
+                c.packing.pack_panels(panels * thread / count, panels * (thread + 1) / count,
+                                      c.room.get() + thread * c.room_bytes);
         },
         &context);
     const auto wrong = std::find_if(context.found.begin(), context.found.end(),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +15,7 @@ from torch import Tensor
 
 from kept import machine
 from kept.errors import WeightsError
-from kept.ops import PackedMatrix, pack_matrix
+from kept.ops import PackedMatrix, pack_matrix, use_threads
 from kept.ops.packed import pack_blocks
 from kept.ops.stored_rows import StoredMatrix, StoredRows, pack_stored
 
@@ -95,3 +100,31 @@ def test_a_row_that_no_panel_holds(gated: bool, tmp_path: Path) -> None:
         parts = stored(tmp_path, rows, (64,))
         with pytest.raises(WeightsError, match=f"row {row} of a matrix"):
             pack_stored("q8_0", (130, 64), parts, gated=gated)
+
+
+@contextmanager
+def memory_left(size: int) -> Iterator[None]:
+    """The process may take `size` bytes more than it has."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_memory_that_ends(tmp_path: Path) -> None:
+    """Where there is none left to read rows into, the error says so, and threads go on."""
+    path, num_in = tmp_path / "rows.bin", 400_000
+    path.touch()
+    os.truncate(path, 32 * num_in * 4)
+    parts = [StoredRows(path, "rows", 0, 32)]
+    use_threads(2)
+    try:
+        with memory_left(32 * num_in * 4 * 3 // 2), pytest.raises(MemoryError):
+            pack_stored("fp32", (32, num_in), parts)
+        assert pack_stored("fp32", (32, 64), parts).data.count_nonzero() == 0
+    finally:
+        use_threads()
