@@ -237,7 +237,11 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         },
     },
     "opt": {},
-    "opt behind": {"do_layer_norm_before": False, "word_embed_proj_dim": 32},
+    "opt behind": {
+        "do_layer_norm_before": False,
+        "word_embed_proj_dim": 32,
+        "_remove_final_layer_norm": True,  # of which such a model has none
+    },
     "phi": {},
     "phi3": {},
     "phi3 window": {"sliding_window": 7},

@@ -31,7 +31,8 @@ def read_opt_config(config: dict[str, Any]) -> DecoderConfig:
     """Read config.json of model type opt."""
     fields = Fields(config)
     order: Order = "before" if fields.flag("do_layer_norm_before", True) else "behind sums"
-    fields.refuse("_remove_final_layer_norm", False, "its last norm is left out")
+    if order == "before":  # behind sums a block's own norm is the last, and is never left out
+        fields.refuse("_remove_final_layer_norm", False, "its last norm is left out")
     fields.refuse("layer_norm_elementwise_affine", True, "its norms have no weights")
     found = read_ungated(fields, _DEFAULTS, _NAMES, order=order, activation="relu", tied=True)
     words = fields.integer("word_embed_proj_dim", found.hidden_size)
