@@ -172,13 +172,14 @@ class StoredWeights:
         name = self._name_of[id(parameter)]
         copies = sorted(self._copies[name], key=lambda copy: copy.start)
         infos = [self._checkpoint.tensors[copy.stored] for copy in copies]
-        format = _STORED_FORMATS.get(dtype_of_parameter(name, self.dtype))
+        dtype = dtype_of_parameter(name, self.dtype)
+        format = _STORED_FORMATS.get(dtype)
         moved = any(copy.transpose or copy.moves_rows or copy.flat for copy in copies)
         if format is None or self._device.type != "cpu" or moved or parameter.dim() != 2:
             return None
         parts = []
         for copy, info in zip(copies, infos, strict=True):
-            if info.start is None or info.dtype != self.dtype or len(info.shape) != 2:
+            if info.start is None or info.dtype != dtype or len(info.shape) != 2:
                 return None
             parts.append(StoredRows(info.file, copy.stored, info.start, info.shape[0]))
         if sum(rows.num_rows for rows in parts) != len(parameter):
