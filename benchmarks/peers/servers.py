@@ -152,7 +152,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", type=Path, required=True, help="folder of the peers")
     parser.add_argument("--weights", choices=sorted(FILES), default="q8_0")
-    parser.add_argument("--peer", action="append", help="kept, llamacpp or vllm; default: both")
+    parser.add_argument("--peer", action="append", help="of those that read the weights; all")
     parser.add_argument(
         "--clients",
         type=lambda text: [int(part) for part in text.split(",")],
@@ -163,7 +163,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=160, help="words of one (%(default)s)")
     parser.add_argument("--new", type=int, default=64, help="tokens drawn for each (%(default)s)")
     parser.add_argument("--threads", type=int, default=num_cores(), help="of everybody")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    readers = SERVERS[asked.weights]
+    for name in asked.peer or ():
+        if name not in readers:
+            parser.error(f"--peer {name} is none of those that read {asked.weights}: {readers}")
+    return asked
 
 
 if __name__ == "__main__":
