@@ -213,12 +213,12 @@ def pack_blocks(
     return PackedMatrix(format, gated, *size, data, *parts)
 
 
-def refuse_row(row: int, format: str, size: tuple[int, int]) -> WeightsError:
-    """The error for a row of blocks that no panel holds."""
+def refuse_row(row: int, format: str, size: tuple[int, int], source: str = "") -> WeightsError:
+    """The error for a row of blocks that no panel holds. source: what it comes from, if known."""
     return WeightsError(
-        f"row {row} of a matrix {size} has a block of {format.upper()} with a scale that is not "
-        "finite, or a code of -128, which is not held as it is; load it with quantize='int8', "
-        "which refuses the one and rounds the other"
+        f"row {row} of a matrix {size}{source} has a block of {format.upper()} with a scale that "
+        "is not finite, or a code of -128, which is not held as it is; load it with "
+        "quantize='int8', which refuses the one and rounds the other"
     )
 
 

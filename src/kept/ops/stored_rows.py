@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from torch import Tensor
@@ -75,7 +77,7 @@ def pack_stored(
         found = [(_open(rows, opened), rows.start, rows.num_rows) for rows in parts]
         end, where, error = _native.pack_stored(shape, found, data, scales)
     if end == _STRANGE:
-        raise refuse_row(where, format, size)
+        raise refuse_row(where, format, size, _source(parts, where))
     if end == _CUT:
         raise WeightsError(
             f"{parts[where].path} ends within tensor {parts[where].name!r}: it has become shorter "
@@ -85,6 +87,12 @@ def pack_stored(
         raise WeightsError(f"{parts[where].path} cannot be read: {os.strerror(error)}.")
     of_outputs = None, scales, outputs(shape, bias, size[0])
     return PackedMatrix(format, gated, *size, data, *of_outputs)
+
+
+def _source(parts: Sequence[StoredRows], row: int) -> str:
+    ends = list(accumulate(rows.num_rows for rows in parts))
+    found = parts[bisect_right(ends, row)]
+    return f", of tensor {found.name!r} in {found.path},"
 
 
 def _open(rows: StoredRows, opened: ExitStack) -> int:
