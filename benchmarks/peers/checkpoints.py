@@ -4,14 +4,13 @@
 
 makes, under FOLDER/models, gpt2 (GPT-2, 124 M, fp32), qwen05 (Qwen2.5-0.5B, 494 M, bf16) and
 qwen3moe (Qwen3-30B-A3B at a twentieth of its parameters, 1.5 B, bf16). How fast a model runs does
-not depend on its values. The tokenizer is that of kept's bundled model: the peers want one to be
-there, and nothing is ever spelled with it.
+not depend on its values. The tokenizer is that of kept's bundled model, with a name for each
+further id, so that servers have something to say of every token.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -38,11 +37,19 @@ def write(name: str, shape: str, models: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model = random_model(config, resolve_dtype(None, config), seed=0)
     save_checkpoint(model, config, folder)
-    shutil.copy(BUNDLED / "tokenizer.json", folder)
+    write_tokenizer(folder, config["vocab_size"])
+    print(f"{folder}: {model.num_parameters / 1e6:.1f} M parameters")
+
+
+def write_tokenizer(folder: Path, size: int) -> None:
+    """The bundled model's, in which ids up to `size` that it has no text for are `[unusedID]`."""
+    tokenizer = json.loads((BUNDLED / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary |= {f"[unused{i}]": i for i in range(len(vocabulary), size)}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     described = json.loads((BUNDLED / "tokenizer_config.json").read_text(encoding="utf-8"))
     described["tokenizer_class"] = "PreTrainedTokenizerFast"
     (folder / "tokenizer_config.json").write_text(json.dumps(described), encoding="utf-8")
-    print(f"{folder}: {model.num_parameters / 1e6:.1f} M parameters")
 
 
 def main() -> None:

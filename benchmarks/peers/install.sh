@@ -1,14 +1,50 @@
 #!/usr/bin/env bash
 # install.sh FOLDER PEER...: a virtual environment per peer under FOLDER.
 # PEER: transformers, openvino (with CTranslate2 in it), llamacpp, vllm; or llamacpp built for less
-# than this CPU has: llamacpp-avx512vnni, llamacpp-avx512, llamacpp-avx2
+# than this CPU has: llamacpp-avx512vnni, llamacpp-avx512, llamacpp-avx2; or llama.cpp's llama-server
 set -euo pipefail
-usage="usage: install.sh FOLDER {transformers|openvino|llamacpp[-avx512vnni|-avx512|-avx2]|vllm}..."
+usage="usage: install.sh FOLDER {transformers|openvino|llamacpp[-avx512vnni|-avx512|-avx2]|llama-server|vllm}..."
 folder=${1:?$usage}
 shift
 (($#)) || { echo "$usage" >&2; exit 2; }
 mkdir -p "$folder"
 torch=torch==2.13.0 # as in constraints.txt, so that all who use it use the same
+
+# features BEYOND NAME...: llama.cpp's options for what this CPU has of NAME, but nothing of BEYOND.
+features() {
+  local beyond=$1 feature flag
+  for feature in "${@:2}"; do
+    flag=${feature,,}
+    case $flag in
+      avx512) flag=avx512f ;;
+      avx512_vbmi) flag=avx512vbmi ;;
+    esac
+    if [[ " $beyond " != *" $feature "* ]] && grep -qw -- "$flag" /proc/cpuinfo; then
+      printf -- " -DGGML_%s=ON" "$feature"
+    else
+      printf -- " -DGGML_%s=OFF" "$feature"
+    fi
+  done
+}
+
+# build OPTIONS TARGET: llama.cpp as llama-cpp-python has it, always in one folder, so that what builds
+# have in common is compiled once.
+sources=$folder/llama-cpp-python
+build() {
+  if [ ! -e "$sources/pyproject.toml" ]; then
+    mkdir -p "$sources"
+    pip download -q --no-deps --no-binary llama-cpp-python -d "$sources" llama-cpp-python==0.3.36
+    tar xzf "$sources"/*.tar.gz -C "$sources" --strip-components=1
+  fi
+  pip install -q cmake ninja
+  PATH=$(dirname "$python"):$PATH
+  # shellcheck disable=SC2086 # options
+  cmake -S "$sources/vendor/llama.cpp" -B "$sources/build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+    -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON -DCMAKE_INSTALL_RPATH="\$ORIGIN" -DLLAMA_OPENSSL=OFF \
+    -DLLAMA_USE_PREBUILT_UI=OFF -DGGML_NATIVE=OFF $1
+  cmake --build "$sources/build" --target "$2"
+}
+vectors="AVX AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16"
 
 for peer in "$@"; do
   python3 -m venv "$folder/$peer"
@@ -31,19 +67,19 @@ for peer in "$@"; do
         *-avx512vnni) beyond=AVX512_BF16 ;;
         *) beyond="" ;;
       esac
-      on=""
-      for feature in AVX AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16; do
-        flag=${feature,,}
-        [[ $flag == avx512 ]] && flag=avx512f
-        if [[ " $beyond " != *" $feature "* ]] && grep -qw -- "$flag" /proc/cpuinfo; then
-          on+=" -DGGML_$feature=ON"
-        else
-          on+=" -DGGML_$feature=OFF"
-        fi
-      done
-      CMAKE_ARGS="-DGGML_NATIVE=OFF$on" pip install -q --no-cache-dir \
-        --no-binary llama-cpp-python llama-cpp-python==0.3.36
+      # shellcheck disable=SC2086 # a list
+      on=$(features "$beyond" $vectors)
+      build "$on" llama
+      CMAKE_ARGS=-DLLAMA_BUILD=OFF pip install -q --no-cache-dir "$sources[server]"
+      libraries=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/llama_cpp/lib
+      mkdir -p "$libraries"
+      cp -P "$sources"/build/bin/*.so* "$libraries/"
       pip install -q "$torch" gguf safetensors
+      ;;
+    llama-server)
+      # shellcheck disable=SC2086 # a list
+      build "$(features "" $vectors)" llama-server
+      cp -P "$sources"/build/bin/{llama-server,*.so*} "$folder/llama-server/bin/"
       ;;
     vllm)
       pip install -q "$torch"

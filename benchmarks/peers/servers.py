@@ -3,15 +3,15 @@
     python benchmarks/peers/servers.py --peers FOLDER --weights q8_0 --clients 1,4,16
     python benchmarks/peers/servers.py --peers FOLDER --weights bf16 --peer kept --peer vllm
 
-Each of so many clients sends a request when its last has been answered. q8_0: llama-cpp-python's
-server and kept read the same GGUF file. bf16: vLLM and kept read the same folder. OpenVINO GenAI
-comes with no server; `serve.py` holds its engine to kept's.
+Each of so many clients sends a request when its last has been answered. q8_0, q4_0: llama.cpp's
+own server, llama-cpp-python's and kept read the same GGUF file. bf16: vLLM and kept read the same
+folder, and llama-server a file of the same numbers. OpenVINO GenAI comes with no server; `serve.py`
+holds its engine to kept's.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import random
@@ -30,27 +30,37 @@ from typing import Any
 from kept.machine import num_cores
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "serving"))
-from client import Told, ask
+from client import Told
+from lean import Client, made, read
 
-FILES = {"q8_0": "qwen05-q8_0.gguf", "bf16": "qwen05"}
-SERVERS = {"q8_0": ("kept", "llamacpp"), "bf16": ("kept", "vllm")}
+WITH_GGUF = ("kept", "llama-server", "llamacpp")
+SERVERS = {"q8_0": WITH_GGUF, "q4_0": WITH_GGUF, "bf16": ("kept", "llama-server", "vllm")}
 CONTEXT = 2048  # tokens of a sequence, where a server has to be told
 # Words of few letters, which every tokenizer has.
 WORDS = ("the", "and", "for", "not", "one", "all", "new", "set", "get", "end", "is", "in", "of")
 MODELS = "http://{}:{}/v1/models"
-PATIENCE = 300  # seconds until a server answers
+PATIENCE = 300  # seconds until a server answers, and until all streams have ended
 
 
 def command_of(name: str, asked: argparse.Namespace, port: int) -> list[str]:
     """How a server is started."""
-    model = str(asked.peers / "models" / FILES[asked.weights])
+    is_folder = asked.weights == "bf16" and name != "llama-server"
+    file = "qwen05" if is_folder else f"qwen05-{asked.weights}.gguf"
+    model = str(asked.peers / "models" / file)
     most = str(max(asked.clients))
+    threads = str(asked.threads)
     if name == "kept":
         options = ["--max-batch-size", most, "--max-queue-time", "1e6", "--prefix-store", "off"]
         command = [sys.executable, "-m", "kept", "serve", model, "--no-access-log", *options]
+    elif name == "llama-server":
+        options = ["--ctx-size", str(CONTEXT * max(asked.clients)), "--parallel", most]
+        options += ["--threads", threads, "--threads-batch", threads, "--flash-attn", "on"]
+        server = str(asked.peers / "llama-server" / "bin" / "llama-server")
+        command = [server, "--model", model, *options]
     elif name == "llamacpp":
-        threads = str(asked.threads)
         options = ["--n_ctx", str(CONTEXT), "--n_threads", threads, "--n_threads_batch", threads]
+        # One text at a time; it would otherwise end one where the next is asked for.
+        options += ["--interrupt_requests", "false", "--flash_attn", "true"]
         python = str(asked.peers / "llamacpp" / "bin" / "python")
         command = [python, "-m", "llama_cpp.server", "--model", model, *options]
     else:
@@ -97,24 +107,32 @@ def answers(address: tuple[str, int]) -> bool:
     return True
 
 
-async def load(
+def load(
     address: tuple[str, int], clients: int, asked: argparse.Namespace, model: str
 ) -> dict[str, float]:
     """So many clients at a time, each with `--requests` streams one after the other."""
+    client, told = Client(address), list[Told]()
 
-    async def turn(worker: int) -> list[Told]:
-        draws, found = random.Random(f"{clients} {worker}"), []
+    def bodies(worker: int) -> Iterator[bytes]:
+        draws = random.Random(f"{clients} {worker}")
         for _ in range(asked.requests):
             prompt = " ".join(draws.choices(WORDS, k=asked.prompt))
             body = {"model": model, "prompt": prompt, "max_tokens": asked.new, "temperature": 0}
-            found.append(await ask(address, {**body, "stream": True}, reads_later=True))
-        return found
+            yield made({**body, "stream": True})
+
+    def go_on(left: Iterator[bytes]) -> None:
+        if body := next(left, None):
+            told.append(client.ask(body, lambda _: go_on(left)))
 
     began = time.perf_counter()
-    told = [each for some in await asyncio.gather(*map(turn, range(clients))) for each in some]
+    for worker in range(clients):
+        go_on(bodies(worker))
+    client.hear(began + PATIENCE)
     seconds = time.perf_counter() - began
+    if client.open:
+        raise SystemExit(f"{client.open} streams have not ended within {PATIENCE} s")
     for each in told:
-        each.read()
+        read(each)
         if not each.is_whole or each.finish != "length":
             raise SystemExit(f"a stream has ended by {each.finish}: {each.status} {each.error}")
     gaps = [b - a for each in told for a, b in zip(each.at, each.at[1:], strict=False)]
@@ -141,9 +159,9 @@ def main() -> None:
         with serving(name, asked) as address:
             model = model_of(address)
             warm = argparse.Namespace(**{**vars(asked), "requests": 1, "new": 4})
-            asyncio.run(load(address, 1, warm, model))
+            load(address, 1, warm, model)
             for clients in asked.clients:
-                found: dict[str, Any] = asyncio.run(load(address, clients, asked, model))
+                found: dict[str, Any] = load(address, clients, asked, model)
                 shown = {key: round(value, 3) for key, value in found.items()}
                 print(json.dumps({"server": name, "clients": clients, **shown}), flush=True)
 
@@ -151,7 +169,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", type=Path, required=True, help="folder of the peers")
-    parser.add_argument("--weights", choices=sorted(FILES), default="q8_0")
+    parser.add_argument("--weights", choices=sorted(SERVERS), default="q8_0")
     parser.add_argument("--peer", action="append", help="of those that read the weights; all")
     parser.add_argument(
         "--clients",

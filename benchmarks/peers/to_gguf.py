@@ -136,14 +136,14 @@ def add_shape(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
-    """A byte-level BPE, filled up with names for the ids that it does not use."""
+    """A byte-level BPE, in which ids up to `size` that have no text are `[unusedID]`."""
     model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     names = {number: text for text, number in model["vocab"].items()}
-    kinds = {True: gguf.TokenType.NORMAL, False: gguf.TokenType.UNUSED}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([names.get(i, f"[unused{i}]") for i in range(size)])
-    writer.add_token_types([kinds[i in names] for i in range(size)])
+    # All of them, as llama.cpp writes nothing for a token that it knows to be unused.
+    writer.add_token_types([gguf.TokenType.NORMAL] * size)
     merges = model["merges"]
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     writer.add_bos_token_id(0)
