@@ -9,6 +9,7 @@
 
 #include "finish.h"
 #include "kernels.h"
+#include "must.h"
 #include "tile.h"
 #include "words.h"
 
@@ -273,11 +274,21 @@ void many_rows(const LinearArgs& args, std::int64_t first_panel, std::int64_t la
     settle_stores();
 }
 
+// Whether weights of 4 bits come this way: not where dispatch.cpp knows of whole numbers for them,
+// as it does from AVX2 on, and what is never run would take a quarter of the time to compile.
+#if defined(__AVX2__)
+constexpr bool kTakesNibbles = false;
+#else
+constexpr bool kTakesNibbles = true;
+#endif
+
 template <Format format>
 void linear_of(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                float* scratch) {
     using F = ReadFormat<format>;
-    if (args.rows <= F::kFew)
+    if constexpr (is_nibbles(format) && !kTakesNibbles)
+        must(false, "weights of 4 bits are multiplied as whole numbers here");
+    else if (args.rows <= F::kFew)
         few_rows<F>(args, first_panel, last_panel, scratch);
     else
         many_rows<F>(args, first_panel, last_panel, scratch);
