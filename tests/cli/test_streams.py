@@ -29,7 +29,9 @@ main()
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
+    # What is buffered is still there when the interpreter ends.
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return buffered | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from contextlib import suppress
 from typing import TextIO
 
 import typer
@@ -49,12 +48,18 @@ def why_not_written(error: BaseException) -> str | None:
 
 def say(message: str) -> None:
     """Write a line to stderr, if it can be written to."""
-    with suppress(OSError):
+    try:
         typer.echo(f"kept: {message}", err=True)
+    except OSError:
+        _drop(2)
 
 
 def drop_output() -> None:
     """Send what is still buffered nowhere: the interpreter would fail on it again at its end."""
+    _drop(1, 2)
+
+
+def _drop(*descriptors: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):
+    for descriptor in descriptors:
         os.dup2(nowhere, descriptor)
