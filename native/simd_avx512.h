@@ -175,13 +175,15 @@ struct Int8Codes {
     explicit Int8Codes(const std::byte* p, const std::uint8_t* tables)
         : Int8Codes(_mm512_loadu_si512(p), tables) {}
     Int8Codes(vb codes, const std::uint8_t* tables) {
-        // The two bytes of the bf16 of |code| come from two tables of 128; the sign joins the
-        // upper.
+        // The two bytes of the bf16 of |code| come from tables of 64, which one instruction reads:
+        // from 64 on the lower is twice the code, and the upper the same for all. The sign joins
+        // it.
         const __m512i size = _mm512_abs_epi8(codes);
-        low = _mm512_permutex2var_epi8(_mm512_load_si512(tables), size,
-                                       _mm512_load_si512(tables + 64));
-        high = _mm512_permutex2var_epi8(_mm512_load_si512(tables + 128), size,
-                                        _mm512_load_si512(tables + 192));
+        const __mmask64 small = _mm512_movepi8_mask(_mm512_sub_epi8(size, _mm512_set1_epi8(64)));
+        low = _mm512_mask_permutexvar_epi8(_mm512_add_epi8(size, size), small, size,
+                                           _mm512_load_si512(tables));
+        high = _mm512_mask_permutexvar_epi8(_mm512_set1_epi8(0x42), small, size,
+                                            _mm512_load_si512(tables + 128));
         // high | (codes & 0x80)
         high =
             _mm512_ternarylogic_epi64(high, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);
