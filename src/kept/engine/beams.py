@@ -7,14 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from kept.engine.continuation import Continuation
 from kept.engine.group import Draw, Drawn, Group, Move
 from kept.errors import SamplingError
 from kept.models import NextLogits
-from kept.sampling import TokenLogprobs, draw_distinct, process_scores, token_logprobs
+from kept.sampling import (
+    TokenLogprobs,
+    best_candidates,
+    drawn_candidates,
+    token_logprobs,
+)
 from kept.text import ends_in_stop
 
 LOWEST = -1.0e9  # stands for "cannot win" in sums of log-probabilities, as in transformers
@@ -63,11 +67,11 @@ class BeamGroup(Group):
 
     def settle(self, drawn: Sequence[Drawn], logits: Callable[[], NextLogits]) -> list[Move]:
         """See `Group.settle`."""
-        scored = logits().logits
+        found = logits()
         if len(self.live) == 1 and self.width > 1 and not self._running[0].tokens:
-            scored = scored.expand(self.width, -1)
+            found = NextLogits(found.logits.expand(self.width, -1))
             self.live = self.live * self.width
-        candidates = self._candidates(scored)
+        candidates = self._candidates(found)
         going = sorted(candidates, key=lambda c: c.score + LOWEST * c.ended, reverse=True)
         self._collect(candidates)
         self._running = [replace(h, score=h.score + LOWEST * h.ended) for h in going[: self.width]]
@@ -78,33 +82,26 @@ class BeamGroup(Group):
             return []
         return self._advance()
 
-    def _candidates(self, logits: Tensor) -> list[Hypothesis]:
+    def _candidates(self, found: NextLogits) -> list[Hypothesis]:
         """The best continuations of all beams, best first (in draw order when sampling)."""
-        params, vocab = self.params, logits.shape[1]
-        scores = logits.float().log_softmax(-1)
+        params, logits = self.params, found.logits
         histories = [beam.history for beam in self.live]
-        rows = [process_scores(scores[i], params, h) for i, h in enumerate(histories)]
-        beam_scores = torch.tensor(
-            [h.score for h in self._running], dtype=torch.float32, device=logits.device
-        )
-        flat = (torch.stack(rows) + beam_scores[:, None]).flatten()
-        peak = float(flat.max())
-        if not math.isfinite(peak):
+        scores = [h.score for h in self._running]
+        if params.do_sample:
+            key = self.results[0].seed, len(histories[0])
+            best = drawn_candidates(logits, params, histories, scores, key)
+        else:
+            best = best_candidates(logits, params, histories, scores, found.likeliest)
+        if not math.isfinite(best.scores[0]):
             raise SamplingError(
                 f"prompt {self.results[0].prompt_index}: the best of {self.width} beams has score "
-                f"{peak}, so none can go on; check the model's weights, or loosen what leaves no "
-                f"token to choose, as no_repeat_ngram_size={params.no_repeat_ngram_size} may"
+                f"{best.scores[0]}, so none can go on; check the model's weights, or loosen what "
+                f"leaves no token to choose, as no_repeat_ngram_size={params.no_repeat_ngram_size} "
+                "may"
             )
-        count = min(max(2, 1 + len(params.eos_token_ids)) * self.width, flat.numel())
-        if params.do_sample:
-            seed, position = self.results[0].seed, len(histories[0])
-            picked = draw_distinct(flat, count, (seed, position))
-        else:
-            picked = flat.topk(count).indices.tolist()
-        values: list[float] = flat[picked].tolist()
         return [
-            self._extend(index // vocab, index % vocab, value, logits[index // vocab])
-            for index, value in zip(picked, values, strict=True)
+            self._extend(beam, token, score, logits[beam])
+            for beam, token, score in zip(*best, strict=True)
         ]
 
     def _extend(self, beam: int, token: int, score: float, logits: Tensor) -> Hypothesis:

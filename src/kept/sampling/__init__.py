@@ -1,5 +1,6 @@
 """Sampling: a request's options, the processors they switch on, and the draw of the next token."""
 
+from kept.sampling.beam_candidates import best_candidates, drawn_candidates
 from kept.sampling.chain import process_scores
 from kept.sampling.draw import Key, derive_seed, draw, draw_distinct, fresh_seed
 from kept.sampling.generation_config import check_keywords, settings_of_model_config
@@ -20,10 +21,12 @@ __all__ = [
     "TokenLogprob",
     "TokenLogprobs",
     "argmax_of",
+    "best_candidates",
     "check_keywords",
     "derive_seed",
     "draw",
     "draw_distinct",
+    "drawn_candidates",
     "fresh_seed",
     "largest_allowed",
     "num_likeliest",

@@ -52,7 +52,9 @@ def num_likeliest(params: Sequence[ResolvedParams], num_rows: int, vocab_size: i
 
 def _num_of(params: ResolvedParams) -> int:
     is_one = params.is_plain_greedy or params.is_masked_greedy
-    if params.num_beams > 1 or (is_one and not params.logprobs):
+    if params.num_beams > 1:
+        return num_to_search_from(params) if can_be_searched_from(params) else 0
+    if is_one and not params.logprobs:
         return 0
     # Of a grammar's tokens the likeliest are found among those it allows, once it has said which.
     is_few = params.grammar is None and (can_be_chosen_from(params) or can_be_filtered_from(params))
@@ -78,6 +80,27 @@ def can_be_filtered_from(params: ResolvedParams) -> bool:
     that `top_k` leaves are among them."""
     draws = params.do_sample and params.top_k > 0 and params.num_beams == 1
     return draws and params.rules.filters_few and only_lowers(params)
+
+
+def can_be_searched_from(params: ResolvedParams) -> bool:
+    """Whether a few likeliest tokens of each beam may decide how a search goes on: nothing but bans
+    may act on scores, which are log-probabilities."""
+    return (
+        params.num_beams > 1
+        and not params.do_sample
+        and params.grammar is None
+        and params.repetition_penalty == 1.0
+        and only_lowers(params)
+        and not params.rules.renormalize_logits
+        and num_to_search_from(params) <= MOST
+    )
+
+
+def num_to_search_from(params: ResolvedParams) -> int:
+    """How many of each beam's likeliest tokens that takes; one more than it goes on with shows that
+    no others tie with them."""
+    count = max(2, 1 + len(params.eos_token_ids)) * params.num_beams + 1
+    return count + _SPARE if params.has_penalties else count
 
 
 def can_be_chosen_once_ruled(params: ResolvedParams) -> bool:
