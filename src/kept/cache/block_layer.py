@@ -17,6 +17,9 @@ from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.ops import BlockView, KVCodec, Span
 
+# Numbers of so many bytes, for numpy, which has no bfloat16.
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+
 
 class BlockLayer(LayerCache):
     """Layer number `index` of a memory of blocks: (blocks, G, 64, width) for each part of a codec.
@@ -83,8 +86,14 @@ class BlockLayer(LayerCache):
     def copy_blocks(self, copies: Copies) -> None:
         """See `LayerCache.copy_blocks`."""
         for buffer in self.buffers:
-            for source, copied in copies:  # one indexed copy takes eight times as long
-                buffer[copied].copy_(buffer[source])
+            if not buffer.is_cpu:
+                for source, copied, count in copies:  # one indexed copy takes eight times as long
+                    buffer[copied, :, :count].copy_(buffer[source, :, :count])
+                continue
+            # Of a few entries torch would take longer to find them than to copy them.
+            numbers = buffer.view(_WHOLE[buffer.itemsize]).numpy()
+            for source, copied, count in copies:
+                numbers[copied, :, :count] = numbers[source, :, :count]
 
     def erase(self, writes: Writes) -> None:
         """Nothing reads what is behind a sequence's end."""

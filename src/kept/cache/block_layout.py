@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from kept.blocks import BLOCK, blocks_of
 from kept.cache.block_memory import BlockMemory
 from kept.cache.block_table import Table, rows_in_blocks, side_by_side
-from kept.cache.layout import Copies, Layout, Plan, Writes, lengths_after
+from kept.cache.layout import Copies, Copy, Layout, Plan, Writes, lengths_after
 from kept.cache.window_blocks import first_needed, passed_blocks
 from kept.errors import CacheError
 from kept.ops import Placement, Span
@@ -132,23 +132,23 @@ class BlockLayout(Layout):
 
         Raises CacheFullError, changing nothing, where there are too few blocks.
         """
-        changes: list[tuple[int, int | None, int]] = []
+        changes: list[tuple[int, int, int | None, int]] = []
         for slot, begin, end in zip(slots, begins or [0] * len(ends), ends, strict=True):
             table = self.tables[slot]
             copied = None if begin == end or table.takes(begin) else begin // BLOCK
             assert copied is None or table.blocks[copied] is not None, "a step goes on in a block"
             missing = blocks_of(end) - len(table.blocks)
             if copied is not None or missing > 0:
-                changes.append((slot, copied, max(missing, 0)))
+                changes.append((slot, begin, copied, max(missing, 0)))
         if not changes:
             return self, ()
-        count = sum(missing + (copied is not None) for _, copied, missing in changes)
+        count = sum(missing + (copied is not None) for _, _, copied, missing in changes)
         new, tables, copies = iter(self.memory.take(count)), list(self.tables), []
-        for slot, copied, missing in changes:
+        for slot, begin, copied, missing in changes:
             blocks = list(tables[slot].blocks)
             if copied is not None:
                 block = next(new)
-                copies.append((int(tables[slot].ids[copied]), block.id))
+                copies.append(Copy(int(tables[slot].ids[copied]), block.id, begin % BLOCK))
                 blocks[copied] = block
             blocks += (next(new) for _ in range(missing))
             tables[slot] = Table.of(blocks, True)

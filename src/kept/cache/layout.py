@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +20,17 @@ from torch import Tensor
 from kept.ops import Placement, Span
 
 GRAIN = 64  # tokens a growing buffer begins with
-Copies = Sequence[tuple[int, int]]  # blocks, and those that come to hold the same
+
+
+class Copy(NamedTuple):
+    """A block, another that comes to hold the same, and how many of its first entries it needs."""
+
+    source: int
+    copied: int
+    num_entries: int
+
+
+Copies = Sequence[Copy]
 
 
 class Writes:

@@ -111,8 +111,8 @@ def _logprobs(logits: Tensor) -> Tensor:
 
 def _log_sums(logits: Tensor, peaks: Sequence[float]) -> Floats:
     """The logarithm of each row's sum of exponentials (B,) without its largest logit."""
-    rows: list[Floats] = [row.detach().contiguous().numpy() for row in logits]
-    sums = sums_of_chunks(rows, peaks, [1.0] * len(rows)).sum(axis=1).tolist()
+    rows: Floats = logits.detach().contiguous().numpy()
+    sums = sums_of_chunks(list(rows), peaks, [1.0] * len(rows)).sum(axis=1).tolist()
     return np.array([math.log(total) - _LOG_PEAK for total in sums], dtype=np.float32)
 
 
