@@ -16,8 +16,8 @@ namespace kept::KEPT_NS {
 // before, as each line on its way to the nearest waits in one of its few buffers.
 constexpr std::int64_t kTilesNear = 2048, kTilesOuter = 6144;
 
-// A panel's own weights, a line at a time; at its end those of the panel that comes `jump` bytes
-// behind it.
+// A panel's own weights, some lines at a time, of which a panel has a multiple; at its end those of
+// the panel that comes `jump` bytes behind it.
 class OwnStream {
   public:
     OwnStream() = default;
@@ -27,11 +27,14 @@ class OwnStream {
           near_(from(begin + kTilesNear)),
           outer_(from(begin + kTilesOuter)) {}
 
-    KEPT_INLINE void fetch() {
-        prefetch_near(near_);
-        near_ = from(near_ + 64);
-        prefetch_outer(outer_);
-        outer_ = from(outer_ + 64);
+    // Line i of the next ones; and to those behind them.
+    KEPT_INLINE void fetch(int i) const {
+        prefetch_near(near_ + 64 * i);
+        prefetch_outer(outer_ + 64 * i);
+    }
+    KEPT_INLINE void pass(int lines) {
+        near_ = from(near_ + 64 * lines);
+        outer_ = from(outer_ + 64 * lines);
     }
 
   private:
@@ -69,8 +72,9 @@ KEPT_INLINE void expand_half(const std::byte* p, int half, std::byte* out, OwnSt
                 PairWords::write(out + (k / PairWords::kInputs + i) * kStepBytes + at,
                                  read.word(i));
         }
-        ahead.fetch();
+        ahead.fetch(k / Read::kInputs);
     }
+    ahead.pass(kDotInputs / Read::kInputs);
 }
 
 template <class Tiles, int kPanels, Format kFormat>
@@ -80,7 +84,7 @@ void few_sums(const FewRows& x) {
     constexpr int kColumns = 2 * kPanels, kA = 4, kB = 5, kNumB = kNumTiles - kB;
     constexpr bool kExpands = kFormat == Format::int8;
     constexpr std::int64_t kBytes = kDotInputs / step_inputs(kFormat) * kStepBytes;
-    constexpr std::int64_t kLines = kBytes / 2 / 64;  // of a half
+    constexpr int kLines = kBytes / 2 / 64;  // of a half
     static_assert(kLines == kDotInputs / Read::kInputs || !kExpands);
     const std::byte *a = x.a, *b[kPanels];
     std::byte *now = x.expanded, *next = x.expanded + kPanels * kDotBytes;
@@ -106,7 +110,8 @@ void few_sums(const FewRows& x) {
             Tiles::template dot<j, kA, kThis>();
             if constexpr (!kExpands) {
                 KEPT_UNROLL_ALL
-                for (int i = 0; i < kLines; ++i) ahead[j / 2].fetch();
+                for (int i = 0; i < kLines; ++i) ahead[j / 2].fetch(i);
+                ahead[j / 2].pass(kLines);
             } else if (left > kDotInputs) {
                 expand_column.template operator()<j>(next);
             }
