@@ -191,7 +191,12 @@ void code_tile(const CodeTileArgs& t) {
             b += Read::kStep, ahead += ahead_stride;
             if constexpr (Read::kKeeps) kept += Read::kUnits * NV * kQuadBytes;
         };
+#if defined(KEPT_STEPS_IN_LOOP)
+#pragma GCC unroll 1
+        for (int i = 0; i < kSteps; ++i) step(i);
+#else
         for_each_of<kSteps>(step);
+#endif
         for_each_of<kVectors>([&](auto v) __attribute__((always_inline)) {
             const vf own = scales_or_zero<kScales>(own_scales + v * W);
             for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {

@@ -9,6 +9,8 @@ typedef std::int32_t vi __attribute__((vector_size(16)));
 typedef std::int16_t Shorts __attribute__((vector_size(16)));
 typedef std::int8_t Bytes __attribute__((vector_size(8)));
 constexpr int kQuadBytes = 8 * W;
+// No set of registers holds a tile's sums: steps written out would only be more to compile.
+#define KEPT_STEPS_IN_LOOP
 
 // Two inputs of each of four columns, or of all of them.
 struct Pairs {
@@ -66,7 +68,7 @@ template <const std::uint8_t* kBytes>
 struct LevelQuads {
     const std::byte* p;
     explicit LevelQuads(const std::byte* from) : p(from) {}
-    Quads unit(int u) const {
+    KEPT_CALLED Quads unit(int u) const {
         Quads w;
         for (int c = 0; c < W; ++c)
             for (int i = 0; i < 4; ++i) {

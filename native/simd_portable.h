@@ -9,6 +9,11 @@ constexpr int W = 4;
 constexpr bool kTransposesInRegisters = false;  // beside sums
 constexpr int kMaxRows = 2;
 
+// Functions that go through a vector's numbers one at a time are called: written into each loop
+// that the kernels unroll, they would be most of what a build compiles, and the call is the least
+// of them.
+#define KEPT_CALLED __attribute__((noinline))
+
 typedef float vf __attribute__((vector_size(16)));
 typedef std::uint32_t vb __attribute__((vector_size(16)));
 
@@ -54,7 +59,7 @@ inline vf min(vf a, vf b) {
 inline vf abs(vf a) {
     return reinterpret_cast<vf>(reinterpret_cast<vb>(a) & 0x7fffffffu);
 }
-inline vf round_even(vf a) {
+KEPT_CALLED inline vf round_even(vf a) {
     vf out;
     for (int i = 0; i < W; ++i) out[i] = std::nearbyintf(a[i]);
     return out;
@@ -62,7 +67,7 @@ inline vf round_even(vf a) {
 inline vf where_less(vf x, vf y, vf a, vf b) {
     return x < y ? a : b;
 }
-inline vf select(std::uint64_t bits, vf a, vf b) {
+KEPT_CALLED inline vf select(std::uint64_t bits, vf a, vf b) {
     vf out;
     for (int i = 0; i < W; ++i) out[i] = bits >> i & 1 ? a[i] : b[i];
     return out;
@@ -77,13 +82,14 @@ inline bool any_greater(vf x, vf y) {
     for (int i = 0; i < W; ++i) found |= x[i] > y[i];
     return found;
 }
-inline vf scale_by_power(vf x, vf n) {
+KEPT_CALLED inline vf scale_by_power(vf x, vf n) {
     vb power;
     for (int i = 0; i < W; ++i)
         power[i] = static_cast<std::uint32_t>(static_cast<int>(n[i]) + 127) << 23;
     return x * reinterpret_cast<vf>(power);
 }
-inline vf floor_from(vf x, float low) {  // of what is at least `low`, which others become
+KEPT_CALLED inline vf floor_from(vf x,
+                                 float low) {  // of what is at least `low`, which others become
     vf out;
     for (int i = 0; i < W; ++i) out[i] = x[i] < low ? low : std::floor(x[i]);
     return out;
@@ -124,10 +130,10 @@ inline vf load_bf16(const std::uint16_t* p) {
     const vb bits{p[0], p[1], p[2], p[3]};
     return reinterpret_cast<vf>(bits << 16);
 }
-inline vf load_fp16(const std::uint16_t* p) {
+KEPT_CALLED inline vf load_fp16(const std::uint16_t* p) {
     return vf{fp16_to_float(p[0]), fp16_to_float(p[1]), fp16_to_float(p[2]), fp16_to_float(p[3])};
 }
-inline vf nearest_bf16(vf x) {
+KEPT_CALLED inline vf nearest_bf16(vf x) {
     const vb bits = reinterpret_cast<vb>(x);
     const vb rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
     vb out;
@@ -161,7 +167,7 @@ struct Int8Codes {
     std::int8_t p[4 * W];
     explicit Int8Codes(const std::byte* from, const std::uint8_t*) { std::memcpy(p, from, 4 * W); }
     Int8Codes(vb codes, const std::uint8_t*) { std::memcpy(p, &codes, 4 * W); }
-    vb unit(int u) const {
+    KEPT_CALLED vb unit(int u) const {
         vb out;
         for (int c = 0; c < W; ++c)
             out[c] = small_int_to_bf16(p[8 * u + 2 * c]) | small_int_to_bf16(p[8 * u + 2 * c + 1])
@@ -174,7 +180,7 @@ struct Int4Codes {
     const std::uint16_t *p, *table;
     explicit Int4Codes(const std::byte* from, const std::uint16_t* levels)
         : p(reinterpret_cast<const std::uint16_t*>(from)), table(levels) {}
-    vb unit(int u) const {
+    KEPT_CALLED vb unit(int u) const {
         vb out;
         for (int c = 0; c < W; ++c)
             out[c] = table[p[2 * c] >> 4 * u & 15] |
