@@ -10,6 +10,7 @@
 //   starts   an int32 for each span of inputs that is summed in one go: what its sums begin with
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -43,6 +44,14 @@ struct CodeRows {
         return reinterpret_cast<std::int32_t*>(scales(row) + num_groups());
     }
 };
+
+constexpr std::int64_t kCodeBlockBytes = 1 << 19;  // of rows that stay in the second cache
+constexpr std::int64_t kLeastBlock = 96;           // rows
+
+// Rows, at most, that are multiplied with all panels before the next are.
+inline std::int64_t code_block_rows(const CodeRows& codes) {
+    return std::max<std::int64_t>(kCodeBlockBytes / codes.stride(), kLeastBlock);
+}
 
 // Rows of floats to codes. Numbers behind a row's own are zeros up to a multiple of 32.
 struct EncodeRowsArgs {

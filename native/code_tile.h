@@ -9,7 +9,7 @@
 // that, where there is one.
 #pragma once
 
-#include "code_rows.h"
+#include "code_words.h"
 #include "fused.h"
 #include "prefetch.h"
 #include "quads.h"
@@ -18,35 +18,42 @@
 namespace kept::KEPT_NS {
 
 // How a step of weights is read: Quads of W columns, kUnits of them, kStep bytes for kWide vectors
-// side by side.
+// side by side. kShared: by several tiles, one after the other.
 struct ReadInt8Quads {
     using Codes = Int8Quads;
     static constexpr int kUnits = 1, kStep = kStepBytes, kWide = NV;
-    static constexpr bool kMade = false, kKeeps = false;
+    static constexpr bool kShared = false, kKeeps = false;
 };
 
 template <class Levels>
 struct ReadLevelQuads {
     using Codes = Levels;
     static constexpr int kUnits = 2, kStep = kStepBytes, kWide = NV;
-    static constexpr bool kMade = false, kKeeps = false;
+    static constexpr bool kShared = false, kKeeps = false;
+};
+
+// The same in one of the tiles that read it, each a strip of the panel.
+template <class Read>
+struct ShareQuads : Read {
+    static constexpr bool kShared = true;
 };
 
 // The same, which also keeps the Quads for more rows.
 template <class Read>
 struct KeepQuads : Read {
-    static constexpr bool kKeeps = true;
+    static constexpr bool kShared = true, kKeeps = true;
 };
 
 // Quads that were kept.
+template <int kVectors>
 struct ReadQuads {
     struct Codes {
         Quads x;
         explicit Codes(const std::byte* p) : x(load_quads(p)) {}
         Quads unit(int) const { return x; }
     };
-    static constexpr int kUnits = 1, kStep = NV * kQuadBytes, kWide = NV;
-    static constexpr bool kMade = true, kKeeps = false;
+    static constexpr int kUnits = 1, kStep = kVectors * kQuadBytes, kWide = kVectors;
+    static constexpr bool kShared = true, kKeeps = false;
 };
 
 #if defined(KEPT_FLIPS)
@@ -58,38 +65,52 @@ struct ReadFlips {
         FlipQuads unit(int) const { return x; }
     };
     static constexpr int kUnits = 1, kStep = NV * kQuadBytes, kWide = NV / 2, kStarts = kStep / 2;
-    static constexpr bool kMade = true, kKeeps = false;
+    static constexpr bool kShared = true, kKeeps = false;
 };
 #endif
 
 constexpr std::int64_t kOuterAhead = 3072;  // bytes beyond what comes into the nearest cache
 constexpr std::int64_t kScalesAhead = 8;    // groups
 
-// Rows of a tile as wide as a panel, and how many of them have registers for their floats beside
-// their whole numbers.
+// Rows of a tile as wide as a panel.
+#if defined(KEPT_BROADCASTS)
+constexpr int kCodeRows = 8;
+#else
 constexpr int kCodeRows = W == 16 ? 7 : kMaxRows;
-constexpr int kHeldRows = W == 16 ? kCodeRows : kMaxRows / 2;
+#endif
 
-// A tile of many rows, in vectors and rows.
+// A tile of many rows, in vectors and rows, and the most rows that tiles of the other kind take.
 #if defined(KEPT_FLIPS)
 constexpr int kCodeVectors = NV / 2, kCodeTurnRows = 5;  // 10 of 16 registers
 // Rows, at most, whose signs cost less than flips that have to be made of all weights.
-constexpr int kSignRows = 2 * kCodeRows;
+constexpr int kWideRows = 2 * kCodeRows;
+#elif defined(KEPT_BROADCASTS)
+// A sum takes an instruction more than six cycles after the one before, and two start in each: with
+// fewer than 13 sums under way they wait.
+constexpr int kCodeVectors = 1, kCodeTurnRows = 16, kWideRows = kCodeRows;
 #else
-constexpr int kCodeVectors = NV, kCodeTurnRows = kCodeRows;
+constexpr int kCodeVectors = NV, kCodeTurnRows = kCodeRows, kWideRows = kCodeRows;
 #endif
 constexpr int kCodeStrips = NV / kCodeVectors;
+
+// Of a tile's rows, those whose floats have registers beside whole numbers. The sums of the others
+// lie in the nearest cache.
+constexpr int held_rows(int rows, int vectors) {
+    if (W != 16) return rows * vectors <= kMaxRows / 2 * NV ? rows : 0;
+    const int left = 28 / vectors - rows;
+    return left >= rows ? rows : left - (vectors > 1);
+}
 
 // A stretch of a panel's inputs: whole groups of activations.
 struct CodeTileArgs {
     const std::byte* b;
-    CodeRows a;
-    std::int64_t first_row, first_input, num_inputs;
+    const std::byte* a;  // words of the rows, from the stretch's first group on (code_words.h)
+    std::int64_t num_inputs;
     float* c;     // (rows, 32) sums
     bool resume;  // go on from what c holds
     const std::byte* ahead;
     std::int64_t ahead_stride;    // bytes a step
-    const std::uint16_t* scales;  // of the panel's first group, 32 a group, where there are any
+    const std::uint16_t* scales;  // of the first group, 32 a group, where there are any
     std::byte* kept;              // where Quads are kept, if they are
 };
 
@@ -108,7 +129,7 @@ KEPT_INLINE void for_each_of(const F& f) {
 // what comes next into the second.
 template <class Read>
 KEPT_INLINE void prefetch_codes(const std::byte* p) {
-    if constexpr (Read::kMade || Read::kKeeps) {
+    if constexpr (Read::kShared) {
         prefetch_outer(p);
     } else {
         prefetch_near(p);
@@ -127,19 +148,32 @@ KEPT_INLINE vf scales_or_zero(const std::uint16_t* p) {
         return load_scales<kScales>(p);
 }
 
+// One row's products of four inputs. An activation that is read with each of its products takes no
+// instruction of its own; one that several products share takes fewer reads.
+template <int kVectors, class Of>
+KEPT_INLINE void add_row(const Of* w, const std::int8_t* a, vi* sums) {
+    if constexpr (kVectors == 1 && requires { dot_of(sums[0], w[0], a); }) {
+        sums[0] = dot_of(sums[0], w[0], a);
+    } else {
+        const Fours x(a);
+        for_each_of<kVectors>(
+            [&](auto v) __attribute__((always_inline)) { sums[v] = dot(sums[v], w[v], x); });
+    }
+}
+
 // One step's products. a: the first row's codes.
 template <class Read, int kRows, int kVectors>
-KEPT_INLINE void add_step(const std::byte* b, const std::int8_t* a, std::int64_t a_stride,
-                          std::byte* kept, vi sums[kRows][kVectors]) {
+KEPT_INLINE void add_step(const std::byte* b, const std::int8_t* a, std::byte* kept,
+                          vi sums[kRows][kVectors]) {
     [&]<std::size_t... v>(std::index_sequence<v...>) __attribute__((always_inline)) {
         const typename Read::Codes codes[kVectors] = {typename Read::Codes(
             b + static_cast<std::int64_t>(v) * (Read::kStep / Read::kWide))...};
         for_each_of<Read::kUnits>([&](auto u) __attribute__((always_inline)) {
             const decltype(codes[0].unit(0)) w[kVectors] = {codes[v].unit(u)...};
-            if constexpr (Read::kKeeps) (store_quads(kept + (u * NV + v) * kQuadBytes, w[v]), ...);
+            if constexpr (Read::kKeeps)
+                (store_quads(kept + (u * kVectors + v) * kQuadBytes, w[v]), ...);
             for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
-                const Fours x(a + r * a_stride + 4 * u);
-                ((sums[r][v] = dot(sums[r][v], w[v], x)), ...);
+                add_row<kVectors>(w, a + r * kCodeGroup + 4 * u, sums[r]);
             });
         });
     }(std::make_index_sequence<static_cast<std::size_t>(kVectors)>());
@@ -148,29 +182,28 @@ KEPT_INLINE void add_step(const std::byte* b, const std::int8_t* a, std::int64_t
 template <class Read, GroupScales kScales, int kRows, int kVectors>
 void code_tile(const CodeTileArgs& t) {
     constexpr bool kScaled = kScales != GroupScales::none;
-    // With more rows the sums lie in the nearest cache.
-    constexpr bool kHeld = kRows * kVectors <= kHeldRows * NV;
+    constexpr int kHeld = held_rows(kRows, kVectors);
     constexpr int kInputs = 4 * Read::kUnits, kSteps = kCodeGroup / kInputs;
     const std::byte* b = t.b;
     const std::byte* ahead = t.ahead;
     std::byte* kept = t.kept;
-    const std::int64_t stride = t.a.stride(), ahead_stride = t.ahead_stride;
-    const std::int64_t first_group = t.first_input / kCodeGroup;
-    const std::int8_t* codes = t.a.codes(t.first_row) + t.first_input;
-    const std::int8_t* const end = codes + t.num_inputs;
-    const float* scales = t.a.scales(t.first_row) + first_group;
-    const std::int32_t* starts = t.a.starts(t.first_row) + first_group;
-    const std::uint16_t* own_scales = kScaled ? t.scales + first_group * kPanel : nullptr;
-    vf held[kHeld ? kRows : 1][kVectors];
+    const std::int64_t ahead_stride = t.ahead_stride;
+    const std::byte* a = t.a;
+    const std::byte* const end = a + t.num_inputs / kCodeGroup * (kRows * kRowGroupBytes);
+    const std::uint16_t* own_scales = t.scales;
+    vf held[kHeld > 0 ? kHeld : 1][kVectors];
     for_each_of<kRows * kVectors>([&](auto i) __attribute__((always_inline)) {
         constexpr int r = i / kVectors, v = i % kVectors;
         float* c = t.c + r * kPanel + v * W;
-        if constexpr (kHeld)
+        if constexpr (r < kHeld)
             held[r][v] = t.resume ? load(c) : zero();
         else if (!t.resume)
             store(c, zero());
     });
-    for (; codes != end; codes += kCodeGroup, ++scales, ++starts) {
+    for (; a != end; a += kRows * kRowGroupBytes) {
+        const auto* codes = reinterpret_cast<const std::int8_t*>(a);
+        const auto* scales = reinterpret_cast<const float*>(a + kRows * kCodeGroup);
+        const auto* starts = reinterpret_cast<const std::int32_t*>(scales + kRows);
         if constexpr (kScaled) prefetch_near(own_scales + kScalesAhead * kPanel);
         vi sums[kRows][kVectors];
         for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
@@ -179,7 +212,7 @@ void code_tile(const CodeTileArgs& t) {
                     sums[r][v] = read_quads(b + v * kQuadBytes);
                 });
             } else {
-                const vi begin = start(starts + r * (stride / 4));
+                const vi begin = start(starts + r);
                 for_each_of<kVectors>([&](auto v)
                                           __attribute__((always_inline)) { sums[r][v] = begin; });
             }
@@ -187,9 +220,9 @@ void code_tile(const CodeTileArgs& t) {
         if constexpr (requires { Read::kStarts; }) b += Read::kStarts;
         const auto step = [&](int i) __attribute__((always_inline)) {
             prefetch_codes<Read>(ahead);
-            add_step<Read, kRows, kVectors>(b, codes + i * kInputs, stride, kept, sums);
+            add_step<Read, kRows, kVectors>(b, codes + i * kInputs, kept, sums);
             b += Read::kStep, ahead += ahead_stride;
-            if constexpr (Read::kKeeps) kept += Read::kUnits * NV * kQuadBytes;
+            if constexpr (Read::kKeeps) kept += Read::kUnits * kVectors * kQuadBytes;
         };
 #if defined(KEPT_STEPS_IN_LOOP)
 #pragma GCC unroll 1
@@ -202,9 +235,9 @@ void code_tile(const CodeTileArgs& t) {
             for_each_of<kRows>([&](auto r) __attribute__((always_inline)) {
                 vf x = to_float(sums[r][v]);
                 if constexpr (kScaled) x = mul(x, own);
-                const vf scale = set1(scales[r * (stride / 4)]);
+                const vf scale = set1(scales[r]);
                 float* c = t.c + r * kPanel + v * W;
-                if constexpr (kHeld)
+                if constexpr (r < kHeld)
                     held[r][v] = fused(x, scale, held[r][v]);
                 else
                     store(c, fused(x, scale, load(c)));
@@ -212,8 +245,8 @@ void code_tile(const CodeTileArgs& t) {
         });
         if constexpr (kScaled) own_scales += kPanel;
     }
-    if constexpr (kHeld)
-        for_each_of<kRows * kVectors>([&](auto i) __attribute__((always_inline)) {
+    if constexpr (kHeld > 0)
+        for_each_of<kHeld * kVectors>([&](auto i) __attribute__((always_inline)) {
             constexpr int r = i / kVectors, v = i % kVectors;
             store(t.c + r * kPanel + v * W, held[r][v]);
         });

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "code_words.h"
 #include "cpu_features.h"
 #include "tile_cut.h"
 
@@ -178,7 +179,11 @@ std::int64_t linear_scratch(const Weights& weights, std::int64_t rows) {
     const std::int64_t blocks = kExpandInputs * kPanel + std::max(few, rows > 1 ? many : 0);
     const std::int64_t block = is_nibbles(weights.format) ? kGroupBlock : kTileBlock;
     const std::int64_t tiles = tile_scratch(inputs, weights.num_panels(), rows, block);
-    return std::max({kExpanded + rows * kPanel, tiles, blocks}) + 16;  // to be aligned
+    CodeRows codes;
+    codes.width = inputs;
+    const std::int64_t coded = std::min(rows, code_block_rows(codes));
+    const std::int64_t words = code_words(codes, coded) / static_cast<std::int64_t>(sizeof(float));
+    return std::max({kExpanded + rows * kPanel + words, tiles, blocks}) + 16;  // to be aligned
 }
 
 std::int64_t attend_scratch(const AttentionShape& shape) {

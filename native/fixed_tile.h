@@ -40,7 +40,7 @@ struct FixedTileArgs {
 template <bool kKeeping>
 struct ReadNibbles {
     static constexpr int kStep = kStepBytes, kVectors = NV <= 2 ? NV : 1;
-    static constexpr bool kMade = false, kKeeps = kKeeping;
+    static constexpr bool kMade = false, kKeeps = kKeeping, kShared = kKeeping;
     LevelWords words[kVectors];
     ReadNibbles(const std::byte* p, int first, const std::uint8_t* table)
         : ReadNibbles(p + first * kVectorBytes, table,

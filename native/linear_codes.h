@@ -23,6 +23,13 @@ struct RunCodeTile {
     }
 };
 
+// A turn of several.
+template <class Read, GroupScales kScales, int kTurnRows, int kVectors>
+void run_turn(const CodeTileArgs& t, std::int64_t rows) {
+    with_rows<kTurnRows, (kTurnRows + 1) / 2>(static_cast<int>(rows),
+                                              RunCodeTile<Read, kScales, kVectors>{t});
+}
+
 // Calls f<Read, kScales>() as codes of a format are read, which is one of whole numbers.
 template <class F>
 void with_code_format(Format format, const F& f) {
@@ -70,8 +77,8 @@ void make_flips(const std::byte* b, std::int64_t num_inputs, std::byte* out) {
 
 // A block over one stretch of a panel's inputs. All rows meet one half of it before the other.
 template <class Read, GroupScales kScales>
-void flip_turns(CodeTileArgs t, CodeBlock block) {
-    const std::int64_t num_turns = (block.rows + kCodeTurnRows - 1) / kCodeTurnRows;
+void flip_turns(CodeTileArgs t, const CodeBlock& block, std::int64_t group) {
+    const std::int64_t num_turns = block.num_turns();
     const std::int64_t steps = t.num_inputs / 4, bytes = steps / Read::kUnits * Read::kStep;
     const std::int64_t share = bytes / (kCodeStrips * num_turns);
     make_flips<Read>(t.b, t.num_inputs, t.kept);
@@ -81,63 +88,57 @@ void flip_turns(CodeTileArgs t, CodeBlock block) {
     for (int strip = 0; strip < kCodeStrips; ++strip) {
         t.b = t.kept + strip * (steps * kKeptBytes / kCodeStrips);
         for (std::int64_t turn = 0; turn < num_turns; ++turn, t.ahead += share) {
-            const std::int64_t first = block.rows * turn / num_turns;
-            const int rows = static_cast<int>(block.rows * (turn + 1) / num_turns - first);
-            t.first_row = block.first + first;
-            t.c = c + first * kPanel + strip * kCodeVectors * W;
-            with_rows<kCodeTurnRows>(rows, RunCodeTile<ReadFlips, kScales, kCodeVectors>{t});
+            t.a = block.words_of(turn, group);
+            t.c = c + block.first_of(turn) * kPanel + strip * kCodeVectors * W;
+            run_turn<ReadFlips, kScales, kCodeTurnRows, kCodeVectors>(t, block.rows_of(turn));
         }
         if (t.scales) t.scales += kCodeVectors * W;
     }
 }
 #endif
 
-// A block over one stretch of a panel's inputs, in as few and as even turns as registers allow. The
-// first keeps its Quads for the others. All of them fetch a share of what comes next, so that
+// A block over one stretch of a panel's inputs, strip after strip of its columns. The first turn
+// of several keeps its Quads for the others. All of them fetch a share of what comes next, so that
 // memory is never idle: fetched by some of them alone, it takes turns with the others.
-template <class Read, GroupScales kScales>
-void code_turns(CodeTileArgs t, CodeBlock block) {
-    const std::int64_t num_turns = (block.rows + kCodeRows - 1) / kCodeRows;
+template <class Read, GroupScales kScales, int kTurnRows, int kVectors>
+void code_turns(CodeTileArgs t, const CodeBlock& block, std::int64_t group) {
+    constexpr int kStrips = NV / kVectors;
+    const std::int64_t num_turns = block.num_turns(), num_shares = kStrips * num_turns;
     const std::int64_t bytes = t.num_inputs / (4 * Read::kUnits) * Read::kStep;
-    const std::byte* const next = t.b + bytes;
+    const std::byte *const b = t.b, *const next = t.b + bytes;
     float* const c = t.c;
-    for (std::int64_t turn = 0; turn < num_turns; ++turn) {
-        const std::int64_t first = block.rows * turn / num_turns;
-        const int rows = static_cast<int>(block.rows * (turn + 1) / num_turns - first);
-        const std::int64_t steps = t.num_inputs / (turn == 0 ? 4 * Read::kUnits : 4);
-        t.first_row = block.first + first;
-        t.c = c + first * kPanel;
-        t.ahead = next + bytes * turn / num_turns;
-        t.ahead_stride = (bytes + num_turns * steps - 1) / (num_turns * steps);
-        if (turn == 0) {
-            with_rows<kCodeRows>(rows, RunCodeTile<KeepQuads<Read>, kScales, NV>{t});
-            t.b = t.kept;
-        } else {
-            with_rows<kCodeRows>(rows, RunCodeTile<ReadQuads, kScales, NV>{t});
+    for (int strip = 0; strip < kStrips; ++strip) {
+        for (std::int64_t turn = 0; turn < num_turns; ++turn) {
+            const std::int64_t rows = block.rows_of(turn), share = strip * num_turns + turn;
+            const std::int64_t steps = t.num_inputs / (turn == 0 ? 4 * Read::kUnits : 4);
+            t.a = block.words_of(turn, group);
+            t.b = turn == 0 ? b + strip * (Read::kStep / kStrips) : t.kept;
+            t.c = c + block.first_of(turn) * kPanel + strip * kVectors * W;
+            t.ahead = next + bytes * share / num_shares;
+            t.ahead_stride = (bytes + num_shares * steps - 1) / (num_shares * steps);
+            if (num_turns == 1)
+                run_turn<ShareQuads<Read>, kScales, kTurnRows, kVectors>(t, rows);
+            else if (turn == 0)
+                run_turn<KeepQuads<Read>, kScales, kTurnRows, kVectors>(t, rows);
+            else
+                run_turn<ReadQuads<kVectors>, kScales, kTurnRows, kVectors>(t, rows);
         }
+        if (t.scales) t.scales += kVectors * W;
     }
 }
 
 // The sums of a block for one panel, finished. kept: room for the Quads of a slice, aligned to a
 // cache line.
 template <class Read, GroupScales kScales>
-void code_sums(const LinearArgs& args, std::int64_t panel, CodeBlock block, float* sums,
+void code_sums(const LinearArgs& args, std::int64_t panel, const CodeBlock& block, float* sums,
                std::byte* kept) {
     const Weights& w = *args.weights;
     const std::int64_t inputs = w.padded_in();
     const std::byte* data = w.data + panel * w.bytes_per_panel();
-    CodeTileArgs t{
-        data,
-        args.codes,
-        block.first,
-        0,
-        inputs,
-        sums,
-        false,
-        data + codes_ahead(),
-        kStepBytes,
-        is_grouped(w.format) ? w.group_scales + panel * w.num_groups() * kPanel : nullptr,
-        kept};
+    const std::uint16_t* scales =
+        is_grouped(w.format) ? w.group_scales + panel * w.num_groups() * kPanel : nullptr;
+    CodeTileArgs t{data,       block.words, inputs, sums, false, data + codes_ahead(),
+                   kStepBytes, scales,      kept};
     if (block.rows <= kCodeRows) {
         with_rows<kCodeRows>(static_cast<int>(block.rows), RunCodeTile<Read, kScales, NV>{t});
         finish_codes(args, panel, block.first, block.rows, sums);
@@ -145,17 +146,19 @@ void code_sums(const LinearArgs& args, std::int64_t panel, CodeBlock block, floa
     }
     const std::int64_t part = even_part(inputs, kCodeSlice);
     for (std::int64_t k = 0; k < inputs; k += part) {
-        t.first_input = k;
+        const std::int64_t group = k / kCodeGroup;
         t.num_inputs = std::min(inputs - k, part);
         t.resume = k > 0;
         t.b = data + k / step_inputs(w.format) * kStepBytes;
+        if (scales) t.scales = scales + group * kPanel;
+        if (!block.in_strips())
+            code_turns<Read, kScales, kCodeRows, NV>(t, block, group);
+        else
 #if defined(KEPT_FLIPS)
-        if (block.rows > kSignRows) {
-            flip_turns<Read, kScales>(t, block);
-            continue;
-        }
+            flip_turns<Read, kScales>(t, block, group);
+#else
+            code_turns<Read, kScales, kCodeTurnRows, kCodeVectors>(t, block, group);
 #endif
-        code_turns<Read, kScales>(t, block);
     }
     finish_codes(args, panel, block.first, block.rows, sums);
 }
@@ -169,7 +172,10 @@ void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t
     const std::int64_t num_blocks = num_code_blocks(args.codes, args.rows);
     for (std::int64_t i = 0; i < num_blocks; ++i) {
         const std::int64_t first = args.rows * i / num_blocks;
-        const CodeBlock block{first, args.rows * (i + 1) / num_blocks - first};
+        const std::int64_t rows = args.rows * (i + 1) / num_blocks - first;
+        const CodeBlock block{first, rows, reinterpret_cast<std::byte*>(sums + rows * kPanel),
+                              args.codes.num_groups()};
+        block.make_words(args.codes);
         for (std::int64_t panel = first_panel; panel < last_panel; ++panel)
             with_code_format(args.weights->format, [&]<class Read, GroupScales kScales>() {
                 code_sums<Read, kScales>(args, panel, block, sums, kept);

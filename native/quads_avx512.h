@@ -39,6 +39,14 @@ inline vi dot(vi sum, Quads w, Fours a) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w.x), "v"(a.x));
     return sum;
 }
+// The same of four activations in memory.
+#define KEPT_BROADCASTS
+inline vi dot_of(vi sum, Quads w, const std::int8_t* a) {
+    asm("vpdpbusd %2%{1to16%}, %1, %0"
+        : "+v"(sum)
+        : "v"(w.x), "m"(*reinterpret_cast<const std::int32_t*>(a)));
+    return sum;
+}
 inline vi start(const std::int32_t* p) {
     return _mm512_set1_epi32(*p);
 }

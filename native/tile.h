@@ -243,16 +243,16 @@ void grouped_tile(const TileArgs& t) {
                                                                     t.resume || group > 0);
 }
 
-// Calls f.run<n>() for the n in 1..kMax that equals `rows`.
-template <int kMax, class F>
+// Calls f.run<n>() for the n in kLeast..kMax that equals `rows`.
+template <int kMax, int kLeast = 1, class F>
 inline void with_rows(int rows, const F& f) {
-    if constexpr (kMax == 1) {
-        f.template run<1>();
+    if constexpr (kMax == kLeast) {
+        f.template run<kMax>();
     } else {
         if (rows == kMax)
             f.template run<kMax>();
         else
-            with_rows<kMax - 1>(rows, f);
+            with_rows<kMax - 1, kLeast>(rows, f);
     }
 }
 
