@@ -1,13 +1,16 @@
 // Weights and random numbers for Python.
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <stdexcept>
 #include <tuple>
 
 #include "bindings_kernels.h"
 #include "choose.h"
+#include "likeliest.h"
 #include "sampling.h"
 
 namespace nb = nanobind;
@@ -95,6 +98,28 @@ void largest_allowed_of_rows(const Matrix& logits, const std::vector<std::size_t
                                tokens.data() + i * k);
 }
 
+using Seen = nb::ndarray<const bool, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+// row, penalty, the tokens that it is for, and those that are allowed
+using LikeliestOptions = std::tuple<std::size_t, float, std::optional<Seen>, std::optional<Mask>>;
+
+std::vector<std::int64_t> likeliest_of_rows(const Matrix& logits,
+                                            const std::vector<LikeliestOptions>& options) {
+    const std::size_t size = logits.shape(1);
+    std::vector<LikeliestArgs> args;
+    for (const auto& [row, penalty, seen, mask] : options) {
+        if (row >= logits.shape(0)) throw std::invalid_argument("a row is one of the logits");
+        if (seen && seen->shape(0) != size)
+            throw std::invalid_argument("each token of a row has been seen or not");
+        args.push_back({logits.data() + row * size, static_cast<std::int64_t>(size),
+                        seen ? seen->data() : nullptr, penalty, mask ? mask->data() : nullptr,
+                        mask ? static_cast<std::int64_t>(mask->shape(0)) : 0});
+    }
+    nb::gil_scoped_release release;
+    std::vector<std::int64_t> found;
+    for (const LikeliestArgs& each : args) found.push_back(likeliest_of_row(each));
+    return found;
+}
+
 std::vector<std::uint64_t> random_of(const std::vector<std::uint64_t>& seeds,
                                      const std::vector<std::uint64_t>& positions) {
     if (seeds.size() != positions.size()) throw std::invalid_argument("each seed has its position");
@@ -112,6 +137,7 @@ void bind_sampling(nb::module_& m) {
     m.def("largest", &largest_of_rows, "rows"_a, "values"_a, "tokens"_a);
     m.def("largest_allowed", &largest_allowed_of_rows, "logits"_a, "rows"_a, "masks"_a, "values"_a,
           "tokens"_a);
+    m.def("likeliest", &likeliest_of_rows, "logits"_a, "options"_a);
     m.def("random_bits", &random_of, "seeds"_a, "positions"_a);
 }
 

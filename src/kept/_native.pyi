@@ -84,6 +84,10 @@ def largest_allowed(
     values: NDArray[np.float32],
     tokens: NDArray[np.int64],
 ) -> None: ...
+def likeliest(
+    logits: NDArray[np.float32],
+    options: Sequence[tuple[int, float, NDArray[np.bool_] | None, NDArray[np.uint32] | None]],
+) -> list[int]: ...
 def random_bits(seeds: Sequence[int], positions: Sequence[int]) -> list[int]: ...
 def encode_heads(
     isa: str,

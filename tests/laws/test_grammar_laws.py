@@ -65,7 +65,7 @@ def test_a_text_is_the_same_alone_beside_others_drafted_and_by_the_reference(
     drafted = [drafted_freely(llm, prompt, options) for prompt in PROMPTS]
     assert sum(x.drafted_tokens for x in drafted)
     assert [(x.token_ids, x.logprobs) for x in drafted] == expected
-    for name in ("largest", "largest_allowed", "choose_from_few"):
+    for name in ("largest", "largest_allowed", "choose_from_few", "likeliest"):
         monkeypatch.setattr(kernels, name, None)
     read = [llm.generate(prompt, **options)[0] for prompt in PROMPTS]
     assert [(x.token_ids, x.logprobs) for x in read] == expected

@@ -9,7 +9,7 @@ import torch
 from kept.engine.continuation import Continuation
 from kept.engine.group import Draw, Drawn
 from kept.models import NextLogits
-from kept.sampling import TokenHistory, argmax_of, largest_allowed, sample_rows
+from kept.sampling import argmax_of, likeliest_of, sample_rows
 
 Row = tuple[NextLogits, int]  # what a pass found, and which row of it
 
@@ -25,14 +25,15 @@ def draw(
         return []
     of, drawing = [rows[parent] for _, parent in draws], [c for c, _ in draws]
     histories = [c.history for c in drawing]
-    likeliest = argmax_of([c.params for c in drawing], _best(of), histories)
-    if likeliest is not None and _fill(likeliest, of, histories):
+    params, vocab_size = [c.params for c in drawing], of[0][0].logits.shape[1]
+    likeliest = argmax_of(params, _best(of), histories, vocab_size)
+    if likeliest is not None and _fill(likeliest, of, drawing):
         return [(token, None) for token in likeliest]
     use_torch()
     found = together(of)
     drawn = sample_rows(
         found.logits,
-        [c.params for c in drawing],
+        params,
         histories,
         [(c.seed, len(c.history)) for c in drawing],
         found.best,
@@ -42,15 +43,16 @@ def draw(
     return [error or (token, logprobs) for token, logprobs, error in pairs]
 
 
-def _fill(tokens: list[int], rows: Sequence[Row], histories: Sequence[TokenHistory]) -> bool:
-    """Put what grammars allow in the places of -1; whether that could be done."""
+def _fill(tokens: list[int], rows: Sequence[Row], drawing: Sequence[Continuation]) -> bool:
+    """Put what penalties and grammars leave in the places of -1; whether that could be done."""
     missing = [i for i, token in enumerate(tokens) if token < 0]
     while missing:
         found = rows[missing[0]][0]
         here = [i for i in missing if rows[i][0] is found]
         missing = [i for i in missing if rows[i][0] is not found]
         at = [rows[i][1] for i in here]
-        likeliest = largest_allowed(found.logits, at, [histories[i] for i in here])
+        params, histories = [drawing[i].params for i in here], [drawing[i].history for i in here]
+        likeliest = likeliest_of(found.logits, at, params, histories)
         if likeliest is None:
             return False
         for i, token in zip(here, likeliest, strict=True):

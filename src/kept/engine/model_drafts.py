@@ -263,9 +263,9 @@ class ModelDrafts:
 
     def _drawn(self, going: Sequence[Drafted], found: NextLogits) -> Sequence[int]:
         """What the texts would draw from these logits, -1: nothing."""
-        params = [x.params for x in going]
-        likeliest = argmax_of(params, found.best, [x.history for x in going])
-        if likeliest is not None:
+        params, size = [x.params for x in going], max(self._vocab_size, found.logits.shape[1])
+        likeliest = argmax_of(params, found.best, [x.history for x in going], size)
+        if likeliest is not None and -1 not in likeliest:
             return likeliest
         keys = [(x.continuation.seed, len(x.continuation.history) + len(x.tokens)) for x in going]
         histories, logits = [x.history for x in going], found.logits

@@ -9,7 +9,8 @@ from kept.sampling.likeliest import Likeliest, num_likeliest
 from kept.sampling.logprobs import TokenLogprob, TokenLogprobs, token_logprobs
 from kept.sampling.params import SamplingParams
 from kept.sampling.resolved import ResolvedParams
-from kept.sampling.sampler import SampledTokens, argmax_of, largest_allowed, sample, sample_rows
+from kept.sampling.sampler import SampledTokens, argmax_of, sample, sample_rows
+from kept.sampling.scanned import likeliest_of
 
 __all__ = [
     "Key",
@@ -28,7 +29,7 @@ __all__ = [
     "draw_distinct",
     "drawn_candidates",
     "fresh_seed",
-    "largest_allowed",
+    "likeliest_of",
     "num_likeliest",
     "process_scores",
     "sample",

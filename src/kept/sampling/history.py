@@ -65,9 +65,10 @@ class TokenHistory:
         """
         if self._seen.size != vocab_size:
             self._seen, self._num_marked = np.zeros(vocab_size, dtype=np.bool_), 0
-        new = self._buffer[self._num_marked : self._length]
-        self._seen[new[new < vocab_size]] = True
-        self._num_marked = self._length
+        if self._num_marked < self._length:
+            new = self._buffer[self._num_marked : self._length]
+            self._seen[new[new < vocab_size]] = True
+            self._num_marked = self._length
         return self._seen
 
     @property
@@ -106,6 +107,9 @@ class TokenHistory:
             grown[: self._length] = self._buffer[: self._length]
             self._buffer = grown
         self._buffer[self._length] = self.last = token_id
+        if self._num_marked == self._length and token_id < self._seen.size:
+            self._seen[token_id] = True  # one by one, a tenth of what `seen` takes for it
+            self._num_marked += 1
         self._length += 1
         return self._length
 

@@ -25,6 +25,9 @@ ChooseFromFew = Callable[
 Largest = Callable[
     [Sequence[npt.NDArray[np.float32]], npt.NDArray[np.float32], npt.NDArray[np.int64]], None
 ]
+# row, repetition penalty, the tokens (V,) that it is for, and a mask of those that are allowed
+LikeliestOptions = tuple[int, float, npt.NDArray[np.bool_] | None, npt.NDArray[np.uint32] | None]
+Likeliest = Callable[[npt.NDArray[np.float32], Sequence[LikeliestOptions]], list[int]]
 # logits (B, V), rows (R,), their masks, and room for values and tokens (R, K)
 LargestAllowed = Callable[
     [
@@ -42,12 +45,13 @@ random_bits: RandomBits | None
 choose_from_few: ChooseFromFew | None
 largest: Largest | None
 largest_allowed: LargestAllowed | None
+likeliest: Likeliest | None
 try:
     from kept import _native
 except ImportError:
     weigh, random_bits, choose_from_few, largest = None, None, None, None
-    largest_allowed = None
+    largest_allowed, likeliest = None, None
 else:
     weigh, random_bits = _native.weigh, _native.random_bits
     choose_from_few, largest = _native.choose_from_few, _native.largest
-    largest_allowed = _native.largest_allowed
+    largest_allowed, likeliest = _native.largest_allowed, _native.likeliest

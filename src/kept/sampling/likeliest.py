@@ -51,7 +51,7 @@ def num_likeliest(params: Sequence[ResolvedParams], num_rows: int, vocab_size: i
 
 
 def _num_of(params: ResolvedParams) -> int:
-    is_one = params.is_plain_greedy or params.is_masked_greedy
+    is_one = params.is_plain_greedy or params.is_scanned
     if params.num_beams > 1:
         return num_to_search_from(params) if can_be_searched_from(params) else 0
     if is_one and not params.logprobs:

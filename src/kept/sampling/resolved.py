@@ -21,8 +21,9 @@ class ResolvedParams:
     has_penalties: whether a processor that also acts on greedy and beam search is switched on.
     is_plain_greedy: whether the next token is the argmax of the logits as the model gave them.
     is_argmax: whether that is all that is wanted of them.
-    is_masked_greedy, is_masked_argmax: the same, where the grammar allows that token. only_masks:
-    whether the grammar is the only such processor.
+    is_scanned: whether it is found by reading the row once (`scanned.py`): a repetition penalty or
+    a grammar or both act on it, and nothing else. is_scanned_argmax: whether that is all that is
+    wanted of them. only_masks: whether the grammar is the only such processor.
     """
 
     max_new_tokens: int
@@ -54,26 +55,26 @@ class ResolvedParams:
     is_plain_greedy: bool = field(init=False, repr=False, compare=False)
     is_argmax: bool = field(init=False, repr=False, compare=False)
     only_masks: bool = field(init=False, repr=False, compare=False)
-    is_masked_greedy: bool = field(init=False, repr=False, compare=False)
-    is_masked_argmax: bool = field(init=False, repr=False, compare=False)
+    is_scanned: bool = field(init=False, repr=False, compare=False)
+    is_scanned_argmax: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         has_others = (
-            self.repetition_penalty != 1.0
-            or self.no_repeat_ngram_size > 0
+            self.no_repeat_ngram_size > 0
             or self.has_rules
             or (bool(self.eos_token_ids) and (self.min_new_tokens > 0 or self.min_length > 0))
         )
-        has_penalties = has_others or self.grammar is not None
+        repels = self.repetition_penalty != 1.0
+        has_penalties = has_others or repels or self.grammar is not None
         is_plain_greedy = not self.do_sample and not has_penalties
-        only_masks = self.grammar is not None and not has_others
-        is_masked_greedy = only_masks and not self.do_sample
+        only_masks = self.grammar is not None and not has_others and not repels
+        is_scanned = not self.do_sample and has_penalties and not has_others
         object.__setattr__(self, "only_masks", only_masks)
         object.__setattr__(self, "has_penalties", has_penalties)
         object.__setattr__(self, "is_plain_greedy", is_plain_greedy)
         object.__setattr__(self, "is_argmax", is_plain_greedy and self.logprobs is None)
-        object.__setattr__(self, "is_masked_greedy", is_masked_greedy)
-        object.__setattr__(self, "is_masked_argmax", is_masked_greedy and self.logprobs is None)
+        object.__setattr__(self, "is_scanned", is_scanned)
+        object.__setattr__(self, "is_scanned_argmax", is_scanned and self.logprobs is None)
 
     @property
     def has_rules(self) -> bool:

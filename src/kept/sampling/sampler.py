@@ -6,18 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from kept.errors import NoTokenError, OptionError, SamplingError
-from kept.sampling import kernels
 from kept.sampling.chain import process_scores
 from kept.sampling.draw import draw
 from kept.sampling.history import TokenHistory
 from kept.sampling.likeliest import Likeliest
 from kept.sampling.logprobs import TokenLogprobs, check_logprobs, rows_logprobs
 from kept.sampling.resolved import ResolvedParams
+from kept.sampling.scanned import stays_best
 from kept.sampling.together import Rows, choose_together
 
 
@@ -37,41 +35,26 @@ def argmax_of(
     params: Sequence[ResolvedParams],
     best: Sequence[tuple[float, int]] | None,
     histories: Sequence[TokenHistory],
+    vocab_size: int,
 ) -> list[int] | None:
     """Return what `sample_rows` chooses where no row needs more than its argmax; else None.
 
     For steps of greedy requests, where everything else costs more than this. best: see there. A row
-    whose grammar forbids its best is -1, for `largest_allowed`.
+    that a penalty or a grammar may keep from its best is -1, for `likeliest_of`.
     """
-    if best is None:
+    if best is None or not all(x.is_argmax or x.is_scanned_argmax for x in params):
         return None
     found = []
     for options, (peak, token), history in zip(params, best, histories, strict=True):
         if not math.isfinite(peak):
             return None
-        if options.is_argmax or (options.is_masked_argmax and history.allows(token)):
+        if options.is_argmax:
             found.append(token)
-        elif options.is_masked_argmax and kernels.largest_allowed is not None:
-            found.append(-1)
-        else:
+            continue
+        try:
+            found.append(token if stays_best(token, vocab_size, options, history) else -1)
+        except SamplingError:  # of this row alone, as `sample_rows` finds
             return None
-    return found
-
-
-def largest_allowed(
-    logits: Tensor, rows: Sequence[int], histories: Sequence[TokenHistory]
-) -> list[int] | None:
-    """Return the likeliest token that its grammar allows, of some rows of logits (B, V) that are
-    finite; None where `sample_rows` has to find them, or say why there are none."""
-    if kernels.largest_allowed is None or not logits.is_cpu or logits.dtype != torch.float32:
-        return None
-    values = np.empty((len(rows), 1), dtype=np.float32)
-    tokens = np.empty(values.shape, dtype=np.int64)
-    words = [history.allowed for history in histories]
-    kernels.largest_allowed(logits.detach().contiguous().numpy(), rows, words, values, tokens)
-    if not np.isfinite(values).all():
-        return None
-    found: list[int] = tokens[:, 0].tolist()
     return found
 
 
@@ -124,7 +107,11 @@ def sample_rows(
     for row, options in enumerate(params):
         if errors[row] is None and not options.is_plain_greedy:
             try:
-                if not (options.is_masked_greedy and histories[row].allows(best[row][1])):
+                token = best[row][1]
+                if not (
+                    options.is_scanned
+                    and stays_best(token, logits.shape[1], options, histories[row])
+                ):
                     wanted.append(row)
             except SamplingError as error:
                 errors[row] = error

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kept.errors import SamplingError
 from kept.grammar import allowed_of
 from kept.sampling import kernels
 from kept.sampling.chain import filter_scores, rule_scores
@@ -28,6 +29,7 @@ from kept.sampling.likeliest import (
 )
 from kept.sampling.lowering import lowered, only_lowers
 from kept.sampling.resolved import ResolvedParams
+from kept.sampling.scanned import likeliest_of
 from kept.sampling.weights import Floats, sums_of_chunks
 from kept.sampling.whole import draw_from_rows
 
@@ -57,9 +59,13 @@ def choose_together(
     if not rows.logits.is_cpu or rows.logits.shape[1] > _MAX_VOCABULARY:
         return {}
     params = rows.params
-    masked = [row for row in wanted if params[row].grammar is not None]
-    free = [row for row in wanted if params[row].grammar is None] if masked else wanted
-    found = _choose_masked(rows, masked) if masked else {}
+    wanted = [row for row in wanted if _is_followed(rows.histories[row])]
+    found = _choose_scanned(rows, [row for row in wanted if params[row].is_scanned])
+    left = [row for row in wanted if row not in found]
+    masked = [row for row in left if params[row].grammar is not None]
+    free = [row for row in left if params[row].grammar is None] if masked else left
+    if masked:
+        found |= _choose_masked(rows, masked)
     few = [row for row in free if likeliest is not None and can_be_chosen_from(params[row])]
     if likeliest is not None and few:
         found |= _choose_from_few(rows, few, likeliest)
@@ -70,6 +76,21 @@ def choose_together(
     found |= _choose_from_sums(rows, sums)
     left = [row for row in wanted if row not in found and can_be_chosen_once_ruled(params[row])]
     return found | _choose_once_ruled(rows, left)
+
+
+def _is_followed(history: TokenHistory) -> bool:
+    """Whether there is a mask, where one is needed; who reads the row by itself says why not."""
+    try:
+        return history.constraint is None or history.allowed.size > 0
+    except SamplingError:
+        return False
+
+
+def _choose_scanned(rows: Rows, wanted: list[int]) -> dict[int, int]:
+    params = [rows.params[row] for row in wanted]
+    histories = [rows.histories[row] for row in wanted]
+    chosen = likeliest_of(rows.logits, wanted, params, histories) if wanted else []
+    return {} if chosen is None else dict(zip(wanted, chosen, strict=True))
 
 
 def _choose_from_few(rows: Rows, wanted: list[int], likeliest: Likeliest) -> dict[int, int]:
