@@ -2,74 +2,93 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace kept {
 namespace {
 
 constexpr float kLeast = -std::numeric_limits<float>::infinity();
-constexpr std::int64_t kLanes = 16;
+constexpr std::int64_t kLanes = 16, kBlock = 64;
 
-// Once for each, so that a compiler puts the loop below into vectors.
-struct AsTheyAre {
-    const float* row;
-    float operator()(std::int64_t i) const { return row[i]; }
-};
+float penalised(float score, float penalty) {
+    return score < 0.0f ? score * penalty : score / penalty;
+}
 
-struct Penalised {
-    const float* row;
-    const bool* seen;
-    float penalty;
-    float operator()(std::int64_t i) const {
-        const float lower = row[i] < 0.0f ? row[i] * penalty : row[i] / penalty;
-        return seen[i] ? lower : row[i];
-    }
-};
-
-template <typename Score>
-std::int64_t first_highest(const Score& score, std::int64_t size) {
-    std::array<float, kLanes> highest;
-    highest.fill(kLeast);
+float highest_of(const float* scores, std::int64_t count) {
+    float highest[kLanes];
+    std::fill_n(highest, kLanes, kLeast);
     std::int64_t i = 0;
-    for (; i + kLanes <= size; i += kLanes)
-        for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-            const float found = score(i + lane), before = highest[static_cast<std::size_t>(lane)];
-            highest[static_cast<std::size_t>(lane)] = found > before ? found : before;
-        }
-    float peak = *std::ranges::max_element(highest);
-    for (; i < size; ++i) peak = std::max(peak, score(i));
-    if (!std::isfinite(peak)) return -1;
-    for (i = 0; score(i) != peak; ++i) {
+    for (; i + kLanes <= count; i += kLanes)
+        for (std::int64_t lane = 0; lane < kLanes; ++lane)
+            highest[lane] = scores[i + lane] > highest[lane] ? scores[i + lane] : highest[lane];
+    float peak = *std::max_element(highest, highest + kLanes);
+    for (; i < count; ++i) peak = std::max(peak, scores[i]);
+    return peak;
+}
+
+bool any_of(const bool* flags, std::int64_t count) {
+    return std::memchr(flags, 1, static_cast<std::size_t>(count)) != nullptr;
+}
+
+// A block of a row's scores, once penalties and masks are put to it: most blocks stay as they are.
+class Blocks {
+  public:
+    explicit Blocks(const LikeliestArgs& args) : args_(args) {}
+
+    // The scores from a token on (count); good until the next call.
+    const float* scores(std::int64_t begin, std::int64_t count) {
+        const bool* seen = args_.seen ? args_.seen + begin : nullptr;
+        const bool repels = seen && any_of(seen, count), masks = args_.words && !all(begin, count);
+        if (!repels && !masks) return args_.row + begin;
+        std::copy_n(args_.row + begin, count, changed_.data());
+        for (std::int64_t i = 0; repels && i < count; ++i)
+            if (seen[i]) changed_[at(i)] = penalised(changed_[at(i)], args_.penalty);
+        for (std::int64_t i = 0; masks && i < count; ++i)
+            if (!(word(begin + i) >> (begin + i) % 32 & 1)) changed_[at(i)] = kLeast;
+        return changed_.data();
     }
-    return i;
-}
 
-template <typename Score>
-std::int64_t first_highest_allowed(const Score& score, const LikeliestArgs& args) {
-    float peak = kLeast;
-    std::int64_t first = -1;
-    const std::int64_t count = std::min(args.num_words, (args.size + 31) / 32);
-    for (std::int64_t word = 0; word < count; ++word)
-        for (std::uint32_t bits = args.words[word]; bits; bits &= bits - 1) {
-            const std::int64_t token = 32 * word + std::countr_zero(bits);
-            if (token >= args.size) break;
-            if (const float found = score(token); found > peak) peak = found, first = token;
-        }
-    return std::isfinite(peak) ? first : -1;
-}
+    bool is_forbidden(std::int64_t begin, std::int64_t count) const {
+        if (!args_.words) return false;
+        for (std::int64_t i = 0; i < count; i += 32)
+            if (word(begin + i)) return false;
+        return true;
+    }
 
-template <typename Score>
-std::int64_t likeliest_by(const Score& score, const LikeliestArgs& args) {
-    return args.words ? first_highest_allowed(score, args) : first_highest(score, args.size);
-}
+  private:
+    static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+    std::uint32_t word(std::int64_t token) const {
+        return token / 32 < args_.num_words ? args_.words[token / 32] : 0;
+    }
+
+    bool all(std::int64_t begin, std::int64_t count) const {
+        for (std::int64_t i = 0; i < count; i += 32)
+            if (word(begin + i) != ~std::uint32_t{0}) return false;
+        return true;
+    }
+
+    const LikeliestArgs& args_;
+    std::array<float, kBlock> changed_;
+};
 
 }  // namespace
 
 std::int64_t likeliest_of_row(const LikeliestArgs& args) {
-    if (!args.seen) return likeliest_by(AsTheyAre{args.row}, args);
-    return likeliest_by(Penalised{args.row, args.seen, args.penalty}, args);
+    Blocks blocks(args);
+    float peak = kLeast;
+    std::int64_t first = 0;
+    for (std::int64_t begin = 0; begin < args.size; begin += kBlock) {
+        const std::int64_t count = std::min(kBlock, args.size - begin);
+        if (blocks.is_forbidden(begin, count)) continue;
+        const float found = highest_of(blocks.scores(begin, count), count);
+        if (found > peak) peak = found, first = begin;
+    }
+    if (!std::isfinite(peak)) return -1;
+    const float* scores = blocks.scores(first, std::min(kBlock, args.size - first));
+    return first + (std::find(scores, scores + kBlock, peak) - scores);
 }
 
 }  // namespace kept

@@ -1,7 +1,7 @@
 """What a server does under load: streams, clients that leave, its end, too much, and its cost.
 
     python benchmarks/serving streams --minutes 3
-    python benchmarks/serving disconnects | drain | overload | cost | masks | tenants
+    python benchmarks/serving disconnects | drain | overload | cost | floor | masks | tenants
     python benchmarks/serving cost --model FOLDER --prompt 256 --new 32
 
 Each but masks, which asks the engine, starts `kept serve` in a process of its own, on the bundled
@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 
 def main() -> int:
     import cost
+    import floor
     import leaving
     import masks
     import overload
@@ -34,6 +35,7 @@ def main() -> int:
         "drain": leaving.drain,
         "overload": overload.run,
         "cost": cost.run,
+        "floor": floor.run,
         "masks": masks.run,
         "tenants": tenants.run,
     }
@@ -44,10 +46,10 @@ def main() -> int:
     parser.add_argument("--model", help="a checkpoint's folder")
     parser.add_argument("--minutes", type=float, default=3.0, help="of streams and overload")
     parser.add_argument("--streams", type=int, default=256, help="at a time")
-    parser.add_argument("--requests", type=int, default=64, help="of cost; pairs of tenants")
-    parser.add_argument("--prompt", type=int, default=256, help="tokens of each prompt, of cost")
-    parser.add_argument("--new", type=int, default=64, help="drawn for each, of cost and masks")
-    parser.add_argument("--runs", type=int, default=7, help="turns of cost")
+    parser.add_argument("--requests", type=int, default=64, help="of cost, floor; pairs of tenants")
+    parser.add_argument("--prompt", type=int, default=256, help="tokens of each, of cost, floor")
+    parser.add_argument("--new", type=int, default=64, help="drawn, of cost, floor and masks")
+    parser.add_argument("--runs", type=int, default=7, help="turns of cost, floor")
     given = parser.parse_args()
     found = asyncio.run(runs[given.scenario](given))
     print(json.dumps({"scenario": given.scenario, **found}))

@@ -118,6 +118,7 @@ async def run(given: Namespace) -> dict[str, Any]:
         "of_engine": round(kept, 4),
         "engine_interactive_of_engine": round(median(a.rate / o.rate for o, a, _ in many), 4),
         "engine_first_token_s": round(median(ours.first for ours, _, _ in many), 4),
+        "engine_interactive_first_token_s": round(median(a.first for _, a, _ in many), 4),
         "server_first_token_s": round(median(theirs.first for _, _, theirs in many), 4),
         "first_token_later_ms": round(1e3 * later, 1),
         "first_token_later_alone_ms": round(1e3 * later_alone, 1),

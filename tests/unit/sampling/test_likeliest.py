@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from thinning import examples
 
 from kept.errors import SamplingError
-from kept.grammar import Constraint
 from kept.machine import NATIVE_AVAILABLE
 from kept.sampling import (
     Key,
@@ -21,10 +20,8 @@ from kept.sampling import (
     ResolvedParams,
     SamplingParams,
     TokenHistory,
-    argmax_of,
     draw,
     kernels,
-    likeliest_of,
     num_likeliest,
     process_scores,
     sample_rows,
@@ -258,48 +255,6 @@ def test_a_row_without_a_token_costs_the_others_nothing() -> None:
         "logprobs=500 is more than the 400 tokens of the vocabulary; pass 400 or less",
     ]  # fmt: skip
     assert isinstance(found.errors[0], SamplingError)
-
-
-class Masked(Constraint):
-    """One whose mask is given."""
-
-    __slots__ = ("mask",)
-
-    def __init__(self, mask: Any) -> None:
-        self.mask = mask
-
-    def words(self, tokens: Any) -> Any:
-        return self.mask
-
-
-@pytest.mark.skipif(not NATIVE_AVAILABLE, reason="built without the native module")
-@given(data=st.data())
-@settings(max_examples=examples(8, 60))
-def test_one_reading_finds_what_a_penalty_and_a_grammar_leave(data: st.DataObject) -> None:
-    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
-    values = rng.choice([-INF, -2.0, -0.0, 0.0, 0.5, 3.0], (3, V)).astype(np.float32)
-    values[:, 0] = 0.25
-    logits, params, histories = torch.from_numpy(values), [], []
-    for _ in values:
-        penalty = data.draw(st.sampled_from([0.8, 1.0, 1.2, 1e38]))
-        history = history_of(data.draw(st.integers(0, 3)))
-        words = rng.integers(0, 2**32, 11, dtype=np.uint32) & rng.integers(0, 2**32, 11)
-        words[0] |= 1
-        is_masked: bool = data.draw(st.booleans())
-        history.constraint = Masked(words.astype(np.uint32)) if is_masked else None
-        options = {"do_sample": False, "repetition_penalty": penalty}
-        params.append(params_of(options | ({"regex": "a"} if is_masked else {})))
-        histories.append(history)
-    best = list(zip(*(x.tolist() for x in logits.max(-1)), strict=True))
-    expected = [
-        int(process_scores(row, *each).argmax())
-        for row, *each in zip(logits, params, histories, strict=True)
-    ]
-    assert likeliest_of(logits, range(3), params, histories) == expected
-    known = argmax_of(params, best, histories, V)
-    assert known is not None
-    assert [(x, y) for x, y in zip(known, expected, strict=True) if x not in (-1, y)] == []
-    assert list(sample_rows(logits, params, histories, keys_of(params, 0)).token_ids) == expected
 
 
 def test_how_many_are_asked_for() -> None:
