@@ -94,6 +94,21 @@ def test_a_grammar_ends_a_text_that_no_token_does(llm: LLM) -> None:
     assert (found.text in ("yes", "no"), found.finish_reason) == (True, "stop")
 
 
+@pytest.mark.parametrize("choice", ["greedy", "penalty", "top_k", "all"])
+def test_a_dead_end_is_its_own_texts_alone(llm: LLM, choice: str) -> None:
+    requests = []
+    for grammar in ('start: "a" T\nT: /ab/ & /cd/', "start: /[a-c]{4}/"):
+        options = {"grammar": grammar, "max_new_tokens": 9, **CHOICES[choice]}
+        generation = llm.begin("x = ", *llm.resolve(None, options))
+        requests += [generation.engine.submit(request) for request in generation.requests]
+    while generation.engine.has_work:
+        generation.engine.step()
+    dead, other = (request.group.results[0] for request in requests)
+    assert dead.finish_reason == "error"
+    assert "allows no text at all" in str(dead.error)
+    assert (other.finish_reason, other.error) == ("stop", None)
+
+
 def test_log_probabilities_are_those_of_the_model_without_the_grammar(llm: LLM) -> None:
     [free] = llm.generate("x = ", max_new_tokens=1, logprobs=3)
     [found] = llm.generate("x = ", regex="~+", max_new_tokens=1, logprobs=3)
