@@ -88,19 +88,20 @@ struct TileWork<OperandsOn<Tiles>> {
         const std::int64_t once = by_groups() ? 1 : num_dots();
         for (std::int64_t k = 0; k < num_dots(); k += once) {
             score_few(lines, k, k + once);
-            if (k == 0) pair_values_and_fetch();  // while the tiles are busy
+            if (k == 0) pair_values_and_fetch(0, kTile / 2);  // while the tiles are busy
             float* to = s.scores + (by_groups() ? k * rows * kTile : 0);
             for (std::int64_t j = 0; j < kTile / kTileRows; ++j)
                 transpose_scores(s.across + j * kTileRows * kTileRows, rows, to + j * kTileRows);
         }
         float correction[kTileRows];
         const std::uint32_t moved = softmax()(s.scores, first, rows, correction);
+        pair_values_and_fetch(kTile / 2, kTile);  // while weights are on their way
         weigh(first, rows, correction, moved);
     }
 
     void attend_many(std::int64_t first, std::int64_t last) const {
         key_pairs(keys, s.padded, s.staged, s.keys);
-        value_pairs(values, s.padded_values, s.staged, s.values, [] {});
+        value_pairs(values, s.padded_values, 0, kTile, s.staged, s.values, [] {});
         const auto end_of = [&](std::int64_t begin) {
             return std::min<std::int64_t>(begin + kTileRows, last);
         };
@@ -149,18 +150,16 @@ struct TileWork<OperandsOn<Tiles>> {
         });
     }
 
-    void pair_values_and_fetch() const {
-        constexpr std::int64_t kTurns = kTile / 2;
-        Fetch k = next_keys, v = next_values;
-        const std::byte* const k_end = k.p + kTile * keys.bytes;
-        const std::byte* const v_end = v.p + kTile * values.bytes;
-        const auto some = [](Fetch& next, const std::byte* end) {
-            for (std::int64_t i = 0; i < next.stride && next.p < end; i += 64, next.p += 64)
-                prefetch_outer(next.p);
-        };
-        k.stride = kTile * keys.bytes / kTurns, v.stride = kTile * values.bytes / kTurns;
-        value_pairs(values, s.padded_values, s.staged, s.values,
-                    [&] { some(k, k_end), some(v, v_end); });
+    // Values of tokens [begin, end), and with each pair a part of a later tile.
+    void pair_values_and_fetch(std::int64_t begin, std::int64_t end) const {
+        const std::int64_t k_each = 2 * keys.bytes, v_each = 2 * values.bytes;
+        const std::byte* k = next_keys.p + begin * keys.bytes;
+        const std::byte* v = next_values.p + begin * values.bytes;
+        value_pairs(values, s.padded_values, begin, end, s.staged, s.values, [&] {
+            for (std::int64_t i = 0; i < k_each; i += 64) prefetch_outer(k + i);
+            for (std::int64_t i = 0; i < v_each; i += 64) prefetch_outer(v + i);
+            k += k_each, v += v_each;
+        });
     }
 
     // Scores of a turn that is over many, (rows, 64) of each group one behind the other.
@@ -235,9 +234,7 @@ template <class Tiles>
 void attend_on_tiles(const AttendArgs& args, const AttendUnit& unit, float* scratch) {
     if (!args.queries.is_bf16) return attend_in<FloatOperands<false>>(args, unit, scratch);
     const WholeTiles<Tiles> tiles;
-    // Rows of a tile that straddle cache lines would take twice as long to load.
-    const auto address = reinterpret_cast<std::uintptr_t>(scratch);
-    attend_in<OperandsOn<Tiles>>(args, unit, scratch + (-address & 63) / sizeof(float));
+    attend_in<OperandsOn<Tiles>>(args, unit, scratch);
 }
 
 }  // namespace kept::KEPT_NS

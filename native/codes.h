@@ -9,6 +9,7 @@
 //
 //   pair(words, out)   the codes of each word: in out[i] codes 2 i and 2 i + 1 of every word
 //   zip(a, b, d, out)  2 W codes of two rows, from element d on, each with its fellow
+//   line(row, d, out)  4 W codes of a row, from element d on (of whole numbers)
 //
 // load_transposed<kWords>(rows, at, out) reads the words from byte `at` on of W rows: in out[i]
 // word i of every row.

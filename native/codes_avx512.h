@@ -107,6 +107,13 @@ struct Int8Code {
         out[0] = codes.unit(0);
         out[1] = codes.unit(1);
     }
+    KEPT_INLINE static void line(const std::byte* row, std::int64_t d, vb out[2]) {
+        // In each block of 16 bytes eight of what becomes of out[0], then eight of out[1].
+        const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+        const Int8Codes codes(_mm512_permutexvar_epi64(order, load_pairs(row + d)), kInt8Tables);
+        out[0] = codes.unit(0);
+        out[1] = codes.unit(1);
+    }
 #endif
 };
 
@@ -158,6 +165,15 @@ struct Int4Code {
             _mm512_permutexvar_epi8(_mm512_load_si512(kOrder), _mm512_castsi256_si512(both));
         out[0] = halves(_mm512_multishift_epi64_epi8(places(0, 8, 4, 12), parted));
         out[1] = halves(_mm512_multishift_epi64_epi8(places(16, 24, 20, 28), parted));
+    }
+    KEPT_INLINE static void line(const std::byte* row, std::int64_t d, vb out[2]) {
+        KEPT_UNROLL_ALL
+        for (int i = 0; i < 2; ++i) {
+            const auto* from = reinterpret_cast<const __m128i*>(row + d / 2) + i;
+            const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from));
+            // The upper nibble to the upper half of the word.
+            out[i] = halves(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)));
+        }
     }
 #endif
 };

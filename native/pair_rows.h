@@ -17,10 +17,20 @@ struct KeyRows {
     std::int64_t stride;  // bytes
 };
 
-// W codes at a time, which a bf16 holds exactly.
+// Codes as bf16, which holds them exactly.
 template <class Code>
-void widen_row(const std::byte* row, std::int64_t count, std::uint16_t* out) {
-    for (std::int64_t d = 0; d < count; d += W) store_bf16(out + d, Code::read(row, d));
+KEPT_INLINE void widen_row(const std::byte* row, std::int64_t count, std::uint16_t* out) {
+    std::int64_t d = 0;
+#if defined(__AVX512BF16__)
+    if constexpr (!std::is_same_v<Code, Bf16Code>)
+        for (; d + 4 * W <= count; d += 4 * W) {
+            vb pairs[2];
+            Code::line(row, d, pairs);
+            store_pairs(out + d, pairs[0]);
+            store_pairs(out + d + 2 * W, pairs[1]);
+        }
+#endif
+    for (; d < count; d += W) store_bf16(out + d, Code::read(row, d));
 }
 
 // The keys themselves where they are such rows, else `out`, to which they go.
@@ -87,15 +97,16 @@ KEPT_INLINE void zip_rows(const std::byte* a, const std::byte* b, std::int64_t p
 #endif
 }
 
-// Values as pairs of tokens; `between` is called after each of the 32.
+// Values of tokens [begin, end) as pairs of tokens; `between` is called after each.
 template <class Between>
-void value_pairs(const TileRows& values, std::int64_t padded, std::byte* staged, std::byte* out,
-                 const Between& between) {
+void value_pairs(const TileRows& values, std::int64_t padded, std::int64_t begin, std::int64_t end,
+                 std::byte* staged, std::byte* out, const Between& between) {
     with_code(values, [&](auto code) {
         using Code = decltype(code);
         const std::byte* copies[kTile];
         const std::byte* const* rows = reach<Code>(values, padded, staged, copies);
-        for (std::int64_t t = 0; t < kTile; t += 2, out += padded * 4) {
+        out += begin / 2 * padded * 4;
+        for (std::int64_t t = begin; t < end; t += 2, out += padded * 4) {
             zip_rows<Code>(rows[t], rows[t + 1], padded, out);
             between();
         }
