@@ -229,8 +229,8 @@ struct TileWork {
                             WeighWide<Code>::num_steps(s.padded_values, rows));
             WideTurn turn;
             float correction[W];
-            soften<true>(args.shape, s, begin, rows, correction,
-                         PutWide{s, rows, Code::kOffset, finite, turn});
+            soften<true>(args.shape, s, begin, rows, correction, KeepWeights{s});
+            WidenWeights(s, s.sees + begin, rows, Code::kOffset, finite).to(turn);
             WeighWide<Code>{s.values,    s.weights,       turn.factors,
                             turn.starts, s.padded_values, s.value_groups,
                             rows,        correction,      s.state.out + begin * s.padded_values,

@@ -42,6 +42,7 @@ namespace avx2vnni {
 Linear linear_codes;
 EncodeRows encode_rows;
 Linear linear_fixed;
+Attend attend_codes;
 }  // namespace avx2vnni
 namespace avx512vnni {
 Linear linear_codes;
@@ -116,7 +117,7 @@ const Kernels kernels_avx512vnni =
                avx512vnni::linear_codes, avx512vnni::encode_rows, avx512vnni::attend_codes);
 const Kernels kernels_avx2vnni =
     with_codes(with_fixed<kernels_avx2, avx2vnni::linear_fixed>(), "avx2vnni",
-               avx2vnni::linear_codes, avx2vnni::encode_rows, kernels_avx2.attend);
+               avx2vnni::linear_codes, avx2vnni::encode_rows, avx2vnni::attend_codes);
 #elif defined(__aarch64__)
 Kernels with_products(const char* name, decltype(Kernels::linear) linear,
                       decltype(Kernels::linear_codes) linear_codes) {

@@ -7,6 +7,7 @@
 #include <array>
 #include <limits>
 
+#include "across_rows.h"
 #include "lanes_math.h"
 #include "sight.h"
 #include "tile_products.h"
@@ -119,31 +120,6 @@ inline float score_factor(const AttentionShape& shape) {
 inline bool only_scales(const AttentionShape& shape, const AttendScratch& s, TokenSet sees,
                         const TileBias& bias) {
     return s.key_groups <= 1 && shape.softcap <= 0 && sees == ~TokenSet{0} && bias.is_none();
-}
-
-// The largest lane of each of `rows` vectors, at most W. A row's NaN makes the same of it wherever
-// it stands: which of its lanes meet in which order depends on no other row.
-KEPT_INLINE void largest_of_rows(vf* x, int rows, float* out) {
-#if defined(__AVX512F__)
-    for (int r = rows; r < W; ++r) x[r] = set1(kNever);
-    KEPT_UNROLL_ALL
-    for (int i = 0; i < 16; i += 2)
-        x[i] = max(_mm512_unpacklo_ps(x[i], x[i + 1]), _mm512_unpackhi_ps(x[i], x[i + 1]));
-    KEPT_UNROLL_ALL
-    for (int i = 0; i < 16; i += 4) {
-        const __m512d a = _mm512_castps_pd(x[i]), b = _mm512_castps_pd(x[i + 2]);
-        x[i] = max(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
-                   _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-    }
-    // Four rows in each 128 bits.
-    const auto halves = [](vf a, vf b) {
-        return max(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-    };
-    store(out, halves(halves(x[0], x[4]), halves(x[8], x[12])));
-#else
-    std::fill_n(out, W, kNever);
-    for (int r = 0; r < rows; ++r) out[r] = reduce_max(x[r]);
-#endif
 }
 
 // Scores of queries [begin, end) of a turn, scaled, with what they take on, and without those of

@@ -38,12 +38,23 @@ inline void write_vector(std::byte* p, vi x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
 }
 
+#if defined(__AVXVNNI__)
+constexpr int kWideInputs = 2, kWideVectors = 2, kWideSums = 14;
+#else
 constexpr int kWideInputs = 2, kWideVectors = 2, kWideSums = 12;
+#endif
 
-// By hand: GCC 12 puts sums of whole numbers that follow each other into another order, in which
-// products wait in memory for their turn.
-KEPT_INLINE vi add_whole(vi sum, vi x) {
-    asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(x));
+// Adds the products of eight pairs, those of `codes` where they lie. By hand: GCC 12 puts sums of
+// whole numbers that follow each other into another order, in which products wait in memory for
+// their turn.
+KEPT_INLINE vi add_products(vi sum, vi wide, const std::byte* codes) {
+    const vi& from = *reinterpret_cast<const vi*>(codes);
+#if defined(__AVXVNNI__)
+    asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(wide), "m"(from));
+#else
+    const vi product = _mm256_madd_epi16(_mm256_loadu_si256(&from), wide);
+    asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(product));
+#endif
     return sum;
 }
 
@@ -72,9 +83,6 @@ KEPT_INLINE void add_wide(const std::byte* b, std::int64_t b_stride, const std::
         ahead.fetch();
         KEPT_UNROLL_ALL
         for (int i = 0; i < kFetchSteps; ++i, a += 4, b += b_stride) {
-            vi codes[kVectors];
-            KEPT_UNROLL_ALL
-            for (int v = 0; v < kVectors; ++v) codes[v] = read_vector(b + 32 * v);
             KEPT_UNROLL_ALL
             for (int r = 0; r < kRows; ++r) {
                 int two;
@@ -82,7 +90,7 @@ KEPT_INLINE void add_wide(const std::byte* b, std::int64_t b_stride, const std::
                 const vi wide = _mm256_set1_epi32(two);
                 KEPT_UNROLL_ALL
                 for (int v = 0; v < kVectors; ++v)
-                    sums[r][v] = add_whole(sums[r][v], _mm256_madd_epi16(codes[v], wide));
+                    sums[r][v] = add_products(sums[r][v], wide, b + 32 * v);
             }
         }
     }

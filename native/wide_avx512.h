@@ -46,7 +46,7 @@ inline vi read_four(const std::byte* p) {
 
 #if defined(__AVX512VNNI__)
 
-constexpr int kWideInputs = 4, kWideVectors = 4, kWideSums = 12;
+constexpr int kWideInputs = 4, kWideVectors = 2, kWideSums = 14;
 
 inline void put_wide(std::byte* row, std::int64_t inputs, std::int64_t i, vi x) {
     const vi high = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);

@@ -1,0 +1,10 @@
+#define KEPT_NS avx2vnni
+#include "attention.h"
+
+namespace kept::avx2vnni {
+
+void attend_codes(const AttendArgs& args, const AttendUnit& unit, float* scratch) {
+    attend(args, unit, scratch);
+}
+
+}  // namespace kept::avx2vnni
