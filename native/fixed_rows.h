@@ -7,7 +7,9 @@
 //   starts   an int32 for each group: what its sums begin with, for weights kWeightOffset too large
 #pragma once
 
-#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
 
 #include "code_rows.h"
 #include "group_units.h"
@@ -20,9 +22,9 @@ struct FixedRows {
     std::byte* data = nullptr;
     std::int64_t width = 0;  // inputs, padded to 32
 
-    std::int64_t num_groups() const { return width / kGroup; }
+    constexpr std::int64_t num_groups() const { return width / kGroup; }
     // Bytes from one row to the next: whole cache lines.
-    std::int64_t stride() const { return round_up(2 * width + 8 * num_groups(), 64); }
+    constexpr std::int64_t stride() const { return round_up(2 * width + 8 * num_groups(), 64); }
     std::int16_t* codes(std::int64_t row) const {
         return reinterpret_cast<std::int16_t*>(data + row * stride());
     }

@@ -3,8 +3,9 @@
 // are the same in any order, as int32 or on tiles as floats.
 //
 // The unit is a power of 2, 2^-14 of that of a group's largest number, or up to 8 times as much
-// where the group would come to 2^code_bits() units or more. What is at least 2^8 units is a
-// multiple of one, as a bf16 has 8 bits; the rest is rounded to one.
+// where the group would come to 2^code_bits() units or more. What is at least 2^7 units is a
+// multiple of one, as a bf16 has 8 bits; the rest is rounded to one. No unit is below 2^-125: tiles
+// take subnormal numbers for zero, and products come in halves of a unit.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +21,10 @@ namespace kept::KEPT_NS {
 constexpr int code_bits(Format format) {
     return format == Format::int4 ? 17 : 20;
 }
+static_assert(((1 << code_bits(Format::int4)) + kGroup) * 127 <= 1 << 24);
+static_assert((1 << code_bits(Format::mxfp4)) * 12 <= 1 << 24);
+static_assert((1 << code_bits(Format::q4_0)) * 8 <= 1 << 24);
+static_assert(kGroup * (255 << 7) < 1 << code_bits(Format::q4_0), "units are never larger");
 
 struct GroupUnit {
     float unit, inverse;  // the unit is NaN, and its inverse 0, where there is none

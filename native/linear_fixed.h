@@ -15,6 +15,16 @@ constexpr std::int64_t kFixedBytes = 1 << 19;  // of rows that stay in the secon
 static_assert(kFixedSlice * kGroupSteps * kWordsStep <= kExpandInputs * kPanel * 4, "in scratch");
 static_assert(kFixedBytes <= kBlockWords * kBlockInputs * 4, "in scratch");
 
+// Rows that are multiplied together: those that the second cache holds, or one that it does not.
+constexpr std::int64_t fixed_at_once(const FixedRows& rows) {
+    return std::clamp<std::int64_t>(kFixedBytes / rows.stride(), 1, kBlockRows);
+}
+// From this width on few_words() is more than the words of a block, and behind it linear_scratch()
+// has room for the sums of a few rows alone.
+constexpr std::int64_t kWideInputs = kBlockWords * kBlockInputs / kFewRows;
+static_assert(few_words(kWideInputs - kGroup) <= kBlockWords * kBlockInputs);
+static_assert(fixed_at_once({nullptr, kWideInputs}) <= kFewRows, "their sums in scratch");
+
 // Bytes of weights that are prefetched ahead of a few rows.
 inline std::int64_t fixed_ahead() {
     return kPrefetchPastCaches ? 8192 : 1024;
@@ -100,11 +110,11 @@ inline FixedScratch fixed_scratch(float* scratch, std::int64_t rows, std::int64_
 
 void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                   float* scratch) {
-    if (args.rows == 0) return;
+    if (args.rows == 0 || first_panel == last_panel) return;
     const Weights& w = *args.weights;
     const FixedScratch s = fixed_scratch(scratch, args.rows, w.padded_in());
     const FixedRows a{s.rows, w.padded_in()};
-    const std::int64_t most = std::clamp<std::int64_t>(kFixedBytes / a.stride(), 1, kBlockRows);
+    const std::int64_t most = fixed_at_once(a);
     const std::int64_t blocks = (args.rows + most - 1) / most;
     for (std::int64_t i = 0; i < blocks; ++i) {
         const std::int64_t first = args.rows * i / blocks;
