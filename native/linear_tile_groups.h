@@ -139,6 +139,8 @@ void group_sums(const GroupBlock& x, Upcoming& upcoming) {
     }
     move_half<kRows, true>(x.sums, left);
     move_half<kRows, true>(x.sums + kHalfColumns, right);
+    // The compiler must not write next what the loads above, unknown to it, have yet to read.
+    Tiles::settle();
 }
 
 }  // namespace kept::KEPT_NS

@@ -14,7 +14,8 @@
 //   load<t>(from, stride)            the rows and columns of t's shape, `stride` bytes between rows
 //   load_passing<t>(from, stride)    the same, of what the nearest cache had better not keep
 //   store<t>(to, stride)
-//   settle()                         what is written to memory is there for what comes next:
+//   settle()                         what is written to memory before is there for these, and what
+//                                    is written after is not:
 //   load_settled<t>(from, stride), load_settled_passing<t>(from, stride)
 //   store_rows<t>(to)                rows one behind the other, in room for 16
 //   dot<c, a, b>()                   c += a b
