@@ -57,9 +57,8 @@ class GroupParts {
           w_(*args.weights),
           row_(row),
           rows_(rows),
-          first_(first),
-          last_(last),
           cut_(rows, w_.padded_in(), last - first, true, kGroupBlock),
+          panels_(w_, cut_, first, last),
           block_(std::max<std::int64_t>((rows + cut_.blocks - 1) / cut_.blocks, kLeastGroupRows)),
           scratch_(scratch, std::min(cut_.group, last - first) * cut_.blocks * block_ * kPanel) {}
 
@@ -67,30 +66,23 @@ class GroupParts {
     std::int64_t block_rows() const { return block_; }
 
     void run() {
-        TileSlices slices(cut_, w_.padded_in(), first_, last_);
+        TileSlices slices = panels_.slices();
         // Of places that no row has, whose products nobody looks at.
         std::fill_n(scratch_.packed, cut_.blocks * cut_.stretch * block_, std::uint16_t{0});
         while (!slices.is_over()) {
             const TileSlice slice = slices.at();
             slices.step();
-            // A stretch of rows that was packed for a group before is gone by now, unless it is
-            // all.
-            const bool packs = slice.panel == (is_all() ? first_ : slice.group);
-            if (packs && slice.input == slice.stretch) pack(slice);
+            if (panels_.packs(slice) && slice.input == slice.stretch) pack(slice);
             widen(slice);
-            share(slice, slices);
+            upcoming_ = panels_.behind(slice, slices);
+            fetch_scales(slices);
             for (std::int64_t i = 0; i < cut_.blocks; ++i) multiply(slice, i);
         }
     }
 
   private:
-    bool is_all() const { return cut_.stretch >= w_.padded_in(); }
     std::int64_t first_row(std::int64_t block) const { return rows_ * block / cut_.blocks; }
 
-    const std::byte* weights_of(const TileSlice& slice) const {
-        return w_.data + slice.panel * w_.bytes_per_panel() +
-               slice.input / step_inputs(w_.format) * kStepBytes;
-    }
     const std::uint16_t* scales_of(const TileSlice& slice) const {
         return w_.group_scales + (slice.panel * w_.num_groups() + slice.input / kGroup) * kPanel;
     }
@@ -106,22 +98,17 @@ class GroupParts {
     }
 
     void widen(const TileSlice& slice) {
-        expand_nibbles(w_.format, weights_of(slice), slice.num_inputs(), scratch_.expanded);
+        expand_nibbles(w_.format, panels_.weights_of(slice), slice.num_inputs(), scratch_.expanded);
         const std::uint16_t* from = scales_of(slice);
         const bool halves = group_scales_of(w_.format) == GroupScales::fp16;
         for (std::int64_t i = 0; i < slice.num_inputs() / kGroup * kPanel; i += W)
             store(scratch_.scales + i, halves ? load_fp16(from + i) : load_bf16(from + i));
     }
 
-    // What comes behind a slice is fetched in the steps of all its blocks, and its scales at once.
-    void share(const TileSlice& slice, const TileSlices& next) {
-        upcoming_ = {};
+    // Scales of what comes behind a slice.
+    void fetch_scales(const TileSlices& next) const {
         if (next.is_over()) return;
-        const std::byte* data = weights_of(next.at());
         const std::int64_t groups = next.at().num_inputs() / kGroup;
-        const std::int64_t bytes = panel_bytes(w_.format, next.at().num_inputs());
-        const std::int64_t steps = cut_.blocks * (slice.num_inputs() / kGroup);
-        upcoming_ = {data, data + bytes, round_up((bytes + steps - 1) / steps, 64)};
         for (std::int64_t g = 0; g < groups; ++g) prefetch_outer(scales_of(next.at()) + g * kPanel);
     }
 
@@ -144,39 +131,25 @@ class GroupParts {
 
     const LinearArgs& args_;
     const Weights& w_;
-    const std::int64_t row_, rows_, first_, last_;
+    const std::int64_t row_, rows_;
     const TileCut cut_;
+    const SlicedPanels panels_;
     const std::int64_t block_;
     const GroupScratch scratch_;
     Upcoming upcoming_;
-};
-
-// Gives the calling thread's tiles the shapes that a block's rows need, and frees them in the end.
-template <class Tiles>
-class GroupShapes {
-  public:
-    explicit GroupShapes(std::int64_t rows) {
-        TileConfig config;
-        std::fill_n(config.row_bytes, kNumTiles, std::uint16_t{kTileRowBytes});
-        std::fill_n(config.rows, 6, static_cast<std::uint8_t>(rows));
-        config.rows[6] = config.rows[7] = kTileRows;
-        Tiles::configure(config);
-    }
-    GroupShapes(const GroupShapes&) = delete;
-    GroupShapes& operator=(const GroupShapes&) = delete;
-    ~GroupShapes() { Tiles::release(); }
 };
 
 template <class Tiles>
 void grouped_on_tiles(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                       float* scratch) {
     if (args.rows == 0 || first_panel == last_panel) return;
+    TileShapes<Tiles> shapes;
     const std::int64_t parts = (args.rows + kTileRowsAtOnce - 1) / kTileRowsAtOnce;
     for (std::int64_t i = 0; i < parts; ++i) {
         const std::int64_t first = args.rows * i / parts;
         GroupParts<Tiles> part(args, first, args.rows * (i + 1) / parts - first, first_panel,
                                last_panel, scratch);
-        const GroupShapes<Tiles> shapes(part.block_rows());
+        shapes.use(part.block_rows(), part.block_rows(), part.block_rows());
         part.run();
     }
     settle_stores();

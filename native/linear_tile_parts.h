@@ -72,6 +72,37 @@ class TileSlices {
     TileSlice at_;
 };
 
+// Panels [first, last) of a matrix as their slices are read.
+class SlicedPanels {
+  public:
+    SlicedPanels(const Weights& w, const TileCut& cut, std::int64_t first, std::int64_t last)
+        : w_(w), cut_(cut), first_(first), last_(last) {}
+
+    TileSlices slices() const { return TileSlices(cut_, w_.padded_in(), first_, last_); }
+    const std::byte* weights_of(const TileSlice& slice) const {
+        return w_.data + slice.panel * w_.bytes_per_panel() +
+               slice.input / step_inputs(w_.format) * kStepBytes;
+    }
+    // Whether rows are packed for it: a stretch that was packed for a group before is gone by now,
+    // unless it is all.
+    bool packs(const TileSlice& slice) const {
+        return slice.panel == (cut_.stretch < w_.padded_in() ? slice.group : first_);
+    }
+    // What comes behind a slice, in shares for the steps of all its blocks.
+    Upcoming behind(const TileSlice& slice, const TileSlices& next) const {
+        if (next.is_over()) return {};
+        const std::byte* data = weights_of(next.at());
+        const std::int64_t bytes = panel_bytes(w_.format, next.at().num_inputs());
+        const std::int64_t steps = cut_.blocks * (slice.num_inputs() / kDotInputs);
+        return {data, data + bytes, round_up((bytes + steps - 1) / steps, 64)};
+    }
+
+  private:
+    const Weights& w_;
+    const TileCut& cut_;
+    const std::int64_t first_, last_;
+};
+
 // Rows [row, row + rows), panels [first, last).
 template <class Tiles>
 class TileParts {
@@ -81,8 +112,8 @@ class TileParts {
         : args_(args),
           w_(*args.weights),
           first_(first),
-          last_(last),
           cut_(rows, w_.padded_in(), last - first, w_.format != Format::bf16),
+          panels_(w_, cut_, first, last),
           rows_(row, rows, cut_.blocks),
           places_(std::min(cut_.group, last - first) + 1),
           scratch_(scratch, places_ * cut_.blocks * kBlockSums),
@@ -92,48 +123,32 @@ class TileParts {
     std::int64_t block_rows() const { return rows_.size(); }
 
     void run() {
-        TileSlices slices(cut_, w_.padded_in(), first_, last_);
+        TileSlices slices = panels_.slices();
         while (!slices.is_over()) {
             const TileSlice slice = slices.at();
             slices.step();
-            share(slice, slices);
+            upcoming_ = panels_.behind(slice, slices);
             multiply(slice);
         }
         unfinished_.rest();
     }
 
   private:
-    const std::byte* weights_of(const TileSlice& slice) const {
-        return w_.data + slice.panel * w_.bytes_per_panel() +
-               slice.input / step_inputs(w_.format) * kStepBytes;
-    }
     // One that no other panel of the group has, nor the one before the group.
     float* sums_of(const TileSlice& slice) const {
         return scratch_.sums + (slice.panel - first_) % places_ * cut_.blocks * kBlockSums;
     }
 
-    // What comes behind a slice is fetched in the steps of all its blocks.
-    void share(const TileSlice& slice, const TileSlices& next) {
-        upcoming_ = {};
-        if (next.is_over()) return;
-        const std::byte* data = weights_of(next.at());
-        const std::int64_t bytes = panel_bytes(w_.format, next.at().num_inputs());
-        const std::int64_t steps = cut_.blocks * (slice.num_inputs() / kDotInputs);
-        upcoming_ = {data, data + bytes, round_up((bytes + steps - 1) / steps, 64)};
-    }
-
     void multiply(const TileSlice& slice) {
-        const std::byte* b = weights_of(slice);
+        const std::byte* b = panels_.weights_of(slice);
         if (w_.format == Format::int8) {
             expand<PairWords, ReadPairs<PairWords, Int8Pairs>>(b, slice.num_inputs(),
                                                                scratch_.expanded);
             b = scratch_.expanded;
         }
-        // A stretch of rows that was packed for a group before is gone by now, unless it is all.
-        const bool packs = slice.panel == (cut_.stretch < w_.padded_in() ? slice.group : first_);
         for (std::int64_t i = 0; i < cut_.blocks; ++i) {
             const TileBlock block = operands(slice, i, b);
-            if (packs)
+            if (panels_.packs(slice))
                 block_sums<Tiles, true>(block, upcoming_, unfinished_);
             else
                 block_sums<Tiles, false>(block, upcoming_, unfinished_);
@@ -159,8 +174,9 @@ class TileParts {
 
     const LinearArgs& args_;
     const Weights& w_;
-    const std::int64_t first_, last_;
+    const std::int64_t first_;
     const TileCut cut_;
+    const SlicedPanels panels_;
     const RowBlocks rows_;
     const std::int64_t places_;
     const TileScratch scratch_;

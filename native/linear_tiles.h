@@ -14,35 +14,6 @@
 
 namespace kept::KEPT_NS {
 
-// Gives the calling thread's tiles the shapes that a block's rows need, and frees them in the end,
-// which spares the system saving them.
-template <class Tiles>
-class TileShapes {
-  public:
-    TileShapes() = default;
-    TileShapes(const TileShapes&) = delete;
-    TileShapes& operator=(const TileShapes&) = delete;
-    ~TileShapes() {
-        if (rows_ > 0) Tiles::release();
-    }
-    void use(std::int64_t rows) {
-        if (rows == rows_) return;
-        rows_ = rows;
-        const auto upper = static_cast<std::uint8_t>(std::min<std::int64_t>(rows, kTileRows));
-        const auto lower = static_cast<std::uint8_t>(rows - upper);
-        TileConfig config;
-        std::fill_n(config.row_bytes, kNumTiles, std::uint16_t{kTileRowBytes});
-        std::fill_n(config.rows, kNumTiles, std::uint8_t{kTileRows});
-        config.rows[0] = config.rows[1] = config.rows[4] = upper;
-        config.rows[2] = config.rows[3] = lower > 0 ? lower : upper;
-        if (lower > 0) config.rows[5] = lower;
-        Tiles::configure(config);
-    }
-
-  private:
-    std::int64_t rows_ = 0;
-};
-
 template <class Tiles>
 void linear_on_tiles(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,
                      float* scratch) {
@@ -53,7 +24,7 @@ void linear_on_tiles(const LinearArgs& args, std::int64_t first_panel, std::int6
     if (args.rows == 0 || first_panel == last_panel) return;
     TileShapes<Tiles> shapes;
     if (args.rows <= kTileRows) {
-        shapes.use(args.rows);
+        shapes.use(args.rows, args.rows, kTileRows);
         FewLinear<Tiles>(args, scratch).run(first_panel, last_panel);
         return;
     }
@@ -62,7 +33,8 @@ void linear_on_tiles(const LinearArgs& args, std::int64_t first_panel, std::int6
         const std::int64_t first = args.rows * i / parts;
         TileParts<Tiles> part(args, first, args.rows * (i + 1) / parts - first, first_panel,
                               last_panel, scratch);
-        shapes.use(part.block_rows());
+        const std::int64_t lower = part.block_rows() - kTileRows;
+        shapes.use(kTileRows, lower, lower);
         part.run();
     }
     settle_stores();
