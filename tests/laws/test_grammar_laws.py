@@ -95,7 +95,11 @@ def test_a_grammar_ends_a_text_that_no_token_does(llm: LLM) -> None:
 
 
 @pytest.mark.parametrize("choice", ["greedy", "penalty", "top_k", "all"])
-def test_a_dead_end_is_its_own_texts_alone(llm: LLM, choice: str) -> None:
+@pytest.mark.parametrize("least", [0.0, 1.0], ids=["made ahead", "made when asked for"])
+def test_a_dead_end_is_its_own_texts_alone(
+    llm: LLM, choice: str, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kept.grammar.ahead.LEAST_SECONDS", least)
     requests = []
     for grammar in ('start: "a" T\nT: /ab/ & /cd/', "start: /[a-c]{4}/"):
         options = {"grammar": grammar, "max_new_tokens": 9, **CHOICES[choice]}

@@ -18,7 +18,7 @@ from kept.cache.shape import KVShape
 from kept.ops import BlockView, KVCodec, Span
 
 # Numbers of so many bytes, for numpy, which has no bfloat16.
-_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class BlockLayer(LayerCache):

@@ -99,9 +99,10 @@ class Constraint:
         job = self._job
         if job is not None:
             self._job = None
-            self._words = job.words_of(self)
-            if self._words is not None:
-                self._check()
+            words = job.words_of(self)
+            if words is not None:
+                self._check()  # before it is kept: who asks again has to hear it again
+            self._words = words
 
     def _check(self) -> None:
         if self.matcher.is_error():
