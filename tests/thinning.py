@@ -7,12 +7,13 @@ the variable takes the same part every time.
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import pytest
 
+LEAST = 8  # cells of a grid that is thinned
 FULL = os.environ.get("KEPT_TEST_FULL") == "1"
 
 
@@ -40,19 +41,29 @@ def cells(*axes: Sequence[Any], out_of: int) -> list[tuple[Any, ...]]:
 
 
 def left_out(items: Sequence[pytest.Item]) -> set[pytest.Item]:
-    """Those of a grid of instruction sets that a run leaves: every other cell, by turns that keep
-    step with no axis. Two sets that are next to each other share most of their code, and take all
-    cells between them."""
-    grids: dict[object, dict[str, list[pytest.Item]]] = defaultdict(lambda: defaultdict(list))
+    """Those of a test's grid that a run leaves: every other cell, by turns that keep step with no
+    axis, so that each value of an axis still meets half of those of every other. Of a grid of
+    instruction sets two that are next to each other take all cells between them, as they share
+    most of their code."""
+    grids: dict[object, list[pytest.Function]] = defaultdict(list)
     for item in items:
-        of = getattr(item, "callspec", None)
-        if of and "isa" in of.params:
-            others = repr([value for name, value in of.params.items() if name != "isa"])
-            grids[item.path, item.name.partition("[")[0]][others].append(item)
-    return {
-        item
-        for cells in grids.values()
-        for number, cell in enumerate(cells.values())
-        for isa, item in enumerate(cell)
-        if len(cells) >= 4 and (number.bit_count() + isa) % 2
-    }
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            grids[item.path, item.originalname].append(item)
+    return {item for cells in grids.values() for item in _left_of(cells)}
+
+
+def _left_of(cells: Sequence[pytest.Function]) -> Iterator[pytest.Function]:
+    axes = _axes_of(cells)
+    if len(axes) < 2 or len(cells) < LEAST:
+        return
+    for item, *at in zip(cells, *axes, strict=True):
+        if sum(place.bit_count() for place in at) % 2:
+            yield item
+
+
+def _axes_of(cells: Sequence[pytest.Function]) -> set[tuple[int, ...]]:
+    """Of each axis of a grid the places on it that its cells have; parameters that change together
+    are one."""
+    names = cells[0].callspec.params
+    found = {tuple(cell.callspec.indices[name] for cell in cells) for name in names}
+    return {axis for axis in found if len(set(axis)) > 1}
