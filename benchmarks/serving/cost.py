@@ -56,9 +56,9 @@ def bare(given: Namespace, llm: LLM, prompts: list[list[int]], interactive: bool
     return Taken(sum(len(c.token_ids) for c in completions) / seconds, first)
 
 
-def over_http(given: Namespace, address: tuple[str, int], prompts: list[list[int]]) -> Taken:
-    """The same, of streams."""
-    requests = [
+def bodies_of(given: Namespace, prompts: list[list[int]]) -> list[bytes]:
+    """Requests for a greedy stream of each prompt, of `--new` tokens."""
+    return [
         made(
             {
                 "prompt": prompt,
@@ -71,6 +71,11 @@ def over_http(given: Namespace, address: tuple[str, int], prompts: list[list[int
         )
         for prompt in prompts
     ]
+
+
+def over_http(given: Namespace, address: tuple[str, int], prompts: list[list[int]]) -> Taken:
+    """The same, of streams."""
+    requests = bodies_of(given, prompts)
     client, began = Client(address), time.perf_counter()
     told = [client.ask(data) for data in requests]
     client.hear(math.inf)

@@ -16,8 +16,8 @@ from statistics import median
 from typing import Any
 
 from client import Told
-from cost import prompts_of
-from lean import Client, made
+from cost import bodies_of, prompts_of
+from lean import Client
 from serve.process import serving
 
 PAUSE = 0.1  # seconds, the longest that kept keeps a token back
@@ -45,19 +45,7 @@ def burst(
     given: Namespace, pid: int, address: tuple[str, int], run: int
 ) -> tuple[float, list[Told]]:
     """Seconds of the loop's thread for all requests at once, and what they heard."""
-    requests = [
-        made(
-            {
-                "prompt": prompt,
-                "max_tokens": given.new,
-                "ignore_eos": True,
-                "temperature": 0,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-        )
-        for prompt in prompts_of(given, run, given.requests)
-    ]
+    requests = bodies_of(given, prompts_of(given, run, given.requests))
     client, before = Client(address), loop_seconds(pid)
     told = [client.ask(data) for data in requests]
     client.hear(math.inf)
