@@ -18,7 +18,7 @@ from typing import Protocol, Self
 
 from tokenizers import decoders, pre_tokenizers
 
-from kept.text.library import DECODING
+from kept.text.panics import DECODING
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _UNKNOWN = "\ufffd"

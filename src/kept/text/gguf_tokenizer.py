@@ -21,7 +21,7 @@ from kept.errors import TokenizerError
 from kept.gguf import GGUFHeader
 from kept.text.derived_merges import derive_merges
 from kept.text.gguf_splits import SPLITS, WHOLE_FIRST, cut_by
-from kept.text.library import refusing
+from kept.text.panics import refusing
 from kept.text.tokenizer_classes import RULES, add_bos_eos
 
 _KEY = "tokenizer.ggml."

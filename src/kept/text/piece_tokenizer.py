@@ -21,7 +21,7 @@ from kept.errors import OptionError, TokenizerError
 from kept.json_file import check_regular, read_json_object
 from kept.text.class_rules import content
 from kept.text.languages import Languages
-from kept.text.library import refusing
+from kept.text.panics import refusing
 from kept.text.tokenizer import Tokenizer
 from kept.text.tokenizer_config import TokenizerConfig
 

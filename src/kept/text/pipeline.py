@@ -15,7 +15,7 @@ from tokenizers import AddedToken, models
 from kept.errors import TokenizerError
 from kept.json_file import check_regular, read_text
 from kept.text.class_rules import Rules
-from kept.text.library import refusing
+from kept.text.panics import refusing
 from kept.text.sentencepiece_file import SENTENCEPIECE_FILES, sentencepiece_backend
 from kept.text.tokenizer_classes import GENERIC, RULES, add_bos_eos
 from kept.text.tokenizer_file import check_backend, check_text

@@ -19,7 +19,7 @@ from kept.errors import TokenizerError
 from kept.json_file import check_regular
 from kept.text.class_rules import Config, Pieces
 from kept.text.derived_merges import derive_merges
-from kept.text.library import refusing
+from kept.text.panics import refusing
 from kept.text.tokenizer_classes import RULES
 from kept.text.tokenizer_file import check_file
 

@@ -13,7 +13,7 @@ import tokenizers
 from kept.errors import OptionError, TokenizerError
 from kept.text.cleanup import clean_up
 from kept.text.languages import Languages, find_language_option, find_languages
-from kept.text.library import DECODING, ENCODING, refusing
+from kept.text.panics import DECODING, ENCODING, refusing
 from kept.text.pipeline import (
     finish_backend,
     load_backend,

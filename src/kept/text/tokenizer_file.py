@@ -1,6 +1,6 @@
 """What a tokenizer.json must not hold: parts the library dies of, process and all.
 
-A panic can be caught (`library.py`); an allocation that fails cannot. Two kinds of parts ask for
+A panic can be caught (`panics.py`); an allocation that fails cannot. Two kinds of parts ask for
 memory without end: a table of characters that claims more entries than it has, and replacements
 that make each other's output grow.
 """

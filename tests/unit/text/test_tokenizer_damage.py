@@ -216,7 +216,7 @@ def test_any_damage_loads_or_is_refused(
 
 
 def test_the_library_still_panics() -> None:
-    # Where it does not any more, `library.py` can go.
+    # Where it does not any more, `panics.py` can go.
     with pytest.raises(BaseException, match="charsmap") as caught:
         tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(**PANICS["table cut"])))
     assert not isinstance(caught.value, Exception)
