@@ -96,17 +96,19 @@ def test_a_grammar_ends_a_text_that_no_token_does(llm: LLM) -> None:
 
 @pytest.mark.parametrize("choice", ["greedy", "penalty", "top_k", "all"])
 @pytest.mark.parametrize("least", [0.0, 1.0], ids=["made ahead", "made when asked for"])
+@pytest.mark.parametrize("drafts", [0, 6], ids=["plain", "drafted"])
 def test_a_dead_end_is_its_own_texts_alone(
-    llm: LLM, choice: str, least: float, monkeypatch: pytest.MonkeyPatch
+    llm: LLM, choice: str, least: float, drafts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kept.grammar.ahead.LEAST_SECONDS", least)
     requests = []
-    for grammar in ('start: "a" T\nT: /ab/ & /cd/', "start: /[a-c]{4}/"):
-        options = {"grammar": grammar, "max_new_tokens": 9, **CHOICES[choice]}
-        generation = llm.begin("x = ", *llm.resolve(None, options))
+    for grammar in ('start: "ababab" T\nT: /ab/ & /cd/', "start: /[a-c]{8}/"):
+        options = {"grammar": grammar, "prompt_lookup_num_tokens": drafts, **CHOICES[choice]}
+        generation = llm.begin("x = ababababab\nx = ", *llm.resolve(None, options))
         requests += [generation.engine.submit(request) for request in generation.requests]
-    while generation.engine.has_work:
-        generation.engine.step()
+    with drafting_freely(generation.engine, 1):
+        while generation.engine.has_work:
+            generation.engine.step()
     dead, other = (request.group.results[0] for request in requests)
     assert dead.finish_reason == "error"
     assert "allows no text at all" in str(dead.error)

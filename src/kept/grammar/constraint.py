@@ -96,13 +96,11 @@ class Constraint:
             words[:, at] |= np.where(may_end, bit, np.uint32(0))
 
     def _settle(self) -> None:
-        job = self._job
+        job, self._job = self._job, None
         if job is not None:
-            self._job = None
             words = job.words_of(self)
-            if words is not None:
-                self._check()  # before it is kept: who asks again has to hear it again
-            self._words = words
+            # Of a dead end none is kept: who asks for a mask has to hear of it, and nobody else.
+            self._words = None if self.matcher.is_error() else words
 
     def _check(self) -> None:
         if self.matcher.is_error():
