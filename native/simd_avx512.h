@@ -139,7 +139,11 @@ inline vf dp(vf acc, vb a, vb b) {
                            _mm512_castsi512_ps(_mm512_and_si512(b, high)), acc);
 }
 inline __m256i narrow(vf x) {
-    const __m512i bits = _mm512_castps_si512(x);
+    __m512i bits = _mm512_castps_si512(x);
+    // What is subnormal becomes zero, as VCVTNEPS2BF16 has it: of 4-bit weights on AMX few rows are
+    // rounded by this and many by that.
+    const __mmask16 small = _mm512_testn_epi32_mask(bits, _mm512_set1_epi32(0x7f800000));
+    bits = _mm512_mask_and_epi32(bits, small, bits, _mm512_set1_epi32(1 << 31));
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i rounded = _mm512_srli_epi32(
         _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);

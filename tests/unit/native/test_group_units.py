@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kept import machine
-from kept.ops import PackedMatrix, pack_matrix
+from kept.ops import Adapters, LowRank, PackedMatrix, pack_matrix, trace
 from kept.ops.packed import pack_grouped
 
 from .driving import Rig
@@ -28,6 +28,17 @@ def stored(x: Tensor, w: PackedMatrix, threads: int = 1) -> Tensor:
     rig = Rig()
     out = rig.linear(rig.round(rig.embed(pack_matrix(x, "fp32"))), w)
     return rig.run(len(x), threads=threads)[0].rows(out, len(x))
+
+
+def enlarged(x: Tensor, w: PackedMatrix) -> Tensor:
+    """The same rounded to bf16, as an adapter of the next layer multiplies it by 2^100."""
+    rig = Rig()
+    out = rig.linear(rig.round(rig.embed(pack_matrix(x, "fp32"))), w, "activate")
+    one = torch.eye(out.width)
+    adapters = Adapters(((LowRank(0, out.width, 2.0**100 * one, one, 1.0),),))
+    nothing = pack_matrix(torch.zeros_like(one), "bf16")
+    made = trace.linear(trace.Rows(rig.traced, out), nothing, None, adapters)
+    return rig.run(len(x), adapters=(0,))[0].rows(made.buffer, len(x))
 
 
 def everywhere(monkeypatch: pytest.MonkeyPatch, x: Tensor, w: PackedMatrix) -> Tensor:
@@ -74,6 +85,17 @@ def test_the_smallest_numbers_and_zeros(monkeypatch: pytest.MonkeyPatch, format:
     rounded = (x.double() * 2.0**125).round() * 2.0**-125
     check(found, *product(rounded.float(), w, None))
     assert torch.equal(found[[1, 18]].view(torch.int32), torch.zeros(2, 33, dtype=torch.int32))
+
+
+@formats
+def test_subnormal_outputs_in_bf16(monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    """What a set makes of them does not depend on how many rows there are."""
+    x = torch.ldexp(torch.randn(19, 40), torch.randint(-112, -106, (19, 40)))
+    w = some(format, 33, 40, 2.0**-22)
+    for name in NAMES:
+        monkeypatch.setenv("KEPT_ISA", name)
+        few, many = (enlarged(x[:count], w) for count in BOTH)
+        assert torch.equal(few, many[:5])
 
 
 def test_rows_too_wide_for_the_words_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
