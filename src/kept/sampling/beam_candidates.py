@@ -42,14 +42,13 @@ def best_candidates(
     beam_scores: Sequence[float],
     likeliest: Likeliest | None = None,
 ) -> Candidates:
-    """Return the best of a search, twice as many as it has beams or, where several tokens end a
-    text, more, so that enough of them go on.
+    """Return the best of a search: its `num_candidates`, or all there are.
 
     logits: (B, V) of the beams' next tokens; histories, beam_scores: (B,) what each has come to.
     likeliest: of these rows, where some are known; it changes nothing but the time. The first
     score is not finite where no beam can go on. Not for drawn searches.
     """
-    count = num_candidates(params, logits.numel())
+    count = min(params.num_candidates, logits.numel())
     scores = np.array(beam_scores, dtype=np.float32)
     if likeliest is not None and can_be_searched_from(params) and logits.is_cpu:
         found = _from_few(logits, params, histories, scores, likeliest, count)
@@ -78,13 +77,8 @@ def drawn_candidates(
     flat = _scores(logits, params, histories, np.array(beam_scores, dtype=np.float32))
     if not math.isfinite(peak := float(flat.max())):
         return Candidates([0], [0], [peak])
-    drawn = draw_distinct(flat, num_candidates(params, flat.numel()), key)
+    drawn = draw_distinct(flat, min(params.num_candidates, flat.numel()), key)
     return _candidates(np.array(drawn, dtype=np.int64), flat.cpu().numpy(), logits.shape[1])
-
-
-def num_candidates(params: ResolvedParams, size: int) -> int:
-    """How many there are, of `size` tokens of all beams."""
-    return min(max(2, 1 + len(params.eos_token_ids)) * params.num_beams, size)
 
 
 def _candidates(places: Ids, flat: Floats, vocab_size: int) -> Candidates:

@@ -99,7 +99,7 @@ def can_be_searched_from(params: ResolvedParams) -> bool:
 def num_to_search_from(params: ResolvedParams) -> int:
     """How many of each beam's likeliest tokens that takes; one more than it goes on with shows that
     no others tie with them."""
-    count = max(2, 1 + len(params.eos_token_ids)) * params.num_beams + 1
+    count = params.num_candidates + 1
     return count + _SPARE if params.has_penalties else count
 
 

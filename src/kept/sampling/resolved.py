@@ -91,6 +91,12 @@ class ResolvedParams:
         """
         return max(len(self.eos_token_ids), 1) + 1 if self.num_beams > 1 else 1
 
+    @property
+    def num_candidates(self) -> int:
+        """How many next tokens of all its beams a search looks at: twice as many as it has beams
+        or, where several tokens end a text, more, so that enough of them go on."""
+        return max(2, 1 + len(self.eos_token_ids)) * self.num_beams
+
     def new_token_limit(self, prompt_length: int) -> int:
         """Return how many tokens may follow a prompt of `prompt_length` tokens.
 
