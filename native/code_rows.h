@@ -3,9 +3,9 @@
 //
 // A row lies in one piece, its parts one behind the other:
 //
-//   codes    int8, an input each; of rows for weights of 4 bits the inputs 0 4 1 5 2 6 3 7 of each
-//   8,
-//            the order in which the nibbles of a column come out of their 32 bits (layout.h)
+//   codes    int8, an input each. Rows for weights of 4 bits have of each 8 the inputs
+//            0 4 1 5 2 6 3 7, the order in which the nibbles of a column come out of their 32 bits
+//            (layout.h)
 //   scales   a float for each group of kCodeGroup inputs
 //   starts   an int32 for each span of inputs that is summed in one go: what its sums begin with
 #pragma once

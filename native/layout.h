@@ -100,13 +100,13 @@ struct Weights {
 };
 
 // Sixteen levels of 4-bit codes, twice over, as bf16; and for int8 the low and the high byte of the
-// bf16 of 0 to 127. In pack.cpp.
+// bf16 of 0 to 63. In pack.cpp.
 extern const std::uint16_t kInt4Levels[32];
 // The same of mxfp4: the numbers of e2m1 (OCP Microscaling Formats, 2023).
 extern const std::uint16_t kFp4Levels[32];
 // The same of q4_0, and of the nibbles of int4 keys and values: -8 to 7.
 extern const std::uint16_t kNibbleLevels[32];
-extern const std::uint8_t kInt8Tables[256];
+extern const std::uint8_t kInt8Tables[128];
 // The levels of 4-bit codes as int8, and then with 128 added as bytes without a sign.
 constexpr int kNumInt4Levels = 16;
 extern const std::uint8_t kInt4Bytes[2 * kNumInt4Levels];

@@ -87,8 +87,9 @@ std::int64_t likeliest_of_row(const LikeliestArgs& args) {
         if (found > peak) peak = found, first = begin;
     }
     if (!std::isfinite(peak)) return -1;
-    const float* scores = blocks.scores(first, std::min(kBlock, args.size - first));
-    return first + (std::find(scores, scores + kBlock, peak) - scores);
+    const std::int64_t count = std::min(kBlock, args.size - first);
+    const float* scores = blocks.scores(first, count);
+    return first + (std::find(scores, scores + count, peak) - scores);
 }
 
 }  // namespace kept

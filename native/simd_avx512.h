@@ -187,7 +187,7 @@ struct Int8Codes {
         low = _mm512_mask_permutexvar_epi8(_mm512_add_epi8(size, size), small, size,
                                            _mm512_load_si512(tables));
         high = _mm512_mask_permutexvar_epi8(_mm512_set1_epi8(0x42), small, size,
-                                            _mm512_load_si512(tables + 128));
+                                            _mm512_load_si512(tables + 64));
         // high | (codes & 0x80)
         high =
             _mm512_ternarylogic_epi64(high, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);

@@ -1,8 +1,8 @@
 // Matrix tiles: eight registers of up to 16 rows of 64 bytes, and one instruction that multiplies
 // two of them as bf16 and adds the product to a third.
 //
-//   sums (rows, 16) floats  +=  a (rows, 32) bf16  times  b (16 pairs of inputs, 16 columns, 2)
-//   bf16
+//   sums (rows, 16) floats  +=  a (rows, 32) bf16
+//                               times  b (16 pairs of inputs, 16 columns, 2) bf16
 //
 // Those of the second kind leave vectors in registers where they are, as the others do not: the
 // compiler takes what it is told of no memory for one that may read and write any.

@@ -6,8 +6,8 @@
 // products stay within an int32, and of half its size with up to 1,024.
 //
 //   vi                  W int32, a column each
-//   kWideInputs         inputs of a step: 4 B times W columns hold a vector of codes for the
-//   products kWideSums           vectors of sums beside operands, as kWideVectors of so many rows
+//   kWideInputs         inputs of a step: 4 bytes of each of W columns are a vector of codes
+//   kWideSums           vectors of sums beside operands, as kWideVectors of so many rows
 //   wide_of, floats_of, plus    a vector rounded to whole numbers; back; sums, which may wrap
 //   total_of(x)         the sum of all lanes
 //   put_wide(row, inputs, i, x)     W wide numbers from i on, into a row of so many (2 B each)
