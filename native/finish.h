@@ -58,11 +58,11 @@ inline std::uint64_t rank(float logit, std::int64_t token) {
     return static_cast<std::uint64_t>(key) << 32 | ~static_cast<std::uint32_t>(token);
 }
 
-// Tokens come in ascending order to each thread, so one that only equals the floor is too late.
+// Tokens come to a thread in any order, so one that equals the floor may go before what set it.
 inline void offer(TopRow& top, std::int64_t column, int count, vf y, const float* lanes) {
-    if (!top.is_open && !any_nan(y) && !any_greater(y, set1(top.floor))) return;
+    if (!top.is_open && !any_not_less(y, set1(top.floor))) return;
     for (int i = 0; i < count; ++i) {
-        if (!top.is_open && lanes[i] <= top.floor) continue;
+        if (!top.is_open && lanes[i] < top.floor) continue;
         top.ranks[top.count++] = rank(lanes[i], column + i);
         if (top.count == top.room) cut(top);
     }
@@ -89,12 +89,9 @@ inline void put_logits(const LinearArgs& args, std::int64_t row, std::int64_t co
     else
         for (int i = 0; i < count; ++i) out[i] = lanes[i];
     if (args.top) offer(args.top[row], column, count, y, lanes);
-    if (!any_nan(y) && !any_greater(y, set1(best.value))) return;
-    for (int i = 0; i < count; ++i) {
-        if (lanes[i] != lanes[i] && best.value == best.value)
-            best = {lanes[i], static_cast<std::int32_t>(column + i)};
-        if (lanes[i] > best.value) best = {lanes[i], static_cast<std::int32_t>(column + i)};
-    }
+    if (!any_not_less(y, set1(best.value))) return;
+    for (int i = 0; i < count; ++i)
+        best = likelier(best, {lanes[i], static_cast<std::int32_t>(column + i)});
 }
 
 inline void finish_row(const LinearArgs& args, std::int64_t panel, std::int64_t row,

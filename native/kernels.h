@@ -42,6 +42,14 @@ struct Best {
     std::int32_t index;
 };
 
+// The likelier of two tokens: NaN before anything else, then the lower index among equals.
+inline Best likelier(Best a, Best b) {
+    const bool nan = a.value != a.value;
+    if (nan != (b.value != b.value)) return nan ? a : b;
+    if (nan || a.value == b.value) return a.index <= b.index ? a : b;
+    return a.value > b.value ? a : b;
+}
+
 struct LinearArgs {
     const Weights* weights;
     ActRows in;
@@ -57,6 +65,9 @@ struct LinearArgs {
     float softcap = 0;  // of logits: cap * tanh(y / cap); 0: none
     Addend addend;      // to y, before anything becomes of it
     float scale = 1;    // of that sum, before anything else becomes of it
+    // The thread's call before was the same but for its panels: what it has made of a few rows in
+    // its scratch is still there.
+    bool goes_on = false;
 };
 
 struct NormArgs {

@@ -114,7 +114,7 @@ void few_rows(const LinearArgs& args, std::int64_t first_panel, std::int64_t las
     const std::int64_t inputs = w.padded_in();
     const LinearScratch s = part_scratch(scratch, few_words(inputs));
     const int rows = static_cast<int>(args.rows);
-    make_words<Of>(args.in, 0, rows, 0, inputs, s.words);
+    if (!args.goes_on) make_words<Of>(args.in, 0, rows, 0, inputs, s.words);
     for (std::int64_t panel = first_panel; panel < last_panel; ++panel) {
         const std::byte* data = w.data + panel * w.bytes_per_panel();
         const TileArgs t{

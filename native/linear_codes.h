@@ -175,7 +175,7 @@ void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t
         const std::int64_t rows = args.rows * (i + 1) / num_blocks - first;
         const CodeBlock block{first, rows, reinterpret_cast<std::byte*>(sums + rows * kPanel),
                               args.codes.num_groups()};
-        block.make_words(args.codes);
+        if (num_blocks > 1 || !args.goes_on) block.make_words(args.codes);
         for (std::int64_t panel = first_panel; panel < last_panel; ++panel)
             with_code_format(args.weights->format, [&]<class Read, GroupScales kScales>() {
                 code_sums<Read, kScales>(args, panel, block, sums, kept);

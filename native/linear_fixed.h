@@ -119,7 +119,8 @@ void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t
     for (std::int64_t i = 0; i < blocks; ++i) {
         const std::int64_t first = args.rows * i / blocks;
         const std::int64_t rows = args.rows * (i + 1) / blocks - first;
-        make_fixed(args.in, first, rows, code_bits(w.format), fixed_levels(w.format).factor, a);
+        if (blocks > 1 || !args.goes_on)
+            make_fixed(args.in, first, rows, code_bits(w.format), fixed_levels(w.format).factor, a);
         for (std::int64_t panel = first_panel; panel < last_panel; ++panel) {
             fixed_sums(w, panel, a, rows, s.sums, s.kept);
             for (std::int64_t row = 0; row < rows; ++row)

@@ -9,17 +9,6 @@
 #include "pool.h"
 
 namespace kept {
-namespace {
-
-// The likelier of two tokens: NaN before anything else, then the lower index among equals.
-const Best& likelier(const Best& a, const Best& b) {
-    if (a.value != a.value) return a;
-    const bool wins =
-        b.value != b.value || b.value > a.value || (b.value == a.value && b.index < a.index);
-    return wins ? b : a;
-}
-
-}  // namespace
 
 Program::Program(const std::string& isa) : kernels_(find_kernels(isa.c_str())) {
     if (kernels_ == nullptr) throw std::invalid_argument("no kernels called " + isa);

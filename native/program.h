@@ -14,6 +14,7 @@
 #include "kernels.h"
 #include "routes.h"
 #include "row_buffer.h"
+#include "shares.h"
 #include "step.h"
 #include "top_logits.h"
 
@@ -324,6 +325,7 @@ class Program {
     void operate(Run& run, const Norm& op, Part part);
     void operate(Run& run, const Round& op, Part part);
     void operate(Run& run, const Quantize& op, Part part);
+    LinearArgs linear_args(const Step& step, const Linear& op, int thread);
     void operate(Run& run, const Linear& op, Part part);
     void operate(Run& run, const Shrink& op, Part part);
     void operate(Run& run, const Place& op, Part part);
@@ -333,6 +335,9 @@ class Program {
     void operate(Run& run, const Choose& op, Part part);
     void operate(Run& run, const Gather& op, Part part);
     void operate(Run& run, const Experts& op, Part part);
+    // Panels [first, last) of an expert that rows have chosen.
+    void multiply(const Run& run, const Experts& op, const Chosen& chosen, std::int64_t first,
+                  std::int64_t last, int thread);
     void operate(Run& run, const Combine& op, Part part);
     void operate(Run& run, const Columns& op, Part part);
     void operate(Run& run, const Match& op, Part part);
@@ -369,6 +374,7 @@ class Program {
     std::vector<std::vector<Best>> thread_best_;
     std::vector<Best> best_;
     TopLogits top_;
+    Shares shares_;
 };
 
 }  // namespace kept

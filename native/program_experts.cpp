@@ -11,6 +11,13 @@ namespace {
 
 // Rows whose products take about as long as reading their panel from memory, whatever the format.
 constexpr std::int64_t kRowsOfReading = 32;
+// That a thread takes at least, of few rows.
+constexpr std::int64_t kLeastPanels = 2;
+
+// Of a panel.
+std::int64_t cost_of(const Chosen& chosen) {
+    return chosen.count + kRowsOfReading;
+}
 
 std::byte* at(void* data, std::int64_t bytes) {
     return static_cast<std::byte*>(data) + bytes;
@@ -50,42 +57,52 @@ void Program::operate(Run& run, const Gather& op, Part part) {
 
 void Program::operate(Run& run, const Experts& op, Part part) {
     const auto& weights = expert_weights_[static_cast<std::size_t>(op.weights)];
+    const std::int64_t panels = weights.front().num_panels();
+    std::int64_t total = 0;
+    for (const Chosen& c : routes_.chosen()) total += panels * cost_of(c);
+    const std::int64_t least = std::max(kLeastPanels * kRowsOfReading, total / run.threads / 8);
+    shares_.enter(part.thread);
+    while (true) {
+        const auto [begin, end] = shares_.take(part.thread, total, least);
+        if (begin == end) return;
+        std::int64_t before = 0;
+        for (const Chosen& c : routes_.chosen()) {
+            // Panels that begin within what is taken.
+            const std::int64_t each = cost_of(c);
+            const auto panel_at = [&](std::int64_t cost) {
+                return std::clamp<std::int64_t>((cost - before + each - 1) / each, 0, panels);
+            };
+            const std::int64_t first = begin > before ? panel_at(begin) : 0;
+            const std::int64_t last = end > before ? panel_at(end) : 0;
+            before += panels * each;
+            if (first < last) multiply(run, op, c, first, last, part.thread);
+        }
+    }
+}
+
+void Program::multiply(const Run& run, const Experts& op, const Chosen& chosen, std::int64_t first,
+                       std::int64_t last, int thread) {
     const bool is_one_row = run.step.rows == 1 && op.ungathered >= 0;
     const RowBuffer &in = buffer(is_one_row ? op.ungathered : op.in), &out = buffer(op.out);
-    float* const scratch = scratch_[static_cast<std::size_t>(part.thread)].data();
-    const std::int64_t panels = weights.front().num_panels();
-    std::int64_t total = 0, before = 0;
-    for (const Chosen& c : routes_.chosen()) total += panels * (c.count + kRowsOfReading);
-    const auto [begin, end] = part.of(total);
-    for (const Chosen& c : routes_.chosen()) {
-        // Panels that begin within the thread's share.
-        const std::int64_t each = c.count + kRowsOfReading;
-        const auto panel_at = [&](std::int64_t cost) {
-            return std::clamp<std::int64_t>((cost - before + each - 1) / each, 0, panels);
-        };
-        const std::int64_t first = begin > before ? panel_at(begin) : 0;
-        const std::int64_t last = end > before ? panel_at(end) : 0;
-        before += panels * each;
-        if (first >= last) continue;
-        LinearArgs args{};
-        args.weights = &weights[static_cast<std::size_t>(c.expert)];
-        const std::int64_t first_in = is_one_row ? 0 : c.first;
-        if (in.holds_codes())
-            args.codes = from_row(in.codes(), first_in);
-        else
-            args.in = from_row(in.act(), first_in);
-        args.rows = c.count;
-        args.epilogue = op.epilogue;
-        args.activation = op.activation;
-        if (op.epilogue == Epilogue::store) {
-            args.out = out.floats() + c.first * out.stride();
-            args.out_stride = out.stride();
-        } else {
-            args.act = from_row(out.act(), c.first);
-        }
-        const auto linear = in.holds_codes() ? kernels_->linear_codes : kernels_->linear;
-        linear(args, first, last, scratch);
+    LinearArgs args{};
+    args.weights = &expert_weights_[static_cast<std::size_t>(op.weights)]
+                                   [static_cast<std::size_t>(chosen.expert)];
+    const std::int64_t first_in = is_one_row ? 0 : chosen.first;
+    if (in.holds_codes())
+        args.codes = from_row(in.codes(), first_in);
+    else
+        args.in = from_row(in.act(), first_in);
+    args.rows = chosen.count;
+    args.epilogue = op.epilogue;
+    args.activation = op.activation;
+    if (op.epilogue == Epilogue::store) {
+        args.out = out.floats() + chosen.first * out.stride();
+        args.out_stride = out.stride();
+    } else {
+        args.act = from_row(out.act(), chosen.first);
     }
+    const auto linear = in.holds_codes() ? kernels_->linear_codes : kernels_->linear;
+    linear(args, first, last, scratch_[static_cast<std::size_t>(thread)].data());
 }
 
 void Program::operate(Run& run, const Combine& op, Part part) {

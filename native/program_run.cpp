@@ -12,6 +12,9 @@ namespace {
 constexpr std::int64_t kAlone = 8192;
 // How many numbers a score is worth where experts are chosen by it.
 constexpr std::int64_t kOfChoosing = 8;
+// Panels that a thread takes at least, of a few rows, and of more: these are made ready anew with
+// each part.
+constexpr std::int64_t kFewPanels = 2, kManyPanels = 16;
 
 }  // namespace
 
@@ -25,6 +28,7 @@ void Program::run(const Step& step, std::int64_t first, std::int64_t last, bool 
     check(step, first, last);
     reserve(step);
     Run run{step, first, last, turn.num_threads(), this};
+    shares_.begin(run.threads);
     const auto work = [](void* context, int thread) {
         Run& r = *static_cast<Run*>(context);
         r.program->work(r, thread);
@@ -145,15 +149,13 @@ void Program::operate(Run& run, const Quantize& op, Part part) {
     kernels_->encode_rows(args, begin, end);
 }
 
-void Program::operate(Run& run, const Linear& op, Part part) {
-    const Step& step = run.step;
+LinearArgs Program::linear_args(const Step& step, const Linear& op, int thread) {
     const Weights& w = weights(op.weights);
     // There is room for the logits of wanted rows alone.
     const bool is_head = op.epilogue == Epilogue::logits;
     LinearArgs args{};
     args.weights = &w;
-    const bool takes_codes = buffer(op.in).holds_codes();
-    if (takes_codes)
+    if (buffer(op.in).holds_codes())
         args.codes = buffer(op.in).codes();
     else
         args.in = buffer(op.in).act();
@@ -162,8 +164,8 @@ void Program::operate(Run& run, const Linear& op, Part part) {
     args.activation = op.activation;
     args.softcap = op.softcap;
     args.scale = op.scale;
-    args.best = thread_best_[static_cast<std::size_t>(part.thread)].data();
-    args.top = top_.rows_of(part.thread);
+    args.best = thread_best_[static_cast<std::size_t>(thread)].data();
+    args.top = top_.rows_of(thread);
     if (is_head) {
         args.out = step.logits;
         args.out_stride = step.vocabulary;
@@ -173,10 +175,24 @@ void Program::operate(Run& run, const Linear& op, Part part) {
     } else {
         args.act = buffer(op.out).act();
     }
-    const auto [begin, end] = part.of(w.num_panels());
-    args.addend = adapt(op, begin, end);
-    const auto linear = takes_codes ? kernels_->linear_codes : kernels_->linear;
-    linear(args, begin, end, scratch_[static_cast<std::size_t>(part.thread)].data());
+    return args;
+}
+
+void Program::operate(Run& run, const Linear& op, Part part) {
+    LinearArgs args = linear_args(run.step, op, part.thread);
+    const std::int64_t panels = args.weights->num_panels();
+    const std::int64_t least =
+        args.rows <= kFewRows ? kFewPanels : std::max(kManyPanels, panels / run.threads / 4);
+    const auto linear = args.codes.data ? kernels_->linear_codes : kernels_->linear;
+    float* const scratch = scratch_[static_cast<std::size_t>(part.thread)].data();
+    shares_.enter(part.thread);
+    while (true) {
+        const auto [begin, end] = shares_.take(part.thread, panels, least);
+        if (begin == end) return;
+        args.addend = adapt(op, begin, end);
+        linear(args, begin, end, scratch);
+        args.goes_on = true;
+    }
 }
 
 PlaceArgs Program::place_args(const Run& run, const Place& op, std::int64_t index) {

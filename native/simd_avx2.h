@@ -72,8 +72,8 @@ inline vf select(std::uint64_t bits, vf a, vf b) {
 inline bool any_nan(vf x) {
     return _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)) != 0;
 }
-inline bool any_greater(vf x, vf y) {
-    return _mm256_movemask_ps(_mm256_cmp_ps(x, y, _CMP_GT_OQ)) != 0;
+inline bool any_not_less(vf x, vf y) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(x, y, _CMP_NLT_UQ)) != 0;
 }
 inline vf scale_by_power(vf x, vf n) {
     const __m256i power =

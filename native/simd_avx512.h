@@ -72,8 +72,9 @@ inline vf select(std::uint64_t bits, vf a, vf b) {
 inline bool any_nan(vf x) {
     return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) != 0;
 }
-inline bool any_greater(vf x, vf y) {
-    return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ) != 0;
+// Where either is NaN it is not less.
+inline bool any_not_less(vf x, vf y) {
+    return _mm512_cmp_ps_mask(x, y, _CMP_NLT_UQ) != 0;
 }
 // x * 2^n for whole n within the range of exponents.
 inline vf scale_by_power(vf x, vf n) {

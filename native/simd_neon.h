@@ -67,8 +67,8 @@ inline vf select(std::uint64_t bits, vf a, vf b) {
 inline bool any_nan(vf x) {
     return vminvq_u32(vceqq_f32(x, x)) == 0;
 }
-inline bool any_greater(vf x, vf y) {
-    return vmaxvq_u32(vcgtq_f32(x, y)) != 0;
+inline bool any_not_less(vf x, vf y) {
+    return vminvq_u32(vcltq_f32(x, y)) == 0;
 }
 inline vf scale_by_power(vf x, vf n) {
     const int32x4_t power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);

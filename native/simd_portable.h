@@ -77,9 +77,9 @@ inline bool any_nan(vf x) {
     for (int i = 0; i < W; ++i) found |= x[i] != x[i];
     return found;
 }
-inline bool any_greater(vf x, vf y) {
+inline bool any_not_less(vf x, vf y) {
     bool found = false;
-    for (int i = 0; i < W; ++i) found |= x[i] > y[i];
+    for (int i = 0; i < W; ++i) found |= !(x[i] < y[i]);
     return found;
 }
 KEPT_CALLED inline vf scale_by_power(vf x, vf n) {
