@@ -1,4 +1,5 @@
 #define KEPT_NS avx2vnni
+#define KEPT_FLOATS_NS avx2
 #include "attention.h"
 
 namespace kept::avx2vnni {

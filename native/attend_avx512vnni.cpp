@@ -1,4 +1,5 @@
 #define KEPT_NS avx512vnni
+#define KEPT_FLOATS_NS avx512
 #include "attention.h"
 
 namespace kept::avx512vnni {

@@ -232,7 +232,7 @@ struct TileWork<OperandsOn<Tiles>> {
 
 template <class Tiles>
 void attend_on_tiles(const AttendArgs& args, const AttendUnit& unit, float* scratch) {
-    if (!args.queries.is_bf16) return attend_in<FloatOperands<false>>(args, unit, scratch);
+    if (!args.queries.is_bf16) return attend_floats(args, unit, scratch);
     const WholeTiles<Tiles> tiles;
     attend_in<OperandsOn<Tiles>>(args, unit, scratch);
 }

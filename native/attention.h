@@ -19,6 +19,13 @@
 
 #include "attend_tile.h"
 
+#if defined(KEPT_FLOATS_NS)
+namespace kept::KEPT_FLOATS_NS {
+// Compiled with the set of instructions that this one adds to, since it adds nothing for floats.
+void attend_floats(const AttendArgs& args, const AttendUnit& unit, float* scratch);
+}  // namespace kept::KEPT_FLOATS_NS
+#endif
+
 namespace kept::KEPT_NS {
 
 // Writes what the queries of `rows` have come to.
@@ -210,11 +217,20 @@ void attend_in(const AttendArgs& args, const AttendUnit& unit, float* scratch) {
     }
 }
 
+#if defined(KEPT_FLOATS_NS)
+using KEPT_FLOATS_NS::attend_floats;
+#else
+void attend_floats(const AttendArgs& args, const AttendUnit& unit, float* scratch) {
+    using Of = FloatOperands<false>;
+    attend_in<Of>(args, unit, scratch);
+}
+#endif
+
 inline void attend(const AttendArgs& args, const AttendUnit& unit, float* scratch) {
     if (args.queries.is_bf16)
         attend_in<Bf16Operands>(args, unit, scratch);
     else
-        attend_in<FloatOperands<false>>(args, unit, scratch);
+        attend_floats(args, unit, scratch);
 }
 
 inline void merge(const AttendArgs& args, const AttendRows& rows, std::int64_t kv_head) {

@@ -1,4 +1,5 @@
 #define KEPT_NS amx
+#define KEPT_FLOATS_NS avx512
 #include "attend_matrix.h"
 #include "linear_tiles.h"
 #include "tiles_amx.h"

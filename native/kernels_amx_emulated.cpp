@@ -1,4 +1,5 @@
 #define KEPT_NS amx_emulated
+#define KEPT_FLOATS_NS portable
 #include "attend_matrix.h"
 #include "linear_tiles.h"
 #include "tiles_emulated.h"
