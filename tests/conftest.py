@@ -9,6 +9,7 @@ import pytest
 import torch
 from thinning import FULL, left_out
 
+gc.disable()  # until all tests are there, since hardly anything of what makes them is garbage
 torch.set_num_threads(1)
 if "PYTEST_XDIST_WORKER" in os.environ:
     # A worker a CPU: threads of several would wait for each other at every barrier. What threads
@@ -29,6 +30,7 @@ def pytest_collection_finish() -> None:
     collection of garbage that walks it each time takes as long as many a test."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
