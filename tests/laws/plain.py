@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,15 +151,19 @@ def kept(tokens: Sequence[Token], codec: str | tuple[str, str]) -> list[Token]:
     return list(zip(keys, values, strict=True))
 
 
-def sees(query: int, key: int, spec: AttentionSpec, kept: Window | None) -> bool:
-    """Whether the token at `query` sees the one at `key`, by the definition."""
+def sees(query: Any, key: Any, spec: AttentionSpec, kept: Window | None) -> Any:
+    """Whether the token at `query` sees the one at `key`, by the definition; of tensors of both,
+    each pair."""
     if not spec.causal:
-        return True
+        return key == key
     limits = [(spec.window, spec.sinks)] if spec.window is not None else []
     if kept is not None:
         limits.append((kept.size, kept.sinks))
-    near = all(key > query - window or key < sinks for window, sinks in limits if window)
-    return key <= query and near
+    seen = key <= query
+    for window, sinks in limits:
+        if window:
+            seen = seen & ((key > query - window) | (key < sinks))
+    return seen
 
 
 def plain_attention(
@@ -172,14 +177,10 @@ def plain_attention(
     keys, values = (
         torch.stack(x).double().repeat_interleave(share, 1) for x in zip(*tokens, strict=True)
     )  # (S, H, D): every query head has keys of its own
-    hidden = torch.tensor(
-        [
-            [not sees(first + i, j, spec, kept) for j in range(len(tokens))]
-            for i in range(len(queries))
-        ]
-    )
+    at = torch.arange(first, len(tokens))[:, None]
+    hidden = ~sees(at, torch.arange(len(tokens)), spec, kept)  # (T, S), or (S) for all queries
     scores = torch.einsum("thd,shd->ths", queries.double(), keys) * spec.scale
     if spec.softcap is not None:
         scores = spec.softcap * torch.tanh(scores / spec.softcap)
-    weights = scores.masked_fill(hidden[:, None], -math.inf).softmax(-1)
+    weights = scores.masked_fill(hidden[..., None, :], -math.inf).softmax(-1)
     return torch.einsum("ths,shd->thd", weights, values)
