@@ -65,13 +65,13 @@ def chat(
     What it has read outlives the command, in --prefix-store.
     /help lists what else can be typed. Through a pipe every line is a turn, commands included.
     """
+    if sys.stdin is None:
+        raise OptionError("stdin is closed, so nothing can be said; give a terminal or a pipe")
     if sampling.logprobs is not None:
         raise OptionError("--logprobs is reported only by kept generate --json; leave it out")
     if system is not None:
         check_text(system, "--system")
     params, cache_options = sampling.to_params(), cache.to_options()
-    if sys.stdin is None:
-        raise OptionError("stdin is closed, so nothing can be said; give a terminal or a pipe")
     adapters = read_adapters(adapter)
     used = used_adapter(adapters, use_adapter)
     llm = load(model, PREFIX_STORE, adapters=adapters)
