@@ -3,10 +3,13 @@
 import gc
 import os
 from collections.abc import Iterator
+from functools import cache
 
 import hypothesis
 import pytest
 import torch
+import typer.main
+import typer.testing
 from thinning import FULL, left_out
 
 gc.disable()  # until all tests are there, since hardly anything of what makes them is garbage
@@ -17,6 +20,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("KEPT_NUM_THREADS", "1")
 hypothesis.settings.register_profile("kept", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("kept")
+# What is invoked in this process takes longer to make than most commands take to run.
+typer.main.get_command = typer.testing._get_command = cache(typer.main.get_command)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

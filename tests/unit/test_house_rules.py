@@ -2,6 +2,7 @@
 but in its integration."""
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -38,9 +39,15 @@ def room_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py").removesuffix(".pyi")
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports_of(path: Path) -> list[str]:
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -122,7 +129,7 @@ def test_no_tensor_is_made_by_a_global_setting():
     wrong = [
         f"{path.relative_to(SOURCE)}:{line}: torch.{name} takes its dtype or device from a default"
         for path in SOURCE.rglob("*.py")
-        for line, name in made_by_default(ast.parse(path.read_text(encoding="utf-8")))
+        for line, name in made_by_default(tree_of(path))
     ]
     assert not wrong
 
@@ -142,7 +149,7 @@ def test_what_takes_a_default_is_found():
 def imported_at_once(path: Path) -> set[str]:
     """Modules of kept that come with this one: not within functions, nor for types alone."""
     found: set[str] = set()
-    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    waiting: list[ast.AST] = [tree_of(path)]
     while waiting:
         node = waiting.pop()
         for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
