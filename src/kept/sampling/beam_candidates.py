@@ -121,9 +121,10 @@ def _from_few(
     """What the few likeliest tokens decide; None where one outside may be as good as the last."""
     few, vocab_size = likeliest.logits, logits.shape[1]
     peaks = few[:, :1]
-    if not np.isfinite(peaks).all():
+    highest: list[float] = peaks.ravel().tolist()
+    if not all(map(math.isfinite, highest)):
         return None
-    sums = _log_sums(logits, peaks[:, 0].tolist())[:, None]
+    sums = _log_sums(logits, highest)[:, None]
     lower = lowered(few, likeliest.tokens, [params] * len(few), histories, vocab_size)
     scores: Floats = ((lower - peaks) - sums) + beam_scores[:, None]
     places = likeliest.tokens + np.arange(len(few))[:, None] * vocab_size

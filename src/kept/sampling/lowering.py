@@ -8,6 +8,7 @@ are of the tokens that these allow.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from kept.sampling.processors import repeated_ngram_ends, suppresses_ends
 from kept.sampling.resolved import ResolvedParams
 from kept.sampling.token_rules import bad_word_ends, begins, encoder_ngram_ends
 from kept.sampling.weights import Floats
+
+_FEW_BANNED: Final = 4
 
 
 def only_lowers(params: ResolvedParams) -> bool:
@@ -46,13 +49,21 @@ def lowered(
         with np.errstate(over="ignore"):  # -inf of an extreme penalty, as in the reference
             lower = np.where(logits < 0, logits * factors, logits / factors)
         logits = np.where(seen, lower, logits)
-    banning = [row for row, options in enumerate(params) if _may_ban(options)]
-    logits = logits.copy() if banning else logits
-    for row in banning:
-        ids = _banned(params[row], histories[row])
+    banned = [
+        _banned(*asked) if _may_ban(asked[0]) else []
+        for asked in zip(params, histories, strict=True)
+    ]
+    if not any(banned):
+        return logits
+    logits = logits.copy()
+    if len(set(banned[0])) <= _FEW_BANNED and all(ids == banned[0] for ids in banned):
+        for token in set(banned[0]):  # of all rows at once: beams ban alike
+            logits[tokens == token] = -np.inf
+        return logits
+    for row, ids in enumerate(banned):
         if ids:
-            banned = set(ids)  # numpy would take many times as long to look for a few
-            logits[row, [token in banned for token in tokens[row].tolist()]] = -np.inf
+            known = set(ids)  # numpy would take many times as long to look for a few
+            logits[row, [token in known for token in tokens[row].tolist()]] = -np.inf
     return logits
 
 
