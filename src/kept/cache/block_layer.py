@@ -12,13 +12,10 @@ from kept.blocks import BLOCK
 from kept.cache.block_layout import BlockLayout
 from kept.cache.block_memory import BlockMemory
 from kept.cache.layer import Entries, LayerCache
-from kept.cache.layout import Copies, Layout, Writes
+from kept.cache.layout import Layout, Writes
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.ops import BlockView, KVCodec, Span
-
-# Numbers of so many bytes, for numpy, which has no bfloat16.
-_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class BlockLayer(LayerCache):
@@ -82,18 +79,6 @@ class BlockLayer(LayerCache):
         """See `LayerCache.put`."""
         blocks, within = _split(entries, buffer)
         buffer[blocks, :, within] = rows.transpose(0, 1).to(buffer.device)
-
-    def copy_blocks(self, copies: Copies) -> None:
-        """See `LayerCache.copy_blocks`."""
-        for buffer in self.buffers:
-            if not buffer.is_cpu:
-                for source, copied, count in copies:  # one indexed copy takes eight times as long
-                    buffer[copied, :, :count].copy_(buffer[source, :, :count])
-                continue
-            # Of a few entries torch would take longer to find them than to copy them.
-            numbers = buffer.view(_WHOLE[buffer.itemsize]).numpy()
-            for source, copied, count in copies:
-                numbers[copied, :, :count] = numbers[source, :, :count]
 
     def erase(self, writes: Writes) -> None:
         """Nothing reads what is behind a sequence's end."""

@@ -154,6 +154,11 @@ class BlockLayout(Layout):
             tables[slot] = Table.of(blocks, True)
         return self._with(tables), copies
 
+    def copy_blocks(self, copies: Copies) -> None:
+        """See `Layout.copy_blocks`."""
+        if copies:
+            self.memory.copy_blocks(copies)
+
     def plan(
         self,
         starts: tuple[int, ...],

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from kept.blocks import BLOCK, Block, BlockPool
 from kept.cache import memory
+from kept.cache.block_copies import Entries, copy_entries, entries_of
 from kept.cache.block_parts import BlockPart, block_parts, in_pages, part_bytes
-from kept.cache.layout import lasting
+from kept.cache.layout import Copies, lasting
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheFullError
@@ -52,6 +53,7 @@ class BlockMemory:
         as blocks are taken, in `place`."""
         self.generation, self.pool, self._place = 0, pool, place
         self.beside: tuple[weakref.ref[BlockMemory], ...] = ()
+        self._entries: tuple[int, list[Entries]] = -1, []  # of all buffers, and their generation
         self._parts = [block_parts(shape, codec) for shape in shapes]
         self.buffers: list[Buffers]  # of each layer, keys before values
         self._reserved = reserved
@@ -122,6 +124,13 @@ class BlockMemory:
                 if each is not None and each is not self:
                     each.release()
         return self.pool.take(count)
+
+    def copy_blocks(self, copies: Copies) -> None:
+        """See `Layout.copy_blocks`."""
+        if self._entries[0] != self.generation:
+            made = [entries_of(buffer) for buffers in self.buffers for buffer in buffers]
+            self._entries = self.generation, made
+        copy_entries(self._entries[1], copies)
 
     def populate(self, blocks: Sequence[Block]) -> None:
         """Have memory there for blocks that are about to be written to as a whole; see

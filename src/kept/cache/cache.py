@@ -171,7 +171,7 @@ class Cache(Sharing):
         state = self._state.owned()
         plans = {x: x.plan(starts, slots, lengths, self.device) for x in state.distinct}
         for layout, plan in plans.items():
-            state.copied(layout, plan.copies)
+            layout.copy_blocks(plan.copies)
         step = OpenStep(plans, len(state.layers), starts, slots, lengths, cross, num_new)
         self._state = replace(state, open=step)
         return step

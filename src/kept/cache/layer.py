@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kept.cache.in_keys import check_first_numbers
-from kept.cache.layout import Copies, Layout, Writes, lasting
+from kept.cache.layout import Layout, Writes, lasting
 from kept.cache.place import Buffers, Place
 from kept.cache.shape import KVShape
 from kept.errors import CacheError
@@ -169,10 +169,6 @@ class LayerCache:
     def zeroes(self) -> bool:
         """Whether entries that hold nothing are to be zero, as attention multiplies them by it."""
         return True
-
-    def copy_blocks(self, copies: Copies) -> None:
-        """Let blocks of the buffers hold what others do."""
-        assert not copies, "slots have one block each"
 
     def fork(self) -> Self:
         """A copy that shares this layer's buffers until either is to be written to."""

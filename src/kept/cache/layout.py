@@ -98,6 +98,10 @@ class Layout(ABC):
         """Raise CacheFullError where there is no room for so many empty slots of `count` tokens."""
         self.reserve([0], [count])
 
+    def copy_blocks(self, copies: Copies) -> None:
+        """Let blocks, which nobody reads yet, hold what others do; mutates the layers' buffers."""
+        assert not copies, "slots have one block each"
+
     @abstractmethod
     def relaid(self, capacity: int) -> Layout:
         """As it is once every layer has another capacity."""

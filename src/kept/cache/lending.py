@@ -102,7 +102,7 @@ def _with_room(state: State, slots: tuple[int, ...], lengths: Sequence[int]) -> 
         except CacheFullError:
             continue
         for layout, (_, copies) in zip(state.distinct, found, strict=True):
-            state.copied(layout, copies)
+            layout.copy_blocks(copies)
         after = [layout for layout, _ in found]
         return state.with_layouts(dict(zip(state.distinct, after, strict=True)))
     return state

@@ -21,7 +21,7 @@ from functools import partial
 from kept.cache.cross import CrossLayers
 from kept.cache.evicting_layer import EvictingLayer, Eviction
 from kept.cache.layer import LayerCache, Reordering, Write
-from kept.cache.layout import Copies, Layout
+from kept.cache.layout import Layout
 from kept.cache.open_step import OpenStep
 from kept.cache.shape import KVShape
 from kept.ops import LentBuffers
@@ -86,14 +86,6 @@ class State:
     def owned(self) -> State:
         """With layers that may be written to."""
         return self.with_layers([layer.owned() for layer in self.layers])
-
-    def copied(self, layout: Layout, copies: Copies) -> None:
-        """Let blocks of a layout's layers, which nobody reads yet, hold what others do; mutates
-        the buffers."""
-        if copies:
-            for layer, of in zip(self.layers, self.layouts, strict=True):
-                if of is layout:
-                    layer.copy_blocks(copies)
 
     def evened(self) -> State:
         """Without the spare room of layers that a growth which failed half-way left larger than
