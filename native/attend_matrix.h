@@ -73,6 +73,19 @@ struct TileWork<OperandsOn<Tiles>> {
   private:
     static constexpr std::int64_t kDotInputs = 2 * kTileRows, kDotBytes = 2 * kDotInputs;
 
+    // Tokens of the tile up to the last that anybody sees: the weights of those behind are zero,
+    // and their scores are not looked at.
+    std::int64_t known() const { return kTile - std::countl_zero(keys.seen); }
+    bool has_two_halves() const { return known() > kTile / 2; }
+    // What comes later from memory, in parts of which there are so many.
+    struct Later {
+        LaterTile keys, values;
+
+        Later(const Fetch& next_keys, const Fetch& next_values, std::int64_t parts)
+            : keys(next_keys.p, next_keys.bytes, parts * kFetchSteps),
+              values(next_values.p, next_values.bytes, parts * kFetchSteps) {}
+    };
+
     bool by_groups() const { return s.key_groups > 1; }
     std::int64_t num_dots() const { return s.padded / kDotInputs; }
     TurnSoftmax softmax() const { return {args.shape, s}; }
@@ -84,18 +97,20 @@ struct TileWork<OperandsOn<Tiles>> {
         if (!sees_some(first, last)) return;
         const auto rows = static_cast<int>(last - first);
         pair_queries(first, last);
-        const KeyRows lines = key_rows(keys, s.padded, s.staged, s.keys);
+        const KeyRows lines = key_rows(keys, known(), s.padded, s.staged, s.keys);
         const std::int64_t once = by_groups() ? 1 : num_dots();
+        Later later(next_keys, next_values, has_two_halves() ? kTile / 2 : kTile / 4);
         for (std::int64_t k = 0; k < num_dots(); k += once) {
             score_few(lines, k, k + once);
-            if (k == 0) pair_values_and_fetch(0, kTile / 2);  // while the tiles are busy
+            if (k == 0) pair_values(0, kTile / 2, later);  // while the tiles are busy
             float* to = s.scores + (by_groups() ? k * rows * kTile : 0);
-            for (std::int64_t j = 0; j < kTile / kTileRows; ++j)
+            for (std::int64_t j = 0; j * kTileRows < known(); ++j)
                 transpose_scores(s.across + j * kTileRows * kTileRows, rows, to + j * kTileRows);
         }
         float correction[kTileRows];
         const std::uint32_t moved = softmax()(s.scores, first, rows, correction);
-        pair_values_and_fetch(kTile / 2, kTile);  // while weights are on their way
+        if (has_two_halves())
+            pair_values(kTile / 2, kTile, later);  // while weights are on their way
         weigh(first, rows, correction, moved);
     }
 
@@ -136,29 +151,29 @@ struct TileWork<OperandsOn<Tiles>> {
     // Scores (64, 16) over elements 32 k_begin to 32 k_end, to s.across. Tokens outside, so that
     // keys are read in the order they lie in.
     void score_few(const KeyRows& lines, std::int64_t k_begin, std::int64_t k_end) const {
-        for_constants<kTile / kTileRows>([&]<int j>() {
-            constexpr int kQueries = 4 + j % 2, kKeys = 6 + j % 2;
-            Tiles::template zero<j>();
-            const std::byte* from = lines.first + j * kTileRows * lines.stride;
-            for (std::int64_t k = k_begin; k < k_end; ++k) {
-                Tiles::template load<kQueries>(s.paired + k * kTileRows * kTileRowBytes,
-                                               kTileRowBytes);
-                Tiles::template load<kKeys>(from + k * kDotBytes, lines.stride);
-                Tiles::template dot<j, kKeys, kQueries>();
-            }
-            Tiles::template store<j>(s.across + j * kTileRows * kTileRows, kTileRowBytes);
+        constexpr int kGroups = kTile / kTileRows;
+        const std::int64_t groups = (known() + kTileRows - 1) / kTileRows;
+        for_constants<kGroups>([]<int j>() { Tiles::template zero<j>(); });
+        for (std::int64_t k = k_begin; k < k_end; ++k) {
+            Tiles::template load<4>(s.paired + k * kTileRows * kTileRowBytes, kTileRowBytes);
+            for_constants<kGroups>([&]<int j>() {
+                constexpr int kKeys = 5 + j % 3;
+                if (j >= groups) return;
+                Tiles::template load<kKeys>(lines.group(j) + k * kDotBytes, lines.stride);
+                Tiles::template dot<j, kKeys, 4>();
+            });
+        }
+        for_constants<kGroups>([&]<int j>() {
+            if (j < groups)
+                Tiles::template store<j>(s.across + j * kTileRows * kTileRows, kTileRowBytes);
         });
     }
 
     // Values of tokens [begin, end), and with each pair a part of a later tile.
-    void pair_values_and_fetch(std::int64_t begin, std::int64_t end) const {
-        const std::int64_t k_each = 2 * keys.bytes, v_each = 2 * values.bytes;
-        const std::byte* k = next_keys.p + begin * keys.bytes;
-        const std::byte* v = next_values.p + begin * values.bytes;
+    void pair_values(std::int64_t begin, std::int64_t end, Later& later) const {
         value_pairs(values, s.padded_values, begin, end, s.staged, s.values, [&] {
-            for (std::int64_t i = 0; i < k_each; i += 64) prefetch_outer(k + i);
-            for (std::int64_t i = 0; i < v_each; i += 64) prefetch_outer(v + i);
-            k += k_each, v += v_each;
+            later.keys.fetch();
+            later.values.fetch();
         });
     }
 
@@ -205,8 +220,10 @@ struct TileWork<OperandsOn<Tiles>> {
 
     void load_weights(std::int64_t group, int rows) const {
         const std::byte* weights = s.weights + group * rows * kTile * 2;
-        for_constants<2>(
-            [&]<int k>() { Tiles::template load<4 + k>(weights + k * kDotBytes, kTile * 2); });
+        for_constants<2>([&]<int k>() {
+            if (k > 0 && !has_two_halves()) return;
+            Tiles::template load<4 + k>(weights + k * kDotBytes, kTile * 2);
+        });
     }
 
     // Sums of 32 elements, in tiles kSums and the one behind it.
@@ -218,6 +235,7 @@ struct TileWork<OperandsOn<Tiles>> {
             Tiles::template load<kSums + i>(sums + block * kPanel + i * kTileRows, stride);
         });
         for_constants<2>([&]<int k>() {
+            if (k > 0 && !has_two_halves()) return;
             for_constants<2>([&]<int i>() {
                 Tiles::template load<6 + i>(from + k * kTileRows * stride + i * kTileRowBytes,
                                             stride);

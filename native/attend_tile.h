@@ -8,53 +8,10 @@
 #include "sight.h"
 #include "tile_codes.h"
 #include "tile_softmax.h"
+#include "unit_rows.h"
 #include "wide_weights.h"
 
 namespace kept::KEPT_NS {
-
-// Rows of a unit, and where the queries of each begin among those of all.
-struct UnitRows {
-    const AttendArgs& args;
-    const AttendUnit& unit;
-
-    std::int64_t share() const { return args.shape.heads / args.shape.kv_heads; }
-    const AttendRows& at(std::int64_t i) const { return args.all_rows[i]; }
-    std::int64_t num_queries() const { return queries_before(unit.end); }
-    // Whether some of them are finished here, and not by a merge.
-    bool any_finished() const {
-        return std::any_of(args.all_rows + unit.begin, args.all_rows + unit.end,
-                           [](const AttendRows& of) { return of.partial < 0; });
-    }
-    std::int64_t queries_before(std::int64_t index) const {
-        std::int64_t count = 0;
-        for (std::int64_t i = unit.begin; i < index; ++i)
-            count += num_queries_of(args.shape, at(i));
-        return count;
-    }
-    std::int64_t length(const AttendRows& rows) const {
-        return args.sequences.lengths[rows.sequence];
-    }
-    // The token that a row is of, of those of one sequence.
-    std::int64_t token_of(const AttendRows& rows, std::int64_t row) const {
-        return length(rows) - args.sequences.starts[rows.sequence + 1] + row;
-    }
-    // What the scores of a head of the group take on over a tile so far behind a query.
-    TileBias bias(std::int64_t head_of_group, std::int64_t distance) const {
-        const std::int64_t head = unit.kv_head * share() + head_of_group;
-        if (args.bias.table) return {args.bias.of(head, distance), 0, 0};
-        if (args.bias.slopes)
-            return {nullptr, args.bias.slopes[head], static_cast<float>(distance)};
-        return {};
-    }
-    BlockEntries where(const AttendRows& rows, std::int64_t token) const {
-        return {args.layout,
-                args.sequences.tables,
-                rows.sequence,
-                args.shape.stored_heads(),
-                unit.kv_head / args.shape.split,
-                token};
-    }
-};
 
 // Whether some query of a tile must not see a value, infinite or NaN, that another one sees. Zero
 // times that is NaN, so such a tile cannot be weighed for all queries at once.
@@ -142,7 +99,7 @@ struct TileWork {
                 weigh_wide(begin, rows, finite);
             else
                 weigh(begin, rows, count);
-            next_keys.stride = next_values.stride = 0;  // fetched by now
+            next_keys.bytes = next_values.bytes = 0;  // fetched by now
         }
     }
 
@@ -172,7 +129,7 @@ struct TileWork {
     void score(std::int64_t begin, int rows, std::int64_t count) {
         if (keys_wide()) return score_wide(begin, rows);
         const auto* queries = reinterpret_cast<const Act*>(s.queries) + begin * s.padded;
-        LaterTile ahead = later(next_keys, keys, s.padded / Of::kKeyInputs);
+        LaterTile ahead = later(next_keys, s.padded / Of::kKeyInputs);
         if constexpr (kTransposesInRegisters)
             if (keys_as_stored(count))
                 return with_stored(keys, [&](auto code) {
@@ -190,7 +147,7 @@ struct TileWork {
         soften<Of::kRounds>(
             args.shape, s, begin, rows, correction,
             [&](TokenSet, int row, const vf* p) { return Of::put(weights + row * kTile, p); });
-        LaterTile ahead = later(next_values, values, kTile / Of::kInputs);
+        LaterTile ahead = later(next_values, kTile / Of::kInputs);
         const auto over = [&](const auto& from) {
             with_rows<kTurn>(rows, WeighTurn<Of, std::decay_t<decltype(from)>>{
                                        from, weights, s.padded_values, correction,
@@ -203,13 +160,12 @@ struct TileWork {
     }
 
     // What the products fetch that go over a tile twice in so many steps, or more often.
-    static LaterTile later(const Fetch& next, const TileRows& of, std::int64_t steps) {
-        return {next.p, next.stride == 0 ? 0 : kTile * of.bytes, 2 * steps};
+    static LaterTile later(const Fetch& next, std::int64_t steps) {
+        return {next.p, next.bytes, 2 * steps};
     }
 
     void score_wide(std::int64_t begin, int rows) {
-        LaterTile ahead(next_keys.p, next_keys.stride == 0 ? 0 : kTile * keys.bytes,
-                        ScoreWide::num_steps(s.padded, rows));
+        LaterTile ahead(next_keys.p, next_keys.bytes, ScoreWide::num_steps(s.padded, rows));
         ScoreWide{s.keys,
                   s.queries + begin * 2 * s.padded,
                   s.query_steps + begin,
@@ -225,7 +181,7 @@ struct TileWork {
     void weigh_wide(std::int64_t begin, int rows, bool finite) {
         with_wide(values.stored.codec, [&](auto code) {
             using Code = decltype(code);
-            LaterTile ahead(next_values.p, next_values.stride == 0 ? 0 : kTile * values.bytes,
+            LaterTile ahead(next_values.p, next_values.bytes,
                             WeighWide<Code>::num_steps(s.padded_values, rows));
             WideTurn turn;
             float correction[W];
@@ -239,10 +195,6 @@ struct TileWork {
         });
     }
 };
-
-// What is fetched while a tile is worked on: the same rows' keys and values so many tiles later.
-// With less the few queries of a step wait for memory.
-constexpr std::int64_t kTilesFetched = 4;
 
 // One tile, which begins with `token` and lies in the same block for rows [begin, end).
 template <class Of>
@@ -258,15 +210,9 @@ void attend_tile(const UnitRows& rows, const AttendScratch& s, const Sight& sigh
     };
     const TileRows keys(args.keys, where, dim, dim, token, seen.by_some);
     const TileRows values = values_of(seen.by_some);
-    const std::int64_t later = token + kTilesFetched * kTile;
-    const std::int64_t entry = later < rows.length(rows.at(begin))
-                                   ? rows.where(rows.at(begin), later).of(later)
-                                   : where.of(token);
+    const LaterEntries later = later_entries(rows, begin, token);
     const auto next = [&](const TileRows& of) {
-        // The products go over a tile in so many steps at least.
-        const std::int64_t padded = round_up(of.head_dim, kPanel);
-        const std::int64_t num_steps = 2 * std::max(padded, kTile) / Of::kInputs;
-        return Fetch{of.stored.codes + entry * of.bytes, kTile * of.bytes / num_steps};
+        return Fetch{of.stored.codes + later.first * of.bytes, later.count * of.bytes};
     };
     if (Of::kRounds) {
         if (s.key_groups > 0) read_scales(keys, score_factor(args.shape), s.key_scales);

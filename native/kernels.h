@@ -277,6 +277,10 @@ struct AttendArgs {
     float* partials;  // see attention.h
     DistanceBias bias;
     const float* idle = nullptr;  // (H) scores of attending nothing, or null: there are none
+    // The end of all units, and how far apart those are that a thread takes, as things stand: so
+    // that it fetches what it comes to next. 0: units come alone.
+    const AttendUnit* units_end = nullptr;
+    std::int64_t units_apart = 0;
 };
 
 constexpr std::int64_t kMaxHeadDim = 1024;

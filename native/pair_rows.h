@@ -11,10 +11,17 @@
 
 namespace kept::KEPT_NS {
 
-// Rows of bf16 where the distance between them is the same.
+// Rows of bf16 where the distance between them is the same, in groups of a matrix tile's rows, of
+// which the last may lie elsewhere.
 struct KeyRows {
     const std::byte* first;
     std::int64_t stride;  // bytes
+    std::int64_t last_group = kTile / kTileRows;
+    const std::byte* last = nullptr;
+
+    const std::byte* group(std::int64_t i) const {
+        return i == last_group ? last : first + i * kTileRows * stride;
+    }
 };
 
 // Codes as bf16, which holds them exactly.
@@ -33,13 +40,19 @@ KEPT_INLINE void widen_row(const std::byte* row, std::int64_t count, std::uint16
     for (; d < count; d += W) store_bf16(out + d, Code::read(row, d));
 }
 
-// The keys themselves where they are such rows, else `out`, to which they go.
-inline KeyRows key_rows(const TileRows& keys, std::int64_t padded, std::byte* staged,
-                        std::byte* out) {
+// The first `count` rows of keys: themselves where they are such rows, else `out`, to which they
+// go. Rows of the last group beyond them may be anything.
+inline KeyRows key_rows(const TileRows& keys, std::int64_t count, std::int64_t padded,
+                        std::byte* staged, std::byte* out) {
     if (keys.stored.codec == Codec::bf16) {
-        if (keys.plain && keys.head_dim == padded) return {keys.rows[0], keys.bytes};
         const auto bytes = static_cast<std::size_t>(keys.bytes);
-        for (std::int64_t t = 0; t < kTile; ++t) {
+        if (keys.head_dim == padded) {
+            // Whole groups lie within the tile's block, the last perhaps not.
+            const std::int64_t whole = count / kTileRows, begin = whole * kTileRows;
+            std::memcpy(out, keys.first_row() + begin * keys.bytes, (count - begin) * bytes);
+            return {keys.first_row(), keys.bytes, whole, out};
+        }
+        for (std::int64_t t = 0; t < count; ++t) {
             std::memcpy(out + t * padded * 2, keys.rows[t], bytes);
             std::memset(out + t * padded * 2 + bytes, 0, padded * 2 - bytes);
         }
@@ -49,7 +62,7 @@ inline KeyRows key_rows(const TileRows& keys, std::int64_t padded, std::byte* st
         using Code = decltype(code);
         const std::byte* copies[kTile];
         const std::byte* const* rows = reach<Code>(keys, padded, staged, copies);
-        for (std::int64_t t = 0; t < kTile; ++t)
+        for (std::int64_t t = 0; t < count; ++t)
             widen_row<Code>(rows[t], padded, reinterpret_cast<std::uint16_t*>(out) + t * padded);
     });
     return {out, padded * 2};

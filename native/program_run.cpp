@@ -274,6 +274,8 @@ void Program::for_each_layer(Run& run, const Attend& op, const F& f) {
         args.shape.kv_heads = units.shape.kv_heads;
         args.shape.split = units.shape.split;
         args.all_rows = units.rows.data();
+        args.units_end = units.units.data() + units.units.size();
+        args.units_apart = run.threads;
         args.partials = partials;
         partials += units.floats;
         f(units, args);

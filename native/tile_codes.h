@@ -48,6 +48,8 @@ struct TileRows {
             if (!holds(seen, t)) rows[t] = kNothing;
     }
 
+    // Of all of them as they lie, seen or not.
+    const std::byte* first_row() const { return stored.codes + entry * bytes; }
     const std::uint16_t* scales_of(std::int64_t t) const {
         return stored.scales + (entry + t) * scales_apart;
     }

@@ -95,10 +95,10 @@ KEPT_INLINE void split(vb words, typename Of::Vector* out) {
         Code::widen(words, out);
 }
 
-// What is fetched from memory on the way, `stride` bytes a step.
+// What is fetched from memory on the way.
 struct Fetch {
     const std::byte* p;
-    std::int64_t stride;
+    std::int64_t bytes;
 };
 
 // Vectors that the products take, kParts of each step: part 0 meets the first of its inputs.
