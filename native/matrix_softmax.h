@@ -76,8 +76,12 @@ class TurnSoftmax {
 
     std::uint32_t operator()(float* scores, std::int64_t first, int rows, float* correction) const {
         if (sees_all(first, rows)) {
-            if (s_.value_groups == 0) return soften_all<false>(scores, first, rows, correction);
-            return soften_all<true>(scores, first, rows, correction);
+            const bool scales = s_.value_groups > 0, biased = s_.biases[first].table;
+            const auto soften = scales   ? biased ? &TurnSoftmax::soften_all<true, true>
+                                                  : &TurnSoftmax::soften_all<true, false>
+                                : biased ? &TurnSoftmax::soften_all<false, true>
+                                         : &TurnSoftmax::soften_all<false, false>;
+            return (this->*soften)(scores, first, rows, correction);
         }
         AttendScratch at = s_;
         at.scores = scores;
@@ -88,26 +92,30 @@ class TurnSoftmax {
     }
 
   private:
+    // Of biases by a slope, which take on something else at each token, they are not done at once.
     bool sees_all(std::int64_t first, int rows) const {
         if (W != kTileRows || shape_.softcap > 0) return false;
         for (std::int64_t q = first; q < first + rows; ++q)
-            if (s_.sees[q] != ~TokenSet{0} || !s_.biases[q].is_none()) return false;
+            if (s_.sees[q] != ~TokenSet{0} || s_.biases[q].slope != 0) return false;
         return true;
     }
 
-    template <bool kScales>
+    template <bool kScales, bool kBiased>
     std::uint32_t soften_all(float* scores, std::int64_t first, int rows, float* correction) const {
         constexpr int kVectors = kTile / W;
         vf factors[kVectors], largest[W];
         KEPT_UNROLL_ALL
         for (int i = 0; i < kVectors; ++i) factors[i] = load(s_.key_scales + i * W);
-        for (int r = 0; r < rows; ++r) largest[r] = scale(scores + r * kTile, rows, factors);
+        for (int r = 0; r < rows; ++r) {
+            const float* bias = kBiased ? s_.biases[first + r].table : nullptr;
+            largest[r] = scale<kBiased>(scores + r * kTile, rows, factors, bias);
+        }
         float tops[W], base[W];
         largest_of_rows(largest, rows, tops);
         raise_peaks(s_.state.peak + first, tops, rows, base, correction);
         const PutPairs put{s_, rows};
         float* sums = s_.state.sum + first * W;
-        const bool scaled = s_.key_groups > 1;
+        const bool scaled = kBiased || s_.key_groups > 1;
         for (int r = 0; r < rows; ++r, sums += W) {
             const vf down = set1(-base[r]);
             vf p[kVectors];
@@ -123,8 +131,10 @@ class TurnSoftmax {
         return not_one(correction, rows);
     }
 
-    // The largest of a row's scores, in lanes. Of several groups they are added up, and stored.
-    KEPT_INLINE vf scale(float* scores, int rows, const vf* factors) const {
+    // The largest of a row's scores, in lanes. Of several groups they are added up, take on a bias
+    // (64), and are stored.
+    template <bool kBiased>
+    KEPT_INLINE vf scale(float* scores, int rows, const vf* factors, const float* bias) const {
         vf top = set1(kNever);
         KEPT_UNROLL_ALL
         for (int i = 0; i < kTile / W; ++i) {
@@ -132,7 +142,8 @@ class TurnSoftmax {
             vf x = mul(load(at), factors[i]);
             for (std::int64_t g = 1; g < s_.key_groups; ++g)
                 x = fma(load(at + g * rows * kTile), load(s_.key_scales + g * kTile + i * W), x);
-            if (s_.key_groups > 1) store(at, x);
+            if constexpr (kBiased) x = fma(load(bias + i * W), set1(kLog2E), x);
+            if (kBiased || s_.key_groups > 1) store(at, x);
             top = max(top, x);
         }
         return top;
