@@ -5,7 +5,7 @@
 
 #include "code_block.h"
 #include "code_tile.h"
-#include "finish_codes.h"
+#include "finish_rows.h"
 
 namespace kept::KEPT_NS {
 
@@ -141,7 +141,7 @@ void code_sums(const LinearArgs& args, std::int64_t panel, const CodeBlock& bloc
                    kStepBytes, scales,      kept};
     if (block.rows <= kCodeRows) {
         with_rows<kCodeRows>(static_cast<int>(block.rows), RunCodeTile<Read, kScales, NV>{t});
-        finish_codes(args, panel, block.first, block.rows, sums);
+        finish_rows(args, panel, block.first, block.rows, sums);
         return;
     }
     const std::int64_t part = even_part(inputs, kCodeSlice);
@@ -160,7 +160,7 @@ void code_sums(const LinearArgs& args, std::int64_t panel, const CodeBlock& bloc
             code_turns<Read, kScales, kCodeTurnRows, kCodeVectors>(t, block, group);
 #endif
     }
-    finish_codes(args, panel, block.first, block.rows, sums);
+    finish_rows(args, panel, block.first, block.rows, sums);
 }
 
 void linear_codes(const LinearArgs& args, std::int64_t first_panel, std::int64_t last_panel,

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "finish.h"
+#include "finish_rows.h"
 #include "fixed_tile.h"
 #include "fp4_bytes.h"
 
@@ -123,8 +123,7 @@ void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t
             make_fixed(args.in, first, rows, code_bits(w.format), fixed_levels(w.format).factor, a);
         for (std::int64_t panel = first_panel; panel < last_panel; ++panel) {
             fixed_sums(w, panel, a, rows, s.sums, s.kept);
-            for (std::int64_t row = 0; row < rows; ++row)
-                finish_row(args, panel, first + row, s.sums + row * kPanel);
+            finish_rows(args, panel, first, rows, s.sums);
         }
     }
     settle_stores();

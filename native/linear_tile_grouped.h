@@ -2,6 +2,7 @@
 // once for all blocks of rows.
 #pragma once
 
+#include "finish_rows.h"
 #include "group_rows.h"
 #include "linear_tile_groups.h"
 #include "linear_tile_parts.h"
@@ -125,8 +126,7 @@ class GroupParts {
         run_groups<Tiles>(block_, block, upcoming_);
         if (slice.input_end < w_.padded_in()) return;
         const std::int64_t first = first_row(i), count = first_row(i + 1) - first;
-        for (std::int64_t r = 0; r < count; ++r)
-            finish_row(args_, slice.panel, row_ + first + r, sums + r * kPanel);
+        finish_rows(args_, slice.panel, row_ + first, count, sums);
     }
 
     const LinearArgs& args_;

@@ -1,5 +1,6 @@
-// finish_row() for several rows of sums of whole numbers: the same bits. What rows share is read
-// once, and nothing between them branches, so that one row's products overlap the next one's.
+// finish_row() for several rows whose sums lie one behind the other: the same bits. What rows share
+// is read once, and nothing between them branches, so that one row's products overlap the next
+// one's.
 #pragma once
 
 #include "finish.h"
@@ -53,10 +54,11 @@ void put_outputs(const LinearArgs& args, std::int64_t panel, std::int64_t first,
                 });
 }
 
-// Rows [first, first + count), whose sums (count, 32) lie one behind the other.
-inline void finish_codes(const LinearArgs& args, std::int64_t panel, std::int64_t first,
-                         std::int64_t count, const float* sums) {
-    if (!args.addend.data && args.scale == 1) {
+// Rows [first, first + count), of sums (count, 32).
+inline void finish_rows(const LinearArgs& args, std::int64_t panel, std::int64_t first,
+                        std::int64_t count, const float* sums) {
+    const bool rounds_once = args.weights->format == Format::int8 && !args.codes.data;
+    if (!args.addend.data && args.scale == 1 && !rounds_once) {
         if (args.epilogue == Epilogue::store)
             return put_outputs<false>(args, panel, first, count, sums);
         if (args.epilogue == Epilogue::add)
