@@ -36,20 +36,39 @@ struct FixedRows {
     }
 };
 
-// Codes of 32 numbers; returns their sum.
-inline std::int32_t put_whole(const std::uint16_t* x, const GroupUnit& found, std::int16_t* codes) {
+// Codes of 32 numbers; returns what their sum is made of.
+inline vf put_whole(const std::uint16_t* x, const GroupUnit& found, std::int16_t* codes) {
+    vf sum = zero();
     if (found.inverse == 0) {
         std::memset(codes, 0, kGroup * sizeof *codes);
-        return 0;
+        return sum;
     }
-    const vf inverse = set1(found.inverse);
-    vf sum = zero();
-    for (int i = 0; i < kGroup; i += W) {
-        const vf whole = round_even(mul(load_bf16(x + i), inverse));
-        sum = add(sum, whole);  // exact, as is all that is less than 2^24
-        store_words(codes + i, whole);
+    const vf inverse = set1(found.inverse), rounding = set1(kRounding);
+    for (int i = 0; i < kGroup; i += 2 * W) {
+        const EvenOdd a = even_odd(x + i);
+        const vf even = add(mul(a.even, inverse), rounding);
+        const vf odd = add(mul(a.odd, inverse), rounding);
+        const auto low = reinterpret_cast<LaneBits>(even) & 0xffffu;
+        store_pairs(codes + i, reinterpret_cast<vb>(low | reinterpret_cast<LaneBits>(odd) << 16));
+        sum = add(sum, add(sub(even, rounding), sub(odd, rounding)));
     }
-    return static_cast<std::int32_t>(reduce_add(sum));
+    return sum;
+}
+
+// Up to W groups of a row.
+inline void put_whole_groups(const std::uint16_t* x, std::int64_t count, const GroupUnits& found,
+                             float factor, std::int16_t* codes, float* units,
+                             std::int32_t* starts) {
+    vf parts[W];
+    float sums[W];
+    for (std::int64_t g = 0; g < W; ++g)
+        parts[g] = g < count ? put_whole(x + g * kGroup, found.of(g), codes + g * kGroup) : zero();
+    // Exact, as is all that is less than 2^24.
+    store(sums, across(parts, [](vf a, vf b) { return add(a, b); }));
+    for (std::int64_t g = 0; g < count; ++g) {
+        units[g] = found.unit[g] * factor;
+        starts[g] = -kWeightOffset * static_cast<std::int32_t>(sums[g]);
+    }
 }
 
 // Rows [row, row + rows) of a layer's, groups below 2^bits units, and units times `factor`, a power
@@ -58,11 +77,14 @@ inline void make_fixed(const ActRows& from, std::int64_t row, std::int64_t rows,
                        float factor, const FixedRows& out) {
     for (std::int64_t r = 0; r < rows; ++r) {
         const auto* x = static_cast<const std::uint16_t*>(from.data) + (row + r) * from.stride;
-        with_units(x, out.num_groups(), bits, [&](std::int64_t g, const GroupUnit& found) {
-            out.units(r)[g] = found.unit * factor;
-            const std::int32_t sum = put_whole(x + g * kGroup, found, out.codes(r) + g * kGroup);
-            out.starts(r)[g] = -kWeightOffset * sum;
-        });
+        for (std::int64_t first = 0; first < out.num_groups(); first += W) {
+            const std::int64_t count = std::min<std::int64_t>(W, out.num_groups() - first);
+            GroupUnits found;
+            units_of(x + first * kGroup, kGroup, count, bits, found);
+            put_whole_groups(x + first * kGroup, count, found, factor,
+                             out.codes(r) + first * kGroup, out.units(r) + first,
+                             out.starts(r) + first);
+        }
     }
 }
 

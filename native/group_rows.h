@@ -17,8 +17,12 @@ inline void put_multiples(const std::uint16_t* x, const GroupUnit& found, std::u
         return;
     }
     const vf rounder = set1(rounder_of(float_to_bits(found.unit)));
-    for (int i = 0; i < kGroup; i += W)
-        store_bf16(out + i, rounded_to_unit(load_bf16(x + i), rounder));
+    for (int i = 0; i < kGroup; i += 2 * W) {
+        const EvenOdd a = even_odd(x + i);
+        const auto even = reinterpret_cast<LaneBits>(rounded_to_unit(a.even, rounder));
+        const auto odd = reinterpret_cast<LaneBits>(rounded_to_unit(a.odd, rounder));
+        store_pairs(out + i, reinterpret_cast<vb>(even >> 16 | odd));
+    }
 }
 
 // Rows [row, row + rows) of a layer's over inputs [input, input + num_inputs), to (groups, places,
@@ -26,13 +30,16 @@ inline void put_multiples(const std::uint16_t* x, const GroupUnit& found, std::u
 inline void make_multiples(const ActRows& from, std::int64_t row, std::int64_t rows,
                            std::int64_t input, std::int64_t num_inputs, int bits,
                            std::int64_t places, std::uint16_t* out) {
-    for (std::int64_t r = 0; r < rows; ++r) {
-        const auto* x = static_cast<const std::uint16_t*>(from.data) + (row + r) * from.stride;
-        with_units(
-            x + input, num_inputs / kGroup, bits, [&](std::int64_t g, const GroupUnit& found) {
-                put_multiples(x + input + g * kGroup, found, out + (g * places + r) * kGroup);
-            });
-    }
+    const auto* x = static_cast<const std::uint16_t*>(from.data) + row * from.stride + input;
+    for (std::int64_t i = 0; i < num_inputs; i += kGroup, out += places * kGroup)
+        for (std::int64_t first = 0; first < rows; first += W) {
+            const std::int64_t count = std::min<std::int64_t>(W, rows - first);
+            const std::uint16_t* const numbers = x + first * from.stride + i;
+            GroupUnits found;
+            units_of(numbers, from.stride, count, bits, found);
+            for (std::int64_t r = 0; r < count; ++r)
+                put_multiples(numbers + r * from.stride, found.of(r), out + (first + r) * kGroup);
+        }
 }
 
 }  // namespace kept::KEPT_NS

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "across_lanes.h"
 #include "layout.h"
 #include "simd.h"
 
@@ -42,62 +43,73 @@ KEPT_INLINE vf rounded_to_unit(vf x, vf rounder) {
     return sub(add(x, rounder), rounder);
 }
 
-// Of each vector what `combine` makes of its lanes, side by side.
-template <class Combine>
-KEPT_INLINE vf across(vb (&rows)[W], const Combine& combine) {
-    transpose(rows);
-    vf x[W];
-    for (int i = 0; i < W; ++i) x[i] = reinterpret_cast<vf>(rows[i]);
-    for (int half = W / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) x[i] = combine(x[i], x[i + half]);
-    return x[0];
+// Units and inverses of W groups, side by side.
+struct GroupUnits {
+    float unit[W], inverse[W];
+
+    GroupUnit of(std::int64_t group) const { return {unit[group], inverse[group]}; }
+};
+
+// 2 W numbers of bf16 as floats.
+struct EvenOdd {
+    vf even, odd;
+};
+
+typedef std::uint32_t LaneBits __attribute__((vector_size(4 * W)));
+
+KEPT_INLINE EvenOdd even_odd(const std::uint16_t* p) {
+    const auto pairs = reinterpret_cast<LaneBits>(load_pairs(p));
+    return {reinterpret_cast<vf>(pairs << 16), reinterpret_cast<vf>(pairs & 0xffff0000u)};
 }
 
-// Of up to W groups, one behind the other. None is below the least normal number, also halved.
-// There is none where a number is not finite, or so large that sums might not be.
-inline void units_of(const std::uint16_t* x, std::int64_t count, int bits, GroupUnit* out) {
+// Of W groups, `stride` numbers from one to the next, what `combine` makes of all numbers of each,
+// as f(numbers, group) has them.
+template <class F, class Combine>
+KEPT_INLINE vf of_groups(const std::uint16_t* x, std::int64_t stride, std::int64_t count,
+                         const F& f, const Combine& combine) {
+    vf found[W];
+    for (std::int64_t g = 0; g < W; ++g) {
+        // Of fewer the last stands for those that are missing.
+        const std::uint16_t* const from = x + std::min(g, count - 1) * stride;
+        for (int i = 0; i < kGroup; i += 2 * W) {
+            const EvenOdd a = even_odd(from + i);
+            const vf here = combine(f(a.even, g), f(a.odd, g));
+            found[g] = i == 0 ? here : combine(found[g], here);
+        }
+    }
+    return across(found, combine);
+}
+
+// Of up to W groups, `stride` numbers from one to the next. None is below the least normal number,
+// also halved. There is none where a number is not finite, or so large that sums might not be.
+inline void units_of(const std::uint16_t* x, std::int64_t stride, std::int64_t count, int bits,
+                     GroupUnits& out) {
     constexpr std::uint32_t kLeast = 16 * kOnePower, kMost = (127 + 116) * kOnePower;
     constexpr std::uint32_t kExponent = 255 * kOnePower, kTwice = 254 * kOnePower;
-    vb rows[W];
     std::uint32_t units[W];
-    float largest[W], sums[W];
-    for (std::int64_t g = 0; g < W; ++g) {
-        vf here = zero();
-        for (int i = 0; g < count && i < kGroup; i += W)
-            here = max(here, abs(load_bf16(x + g * kGroup + i)));
-        rows[g] = reinterpret_cast<vb>(here);
-    }
-    store(largest, across(rows, [](vf a, vf b) { return max(a, b); }));
-    for (std::int64_t g = 0; g < W; ++g) {
-        const std::uint32_t power = float_to_bits(largest[g]) & kExponent;
-        units[g] = std::clamp(power, kLeast, kMost) - 14 * kOnePower;
-        vf sum = zero();
-        const vf rounder = set1(rounder_of(units[g]));
-        for (int i = 0; g < count && i < kGroup; i += W)
-            sum = add(sum, rounded_to_unit(abs(load_bf16(x + g * kGroup + i)), rounder));
-        rows[g] = reinterpret_cast<vb>(sum);
+    float largest[W], rounders[W], sums[W];
+    store(largest, of_groups(
+                       x, stride, count, [](vf a, std::int64_t) { return abs(a); },
+                       [](vf a, vf b) { return max(a, b); }));
+    for (int g = 0; g < W; ++g) {
+        units[g] =
+            std::clamp(float_to_bits(largest[g]) & kExponent, kLeast, kMost) - 14 * kOnePower;
+        rounders[g] = rounder_of(units[g]);
     }
     // Whole numbers of units below 2^24: the same sums in any order.
-    store(sums, across(rows, [](vf a, vf b) { return add(a, b); }));
-    for (std::int64_t g = 0; g < count; ++g) {
+    store(sums,
+          of_groups(
+              x, stride, count,
+              [&](vf a, std::int64_t g) { return rounded_to_unit(abs(a), set1(rounders[g])); },
+              [](vf a, vf b) { return add(a, b); }));
+    for (int g = 0; g < W; ++g) {
         const std::uint32_t power = float_to_bits(largest[g]) & kExponent;
         const std::uint32_t size = float_to_bits(sums[g]) & kExponent;
         const std::uint32_t enough = units[g] + static_cast<std::uint32_t>(bits) * kOnePower;
-        if (size >= enough) units[g] += size - enough + kOnePower;
+        const std::uint32_t unit = units[g] + (size >= enough ? size - enough + kOnePower : 0);
         const bool has_none = power >= kMost || size == kExponent;
-        out[g] = has_none ? kNoUnit
-                          : GroupUnit{bits_to_float(units[g]), bits_to_float(kTwice - units[g])};
-    }
-}
-
-// Calls f(group, unit) for each group of 32 numbers, in ascending order.
-template <class F>
-void with_units(const std::uint16_t* x, std::int64_t num_groups, int bits, const F& f) {
-    for (std::int64_t first = 0; first < num_groups; first += W) {
-        const std::int64_t count = std::min<std::int64_t>(W, num_groups - first);
-        GroupUnit found[W];
-        units_of(x + first * kGroup, count, bits, found);
-        for (std::int64_t g = 0; g < count; ++g) f(first + g, found[g]);
+        out.unit[g] = has_none ? kNoUnit.unit : bits_to_float(unit);
+        out.inverse[g] = has_none ? kNoUnit.inverse : bits_to_float(kTwice - unit);
     }
 }
 

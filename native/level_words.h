@@ -5,7 +5,6 @@
 //                         kWeightOffset added; by the second half of a table (layout.h)
 //   Word                  such weights; load_word, store_word: made once for many rows
 //   dot(s, w, a)          adds the two products to each column's sum; exact
-//   store_words(p, x)     W floats that hold whole numbers, to int16
 #pragma once
 
 #include "code_rows.h"

@@ -48,11 +48,4 @@ inline vi set1_whole(std::int32_t x) {
     return _mm256_set1_epi32(x);
 }
 
-inline void store_words(std::int16_t* p, vf x) {
-    const __m256i words = _mm256_cvtps_epi32(x);
-    _mm_storeu_si128(
-        reinterpret_cast<__m128i*>(p),
-        _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
-}
-
 }  // namespace kept::KEPT_NS

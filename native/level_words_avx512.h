@@ -48,9 +48,4 @@ inline vi set1_whole(std::int32_t x) {
     return _mm512_set1_epi32(x);
 }
 
-inline void store_words(std::int16_t* p, vf x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                        _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
-}
-
 }  // namespace kept::KEPT_NS
