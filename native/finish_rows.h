@@ -71,4 +71,12 @@ inline void finish_rows(const LinearArgs& args, std::int64_t panel, std::int64_t
     for (std::int64_t i = 0; i < count; ++i) finish_row(args, panel, first + i, sums + i * kPanel);
 }
 
+// Fetches where finish_rows() will write two lines of each row: to fetch the half or the one of a
+// gate takes longer than it saves.
+inline void fetch_rows(const LinearArgs& args, std::int64_t panel, std::int64_t first,
+                       std::int64_t count) {
+    if (args.epilogue == Epilogue::gate) return;
+    for (std::int64_t row = first; row < first + count; ++row) fetch_out(args, panel, row);
+}
+
 }  // namespace kept::KEPT_NS

@@ -147,18 +147,6 @@ struct RowBlock {
     }
 };
 
-// Fetches where finish_row() will write, or a line of each row.
-inline void fetch_out(const LinearArgs& args, std::int64_t panel, std::int64_t row) {
-    if (args.epilogue == Epilogue::logits && writes_past_caches(args, args.out)) return;
-    const std::int64_t width = args.weights->panel_width(), column = panel * width;
-    const bool is_act = args.epilogue == Epilogue::activate || args.epilogue == Epilogue::gate;
-    const ActRows& act = args.act;
-    const std::int64_t size = is_act && act.is_bf16 ? 2 : 4;
-    const std::int64_t at = is_act ? row * act.stride + column : row * args.out_stride + column;
-    const auto* p = static_cast<const std::byte*>(is_act ? act.data : args.out) + at * size;
-    for (std::int64_t i = 0; i < width * size; i += 64) prefetch_outer(p + i);
-}
-
 // A slice of a panel's inputs, which meets all rows of a block. Each tile fetches its share of the
 // slice that comes next, so that memory is never idle.
 struct Slice {

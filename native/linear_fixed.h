@@ -122,8 +122,10 @@ void linear_fixed(const LinearArgs& args, std::int64_t first_panel, std::int64_t
         if (blocks > 1 || !args.goes_on)
             make_fixed(args.in, first, rows, code_bits(w.format), fixed_levels(w.format).factor, a);
         for (std::int64_t panel = first_panel; panel < last_panel; ++panel) {
+            if (rows > kFixedRows) fetch_rows(args, panel, first, rows);
             fixed_sums(w, panel, a, rows, s.sums, s.kept);
-            finish_rows(args, panel, first, rows, s.sums);
+            for (std::int64_t row = 0; row < rows; ++row)
+                finish_row(args, panel, first + row, s.sums + row * kPanel);
         }
     }
     settle_stores();

@@ -123,10 +123,12 @@ class GroupParts {
                                slice.num_inputs() / kGroup,
                                sums,
                                scratch_.products};
+        const bool ends = slice.input_end == w_.padded_in();
+        const std::int64_t first = row_ + first_row(i), count = first_row(i + 1) - first_row(i);
+        if (ends) fetch_rows(args_, slice.panel, first, count);
         run_groups<Tiles>(block_, block, upcoming_);
-        if (slice.input_end < w_.padded_in()) return;
-        const std::int64_t first = first_row(i), count = first_row(i + 1) - first;
-        finish_rows(args_, slice.panel, row_ + first, count, sums);
+        if (!ends) return;
+        finish_rows(args_, slice.panel, first, count, sums);
     }
 
     const LinearArgs& args_;
