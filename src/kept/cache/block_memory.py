@@ -53,7 +53,7 @@ class BlockMemory:
         as blocks are taken, in `place`."""
         self.generation, self.pool, self._place = 0, pool, place
         self.beside: tuple[weakref.ref[BlockMemory], ...] = ()
-        self._entries: tuple[int, list[Entries]] = -1, []  # of all buffers, and their generation
+        self._entries: list[Entries] | None = None  # of all buffers, once some were copied
         self._parts = [block_parts(shape, codec) for shape in shapes]
         self.buffers: list[Buffers]  # of each layer, keys before values
         self._reserved = reserved
@@ -127,10 +127,9 @@ class BlockMemory:
 
     def copy_blocks(self, copies: Copies) -> None:
         """See `Layout.copy_blocks`."""
-        if self._entries[0] != self.generation:
-            made = [entries_of(buffer) for buffers in self.buffers for buffer in buffers]
-            self._entries = self.generation, made
-        copy_entries(self._entries[1], copies)
+        if self._entries is None:
+            self._entries = [entries_of(buffer) for buffers in self.buffers for buffer in buffers]
+        copy_entries(self._entries, copies)
 
     def populate(self, blocks: Sequence[Block]) -> None:
         """Have memory there for blocks that are about to be written to as a whole; see
@@ -193,4 +192,5 @@ class BlockMemory:
                 for new, x in zip(layer, old, strict=True):
                     new[: len(x)] = x
                 self._place.leave(layer)
-        self.buffers, self.generation = wider, self.generation + 1
+        # Entries of the old buffers would keep their memory, or their files.
+        self.buffers, self._entries, self.generation = wider, None, self.generation + 1
