@@ -8,7 +8,7 @@
 namespace kept {
 
 // What one thread has gathered of a row: at least the k largest of the logits it has seen. Each is
-// a rank, a number that orders tokens as `rank` in linear.h says. On a cache line of its own:
+// a rank, a number that orders tokens as `rank` in finish.h says. On a cache line of its own:
 // threads write theirs all the while.
 struct alignas(64) TopRow {
     std::uint64_t* ranks;
