@@ -126,14 +126,14 @@ TEXT = ["--text", str(SOURCE / "cache" / "cache.py")]
 
 def test_tables_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kept.bench.recall_tasks.TASKS", (SMALL,))
-    monkeypatch.setattr("kept.cli.bench_eviction._TEXTS", 2)
+    monkeypatch.setattr("kept.cli.bench_eviction._TEXTS", 4)
     out = ["--json", str(tmp_path / "a.json")]
     done = runner.invoke(
-        bench_app, ["quality", "--evict", "--budgets", "12.5", *TEXT, "--tokens", "16", *out]
+        bench_app, ["quality", "--evict", "--budgets", "12.5", *TEXT, "--tokens", "40", *out]
     )
     assert done.exit_code == 0, done.output
     text = " ".join(done.stdout.split())
-    assert "16 tokens of cache.py" in text
+    assert "40 tokens of cache.py" in text
     assert "…" not in done.stdout
     found = json.loads((tmp_path / "a.json").read_text())
     assert found["benchmark"] == "eviction"
@@ -143,7 +143,7 @@ def test_tables_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert f"│ {policy} │ {100 * share:g} % │" in text
     [task] = found["recall"]
     assert task["length"] == SMALL.length
-    assert [x["asked"] for x in task["caches"]] == [8] * len(named)
+    assert [x["asked"] for x in task["caches"]] == [16] * len(named)
 
 
 def test_ctrl_c_reports_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
