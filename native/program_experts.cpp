@@ -61,10 +61,7 @@ void Program::operate(Run& run, const Experts& op, Part part) {
     std::int64_t total = 0;
     for (const Chosen& c : routes_.chosen()) total += panels * cost_of(c);
     const std::int64_t least = std::max(kLeastPanels * kRowsOfReading, total / run.threads / 8);
-    shares_.enter(part.thread);
-    while (true) {
-        const auto [begin, end] = shares_.take(part.thread, total, least);
-        if (begin == end) return;
+    shares_.each(part.thread, total, least, [&](std::int64_t begin, std::int64_t end) {
         std::int64_t before = 0;
         for (const Chosen& c : routes_.chosen()) {
             // Panels that begin within what is taken.
@@ -77,7 +74,7 @@ void Program::operate(Run& run, const Experts& op, Part part) {
             before += panels * each;
             if (first < last) multiply(run, op, c, first, last, part.thread);
         }
-    }
+    });
 }
 
 void Program::multiply(const Run& run, const Experts& op, const Chosen& chosen, std::int64_t first,

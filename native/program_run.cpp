@@ -185,14 +185,11 @@ void Program::operate(Run& run, const Linear& op, Part part) {
         args.rows <= kFewRows ? kFewPanels : std::max(kManyPanels, panels / run.threads / 4);
     const auto linear = args.codes.data ? kernels_->linear_codes : kernels_->linear;
     float* const scratch = scratch_[static_cast<std::size_t>(part.thread)].data();
-    shares_.enter(part.thread);
-    while (true) {
-        const auto [begin, end] = shares_.take(part.thread, panels, least);
-        if (begin == end) return;
+    shares_.each(part.thread, panels, least, [&](std::int64_t begin, std::int64_t end) {
         args.addend = adapt(op, begin, end);
         linear(args, begin, end, scratch);
         args.goes_on = true;
-    }
+    });
 }
 
 PlaceArgs Program::place_args(const Run& run, const Place& op, std::int64_t index) {
